@@ -1,0 +1,354 @@
+"""The experiment as typed, validated values: `config.yaml` in, frozen sections out.
+
+A run is only its differences from `defaults`; `Experiment.run(name)` returns it whole. The code
+holds no default value: every key stands, commented, in the shipped `config.yaml`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from facemae.errors import UsageError
+
+Strategy = Literal["random", "block", "grid", "region"]
+Baseline = Literal["pixels", "pca", "random_weights"]
+RESERVED_RUN_NAMES = ("data", "report", *get_args(Baseline))
+RunName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses unknown ones, wrong types, NaN and infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where the faces come from and which are good enough."""
+
+    labelled: Annotated[str, Field(min_length=1)]
+    """`orl`, or a folder of `person/photo.jpg`."""
+    unlabelled: str | None
+    """A folder of photos, at any depth, used for pretraining only."""
+    image_size: Annotated[int, Field(ge=32, le=448)]
+    """Side of an aligned face in pixels."""
+    min_score: Share
+    """Least detector confidence of an accepted face."""
+    max_skipped: Share
+    """Share of photos that may be unusable before the run stops."""
+
+
+class Split(Section):
+    """Which people are kept apart for evaluation."""
+
+    evaluation_share: OpenShare
+    """Share of the people evaluated on."""
+    folds: Annotated[int, Field(ge=2)]
+    """Folds of evaluation people; a fold's threshold comes from the other folds."""
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Model(Section):
+    """The vision Transformer (ViT) and the face embedding on top of it."""
+
+    patch_size: Positive
+    """Side of a patch in pixels."""
+    width: Annotated[int, Field(ge=4, multiple_of=4)]
+    depth: Positive
+    heads: Positive
+    class_token: bool
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    """Stochastic depth rate of the last block while fine-tuning."""
+    embedding: Annotated[int, Field(ge=2)]
+    """Dimensions of the face embedding."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Model:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        return self
+
+
+class Training(Section):
+    """What every training stage has: length, batch and optimiser."""
+
+    steps: Positive
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Peak rate of AdamW, at this batch size."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_share: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the steps over which the rate rises linearly."""
+    clip_norm: Annotated[float, Field(gt=0)]
+    """Largest L2 norm of the gradient."""
+    log_every: Positive
+    checkpoint_every: Positive
+
+
+class Pretrain(Training):
+    """Masked-autoencoder pretraining."""
+
+    mask: Strategy
+    mask_ratio: OpenShare
+    """Share of the patches hidden from the encoder."""
+    normalise_target: bool
+    """Predict pixels normalised per patch instead of raw ones."""
+    decoder_width: Annotated[int, Field(ge=4, multiple_of=4)]
+    decoder_depth: Positive
+    decoder_heads: Positive
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Pretrain:
+        if self.decoder_width % self.decoder_heads:
+            raise ValueError(
+                f"decoder_width {self.decoder_width} is not divisible by decoder_heads {self.decoder_heads}"
+            )
+        return self
+
+
+class Finetune(Training):
+    """Supervised fine-tuning for identity."""
+
+    loss: Literal["cosface", "arcface", "softmax"]
+    margin: Annotated[float, Field(ge=0, le=1)]
+    """Subtracted from the cosine (cosface) or added to the angle in radians (arcface)."""
+    scale: Annotated[float, Field(gt=0)]
+    margin_warmup_share: Annotated[float, Field(ge=0, le=1)]
+    """Share of the steps over which the margin rises linearly from 0."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    """Factor on the learning rate per block, from the head down to the patches."""
+    shift: Annotated[float, Field(ge=0, le=0.25)]
+    """Largest random shift, as a share of the side."""
+    scale_jitter: Annotated[float, Field(ge=0, le=0.5)]
+    """Largest random change of scale."""
+    rotation: Annotated[float, Field(ge=0, le=45)]
+    """Largest random rotation in degrees."""
+    brightness: Annotated[float, Field(ge=0, le=1)]
+    """Largest random relative change of brightness and of contrast."""
+
+
+class Run(Section):
+    """One run, whole: a strategy, or a control, with everything that trains it."""
+
+    model: Model
+    pretrain: Pretrain | None
+    """`null`: no pretraining, the run fine-tunes from scratch."""
+    finetune: Finetune
+
+    @property
+    def strategy(self) -> str:
+        """Return the masking strategy, or "none" for a run without pretraining."""
+        return self.pretrain.mask if self.pretrain else "none"
+
+    @property
+    def mask_ratio(self) -> float | None:
+        """Return the share of hidden patches, or None for a run without pretraining."""
+        return self.pretrain.mask_ratio if self.pretrain else None
+
+
+class Evaluate(Section):
+    """How embeddings of unseen people are scored and compared."""
+
+    far_targets: list[OpenShare]
+    """False accept rates at which the true accept rate is wanted."""
+    resamples: Annotated[int, Field(ge=100)]
+    """Bootstrap resamples of the evaluation people."""
+    level: Annotated[float, Field(gt=0.5, lt=1)]
+    """Confidence level of the intervals; 1 - level is the family-wise error of the verdicts."""
+    primary: Literal["roc_auc", "eer", "accuracy", "rank1"]
+    """The metric of the headline verdict."""
+
+
+class Experiment(Section):
+    """Everything in `config.yaml`."""
+
+    results: Annotated[str, Field(min_length=1)]
+    """Folder that all results are written to."""
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    data: Data
+    split: Split
+    defaults: Run
+    runs: Annotated[dict[RunName, dict[str, Any] | None], Field(min_length=1)]
+    """Each run's differences from `defaults`; `null` drops a run that another file named."""
+    baselines: list[Baseline]
+    """Cheap controls that train nothing, scored in the same table."""
+    evaluate: Evaluate
+
+    def run(self, name: str) -> Run:
+        """Return run `name` with the defaults filled in.
+
+        Raises:
+            UsageError: there is no such run.
+        """
+        differences = self.runs.get(name)
+        if differences is None:
+            raise UsageError(
+                f"runs.{name}: there is no such run; config.yaml has {', '.join(self.run_names)}."
+            )
+        return _validate(Run, merge(self.defaults.model_dump(), differences), f"runs.{name}")
+
+    @property
+    def run_names(self) -> list[str]:
+        """Return the names of the runs, in the order of the file."""
+        return [name for name, differences in self.runs.items() if differences is not None]
+
+    @property
+    def dataset(self) -> str:
+        """Return the name of the labelled data set: `orl` or the folder's name."""
+        return Path(self.data.labelled).name
+
+
+def load(paths: Iterable[Path]) -> Experiment:
+    """Read one or more YAML files, later ones over earlier ones, and check them.
+
+    Raises:
+        UsageError: a file cannot be read, or a key is unknown, missing, mistyped or impossible.
+    """
+    content: dict[str, Any] = {}
+    for path in paths:
+        content = merge(content, _read_yaml(path))
+    return parse(content)
+
+
+def parse(content: Mapping[str, Any]) -> Experiment:
+    """Check the content of a configuration, every run included.
+
+    Raises:
+        UsageError: one sentence that begins with the YAML path of the first problem.
+    """
+    experiment = _validate(Experiment, content, "")
+    _check_seeds(experiment)
+    if not experiment.run_names:
+        raise UsageError("runs: every run is null; keep at least one.")
+    for name in experiment.run_names:
+        _check_run(experiment, name)
+    return experiment
+
+
+def merge(base: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `difference` laid over it, section by section.
+
+    A section over `null` (or `null` over a section) replaces it whole.
+    """
+    merged = dict(base)
+    for key, value in difference.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of `config.yaml`, generated from the types above."""
+    schema = Experiment.model_json_schema()
+    definitions = schema["$defs"]
+    for name in ("Run", "Model", "Pretrain", "Finetune"):  # a run need not name every key
+        partial = dict(definitions[name])
+        partial.pop("required")
+        definitions[f"Partial{name}"] = json.loads(json.dumps(partial).replace("#/$defs/", "#/$defs/Partial"))
+    schema["properties"]["runs"]["patternProperties"] = {
+        RunName.__metadata__[0].pattern: {"$ref": "#/$defs/PartialRun"}  # type: ignore[attr-defined]
+    }
+    schema["properties"]["runs"]["additionalProperties"] = False
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: there is no such file; give another one with --config.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path}: this is not a readable YAML file ({reason}).") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: the file holds no keys; start from a copy of config.yaml.")
+    return content
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _validate(section: type[S], content: Mapping[str, Any], where: str) -> S:
+    try:
+        # Through JSON, since YAML's types are JSON's and pydantic is strict about Python's own.
+        return section.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise UsageError(_sentence(error, section, where)) from error
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{where or 'config.yaml'}: not plain YAML values ({error}).") from error
+
+
+def _sentence(error: ValidationError, section: type[Section], where: str) -> str:
+    problems = error.errors()
+    first = problems[0]
+    path = ".".join([part for part in (where, *map(str, first["loc"])) if part and part != "[key]"])
+    more = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
+    return f"{path or 'config.yaml'}: {_reason(first, section)}{more}."
+
+
+def _reason(problem: Any, section: type[Section]) -> str:
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(section, problem["loc"][:-1])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return "unknown key, " + (f"did you mean {close[0]}" if close else f"known are {', '.join(known)}")
+    if problem["type"] == "missing":
+        return "this key is missing; copy it from the shipped config.yaml"
+    message = problem["msg"].removeprefix("Value error, ")
+    value = problem["input"]
+    if problem["type"] == "value_error" or isinstance(value, dict):
+        return str(message)
+    hint = (
+        ", write it as a plain number such as 0.001" if isinstance(value, str) and _is_number(value) else ""
+    )
+    return f"{message[0].lower()}{message[1:]}, got {json.dumps(value)}{hint}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _keys_at(section: type[Section], location: tuple[Any, ...]) -> list[str]:
+    current: Any = section
+    for part in location:
+        annotation = current.model_fields[part].annotation
+        options = [annotation, *get_args(annotation)]
+        current = next(o for o in options if isinstance(o, type) and issubclass(o, Section))
+    return list(current.model_fields)
+
+
+def _check_seeds(experiment: Experiment) -> None:
+    if len(set(experiment.seeds)) != len(experiment.seeds):
+        raise UsageError(f"seeds: {experiment.seeds} names a seed twice; each must be different.")
+
+
+def _check_run(experiment: Experiment, name: str) -> None:
+    if name in RESERVED_RUN_NAMES:
+        raise UsageError(
+            f"runs.{name}: this name is taken ({', '.join(RESERVED_RUN_NAMES)}); choose another."
+        )
+    run = experiment.run(name)
+    size, patch = experiment.data.image_size, run.model.patch_size
+    if size % patch:
+        raise UsageError(f"runs.{name}.model.patch_size: data.image_size {size} is not divisible by {patch}.")
+    patches = (size // patch) ** 2
+    if run.pretrain and not 1 <= round(run.pretrain.mask_ratio * patches) <= patches - 1:
+        raise UsageError(
+            f"runs.{name}.pretrain.mask_ratio: {run.pretrain.mask_ratio} of {patches} patches leaves none "
+            "hidden or none visible; choose another ratio or a smaller patch."
+        )

@@ -1,0 +1,251 @@
+"""Every file name, column and schema of a results folder: stages write through here, readers read.
+
+<results>/config.json                 the experiment as it was run
+<results>/data/                       photos, aligned faces, outcomes, split
+<results>/<run>/<seed>/<stage>/       one folder per run, seed and stage
+<results>/summary.parquet             one row per run, seed and metric
+<results>/leaderboard.parquet, verdicts.parquet, verdict.json, report/overview.html, report.html
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import io
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from facemae import files
+from facemae.errors import IntegrityError
+
+SCHEMA_VERSION = 1
+
+CONFIG = "config.json"
+METRICS = "metrics.json"
+LOG = "log.jsonl"
+ENCODER = "encoder.safetensors"
+DECODER = "decoder.safetensors"
+EMBEDDER = "embedder.safetensors"
+RECONSTRUCTIONS = "reconstructions.safetensors"
+EMBEDDINGS = "embeddings.parquet"
+SCORES = "scores.parquet"
+RESAMPLES = "resamples.parquet"
+
+PHOTO_COLUMNS = ["sample_id", "person", "path"]
+FACE_COLUMNS = ["sample_id", "person", "sha256", "image"]
+SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "enrolled"]
+EMBEDDING_COLUMNS = ["sample_id", "person", "embedding"]
+SCORE_COLUMNS = ["first", "second", "genuine", "score"]
+SUMMARY_COLUMNS = [
+    "run", "kind", "strategy", "mask_ratio", "seed", "dataset", "protocol", "metric",
+    "value", "ci_low", "ci_high", "n", "note", "seconds", "device",
+]  # fmt: skip
+LEADERBOARD_COLUMNS = [
+    "run", "kind", "strategy", "mask_ratio", "metric", "value", "ci_low", "ci_high",
+    "seeds", "people", "seconds_pretrain", "seconds_finetune", "device", "note",
+]  # fmt: skip
+VERDICT_COLUMNS = [
+    "metric", "run_a", "run_b", "difference", "ci_low", "ci_high", "p_value", "p_adjusted",
+    "verdict", "detectable", "seconds_difference", "budget_note",
+]  # fmt: skip
+
+ROLE_EVALUATION, ROLE_TRAIN, ROLE_UNLABELLED = "evaluation", "train", "unlabelled"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The paths of one results folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The experiment, resolved, as JSON."""
+        return self.root / CONFIG
+
+    @property
+    def photos(self) -> Path:
+        """Every input photo: sample_id, person, path."""
+        return self.root / "data" / "photos.parquet"
+
+    @property
+    def faces(self) -> Path:
+        """Aligned faces: sample_id, person, sha256 of the photo, image (PNG bytes)."""
+        return self.root / "data" / "faces.parquet"
+
+    @property
+    def outcomes(self) -> Path:
+        """One JSON line per input photo: what became of it and why."""
+        return self.root / "data" / "report.jsonl"
+
+    @property
+    def split(self) -> Path:
+        """Role and fold of every aligned face."""
+        return self.root / "data" / "split.parquet"
+
+    @property
+    def summary(self) -> Path:
+        """One row per run, seed and metric."""
+        return self.root / "summary.parquet"
+
+    @property
+    def leaderboard(self) -> Path:
+        """One row per run and metric, over the seeds."""
+        return self.root / "leaderboard.parquet"
+
+    @property
+    def verdicts(self) -> Path:
+        """One row per pair of runs and metric."""
+        return self.root / "verdicts.parquet"
+
+    @property
+    def verdict(self) -> Path:
+        """The headline in words."""
+        return self.root / "verdict.json"
+
+    @property
+    def overview(self) -> Path:
+        """The report's page of charts and tables."""
+        return self.root / "report" / "overview.html"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained report, made by `snakemake --report`."""
+        return self.root / "report.html"
+
+    def stage(self, run: str, seed: int, stage: str) -> Path:
+        """Return the folder of one stage of one run."""
+        return self.root / run / str(seed) / stage
+
+    def state(self, run: str, seed: int, stage: str) -> Path:
+        """Return the folder of a training stage's checkpoints; never a declared output."""
+        return self.root / ".state" / run / str(seed) / stage
+
+
+def digest(value: Any) -> str:
+    """Return a short hash that identifies a JSON value, such as a resolved configuration."""
+    return files.sha256(files.dump_json(value))[:16]
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in `path`."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a `log.jsonl`; a torn last line (from a kill) is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def write_table(path: Path, table: pd.DataFrame, columns: list[str]) -> None:
+    """Write `columns` of `table` as Parquet, atomically.
+
+    Raises:
+        KeyError: a column is missing.
+    """
+    buffer = io.BytesIO()
+    table[columns].to_parquet(buffer, index=False)
+    files.atomic_write(path, buffer.getvalue())
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Return a Parquet table.
+
+    Raises:
+        IntegrityError: the file is damaged or lacks a column.
+    """
+    try:
+        return pd.read_parquet(path, columns=columns)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # pyarrow has no common base class for damaged files
+        raise IntegrityError(f"{path} is damaged or not ours ({error}); delete it and run again.") from error
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line, atomically."""
+    lines = [json.dumps(record, ensure_ascii=True, allow_nan=False) for record in records]
+    files.atomic_write(path, "".join(line + "\n" for line in lines).encode())
+
+
+def metric(
+    name: str,
+    value: float | None,
+    *,
+    n: int,
+    interval: tuple[float, float] | None = None,
+    protocol: str = "training",
+    note: str = "",
+) -> dict[str, Any]:
+    """Return one entry of `metrics.json`; a refused metric has no value and says why in `note`."""
+    low, high = interval or (None, None)
+    return {
+        "protocol": protocol, "name": name, "value": value, "ci_low": low, "ci_high": high, "n": n, "note": note,
+    }  # fmt: skip
+
+
+def write_metrics(
+    folder: Path,
+    metrics: list[dict[str, Any]],
+    *,
+    seed: int,
+    device: str,
+    seconds: Mapping[str, float],
+    **more: Any,
+) -> None:
+    """Write a stage's `metrics.json`.
+
+    Args:
+        folder: The stage's folder.
+        metrics: Entries made by `metric`.
+        seed: The run's seed.
+        device: What computed it, such as "cpu, bfloat16".
+        seconds: Processor seconds (GPU seconds on a GPU) per training stage so far.
+        more: Further plain values, such as the number of evaluation people.
+    """
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "seed": seed,
+        "device": device,
+        "seconds": dict(seconds),
+        "commit": commit(),
+        "versions": versions(),
+        "metrics": metrics,
+        **more,
+    }
+    files.write_json(folder / METRICS, content)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions that a number depends on."""
+    names = ("facemae", "torch", "timm", "numpy", "facenet-pytorch", "pytorch-metric-learning")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+@functools.cache
+def commit() -> str:
+    """Return the commit of the code, with "+" when it was changed since, or "unknown"."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", "."], capture_output=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.strip() + ("+" if changed else "")
