@@ -40,7 +40,7 @@ RESAMPLES = "resamples.parquet"
 
 PHOTO_COLUMNS = ["sample_id", "person", "path"]
 FACE_COLUMNS = ["sample_id", "person", "sha256", "image"]
-SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "enrolled"]
+SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "enrolled", "sha256"]
 EMBEDDING_COLUMNS = ["sample_id", "person", "embedding"]
 SCORE_COLUMNS = ["first", "second", "genuine", "score"]
 SUMMARY_COLUMNS = [
@@ -193,7 +193,8 @@ def metric(
     """Return one entry of `metrics.json`; a refused metric has no value and says why in `note`."""
     low, high = interval or (None, None)
     return {
-        "protocol": protocol, "name": name, "value": value, "ci_low": low, "ci_high": high, "n": n, "note": note,
+        "protocol": protocol, "name": name, "value": value,
+        "ci_low": low, "ci_high": high, "n": n, "note": note,
     }  # fmt: skip
 
 

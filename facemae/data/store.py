@@ -1,0 +1,44 @@
+"""Aligned faces on disk: one Parquet row per face, the image as PNG bytes.
+
+Shapes: N faces, H side of an aligned face in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from facemae import results
+from facemae.data.images import open_image
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Aligned faces in memory.
+
+    Attributes:
+        images: (N, H, H, 3) uint8.
+        sample_ids: (N,) names of the photos.
+        people: (N,) person of each face, or None where it is not known.
+    """
+
+    images: np.ndarray
+    sample_ids: list[str]
+    people: list[str | None]
+
+
+def load_faces(faces: Path, rows: pd.DataFrame) -> Faces:
+    """Return the faces that `rows` (with a column sample_id) names, in its order.
+
+    Raises:
+        IntegrityError: the store is damaged.
+        KeyError: a face is not in the store.
+    """
+    table = results.read_table(faces, ["sample_id", "person", "image"]).set_index("sample_id")
+    chosen = table.loc[rows["sample_id"].to_list()]
+    images = np.stack([np.asarray(open_image(data)) for data in chosen["image"]])
+    people = [person if isinstance(person, str) else None for person in chosen["person"]]
+    return Faces(images, chosen.index.to_list(), people)

@@ -1,0 +1,520 @@
+"""Verification and identification from embeddings, with a weight for each identity.
+
+Every metric takes `weights (R, P)`: how often each of the P people is drawn in each of R resamples, so a
+bootstrap over people is one matrix. A genuine pair of person a weighs w_a and an impostor pair of a and b
+weighs w_a * w_b: the copies of one person are never compared with each other, as an image would meet
+itself, or one person would pass for two. `weights=None` is the point estimate, one row of ones. A metric
+returns `(R,)` values, NaN where a resample has nothing to measure; an evaluation that has nothing to
+measure raises `ValueError`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+# Resamples are taken in chunks of about this many values (2 MB): what a pass touches stays in the cache.
+_CHUNK_VALUES = 2**18
+# Weights are whole numbers and their sums exact, only the target itself is rounded (0.07 * 100 > 7).
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Pairs of images: their similarity and whose images the two are."""
+
+    score: Floats
+    first: Integers
+    second: Integers
+
+    @property
+    def genuine(self) -> Booleans:
+        """Mark the pairs that show one person twice."""
+        return np.asarray(self.first == self.second)
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def take(self, chosen: Integers | Booleans) -> Comparisons:
+        """Keep the chosen pairs, in the given order."""
+        return Comparisons(self.score[chosen], self.first[chosen], self.second[chosen])
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """False and true accept rates; a threshold accepts every score at or above it."""
+
+    threshold: Floats
+    far: Floats
+    tar: Floats
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One value of an evaluation, or the reason why there is none.
+
+    `n` counts what is behind the value: pairs, impostor pairs for a value at a false accept rate, probes
+    for identification. `samples` holds the values of the bootstrap resamples.
+    """
+
+    protocol: Literal["verification", "identification"]
+    name: str
+    value: float | None
+    n: int
+    note: str
+    samples: Floats | None
+
+
+def all_pairs(embeddings: NDArray[np.floating], identity: Integers) -> Comparisons:
+    """Compare every two images by the cosine of their embeddings.
+
+    Args:
+        embeddings: one row for each image, of any length but zero.
+        identity: whose image each row is, counted from 0.
+
+    Raises:
+        ValueError: an embedding is zero or not finite, or the two arrays do not belong together.
+    """
+    unit = _unit_rows(embeddings)
+    people = _identities(identity, len(unit))
+    i, j = np.triu_indices(len(unit), k=1)
+    return Comparisons((unit @ unit.T)[i, j], people[i], people[j])
+
+
+def _unit_rows(embeddings: NDArray[np.floating]) -> Floats:
+    rows = np.asarray(embeddings, dtype=np.float64)
+    if rows.ndim != 2:
+        raise ValueError(f"embeddings must be (images, features), got shape {rows.shape}")
+    if not np.isfinite(rows).all():
+        row = int(np.argmin(np.isfinite(rows).all(axis=1)))
+        raise ValueError(f"embedding {row} is not finite")
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not length.all():
+        raise ValueError(f"embedding {int(np.argmin(length))} is zero and has no direction")
+    return np.asarray(rows / length)
+
+
+def _identities(identity: Integers, images: int) -> Integers:
+    people = np.asarray(identity)
+    if people.shape != (images,):
+        raise ValueError(f"identity must name {images} images, got shape {people.shape}")
+    if not np.issubdtype(people.dtype, np.integer) or (people < 0).any():
+        raise ValueError("identities must be whole numbers counted from 0")
+    return people.astype(np.int64)
+
+
+def roc(comparisons: Comparisons) -> RocCurve:
+    """Trace the rates over all distinct thresholds, from +inf (nothing is accepted) downwards."""
+    ranked = _ranked(comparisons)
+    sweep = _Sweep.over(ranked, _rows(ranked, None))
+    threshold = np.concatenate([[np.inf], ranked.score[_last_of_ties(ranked.score)]])
+    return RocCurve(threshold, sweep.far[0], sweep.tar[0])
+
+
+def roc_auc_score(comparisons: Comparisons, weights: NDArray[np.integer] | None = None) -> Floats:
+    """Return the chance that a genuine pair scores above an impostor pair; a tie counts one half."""
+    return _per_resample(comparisons, weights, [_area])[0]
+
+
+def equal_error_rate(comparisons: Comparisons, weights: NDArray[np.integer] | None = None) -> Floats:
+    """Return the error where false accepts are as frequent as false rejects.
+
+    The rates jump at each threshold; between the two thresholds around the crossing both are taken to be
+    linear, so the value lies where the drawn ROC meets its anti-diagonal.
+    """
+    return _per_resample(comparisons, weights, [_equal_error])[0]
+
+
+def tar_at_far(
+    comparisons: Comparisons, far_target: float, weights: NDArray[np.integer] | None = None
+) -> tuple[Floats, Floats]:
+    """Return the true accept rate at a false accept rate of at most `far_target`, and the rate achieved.
+
+    The threshold is the lowest one that keeps to the target, for each resample anew.
+
+    Raises:
+        ValueError: there are fewer impostor pairs than `impostors_needed(far_target)`.
+    """
+    if refusal := _far_refusal(comparisons, far_target):
+        raise ValueError(refusal)
+    tar, far = _per_resample(comparisons, weights, _at_far(far_target))
+    return tar, far
+
+
+def impostors_needed(far_target: float) -> int:
+    """Return how many impostor pairs a false accept rate needs: the rule of 30 (Doddington et al., 2000).
+
+    With 30 expected errors the true rate lies within 30 % of the measured one in 90 % of all cases if the
+    pairs are independent. Pairs that share people are not, so this is the least one can ask for.
+    """
+    if not 0 < far_target <= 1:
+        raise ValueError(f"a false accept rate lies in (0, 1], got {far_target}")
+    return math.ceil(30 / far_target * (1 - _ROUNDING))
+
+
+def accuracy_score(
+    comparisons: Comparisons, fold: Integers, weights: NDArray[np.integer] | None = None
+) -> Floats:
+    """Return the mean over folds of the balanced accuracy (TAR + 1 - FAR) / 2 on unseen people.
+
+    This is the accuracy on half genuine, half impostor pairs, measured like View 2 of LFW (Huang et al.,
+    2007): a fold is tested on the pairs of two of its people with the threshold of `fold_thresholds`. A
+    fold that loses all its genuine or all its impostor pairs in a resample is left out of its mean.
+
+    Args:
+        comparisons: the pairs.
+        fold: the fold of each person.
+        weights: the resamples.
+
+    Raises:
+        ValueError: a fold, or the rest beside a fold, has no genuine or no impostor pair.
+    """
+    return _accuracy(comparisons, fold, fold_thresholds(comparisons, fold, weights), weights)
+
+
+def fold_thresholds(
+    comparisons: Comparisons, fold: Integers, weights: NDArray[np.integer] | None = None
+) -> Floats:
+    """Choose the threshold of each fold, `(R, K)`, on the pairs of two people of the other folds.
+
+    It is the cut with the best balanced accuracy, half way between the lowest accepted and the highest
+    rejected score that a resample draws: a cut at the accepted score itself would turn down unseen pairs
+    that are as good to within rounding. Of equally good cuts the lowest is taken; -inf accepts all.
+    """
+    splits = list(_splits(comparisons, fold))
+    return np.stack([_best_threshold(others, weights) for others, _ in splits], axis=1)
+
+
+def rank1_hits(
+    embeddings: NDArray[np.floating], identity: Integers, enrolled: Booleans
+) -> tuple[Integers, Integers]:
+    """Count for each person how many probes are identified, and how many there are.
+
+    The gallery is the enrolled images, every other image is a probe. A probe is right when its most similar
+    gallery image is its person's; a tie with another person is wrong, whatever the order of the images.
+    The gallery holds everyone in every resample: resamples weigh the probes only.
+
+    Raises:
+        ValueError: there is no probe, or a probe's person is not enrolled.
+    """
+    unit = _unit_rows(embeddings)
+    people = _identities(identity, len(unit))
+    gallery = np.asarray(enrolled, dtype=np.bool_)
+    if gallery.shape != people.shape:
+        raise ValueError(f"enrolled must mark {len(people)} images, got shape {gallery.shape}")
+    probe = people[~gallery]
+    if not len(probe):
+        raise ValueError("every image is enrolled, none is left to identify")
+    if strangers := set(probe.tolist()) - set(people[gallery].tolist()):
+        raise ValueError(f"person {min(strangers)} has a probe but no enrolled image")
+    similarity = unit[~gallery] @ unit[gallery].T
+    own = probe[:, None] == people[gallery][None, :]
+    right = np.where(own, similarity, -np.inf).max(axis=1) > np.where(own, -np.inf, similarity).max(axis=1)
+    size = int(people.max()) + 1
+    return np.bincount(probe[right], minlength=size), np.bincount(probe, minlength=size)
+
+
+def rank1_score(hits: Integers, probes: Integers, weights: NDArray[np.integer] | None = None) -> Floats:
+    """Return the share of probes that are identified."""
+    people = len(probes)
+    rows = np.ones((1, people)) if weights is None else _checked(weights, people)[:, :people]
+    return _ratio(rows @ hits, rows @ probes)
+
+
+def higher_is_better(name: str) -> bool:
+    """Tell which direction of a measurement is an improvement.
+
+    `far_at_target=...` says what the data allowed rather than how good an embedding is, and counts as an
+    error rate.
+
+    Raises:
+        ValueError: no measurement has this name.
+    """
+    better = {
+        "roc_auc": True,
+        "eer": False,
+        "accuracy": True,
+        "tar_at_far": True,
+        "far_at_target": False,
+        "rank1": True,
+    }
+    metric = name.partition("=")[0]
+    if metric not in better:
+        raise ValueError(f"no measurement is called {name!r}; there are {', '.join(better)}")
+    return better[metric]
+
+
+def evaluate(
+    embeddings: NDArray[np.floating],
+    identity: Integers,
+    fold: Integers,
+    enrolled: Booleans,
+    weights: NDArray[np.integer],
+    far_targets: Sequence[float],
+) -> list[Measurement]:
+    """Measure everything at once.
+
+    Args:
+        embeddings: one row for each image.
+        identity: whose image each row is: 0 to P - 1, everyone at least once.
+        fold: the fold of each of the P people.
+        enrolled: which images are the gallery of the identification.
+        weights: the resamples, `(R, P)`.
+        far_targets: the false accept rates to report the true accept rate at, as far as the data allow.
+
+    Raises:
+        ValueError: something cannot be measured at all, or the arguments do not belong together.
+    """
+    comparisons = all_pairs(embeddings, identity)
+    people = np.unique(identity)
+    if not np.array_equal(people, np.arange(len(fold))):
+        raise ValueError(f"fold names {len(fold)} people, the images show {len(people)} or skip a number")
+    return [
+        *_verification(comparisons, weights, far_targets),
+        _fold_accuracy(comparisons, fold, weights),
+        _identification(*rank1_hits(embeddings, identity, enrolled), weights),
+    ]
+
+
+def _verification(
+    comparisons: Comparisons, weights: NDArray[np.integer], far_targets: Sequence[float]
+) -> list[Measurement]:
+    """Measure what needs no folds, in one pass over the resamples."""
+    refusals = {far: _far_refusal(comparisons, far) for far in far_targets}
+    allowed = [far for far, refusal in refusals.items() if not refusal]
+    metrics = [_area, _equal_error, *(metric for far in allowed for metric in _at_far(far))]
+    names = ["roc_auc", "eer", *(name for far in allowed for name in _far_names(far))]
+    values = [float(value[0]) for value in _per_resample(comparisons, None, metrics)]
+    samples = _per_resample(comparisons, weights, metrics)
+    impostors = int((~comparisons.genuine).sum())
+    sizes = [len(comparisons)] * 2 + [impostors] * (2 * len(allowed))
+    found = zip(names, values, sizes, samples, strict=True)
+    refused = [(name, note) for far, note in refusals.items() if note for name in _far_names(far)]
+    return [
+        *(Measurement("verification", name, value, n, "", sample) for name, value, n, sample in found),
+        *(Measurement("verification", name, None, impostors, note, None) for name, note in refused),
+    ]
+
+
+def _far_names(far_target: float) -> tuple[str, str]:
+    return f"tar_at_far={far_target:g}", f"far_at_target={far_target:g}"
+
+
+def _fold_accuracy(comparisons: Comparisons, fold: Integers, weights: NDArray[np.integer]) -> Measurement:
+    thresholds = fold_thresholds(comparisons, fold)
+    value = float(_accuracy(comparisons, fold, thresholds, None)[0])
+    tested = sum(len(inside) for _, inside in _splits(comparisons, fold))
+    note = f"thresholds {thresholds.min():.3f} to {thresholds.max():.3f}"
+    samples = accuracy_score(comparisons, fold, weights)
+    return Measurement("verification", "accuracy", value, tested, note, samples)
+
+
+def _identification(hits: Integers, probes: Integers, weights: NDArray[np.integer]) -> Measurement:
+    value = float(rank1_score(hits, probes)[0])
+    samples = rank1_score(hits, probes, weights)
+    return Measurement("identification", "rank1", value, int(probes.sum()), "", samples)
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """The rates at every cut of the ranked pairs, `(resamples, cuts + 1)`; the first cut accepts nothing."""
+
+    far: Floats
+    tar: Floats
+
+    @staticmethod
+    def over(ranked: Comparisons, rows: Floats) -> _Sweep:
+        """Lower the threshold over all pairs, for a chunk of resamples."""
+        weight = _pair_weights(ranked, rows)
+        ends = _last_of_ties(ranked.score)
+        impostor = _accepted(np.where(ranked.genuine, 0.0, weight), ends)
+        genuine = _accepted(np.where(ranked.genuine, weight, 0.0), ends)
+        return _Sweep(_ratio(impostor, impostor[:, -1:]), _ratio(genuine, genuine[:, -1:]))
+
+
+_Metric = Callable[[_Sweep], Floats]
+
+
+def _area(sweep: _Sweep) -> Floats:
+    # The trapezium over a tie gives its genuine and impostor pairs one half of each other.
+    return np.asarray(np.trapezoid(sweep.tar, sweep.far, axis=1))
+
+
+def _equal_error(sweep: _Sweep) -> Floats:
+    excess = sweep.far + sweep.tar - 1  # FAR - FNMR climbs from -1 to 1
+    after = np.argmax(excess >= 0, axis=1)[:, None]
+    low, high = (np.take_along_axis(excess, cut, axis=1) for cut in (after - 1, after))
+    far_low, far_high = (np.take_along_axis(sweep.far, cut, axis=1) for cut in (after - 1, after))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(far_low - low / (high - low) * (far_high - far_low))[:, 0]
+
+
+def _at_far(far_target: float) -> list[_Metric]:
+    """Return the metrics TAR and FAR at the last cut that keeps to the target."""
+
+    def at_cut(rate: Floats, far: Floats) -> Floats:
+        kept = (far <= far_target * (1 + _ROUNDING)).sum(axis=1, keepdims=True) - 1
+        value = np.take_along_axis(rate, kept, axis=1)
+        return np.where(kept < 0, np.nan, value)[:, 0]  # no impostor pair: no cut has a rate at all
+
+    return [lambda sweep: at_cut(sweep.tar, sweep.far), lambda sweep: at_cut(sweep.far, sweep.far)]
+
+
+def _far_refusal(comparisons: Comparisons, far_target: float) -> str:
+    needed, impostors = impostors_needed(far_target), int((~comparisons.genuine).sum())
+    if impostors >= needed:
+        return ""
+    return f"needs {needed} impostor pairs, this evaluation has {impostors}"
+
+
+def _per_resample(
+    comparisons: Comparisons, weights: NDArray[np.integer] | None, metrics: Sequence[_Metric]
+) -> list[Floats]:
+    """Return the `(R,)` values of each metric; the pairs are sorted once and summed once for all metrics."""
+    ranked = _ranked(comparisons)
+    chunks = _chunks(_rows(ranked, weights), len(ranked))
+    sweeps = (_Sweep.over(ranked, chunk) for chunk in chunks)
+    return list(np.concatenate([np.stack([metric(sweep) for metric in metrics]) for sweep in sweeps], axis=1))
+
+
+def _ranked(comparisons: Comparisons) -> Comparisons:
+    """Sort the pairs by falling score.
+
+    Raises:
+        ValueError: there is no genuine or no impostor pair, or a score is not finite.
+    """
+    if not np.isfinite(comparisons.score).all():
+        raise ValueError("a score is not finite")
+    if missing := _missing_kind(comparisons):
+        raise ValueError(f"there is no {missing} pair, verification needs both kinds")
+    return comparisons.take(np.argsort(-comparisons.score, kind="stable"))
+
+
+def _missing_kind(comparisons: Comparisons) -> Literal["genuine", "impostor"] | None:
+    if not comparisons.genuine.any():
+        return "genuine"
+    return "impostor" if comparisons.genuine.all() else None
+
+
+def _rows(comparisons: Comparisons, weights: NDArray[np.integer] | None) -> Floats:
+    """Return the resamples as numbers that sums of products stay exact in."""
+    people = int(max(comparisons.first.max(), comparisons.second.max())) + 1
+    return np.ones((1, people)) if weights is None else _checked(weights, people)
+
+
+def _checked(weights: NDArray[np.integer], people: int) -> Floats:
+    rows = np.asarray(weights, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] < people:
+        raise ValueError(f"weights must be (resamples, {people} people), got shape {rows.shape}")
+    if not len(rows) or not (rows >= 0).all() or (rows != np.rint(rows)).any():
+        raise ValueError("weights must hold at least one resample of counts")
+    return rows
+
+
+def _chunks(rows: Floats, pairs: int) -> Iterator[Floats]:
+    size = max(1, _CHUNK_VALUES // pairs)
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _pair_weights(comparisons: Comparisons, rows: Floats) -> Floats:
+    weight = np.take(rows, comparisons.first, axis=1)
+    weight *= np.where(comparisons.genuine, 1.0, np.take(rows, comparisons.second, axis=1))
+    return weight
+
+
+def _last_of_ties(score: Floats) -> Integers:
+    return np.flatnonzero(np.append(score[1:] != score[:-1], True))
+
+
+def _accepted(weight: Floats, ends: Integers) -> Floats:
+    total = np.zeros((len(weight), weight.shape[1] + 1))
+    np.cumsum(weight, axis=1, out=total[:, 1:])
+    return total if len(ends) == weight.shape[1] else total[:, np.append(0, ends + 1)]
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(part / whole)
+
+
+def _splits(comparisons: Comparisons, fold: Integers) -> Iterator[tuple[Comparisons, Comparisons]]:
+    """Yield for each fold the pairs of two people outside it and of two people inside it.
+
+    Raises:
+        ValueError: one of the two has no genuine or no impostor pair.
+    """
+    folds = np.asarray(fold)
+    if folds.ndim != 1 or len(folds) <= max(comparisons.first.max(), comparisons.second.max()):
+        raise ValueError(f"fold must name the fold of each person, got shape {folds.shape}")
+    for number in np.unique(folds):
+        first, second = folds[comparisons.first] == number, folds[comparisons.second] == number
+        others, tested = comparisons.take(~first & ~second), comparisons.take(first & second)
+        if missing := _missing_kind(tested):
+            raise ValueError(f"fold {number} has no {missing} pair")
+        if missing := _missing_kind(others):
+            raise ValueError(f"the folds other than {number} have no {missing} pair")
+        yield others, tested
+
+
+def _best_threshold(comparisons: Comparisons, weights: NDArray[np.integer] | None) -> Floats:
+    ranked = _ranked(comparisons)
+    chunks = _chunks(_rows(ranked, weights), len(ranked))
+    return np.concatenate([_best_cut(ranked, chunk) for chunk in chunks])
+
+
+def _best_cut(ranked: Comparisons, rows: Floats) -> Floats:
+    """Return the threshold half way through the lowest gap with the highest TAR - FAR."""
+    weight, genuine = _pair_weights(ranked, rows), np.flatnonzero(ranked.genuine)
+    own = weight[:, genuine]
+    weight[:, genuine] = 0
+    genuine_sum, impostor_sum = own.sum(axis=1), weight.sum(axis=1)
+    # TAR - FAR times both sums: whole numbers, so that equally good cuts compare as equal.
+    weight *= -genuine_sum[:, None]
+    weight[:, genuine] = own * impostor_sum[:, None]
+    gain = np.cumsum(weight, axis=1, out=weight)
+    inside_tie = np.ones(len(ranked), dtype=np.bool_)
+    inside_tie[_last_of_ties(ranked.score)] = False
+    gain[:, inside_tie] = -np.inf
+    cut = len(ranked) - 1 - np.argmax(gain[:, ::-1], axis=1)
+    # The lowest of the best cuts ends at a pair that is drawn, but need not start at one.
+    rejected = np.append(ranked.score, -np.inf)[cut + 1]
+    drawn = (own > 0) & (genuine <= cut[:, None])
+    last = drawn.shape[1] - 1 - np.argmax(drawn[:, ::-1], axis=1)
+    accepted = ranked.score[genuine[last]]
+    middle = (accepted + rejected) / 2
+    threshold = np.where(middle > rejected, middle, np.where(np.isinf(rejected), rejected, accepted))
+    return np.where((genuine_sum > 0) & (impostor_sum > 0), threshold, np.nan)
+
+
+def _accuracy(
+    comparisons: Comparisons, fold: Integers, thresholds: Floats, weights: NDArray[np.integer] | None
+) -> Floats:
+    """Return the mean of the folds' balanced accuracy at the given thresholds, `(R, K)`."""
+    tested = [inside for _, inside in _splits(comparisons, fold)]
+    folds = [_balanced(pairs, thresholds[:, k], weights) for k, pairs in enumerate(tested)]
+    values = np.stack(folds)
+    defined = np.isfinite(values)
+    return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
+
+
+def _balanced(comparisons: Comparisons, thresholds: Floats, weights: NDArray[np.integer] | None) -> Floats:
+    rows, pairs = _rows(comparisons, weights), len(comparisons)
+    chunks = zip(_chunks(rows, pairs), _chunks(thresholds[:, None], pairs), strict=True)
+    return np.concatenate([_balanced_chunk(comparisons, *chunk) for chunk in chunks])
+
+
+def _balanced_chunk(comparisons: Comparisons, rows: Floats, thresholds: Floats) -> Floats:
+    weight, genuine = _pair_weights(comparisons, rows), comparisons.genuine
+    accepted = np.where(comparisons.score >= thresholds, weight, 0.0)
+    tar = _ratio(accepted[:, genuine].sum(axis=1), weight[:, genuine].sum(axis=1))
+    far = _ratio(accepted[:, ~genuine].sum(axis=1), weight[:, ~genuine].sum(axis=1))
+    return np.asarray(np.where(np.isnan(thresholds[:, 0]), np.nan, (tar + 1 - far) / 2))

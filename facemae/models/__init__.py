@@ -1,0 +1,1 @@
+"""The networks: patches, encoder, decoder, masked autoencoder and face embedder."""
