@@ -46,7 +46,8 @@ def _random_light(images: Tensor, amount: float, generator: Generator) -> Tensor
         2, -1, 1, 1, 1
     )
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return ((images - mean) * (1.0 + contrast) + mean + brightness).clamp(-1, 1)
+    lit: Tensor = ((images - mean) * (1.0 + contrast) + mean + brightness).clamp(-1, 1)
+    return lit
 
 
 def _signed(generator: Generator, *shape: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -19,7 +20,9 @@ from facemae.errors import UsageError
 
 Strategy = Literal["random", "block", "grid", "region"]
 Baseline = Literal["pixels", "pca", "random_weights"]
+BASELINES_WITHOUT_CHANCE = ("pixels", "pca")
 RESERVED_RUN_NAMES = ("data", "report", *get_args(Baseline))
+STDIN = Path("-")
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -203,6 +206,10 @@ class Experiment(Section):
         """Return the names of the runs, in the order of the file."""
         return [name for name, differences in self.runs.items() if differences is not None]
 
+    def seeds_of(self, name: str) -> list[int]:
+        """Return the seeds of a run or baseline; a baseline without chance has one."""
+        return self.seeds[:1] if name in BASELINES_WITHOUT_CHANCE else self.seeds
+
     @property
     def dataset(self) -> str:
         """Return the name of the labelled data set: `orl` or the folder's name."""
@@ -210,7 +217,7 @@ class Experiment(Section):
 
 
 def load(paths: Iterable[Path]) -> Experiment:
-    """Read one or more YAML files, later ones over earlier ones, and check them.
+    """Read one or more YAML files ("-" is standard input), later ones over earlier ones, and check them.
 
     Raises:
         UsageError: a file cannot be read, or a key is unknown, missing, mistyped or impossible.
@@ -258,7 +265,7 @@ def json_schema() -> dict[str, Any]:
         partial.pop("required")
         definitions[f"Partial{name}"] = json.loads(json.dumps(partial).replace("#/$defs/", "#/$defs/Partial"))
     schema["properties"]["runs"]["patternProperties"] = {
-        RunName.__metadata__[0].pattern: {"$ref": "#/$defs/PartialRun"}  # type: ignore[attr-defined]
+        RunName.__metadata__[0].pattern: {"anyOf": [{"$ref": "#/$defs/PartialRun"}, {"type": "null"}]}  # type: ignore[attr-defined]
     }
     schema["properties"]["runs"]["additionalProperties"] = False
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
@@ -266,7 +273,8 @@ def json_schema() -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = sys.stdin.read() if path == STDIN else path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such file; give another one with --config.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -53,6 +53,9 @@ class PatchMask:
         """Return the mask on `device`."""
         return PatchMask(self.hidden.to(device), self.visible_ids.to(device))
 
+    def __getitem__(self, images: slice | Tensor) -> PatchMask:
+        return PatchMask(self.hidden[images], self.visible_ids[images])
+
 
 def make_mask(strategy: str, ratio: float, batch: int, side: int, generator: Generator) -> PatchMask:
     """Draw a mask for `batch` images of side x side patches.

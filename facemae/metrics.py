@@ -24,8 +24,6 @@ Booleans = NDArray[np.bool_]
 
 # Resamples are taken in chunks of about this many values (2 MB): what a pass touches stays in the cache.
 _CHUNK_VALUES = 2**18
-# Weights are whole numbers and their sums exact, only the target itself is rounded (0.07 * 100 > 7).
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,8 @@ def all_pairs(embeddings: NDArray[np.floating], identity: Integers) -> Compariso
     """Compare every two images by the cosine of their embeddings.
 
     Args:
-        embeddings: one row for each image, of any length but zero.
-        identity: whose image each row is, counted from 0.
+        embeddings: One row for each image, of any length but zero.
+        identity: Whose image each row is, counted from 0.
 
     Raises:
         ValueError: an embedding is zero or not finite, or the two arrays do not belong together.
@@ -158,7 +156,7 @@ def impostors_needed(far_target: float) -> int:
     """
     if not 0 < far_target <= 1:
         raise ValueError(f"a false accept rate lies in (0, 1], got {far_target}")
-    return math.ceil(30 / far_target * (1 - _ROUNDING))
+    return math.ceil(round(30 / far_target, 6))  # 30 / 0.0003 is a little more than 100000
 
 
 def accuracy_score(
@@ -171,9 +169,9 @@ def accuracy_score(
     fold that loses all its genuine or all its impostor pairs in a resample is left out of its mean.
 
     Args:
-        comparisons: the pairs.
-        fold: the fold of each person.
-        weights: the resamples.
+        comparisons: The pairs.
+        fold: The fold of each person.
+        weights: The resamples.
 
     Raises:
         ValueError: a fold, or the rest beside a fold, has no genuine or no impostor pair.
@@ -264,12 +262,12 @@ def evaluate(
     """Measure everything at once.
 
     Args:
-        embeddings: one row for each image.
-        identity: whose image each row is: 0 to P - 1, everyone at least once.
-        fold: the fold of each of the P people.
-        enrolled: which images are the gallery of the identification.
-        weights: the resamples, `(R, P)`.
-        far_targets: the false accept rates to report the true accept rate at, as far as the data allow.
+        embeddings: One row for each image.
+        identity: Whose image each row is: 0 to P - 1, everyone at least once.
+        fold: The fold of each of the P people.
+        enrolled: Which images are the gallery of the identification.
+        weights: The resamples, `(R, P)`.
+        far_targets: The false accept rates to report the true accept rate at, as far as the data allow.
 
     Raises:
         ValueError: something cannot be measured at all, or the arguments do not belong together.
@@ -362,7 +360,7 @@ def _at_far(far_target: float) -> list[_Metric]:
     """Return the metrics TAR and FAR at the last cut that keeps to the target."""
 
     def at_cut(rate: Floats, far: Floats) -> Floats:
-        kept = (far <= far_target * (1 + _ROUNDING)).sum(axis=1, keepdims=True) - 1
+        kept = (far <= far_target).sum(axis=1, keepdims=True) - 1
         value = np.take_along_axis(rate, kept, axis=1)
         return np.where(kept < 0, np.nan, value)[:, 0]  # no impostor pair: no cut has a rate at all
 

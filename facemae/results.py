@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from facemae import files
+from facemae import __version__, files
 from facemae.errors import IntegrityError
 
 SCHEMA_VERSION = 1
@@ -123,10 +123,6 @@ class Results:
     def stage(self, run: str, seed: int, stage: str) -> Path:
         """Return the folder of one stage of one run."""
         return self.root / run / str(seed) / stage
-
-    def state(self, run: str, seed: int, stage: str) -> Path:
-        """Return the folder of a training stage's checkpoints; never a declared output."""
-        return self.root / ".state" / run / str(seed) / stage
 
 
 def digest(value: Any) -> str:
@@ -233,8 +229,9 @@ def write_metrics(
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions that a number depends on."""
-    names = ("facemae", "torch", "timm", "numpy", "facenet-pytorch", "pytorch-metric-learning")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+    names = ("torch", "timm", "numpy", "facenet-pytorch", "pytorch-metric-learning")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"facemae": __version__, "python": platform.python_version()} | found
 
 
 @functools.cache

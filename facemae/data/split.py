@@ -17,11 +17,11 @@ MIN_FOLD_PEOPLE = 2  # a fold with one person has no impostor pair
 
 
 def split_people(faces: pd.DataFrame, split: config.Split) -> pd.DataFrame:
-    """Return one row per usable face: sample_id, person, role, fold, enrolled.
+    """Return one row per usable face: sample_id, person, role, fold, enrolled, sha256.
 
     Evaluation people are drawn among those with two or more faces, since a genuine pair needs two;
-    the first face of each is `enrolled`, the gallery of identification. A photo that also stands,
-    byte for byte, under an evaluation person is left out of training.
+    the first face of each is `enrolled`, the gallery of identification. Of photos that are the same
+    byte for byte only the first is kept, so none can be on both sides.
 
     Args:
         faces: Columns sample_id, person (None: not known) and sha256.
@@ -30,18 +30,14 @@ def split_people(faces: pd.DataFrame, split: config.Split) -> pd.DataFrame:
     Raises:
         DataError: there are too few people.
     """
-    counts = faces["person"].dropna().value_counts()
-    people = sorted(counts.index)
-    paired = [person for person in people if counts[person] >= 2]
-    wanted = round(split.evaluation_share * len(people))
-    evaluated = _draw(paired, wanted, people, split)
+    table = faces.sort_values("sample_id").drop_duplicates("sha256", ignore_index=True)
+    counts = table["person"].dropna().value_counts()
+    evaluated = _draw(sorted(counts.index), set(counts.index[counts >= 2]), split)
     fold = {person: place % split.folds for place, person in enumerate(evaluated)}
-
-    table = faces[["sample_id", "person", "sha256"]].sort_values("sample_id", ignore_index=True)
     table["role"] = [_role(person, fold) for person in table["person"]]
     table["fold"] = pd.array([fold.get(person) for person in table["person"]], dtype="Int64")
     table["enrolled"] = (table["role"] == ROLE_EVALUATION) & ~table.duplicated("person")
-    return _without_copies(table)[SPLIT_COLUMNS]
+    return table[SPLIT_COLUMNS]
 
 
 def check_split(table: pd.DataFrame) -> None:
@@ -61,25 +57,22 @@ def check_split(table: pd.DataFrame) -> None:
             )
 
 
-def _draw(paired: list[str], wanted: int, people: list[str], split: config.Split) -> list[str]:
-    needed = MIN_FOLD_PEOPLE * split.folds
-    if wanted < needed or len(paired) < wanted or len(people) - wanted < 2:
+def _draw(people: list[str], paired: set[str], split: config.Split) -> list[str]:
+    """Return the evaluation people, of those in `paired`, in random order."""
+    wanted = round(split.evaluation_share * len(people))
+    needed = max(wanted, MIN_FOLD_PEOPLE * split.folds)
+    if min(wanted, len(paired)) < needed or len(people) - wanted < 2:
         raise DataError(
-            f"{len(people)} people ({len(paired)} with two or more usable faces) are too few: evaluating on a "
-            f"share of {split.evaluation_share} with {split.folds} folds takes {max(needed, wanted)} people with "
-            "two or more faces and 2 others to train on; add people or lower split.folds."
+            f"There are too few people: {len(people)}, of whom {len(paired)} have two or more usable faces; "
+            f"evaluating on a share of {split.evaluation_share} in {split.folds} folds takes {needed} of those "
+            "and 2 others to train on. Add people, lower split.folds or change split.evaluation_share."
         )
-    order = np.random.default_rng(split.seed).permutation(len(paired))
-    return [paired[place] for place in order[:wanted]]
+    candidates = sorted(paired)
+    order = np.random.default_rng(split.seed).permutation(len(candidates))
+    return [candidates[place] for place in order[:wanted]]
 
 
 def _role(person: object, evaluated: dict[str, int]) -> str:
     if not isinstance(person, str):
         return ROLE_UNLABELLED
     return ROLE_EVALUATION if person in evaluated else ROLE_TRAIN
-
-
-def _without_copies(table: pd.DataFrame) -> pd.DataFrame:
-    evaluated = set(table.loc[table["role"] == ROLE_EVALUATION, "sha256"])
-    copy = (table["role"] != ROLE_EVALUATION) & table["sha256"].isin(evaluated)
-    return table[~copy].reset_index(drop=True)

@@ -1,0 +1,34 @@
+"""FaceMAE: what does masked-autoencoder pretraining buy, and which masking strategy buys the most?
+
+fetch -> align -> split -> pretrain -> finetune -> embed -> evaluate -> compare -> report
+
+Run with:  snakemake --cores all
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.11")
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+onstart:
+    # Not a rule's output: a change to one run must not make every other run look out of date.
+    write_json(RESULTS.config, EXPERIMENT.model_dump())
+
+
+rule all:
+    default_target: True
+    input:
+        RESULTS.overview,
+        RESULTS.summary,

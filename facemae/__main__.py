@@ -1,0 +1,246 @@
+"""The command line: one sub-command per stage, each a thin call; the workflow calls these too."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facemae import __version__, config, files
+from facemae.errors import FaceMAEError
+
+app = typer.Typer(
+    name="facemae",
+    help="What does masked-autoencoder pretraining buy for face recognition?\n\n"
+    "The workflow runs these stages for you: snakemake --cores all. Run one by hand with the same options.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    list[Path],
+    typer.Option("--config", help="YAML file; given twice, the later one lies over the earlier. - is stdin."),
+]
+RunOption = Annotated[str, typer.Option("--run", help="Name of a run, or of a baseline where one is meant.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the run.")]
+FacesOption = Annotated[Path, typer.Option("--faces", help="Store of aligned faces, made by align.")]
+SplitOption = Annotated[Path, typer.Option("--split", help="Role of every face, made by split.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder to write, named after the stage.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")]
+
+
+@app.command("config")
+def show_config(
+    config_files: ConfigOption,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="JSON file to write; printed when not given.")
+    ] = None,
+) -> None:
+    """Check a configuration and write it out whole."""
+    content = files.dump_json(config.load(config_files).model_dump())
+    if out:
+        files.atomic_write(out, content)
+    else:
+        typer.echo(content.decode(), nl=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of config.yaml."""
+    typer.echo(json.dumps(config.json_schema(), indent=2))
+
+
+@app.command()
+def fetch(
+    config_files: ConfigOption,
+    out: Annotated[Path, typer.Option("--out", help="Table of photos to write (.parquet).")],
+) -> None:
+    """List the photos and the people on them."""
+    from facemae import prepare
+
+    prepare.fetch(config.load(config_files), out)
+
+
+@app.command()
+def align(
+    config_files: ConfigOption,
+    photos: Annotated[Path, typer.Option("--photos", help="Table of photos, made by fetch.")],
+    faces: FacesOption,
+    outcomes: Annotated[Path, typer.Option("--outcomes", help="What became of each photo (.jsonl).")],
+    threads: ThreadsOption = 1,
+) -> None:
+    """Find the face on every photo and warp it to the template."""
+    from facemae import prepare
+
+    prepare.align(config.load(config_files), photos, faces, outcomes, threads)
+
+
+@app.command()
+def split(
+    config_files: ConfigOption,
+    faces: FacesOption,
+    out: Annotated[Path, typer.Option("--out", help="Table of roles to write (.parquet).")],
+) -> None:
+    """Set people apart for evaluation, and check that nobody is on both sides."""
+    from facemae import prepare
+
+    prepare.split(config.load(config_files), faces, out)
+
+
+@app.command()
+def pretrain(
+    config_files: ConfigOption,
+    run: RunOption,
+    seed: SeedOption,
+    faces: FacesOption,
+    split: SplitOption,
+    out: OutOption,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Train a run's masked autoencoder; the same command goes on after a kill."""
+    from facemae.pretrain import pretrain as stage
+
+    stage(_task(config_files, run, seed, faces, split, out, threads))
+
+
+@app.command()
+def finetune(
+    config_files: ConfigOption,
+    run: RunOption,
+    seed: SeedOption,
+    faces: FacesOption,
+    split: SplitOption,
+    out: OutOption,
+    pretrained: Annotated[
+        Path | None,
+        typer.Option("--pretrained", help="Folder of the run's pretrain stage; not given: from scratch."),
+    ] = None,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Train a run's face embedder; the same command goes on after a kill."""
+    from facemae.finetune import finetune as stage
+
+    stage(_task(config_files, run, seed, faces, split, out, threads), pretrained)
+
+
+@app.command()
+def embed(
+    config_files: ConfigOption,
+    run: RunOption,
+    seed: SeedOption,
+    faces: FacesOption,
+    split: SplitOption,
+    out: OutOption,
+    finetuned: Annotated[Path, typer.Option("--finetuned", help="Folder of the run's finetune stage.")],
+    threads: ThreadsOption = 1,
+) -> None:
+    """Embed the evaluation people's faces with a trained run."""
+    from facemae.embed import embed as stage
+
+    stage(_task(config_files, run, seed, faces, split, out, threads), finetuned)
+
+
+@app.command()
+def baseline(
+    config_files: ConfigOption,
+    run: RunOption,
+    seed: SeedOption,
+    faces: FacesOption,
+    split: SplitOption,
+    out: OutOption,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Embed the evaluation people's faces with a control that trains no network."""
+    from facemae.embed import embed_baseline
+
+    embed_baseline(_task(config_files, run, seed, faces, split, out, threads))
+
+
+@app.command()
+def evaluate(
+    config_files: ConfigOption,
+    run: RunOption,
+    seed: SeedOption,
+    split: SplitOption,
+    out: OutOption,
+    embeddings: Annotated[Path, typer.Option("--embeddings", help="Folder of the embed stage.")],
+) -> None:
+    """Score one run's embeddings: verification and identification, with intervals."""
+    from facemae.evaluate import evaluate as stage
+
+    stage(config.load(config_files), run, seed, embeddings, split, out)
+
+
+@app.command()
+def compare(
+    config_files: ConfigOption,
+    results: Annotated[
+        Path, typer.Option("--results", help="Folder of results to compare and to write into.")
+    ],
+) -> None:
+    """Compare all runs pair by pair and write the verdict."""
+    from facemae.compare import compare as stage
+
+    stage(config.load(config_files), results)
+
+
+@app.command()
+def report(
+    config_files: ConfigOption,
+    results: Annotated[Path, typer.Option("--results", help="Folder of results to show.")],
+    out: Annotated[Path, typer.Option("--out", help="HTML page to write.")],
+) -> None:
+    """Write the page of charts and tables that goes into the report."""
+    from facemae.report import report as stage
+
+    stage(config.load(config_files), results, out)
+
+
+@app.command()
+def doctor(
+    config_files: ConfigOption = [Path("config.yaml")],  # noqa: B006 - typer copies it
+) -> None:
+    """Tell whether the main job can run here: versions, device, disk, data, locks."""
+    from facemae.doctor import doctor as check
+
+    raise typer.Exit(check(config_files))
+
+
+def _task(
+    config_files: list[Path], run: str, seed: int, faces: Path, split: Path, out: Path, threads: int
+) -> Any:
+    from facemae.task import Task
+
+    return Task(config.load(config_files), run, seed, faces, split, out, threads)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"facemae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hold the options of the command as a whole."""
+
+
+def main() -> None:
+    """Run the command line; expected failures end with one sentence and their own exit code."""
+    try:
+        app()
+    except FaceMAEError as error:
+        print(f"facemae: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The embedding stage: evaluation people's faces as vectors, by a trained run or by a baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from facemae import files, results
+from facemae.baselines import BASELINES
+from facemae.data.store import Faces
+from facemae.device import Compute
+from facemae.models.embedder import embed as embed_batch
+from facemae.models.patches import to_input
+from facemae.models.weights import load_embedder
+from facemae.progress import say, track
+from facemae.task import Task, on_device
+
+BATCH = 64
+
+
+def embed(task: Task, finetuned: Path) -> None:
+    """Write the embeddings that a run's face embedder gives the evaluation people.
+
+    Args:
+        task: The stage.
+        finetuned: Folder of the run's `finetune` stage.
+    """
+    compute = task.compute()
+    faces = task.load(results.ROLE_EVALUATION)
+    say(task.label, f"{len(faces.images)} faces, {compute}")
+    embeddings = _embed_all(finetuned, faces, compute, task.label)
+    trained = results.read_json(finetuned / results.METRICS)
+    _write(task, faces, embeddings, str(compute), trained["seconds"])
+
+
+def embed_baseline(task: Task) -> None:
+    """Write the vectors that the baseline `task.name` gives the evaluation people."""
+    compute = task.compute()
+    training, faces = task.load(results.ROLE_TRAIN), task.load(results.ROLE_EVALUATION)
+    say(task.label, f"{len(faces.images)} faces, trains nothing, {compute}")
+    embeddings = BASELINES[task.name](training.images, faces.images, task.experiment, task.seed)
+    _write(task, faces, embeddings, "cpu, float32", {})
+
+
+def _embed_all(finetuned: Path, faces: Faces, compute: Compute, label: str) -> np.ndarray:
+    embedder = load_embedder(finetuned)
+    compute.place(embedder)
+    images = on_device(faces, compute)
+    starts = range(0, len(images), BATCH)
+    parts = []
+    for start in track(starts, len(starts), label, "batches"):
+        with compute.autocast():
+            parts.append(embed_batch(embedder, to_input(images[start : start + BATCH])).cpu())
+    return torch.cat(parts).numpy()
+
+
+def _write(task: Task, faces: Faces, embeddings: np.ndarray, device: str, seconds: dict[str, float]) -> None:
+    table = pd.DataFrame(
+        {
+            "sample_id": faces.sample_ids,
+            "person": faces.people,
+            "embedding": list(embeddings.astype(np.float32)),
+        }
+    )
+    results.write_table(task.out / results.EMBEDDINGS, table, results.EMBEDDING_COLUMNS)
+    files.write_json(task.out / results.CONFIG, {"run": task.name, "seed": task.seed})
+    results.write_metrics(task.out, [], seed=task.seed, device=device, seconds=seconds)

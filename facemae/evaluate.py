@@ -1,0 +1,99 @@
+"""The evaluation stage: from the embeddings of unseen people to metrics with intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from facemae import config, files, metrics, results
+from facemae.errors import IntegrityError
+from facemae.progress import say
+from facemae.statistics import identity_weights, percentile_interval
+
+
+def evaluate(
+    experiment: config.Experiment, name: str, seed: int, embeddings: Path, split: Path, out: Path
+) -> None:
+    """Write metrics, pair scores and the values of every metric on the shared resamples of people.
+
+    The resamples depend on the evaluation people and the configuration alone, so all runs are scored on
+    the same ones and can be compared pair by pair.
+
+    Args:
+        experiment: The configuration.
+        name: The run or baseline.
+        seed: Its seed.
+        embeddings: Folder of its `embed` stage.
+        split: Role and fold of every face.
+        out: The stage's folder.
+
+    Raises:
+        IntegrityError: the embeddings are not those of the evaluation people, each once.
+    """
+    settings = experiment.evaluate
+    table = _evaluated(embeddings / results.EMBEDDINGS, split)
+    people, identity = np.unique(table["person"].to_numpy(str), return_inverse=True)
+    fold = table.groupby("person")["fold"].first().loc[list(people)].to_numpy(int)
+    vectors = np.stack(table["embedding"].to_list())
+    weights = identity_weights(len(people), settings.resamples, experiment.split.seed)
+    measured = metrics.evaluate(
+        vectors, identity, fold, table["enrolled"].to_numpy(bool), weights, settings.far_targets
+    )
+
+    _write_metrics(measured, experiment, seed, len(people), embeddings, out)
+    files.write_json(out / results.CONFIG, {"run": name, "seed": seed} | settings.model_dump())
+    samples = {each.name: each.samples for each in measured if each.samples is not None}
+    results.write_table(out / results.RESAMPLES, pd.DataFrame(samples), list(samples))
+    _write_scores(vectors, identity, people, out)
+    primary = next(each for each in measured if each.name == settings.primary)
+    say(f"evaluate {name}/{seed}", f"{primary.name} {primary.value:.3f} on {len(people)} unseen people")
+
+
+def _evaluated(embeddings: Path, split: Path) -> pd.DataFrame:
+    """Return the embeddings with fold and enrolment, checked against the split."""
+    roles = results.read_table(split)
+    roles = roles[roles["role"] == results.ROLE_EVALUATION]
+    found = results.read_table(embeddings)
+    if sorted(found["sample_id"]) != sorted(roles["sample_id"]):
+        raise IntegrityError(f"{embeddings} was made for another split; run the embed stage again.")
+    return found.drop(columns="person").merge(roles, on="sample_id", validate="one_to_one")
+
+
+def _write_metrics(
+    measured: list[metrics.Measurement],
+    experiment: config.Experiment,
+    seed: int,
+    people: int,
+    embeddings: Path,
+    out: Path,
+) -> None:
+    source = results.read_json(embeddings / results.METRICS)
+    entries = []
+    for each in measured:
+        interval = (
+            None if each.samples is None else percentile_interval(each.samples, experiment.evaluate.level)
+        )
+        entries.append(
+            results.metric(
+                each.name, each.value, n=each.n, interval=interval, protocol=each.protocol, note=each.note
+            )
+        )
+    results.write_metrics(
+        out, entries, seed=seed, device=source["device"], seconds=source["seconds"], people=people,
+        dataset=experiment.dataset,
+    )  # fmt: skip
+
+
+def _write_scores(vectors: np.ndarray, identity: np.ndarray, people: np.ndarray, out: Path) -> None:
+    pairs = metrics.all_pairs(vectors, identity)
+    table = pd.DataFrame(
+        {
+            "first": pd.Categorical(people[pairs.first]),
+            "second": pd.Categorical(people[pairs.second]),
+            "genuine": pairs.genuine,
+            "score": pairs.score.astype(np.float32),
+        }
+    )
+    results.write_table(out / results.SCORES, table, results.SCORE_COLUMNS)

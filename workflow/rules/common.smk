@@ -1,0 +1,79 @@
+"""What the rules share: the checked configuration and where its results go."""
+
+import json
+import sys
+from pathlib import Path
+
+from snakemake.utils import validate
+
+from facemae import config as settings
+from facemae.data.sources import folder_state
+from facemae.errors import UsageError
+from facemae.files import write_json
+from facemae.results import Results
+
+try:
+    EXPERIMENT = settings.parse(config)
+except UsageError as error:
+    print(f"facemae: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+validate(config, "../schemas/config.schema.json")
+
+RESULTS = Results(Path(EXPERIMENT.results))
+# Runs and baselines give the same two files of embeddings, so that one rule evaluates both.
+STAGE = str(RESULTS.root / "{run}" / "{seed}")
+
+
+wildcard_constraints:
+    run="|".join([*EXPERIMENT.run_names, *EXPERIMENT.baselines]),
+    seed=r"\d+",
+
+
+def folder_states():
+    """Return what tells that a folder of photos has changed since it was listed."""
+    folders = [EXPERIMENT.data.labelled] if EXPERIMENT.data.labelled != "orl" else []
+    folders += [EXPERIMENT.data.unlabelled] if EXPERIMENT.data.unlabelled else []
+    return [folder_state(Path(folder)) for folder in folders if Path(folder).is_dir()]
+
+
+def section(*names):
+    """Return a function of a rule's wildcards: the run's sections, which re-run the rule when they change."""
+
+    def of_run(wildcards):
+        run = EXPERIMENT.run(wildcards.run).model_dump()
+        return json.dumps([run[name] for name in names])
+
+    return of_run
+
+
+def pretrained(wildcards):
+    """Return the encoder that a run is fine-tuned from; none for a run from scratch."""
+    if EXPERIMENT.run(wildcards.run).pretrain is None:
+        return []
+    return f"{STAGE}/pretrain/encoder.safetensors".format(**wildcards)
+
+
+def gpus(wildcards):
+    """Return how many GPUs a network's stage takes: one where the machine has any, else none."""
+    wanted = EXPERIMENT.device != "cpu" and Path("/proc/driver/nvidia/version").exists()
+    return int(wanted)
+
+
+def evaluated(filename):
+    """Return a file of the evaluate stage of every run, baseline and seed."""
+    return [
+        str(RESULTS.stage(name, seed, "evaluate") / filename)
+        for name in (*EXPERIMENT.run_names, *EXPERIMENT.baselines)
+        for seed in EXPERIMENT.seeds_of(name)
+    ]
+
+
+def pretrain_files(filename):
+    """Return a file of the pretrain stage of every run that has one, for every seed."""
+    return [
+        str(RESULTS.stage(name, seed, "pretrain") / filename)
+        for name in EXPERIMENT.run_names
+        for seed in EXPERIMENT.seeds
+        if EXPERIMENT.run(name).pretrain is not None
+    ]

@@ -1,0 +1,169 @@
+"""From a trained run, or a control, to the verdict and the report's page."""
+
+RUN = "|".join(EXPERIMENT.run_names)
+BASELINE = "|".join(EXPERIMENT.baselines) or "none"
+
+
+rule embed:
+    input:
+        faces=RESULTS.faces,
+        split=RESULTS.split,
+        embedder=f"{STAGE}/finetune/embedder.safetensors",
+        metrics=f"{STAGE}/finetune/metrics.json",
+    output:
+        f"{STAGE}/embed/embeddings.parquet",
+        f"{STAGE}/embed/metrics.json",
+        f"{STAGE}/embed/config.json",
+    log:
+        "logs/{run}/{seed}/embed.log",
+    wildcard_constraints:
+        run=RUN,
+    conda:
+        "../envs/facemae.yaml"
+    threads: 1
+    resources:
+        gpu=gpus,
+        mem_mb=2000,
+        runtime=60,
+    params:
+        config=RESULTS.config,
+        out=f"{STAGE}/embed",
+        finetuned=f"{STAGE}/finetune",
+    shell:
+        """
+        python -m facemae embed \
+            --config {params.config:q} \
+            --run {wildcards.run} \
+            --seed {wildcards.seed} \
+            --faces {input.faces:q} \
+            --split {input.split:q} \
+            --finetuned {params.finetuned:q} \
+            --out {params.out:q} \
+            --threads {threads} 2>&1 | tee {log:q}
+        """
+
+
+rule baseline:
+    input:
+        faces=RESULTS.faces,
+        split=RESULTS.split,
+    output:
+        f"{STAGE}/embed/embeddings.parquet",
+        f"{STAGE}/embed/metrics.json",
+        f"{STAGE}/embed/config.json",
+    log:
+        "logs/{run}/{seed}/baseline.log",
+    wildcard_constraints:
+        run=BASELINE,
+    conda:
+        "../envs/facemae.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        config=RESULTS.config,
+        out=f"{STAGE}/embed",
+        model=EXPERIMENT.defaults.model.model_dump_json(),
+    shell:
+        """
+        python -m facemae baseline \
+            --config {params.config:q} \
+            --run {wildcards.run} \
+            --seed {wildcards.seed} \
+            --faces {input.faces:q} \
+            --split {input.split:q} \
+            --out {params.out:q} \
+            --threads {threads} 2>&1 | tee {log:q}
+        """
+
+
+rule evaluate:
+    input:
+        split=RESULTS.split,
+        embeddings=f"{STAGE}/embed/embeddings.parquet",
+        metrics=f"{STAGE}/embed/metrics.json",
+    output:
+        f"{STAGE}/evaluate/metrics.json",
+        f"{STAGE}/evaluate/scores.parquet",
+        f"{STAGE}/evaluate/resamples.parquet",
+        f"{STAGE}/evaluate/config.json",
+    log:
+        "logs/{run}/{seed}/evaluate.log",
+    conda:
+        "../envs/facemae.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        config=RESULTS.config,
+        out=f"{STAGE}/evaluate",
+        embeddings=f"{STAGE}/embed",
+        evaluate=EXPERIMENT.evaluate.model_dump_json(exclude={"primary"}),
+    shell:
+        """
+        python -m facemae evaluate \
+            --config {params.config:q} \
+            --run {wildcards.run} \
+            --seed {wildcards.seed} \
+            --embeddings {params.embeddings:q} \
+            --split {input.split:q} \
+            --out {params.out:q} 2>&1 | tee {log:q}
+        """
+
+
+rule compare:
+    input:
+        metrics=evaluated("metrics.json"),
+        resamples=evaluated("resamples.parquet"),
+    output:
+        RESULTS.summary,
+        RESULTS.leaderboard,
+        RESULTS.verdicts,
+        RESULTS.verdict,
+    log:
+        "logs/compare.log",
+    localrule: True
+    conda:
+        "../envs/facemae.yaml"
+    params:
+        config=RESULTS.config,
+        results=EXPERIMENT.results,
+        evaluate=EXPERIMENT.evaluate.model_dump_json(),
+        runs=json.dumps(config["runs"], sort_keys=True),
+    shell:
+        "python -m facemae compare --config {params.config:q} --results {params.results:q} 2>&1 | tee {log:q}"
+
+
+rule report:
+    input:
+        leaderboard=RESULTS.leaderboard,
+        verdicts=RESULTS.verdicts,
+        verdict=RESULTS.verdict,
+        outcomes=RESULTS.outcomes,
+        scores=evaluated("scores.parquet"),
+        logs=pretrain_files("log.jsonl"),
+        reconstructions=pretrain_files("reconstructions.safetensors"),
+    output:
+        report(
+            RESULTS.overview,
+            category="Verdict",
+            labels={"page": "verdict, charts and reconstructions"},
+            caption="../report/overview.rst",
+        ),
+    log:
+        "logs/report.log",
+    localrule: True
+    conda:
+        "../envs/facemae.yaml"
+    params:
+        config=RESULTS.config,
+        results=EXPERIMENT.results,
+    shell:
+        """
+        python -m facemae report \
+            --config {params.config:q} \
+            --results {params.results:q} \
+            --out {output:q} 2>&1 | tee {log:q}
+        """

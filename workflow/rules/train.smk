@@ -1,0 +1,86 @@
+"""The training of one run and seed. Checkpoints lie in hidden folders beside the outputs, undeclared:
+Snakemake deletes the declared outputs of a job that failed or was killed, and with them all progress.
+"""
+
+
+rule pretrain:
+    input:
+        faces=RESULTS.faces,
+        split=RESULTS.split,
+    output:
+        f"{STAGE}/pretrain/encoder.safetensors",
+        f"{STAGE}/pretrain/decoder.safetensors",
+        f"{STAGE}/pretrain/reconstructions.safetensors",
+        f"{STAGE}/pretrain/log.jsonl",
+        f"{STAGE}/pretrain/metrics.json",
+        f"{STAGE}/pretrain/config.json",
+    log:
+        "logs/{run}/{seed}/pretrain.log",
+    benchmark:
+        "logs/{run}/{seed}/pretrain.benchmark.tsv"
+    conda:
+        "../envs/facemae.yaml"
+    threads: 1
+    resources:
+        gpu=gpus,
+        mem_mb=2000,
+        runtime=1440,
+    params:
+        config=RESULTS.config,
+        out=f"{STAGE}/pretrain",
+        section=section("model", "pretrain"),
+        compute=[EXPERIMENT.device, EXPERIMENT.precision],
+    shell:
+        """
+        python -m facemae pretrain \
+            --config {params.config:q} \
+            --run {wildcards.run} \
+            --seed {wildcards.seed} \
+            --faces {input.faces:q} \
+            --split {input.split:q} \
+            --out {params.out:q} \
+            --threads {threads} 2>&1 | tee {log:q}
+        """
+
+
+rule finetune:
+    input:
+        faces=RESULTS.faces,
+        split=RESULTS.split,
+        pretrained=pretrained,
+    output:
+        f"{STAGE}/finetune/embedder.safetensors",
+        f"{STAGE}/finetune/log.jsonl",
+        f"{STAGE}/finetune/metrics.json",
+        f"{STAGE}/finetune/config.json",
+    log:
+        "logs/{run}/{seed}/finetune.log",
+    benchmark:
+        "logs/{run}/{seed}/finetune.benchmark.tsv"
+    conda:
+        "../envs/facemae.yaml"
+    threads: 1
+    resources:
+        gpu=gpus,
+        mem_mb=2000,
+        runtime=1440,
+    params:
+        config=RESULTS.config,
+        out=f"{STAGE}/finetune",
+        pretrained=lambda wildcards, input: (
+            ["--pretrained", Path(input.pretrained).parent] if input.pretrained else []
+        ),
+        section=section("model", "finetune"),
+        compute=[EXPERIMENT.device, EXPERIMENT.precision],
+    shell:
+        """
+        python -m facemae finetune \
+            --config {params.config:q} \
+            --run {wildcards.run} \
+            --seed {wildcards.seed} \
+            --faces {input.faces:q} \
+            --split {input.split:q} \
+            {params.pretrained:q} \
+            --out {params.out:q} \
+            --threads {threads} 2>&1 | tee {log:q}
+        """
