@@ -20,8 +20,9 @@ _BETTER_PHOTO = "Try a brighter, front-facing photo."
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one photo: code "OK", "NO_FACE", "LOW_SCORE" or an image error's "E_...".
+    """What became of one photo.
 
+    `code` is "OK", "NO_FACE", "LOW_SCORE", "NO_LANDMARKS" or an image error's "E_...".
     `sha256` and `bytes` describe the file, if it was read. `faces` counts those of at least the minimum
     score, or all if none has it; the values after it describe the chosen one: `landmarks` (5 pairs) and
     `face_px`, the box width, in pixels of the upright photo, `residual` in pixels of the aligned face.
@@ -104,5 +105,13 @@ def _align(outcome: Outcome, image: Image.Image, faces: list[Face], size: int, m
     if len(sure) > 1:
         reason = f"{len(sure)} faces found; the largest is used."
         outcome = replace(outcome, reason=reason, hint="Crop the photo if another face is meant.")
-    matrix = similarity(face.landmarks, template(size))
+    try:
+        matrix = similarity(face.landmarks, template(size))
+    except ValueError:  # the detector put all landmarks on one point
+        return replace(
+            outcome,
+            code="NO_LANDMARKS",
+            reason="Eyes, nose and mouth were not told apart.",
+            hint=_BETTER_PHOTO,
+        ), None
     return replace(outcome, residual=residual(face.landmarks, matrix, size)), warp(image, matrix, size)

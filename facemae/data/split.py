@@ -64,8 +64,8 @@ def _draw(people: list[str], paired: set[str], split: config.Split) -> list[str]
     if min(wanted, len(paired)) < needed or len(people) - wanted < 2:
         raise DataError(
             f"There are too few people: {len(people)}, of whom {len(paired)} have two or more usable faces; "
-            f"evaluating on a share of {split.evaluation_share} in {split.folds} folds takes {needed} of those "
-            "and 2 others to train on. Add people, lower split.folds or change split.evaluation_share."
+            f"evaluating on a share of {split.evaluation_share} in {split.folds} folds takes {needed} of "
+            "those and 2 others to train on. Add people, lower split.folds or change split.evaluation_share."
         )
     candidates = sorted(paired)
     order = np.random.default_rng(split.seed).permutation(len(candidates))

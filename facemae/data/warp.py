@@ -50,15 +50,36 @@ def similarity(source: Array, target: Array) -> NDArray[np.float64]:
 
 
 def warp(image: Image.Image, matrix: Array, size: int) -> NDArray[np.uint8]:
-    """Sample an RGB image through `matrix` (image to output) into (size, size, 3); outside is black."""
+    """Sample an RGB image through `matrix` (image to output) into (size, size, 3).
+
+    Outside the photo its border pixels continue: a black wedge would tell a network the pose.
+    """
     shrink = int(1 / math.sqrt(np.linalg.det(matrix[:, :2])))
     if shrink > 1:  # bicubic sampling looks at 4 x 4 pixels: what it would skip is averaged first
         image = image.reduce(shrink)
     inverse = np.linalg.inv(np.vstack([matrix, (0, 0, 1)]))[:2] / max(shrink, 1)
-    output = image.transform(
+    border = _border(inverse, image.size, size)
+    inverse[:, 2] += border
+    output = _widen(image, border).transform(
         (size, size), Image.Transform.AFFINE, tuple(inverse.ravel()), Image.Resampling.BICUBIC
     )
     return np.asarray(output)
+
+
+def _border(inverse: Array, image_size: tuple[int, int], size: int) -> int:
+    """Return how many pixels the output square reaches beyond the image, and the sampling kernel with it."""
+    corners = np.array([(0, 0, 1), (size, 0, 1), (0, size, 1), (size, size, 1)]) @ inverse.T
+    beyond = max(-corners.min(), (corners - image_size).max()) + 2
+    # A wild transform must not cost memory; past this distance nothing of the photo is in view anyway.
+    return min(math.ceil(max(beyond, 0)), 2 * max(image_size))
+
+
+def _widen(image: Image.Image, border: int) -> Image.Image:
+    if border == 0:
+        return image
+    return Image.fromarray(
+        np.pad(np.asarray(image), ((border, border), (border, border), (0, 0)), mode="edge")
+    )
 
 
 def residual(landmarks: Array, matrix: Array, size: int) -> float:

@@ -118,10 +118,13 @@ def test_strong_reduction_averages_instead_of_skipping():
     assert np.abs(small[5:-5, 5:-5].astype(int) - 128).max() <= 1
 
 
-def test_outside_is_black():
-    moved = warp(Image.new("RGB", (40, 40), "white"), make(1, 0, 30, 0), 112)
-    assert moved[20, 10].max() == 0
-    assert moved[20, 50].min() == 255
+def test_outside_continues_the_border():
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels[:, 0], pixels[:, -1] = (200, 0, 0), (0, 0, 200)
+    moved = warp(Image.fromarray(pixels), make(1, 0, 30, 0), 112)
+    assert moved[20, 10].tolist() == [200, 0, 0]  # left of the photo: its left column
+    assert moved[20, 100].tolist() == [0, 0, 200]  # right of it: its right column
+    assert moved[100, 50].tolist() == [0, 0, 0]  # below it: its black middle
 
 
 def test_residual_is_the_rms_distance():
