@@ -23,8 +23,7 @@ report: "workflow/report/workflow.rst"
 
 
 onstart:
-    # Not a rule's output: a change to one run must not make every other run look out of date.
-    write_json(RESULTS.config, EXPERIMENT.model_dump())
+    start()
 
 
 rule all:

@@ -201,6 +201,18 @@ def report(
 
 
 @app.command()
+def where(config_files: ConfigOption) -> None:
+    """Print the verdict and where results, report and app are."""
+    from facemae import results
+
+    paths = results.Results(Path(config.load(config_files).results))
+    typer.echo(f"Verdict  {results.read_json(paths.verdict)['headline']}")
+    typer.echo(f"Results  {paths.summary}")
+    typer.echo(f"Report   {paths.report if paths.report.exists() else paths.overview}")
+    typer.echo("App      make app, or: streamlit run app.py")
+
+
+@app.command()
 def doctor(
     config_files: ConfigOption = [Path("config.yaml")],  # noqa: B006 - typer copies it
 ) -> None:

@@ -166,6 +166,17 @@ def test_of_equally_good_cuts_the_lowest_is_taken():
     assert metrics.fold_thresholds(pairs, np.array([0, 0, 1, 1]))[0, 0] == pytest.approx(0.4)
 
 
+def test_a_score_at_the_threshold_is_accepted():
+    first, second, fold = np.array([0, 0, 2, 2]), np.array([0, 1, 2, 3]), np.array([0, 0, 1, 1])
+    pairs = Comparisons(np.array([0.5, 0.125, 0.75, 0.25]), first, second)
+    assert metrics.fold_thresholds(pairs, fold).tolist() == [[0.5, 0.3125]]
+    assert metrics.accuracy_score(pairs, fold).tolist() == [1.0]
+    # Nothing lies between neighbouring floats; the threshold must still turn the lower one down.
+    above = np.nextafter(0.5, 1)
+    neighbours = Comparisons(np.array([0.9, 0.1, above, 0.5]), first, second)
+    assert metrics.fold_thresholds(neighbours, fold)[0, 0] == above
+
+
 def test_a_threshold_that_accepts_all_is_minus_infinity():
     first, second = np.array([0, 0, 2, 2]), np.array([0, 1, 2, 3])
     worst = Comparisons(np.array([0.1, 0.9, 0.1, 0.9]), first, second)

@@ -1,5 +1,6 @@
 """What the rules share: the checked configuration and where its results go."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -8,13 +9,13 @@ from snakemake.utils import validate
 
 from facemae import config as settings
 from facemae.data.sources import folder_state
-from facemae.errors import UsageError
-from facemae.files import write_json
+from facemae.errors import FaceMAEError
+from facemae.files import exclusive, write_json
 from facemae.results import Results
 
 try:
     EXPERIMENT = settings.parse(config)
-except UsageError as error:
+except FaceMAEError as error:
     print(f"facemae: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 
@@ -25,9 +26,32 @@ RESULTS = Results(Path(EXPERIMENT.results))
 STAGE = str(RESULTS.root / "{run}" / "{seed}")
 
 
+LOCKS = contextlib.ExitStack()  # held until this process ends, however it ends
+
+
 wildcard_constraints:
     run="|".join([*EXPERIMENT.run_names, *EXPERIMENT.baselines]),
     seed=r"\d+",
+
+
+def start():
+    """Take the results folder for this workflow and write down the configuration it runs with.
+
+    The lock is the kernel's, so unlike Snakemake's own (switched off in the profile) none is left
+    behind by a kill. The configuration is no rule's output: as an input of every rule, a change to one
+    run would make all of them look out of date.
+    """
+    try:
+        LOCKS.enter_context(exclusive(RESULTS.root / ".workflow.lock"))
+        write_json(RESULTS.config, EXPERIMENT.model_dump())
+    except FaceMAEError as error:
+        fail(error)
+
+
+def fail(error):
+    """End with the error's sentence and exit code."""
+    print(f"facemae: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def folder_states():
@@ -52,6 +76,13 @@ def pretrained(wildcards):
     if EXPERIMENT.run(wildcards.run).pretrain is None:
         return []
     return f"{STAGE}/pretrain/encoder.safetensors".format(**wildcards)
+
+
+def pretrained_option(wildcards, input):
+    """Return the option that hands the encoder's folder to fine-tuning."""
+    return (
+        ["--pretrained", Path(str(input.pretrained)).parent] if input.pretrained else []
+    )
 
 
 def gpus(wildcards):

@@ -27,8 +27,8 @@ rule embed:
         runtime=60,
     params:
         config=RESULTS.config,
-        out=f"{STAGE}/embed",
-        finetuned=f"{STAGE}/finetune",
+        out=subpath(output[0], parent=True),
+        finetuned=subpath(input.embedder, parent=True),
     shell:
         """
         python -m facemae embed \
@@ -63,7 +63,7 @@ rule baseline:
         runtime=60,
     params:
         config=RESULTS.config,
-        out=f"{STAGE}/embed",
+        out=subpath(output[0], parent=True),
         model=EXPERIMENT.defaults.model.model_dump_json(),
     shell:
         """
@@ -98,8 +98,8 @@ rule evaluate:
         runtime=60,
     params:
         config=RESULTS.config,
-        out=f"{STAGE}/evaluate",
-        embeddings=f"{STAGE}/embed",
+        out=subpath(output[0], parent=True),
+        embeddings=subpath(input.embeddings, parent=True),
         evaluate=EXPERIMENT.evaluate.model_dump_json(exclude={"primary"}),
     shell:
         """
@@ -129,7 +129,7 @@ rule compare:
         "../envs/facemae.yaml"
     params:
         config=RESULTS.config,
-        results=EXPERIMENT.results,
+        results=subpath(output[0], parent=True),
         evaluate=EXPERIMENT.evaluate.model_dump_json(),
         runs=json.dumps(config["runs"], sort_keys=True),
     shell:
@@ -159,7 +159,7 @@ rule report:
         "../envs/facemae.yaml"
     params:
         config=RESULTS.config,
-        results=EXPERIMENT.results,
+        results=subpath(input.leaderboard, parent=True),
     shell:
         """
         python -m facemae report \

@@ -27,7 +27,7 @@ rule pretrain:
         runtime=1440,
     params:
         config=RESULTS.config,
-        out=f"{STAGE}/pretrain",
+        out=subpath(output[0], parent=True),
         section=section("model", "pretrain"),
         compute=[EXPERIMENT.device, EXPERIMENT.precision],
     shell:
@@ -66,10 +66,8 @@ rule finetune:
         runtime=1440,
     params:
         config=RESULTS.config,
-        out=f"{STAGE}/finetune",
-        pretrained=lambda wildcards, input: (
-            ["--pretrained", Path(input.pretrained).parent] if input.pretrained else []
-        ),
+        out=subpath(output[0], parent=True),
+        pretrained=pretrained_option,
         section=section("model", "finetune"),
         compute=[EXPERIMENT.device, EXPERIMENT.precision],
     shell:

@@ -1,0 +1,309 @@
+"""Charts and picture strips of the report and the app: tables in, Plotly figures or pixels out.
+
+Shapes: B faces, H side of a face in pixels, N patches. Bool masks: True = hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from facemae.metrics import higher_is_better, impostors_needed
+from facemae.wording import METRIC_NAMES
+
+Pixels = NDArray[np.uint8]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; grey is for what does not pretrain.
+STRATEGY_COLOURS = {"random": "#0072B2", "block": "#E69F00", "grid": "#009E73", "region": "#CC79A7"}
+MORE_COLOURS = ("#D55E00", "#56B4E9", "#8C6D31", "#7B61A8")
+SCRATCH_COLOUR, BASELINE_COLOUR = "#7A7A7A", "#9E9E9E"
+# White text on these has a contrast of at least 4.5, on a light page and on a dark one.
+VERDICT_COLOURS = {"worse": "#B34700", "undecided": "#56697D", "tie": "#6E6E6E", "better": "#00735C"}
+_OPPOSITE = {"better": "worse", "worse": "better"}
+_GRID = "rgba(128, 128, 128, 0.25)"
+_DASHES = ("dot", "dash", "dashdot")
+_HIDDEN_GREY = 128
+_GAP = 4  # pixels between the pictures of a strip
+
+HOW_TO_READ = {
+    "leaderboard": (
+        "Each dot is the mean over seeds and each bar its interval for new people and new training; "
+        "overlapping bars do not make two runs a tie, because the verdict compares them person by person."
+    ),
+    "verdicts": (
+        "Read down a column: is that run better or worse than the row's, or a tie, which means that no "
+        "difference was shown, not that there is none?"
+    ),
+    "roc": (
+        "The higher a curve at a false accept rate, the better; left of the dotted line fewer than 30 "
+        "false accepts are behind it, too few to tell runs apart."
+    ),
+    "pretrain": (
+        "Falling means learning, but a lower curve is no better strategy: each mask sets a puzzle of its own "
+        "difficulty. Thin lines are seeds, the bold one their mean."
+    ),
+    "finetune": (
+        "Lower means that the training people are told apart better, which says little about new people; the "
+        "loss rises early where its margin is raised. Thin lines are seeds, the bold one their mean."
+    ),
+    "cost": (
+        "Further up is better unless the metric is an error rate, further left is cheaper; a run that is only "
+        "further right bought nothing for its extra seconds."
+    ),
+    "masks": (
+        "Grey patches are hidden from the encoder; every strategy with the same ratio hides equally many, only "
+        "their places differ."
+    ),
+    "reconstructions": (
+        "Top: the face; middle: what the encoder sees; bottom: its completion. Sharper pictures do not mean "
+        "better recognition, and hidden patches may borrow brightness and contrast from the original."
+    ),
+}
+ALT = {
+    "leaderboard": "Dot plot: one metric with its interval for every run, and the controls below a line.",
+    "verdicts": "Matrix of verdicts, better, tie, worse or undecided, for every run against every other.",
+    "roc": "Line chart: true accept rate against false accept rate, one curve per run and control.",
+    "pretrain": "Line chart: pretraining loss by step for every pretrained run and seed.",
+    "finetune": "Line chart: fine-tuning loss by step for every run and seed.",
+    "cost": "Scatter plot: one metric with its interval against the seconds of training, one mark per run.",
+    "masks": "One face several times, each time with other patches hidden in grey.",
+    "reconstructions": "Rows of faces: original, with hidden patches in grey, and reconstructed.",
+}
+
+
+def metric_label(name: str) -> str:
+    """Return a metric's name in words."""
+    kind, _, target = name.partition("=")
+    if kind == "tar_at_far":
+        return f"true accept rate at a FAR of {target}"
+    if kind == "far_at_target":
+        return f"FAR achieved for {target}"
+    return METRIC_NAMES.get(name, name)
+
+
+def palette(leaderboard: pd.DataFrame) -> dict[str, str]:
+    """Return each run's colour: its strategy's, or another one where runs share a strategy."""
+    colours: dict[str, str] = {}
+    more = iter(MORE_COLOURS * len(leaderboard))
+    for row in leaderboard.drop_duplicates("run").itertuples():
+        colour = STRATEGY_COLOURS.get(str(row.strategy))
+        if row.kind == "baseline":
+            colour = BASELINE_COLOUR
+        elif row.strategy == "none":
+            colour = SCRATCH_COLOUR
+        elif colour is None or colour in colours.values():
+            colour = next(more)
+        colours[str(row.run)] = colour
+    return colours
+
+
+def leaderboard_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
+    """Draw a metric with its interval per run, best on top, and the controls below a line."""
+    table = leaderboard[(leaderboard["metric"] == metric) & leaderboard["value"].notna()]
+    best_last = table.sort_values("value", ascending=higher_is_better(metric))
+    baselines = best_last[best_last["kind"] == "baseline"]
+    runs = best_last[best_last["kind"] == "run"]
+    colours, figure = palette(leaderboard), go.Figure()
+    for row in pd.concat([baselines, runs]).itertuples():
+        marker = {"size": 11, "symbol": "diamond-open" if row.kind == "baseline" else "circle"}
+        figure.add_scatter(
+            x=[row.value], y=[row.run], mode="markers", showlegend=False,
+            marker=marker | {"color": colours[row.run]}, error_x=_interval(row, colours[row.run]),
+            hovertemplate=f"{row.run}: {_with_interval(row)}<extra></extra>",
+        )  # fmt: skip
+    if len(baselines) and len(runs):
+        figure.add_hline(y=len(baselines) - 0.5, line={"color": _GRID, "width": 2, "dash": "dot"})
+    _finish(figure, x=_axis_title(metric), y=None, height=110 + 36 * len(table))
+    return figure
+
+
+def verdict_matrix(
+    verdicts: pd.DataFrame, metric: str, runs: Sequence[str], controls: Sequence[str]
+) -> go.Figure:
+    """Draw the verdict on every run (column) against every other run and control (row)."""
+    table = verdicts[verdicts["metric"] == metric]
+    judged = {(row["run_a"], row["run_b"]): row for row in table.to_dict("records")}
+    opponents = [*runs, *controls]
+    codes = list(VERDICT_COLOURS)
+    cells = [[_cell(judged, run, opponent) for run in runs] for opponent in opponents]
+    figure = go.Figure(
+        go.Heatmap(
+            x=list(runs), y=opponents, xgap=3, ygap=3, zmin=0, zmax=len(codes) - 1, showscale=False,
+            z=[[codes.index(cell["verdict"]) if cell else None for cell in row] for row in cells],
+            colorscale=[[place / (len(codes) - 1), colour] for place, colour in enumerate(VERDICT_COLOURS.values())],
+            text=[[_cell_text(cell) for cell in row] for row in cells], texttemplate="%{text}",
+            textfont={"color": "white", "size": 12}, hoverongaps=False,
+            hovertext=[[_cell_hover(cell, metric) for cell in row] for row in cells],
+            hovertemplate="%{hovertext}<extra></extra>",
+        )
+    )  # fmt: skip
+    _finish(figure, x="this run…", y="…against this one", height=130 + 46 * len(opponents))
+    figure.update_xaxes(side="top", showgrid=False, zeroline=False)
+    figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
+    return figure
+
+
+def roc_chart(
+    curves: pd.DataFrame, colours: Mapping[str, str], controls: Sequence[str], *, every_seed: bool = False
+) -> go.Figure:
+    """Draw ROC curves over a logarithmic false accept rate: the mean over seeds, or every seed."""
+    figure = go.Figure()
+    for name, part in curves.groupby("run", sort=False):
+        dash = _DASHES[list(controls).index(name) % len(_DASHES)] if name in controls else "solid"
+        style = {"color": colours[str(name)], "dash": dash}
+        lines = [seed for _, seed in part.groupby("seed")] if every_seed else [_mean(part, "far", "tar")]
+        for place, line in enumerate(lines):
+            _add_line(figure, line["far"], line["tar"], str(name), style, show=place == 0)
+    impostors = int(curves["impostors"].min())
+    far = np.geomspace(1 / impostors, 1.0, 50)
+    _add_line(figure, far, far, "chance", {"color": _GRID, "width": 2})
+    enough = impostors_needed(1.0) / impostors
+    style = {"color": BASELINE_COLOUR, "dash": "dot", "width": 1}
+    if enough < 1:
+        _add_line(figure, [enough, enough], [0, 1], "30 false accepts", style)
+    _finish(figure, x="false accept rate (FAR, logarithmic)", y="true accept rate", height=440)
+    figure.update_xaxes(type="log", dtick=1, exponentformat="power")
+    figure.update_yaxes(range=[0, 1.02])
+    return figure
+
+
+def learning_chart(curves: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
+    """Draw the loss by step: every seed thin, each run's mean bold."""
+    figure = go.Figure()
+    for name, part in curves.groupby("run", sort=False):
+        colour = colours[str(name)]
+        for _, seed in part.groupby("seed"):
+            _add_line(figure, seed["step"], seed["loss"], str(name), {"color": colour, "width": 1}, show=False)
+            figure.data[-1].opacity = 0.4
+        mean = _mean(part, "step", "loss")
+        _add_line(figure, mean["step"], mean["loss"], str(name), {"color": colour, "width": 2.5})
+    _finish(figure, x="step", y="loss", height=360)
+    return figure
+
+
+def cost_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
+    """Draw a metric with its interval against the seconds of all training."""
+    table = leaderboard[(leaderboard["metric"] == metric) & leaderboard["value"].notna()]
+    symbols = ("circle", "square", "diamond", "triangle-up", "star", "cross", "hexagon")
+    colours, figure = palette(leaderboard), go.Figure()
+    for place, row in enumerate(table.itertuples()):
+        seconds = row.seconds_pretrain + row.seconds_finetune
+        symbol = symbols[place % len(symbols)] + ("-open" if row.kind == "baseline" else "")
+        figure.add_scatter(
+            x=[seconds], y=[row.value], name=row.run, mode="markers", error_y=_interval(row, colours[row.run]),
+            marker={"size": 11, "color": colours[row.run], "symbol": symbol},
+            hovertemplate=f"{row.run}: {_with_interval(row)}, {seconds:.0f} s<extra></extra>",
+        )  # fmt: skip
+    _finish(figure, x="seconds of training", y=_axis_title(metric), height=400)
+    figure.update_xaxes(rangemode="tozero")
+    return figure
+
+
+def masked(face: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
+    """Return faces (B, H, H, 3) with their hidden patches in flat grey."""
+    side = round(hidden.shape[1] ** 0.5)
+    patch = face.shape[1] // side
+    grid = hidden.reshape(-1, side, side).repeat(patch, axis=1).repeat(patch, axis=2)
+    return np.where(grid[..., None], np.uint8(_HIDDEN_GREY), face)
+
+
+def strip(rows: Sequence[Pixels]) -> Pixels:
+    """Arrange rows of faces, each (B, H, H, 3), into one RGBA picture with transparent gaps."""
+    lines = [_join(list(_opaque(row)), axis=1) for row in rows]
+    return _join(lines, axis=0)
+
+
+def reconstruction_strip(face: Pixels, hidden: NDArray[np.bool_], reconstruction: Pixels) -> Pixels:
+    """Return one picture with the rows original, masked and reconstructed."""
+    return strip([face, masked(face, hidden), reconstruction])
+
+
+def mask_strip(face: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
+    """Return one face (H, H, 3) as often as there are masks (B, N), each drawn on it."""
+    return strip([masked(np.repeat(face[None], len(hidden), axis=0), hidden)])
+
+
+def _opaque(faces: Pixels) -> Pixels:
+    return np.concatenate([faces, np.full_like(faces[..., :1], 255)], axis=-1)
+
+
+def _join(pictures: list[Pixels], axis: int) -> Pixels:
+    shape = list(pictures[0].shape)
+    shape[axis] = _GAP
+    gap = np.zeros(shape, dtype=np.uint8)
+    return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=axis)
+
+
+def _cell(judged: Mapping[tuple[str, str], Any], run: str, opponent: str) -> dict[str, Any] | None:
+    """Return the comparison from `run`'s side, turned around where the table has it the other way."""
+    if (run, opponent) in judged:
+        return dict(judged[run, opponent])
+    row = judged.get((opponent, run))
+    if row is None:
+        return None
+    return row | {
+        "run_a": run, "run_b": opponent, "verdict": _OPPOSITE.get(row["verdict"], row["verdict"]),
+        "difference": -row["difference"], "ci_low": -row["ci_high"], "ci_high": -row["ci_low"],
+        "seconds_difference": -row["seconds_difference"],
+    }  # fmt: skip
+
+
+def _cell_text(cell: dict[str, Any] | None) -> str:
+    return f"<b>{cell['verdict']}</b><br>{cell['difference']:+.3f}" if cell else ""
+
+
+def _cell_hover(cell: dict[str, Any] | None, metric: str) -> str:
+    if cell is None:
+        return ""
+    return (
+        f"<b>{cell['run_a']} against {cell['run_b']}: {cell['verdict']}</b><br>"
+        f"{metric_label(metric)}: {cell['difference']:+.3f} ({cell['ci_low']:+.3f} to {cell['ci_high']:+.3f})<br>"
+        f"adjusted p: {cell['p_adjusted']:.3f}<br>"
+        f"a difference of {cell['detectable']:.3f} would have been seen"
+    )
+
+
+def _mean(part: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    return part.groupby(x, as_index=False)[y].mean()
+
+
+def _interval(row: Any, colour: str) -> dict[str, Any]:
+    return {
+        "type": "data", "symmetric": False, "array": [row.ci_high - row.value],
+        "arrayminus": [row.value - row.ci_low], "thickness": 2, "width": 5, "color": colour,
+    }  # fmt: skip
+
+
+def _with_interval(row: Any) -> str:
+    return f"{row.value:.3f} ({row.ci_low:.3f} to {row.ci_high:.3f})"
+
+
+def _axis_title(metric: str) -> str:
+    direction = "higher" if higher_is_better(metric) else "lower"
+    return f"{metric_label(metric)} ({direction} is better)"
+
+
+def _add_line(
+    figure: go.Figure, x: Any, y: Any, name: str, line: Mapping[str, Any], *, show: bool = True
+) -> None:
+    figure.add_scatter(
+        x=np.asarray(x), y=np.asarray(y), name=name, legendgroup=name, showlegend=show, mode="lines",
+        line={"width": 2} | dict(line), hovertemplate=f"{name}: %{{y:.3f}} at %{{x:.3g}}<extra></extra>",
+    )  # fmt: skip
+
+
+def _finish(figure: go.Figure, *, x: str, y: str | None, height: int) -> None:
+    """Give a figure what all share; text has no colour of its own, so that the page's theme sets it."""
+    figure.update_layout(
+        template="none", height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 10, "r": 10, "t": 10, "b": 10}, font={"size": 13}, hovermode="closest",
+        legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0}, dragmode=False,
+    )  # fmt: skip
+    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True}
+    figure.update_xaxes(title={"text": x, "standoff": 10}, **axis)
+    figure.update_yaxes(title={"text": y, "standoff": 10} if y else None, **axis)

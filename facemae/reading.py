@@ -1,0 +1,223 @@
+"""What the report and the app show, read from a results folder into tables; nothing here needs PyTorch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from facemae import config, metrics, results
+from facemae.errors import FaceMAEError, IntegrityError
+from facemae.results import Results
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ROC_POINTS = 160
+OUTCOME_COLUMNS = ["sample_id", "person", "code", "reason", "hint"]
+RUN_DETAILS = ["commit", "versions", "device", "dataset", "people"]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The verdict in words: the content of verdict.json."""
+
+    metric: str
+    people: int
+    seeds: int
+    headline: str
+    sentences: list[str]
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """A few faces of unseen people as a run sees and completes them.
+
+    Attributes:
+        face: (B, H, H, 3) uint8.
+        hidden: (B, N) bool, True = hidden.
+        reconstruction: (B, H, H, 3) uint8; visible patches are the face's own.
+    """
+
+    face: NDArray[np.uint8]
+    hidden: NDArray[np.bool_]
+    reconstruction: NDArray[np.uint8]
+
+
+def checked(read: Callable[P, T]) -> Callable[P, T]:
+    """Turn whatever a damaged file provokes into one sentence; a missing file stays FileNotFoundError."""
+
+    @functools.wraps(read)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(*args, **kwargs)
+        except (FaceMAEError, FileNotFoundError):
+            raise
+        except (OSError, ValueError, TypeError, LookupError, SafetensorError) as error:
+            what = read.__name__.replace("_", " ")
+            raise IntegrityError(
+                f"The {what} in this results folder cannot be read ({type(error).__name__}): a file is damaged "
+                "or was made by another version; delete the folder and run the workflow again."
+            ) from error
+
+    return reading
+
+
+@checked
+def experiment(paths: Results) -> config.Experiment:
+    """Return the experiment as it was run."""
+    return config.parse(results.read_json(paths.config))
+
+
+@checked
+def verdict(paths: Results) -> Headline:
+    """Return the verdict in words."""
+    found = results.read_json(paths.verdict)
+    return Headline(
+        str(found["metric"]),
+        int(found["people"]),
+        int(found["seeds"]),
+        str(found["headline"]),
+        [str(sentence) for sentence in list(found["sentences"])],
+    )
+
+
+@checked
+def leaderboard(paths: Results) -> pd.DataFrame:
+    """Return one row per run and metric, runs in the order of the configuration, baselines last."""
+    return _known(paths, results.read_table(paths.leaderboard, results.LEADERBOARD_COLUMNS), "run")
+
+
+@checked
+def summary(paths: Results) -> pd.DataFrame:
+    """Return one row per run, seed and metric."""
+    return _known(paths, results.read_table(paths.summary, results.SUMMARY_COLUMNS), "run")
+
+
+@checked
+def verdicts(paths: Results) -> pd.DataFrame:
+    """Return one row per pair of runs and metric."""
+    return _known(paths, results.read_table(paths.verdicts, results.VERDICT_COLUMNS), "run_a", "run_b")
+
+
+def _known(paths: Results, table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Keep the rows of runs that the configuration names, whose spelling it has checked."""
+    setup = experiment(paths)
+    names = [*setup.run_names, *setup.baselines]
+    for column in columns:
+        table = table[table[column].isin(names)]
+    order = {name: place for place, name in enumerate(names)}
+    return table.sort_values(columns[0], key=lambda run: run.map(order), kind="stable").reset_index(drop=True)
+
+
+@checked
+def details(paths: Results) -> dict[str, Any]:
+    """Return what the first evaluated run says of commit, versions, device, data set and people."""
+    setup = experiment(paths)
+    folder = paths.stage(setup.run_names[0], setup.seeds[0], "evaluate")
+    found = results.read_json(folder / results.METRICS)
+    return {name: found[name] for name in RUN_DETAILS}
+
+
+@checked
+def roc_curves(paths: Results) -> pd.DataFrame:
+    """Return the ROC curve of every run, baseline and seed at common false accept rates.
+
+    The columns are run, seed, far, tar and impostors, the number of impostor pairs behind it.
+    """
+    setup = experiment(paths)
+    curves = []
+    for name in [*setup.run_names, *setup.baselines]:
+        for seed in setup.seeds_of(name):
+            file = paths.stage(name, seed, "evaluate") / results.SCORES
+            curves.append(_roc(results.read_table(file, ["genuine", "score"])).assign(run=name, seed=seed))
+    return pd.concat(curves, ignore_index=True)
+
+
+def _roc(scores: pd.DataFrame) -> pd.DataFrame:
+    genuine = scores["genuine"].to_numpy(bool)
+    side = np.zeros(len(scores), dtype=np.int64)
+    pairs = metrics.Comparisons(scores["score"].to_numpy(float), side, side + ~genuine)
+    curve, impostors = metrics.roc(pairs), int((~genuine).sum())
+    far = np.geomspace(1 / impostors, 1.0, ROC_POINTS)
+    # The last threshold that keeps to a rate; between two thresholds nothing is assumed.
+    last = np.searchsorted(curve.far, far * (1 + 1e-9), side="right") - 1
+    return pd.DataFrame({"far": far, "tar": curve.tar[last], "impostors": impostors})
+
+
+@checked
+def learning_curves(paths: Results, stage: str) -> pd.DataFrame:
+    """Return run, seed, step and loss of every log of a training stage ("pretrain" or "finetune")."""
+    setup = experiment(paths)
+    logs = [
+        pd.DataFrame(results.read_log(file), columns=["step", "loss"]).assign(run=name, seed=seed)
+        for name, seed, file in _stage_files(paths, setup, stage, results.LOG)
+    ]
+    table = pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(columns=["step", "loss", "run", "seed"])
+    return table.astype({"step": float, "loss": float})
+
+
+def _stage_files(
+    paths: Results, setup: config.Experiment, stage: str, filename: str
+) -> Iterator[tuple[str, int, Path]]:
+    for name in setup.run_names:
+        for seed in setup.seeds:
+            file = paths.stage(name, seed, stage) / filename
+            if file.is_file():
+                yield name, seed, file
+
+
+@checked
+def reconstructions(paths: Results, run: str, seed: int) -> Reconstructions:
+    """Return the faces that a run's pretraining kept to show.
+
+    Raises:
+        FileNotFoundError: the run has no pretraining, or not yet.
+    """
+    file = paths.stage(run, seed, "pretrain") / results.RECONSTRUCTIONS
+    with safe_open(file, framework="numpy") as content:
+        shown = Reconstructions(*(content.get_tensor(n) for n in ("face", "hidden", "reconstruction")))
+    side = round(shown.hidden.shape[1] ** 0.5)
+    if shown.face.shape != shown.reconstruction.shape or shown.face.shape[1] % side:
+        raise ValueError("the faces and their masks do not belong together")
+    return shown
+
+
+def pretrained(setup: config.Experiment) -> list[str]:
+    """Return the names of the runs with pretraining."""
+    return [name for name in setup.run_names if setup.run(name).pretrain is not None]
+
+
+@checked
+def outcomes(paths: Results) -> pd.DataFrame:
+    """Return what became of each input photo: sample_id, person, code, reason and hint."""
+    return pd.DataFrame(results.read_log(paths.outcomes), columns=OUTCOME_COLUMNS).fillna("").astype(str)
+
+
+@checked
+def photo_paths(paths: Results) -> dict[str, bytes]:
+    """Return where each input photo was, by sample_id."""
+    table = results.read_table(paths.photos, results.PHOTO_COLUMNS)
+    return {str(sample): bytes(path) for sample, path in zip(table["sample_id"], table["path"], strict=True)}
+
+
+@checked
+def faces(paths: Results) -> pd.DataFrame:
+    """Return sample_id, person and role of every aligned face, those of evaluation people first."""
+    split = results.read_table(paths.split, ["sample_id", "person", "role"])
+    first = split["role"] != results.ROLE_EVALUATION
+    return split.assign(first=first).sort_values(["first", "sample_id"], kind="stable").drop(columns="first")
+
+
+@checked
+def face(paths: Results, sample_id: str) -> bytes:
+    """Return one aligned face as PNG."""
+    table = results.read_table(paths.faces, ["sample_id", "image"]).set_index("sample_id")
+    return bytes(table.loc[sample_id, "image"])

@@ -1,0 +1,212 @@
+"""The real workflow, run once on the tiny configuration with real faces, then asked what it would do next."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from facemae import results
+from facemae.results import Results
+
+ROOT = Path(__file__).parent.parent
+STAGES = {"pretrain", "finetune", "embed", "evaluate"}
+
+
+def command(*arguments: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--cores",
+        "2",
+        *arguments,
+    ]
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def planned(folder: Path, *arguments: str) -> set[tuple[str, str]]:
+    """Return the (rule, run) pairs that a dry run lists."""
+    told = snakemake(folder, "--dry-run", *arguments)
+    assert told.returncode == 0, told.stderr
+    found = set()
+    for block in re.split(r"\n(?=(?:local)?rule )", told.stdout + told.stderr):
+        rule = re.match(r"(?:local)?rule (\w+):", block)
+        run = re.search(r"wildcards: run=(\w+)", block)
+        if rule:
+            found.add((rule[1], run[1] if run else ""))
+    return found
+
+
+def write_config(folder: Path, difference: dict) -> None:
+    content = yaml.safe_load((ROOT / "config.yaml").read_text())
+    tiny = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
+    from facemae.config import merge
+
+    (folder / "config.yaml").write_text(json.dumps(merge(merge(content, tiny), difference)))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("workflow")
+    write_config(folder, {})
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def paths(finished) -> Results:
+    return Results(finished / "results-tiny")
+
+
+def test_every_result_is_there_and_fits_its_schema(paths):
+    summary = results.read_table(paths.summary)
+    assert list(summary.columns) == results.SUMMARY_COLUMNS
+    assert set(summary["run"]) == {"scratch", "random", "region", "pixels"}
+    assert set(summary.loc[summary["run"] == "region", "seed"]) == {0, 1}
+    values = summary["value"].dropna()
+    assert values.between(0, 1).all()
+    inside = summary.dropna(subset=["value"])
+    assert (inside["ci_low"] <= inside["ci_high"]).all()
+    refused = summary[summary["metric"] == "tar_at_far=0.001"]
+    assert refused["value"].isna().all()
+    assert refused["note"].str.contains("impostor").all()
+
+
+def test_the_verdict_table_compares_every_pair_once(paths):
+    verdicts = results.read_table(paths.verdicts)
+    primary = verdicts[verdicts["metric"] == "roc_auc"]
+    pairs = {frozenset(pair) for pair in zip(primary["run_a"], primary["run_b"], strict=True)}
+    assert len(pairs) == len(primary) == 3 + 3  # the runs with each other, and each with the baseline
+    assert set(verdicts["verdict"]) <= {"better", "worse", "tie"}
+    assert results.read_json(paths.verdict)["headline"]
+
+
+def test_evaluation_people_are_in_no_training(paths):
+    split = results.read_table(paths.split)
+    evaluated = set(split.loc[split["role"] == "evaluation", "person"])
+    trained = set(split.loc[split["role"] != "evaluation", "person"])
+    assert len(evaluated) == len(trained) == 20
+    assert not evaluated & trained
+    embedded = results.read_table(paths.stage("region", 0, "embed") / results.EMBEDDINGS)
+    assert set(embedded["person"]) == evaluated
+
+
+def test_every_photo_has_one_outcome(paths):
+    outcomes = pd.DataFrame(results.read_log(paths.outcomes))
+    assert len(outcomes) == outcomes["sample_id"].nunique() == 400
+
+
+def test_runs_that_share_a_seed_start_from_the_same_encoder_and_see_the_same_steps(paths):
+    logs = [results.read_log(paths.stage(run, 0, "pretrain") / results.LOG) for run in ("random", "region")]
+    assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]]
+    assert [r["learning_rate"] for r in logs[0]] == [r["learning_rate"] for r in logs[1]]
+
+
+def test_no_checkpoint_or_temporary_file_is_left(paths):
+    left = [path for path in paths.root.rglob("*") if ".tmp" in path.name or path.name.startswith("step_")]
+    assert left == []
+
+
+def test_a_second_run_does_nothing(finished):
+    assert planned(finished) == set()
+
+
+def test_a_change_to_one_run_runs_that_runs_stages_only(finished):
+    write_config(finished, {"runs": {"region": {"pretrain": {"mask_ratio": 0.5}}}})
+    try:
+        found = planned(finished)
+    finally:
+        write_config(finished, {})
+    assert {run for _, run in found} == {"region", ""}
+    assert {rule for rule, run in found if run == "region"} == STAGES
+    assert {rule for rule, run in found if not run} == {"compare", "report", "all"}
+
+
+def test_a_change_to_fine_tuning_keeps_the_pretraining(finished):
+    write_config(finished, {"defaults": {"finetune": {"steps": 9}}})
+    try:
+        rules = {rule for rule, _ in planned(finished)}
+    finally:
+        write_config(finished, {})
+    assert rules == {"finetune", "embed", "evaluate", "compare", "report", "all"}
+
+
+@pytest.mark.parametrize(
+    ("difference", "message"),
+    [
+        ({"sedes": [1]}, "facemae: sedes: unknown key, did you mean seeds"),
+        ({"defaults": {"pretrain": {"mask_ratio": 1.0}}}, "facemae: defaults.pretrain.mask_ratio: "),
+    ],
+)
+def test_a_bad_configuration_stops_before_any_work(tmp_path, difference, message):
+    write_config(tmp_path, difference)
+    done = snakemake(tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results-tiny").exists()
+
+
+def test_a_second_workflow_on_the_folder_is_refused(finished, paths):
+    write_config(finished, {"defaults": {"finetune": {"steps": 9}}})
+    lock = str(paths.root / ".workflow.lock")
+    code = (
+        "import sys; from pathlib import Path; from facemae.files import exclusive\n"
+        f"with exclusive(Path({lock!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        done = snakemake(finished)
+    finally:
+        holder.communicate("")
+        write_config(finished, {})
+    assert done.returncode == 2
+    assert f"in use by process {holder.pid}" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_workflow_finishes_with_the_same_command(finished, tmp_path):
+    """Kill -9 the workflow and its jobs, three times; the same command ends with the same weights."""
+    write_config(tmp_path, {})
+    for source in ("data", "scratch", "pixels"):
+        shutil.copytree(finished / "results-tiny" / source, tmp_path / "results-tiny" / source)
+    for seconds in (6, 9, 12):
+        process = subprocess.Popen(
+            command(),
+            cwd=tmp_path,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = snakemake(tmp_path)
+    assert done.returncode == 0, done.stderr
+    name = Path("results-tiny") / "random" / "0" / "finetune" / results.EMBEDDER
+    assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_the_workflow_is_formatted_and_lint_free():
+    for arguments in (["snakefmt", "--check", str(ROOT / "Snakefile"), str(ROOT / "workflow")],):
+        done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
