@@ -14,10 +14,10 @@ from torch import Generator, Tensor
 from facemae import config
 
 
-def random_flip(images: Tensor, generator: Generator) -> Tensor:
-    """Mirror each image (B, 3, H, H) with probability one half."""
-    flipped = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(flipped.to(images.device)[:, None, None, None], images.flip(-1), images)
+def random_flip(images: Tensor, generator: Generator, axis: int = -1) -> Tensor:
+    """Mirror each image of a batch (B, ...) along `axis`, its width, with probability one half."""
+    flipped = torch.rand(len(images), generator=generator).to(images.device) < 0.5
+    return torch.where(flipped[:, None, None, None], images.flip(axis), images)
 
 
 def random_view(images: Tensor, finetune: config.Finetune, generator: Generator) -> Tensor:

@@ -64,7 +64,7 @@ def _loss(
 
     def loss_at(step: int) -> Tensor:
         ids = batch_ids(len(faces), settings.batch_size, step, seed).to(faces.device)
-        images = random_flip(to_input(faces[ids]), generator(seed, "flip", step))
+        images = to_input(random_flip(faces[ids], generator(seed, "flip", step), axis=2))
         mask = _mask(mae, settings, len(images), generator(seed, "mask", step)).to(faces.device)
         with compute.autocast():
             prediction = mae(images, mask)

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from facemae import config
-from facemae.models.patches import position_embedding
+from facemae.models.patches import patchify, position_embedding
 
 
 def build_encoder(model: config.Model, image_size: int, *, drop_path: float = 0.0) -> VisionTransformer:
@@ -39,18 +40,18 @@ def encode(encoder: VisionTransformer, images: Tensor, visible_ids: Tensor | Non
     """Return the tokens of the visible patches, prefix tokens first: (B, K + V, D).
 
     With `visible_ids` None every patch is visible and the result is timm's own `forward_features`.
-    The hidden patches are dropped before the first block, so they cost nothing: MAE, section 3.
+    The hidden patches are dropped before they are embedded, so they cost nothing: MAE, section 3.
 
     Args:
         encoder: A timm vision Transformer.
         images: (B, 3, H, H) in [-1, 1].
         visible_ids: (B, V) indices of the visible patches.
     """
-    prefix = encoder.num_prefix_tokens
-    position = _positions(encoder)
-    tokens: Tensor = encoder.patch_embed(images) + position[:, prefix:]
+    prefix, position = encoder.num_prefix_tokens, _positions(encoder)
+    patches, place = patchify(images, encoder.patch_embed.patch_size[0]), position[:, prefix:]
     if visible_ids is not None:
-        tokens = gather_tokens(tokens, visible_ids)
+        patches, place = gather_tokens(patches, visible_ids), gather_tokens(place, visible_ids)
+    tokens = _embed_patches(encoder, patches) + place
     if prefix:
         class_token = cast(Tensor, encoder.cls_token) + position[:, :prefix]
         tokens = torch.cat([class_token.expand(len(tokens), -1, -1), tokens], dim=1)
@@ -61,8 +62,8 @@ def encode(encoder: VisionTransformer, images: Tensor, visible_ids: Tensor | Non
 
 
 def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
-    """Return the tokens (B, V, D) at `ids` (B, V) of tokens (B, N, D)."""
-    return tokens.gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[2]))
+    """Return the tokens (B, V, D) at `ids` (B, V) of tokens (B, N, D), or of (1, N, D) that all share."""
+    return tokens.expand(len(ids), -1, -1).gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
 def pool(encoder: VisionTransformer, tokens: Tensor) -> Tensor:
@@ -79,6 +80,13 @@ def set_fused_attention(network: torch.nn.Module, fused: bool) -> None:
     for module in network.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = fused  # type: ignore[assignment]
+
+
+def _embed_patches(encoder: VisionTransformer, patches: Tensor) -> Tensor:
+    """Return patches (B, V, P) as tokens (B, V, D): timm's convolution, as the linear map that it is."""
+    projection = encoder.patch_embed.proj
+    kernel = projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, 3, patch, patch) -> (D, P)
+    return F.linear(patches, kernel, projection.bias)
 
 
 def _positions(encoder: VisionTransformer) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -75,8 +76,11 @@ def build_mae(model: config.Model, pretrain: config.Pretrain, image_size: int) -
 def normalise_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return patches (B, N, P) at zero mean and unit variance, their means and deviations (B, N, 1)."""
     mean = patches.mean(dim=-1, keepdim=True)
-    deviation = (patches.var(dim=-1, keepdim=True) + EPSILON).sqrt()
-    return (patches - mean) / deviation, mean, deviation
+    centred = patches - mean
+    # Tensor.var() computes the same, several times more slowly on a CPU.
+    variance = centred.square().sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
+    deviation = (variance + EPSILON).sqrt()
+    return centred / deviation, mean, deviation
 
 
 def reconstruction_loss(prediction: Tensor, images: Tensor, mask: PatchMask, *, normalise: bool) -> Tensor:
@@ -84,12 +88,10 @@ def reconstruction_loss(prediction: Tensor, images: Tensor, mask: PatchMask, *, 
 
     With `normalise` the target of a patch is its pixels with zero mean and unit variance (MAE, section 4).
     """
-    patch = _patch_size(prediction)
-    target = patchify(images, patch)
+    target = patchify(images, _patch_size(prediction))[mask.hidden]  # (B * M, P)
     if normalise:
         target = normalise_patches(target)[0]
-    error = (prediction.float() - target).square().mean(dim=-1)  # (B, N)
-    return error[mask.hidden].mean()
+    return F.mse_loss(prediction[mask.hidden].float(), target)
 
 
 def reconstruct(prediction: Tensor, images: Tensor, mask: PatchMask, *, normalised: bool) -> Tensor:
