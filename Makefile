@@ -8,7 +8,7 @@ REPORT := results/report.html
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := all
-.PHONY: all install test app check format lock schema tiny clean help
+.PHONY: all install test app check format lock schema readme tiny clean help
 
 all: install ## Run the workflow and write the report
 	snakemake --cores all
@@ -44,11 +44,14 @@ tiny: install ## Run the whole workflow in about a minute; its numbers mean noth
 	snakemake --configfile config/tiny.yaml --cores all
 
 lock: ## Write requirements.lock anew from pyproject.toml (needs uv)
-	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--group dev --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --group dev \
+		--custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
 
 schema: install ## Write the configuration's JSON schema anew
 	python -m facemae schema > workflow/schemas/config.schema.json
+
+readme: install ## Write the verdict in results/ into README.md
+	python -m facemae readme --file README.md --results results
 
 clean: ## Delete results, logs and checkpoints; the environment stays
 	rm -rf results results-tiny logs .snakemake

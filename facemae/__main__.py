@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from facemae import __version__, config, files
-from facemae.errors import FaceMAEError
+from facemae.errors import FaceMAEError, UsageError
 
 app = typer.Typer(
     name="facemae",
@@ -201,11 +201,24 @@ def report(
 
 
 @app.command()
+def readme(
+    file: Annotated[Path, typer.Option("--file", help="README to write into.")],
+    results: Annotated[Path, typer.Option("--results", help="Folder of results to show.")],
+) -> None:
+    """Write a results folder's verdict into the README."""
+    from facemae.readme import write_readme
+
+    write_readme(file, results)
+
+
+@app.command()
 def where(config_files: ConfigOption) -> None:
     """Print the verdict and where results, report and app are."""
     from facemae import results
 
     paths = results.Results(Path(config.load(config_files).results))
+    if not paths.verdict.exists():
+        raise UsageError(f"There is no verdict in {paths.root} yet; run: snakemake --cores all")
     typer.echo(f"Verdict  {results.read_json(paths.verdict)['headline']}")
     typer.echo(f"Results  {paths.summary}")
     typer.echo(f"Report   {paths.report if paths.report.exists() else paths.overview}")

@@ -6,7 +6,7 @@ Shapes: B faces, H side of a face in pixels, N patches. Bool masks: True = hidde
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -52,12 +52,12 @@ HOW_TO_READ = {
         "loss rises early where its margin is raised. Thin lines are seeds, the bold one their mean."
     ),
     "cost": (
-        "Further up is better unless the metric is an error rate, further left is cheaper; a run that is only "
-        "further right bought nothing for its extra seconds."
+        "Further up is better unless the metric is an error rate, further left is cheaper; a run that is "
+        "only further right bought nothing for its extra seconds."
     ),
     "masks": (
-        "Grey patches are hidden from the encoder; every strategy with the same ratio hides equally many, only "
-        "their places differ."
+        "Grey patches are hidden from the encoder; every strategy with the same ratio hides equally many, "
+        "only their places differ."
     ),
     "reconstructions": (
         "Top: the face; middle: what the encoder sees; bottom: its completion. Sharper pictures do not mean "
@@ -90,15 +90,15 @@ def palette(leaderboard: pd.DataFrame) -> dict[str, str]:
     """Return each run's colour: its strategy's, or another one where runs share a strategy."""
     colours: dict[str, str] = {}
     more = iter(MORE_COLOURS * len(leaderboard))
-    for row in leaderboard.drop_duplicates("run").itertuples():
-        colour = STRATEGY_COLOURS.get(str(row.strategy))
-        if row.kind == "baseline":
+    for row in _rows(leaderboard.drop_duplicates("run")):
+        colour = STRATEGY_COLOURS.get(row["strategy"])
+        if row["kind"] == "baseline":
             colour = BASELINE_COLOUR
-        elif row.strategy == "none":
+        elif row["strategy"] == "none":
             colour = SCRATCH_COLOUR
         elif colour is None or colour in colours.values():
             colour = next(more)
-        colours[str(row.run)] = colour
+        colours[row["run"]] = colour
     return colours
 
 
@@ -109,12 +109,12 @@ def leaderboard_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
     baselines = best_last[best_last["kind"] == "baseline"]
     runs = best_last[best_last["kind"] == "run"]
     colours, figure = palette(leaderboard), go.Figure()
-    for row in pd.concat([baselines, runs]).itertuples():
-        marker = {"size": 11, "symbol": "diamond-open" if row.kind == "baseline" else "circle"}
+    for row in _rows(pd.concat([baselines, runs])):
+        name, colour = row["run"], colours[row["run"]]
+        marker = {"size": 11, "symbol": "diamond-open" if row["kind"] == "baseline" else "circle"}
         figure.add_scatter(
-            x=[row.value], y=[row.run], mode="markers", showlegend=False,
-            marker=marker | {"color": colours[row.run]}, error_x=_interval(row, colours[row.run]),
-            hovertemplate=f"{row.run}: {_with_interval(row)}<extra></extra>",
+            x=[row["value"]], y=[name], mode="markers", marker=marker | {"color": colour}, showlegend=False,
+            error_x=_interval(row, colour), hovertemplate=f"{name}: {_with_interval(row)}<extra></extra>",
         )  # fmt: skip
     if len(baselines) and len(runs):
         figure.add_hline(y=len(baselines) - 0.5, line={"color": _GRID, "width": 2, "dash": "dot"})
@@ -127,19 +127,18 @@ def verdict_matrix(
 ) -> go.Figure:
     """Draw the verdict on every run (column) against every other run and control (row)."""
     table = verdicts[verdicts["metric"] == metric]
-    judged = {(row["run_a"], row["run_b"]): row for row in table.to_dict("records")}
-    opponents = [*runs, *controls]
-    codes = list(VERDICT_COLOURS)
+    judged = {(row["run_a"], row["run_b"]): row for row in _rows(table)}
+    opponents, codes = [*runs, *controls], list(VERDICT_COLOURS)
+    colours = [[place / (len(codes) - 1), VERDICT_COLOURS[code]] for place, code in enumerate(codes)]
     cells = [[_cell(judged, run, opponent) for run in runs] for opponent in opponents]
     figure = go.Figure(
         go.Heatmap(
-            x=list(runs), y=opponents, xgap=3, ygap=3, zmin=0, zmax=len(codes) - 1, showscale=False,
+            x=list(runs), y=opponents, xgap=3, ygap=3,
             z=[[codes.index(cell["verdict"]) if cell else None for cell in row] for row in cells],
-            colorscale=[[place / (len(codes) - 1), colour] for place, colour in enumerate(VERDICT_COLOURS.values())],
+            zmin=0, zmax=len(codes) - 1, colorscale=colours, showscale=False, hoverongaps=False,
             text=[[_cell_text(cell) for cell in row] for row in cells], texttemplate="%{text}",
-            textfont={"color": "white", "size": 12}, hoverongaps=False,
             hovertext=[[_cell_hover(cell, metric) for cell in row] for row in cells],
-            hovertemplate="%{hovertext}<extra></extra>",
+            hovertemplate="%{hovertext}<extra></extra>", textfont={"color": "white", "size": 12},
         )
     )  # fmt: skip
     _finish(figure, x="this run…", y="…against this one", height=130 + 46 * len(opponents))
@@ -153,17 +152,18 @@ def roc_chart(
 ) -> go.Figure:
     """Draw ROC curves over a logarithmic false accept rate: the mean over seeds, or every seed."""
     figure = go.Figure()
-    for name, part in curves.groupby("run", sort=False):
+    for name in curves["run"].unique():
+        part = curves[curves["run"] == name]
         dash = _DASHES[list(controls).index(name) % len(_DASHES)] if name in controls else "solid"
-        style = {"color": colours[str(name)], "dash": dash}
-        lines = [seed for _, seed in part.groupby("seed")] if every_seed else [_mean(part, "far", "tar")]
+        style = {"color": colours[name], "dash": dash}
+        lines = [line for _, line in part.groupby("seed")] if every_seed else [_mean(part, "far", "tar")]
         for place, line in enumerate(lines):
-            _add_line(figure, line["far"], line["tar"], str(name), style, show=place == 0)
+            _add_line(figure, line["far"], line["tar"], name, style, show=place == 0)
     impostors = int(curves["impostors"].min())
     far = np.geomspace(1 / impostors, 1.0, 50)
-    _add_line(figure, far, far, "chance", {"color": _GRID, "width": 2})
+    _add_line(figure, far, far, "chance", {"color": _GRID})
     enough = impostors_needed(1.0) / impostors
-    style = {"color": BASELINE_COLOUR, "dash": "dot", "width": 1}
+    style = {"color": BASELINE_COLOUR, "dash": "dot"}
     if enough < 1:
         _add_line(figure, [enough, enough], [0, 1], "30 false accepts", style)
     _finish(figure, x="false accept rate (FAR, logarithmic)", y="true accept rate", height=440)
@@ -175,13 +175,13 @@ def roc_chart(
 def learning_chart(curves: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
     """Draw the loss by step: every seed thin, each run's mean bold."""
     figure = go.Figure()
-    for name, part in curves.groupby("run", sort=False):
-        colour = colours[str(name)]
+    for name in curves["run"].unique():
+        part, colour = curves[curves["run"] == name], colours[name]
         for _, seed in part.groupby("seed"):
-            _add_line(figure, seed["step"], seed["loss"], str(name), {"color": colour, "width": 1}, show=False)
+            _add_line(figure, seed["step"], seed["loss"], name, {"color": colour, "width": 1}, show=False)
             figure.data[-1].opacity = 0.4
         mean = _mean(part, "step", "loss")
-        _add_line(figure, mean["step"], mean["loss"], str(name), {"color": colour, "width": 2.5})
+        _add_line(figure, mean["step"], mean["loss"], name, {"color": colour, "width": 2.5})
     _finish(figure, x="step", y="loss", height=360)
     return figure
 
@@ -191,13 +191,14 @@ def cost_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
     table = leaderboard[(leaderboard["metric"] == metric) & leaderboard["value"].notna()]
     symbols = ("circle", "square", "diamond", "triangle-up", "star", "cross", "hexagon")
     colours, figure = palette(leaderboard), go.Figure()
-    for place, row in enumerate(table.itertuples()):
-        seconds = row.seconds_pretrain + row.seconds_finetune
-        symbol = symbols[place % len(symbols)] + ("-open" if row.kind == "baseline" else "")
+    for place, row in enumerate(_rows(table)):
+        name, colour = row["run"], colours[row["run"]]
+        seconds = row["seconds_pretrain"] + row["seconds_finetune"]
+        symbol = symbols[place % len(symbols)] + ("-open" if row["kind"] == "baseline" else "")
         figure.add_scatter(
-            x=[seconds], y=[row.value], name=row.run, mode="markers", error_y=_interval(row, colours[row.run]),
-            marker={"size": 11, "color": colours[row.run], "symbol": symbol},
-            hovertemplate=f"{row.run}: {_with_interval(row)}, {seconds:.0f} s<extra></extra>",
+            x=[seconds], y=[row["value"]], name=name, mode="markers", error_y=_interval(row, colour),
+            marker={"size": 11, "color": colour, "symbol": symbol},
+            hovertemplate=f"{name}: {_with_interval(row)}, {seconds:.0f} s<extra></extra>",
         )  # fmt: skip
     _finish(figure, x="seconds of training", y=_axis_title(metric), height=400)
     figure.update_xaxes(rangemode="tozero")
@@ -223,9 +224,14 @@ def reconstruction_strip(face: Pixels, hidden: NDArray[np.bool_], reconstruction
     return strip([face, masked(face, hidden), reconstruction])
 
 
-def mask_strip(face: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
-    """Return one face (H, H, 3) as often as there are masks (B, N), each drawn on it."""
-    return strip([masked(np.repeat(face[None], len(hidden), axis=0), hidden)])
+def mask_grid(face: Pixels, hidden: NDArray[np.bool_], columns: int) -> Pixels:
+    """Return one face (H, H, 3) as often as there are masks (B, N), each drawn on it, in rows of `columns`.
+
+    Masks that do not fill a row are left out.
+    """
+    whole = max(columns, len(hidden) // columns * columns)
+    pictures = masked(np.repeat(face[None], len(hidden), axis=0), hidden)[:whole]
+    return strip([pictures[start : start + columns] for start in range(0, len(pictures), columns)])
 
 
 def _opaque(faces: Pixels) -> Pixels:
@@ -239,10 +245,14 @@ def _join(pictures: list[Pixels], axis: int) -> Pixels:
     return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=axis)
 
 
-def _cell(judged: Mapping[tuple[str, str], Any], run: str, opponent: str) -> dict[str, Any] | None:
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return cast(list[dict[str, Any]], table.to_dict("records"))
+
+
+def _cell(judged: Mapping[tuple[str, str], dict[str, Any]], run: str, opponent: str) -> dict[str, Any] | None:
     """Return the comparison from `run`'s side, turned around where the table has it the other way."""
     if (run, opponent) in judged:
-        return dict(judged[run, opponent])
+        return judged[run, opponent]
     row = judged.get((opponent, run))
     if row is None:
         return None
@@ -260,27 +270,27 @@ def _cell_text(cell: dict[str, Any] | None) -> str:
 def _cell_hover(cell: dict[str, Any] | None, metric: str) -> str:
     if cell is None:
         return ""
+    interval = f"{cell['ci_low']:+.3f} to {cell['ci_high']:+.3f}"
     return (
         f"<b>{cell['run_a']} against {cell['run_b']}: {cell['verdict']}</b><br>"
-        f"{metric_label(metric)}: {cell['difference']:+.3f} ({cell['ci_low']:+.3f} to {cell['ci_high']:+.3f})<br>"
+        f"{metric_label(metric)}: {cell['difference']:+.3f} ({interval})<br>"
         f"adjusted p: {cell['p_adjusted']:.3f}<br>"
         f"a difference of {cell['detectable']:.3f} would have been seen"
     )
 
 
 def _mean(part: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    return part.groupby(x, as_index=False)[y].mean()
+    return part.groupby(x)[[y]].mean().reset_index()
 
 
-def _interval(row: Any, colour: str) -> dict[str, Any]:
-    return {
-        "type": "data", "symmetric": False, "array": [row.ci_high - row.value],
-        "arrayminus": [row.value - row.ci_low], "thickness": 2, "width": 5, "color": colour,
-    }  # fmt: skip
+def _interval(row: Mapping[str, Any], colour: str) -> dict[str, Any]:
+    above, below = row["ci_high"] - row["value"], row["value"] - row["ci_low"]
+    shape = {"type": "data", "symmetric": False, "thickness": 2, "width": 5, "color": colour}
+    return shape | {"array": [above], "arrayminus": [below]}
 
 
-def _with_interval(row: Any) -> str:
-    return f"{row.value:.3f} ({row.ci_low:.3f} to {row.ci_high:.3f})"
+def _with_interval(row: Mapping[str, Any]) -> str:
+    return f"{row['value']:.3f} ({row['ci_low']:.3f} to {row['ci_high']:.3f})"
 
 
 def _axis_title(metric: str) -> str:
@@ -293,7 +303,7 @@ def _add_line(
 ) -> None:
     figure.add_scatter(
         x=np.asarray(x), y=np.asarray(y), name=name, legendgroup=name, showlegend=show, mode="lines",
-        line={"width": 2} | dict(line), hovertemplate=f"{name}: %{{y:.3f}} at %{{x:.3g}}<extra></extra>",
+        line={"width": 2, **line}, hovertemplate=f"{name}: %{{y:.3f}} at %{{x:.3g}}<extra></extra>",
     )  # fmt: skip
 
 

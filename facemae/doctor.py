@@ -14,6 +14,7 @@ from packaging.version import Version
 
 from facemae import config
 from facemae.data.sources import folder_photos, orl_photos
+from facemae.driver import driver_version
 from facemae.errors import FaceMAEError, UsageError
 
 PYTHON_FLOOR = "3.11"
@@ -95,9 +96,7 @@ def _device(experiment: config.Experiment) -> str:
 
     compute = device.choose(experiment.device, experiment.precision, threads=1)
     built = f"PyTorch {torch.__version__}, CUDA {torch.version.cuda or 'none'}"
-    driver = Path("/proc/driver/nvidia/version")
-    version = driver.read_text().splitlines()[0].split("  ")[1:2] if driver.exists() else ["none"]
-    return f"{compute}; {built}, NVIDIA driver {' '.join(version)}"
+    return f"{compute}; {built}, NVIDIA driver {driver_version() or 'none'}"
 
 
 def _disk(experiment: config.Experiment) -> str:

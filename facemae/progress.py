@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -47,7 +48,9 @@ class Progress:
 
 def say(label: str, text: str) -> None:
     """Print one line to the standard error stream, flushed."""
-    print(f"[{label}] {text}", file=sys.stderr, flush=True)
+    # Whoever read the progress may be gone, as when a terminal is closed; the work goes on.
+    with contextlib.suppress(BrokenPipeError):
+        print(f"[{label}] {text}", file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], total: int, label: str, unit: str) -> Iterator[T]:

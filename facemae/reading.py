@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from facemae import config, metrics, results
+from facemae.data.sources import ORL_CREDIT
 from facemae.errors import FaceMAEError, IntegrityError
 from facemae.results import Results
 
@@ -63,8 +64,8 @@ def checked(read: Callable[P, T]) -> Callable[P, T]:
         except (OSError, ValueError, TypeError, LookupError, SafetensorError) as error:
             what = read.__name__.replace("_", " ")
             raise IntegrityError(
-                f"The {what} in this results folder cannot be read ({type(error).__name__}): a file is damaged "
-                "or was made by another version; delete the folder and run the workflow again."
+                f"The {what} in this results folder cannot be read ({type(error).__name__}): a file is "
+                "damaged or was made by another version; delete the folder and run the workflow again."
             ) from error
 
     return reading
@@ -91,7 +92,7 @@ def verdict(paths: Results) -> Headline:
 
 @checked
 def leaderboard(paths: Results) -> pd.DataFrame:
-    """Return one row per run and metric, runs in the order of the configuration, baselines last."""
+    """Return one row per run and metric: from scratch first, then pretrained, baselines last."""
     return _known(paths, results.read_table(paths.leaderboard, results.LEADERBOARD_COLUMNS), "run")
 
 
@@ -110,7 +111,7 @@ def verdicts(paths: Results) -> pd.DataFrame:
 def _known(paths: Results, table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """Keep the rows of runs that the configuration names, whose spelling it has checked."""
     setup = experiment(paths)
-    names = [*setup.run_names, *setup.baselines]
+    names = [*run_names(setup), *setup.baselines]
     for column in columns:
         table = table[table[column].isin(names)]
     order = {name: place for place, name in enumerate(names)}
@@ -134,7 +135,7 @@ def roc_curves(paths: Results) -> pd.DataFrame:
     """
     setup = experiment(paths)
     curves = []
-    for name in [*setup.run_names, *setup.baselines]:
+    for name in [*run_names(setup), *setup.baselines]:
         for seed in setup.seeds_of(name):
             file = paths.stage(name, seed, "evaluate") / results.SCORES
             curves.append(_roc(results.read_table(file, ["genuine", "score"])).assign(run=name, seed=seed))
@@ -160,14 +161,16 @@ def learning_curves(paths: Results, stage: str) -> pd.DataFrame:
         pd.DataFrame(results.read_log(file), columns=["step", "loss"]).assign(run=name, seed=seed)
         for name, seed, file in _stage_files(paths, setup, stage, results.LOG)
     ]
-    table = pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(columns=["step", "loss", "run", "seed"])
+    table = (
+        pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(columns=["step", "loss", "run", "seed"])
+    )
     return table.astype({"step": float, "loss": float})
 
 
 def _stage_files(
     paths: Results, setup: config.Experiment, stage: str, filename: str
 ) -> Iterator[tuple[str, int, Path]]:
-    for name in setup.run_names:
+    for name in run_names(setup):
         for seed in setup.seeds:
             file = paths.stage(name, seed, stage) / filename
             if file.is_file():
@@ -188,6 +191,11 @@ def reconstructions(paths: Results, run: str, seed: int) -> Reconstructions:
     if shown.face.shape != shown.reconstruction.shape or shown.face.shape[1] % side:
         raise ValueError("the faces and their masks do not belong together")
     return shown
+
+
+def run_names(setup: config.Experiment) -> list[str]:
+    """Return the names of the runs, those without pretraining first: they are what others are held against."""
+    return sorted(setup.run_names, key=lambda name: setup.run(name).pretrain is not None)
 
 
 def pretrained(setup: config.Experiment) -> list[str]:
@@ -219,5 +227,28 @@ def faces(paths: Results) -> pd.DataFrame:
 @checked
 def face(paths: Results, sample_id: str) -> bytes:
     """Return one aligned face as PNG."""
-    table = results.read_table(paths.faces, ["sample_id", "image"]).set_index("sample_id")
-    return bytes(table.loc[sample_id, "image"])
+    table = results.read_table(paths.faces, ["sample_id", "image"])
+    return bytes(table.loc[table["sample_id"] == sample_id, "image"].iloc[0])
+
+
+def credit(setup: config.Experiment) -> str:
+    """Return who is to be credited for the faces."""
+    if setup.data.labelled == "orl":
+        return f"Faces: {ORL_CREDIT}."
+    return f"Faces: the folder {setup.dataset}, supplied by the person who ran this."
+
+
+def limits(setup: config.Experiment, people: int) -> list[str]:
+    """Return what the evaluation cannot tell, one sentence each."""
+    sentences = [
+        f"It rests on {people} people, so only large differences can be seen; a tie is no proof of equality.",
+        "It makes no claim about fairness: accuracy by sex, age or skin colour is not measured.",
+        "It says nothing about attacks with photos or masks, nor about any use for access or surveillance.",
+    ]
+    if setup.data.labelled == "orl":
+        sentences.insert(
+            0,
+            "The faces are those of 40 adults photographed between 1992 and 1994 in one laboratory, mostly "
+            "white men, frontal and in good light; other people and other cameras may give another order.",
+        )
+    return sentences

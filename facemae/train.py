@@ -159,7 +159,8 @@ def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, job: Job) -> T
     tensors, facts = found
     checkpoint.unpack(tensors, network, optimizer)
     step = int(facts["step"])
-    log = [record for record in results.read_log(log_file) if record["step"] <= step]
+    known = results.read_log(log_file) if log_file.exists() else []  # none before the first line
+    log = [record for record in known if record["step"] <= step]
     results.write_lines(log_file, log)
     say(job.label, f"resumed at step {step}")
     return Trained(step, float(facts["seconds"]), list(facts["recent"]), log)

@@ -9,6 +9,7 @@ from snakemake.utils import validate
 
 from facemae import config as settings
 from facemae.data.sources import folder_state
+from facemae.driver import driver_version
 from facemae.errors import FaceMAEError
 from facemae.files import exclusive, write_json
 from facemae.results import Results
@@ -87,7 +88,7 @@ def pretrained_option(wildcards, input):
 
 def gpus(wildcards):
     """Return how many GPUs a network's stage takes: one where the machine has any, else none."""
-    wanted = EXPERIMENT.device != "cpu" and Path("/proc/driver/nvidia/version").exists()
+    wanted = EXPERIMENT.device != "cpu" and driver_version() is not None
     return int(wanted)
 
 

@@ -14,7 +14,7 @@ rule fetch:
         data=EXPERIMENT.data.model_dump_json(include={"labelled", "unlabelled"}),
         folders=folder_states(),
     shell:
-        "python -m facemae fetch --config {params.config:q} --out {output:q} 2>&1 | tee {log:q}"
+        "python -m facemae fetch --config {params.config:q} --out {output:q} 2>&1 | tee -i {log:q}"
 
 
 rule align:
@@ -49,7 +49,7 @@ rule align:
             --photos {input.photos:q} \
             --faces {output.faces:q} \
             --outcomes {output.outcomes:q} \
-            --threads {threads} 2>&1 | tee {log:q}
+            --threads {threads} 2>&1 | tee -i {log:q}
         """
 
 
@@ -71,5 +71,5 @@ rule split:
         python -m facemae split \
             --config {params.config:q} \
             --faces {input.faces:q} \
-            --out {output:q} 2>&1 | tee {log:q}
+            --out {output:q} 2>&1 | tee -i {log:q}
         """

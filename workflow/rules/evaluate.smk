@@ -39,7 +39,7 @@ rule embed:
             --split {input.split:q} \
             --finetuned {params.finetuned:q} \
             --out {params.out:q} \
-            --threads {threads} 2>&1 | tee {log:q}
+            --threads {threads} 2>&1 | tee -i {log:q}
         """
 
 
@@ -74,7 +74,7 @@ rule baseline:
             --faces {input.faces:q} \
             --split {input.split:q} \
             --out {params.out:q} \
-            --threads {threads} 2>&1 | tee {log:q}
+            --threads {threads} 2>&1 | tee -i {log:q}
         """
 
 
@@ -109,7 +109,7 @@ rule evaluate:
             --seed {wildcards.seed} \
             --embeddings {params.embeddings:q} \
             --split {input.split:q} \
-            --out {params.out:q} 2>&1 | tee {log:q}
+            --out {params.out:q} 2>&1 | tee -i {log:q}
         """
 
 
@@ -133,7 +133,7 @@ rule compare:
         evaluate=EXPERIMENT.evaluate.model_dump_json(),
         runs=json.dumps(config["runs"], sort_keys=True),
     shell:
-        "python -m facemae compare --config {params.config:q} --results {params.results:q} 2>&1 | tee {log:q}"
+        "python -m facemae compare --config {params.config:q} --results {params.results:q} 2>&1 | tee -i {log:q}"
 
 
 rule report:
@@ -165,5 +165,5 @@ rule report:
         python -m facemae report \
             --config {params.config:q} \
             --results {params.results:q} \
-            --out {output:q} 2>&1 | tee {log:q}
+            --out {output:q} 2>&1 | tee -i {log:q}
         """

@@ -39,7 +39,7 @@ rule pretrain:
             --faces {input.faces:q} \
             --split {input.split:q} \
             --out {params.out:q} \
-            --threads {threads} 2>&1 | tee {log:q}
+            --threads {threads} 2>&1 | tee -i {log:q}
         """
 
 
@@ -80,5 +80,5 @@ rule finetune:
             --split {input.split:q} \
             {params.pretrained:q} \
             --out {params.out:q} \
-            --threads {threads} 2>&1 | tee {log:q}
+            --threads {threads} 2>&1 | tee -i {log:q}
         """

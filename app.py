@@ -1,0 +1,15 @@
+"""The app: a frame around its pages. Start it with: streamlit run app.py"""
+
+import streamlit as st
+
+from facemae.app import compare, home, reconstruct, results
+
+st.set_page_config(page_title="FaceMAE", page_icon=":material/face:", layout="centered")
+
+others = [
+    st.Page(results.render, title="Results", icon=":material/table_chart:", url_path="results"),
+    st.Page(compare.render, title="Compare", icon=":material/balance:", url_path="compare"),
+    st.Page(reconstruct.render, title="Reconstruct", icon=":material/grid_view:", url_path="reconstruct"),
+]
+start = st.Page(lambda: home.render(others), title="Home", icon=":material/home:", default=True)
+st.navigation([start, *others], position="top").run()

@@ -1,0 +1,1 @@
+"""The pages of the Streamlit app; they read results and never train."""

@@ -1,0 +1,109 @@
+"""The comparison page: what each masking strategy bought, cost, hid and completed."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from facemae import charts, config, reading
+from facemae.app import shell
+from facemae.data.images import encode_png
+from facemae.reading import Reconstructions
+from facemae.wording import METRIC_NAMES
+
+SHOWN = 3  # faces of a strip, so that two strips fit side by side
+
+
+def render() -> None:
+    """Show the page."""
+    st.title("Compare masking strategies")
+    with shell.explained():
+        setup = shell.load(reading.experiment)
+        leaderboard, verdicts = shell.load(reading.leaderboard), shell.load(reading.verdicts)
+        metric = _metric(setup, leaderboard)
+        shell.chart("leaderboard", charts.leaderboard_chart(leaderboard, metric))
+        if len(verdicts):
+            _verdicts(setup, verdicts, metric)
+        st.subheader("What the extra seconds bought")
+        shell.chart("cost", charts.cost_chart(leaderboard, metric))
+        _pictures(setup)
+
+
+def _metric(setup: config.Experiment, leaderboard: pd.DataFrame) -> str:
+    names = [name for name in METRIC_NAMES if name in set(leaderboard["metric"])]
+    primary = setup.evaluate.primary
+    metric: str = st.selectbox(
+        "Metric",
+        names,
+        index=names.index(primary) if primary in names else 0,
+        format_func=charts.metric_label,
+        key="metric",
+        bind="query-params",
+    )
+    if metric != primary:
+        st.caption(f"The headline verdict is by {charts.metric_label(primary)}; this is another view of it.")
+    return metric
+
+
+def _verdicts(setup: config.Experiment, verdicts: pd.DataFrame, metric: str) -> None:
+    st.subheader("Verdicts")
+    runs = reading.run_names(setup)
+    shell.chart("verdicts", charts.verdict_matrix(verdicts, metric, runs, setup.baselines))
+    table = verdicts[verdicts["metric"] == metric].drop(columns=["metric", "p_value"])
+    with st.expander("The same in numbers", expanded=True):
+        st.dataframe(
+            table.round(3).round({"seconds_difference": 0}),
+            hide_index=True,
+            column_config=_columns(),
+            column_order=list(_columns()),
+            alt="Table of verdicts with difference, interval, adjusted p value and detectable difference.",
+        )
+        st.caption(
+            "The p value is adjusted for the number of comparisons; a true difference as large as the "
+            "detectable one would be called in four of five such evaluations."
+        )
+
+
+def _columns() -> dict[str, str]:
+    return {
+        "run_a": "Run",
+        "run_b": "Against",
+        "verdict": "Verdict",
+        "difference": "Difference",
+        "ci_low": "Interval from",
+        "ci_high": "to",
+        "p_adjusted": "Adjusted p",
+        "detectable": "Detectable",
+        "seconds_difference": "Extra seconds",
+        "budget_note": "Budget",
+    }
+
+
+def _pictures(setup: config.Experiment) -> None:
+    shown = {name: _shown(name, setup.seeds[0]) for name in reading.pretrained(setup)}
+    if not shown:
+        return
+    st.subheader("What each strategy hides")
+    st.caption(charts.HOW_TO_READ["masks"])
+    face = next(iter(shown.values())).face[0]
+    _grid(setup, {name: charts.mask_grid(face, each.hidden, SHOWN) for name, each in shown.items()}, "masks")
+    st.subheader("What each strategy completes")
+    st.caption(charts.HOW_TO_READ["reconstructions"])
+    strips = {
+        name: charts.reconstruction_strip(each.face[:SHOWN], each.hidden[:SHOWN], each.reconstruction[:SHOWN])
+        for name, each in shown.items()
+    }
+    _grid(setup, strips, "reconstructions")
+
+
+def _shown(run: str, seed: int) -> Reconstructions:
+    return shell.load(reading.reconstructions, run, seed)
+
+
+def _grid(setup: config.Experiment, pictures: dict[str, charts.Pixels], kind: str) -> None:
+    columns = st.columns(2)
+    for place, (name, picture) in enumerate(pictures.items()):
+        run = setup.run(name)
+        with columns[place % 2]:
+            shell.words(f"{name} ({run.strategy} mask, {run.mask_ratio:.0%} hidden)")
+            st.image(encode_png(picture), width="stretch", alt=f"{name}: {charts.ALT[kind]}")

@@ -1,0 +1,58 @@
+"""The start page: the verdict in words, what it rests on, and where to go next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+from streamlit.navigation.page import StreamlitPage
+
+from facemae import config, reading
+from facemae.app import shell
+
+QUESTION = (
+    "What does masked-autoencoder pretraining buy for face recognition, and which masking strategy buys most?"
+)
+ABOUT = {
+    "results": "every number with its interval, ROC and learning curves",
+    "compare": "verdicts between the masking strategies, and what each hides",
+    "reconstruct": "hide parts of a face and see what a trained model makes of it",
+}
+
+
+def render(others: Sequence[StreamlitPage] = ()) -> None:
+    """Show the page.
+
+    Args:
+        others: The pages to go on to.
+    """
+    st.title("FaceMAE")
+    st.caption(QUESTION)
+    with shell.explained():
+        setup, found = shell.load(reading.experiment), shell.load(reading.verdict)
+        _verdict(setup, found)
+        if others:
+            st.subheader("Look closer")
+        for page in others:
+            st.page_link(page, label=f"**{page.title}**: {ABOUT[page.url_path]}")
+        _small_print(setup, found)
+
+
+def _verdict(setup: config.Experiment, found: reading.Headline) -> None:
+    details = shell.load(reading.details)
+    shell.words(found.headline, tag="h3")
+    for sentence in found.sentences:
+        shell.words(sentence)
+    columns = st.columns(4)
+    columns[0].metric("Runs", len(setup.run_names), help="trained once per seed")
+    columns[1].metric("Controls", len(setup.baselines), help="scored in the same table; they train nothing")
+    columns[2].metric("Unseen people", found.people, help="evaluated on, never trained on")
+    columns[3].metric("Seeds", found.seeds, help="a verdict needs at least two")
+    st.text(f"Computed on {details['device']}, data {details['dataset']}.")
+
+
+def _small_print(setup: config.Experiment, found: reading.Headline) -> None:
+    with st.expander("What this evaluation cannot tell"):
+        for sentence in reading.limits(setup, found.people):
+            st.text(sentence)
+    st.text(reading.credit(setup))

@@ -1,0 +1,155 @@
+"""The reconstruction page: hide parts of a face and see what a trained masked autoencoder makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from facemae import charts, config, reading, results
+from facemae.app import shell
+from facemae.data.images import encode_png, open_image
+from facemae.data.sources import folder_state
+from facemae.results import Results
+
+if TYPE_CHECKING:
+    from facemae.models.mae import MaskedAutoencoder
+
+MAX_MODELS = 4
+STRATEGIES = get_args(config.Strategy)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One face, masked and completed; `error` is the mean squared error on hidden patches, as trained."""
+
+    masked: charts.Pixels
+    completed: charts.Pixels
+    visible: int
+    patches: int
+    error: float
+    normalised: bool
+
+
+def render() -> None:
+    """Show the page."""
+    st.title("Reconstruct a face")
+    st.caption("A masked autoencoder sees the visible patches only and guesses the hidden ones.")
+    with shell.explained():
+        setup, faces = shell.load(reading.experiment), shell.load(reading.faces)
+        models = _models(setup)
+        if not models:
+            raise FileNotFoundError
+        _show(setup, faces, models)
+
+
+def _models(setup: config.Experiment) -> dict[str, Path]:
+    """Return the folder of every pretrained model there is, by "run/seed"."""
+    paths = Results(shell.results_root())
+    folders = {
+        f"{name}/{seed}": paths.stage(name, seed, "pretrain")
+        for name in reading.pretrained(setup)
+        for seed in setup.seeds
+    }
+    return {name: folder for name, folder in folders.items() if (folder / results.DECODER).is_file()}
+
+
+def _show(setup: config.Experiment, faces: pd.DataFrame, models: dict[str, Path]) -> None:
+    left, right = st.columns(2)
+    face = left.selectbox("Face", faces["sample_id"].to_list(), key="face", bind="query-params")
+    model = right.selectbox("Trained model (run/seed)", list(models), key="model", bind="query-params")
+    trained = setup.run(model.partition("/")[0])
+    strategy = left.segmented_control(
+        "Mask", STRATEGIES, default=trained.strategy, required=True, key="mask", bind="query-params"
+    )
+    percent = right.slider("Hidden patches (%)", 5, 95, 75, step=5, key="hidden", bind="query-params")
+    seed = int(st.number_input("Seed of the mask", 0, 9999, 0, key="seed", bind="query-params"))
+    _say_what_differs(faces, face, trained, strategy, percent)
+
+    image = np.asarray(open_image(shell.load(reading.face, face)))
+    network, pretrain = _model(str(models[model]), folder_state(models[model]))
+    done = complete(network, pretrain, image, strategy, percent / 100, seed)
+    _pictures(image, done)
+
+
+def _say_what_differs(
+    faces: pd.DataFrame, face: str, trained: config.Run, strategy: str, percent: int
+) -> None:
+    """Say how the choice departs from what the model is made for."""
+    role = faces.loc[faces["sample_id"] == face, "role"].iloc[0]
+    if role != results.ROLE_EVALUATION:
+        st.warning("The model was trained on this face, so its completion shows memory as well as skill.")
+    usual = round(100 * (trained.mask_ratio or 0))
+    if (strategy, percent) != (trained.strategy, usual):
+        st.info(
+            f"This model was trained with the {trained.strategy} mask at {usual} %; "
+            "another mask shows how it copes with a puzzle that it never met."
+        )
+
+
+@st.cache_resource(max_entries=MAX_MODELS, show_spinner="Loading the model…")
+def _model(folder: str, state: str) -> tuple[MaskedAutoencoder, config.Pretrain]:
+    # Imported here, since PyTorch takes seconds and the other pages do without it.
+    from facemae.models.weights import load_autoencoder
+
+    return reading.checked(load_autoencoder)(Path(folder))
+
+
+def complete(
+    network: MaskedAutoencoder,
+    pretrain: config.Pretrain,
+    image: charts.Pixels,
+    strategy: str,
+    ratio: float,
+    seed: int,
+) -> Completion:
+    """Hide part of one face (H, H, 3) and let the network fill it in."""
+    import torch
+
+    from facemae.masking import make_mask
+    from facemae.models.mae import reconstruct, reconstruction_loss
+    from facemae.models.patches import to_faces, to_input
+
+    side = network.encoder.patch_embed.grid_size[0]
+    patches = side * side
+    least = 1 / patches  # at least one patch is hidden and one visible
+    generator = torch.Generator().manual_seed(seed)
+    mask = make_mask(strategy, min(max(ratio, least), 1 - least), 1, side, generator)
+    with torch.inference_mode():
+        images = to_input(torch.from_numpy(image.copy())[None])
+        prediction = network(images, mask)
+        error = reconstruction_loss(prediction, images, mask, normalise=pretrain.normalise_target)
+        completed = reconstruct(prediction, images, mask, normalised=pretrain.normalise_target)
+    return Completion(
+        masked=charts.masked(image[None], mask.hidden.numpy())[0],
+        completed=to_faces(completed)[0].numpy(),
+        visible=mask.visible_ids.shape[1],
+        patches=patches,
+        error=float(error),
+        normalised=pretrain.normalise_target,
+    )
+
+
+def _pictures(image: charts.Pixels, done: Completion) -> None:
+    for column, title, picture in zip(
+        st.columns(3),
+        ("Original", "What the encoder sees", "Reconstructed"),
+        (image, done.masked, done.completed),
+        strict=True,
+    ):
+        column.image(encode_png(picture), caption=title, width="stretch", alt=title)
+    left, right = st.columns(2)
+    left.metric("Visible patches", f"{done.visible} of {done.patches}")
+    right.metric("Error on hidden patches", f"{done.error:.3f}")
+    if done.normalised:
+        st.caption(
+            "The error is measured on patches scaled to unit variance: guessing each patch's mean would give "
+            "about 1. The model predicts no brightness or contrast; in the picture the hidden patches borrow "
+            "theirs from the original, which flatters it."
+        )
+    else:
+        st.caption("The error is the mean squared difference of pixel values from -1 to 1; lower is better.")

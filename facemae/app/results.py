@@ -1,0 +1,107 @@
+"""The results page: every number, ROC and learning curves, and the photos that were left out."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from facemae import charts, reading
+from facemae.app import shell
+
+STAGES = {"pretrain": "Pretraining", "finetune": "Fine-tuning"}
+
+
+def render() -> None:
+    """Show the page."""
+    st.title("Results")
+    with shell.explained():
+        leaderboard = shell.load(reading.leaderboard)
+        _numbers(leaderboard)
+        _roc(leaderboard)
+        _learning(leaderboard)
+        _photos()
+
+
+def _numbers(leaderboard: pd.DataFrame) -> None:
+    names = leaderboard["metric"].unique().tolist()
+    metric = st.selectbox("Metric", names, format_func=charts.metric_label, key="metric", bind="query-params")
+    table = leaderboard[leaderboard["metric"] == metric]
+    if table["value"].isna().all():
+        st.info("This metric is refused: the evaluation is too small for it.", icon=":material/block:")
+        st.text(str(table["note"].iloc[0]))
+    st.dataframe(
+        _rounded(table).drop(columns=["metric", "mask_ratio"]),
+        hide_index=True,
+        column_config=_columns(),
+        alt=f"Table: {charts.metric_label(metric)} of every run and control.",
+    )
+    st.caption("Mean over seeds, with the interval for new people and new training; controls train nothing.")
+    with st.expander("Every seed"):
+        each = shell.load(reading.summary)
+        columns = ["run", "seed", "value", "ci_low", "ci_high", "n", "note"]
+        st.dataframe(
+            _rounded(each[each["metric"] == metric])[columns], hide_index=True, column_config=_columns()
+        )
+        st.caption("One seed's interval is for new people only and knows nothing of the luck of training.")
+    st.download_button(
+        "Download all as CSV", _csv(), "facemae-summary.csv", "text/csv", icon=":material/download:"
+    )
+
+
+def _csv() -> str:
+    text: str = shell.load(reading.summary).to_csv(index=False)
+    return text
+
+
+def _rounded(table: pd.DataFrame) -> pd.DataFrame:
+    return table.round({"value": 4, "ci_low": 4, "ci_high": 4})
+
+
+def _columns() -> dict[str, str]:
+    return {
+        "run": "Run",
+        "kind": "Kind",
+        "strategy": "Mask",
+        "value": "Value",
+        "ci_low": "Interval from",
+        "ci_high": "to",
+        "seeds": "Seeds",
+        "seed": "Seed",
+        "people": "People",
+        "seconds_pretrain": "Pretraining s",
+        "seconds_finetune": "Fine-tuning s",
+        "device": "Device",
+        "note": "Note",
+    }
+
+
+def _roc(leaderboard: pd.DataFrame) -> None:
+    st.subheader("ROC curves")
+    every_seed = st.toggle("Every seed instead of the mean", key="every_seed", bind="query-params")
+    controls = leaderboard.loc[leaderboard["kind"] == "baseline", "run"].unique().tolist()
+    curves = shell.load(reading.roc_curves)
+    shell.chart("roc", charts.roc_chart(curves, charts.palette(leaderboard), controls, every_seed=every_seed))
+
+
+def _learning(leaderboard: pd.DataFrame) -> None:
+    for stage, title in STAGES.items():
+        curves = shell.load(reading.learning_curves, stage)
+        if len(curves):
+            st.subheader(title)
+            shell.chart(stage, charts.learning_chart(curves, charts.palette(leaderboard)))
+
+
+def _photos() -> None:
+    st.subheader("Photos")
+    outcomes = shell.load(reading.outcomes)
+    rejected = outcomes[outcomes["code"] != "OK"]
+    if rejected.empty:
+        st.write(f"All {len(outcomes)} photos have a usable face.")
+        return
+    st.write(f"{len(rejected)} of {len(outcomes)} photos have no usable face:")
+    st.dataframe(
+        rejected[["sample_id", "reason", "hint"]],
+        hide_index=True,
+        column_config={"sample_id": "Photo", "reason": "Why", "hint": "What helps"},
+        alt="Table of rejected photos with reason and hint.",
+    )

@@ -1,0 +1,69 @@
+"""What the pages share: cached reading, charts with their sentence, and what is shown instead of results."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from facemae import charts
+from facemae.data.sources import folder_state
+from facemae.errors import FaceMAEError
+from facemae.results import Results
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+COMMAND = "snakemake --cores all"
+
+
+def results_root() -> Path:
+    """Return the results folder that the app shows."""
+    return Path(os.environ.get("FACEMAE_RESULTS", "results"))
+
+
+def load(read: Callable[Concatenate[Results, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what a function of `facemae.reading` finds, read again only when the folder has changed."""
+    root = results_root()
+    found: T = _load(read.__name__, folder_state(root), str(root), args, kwargs, read)
+    return found
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _load(name: str, state: str, root: str, args: Any, kwargs: Any, _read: Callable[..., Any]) -> Any:
+    return _read(Results(Path(root)), *args, **kwargs)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Show a sentence and the command to run where results are missing or damaged."""
+    try:
+        yield
+    except FileNotFoundError:
+        st.info("There are no complete results here yet. One command makes them:", icon=":material/info:")
+        st.code(COMMAND, language="bash")
+        st.caption(
+            "It trains every run and compares them, in minutes on a laptop, and goes on where it stopped. "
+            "The app reads the folder in the environment variable FACEMAE_RESULTS, or else `results`."
+        )
+    except FaceMAEError as error:
+        st.warning("These results cannot be shown.", icon=":material/warning:")
+        st.text(str(error))
+        st.code(COMMAND, language="bash")
+
+
+def chart(name: str, figure: go.Figure, *, key: str | None = None) -> None:
+    """Draw a chart below the sentence that says how to read it."""
+    st.caption(charts.HOW_TO_READ[name])
+    st.plotly_chart(figure, key=key or name, config={"displayModeBar": False}, alt=charts.ALT[name])
+
+
+def words(text: str, *, tag: str = "p") -> None:
+    """Write text that came from a file, literally."""
+    st.html(f"<{tag}>{html.escape(text)}</{tag}>")

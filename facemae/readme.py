@@ -1,0 +1,93 @@
+"""The README's numbers: a block of Markdown made from a results folder, put between two markers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from facemae import results
+from facemae.errors import UsageError
+from facemae.results import Results
+from facemae.wording import METRIC_NAMES
+
+BEGIN, END = "<!-- results: made by `make readme`, do not edit -->", "<!-- /results -->"
+SHOWN = ("roc_auc", "eer", "accuracy", "rank1")
+
+
+def write_readme(readme: Path, root: Path) -> None:
+    """Replace the README's block of results by one made from the results folder `root`.
+
+    Raises:
+        UsageError: the README has no such block, or the folder no results.
+    """
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise UsageError(f"{readme} has no lines {BEGIN} and {END} to write between.")
+    before, rest = text.split(BEGIN, 1)
+    readme.write_text(
+        f"{before}{BEGIN}\n\n{results_block(root)}\n\n{END}{rest.split(END, 1)[1]}", encoding="utf-8"
+    )
+
+
+def results_block(root: Path) -> str:
+    """Return the headline, the leaderboard and the verdicts of a results folder as Markdown.
+
+    Raises:
+        UsageError: the folder holds no verdict.
+    """
+    paths = Results(root)
+    if not paths.verdict.exists():
+        raise UsageError(f"There is no verdict in {root} yet; run: snakemake --cores all")
+    words = results.read_json(paths.verdict)
+    leaderboard = results.read_table(paths.leaderboard)
+    verdicts = results.read_table(paths.verdicts)
+    verdicts = verdicts[verdicts["metric"] == words["metric"]]
+    parts = [
+        f"> **{words['headline']}**",
+        *[f"> {sentence}" for sentence in words["sentences"]],
+    ]
+    return (
+        "\n>\n".join(parts)
+        + "\n\n"
+        + _leaderboard(leaderboard)
+        + "\n\n"
+        + _verdicts(verdicts, words["metric"])
+    )
+
+
+def _leaderboard(table: pd.DataFrame) -> str:
+    rows = []
+    for run, part in table.groupby("run", sort=False):
+        values = {row.metric: row for row in part.itertuples()}
+        first = part.iloc[0]
+        cells = [_interval(values[metric]) for metric in SHOWN]
+        seconds = f"{first['seconds_pretrain']:.0f} + {first['seconds_finetune']:.0f}"
+        rows.append([f"`{run}`", *cells, seconds if first["kind"] == "run" else "none"])
+    head = ["run", *[METRIC_NAMES[metric] for metric in SHOWN], "seconds (pretraining + fine-tuning)"]
+    return _markdown(head, rows)
+
+
+def _verdicts(table: pd.DataFrame, metric: str) -> str:
+    rows = [
+        [
+            f"`{row.run_a}` against `{row.run_b}`",
+            f"{row.difference:+.3f} ({row.ci_low:+.3f} to {row.ci_high:+.3f})",
+            f"{row.p_adjusted:.3f}",
+            f"**{row.verdict}**",
+            f"{row.detectable:.3f}",
+        ]
+        for row in table.itertuples()
+    ]
+    head = ["pair", f"difference in {METRIC_NAMES[metric]}", "adjusted p", "verdict", "would have been seen"]
+    return _markdown(head, rows)
+
+
+def _interval(row: Any) -> str:
+    return f"{row.value:.3f} ({row.ci_low:.3f} to {row.ci_high:.3f})"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,217 @@
+"""The report's page: verdict, tables, charts and pictures in one HTML file that loads nothing else."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io
+import plotly.offline
+from markupsafe import Markup
+
+from facemae import charts, config, files, reading
+from facemae.data.images import ImageError, encode_png, open_image
+from facemae.errors import IntegrityError
+from facemae.progress import say
+from facemae.results import Results
+
+TEMPLATE = "report.html.jinja"
+MAX_REJECTED = 50
+THUMBNAIL = 96  # pixels
+PLOTLY_CONFIG = {"displayModeBar": False, "responsive": True}
+
+
+def report(experiment: config.Experiment, root: Path, out: Path) -> None:
+    """Write the page of a results folder.
+
+    Raises:
+        IntegrityError: a file of the folder is missing or damaged.
+    """
+    try:
+        content = _content(experiment, Results(root))
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{error.filename} is missing; run the workflow to make it.") from error
+    # What a data file says is text and nothing else: everything but our own charts is escaped.
+    environment = jinja2.Environment(
+        autoescape=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(TEMPLATE).render(content).encode("utf-8", "replace")
+    files.atomic_write(out, page)
+    say("report", f"{out} ({len(page) / 1e6:.1f} MB)")
+
+
+def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
+    leaderboard, verdicts = reading.leaderboard(paths), reading.verdicts(paths)
+    details = reading.details(paths)
+    return {
+        "verdict": reading.verdict(paths),
+        "primary": charts.metric_label(experiment.evaluate.primary),
+        "level": f"{experiment.evaluate.level:.0%}",
+        "verdicts": _verdict_tables(verdicts, experiment),
+        "leaderboard": _leaderboard_table(leaderboard),
+        "charts": _charts(experiment, paths, leaderboard, verdicts),
+        "how_to_read": charts.HOW_TO_READ,
+        "strips": _strips(experiment, paths),
+        "alignment": _alignment(paths),
+        "credit": reading.credit(experiment),
+        "limits": reading.limits(experiment, details["people"]),
+        "facts": _facts(experiment, details),
+        "plotly": Markup(plotly.offline.get_plotlyjs()),
+    }
+
+
+def _verdict_tables(verdicts: pd.DataFrame, experiment: config.Experiment) -> list[dict[str, Any]]:
+    """Return one table per metric, the primary one first."""
+    names = list(verdicts["metric"].unique())
+    names.sort(key=lambda name: name != experiment.evaluate.primary)
+    return [
+        {
+            "metric": charts.metric_label(name),
+            "rows": [_verdict_row(row) for row in verdicts[verdicts["metric"] == name].to_dict("records")],
+        }
+        for name in names
+    ]
+
+
+def _verdict_row(row: dict[Any, Any]) -> dict[str, str]:
+    interval = f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}"
+    return {
+        "pair": f"{row['run_a']} against {row['run_b']}",
+        "difference": f"{row['difference']:+.3f} ({interval})",
+        "p": f"{row['p_adjusted']:.3f}" if row["p_adjusted"] >= 0.001 else "< 0.001",
+        "verdict": str(row["verdict"]),
+        "detectable": f"{row['detectable']:.3f}",
+        "seconds": f"{row['seconds_difference']:+.0f}",
+        "budget": str(row["budget_note"]) or "equal but for the mask",
+    }
+
+
+def _leaderboard_table(leaderboard: pd.DataFrame) -> dict[str, Any]:
+    metrics = [name for name in leaderboard["metric"].unique() if not name.startswith("far_at_target")]
+    rows = []
+    for _, part in leaderboard.groupby("run", sort=False):
+        entries = {row["metric"]: row for row in part.to_dict("records")}
+        first = next(iter(entries.values()))
+        rows.append(
+            {
+                "run": first["run"],
+                "control": first["kind"] == "baseline",
+                "values": [_value(entries, name) for name in metrics],
+                "people": first["people"],
+                "seeds": first["seeds"],
+                "pretrain": f"{first['seconds_pretrain']:.0f}",
+                "finetune": f"{first['seconds_finetune']:.0f}",
+                "device": first["device"],
+            }
+        )
+    return {"metrics": [charts.metric_label(name) for name in metrics], "rows": rows}
+
+
+def _value(entries: dict[Any, dict[Any, Any]], metric: str) -> dict[str, str]:
+    """Return a cell: value, and interval, refusal or the false accept rate achieved below it."""
+    entry = entries.get(metric)
+    if entry is None:
+        return {"value": "", "more": ""}
+    if pd.isna(entry["value"]):
+        return {"value": "refused", "more": str(entry["note"])}
+    more = f"{entry['ci_low']:.3f} to {entry['ci_high']:.3f}"
+    achieved = entries.get(metric.replace("tar_at_far", "far_at_target")) if "tar_at_far" in metric else None
+    if achieved:
+        more += f", at FAR {achieved['value']:.4f}"
+    return {"value": f"{entry['value']:.3f}", "more": more}
+
+
+def _charts(
+    experiment: config.Experiment, paths: Results, leaderboard: pd.DataFrame, verdicts: pd.DataFrame
+) -> dict[str, Markup]:
+    """Return the charts that have something to show."""
+    primary, colours = experiment.evaluate.primary, charts.palette(leaderboard)
+    figures = {
+        "leaderboard": charts.leaderboard_chart(leaderboard, primary),
+        "roc": charts.roc_chart(reading.roc_curves(paths), colours, experiment.baselines),
+        "cost": charts.cost_chart(leaderboard, primary),
+    }
+    if len(verdicts):
+        figures["verdicts"] = charts.verdict_matrix(
+            verdicts, primary, reading.run_names(experiment), experiment.baselines
+        )
+    for stage in ("pretrain", "finetune"):
+        curves = reading.learning_curves(paths, stage)
+        if len(curves):
+            figures[stage] = charts.learning_chart(curves, colours)
+    return {name: _embed(name, figure) for name, figure in figures.items()}
+
+
+def _embed(name: str, figure: go.Figure) -> Markup:
+    chart = plotly.io.to_html(
+        figure, include_plotlyjs=False, full_html=False, config=PLOTLY_CONFIG, div_id=f"chart-{name}"
+    )
+    return Markup('<div role="img" aria-label="{}">{}</div>').format(charts.ALT[name], Markup(chart))
+
+
+def _strips(experiment: config.Experiment, paths: Results) -> list[dict[str, str]]:
+    strips = []
+    for name in reading.pretrained(experiment):
+        run, seed = experiment.run(name), experiment.seeds[0]
+        shown = reading.reconstructions(paths, name, seed)
+        picture = charts.reconstruction_strip(shown.face, shown.hidden, shown.reconstruction)
+        caption = f"{name}: {run.strategy} mask, {run.mask_ratio:.0%} of the patches hidden, seed {seed}"
+        strips.append(
+            {"caption": caption, "uri": _data_uri(encode_png(picture)), "alt": charts.ALT["reconstructions"]}
+        )
+    return strips
+
+
+def _alignment(paths: Results) -> dict[str, Any]:
+    outcomes = reading.outcomes(paths)
+    rejected = outcomes[outcomes["code"] != "OK"]
+    sources = reading.photo_paths(paths) if len(rejected) else {}
+    return {
+        "photos": len(outcomes),
+        "counts": outcomes["code"].value_counts().to_dict(),
+        "rejected": [
+            row | {"thumbnail": _thumbnail(sources.get(row["sample_id"]))}
+            for row in rejected.head(MAX_REJECTED).to_dict("records")
+        ],
+        "left_out": max(0, len(rejected) - MAX_REJECTED),
+    }
+
+
+def _thumbnail(path: bytes | None) -> str:
+    """Return a small copy of a photo as a data URI, or nothing where it cannot be opened any more."""
+    if path is None:
+        return ""
+    try:
+        image = open_image(Path(os.fsdecode(path)))
+    except ImageError:
+        return ""
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return _data_uri(encode_png(np.asarray(image)))
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _facts(experiment: config.Experiment, details: dict[str, Any]) -> dict[str, str]:
+    """Return how the numbers came about, by name."""
+    versions = ", ".join(f"{name} {version}" for name, version in dict(details["versions"]).items())
+    return {
+        "Data": str(details["dataset"]),
+        "People evaluated on": f"{details['people']}, none of whom any run was trained on",
+        "Seeds": ", ".join(map(str, experiment.seeds)),
+        "Bootstrap resamples of people": str(experiment.evaluate.resamples),
+        "Device": str(details["device"]),
+        "Versions": versions,
+        "Commit": str(details["commit"]),
+    }

@@ -1,0 +1,182 @@
+"""Every page: with results, without, with damaged ones, by deep link and by hand."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from results_folder import HOSTILE, HOSTILE_PHOTO
+from streamlit.testing.v1 import AppTest
+
+from facemae import charts, results
+from facemae.app import shell
+from facemae.results import Results
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("home", "results", "compare", "reconstruct")
+
+
+def open_page(name: str, **query: str) -> AppTest:
+    page = AppTest.from_string(f"from facemae.app import {name}\n{name}.render()", default_timeout=60)
+    for key, value in query.items():
+        page.query_params[key] = value
+    return run(page)
+
+
+def run(page: AppTest) -> AppTest:
+    page.run()
+    assert not page.exception
+    return page
+
+
+def written(page: AppTest) -> str:
+    """Return all text on the page, as it was sent."""
+    kinds = ("title", "header", "subheader", "caption", "markdown", "text", "info", "warning", "error", "code")
+    parts = [element.value for kind in kinds for element in page.get(kind)]
+    return "\n".join(parts + [element.proto.body for element in page.get("html")])
+
+
+@pytest.mark.usefixtures("shown")
+def test_app_starts_with_the_verdict() -> None:
+    page = run(AppTest.from_file(str(ROOT / "app.py"), default_timeout=60))
+    assert "Against training from scratch on 12 unseen people" in written(page)
+    assert len(page.get("page_link")) == 3
+
+
+@pytest.mark.usefixtures("shown")
+def test_home_says_what_it_rests_on() -> None:
+    page = open_page("home")
+    assert {metric.label: metric.value for metric in page.metric} == {
+        "Runs": "3", "Controls": "1", "Unseen people": "12", "Seeds": "2",
+    }  # fmt: skip
+    assert f"Computed on cpu {HOSTILE}" in "\n".join(text.value for text in page.text)
+    assert "What this evaluation cannot tell" in [expander.label for expander in page.expander]
+
+
+@pytest.mark.usefixtures("shown")
+def test_results_page_shows_numbers_charts_and_rejected_photos() -> None:
+    page = open_page("results")
+    assert page.dataframe[0].value["run"].tolist() == ["scratch", "random", "region", "pixels"]
+    assert len(page.get("plotly_chart")) == 3
+    assert page.dataframe[2].value["sample_id"].tolist() == [HOSTILE_PHOTO]
+    assert len(page.get("download_button")) == 1
+    page.selectbox(key="metric").set_value("tar_at_far=0.001")
+    assert "impostor pairs" in written(run(page))
+
+
+@pytest.mark.usefixtures("shown")
+def test_every_chart_and_picture_has_an_alternative_text() -> None:
+    for name in ("results", "compare"):
+        page = open_page(name)
+        assert all(chart.proto.alt for chart in page.get("plotly_chart"))
+        for sentence in [charts.HOW_TO_READ[key] for key in ("leaderboard", "verdicts", "masks")]:
+            assert name == "results" or sentence in written(page)
+        assert all(image.alt for block in page.get("imgs") for image in block.proto.imgs)
+
+
+@pytest.mark.usefixtures("shown")
+def test_compare_page_follows_the_metric() -> None:
+    page = open_page("compare")
+    assert page.dataframe[0].value["run_a"].tolist() == ["random", "region", "region"] + [
+        "scratch", "random", "region",
+    ] or len(page.dataframe[0].value) == 6  # fmt: skip
+    page.selectbox(key="metric").set_value("eer")
+    assert "The headline verdict is by ROC AUC" in written(run(page))
+
+
+@pytest.mark.usefixtures("shown")
+@pytest.mark.parametrize("name", ["results", "compare"])
+def test_a_link_restores_the_metric(name: str) -> None:
+    assert open_page(name, metric="equal error rate").selectbox(key="metric").value == "eer"
+    assert open_page(name, metric=HOSTILE).selectbox(key="metric").value == "roc_auc"
+
+
+@pytest.mark.usefixtures("shown")
+def test_reconstruct_page_hides_as_many_patches_as_asked() -> None:
+    page = open_page("reconstruct")
+    assert page.metric[0].value == "16 of 64"
+    assert not page.warning
+    assert not page.info
+    page.slider(key="hidden").set_value(50)
+    assert run(page).metric[0].value == "32 of 64"
+    assert "trained with the random mask at 75 %" in written(page)
+    page.selectbox(key="model").set_value("region/1")
+    assert "trained with the region mask" in written(run(page))
+    trained = page.selectbox(key="face").options[-1]
+    page.selectbox(key="face").set_value(trained)
+    assert "The model was trained on this face" in written(run(page))
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_link_restores_a_reconstruction() -> None:
+    page = open_page("reconstruct", model="region/1", mask="grid", hidden="25", seed="7")
+    assert page.selectbox(key="model").value == "region/1"
+    assert page.metric[0].value == "48 of 64"
+    assert page.number_input(key="seed").value == 7
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_an_empty_folder_shows_the_command(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        monkeypatch.setenv("FACEMAE_RESULTS", str(folder))
+        assert [code.value for code in open_page(name).code] == [shell.COMMAND]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff\x00PAR1"])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("home", "config"), ("home", "verdict"), ("results", "leaderboard"), ("results", "summary"),
+        ("compare", "verdicts"), ("reconstruct", "split"), ("reconstruct", "faces"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_one_sentence(name: str, file: str, damage: bytes, own: Path) -> None:
+    getattr(Results(own), file).write_bytes(damage)
+    page = open_page(name)
+    assert "These results cannot be shown." in written(page)
+    assert shell.COMMAND in [code.value for code in page.code]
+
+
+@pytest.mark.parametrize("file", [results.ENCODER, results.CONFIG, results.RECONSTRUCTIONS])
+def test_a_damaged_model_is_one_sentence(file: str, own: Path) -> None:
+    (Results(own).stage("random", 0, "pretrain") / file).write_bytes(b"{}")
+    page = open_page("compare" if file == results.RECONSTRUCTIONS else "reconstruct")
+    assert "These results cannot be shown." in written(page)
+
+
+def test_a_table_of_another_kind_is_one_sentence(own: Path) -> None:
+    (own / "leaderboard.parquet").write_bytes((own / "data" / "split.parquet").read_bytes())
+    assert "These results cannot be shown." in written(open_page("results"))
+
+
+def test_new_results_are_read_without_a_restart(own: Path) -> None:
+    open_page("home")
+    verdict = own / "verdict.json"
+    verdict.write_text(verdict.read_text().replace("Against training", "**Against** training"))
+    assert "<h3>**Against** training" in written(open_page("home"))
+
+
+def test_no_page_but_reconstruct_imports_torch(shown: Path) -> None:
+    script = f"""
+import sys
+from streamlit.testing.v1 import AppTest
+assert not AppTest.from_file({str(ROOT / "app.py")!r}, default_timeout=60).run().exception
+for name in ("home", "results", "compare"):
+    page = AppTest.from_string(f"from facemae.app import {{name}}; {{name}}.render()", default_timeout=60)
+    assert not page.run().exception
+stages = ("pretrain", "finetune", "embed", "evaluate", "compare", "prepare", "train")
+print([name for name in ("torch", *(f"facemae.{{stage}}" for stage in stages)) if name in sys.modules])
+"""
+    environment = os.environ | {"FACEMAE_RESULTS": str(shown)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_page_writes_unsafe_html() -> None:
+    sources = [path.read_text() for path in (ROOT / "facemae" / "app").glob("*.py")]
+    assert not any("unsafe_allow" in source for source in sources)

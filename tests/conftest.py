@@ -1,0 +1,113 @@
+"""What the tests share: the shipped configuration made small, and real faces without a detector."""
+
+import contextlib
+import copy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import settings
+
+from facemae import config
+
+ROOT = Path(__file__).parents[1]
+
+# Deadlines measure the machine, not the code.
+settings.register_profile("facemae", deadline=None)
+settings.load_profile("facemae")
+
+SMALL = {
+    "results": "unused",
+    "device": "cpu",
+    "precision": "float32",
+    "seeds": [0, 1],
+    "data": {"image_size": 32},
+    "split": {"folds": 2},
+    "defaults": {
+        "model": {"patch_size": 8, "width": 16, "depth": 2, "heads": 2, "embedding": 8},
+        "pretrain": {"decoder_width": 16, "decoder_heads": 2, "steps": 10, "batch_size": 4},
+        "finetune": {"steps": 10, "batch_size": 4},
+    },
+    "evaluate": {"far_targets": [0.1], "resamples": 100},
+}
+for _stage in ("pretrain", "finetune"):
+    SMALL["defaults"][_stage] |= {"log_every": 3, "checkpoint_every": 4}
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_was():
+    """Compute on one thread, and undo what choosing a device sets for the whole process."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture(scope="session")
+def root():
+    return ROOT
+
+
+@pytest.fixture
+def shipped():
+    """The content of the shipped config.yaml, to change at will."""
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Return a function that makes a small experiment, with changes laid over it."""
+    base = config.merge(yaml.safe_load((ROOT / "config.yaml").read_text()), SMALL)
+
+    def make(**changes):
+        return config.parse(config.merge(copy.deepcopy(base), changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def experiment(small):
+    return small()
+
+
+@pytest.fixture(scope="session")
+def compute():
+    import torch
+
+    from facemae.device import Compute
+
+    return Compute(torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def orl_images():
+    """Eight people's first two photos, each cut to a square and shrunk: (16, 32, 32, 3) uint8."""
+    from facemae.data.images import open_image
+    from facemae.data.sources import orl_photos
+
+    photos = [photo for photo in orl_photos() if photo.sample_id.endswith(("/01", "/02"))][:16]
+    faces = [open_image(photo.path).crop((0, 10, 92, 102)).resize((32, 32)) for photo in photos]
+    return np.stack([np.asarray(face) for face in faces])
+
+
+@pytest.fixture
+def replaced():
+    """Return a context manager that sets an attribute and puts the old one back at its end."""
+
+    @contextlib.contextmanager
+    def replace(owner, name, value):
+        before = getattr(owner, name)
+        setattr(owner, name, value)
+        try:
+            yield
+        finally:
+            setattr(owner, name, before)
+
+    return replace

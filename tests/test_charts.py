@@ -1,0 +1,167 @@
+"""Charts: what they draw, in which colour, and the pictures' pixels."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from facemae import charts
+
+RUNS = {"scratch": "none", "random": "random", "block": "block", "random-50": "random"}
+
+
+@pytest.fixture
+def leaderboard() -> pd.DataFrame:
+    rows = [
+        {
+            "run": name, "kind": "baseline" if name == "pixels" else "run", "strategy": strategy,
+            "metric": metric, "value": value + place / 100, "ci_low": value - 0.1, "ci_high": value + 0.1,
+            "seconds_pretrain": 10.0 * (strategy in ("random", "block")), "seconds_finetune": 5.0,
+        }
+        for metric, value in (("roc_auc", 0.8), ("eer", 0.2), ("tar_at_far=0.001", None))
+        if value
+        for place, (name, strategy) in enumerate([*RUNS.items(), ("pixels", "pixels")])
+    ]  # fmt: skip
+    refused = rows[0] | {"metric": "tar_at_far=0.001", "value": None, "ci_low": None, "ci_high": None}
+    return pd.DataFrame([*rows, refused])
+
+
+@pytest.fixture
+def verdicts() -> pd.DataFrame:
+    row = {"metric": "roc_auc", "ci_low": 0.01, "ci_high": 0.03, "p_value": 0.001, "p_adjusted": 0.002}
+    row |= {"difference": 0.02, "detectable": 0.015, "seconds_difference": 10.0, "budget_note": ""}
+    pairs = [("random", "scratch", "better"), ("block", "random", "tie"), ("random", "pixels", "undecided")]
+    return pd.DataFrame([row | {"run_a": a, "run_b": b, "verdict": verdict} for a, b, verdict in pairs])
+
+
+def test_colours_are_fixed_and_distinct(leaderboard: pd.DataFrame) -> None:
+    colours = charts.palette(leaderboard)
+    assert colours["random"] == charts.STRATEGY_COLOURS["random"]
+    assert colours["block"] == charts.STRATEGY_COLOURS["block"]
+    assert colours["scratch"] == charts.SCRATCH_COLOUR
+    assert colours["pixels"] == charts.BASELINE_COLOUR
+    assert len(set(colours.values())) == len(colours)
+
+
+def test_every_chart_has_both_texts() -> None:
+    assert charts.HOW_TO_READ.keys() == charts.ALT.keys()
+    assert "do not make two runs a tie" in charts.HOW_TO_READ["leaderboard"]
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("roc_auc", "ROC AUC"),
+        ("tar_at_far=0.1", "true accept rate at a FAR of 0.1"),
+        ("far_at_target=0.1", "FAR achieved for 0.1"),
+    ],
+)
+def test_metrics_have_names_in_words(name: str, label: str) -> None:
+    assert charts.metric_label(name) == label
+
+
+def test_leaderboard_has_the_best_on_top_and_baselines_below(leaderboard: pd.DataFrame) -> None:
+    def order(metric: str) -> list[str]:
+        return [trace.y[0] for trace in charts.leaderboard_chart(leaderboard, metric).data]
+
+    assert order("roc_auc") == ["pixels", "scratch", "random", "block", "random-50"]
+    assert order("eer") == ["pixels", "random-50", "block", "random", "scratch"]
+    trace = charts.leaderboard_chart(leaderboard, "roc_auc").data[-1]
+    assert trace.error_x.array[0] == pytest.approx(0.07)
+    assert trace.error_x.arrayminus[0] == pytest.approx(0.13)
+
+
+def test_a_refused_metric_draws_nothing(leaderboard: pd.DataFrame) -> None:
+    assert not charts.leaderboard_chart(leaderboard, "tar_at_far=0.001").data
+    assert not charts.cost_chart(leaderboard, "tar_at_far=0.001").data
+
+
+def test_matrix_says_verdicts_in_words_from_both_sides(verdicts: pd.DataFrame) -> None:
+    heat = charts.verdict_matrix(verdicts, "roc_auc", ["scratch", "random", "block"], ["pixels"]).data[0]
+    text = {row: list(cells) for row, cells in zip(heat.y, heat.text, strict=True)}
+    assert text["scratch"] == ["", "<b>better</b><br>+0.020", ""]
+    assert text["random"] == ["<b>worse</b><br>-0.020", "", "<b>tie</b><br>+0.020"]
+    assert text["pixels"] == ["", "<b>undecided</b><br>+0.020", ""]
+    hover = heat.hovertext[1][0]
+    assert "scratch against random: worse" in hover
+    assert "-0.020 (-0.030 to -0.010)" in hover
+    assert "a difference of 0.015 would have been seen" in hover
+
+
+def test_matrix_text_is_readable_on_every_verdict() -> None:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for colour in charts.VERDICT_COLOURS.values():
+        assert 1.05 / (luminance(colour) + 0.05) >= 4.5
+
+
+def curves() -> pd.DataFrame:
+    far = [0.01, 0.1, 1.0]
+    return pd.concat(
+        pd.DataFrame({"far": far, "tar": [0.1 + seed / 10, 0.5, 1.0], "impostors": 1000}).assign(
+            run=run, seed=seed
+        )
+        for run in ("random", "pixels")
+        for seed in (0, 1)
+    )
+
+
+def test_roc_draws_the_mean_or_every_seed() -> None:
+    colours = {"random": "#0072B2", "pixels": "#9E9E9E"}
+    mean = charts.roc_chart(curves(), colours, ["pixels"])
+    assert [trace.name for trace in mean.data] == ["random", "pixels", "chance", "30 false accepts"]
+    assert mean.data[0].y[0] == pytest.approx(0.15)
+    assert mean.data[1].line.dash == "dot"
+    assert mean.data[3].x[0] == pytest.approx(0.03)
+    assert mean.layout.xaxis.type == "log"
+    every = charts.roc_chart(curves(), colours, ["pixels"], every_seed=True)
+    assert len(every.data) == 6
+    assert [trace.showlegend for trace in every.data[:4]] == [True, False, True, False]
+
+
+def test_learning_curves_are_thin_per_seed_and_bold_for_the_mean() -> None:
+    table = pd.DataFrame(
+        {"run": "random", "seed": [0, 0, 1, 1], "step": [1, 2, 1, 2], "loss": [1.0, 0.5, 2.0, 1.5]}
+    )
+    figure = charts.learning_chart(table, {"random": "#0072B2"})
+    assert [trace.line.width for trace in figure.data] == [1, 1, 2.5]
+    assert list(figure.data[2].y) == [1.5, 1.0]
+
+
+def test_cost_chart_adds_up_the_training(leaderboard: pd.DataFrame) -> None:
+    figure = charts.cost_chart(leaderboard, "roc_auc")
+    assert {trace.name: trace.x[0] for trace in figure.data}["random"] == 15.0
+    assert len({trace.marker.symbol for trace in figure.data}) == len(figure.data)
+
+
+def test_no_chart_paints_its_background(leaderboard: pd.DataFrame, verdicts: pd.DataFrame) -> None:
+    figures: list[go.Figure] = [
+        charts.leaderboard_chart(leaderboard, "roc_auc"),
+        charts.cost_chart(leaderboard, "roc_auc"),
+        charts.verdict_matrix(verdicts, "roc_auc", ["scratch", "random"], []),
+    ]
+    assert {figure.layout.paper_bgcolor for figure in figures} == {"rgba(0,0,0,0)"}
+    assert {figure.layout.font.color for figure in figures} == {None}
+
+
+def test_masked_greys_out_hidden_patches_only() -> None:
+    face = np.full((1, 4, 4, 3), 200, dtype=np.uint8)
+    hidden = np.array([[True, False, False, False]])
+    picture = charts.masked(face, hidden)[0, ..., 0]
+    assert (picture[:2, :2] == 128).all()
+    assert (picture[2:] == 200).all()
+    assert (picture[:2, 2:] == 200).all()
+
+
+def test_strips_have_transparent_gaps() -> None:
+    face = np.full((2, 8, 8, 3), 200, dtype=np.uint8)
+    hidden = np.zeros((2, 4), dtype=bool)
+    picture = charts.reconstruction_strip(face, hidden, face)
+    assert picture.shape == (3 * 8 + 2 * 4, 2 * 8 + 4, 4)
+    assert picture[0, 0].tolist() == [200, 200, 200, 255]
+    assert picture[9, 0, 3] == 0
+    assert charts.mask_grid(face[0], np.zeros((5, 4), dtype=bool), 2).shape == (20, 20, 4)
+    assert charts.mask_grid(face[0], np.zeros((1, 4), dtype=bool), 2).shape == (8, 8, 4)

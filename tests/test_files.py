@@ -1,0 +1,211 @@
+import errno
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facemae import files
+from facemae.errors import StorageError, UsageError
+
+OLD, NEW = b"old" * 1000, b"new" * 2000
+
+
+def failing(error):
+    def fail(*_):
+        raise OSError(error, os.strerror(error))
+
+    return fail
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_sha256_of_known_bytes():
+    assert files.sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# --- atomic writing ---
+
+
+def test_a_write_makes_its_folders_and_replaces_what_was_there(tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    for content in (OLD, NEW, b""):
+        files.atomic_write(path, content)
+        assert path.read_bytes() == content
+    assert listing(path.parent) == ["file.bin"]
+
+
+def test_bytes_are_synced_whole_before_the_rename_and_the_folder_after_it(tmp_path, monkeypatch):
+    path = tmp_path / "file.bin"
+    path.write_bytes(OLD)
+    events = []
+    sync, replace = os.fsync, Path.replace
+
+    def fsync(descriptor):
+        status = os.fstat(descriptor)
+        events.append("folder" if stat.S_ISDIR(status.st_mode) else f"{status.st_size} bytes")
+        sync(descriptor)
+
+    def rename(self, target):
+        assert path.read_bytes() == OLD
+        events.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", rename)
+    files.atomic_write(path, NEW)
+    assert events == [f"{len(NEW)} bytes", "rename", "folder"]
+    assert path.read_bytes() == NEW
+
+
+@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "replace")])
+@pytest.mark.parametrize("there_before", [True, False])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, replaced, owner, name, there_before):
+    path = tmp_path / "file.bin"
+    if there_before:
+        path.write_bytes(OLD)
+    with replaced(owner, name, failing(errno.EIO)), pytest.raises(StorageError, match="Input/output error"):
+        files.atomic_write(path, NEW)
+    assert listing(tmp_path) == (["file.bin"] if there_before else [])
+    assert not there_before or path.read_bytes() == OLD
+
+
+def test_a_full_disk_is_told_in_megabytes(tmp_path):
+    path = tmp_path / "file.bin"
+    path.write_bytes(OLD)
+    (tmp_path / ".file.bin.tmp").symlink_to("/dev/full")  # every write to it meets a full disk
+    with pytest.raises(StorageError, match=r"disk is full: .*file\.bin needs 2\.5 MB and \d+\.\d MB") as caught:
+        files.atomic_write(path, bytes(2_500_000))
+    assert caught.value.exit_code == 5
+    assert path.read_bytes() == OLD
+    assert listing(tmp_path) == ["file.bin"]
+
+
+def test_a_file_larger_than_the_limit_is_a_full_disk_too(tmp_path):
+    path = tmp_path / "file.bin"
+    path.write_bytes(OLD)
+    code = (
+        "import pathlib, resource, sys\n"
+        "from facemae import errors, files\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try: files.atomic_write(pathlib.Path(sys.argv[1]), bytes(300_000))\n"
+        "except errors.StorageError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert "The disk is full" in done.stdout
+    assert "needs 0.3 MB" in done.stdout
+    assert path.read_bytes() == OLD
+    assert listing(tmp_path) == ["file.bin"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"):
+        files.atomic_write(tmp_path / "file" / "below.json", NEW)
+    assert listing(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("os.fsync = lambda d: os.kill(os.getpid(), 9)", OLD),
+        ("pathlib.Path.replace = lambda *a: os.kill(os.getpid(), 9)", OLD),
+        ("files._sync_folder = lambda *a: os.kill(os.getpid(), 9)", NEW),
+    ],
+    ids=["before the bytes are synced", "before the rename", "after the rename"],
+)
+def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path, where, kept):
+    path = tmp_path / "file.bin"
+    path.write_bytes(OLD)
+    code = (
+        "import os, pathlib, sys\nfrom facemae import files\n"
+        f"{where}\nfiles.atomic_write(pathlib.Path(sys.argv[1]), b'new' * 2000)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, path]).returncode == -signal.SIGKILL
+    assert path.read_bytes() == kept
+    files.atomic_write(path, b"next")  # takes over whatever the kill left
+    assert path.read_bytes() == b"next"
+    assert listing(tmp_path) == ["file.bin"]
+
+
+# --- canonical JSON ---
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def backwards(value):
+    """Return the value with the keys of every object in reversed order."""
+    if isinstance(value, dict):
+        return {key: backwards(value[key]) for key in reversed(value)}
+    return [backwards(item) for item in value] if isinstance(value, list) else value
+
+
+@given(JSON)
+def test_canonical_json_depends_on_the_value_alone(value):
+    data = files.dump_json(value)
+    assert json.loads(data) == value
+    assert files.dump_json(backwards(value)) == data
+    assert files.dump_json(json.loads(data)) == data
+
+
+def test_canonical_json_by_hand(tmp_path):
+    files.write_json(tmp_path / "a.json", {"b": [1, 0.1], "a": "é"})
+    assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "a": "é",\n  "b": [\n    1,\n    0.1\n  ]\n}\n'
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            files.dump_json([value])
+
+
+# --- the lock ---
+
+HOLDER = (
+    "import pathlib, sys, time\nfrom facemae import files\n"
+    "with files.exclusive(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+)
+
+
+def test_the_lock_names_its_holder_and_dies_with_it(tmp_path):
+    path = tmp_path / "state" / "run.lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        for _ in range(2):  # being refused does not free it
+            with pytest.raises(UsageError, match=f"in use by process {holder.pid};") as caught:  # noqa: PT012
+                with files.exclusive(path):
+                    pass
+        assert caught.value.exit_code == 2
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    with files.exclusive(path):
+        assert path.read_text() == str(os.getpid())
+
+
+def test_the_lock_is_free_after_use_and_after_a_failure(tmp_path):
+    path = tmp_path / "run.lock"
+    with pytest.raises(ZeroDivisionError), files.exclusive(path):
+        _ = 1 / 0
+    with files.exclusive(path), pytest.raises(UsageError, match=f"process {os.getpid()};"):
+        files.exclusive(path).__enter__()
+    with files.exclusive(path):
+        pass
+
+
+@pytest.mark.xfail(strict=True, raises=OSError, reason="exclusive lets the system's own error through")
+def test_a_lock_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError), files.exclusive(tmp_path / "file" / "run.lock"):
+        pass
