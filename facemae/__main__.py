@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from facemae import __version__, config, files
 from facemae.errors import FaceMAEError, UsageError
+from facemae.progress import say
+
+if TYPE_CHECKING:
+    from facemae.task import Task
 
 app = typer.Typer(
     name="facemae",
@@ -102,9 +106,10 @@ def pretrain(
     threads: ThreadsOption = 1,
 ) -> None:
     """Train a run's masked autoencoder; the same command goes on after a kill."""
+    task = _task(config_files, run, seed, faces, split, out, threads)
     from facemae.pretrain import pretrain as stage
 
-    stage(_task(config_files, run, seed, faces, split, out, threads))
+    stage(task)
 
 
 @app.command()
@@ -122,9 +127,10 @@ def finetune(
     threads: ThreadsOption = 1,
 ) -> None:
     """Train a run's face embedder; the same command goes on after a kill."""
+    task = _task(config_files, run, seed, faces, split, out, threads)
     from facemae.finetune import finetune as stage
 
-    stage(_task(config_files, run, seed, faces, split, out, threads), pretrained)
+    stage(task, pretrained)
 
 
 @app.command()
@@ -139,9 +145,10 @@ def embed(
     threads: ThreadsOption = 1,
 ) -> None:
     """Embed the evaluation people's faces with a trained run."""
+    task = _task(config_files, run, seed, faces, split, out, threads)
     from facemae.embed import embed as stage
 
-    stage(_task(config_files, run, seed, faces, split, out, threads), finetuned)
+    stage(task, finetuned)
 
 
 @app.command()
@@ -155,9 +162,10 @@ def baseline(
     threads: ThreadsOption = 1,
 ) -> None:
     """Embed the evaluation people's faces with a control that trains no network."""
+    task = _task(config_files, run, seed, faces, split, out, threads)
     from facemae.embed import embed_baseline
 
-    embed_baseline(_task(config_files, run, seed, faces, split, out, threads))
+    embed_baseline(task)
 
 
 @app.command()
@@ -237,10 +245,13 @@ def doctor(
 
 def _task(
     config_files: list[Path], run: str, seed: int, faces: Path, split: Path, out: Path, threads: int
-) -> Any:
+) -> Task:
+    experiment = config.load(config_files)
+    experiment.check_name(run)
+    say(f"{out.name} {run}/{seed}", "starting")  # loading PyTorch takes seconds
     from facemae.task import Task
 
-    return Task(config.load(config_files), run, seed, faces, split, out, threads)
+    return Task(experiment, run, seed, faces, split, out, threads)
 
 
 def _version(value: bool) -> None:
@@ -265,6 +276,13 @@ def main() -> None:
     except FaceMAEError as error:
         print(f"facemae: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(
+            f"facemae: {error.filename} cannot be read ({error.strerror}); check the path.", file=sys.stderr
+        )
+        sys.exit(UsageError.exit_code)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             data = manifest.with_suffix(".safetensors").read_bytes()
             if files.sha256(data) == facts["sha256"]:
                 return safetensors.torch.load(data), facts
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, IntegrityError):
             pass  # told below, like a wrong checksum
         progress.say("resume", f"{manifest.stem} is damaged; using the checkpoint before it")
     if manifests:

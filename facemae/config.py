@@ -201,6 +201,15 @@ class Experiment(Section):
             )
         return _validate(Run, merge(self.defaults.model_dump(), differences), f"runs.{name}")
 
+    def check_name(self, name: str) -> None:
+        """Stop unless `name` is a run or a baseline.
+
+        Raises:
+            UsageError: it is neither.
+        """
+        if name not in self.baselines:
+            self.run(name)
+
     @property
     def run_names(self) -> list[str]:
         """Return the names of the runs, in the order of the file."""

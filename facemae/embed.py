@@ -12,6 +12,7 @@ from facemae import files, results
 from facemae.baselines import BASELINES
 from facemae.data.store import Faces
 from facemae.device import Compute
+from facemae.errors import UsageError
 from facemae.models.embedder import embed as embed_batch
 from facemae.models.patches import to_input
 from facemae.models.weights import load_embedder
@@ -37,7 +38,13 @@ def embed(task: Task, finetuned: Path) -> None:
 
 
 def embed_baseline(task: Task) -> None:
-    """Write the vectors that the baseline `task.name` gives the evaluation people."""
+    """Write the vectors that the baseline `task.name` gives the evaluation people.
+
+    Raises:
+        UsageError: there is no such baseline.
+    """
+    if task.name not in BASELINES:
+        raise UsageError(f"There is no baseline {task.name!r}; known are {', '.join(BASELINES)}.")
     compute = task.compute()
     training, faces = task.load(results.ROLE_TRAIN), task.load(results.ROLE_EVALUATION)
     say(task.label, f"{len(faces.images)} faces, trains nothing, {compute}")

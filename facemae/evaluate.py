@@ -32,6 +32,7 @@ def evaluate(
     Raises:
         IntegrityError: the embeddings are not those of the evaluation people, each once.
     """
+    experiment.check_name(name)
     settings = experiment.evaluate
     table = _evaluated(embeddings / results.EMBEDDINGS, split)
     people, identity = np.unique(table["person"].to_numpy(str), return_inverse=True)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
+FIRST_SECONDS = 0.5
 EVERY_SECONDS = 3.0
 
 
@@ -25,8 +26,7 @@ class Progress:
         self._label, self._total, self._unit = label, total, unit
         self._first = self._done = done
         self._started = time.monotonic()
-        # The first estimate is due a second after the start, later ones less often.
-        self._next = self._started + 1.0
+        self._next = self._started + FIRST_SECONDS
 
     def update(self, done: int, note: str = "") -> None:
         """Record that `done` of the total are done; print if it is time."""

@@ -131,8 +131,15 @@ def digest(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON value in `path`."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the JSON value in `path`.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise IntegrityError(f"{path} is damaged ({error}); make it again.") from error
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -162,13 +169,16 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
 
     Raises:
         IntegrityError: the file is damaged or lacks a column.
+        OSError: it cannot be opened.
     """
-    try:
-        return pd.read_parquet(path, columns=columns)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # pyarrow has no common base class for damaged files
-        raise IntegrityError(f"{path} is damaged or not ours ({error}); delete it and run again.") from error
+    with open(path, "rb") as file:
+        try:
+            return pd.read_parquet(file, columns=columns)
+        except Exception as error:  # pyarrow has no common base class for damaged files
+            reason = str(error).splitlines()[0]
+            raise IntegrityError(
+                f"{path} is damaged or no table of ours ({reason}); make it again."
+            ) from error
 
 
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

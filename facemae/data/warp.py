@@ -69,7 +69,7 @@ def warp(image: Image.Image, matrix: Array, size: int) -> NDArray[np.uint8]:
 def _border(inverse: Array, image_size: tuple[int, int], size: int) -> int:
     """Return how many pixels the output square reaches beyond the image, and the sampling kernel with it."""
     corners = np.array([(0, 0, 1), (size, 0, 1), (0, size, 1), (size, size, 1)]) @ inverse.T
-    beyond = max(-corners.min(), (corners - image_size).max()) + 2
+    beyond = float(max(-corners.min(), (corners - image_size).max())) + 2
     # A wild transform must not cost memory; past this distance nothing of the photo is in view anyway.
     return min(math.ceil(max(beyond, 0)), 2 * max(image_size))
 
