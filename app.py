@@ -4,7 +4,7 @@ import streamlit as st
 
 from facemae.app import compare, home, reconstruct, results
 
-st.set_page_config(page_title="FaceMAE", page_icon=":material/face:", layout="centered")
+st.set_page_config(page_title="FaceMAE", page_icon="🙂", layout="centered")
 
 others = [
     st.Page(results.render, title="Results", icon=":material/table_chart:", url_path="results"),

@@ -45,7 +45,7 @@ def show_config(
     ] = None,
 ) -> None:
     """Check a configuration and write it out whole."""
-    content = files.dump_json(config.load(config_files).model_dump())
+    content = files.dump_json(config.load(config_files).model_dump(), sort_keys=False)
     if out:
         files.atomic_write(out, content)
     else:

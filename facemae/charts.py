@@ -36,8 +36,9 @@ HOW_TO_READ = {
         "overlapping bars do not make two runs a tie, because the verdict compares them person by person."
     ),
     "verdicts": (
-        "Read down a column: is that run better or worse than the row's, or a tie, which means that no "
-        "difference was shown, not that there is none?"
+        "Read down a column: that run is better or worse than the row's, or a tie, which is no proof of "
+        "equality; since the verdict allows for the number of comparisons, a single interval may leave out "
+        "zero and still be a tie."
     ),
     "roc": (
         "The higher a curve at a false accept rate, the better; left of the dotted line fewer than 30 "
@@ -167,7 +168,7 @@ def roc_chart(
     if enough < 1:
         _add_line(figure, [enough, enough], [0, 1], "30 false accepts", style)
     _finish(figure, x="false accept rate (FAR, logarithmic)", y="true accept rate", height=440)
-    figure.update_xaxes(type="log", dtick=1, exponentformat="power")
+    figure.update_xaxes(type="log", dtick=1, tickformat="~g")
     figure.update_yaxes(range=[0, 1.02])
     return figure
 
@@ -189,7 +190,7 @@ def learning_chart(curves: pd.DataFrame, colours: Mapping[str, str]) -> go.Figur
 def cost_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
     """Draw a metric with its interval against the seconds of all training."""
     table = leaderboard[(leaderboard["metric"] == metric) & leaderboard["value"].notna()]
-    symbols = ("circle", "square", "diamond", "triangle-up", "star", "cross", "hexagon")
+    symbols = ("circle", "square", "diamond", "triangle-up", "star", "cross", "x", "pentagon")
     colours, figure = palette(leaderboard), go.Figure()
     for place, row in enumerate(_rows(table)):
         name, colour = row["run"], colours[row["run"]]
@@ -201,7 +202,8 @@ def cost_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
             hovertemplate=f"{name}: {_with_interval(row)}, {seconds:.0f} s<extra></extra>",
         )  # fmt: skip
     _finish(figure, x="seconds of training", y=_axis_title(metric), height=400)
-    figure.update_xaxes(rangemode="tozero")
+    longest = float((table["seconds_pretrain"] + table["seconds_finetune"]).max()) if len(table) else 0.0
+    figure.update_xaxes(range=[-0.05 * (longest or 1), 1.08 * (longest or 1)])
     return figure
 
 

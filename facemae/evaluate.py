@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from facemae import config, files, metrics, results
-from facemae.errors import IntegrityError
+from facemae.errors import DataError, IntegrityError
 from facemae.progress import say
 from facemae.statistics import identity_weights, percentile_interval
 
@@ -31,6 +32,7 @@ def evaluate(
 
     Raises:
         IntegrityError: the embeddings are not those of the evaluation people, each once.
+        DataError: there are too few people to measure anything.
     """
     experiment.check_name(name)
     settings = experiment.evaluate
@@ -39,11 +41,21 @@ def evaluate(
     fold = table.groupby("person")["fold"].first().loc[list(people)].to_numpy(int)
     vectors = np.stack(table["embedding"].to_list())
     weights = identity_weights(len(people), settings.resamples, experiment.split.seed)
-    measured = metrics.evaluate(
-        vectors, identity, fold, table["enrolled"].to_numpy(bool), weights, settings.far_targets
-    )
+    try:
+        measured = metrics.evaluate(
+            vectors, identity, fold, table["enrolled"].to_numpy(bool), weights, settings.far_targets
+        )
+        entries = [_entry(each, settings.level) for each in measured]
+    except ValueError as error:
+        raise DataError(
+            f"{len(people)} people cannot be evaluated: {error}; add people or lower split.folds."
+        ) from error
 
-    _write_metrics(measured, experiment, seed, len(people), embeddings, out)
+    source = results.read_json(embeddings / results.METRICS)
+    results.write_metrics(
+        out, entries, seed=seed, device=source["device"], seconds=source["seconds"], people=len(people),
+        dataset=experiment.dataset,
+    )  # fmt: skip
     files.write_json(out / results.CONFIG, {"run": name, "seed": seed} | settings.model_dump())
     samples = {each.name: each.samples for each in measured if each.samples is not None}
     results.write_table(out / results.RESAMPLES, pd.DataFrame(samples), list(samples))
@@ -62,29 +74,16 @@ def _evaluated(embeddings: Path, split: Path) -> pd.DataFrame:
     return found.drop(columns="person").merge(roles, on="sample_id", validate="one_to_one")
 
 
-def _write_metrics(
-    measured: list[metrics.Measurement],
-    experiment: config.Experiment,
-    seed: int,
-    people: int,
-    embeddings: Path,
-    out: Path,
-) -> None:
-    source = results.read_json(embeddings / results.METRICS)
-    entries = []
-    for each in measured:
-        interval = (
-            None if each.samples is None else percentile_interval(each.samples, experiment.evaluate.level)
-        )
-        entries.append(
-            results.metric(
-                each.name, each.value, n=each.n, interval=interval, protocol=each.protocol, note=each.note
-            )
-        )
-    results.write_metrics(
-        out, entries, seed=seed, device=source["device"], seconds=source["seconds"], people=people,
-        dataset=experiment.dataset,
-    )  # fmt: skip
+def _entry(measured: metrics.Measurement, level: float) -> dict[str, Any]:
+    interval = None if measured.samples is None else percentile_interval(measured.samples, level)
+    return results.metric(
+        measured.name,
+        measured.value,
+        n=measured.n,
+        interval=interval,
+        protocol=measured.protocol,
+        note=measured.note,
+    )
 
 
 def _write_scores(vectors: np.ndarray, identity: np.ndarray, people: np.ndarray, out: Path) -> None:

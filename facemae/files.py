@@ -65,14 +65,18 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def dump_json(value: Any) -> bytes:
-    """Encode `value` as canonical JSON: sorted keys, two spaces, one trailing newline."""
-    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+def dump_json(value: Any, *, sort_keys: bool = True) -> bytes:
+    """Encode `value` as canonical JSON: two spaces, one trailing newline, and keys sorted.
+
+    With `sort_keys` False they keep their order, where it means something.
+    """
+    text = json.dumps(value, indent=2, sort_keys=sort_keys, allow_nan=False, ensure_ascii=False)
+    return f"{text}\n".encode()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, sort_keys: bool = True) -> None:
     """Write `value` to `path` atomically as canonical JSON."""
-    atomic_write(path, dump_json(value))
+    atomic_write(path, dump_json(value, sort_keys=sort_keys))
 
 
 @contextlib.contextmanager

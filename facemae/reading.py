@@ -93,29 +93,32 @@ def verdict(paths: Results) -> Headline:
 @checked
 def leaderboard(paths: Results) -> pd.DataFrame:
     """Return one row per run and metric: from scratch first, then pretrained, baselines last."""
-    return _known(paths, results.read_table(paths.leaderboard, results.LEADERBOARD_COLUMNS), "run")
+    return _ordered(paths, results.read_table(paths.leaderboard, results.LEADERBOARD_COLUMNS))
 
 
 @checked
 def summary(paths: Results) -> pd.DataFrame:
     """Return one row per run, seed and metric."""
-    return _known(paths, results.read_table(paths.summary, results.SUMMARY_COLUMNS), "run")
+    return _ordered(paths, results.read_table(paths.summary, results.SUMMARY_COLUMNS))
 
 
 @checked
 def verdicts(paths: Results) -> pd.DataFrame:
-    """Return one row per pair of runs and metric."""
-    return _known(paths, results.read_table(paths.verdicts, results.VERDICT_COLUMNS), "run_a", "run_b")
+    """Return one row per pair of runs and metric, runs against each other first, then against controls."""
+    table, known = results.read_table(paths.verdicts, results.VERDICT_COLUMNS), _names(paths)
+    return table[table["run_a"].isin(known) & table["run_b"].isin(known)].reset_index(drop=True)
 
 
-def _known(paths: Results, table: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """Keep the rows of runs that the configuration names, whose spelling it has checked."""
+def _ordered(paths: Results, table: pd.DataFrame) -> pd.DataFrame:
+    known = {name: place for place, name in enumerate(_names(paths))}
+    table = table[table["run"].isin(known)]
+    return table.sort_values("run", key=lambda run: run.map(known), kind="stable").reset_index(drop=True)
+
+
+def _names(paths: Results) -> list[str]:
+    """Return the runs and baselines that the configuration names; it has checked how they are spelt."""
     setup = experiment(paths)
-    names = [*run_names(setup), *setup.baselines]
-    for column in columns:
-        table = table[table[column].isin(names)]
-    order = {name: place for place, name in enumerate(names)}
-    return table.sort_values(columns[0], key=lambda run: run.map(order), kind="stable").reset_index(drop=True)
+    return [*run_names(setup), *setup.baselines]
 
 
 @checked
@@ -194,7 +197,7 @@ def reconstructions(paths: Results, run: str, seed: int) -> Reconstructions:
 
 
 def run_names(setup: config.Experiment) -> list[str]:
-    """Return the names of the runs, those without pretraining first: they are what others are held against."""
+    """Return the names of the runs, those without pretraining first: the others are held against them."""
     return sorted(setup.run_names, key=lambda name: setup.run(name).pretrain is not None)
 
 

@@ -123,7 +123,7 @@ def _value(entries: dict[Any, dict[Any, Any]], metric: str) -> dict[str, str]:
     if entry is None:
         return {"value": "", "more": ""}
     if pd.isna(entry["value"]):
-        return {"value": "refused", "more": str(entry["note"])}
+        return {"value": "refused:", "more": str(entry["note"])}
     more = f"{entry['ci_low']:.3f} to {entry['ci_high']:.3f}"
     achieved = entries.get(metric.replace("tar_at_far", "far_at_target")) if "tar_at_far" in metric else None
     if achieved:
@@ -156,7 +156,9 @@ def _embed(name: str, figure: go.Figure) -> Markup:
     chart = plotly.io.to_html(
         figure, include_plotlyjs=False, full_html=False, config=PLOTLY_CONFIG, div_id=f"chart-{name}"
     )
-    return Markup('<div role="img" aria-label="{}">{}</div>').format(charts.ALT[name], Markup(chart))
+    return Markup('<div class="chart" role="img" aria-label="{}">{}</div>').format(
+        charts.ALT[name], Markup(chart)
+    )
 
 
 def _strips(experiment: config.Experiment, paths: Results) -> list[dict[str, str]]:

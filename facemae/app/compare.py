@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -52,7 +54,7 @@ def _verdicts(setup: config.Experiment, verdicts: pd.DataFrame, metric: str) -> 
     table = verdicts[verdicts["metric"] == metric].drop(columns=["metric", "p_value"])
     with st.expander("The same in numbers", expanded=True):
         st.dataframe(
-            table.round(3).round({"seconds_difference": 0}),
+            table,
             hide_index=True,
             column_config=_columns(),
             column_order=list(_columns()),
@@ -64,17 +66,17 @@ def _verdicts(setup: config.Experiment, verdicts: pd.DataFrame, metric: str) -> 
         )
 
 
-def _columns() -> dict[str, str]:
+def _columns() -> dict[str, Any]:
     return {
         "run_a": "Run",
         "run_b": "Against",
         "verdict": "Verdict",
-        "difference": "Difference",
-        "ci_low": "Interval from",
-        "ci_high": "to",
-        "p_adjusted": "Adjusted p",
-        "detectable": "Detectable",
-        "seconds_difference": "Extra seconds",
+        "difference": shell.number("Difference", "%+.3f"),
+        "ci_low": shell.number("Interval from", "%+.3f"),
+        "ci_high": shell.number("to", "%+.3f"),
+        "p_adjusted": shell.number("Adjusted p", "%.2g"),
+        "detectable": shell.number("Detectable", "%.3f"),
+        "seconds_difference": shell.number("Extra seconds", "%+.0f"),
         "budget_note": "Budget",
     }
 
@@ -105,5 +107,5 @@ def _grid(setup: config.Experiment, pictures: dict[str, charts.Pixels], kind: st
     for place, (name, picture) in enumerate(pictures.items()):
         run = setup.run(name)
         with columns[place % 2]:
-            shell.words(f"{name} ({run.strategy} mask, {run.mask_ratio:.0%} hidden)")
+            st.text(f"{name} ({run.strategy} mask, {run.mask_ratio:.0%} hidden)")
             st.image(encode_png(picture), width="stretch", alt=f"{name}: {charts.ALT[kind]}")

@@ -31,24 +31,28 @@ def render(others: Sequence[StreamlitPage] = ()) -> None:
     with shell.explained():
         setup, found = shell.load(reading.experiment), shell.load(reading.verdict)
         _verdict(setup, found)
-        if others:
-            st.subheader("Look closer")
-        for page in others:
-            st.page_link(page, label=f"**{page.title}**: {ABOUT[page.url_path]}")
+        _links(others)
         _small_print(setup, found)
 
 
 def _verdict(setup: config.Experiment, found: reading.Headline) -> None:
     details = shell.load(reading.details)
     shell.words(found.headline, tag="h3")
-    for sentence in found.sentences:
-        shell.words(sentence)
-    columns = st.columns(4)
-    columns[0].metric("Runs", len(setup.run_names), help="trained once per seed")
-    columns[1].metric("Controls", len(setup.baselines), help="scored in the same table; they train nothing")
-    columns[2].metric("Unseen people", found.people, help="evaluated on, never trained on")
-    columns[3].metric("Seeds", found.seeds, help="a verdict needs at least two")
+    shell.words(*found.sentences)
+    with st.container(horizontal=True, gap="large"):
+        st.metric("Runs", len(setup.run_names), help="trained once per seed", width="content")
+        st.metric("Controls", len(setup.baselines), help="scored alike; they train nothing", width="content")
+        st.metric("Unseen people", found.people, help="evaluated on, never trained on", width="content")
+        st.metric("Seeds", found.seeds, help="a verdict needs at least two", width="content")
     st.text(f"Computed on {details['device']}, data {details['dataset']}.")
+
+
+def _links(others: Sequence[StreamlitPage]) -> None:
+    """Show the way to each page and what is there."""
+    for column, page in zip(st.columns(len(others)) if others else [], others, strict=True):
+        with column.container(border=True, height="stretch"):
+            st.page_link(page, width="stretch")
+            st.caption(ABOUT[page.url_path])
 
 
 def _small_print(setup: config.Experiment, found: reading.Headline) -> None:

@@ -63,11 +63,12 @@ def _show(setup: config.Experiment, faces: pd.DataFrame, models: dict[str, Path]
     face = left.selectbox("Face", faces["sample_id"].to_list(), key="face", bind="query-params")
     model = right.selectbox("Trained model (run/seed)", list(models), key="model", bind="query-params")
     trained = setup.run(model.partition("/")[0])
+    left, right = st.columns(2)
     strategy = left.segmented_control(
         "Mask", STRATEGIES, default=trained.strategy, required=True, key="mask", bind="query-params"
     )
     percent = right.slider("Hidden patches (%)", 5, 95, 75, step=5, key="hidden", bind="query-params")
-    seed = int(st.number_input("Seed of the mask", 0, 9999, 0, key="seed", bind="query-params"))
+    seed = int(st.number_input("Seed of the mask", 0, 9999, 0, key="seed", bind="query-params", width=200))
     _say_what_differs(faces, face, trained, strategy, percent)
 
     image = np.asarray(open_image(shell.load(reading.face, face)))
@@ -93,10 +94,16 @@ def _say_what_differs(
 
 @st.cache_resource(max_entries=MAX_MODELS, show_spinner="Loading the model…")
 def _model(folder: str, state: str) -> tuple[MaskedAutoencoder, config.Pretrain]:
+    return trained_model(Path(folder))
+
+
+@reading.checked
+def trained_model(folder: Path) -> tuple[MaskedAutoencoder, config.Pretrain]:
+    """Return the masked autoencoder in a `pretrain` stage's folder."""
     # Imported here, since PyTorch takes seconds and the other pages do without it.
     from facemae.models.weights import load_autoencoder
 
-    return reading.checked(load_autoencoder)(Path(folder))
+    return load_autoencoder(folder)
 
 
 def complete(
@@ -135,16 +142,12 @@ def complete(
 
 
 def _pictures(image: charts.Pixels, done: Completion) -> None:
-    for column, title, picture in zip(
-        st.columns(3),
-        ("Original", "What the encoder sees", "Reconstructed"),
-        (image, done.masked, done.completed),
-        strict=True,
-    ):
-        column.image(encode_png(picture), caption=title, width="stretch", alt=title)
-    left, right = st.columns(2)
-    left.metric("Visible patches", f"{done.visible} of {done.patches}")
-    right.metric("Error on hidden patches", f"{done.error:.3f}")
+    picture = charts.strip([np.stack([image, done.masked, done.completed])])
+    title = "Original, what the encoder sees, and the reconstruction"
+    st.image(encode_png(picture), caption=title, width="stretch", alt=title)
+    with st.container(horizontal=True, gap="large"):
+        st.metric("Visible patches", f"{done.visible} of {done.patches}", width="content")
+        st.metric("Error on hidden patches", f"{done.error:.3f}", width="content")
     if done.normalised:
         st.caption(
             "The error is measured on patches scaled to unit variance: guessing each patch's mean would give "

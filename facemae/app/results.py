@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -30,18 +32,17 @@ def _numbers(leaderboard: pd.DataFrame) -> None:
         st.info("This metric is refused: the evaluation is too small for it.", icon=":material/block:")
         st.text(str(table["note"].iloc[0]))
     st.dataframe(
-        _rounded(table).drop(columns=["metric", "mask_ratio"]),
+        table.assign(strategy=table["strategy"].where(table["kind"] == "run", "control")),
         hide_index=True,
         column_config=_columns(),
+        column_order=[name for name in _columns() if name in table],
         alt=f"Table: {charts.metric_label(metric)} of every run and control.",
     )
     st.caption("Mean over seeds, with the interval for new people and new training; controls train nothing.")
     with st.expander("Every seed"):
         each = shell.load(reading.summary)
         columns = ["run", "seed", "value", "ci_low", "ci_high", "n", "note"]
-        st.dataframe(
-            _rounded(each[each["metric"] == metric])[columns], hide_index=True, column_config=_columns()
-        )
+        st.dataframe(each.loc[each["metric"] == metric, columns], hide_index=True, column_config=_columns())
         st.caption("One seed's interval is for new people only and knows nothing of the luck of training.")
     st.download_button(
         "Download all as CSV", _csv(), "facemae-summary.csv", "text/csv", icon=":material/download:"
@@ -53,23 +54,19 @@ def _csv() -> str:
     return text
 
 
-def _rounded(table: pd.DataFrame) -> pd.DataFrame:
-    return table.round({"value": 4, "ci_low": 4, "ci_high": 4})
-
-
-def _columns() -> dict[str, str]:
+def _columns() -> dict[str, Any]:
     return {
         "run": "Run",
-        "kind": "Kind",
-        "strategy": "Mask",
-        "value": "Value",
-        "ci_low": "Interval from",
-        "ci_high": "to",
-        "seeds": "Seeds",
         "seed": "Seed",
+        "value": shell.number("Value", "%.3f"),
+        "ci_low": shell.number("Interval from", "%.3f"),
+        "ci_high": shell.number("to", "%.3f"),
+        "n": "Behind it",
+        "strategy": "Mask",
+        "seeds": "Seeds",
         "people": "People",
-        "seconds_pretrain": "Pretraining s",
-        "seconds_finetune": "Fine-tuning s",
+        "seconds_pretrain": shell.number("Pretraining s", "%.0f"),
+        "seconds_finetune": shell.number("Fine-tuning s", "%.0f"),
         "device": "Device",
         "note": "Note",
     }

@@ -64,6 +64,11 @@ def chart(name: str, figure: go.Figure, *, key: str | None = None) -> None:
     st.plotly_chart(figure, key=key or name, config={"displayModeBar": False}, alt=charts.ALT[name])
 
 
-def words(text: str, *, tag: str = "p") -> None:
-    """Write text that came from a file, literally."""
-    st.html(f"<{tag}>{html.escape(text)}</{tag}>")
+def number(label: str, form: str) -> Any:
+    """Return the set-up of a table's column of numbers."""
+    return st.column_config.NumberColumn(label, format=form)
+
+
+def words(*sentences: str, tag: str = "p") -> None:
+    """Write sentences that came from a file, literally, each in a paragraph of its own."""
+    st.html("".join(f"<{tag}>{html.escape(sentence)}</{tag}>" for sentence in sentences))
