@@ -204,9 +204,3 @@ def test_a_killed_workflow_finishes_with_the_same_command(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     name = Path("results-tiny") / "random" / "0" / "finetune" / results.EMBEDDER
     assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
-
-
-def test_the_workflow_is_formatted_and_lint_free():
-    for arguments in (["snakefmt", "--check", str(ROOT / "Snakefile"), str(ROOT / "workflow")],):
-        done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
