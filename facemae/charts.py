@@ -76,6 +76,16 @@ ALT = {
     "reconstructions": "Rows of faces: original, with hidden patches in grey, and reconstructed.",
 }
 
+AXES = {
+    "far": "false accept rate (FAR, logarithmic)",
+    "tar": "true accept rate",
+    "step": "step",
+    "loss": "loss",
+    "seconds": "seconds of training",
+}
+ENOUGH = "30 false accepts"  # the name of the line that impostors_needed() draws
+CHANCE = "chance"
+
 
 def metric_label(name: str) -> str:
     """Return a metric's name in words."""
@@ -103,23 +113,47 @@ def palette(leaderboard: pd.DataFrame) -> dict[str, str]:
     return colours
 
 
-def leaderboard_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
-    """Draw a metric with its interval per run, best on top, and the controls below a line."""
+def axis_title(metric: str) -> str:
+    """Return a metric's name in words and its better direction."""
+    direction = "higher" if higher_is_better(metric) else "lower"
+    return f"{metric_label(metric)} ({direction} is better)"
+
+
+def ranked(leaderboard: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the rows of a metric that have a value: controls first, then runs, the best last in each."""
     table = leaderboard[(leaderboard["metric"] == metric) & leaderboard["value"].notna()]
     best_last = table.sort_values("value", ascending=higher_is_better(metric))
-    baselines = best_last[best_last["kind"] == "baseline"]
-    runs = best_last[best_last["kind"] == "run"]
+    return pd.concat([best_last[best_last["kind"] == kind] for kind in ("baseline", "run")])
+
+
+def mean_over_seeds(part: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Return the mean of `y` at every `x` of one run's curves."""
+    return part.groupby(x)[[y]].mean().reset_index()
+
+
+def verdict_cells(
+    verdicts: pd.DataFrame, metric: str, runs: Sequence[str], controls: Sequence[str]
+) -> dict[str, list[dict[str, Any] | None]]:
+    """Return by run and control (row) the comparison of every run (column) with it, from the run's side."""
+    judged = {(row["run_a"], row["run_b"]): row for row in _rows(verdicts[verdicts["metric"] == metric])}
+    return {opponent: [_cell(judged, run, opponent) for run in runs] for opponent in (*runs, *controls)}
+
+
+def leaderboard_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
+    """Draw a metric with its interval per run, best on top, and the controls below a line."""
+    table, controls = ranked(leaderboard, metric), 0
     colours, figure = palette(leaderboard), go.Figure()
-    for row in _rows(pd.concat([baselines, runs])):
+    for row in _rows(table):
+        controls += row["kind"] == "baseline"
         name, colour = row["run"], colours[row["run"]]
         marker = {"size": 11, "symbol": "diamond-open" if row["kind"] == "baseline" else "circle"}
         figure.add_scatter(
             x=[row["value"]], y=[name], mode="markers", marker=marker | {"color": colour}, showlegend=False,
             error_x=_interval(row, colour), hovertemplate=f"{name}: {_with_interval(row)}<extra></extra>",
         )  # fmt: skip
-    if len(baselines) and len(runs):
-        figure.add_hline(y=len(baselines) - 0.5, line={"color": _GRID, "width": 2, "dash": "dot"})
-    _finish(figure, x=_axis_title(metric), y=None, height=110 + 36 * len(table))
+    if 0 < controls < len(table):
+        figure.add_hline(y=controls - 0.5, line={"color": _GRID, "width": 2, "dash": "dot"})
+    _finish(figure, x=axis_title(metric), y=None, height=110 + 36 * len(table))
     return figure
 
 
@@ -127,11 +161,9 @@ def verdict_matrix(
     verdicts: pd.DataFrame, metric: str, runs: Sequence[str], controls: Sequence[str]
 ) -> go.Figure:
     """Draw the verdict on every run (column) against every other run and control (row)."""
-    table = verdicts[verdicts["metric"] == metric]
-    judged = {(row["run_a"], row["run_b"]): row for row in _rows(table)}
-    opponents, codes = [*runs, *controls], list(VERDICT_COLOURS)
+    by_opponent, codes = verdict_cells(verdicts, metric, runs, controls), list(VERDICT_COLOURS)
+    opponents, cells = list(by_opponent), list(by_opponent.values())
     colours = [[place / (len(codes) - 1), VERDICT_COLOURS[code]] for place, code in enumerate(codes)]
-    cells = [[_cell(judged, run, opponent) for run in runs] for opponent in opponents]
     figure = go.Figure(
         go.Heatmap(
             x=list(runs), y=opponents, xgap=3, ygap=3,
@@ -157,17 +189,21 @@ def roc_chart(
         part = curves[curves["run"] == name]
         dash = _DASHES[list(controls).index(name) % len(_DASHES)] if name in controls else "solid"
         style = {"color": colours[name], "dash": dash}
-        lines = [line for _, line in part.groupby("seed")] if every_seed else [_mean(part, "far", "tar")]
+        lines = (
+            [line for _, line in part.groupby("seed")]
+            if every_seed
+            else [mean_over_seeds(part, "far", "tar")]
+        )
         for place, line in enumerate(lines):
             _add_line(figure, line["far"], line["tar"], name, style, show=place == 0)
     impostors = int(curves["impostors"].min())
     far = np.geomspace(1 / impostors, 1.0, 50)
-    _add_line(figure, far, far, "chance", {"color": _GRID})
+    _add_line(figure, far, far, CHANCE, {"color": _GRID})
     enough = impostors_needed(1.0) / impostors
     style = {"color": BASELINE_COLOUR, "dash": "dot"}
     if enough < 1:
-        _add_line(figure, [enough, enough], [0, 1], "30 false accepts", style)
-    _finish(figure, x="false accept rate (FAR, logarithmic)", y="true accept rate", height=440)
+        _add_line(figure, [enough, enough], [0, 1], ENOUGH, style)
+    _finish(figure, x=AXES["far"], y=AXES["tar"], height=440)
     figure.update_xaxes(type="log", dtick=1, tickformat="~g")
     figure.update_yaxes(range=[0, 1.02])
     return figure
@@ -181,9 +217,9 @@ def learning_chart(curves: pd.DataFrame, colours: Mapping[str, str]) -> go.Figur
         for _, seed in part.groupby("seed"):
             _add_line(figure, seed["step"], seed["loss"], name, {"color": colour, "width": 1}, show=False)
             figure.data[-1].opacity = 0.4
-        mean = _mean(part, "step", "loss")
+        mean = mean_over_seeds(part, "step", "loss")
         _add_line(figure, mean["step"], mean["loss"], name, {"color": colour, "width": 2.5})
-    _finish(figure, x="step", y="loss", height=360)
+    _finish(figure, x=AXES["step"], y=AXES["loss"], height=360)
     return figure
 
 
@@ -201,7 +237,7 @@ def cost_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
             marker={"size": 11, "color": colour, "symbol": symbol},
             hovertemplate=f"{name}: {_with_interval(row)}, {seconds:.0f} s<extra></extra>",
         )  # fmt: skip
-    _finish(figure, x="seconds of training", y=_axis_title(metric), height=400)
+    _finish(figure, x=AXES["seconds"], y=axis_title(metric), height=400)
     longest = float((table["seconds_pretrain"] + table["seconds_finetune"]).max()) if len(table) else 0.0
     figure.update_xaxes(range=[-0.05 * (longest or 1), 1.08 * (longest or 1)])
     return figure
@@ -281,10 +317,6 @@ def _cell_hover(cell: dict[str, Any] | None, metric: str) -> str:
     )
 
 
-def _mean(part: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    return part.groupby(x)[[y]].mean().reset_index()
-
-
 def _interval(row: Mapping[str, Any], colour: str) -> dict[str, Any]:
     above, below = row["ci_high"] - row["value"], row["value"] - row["ci_low"]
     shape = {"type": "data", "symmetric": False, "thickness": 2, "width": 5, "color": colour}
@@ -293,11 +325,6 @@ def _interval(row: Mapping[str, Any], colour: str) -> dict[str, Any]:
 
 def _with_interval(row: Mapping[str, Any]) -> str:
     return f"{row['value']:.3f} ({row['ci_low']:.3f} to {row['ci_high']:.3f})"
-
-
-def _axis_title(metric: str) -> str:
-    direction = "higher" if higher_is_better(metric) else "lower"
-    return f"{metric_label(metric)} ({direction} is better)"
 
 
 def _add_line(

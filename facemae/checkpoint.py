@@ -1,12 +1,13 @@
 """Checkpoints that survive a kill at any moment and notice damage.
 
-A checkpoint is one safetensors file `step_00000123.safetensors`; its manifest `step_00000123.json`,
-with the checksum, is written after it. A file without a manifest that fits is not a checkpoint, so the newest
-valid one wins and the one before it is the reserve.
+A checkpoint is one safetensors file `step_00000123.safetensors`, facts included; its manifest
+`step_00000123.json`, with the checksum, is written after it. A file without a manifest that fits is no
+checkpoint: the newest valid one wins, and the one before it is the reserve.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from facemae import files, progress, results
+from facemae import files, results
 from facemae.errors import IntegrityError
+from facemae.progress import say
 
 KEPT = 2
+FACTS = "facts"  # key in the file's metadata
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -33,13 +36,15 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, A
     Raises:
         StorageError: the disk is full; the previous checkpoint is untouched.
     """
-    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(contiguous, {FACTS: json.dumps({"step": step, **facts})})
     name = f"step_{step:08d}"
     files.atomic_write(folder / f"{name}.safetensors", data)
-    files.write_json(folder / f"{name}.json", {"step": step, "sha256": files.sha256(data), **facts})
-    for manifest in sorted(folder.glob("step_*.json"))[:-KEPT]:
-        manifest.unlink()
-        manifest.with_suffix(".safetensors").unlink(missing_ok=True)
+    files.write_json(folder / f"{name}.json", {"sha256": files.sha256(data)})
+    manifests = sorted(folder.glob("step_*.json"))
+    own = manifests.index(folder / f"{name}.json") + 1
+    _delete(manifests[own:])  # later ones were damaged, else training had gone on from there
+    _delete(manifests[: max(0, own - KEPT)])
 
 
 def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -50,17 +55,37 @@ def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """
     manifests = sorted(folder.glob("step_*.json"), reverse=True)
     for manifest in manifests:
-        try:
-            facts = results.read_json(manifest)
-            data = manifest.with_suffix(".safetensors").read_bytes()
-            if files.sha256(data) == facts["sha256"]:
-                return safetensors.torch.load(data), facts
-        except (OSError, ValueError, KeyError, IntegrityError):
-            pass  # told below, like a wrong checksum
-        progress.say("resume", f"{manifest.stem} is damaged; using the checkpoint before it")
+        found = _read(manifest)
+        if found:
+            return found
+        say("resume", f"{manifest.stem} is damaged; using the checkpoint before it")
     if manifests:
         raise IntegrityError(f"Every checkpoint in {folder} is damaged; delete the folder to start afresh.")
     return None
+
+
+def _read(manifest: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return a checkpoint's tensors and facts, or None where anything about it is not as it was written."""
+    try:
+        data = manifest.with_suffix(".safetensors").read_bytes()
+        if files.sha256(data) != results.read_json(manifest)["sha256"]:
+            return None
+    except (OSError, LookupError, TypeError, IntegrityError):
+        return None
+    return safetensors.torch.load(data), _facts(data)
+
+
+def _facts(data: bytes) -> dict[str, Any]:
+    """Return the facts in a safetensors file's header: its length in 8 bytes, then JSON."""
+    length = int.from_bytes(data[:8], "little")
+    facts: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][FACTS])
+    return facts
+
+
+def _delete(manifests: list[Path]) -> None:
+    for manifest in manifests:
+        manifest.unlink()
+        manifest.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def remove(folder: Path) -> None:

@@ -41,6 +41,11 @@ class Scored:
         """Return the number of evaluation people."""
         return int(self.metrics[0]["people"])
 
+    @property
+    def seeds(self) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+        """Return metrics and resamples of each seed."""
+        return list(zip(self.metrics, self.resamples, strict=True))
+
     def point(self, metric: str) -> np.ndarray:
         """Return the metric's value for each seed, (S,)."""
         return np.array([self.entry(seed, metric)["value"] for seed in range(len(self.metrics))])
@@ -72,9 +77,9 @@ def compare(experiment: config.Experiment, root: Path) -> None:
     """
     paths = Results(root)
     scored = [_load(experiment, name, paths) for name in (*experiment.run_names, *experiment.baselines)]
-    if len({each.people for each in scored}) > 1:
+    if len({(content["evaluated"], len(table)) for each in scored for content, table in each.seeds}) > 1:
         raise IntegrityError(
-            f"The runs in {root} were evaluated on different people; run the workflow again."
+            f"The runs in {root} were evaluated on different people or resamples; run the workflow again."
         )
     leaderboard = pd.DataFrame([row for each in scored for row in _leaderboard_rows(each, experiment)])
     judged = pd.DataFrame(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ Baseline = Literal["pixels", "pca", "random_weights"]
 BASELINES_WITHOUT_CHANCE = ("pixels", "pca")
 RESERVED_RUN_NAMES = ("data", "report", *get_args(Baseline))
 STDIN = Path("-")
+MIN_REGION_SIDE = 4
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -170,6 +172,15 @@ class Evaluate(Section):
     primary: Literal["roc_auc", "eer", "accuracy", "rank1"]
     """The metric of the headline verdict."""
 
+    @model_validator(mode="after")
+    def _enough_resamples(self) -> Evaluate:
+        needed = math.ceil(round(2 / (1 - self.level), 6))
+        if self.resamples < needed:
+            raise ValueError(
+                f"an interval at level {self.level} takes {needed} resamples, got {self.resamples}"
+            )
+        return self
+
 
 class Experiment(Section):
     """Everything in `config.yaml`."""
@@ -222,7 +233,7 @@ class Experiment(Section):
     @property
     def dataset(self) -> str:
         """Return the name of the labelled data set: `orl` or the folder's name."""
-        return Path(self.data.labelled).name
+        return Path(self.data.labelled).absolute().name
 
 
 def load(paths: Iterable[Path]) -> Experiment:
@@ -244,7 +255,9 @@ def parse(content: Mapping[str, Any]) -> Experiment:
         UsageError: one sentence that begins with the YAML path of the first problem.
     """
     experiment = _validate(Experiment, content, "")
-    _check_seeds(experiment)
+    _check_unique(experiment)
+    if "random_weights" in experiment.baselines:
+        _check_patches(experiment, experiment.defaults, "defaults")
     if not experiment.run_names:
         raise UsageError("runs: every run is null; keep at least one.")
     for name in experiment.run_names:
@@ -280,10 +293,23 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that is given twice where YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice[0]} is given twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = sys.stdin.read() if path == STDIN else path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content = _UniqueKeys(text).get_single_data()
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such file; give another one with --config.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -349,9 +375,15 @@ def _keys_at(section: type[Section], location: tuple[Any, ...]) -> list[str]:
     return list(current.model_fields)
 
 
-def _check_seeds(experiment: Experiment) -> None:
-    if len(set(experiment.seeds)) != len(experiment.seeds):
-        raise UsageError(f"seeds: {experiment.seeds} names a seed twice; each must be different.")
+def _check_unique(experiment: Experiment) -> None:
+    lists: dict[str, list[Any]] = {
+        "seeds": experiment.seeds,
+        "baselines": experiment.baselines,
+        "evaluate.far_targets": experiment.evaluate.far_targets,
+    }
+    for path, values in lists.items():
+        if len(set(values)) != len(values):
+            raise UsageError(f"{path}: {values} names one twice; each must be different.")
 
 
 def _check_run(experiment: Experiment, name: str) -> None:
@@ -359,13 +391,23 @@ def _check_run(experiment: Experiment, name: str) -> None:
         raise UsageError(
             f"runs.{name}: this name is taken ({', '.join(RESERVED_RUN_NAMES)}); choose another."
         )
-    run = experiment.run(name)
+    _check_patches(experiment, experiment.run(name), f"runs.{name}")
+
+
+def _check_patches(experiment: Experiment, run: Run, where: str) -> None:
     size, patch = experiment.data.image_size, run.model.patch_size
     if size % patch:
-        raise UsageError(f"runs.{name}.model.patch_size: data.image_size {size} is not divisible by {patch}.")
-    patches = (size // patch) ** 2
-    if run.pretrain and not 1 <= round(run.pretrain.mask_ratio * patches) <= patches - 1:
+        raise UsageError(f"{where}.model.patch_size: data.image_size {size} is not divisible by {patch}.")
+    if run.pretrain is None:
+        return
+    side = size // patch
+    if not 1 <= round(run.pretrain.mask_ratio * side * side) <= side * side - 1:
         raise UsageError(
-            f"runs.{name}.pretrain.mask_ratio: {run.pretrain.mask_ratio} of {patches} patches leaves none "
+            f"{where}.pretrain.mask_ratio: {run.pretrain.mask_ratio} of {side * side} patches leaves none "
             "hidden or none visible; choose another ratio or a smaller patch."
+        )
+    if run.pretrain.mask == "region" and side < MIN_REGION_SIDE:
+        raise UsageError(
+            f"{where}.pretrain.mask: region masks need {MIN_REGION_SIDE} x {MIN_REGION_SIDE} patches to tell "
+            f"regions apart, there are {side} x {side}; choose a smaller patch."
         )

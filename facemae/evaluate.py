@@ -35,33 +35,48 @@ def evaluate(
         DataError: there are too few people to measure anything.
     """
     experiment.check_name(name)
-    settings = experiment.evaluate
     table = _evaluated(embeddings / results.EMBEDDINGS, split)
     people, identity = np.unique(table["person"].to_numpy(str), return_inverse=True)
-    fold = table.groupby("person")["fold"].first().loc[list(people)].to_numpy(int)
     vectors = np.stack(table["embedding"].to_list())
+    measured = _measure(experiment, table, vectors, people, identity)
+
+    source = results.read_json(embeddings / results.METRICS)
+    results.write_metrics(
+        out,
+        [_entry(each, experiment.evaluate.level) for each in measured],
+        seed=seed,
+        device=source["device"],
+        seconds=source["seconds"],
+        people=len(people),
+        evaluated=results.digest(table["sample_id"].to_list()),
+        dataset=experiment.dataset,
+    )
+    settings = {"run": name, "seed": seed} | experiment.evaluate.model_dump()
+    files.write_json(out / results.CONFIG, settings)
+    samples = {each.name: each.samples for each in measured if each.samples is not None}
+    results.write_table(out / results.RESAMPLES, pd.DataFrame(samples), list(samples))
+    _write_scores(vectors, identity, people, out)
+    primary = next(each for each in measured if each.name == experiment.evaluate.primary)
+    say(f"evaluate {name}/{seed}", f"{primary.name} {primary.value:.3f} on {len(people)} unseen people")
+
+
+def _measure(
+    experiment: config.Experiment,
+    table: pd.DataFrame,
+    vectors: np.ndarray,
+    people: np.ndarray,
+    identity: np.ndarray,
+) -> list[metrics.Measurement]:
+    settings = experiment.evaluate
+    fold = table.groupby("person")["fold"].first().loc[list(people)].to_numpy(int)
     weights = identity_weights(len(people), settings.resamples, experiment.split.seed)
+    enrolled = table["enrolled"].to_numpy(bool)
     try:
-        measured = metrics.evaluate(
-            vectors, identity, fold, table["enrolled"].to_numpy(bool), weights, settings.far_targets
-        )
-        entries = [_entry(each, settings.level) for each in measured]
+        return metrics.evaluate(vectors, identity, fold, enrolled, weights, settings.far_targets)
     except ValueError as error:
         raise DataError(
             f"{len(people)} people cannot be evaluated: {error}; add people or lower split.folds."
         ) from error
-
-    source = results.read_json(embeddings / results.METRICS)
-    results.write_metrics(
-        out, entries, seed=seed, device=source["device"], seconds=source["seconds"], people=len(people),
-        dataset=experiment.dataset,
-    )  # fmt: skip
-    files.write_json(out / results.CONFIG, {"run": name, "seed": seed} | settings.model_dump())
-    samples = {each.name: each.samples for each in measured if each.samples is not None}
-    results.write_table(out / results.RESAMPLES, pd.DataFrame(samples), list(samples))
-    _write_scores(vectors, identity, people, out)
-    primary = next(each for each in measured if each.name == settings.primary)
-    say(f"evaluate {name}/{seed}", f"{primary.name} {primary.value:.3f} on {len(people)} unseen people")
 
 
 def _evaluated(embeddings: Path, split: Path) -> pd.DataFrame:
@@ -71,6 +86,11 @@ def _evaluated(embeddings: Path, split: Path) -> pd.DataFrame:
     found = results.read_table(embeddings)
     if sorted(found["sample_id"]) != sorted(roles["sample_id"]):
         raise IntegrityError(f"{embeddings} was made for another split; run the embed stage again.")
+    if not all(np.isfinite(vector).all() and vector.any() for vector in found["embedding"]):
+        raise IntegrityError(
+            f"{embeddings} holds an embedding that is zero or not finite; run the embed stage again."
+        )
+    found = found.sort_values("sample_id", ignore_index=True)
     return found.drop(columns="person").merge(roles, on="sample_id", validate="one_to_one")
 
 

@@ -46,6 +46,20 @@ def atomic_write(path: Path, data: bytes) -> None:
         raise _storage_error(path, len(data), error) from error
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log; a kill may tear the last one, which `results.read_log` leaves out.
+
+    Raises:
+        StorageError: the disk is full or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise _storage_error(path, len(line), error) from error
+
+
 def _storage_error(path: Path, needed: int, error: OSError) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         folder = next(parent for parent in path.parents if parent.exists())
@@ -85,9 +99,14 @@ def exclusive(path: Path) -> Iterator[None]:
 
     Raises:
         UsageError: another live process holds it.
+        StorageError: it cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise _storage_error(path, 0, error) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

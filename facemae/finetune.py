@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from facemae.optim import adamw, ramp
 from facemae.progress import say
 from facemae.randomness import batch_ids, generator, seed_of
 from facemae.task import Task, on_device
-from facemae.train import fit, lock
+from facemae.train import Trained, fit, lock
 
 
 def finetune(task: Task, pretrained: Path | None) -> None:
@@ -39,39 +40,43 @@ def finetune(task: Task, pretrained: Path | None) -> None:
     start = "pretrained encoder" if pretrained else "scratch"
     say(task.label, f"{len(faces.images)} faces of {len(names)} people, from {start}, {compute}")
 
-    torch.manual_seed(seed_of(task.seed, "weights"))
-    embedder = build_embedder(run.model, task.image_size, drop_path=run.model.drop_path)
-    if pretrained:
-        load_weights(embedder.encoder, pretrained / results.ENCODER)
-    network = nn.ModuleDict(
-        {"embedder": embedder, "loss": identity_loss(run.finetune, len(names), run.model.embedding)}
-    )
+    network = _network(task, len(names), pretrained)
     compute.place(network)
     settings = task.settings("model", "finetune")
     job = task.job(settings, compute, *([pretrained / results.ENCODER] if pretrained else []))
     with lock(job):
         labels = torch.tensor([names.index(str(person)) for person in faces.people], device=compute.device)
         loss_at = _loss(network, on_device(faces, compute), labels, run.finetune, compute, task.seed)
-        optimizer = adamw(
-            network, run.finetune, encoder=embedder.encoder, layer_decay=run.finetune.layer_decay
-        )
+        encoder = cast(nn.Module, network["embedder"].encoder)
+        optimizer = adamw(network, run.finetune, encoder=encoder, layer_decay=run.finetune.layer_decay)
         trained = fit(network, optimizer, loss_at, run.finetune, compute, job)
         files.write_json(task.out / results.CONFIG, settings)
-        save_weights(embedder, task.out / results.EMBEDDER)
-        before = results.read_json(pretrained / results.METRICS)["seconds"] if pretrained else {}
-        results.write_metrics(
-            task.out,
-            [
-                results.metric(
-                    "training_loss", trained.log[-1]["loss"], n=len(trained.log), note="last line of the log"
-                )
-            ],
-            seed=task.seed,
-            device=str(compute),
-            seconds=before | {"finetune": round(trained.seconds, 3)},
-        )
+        save_weights(network["embedder"], task.out / results.EMBEDDER)
+        _write_metrics(task, pretrained, trained, str(compute))
         results.write_lines(task.out / results.LOG, trained.log)
         checkpoint.remove(job.state)
+
+
+def _network(task: Task, people: int, pretrained: Path | None) -> nn.ModuleDict:
+    """Return the embedder, pretrained if there is an encoder, and the loss with a vector per person."""
+    model, finetune = task.run.model, task.run.finetune
+    torch.manual_seed(seed_of(task.seed, "weights"))
+    embedder = build_embedder(model, task.image_size, drop_path=model.drop_path)
+    if pretrained:
+        load_weights(embedder.encoder, pretrained / results.ENCODER)
+    return nn.ModuleDict({"embedder": embedder, "loss": identity_loss(finetune, people, model.embedding)})
+
+
+def _write_metrics(task: Task, pretrained: Path | None, trained: Trained, device: str) -> None:
+    before = results.read_json(pretrained / results.METRICS)["seconds"] if pretrained else {}
+    note = "last line of the log"
+    results.write_metrics(
+        task.out,
+        [results.metric("training_loss", trained.log[-1]["loss"], n=len(trained.log), note=note)],
+        seed=task.seed,
+        device=device,
+        seconds=before | {"finetune": round(trained.seconds, 3)},
+    )
 
 
 def _loss(

@@ -138,8 +138,8 @@ def region_scores(batch: int, side: int, hidden: int, generator: Generator) -> T
         ranks = _ranks(_uniform(generator, batch, int(own.sum())))
         scores[:, own] = (ranks + _uniform(generator, *ranks.shape)) / ranks.shape[1]
     present = torch.tensor([label for label in range(1, len(REGIONS) + 1) if (labels == label).any()])
-    chosen = present[torch.randint(len(present), (batch, 1), generator=generator)]
-    scores += labels == chosen
+    if len(present):  # fewer than 3 x 3 patches own no region: all are hidden in proportion
+        scores += labels == present[torch.randint(len(present), (batch, 1), generator=generator)]
     return scores
 
 
@@ -174,7 +174,7 @@ def _overlap(edges: Tensor, low: float, high: float) -> Tensor:
 
 
 def _rectangles(largest_area: Tensor, side: int, generator: Generator) -> Tensor:
-    """Return one random rectangle per image, (B, side, side) bool, of about 1 to `largest_area` patches."""
+    """Return a random rectangle per image, (B, side, side) bool, from BEiT's least area to `largest_area`."""
     batch = len(largest_area)
     smallest = BLOCK_MIN_SHARE * side * side
     area = smallest + (largest_area - smallest).clamp(min=0) * _uniform(generator, batch)

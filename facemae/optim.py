@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from timm.optim._param_groups import param_groups_layer_decay
@@ -73,6 +74,8 @@ def _layer_decay_groups(
     groups: list[dict[str, object]] = param_groups_layer_decay(
         encoder, weight_decay, no_weight_decay_list=("pos_embed", "cls_token"), layer_decay=layer_decay
     )
+    for group in groups:  # timm gives the last block of an encoder without a head the head's rate
+        group["lr_scale"] = layer_decay * cast(float, group["lr_scale"])
     inside = {id(parameter) for parameter in encoder.parameters()}
     outside = nn.ParameterList(p for p in network.parameters() if id(p) not in inside)
     return groups + _plain_groups(outside, weight_decay)

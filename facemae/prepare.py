@@ -15,7 +15,7 @@ from facemae import config, results
 from facemae.data.align import Outcome, align_photos
 from facemae.data.images import encode_png
 from facemae.data.sources import Photo, folder_photos, orl_photos
-from facemae.data.split import check_split, split_people
+from facemae.data.split import UNLABELLED, check_split, split_people
 from facemae.errors import DataError
 from facemae.progress import say, track
 
@@ -96,7 +96,10 @@ def split(experiment: config.Experiment, faces: Path, out: Path) -> None:
     for role, part in roles.groupby("role"):
         say("split", f"{role}: {len(part)} faces of {part['person'].nunique()} people")
     if copies:
-        say("split", f"left out {copies} faces whose photo is a byte-for-byte copy of another")
+        say(
+            "split",
+            f"left out {copies} faces: copies of another photo, or among the labelled without a person",
+        )
 
 
 def _labelled(data: config.Data) -> list[Photo]:
@@ -108,7 +111,7 @@ def _labelled(data: config.Data) -> list[Photo]:
 def _unlabelled(data: config.Data) -> list[Photo]:
     if data.unlabelled is None:
         return []
-    return [_under("unlabelled", photo) for photo in folder_photos(Path(data.unlabelled), labelled=False)]
+    return [_under(UNLABELLED, photo) for photo in folder_photos(Path(data.unlabelled), labelled=False)]
 
 
 def _under(prefix: str, photo: Photo) -> Photo:
@@ -136,11 +139,12 @@ def _report(records: list[dict[str, Any]], limit: float, outcomes: Path) -> None
     for code, count in Counter(record["code"] for record in records).most_common():
         examples = [r["sample_id"] for r in records if r["code"] == code][:NAMED_EXAMPLES]
         say("align", f"{code}: {count}" + ("" if code == "OK" else f" ({', '.join(examples)})"))
+    listing = outcomes.with_name("rejected.jsonl")
+    listing.unlink(missing_ok=True)  # of an earlier attempt
     skipped = [record for record in records if record["code"] != "OK"]
     share = len(skipped) / len(records)
     if share > limit or len(skipped) == len(records):
         # Beside the declared output, which the workflow deletes when the stage fails.
-        listing = outcomes.with_name("rejected.jsonl")
         results.write_lines(listing, skipped)
         raise DataError(
             f"{len(skipped)} of {len(records)} photos ({share:.0%}) have no usable face, more than "

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from facemae import results
+from facemae import files, results
 from facemae.errors import UsageError
 from facemae.results import Results
 from facemae.wording import METRIC_NAMES
@@ -26,9 +26,8 @@ def write_readme(readme: Path, root: Path) -> None:
     if BEGIN not in text or END not in text:
         raise UsageError(f"{readme} has no lines {BEGIN} and {END} to write between.")
     before, rest = text.split(BEGIN, 1)
-    readme.write_text(
-        f"{before}{BEGIN}\n\n{results_block(root)}\n\n{END}{rest.split(END, 1)[1]}", encoding="utf-8"
-    )
+    after = rest.split(END, 1)[1]
+    files.atomic_write(readme, f"{before}{BEGIN}\n\n{results_block(root)}\n\n{END}{after}".encode())
 
 
 def results_block(root: Path) -> str:

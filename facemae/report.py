@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-import plotly.io
-import plotly.offline
 from markupsafe import Markup
+from PIL import Image
 
-from facemae import charts, config, files, reading
-from facemae.data.images import ImageError, encode_png, open_image
+from facemae import charts, config, figures, files, reading
+from facemae.data.images import ImageError, open_image
 from facemae.errors import IntegrityError
 from facemae.progress import say
 from facemae.results import Results
@@ -24,7 +22,9 @@ from facemae.results import Results
 TEMPLATE = "report.html.jinja"
 MAX_REJECTED = 50
 THUMBNAIL = 96  # pixels
-PLOTLY_CONFIG = {"displayModeBar": False, "responsive": True}
+STRIP = 1080  # pixels; the page is no wider
+# Snakemake's report holds the page as a data: address in base64, and Chromium opens none above 2 MiB.
+MAX_BYTES = 2 * 1024**2 * 3 // 4 - 1000
 
 
 def report(experiment: config.Experiment, root: Path, out: Path) -> None:
@@ -48,6 +48,8 @@ def report(experiment: config.Experiment, root: Path, out: Path) -> None:
     page = environment.get_template(TEMPLATE).render(content).encode("utf-8", "replace")
     files.atomic_write(out, page)
     say("report", f"{out} ({len(page) / 1e6:.1f} MB)")
+    if len(page) > MAX_BYTES:
+        say("report", "The page is too large to be shown inside Snakemake's report; open the file itself.")
 
 
 def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
@@ -57,17 +59,42 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
         "verdict": reading.verdict(paths),
         "primary": charts.metric_label(experiment.evaluate.primary),
         "level": f"{experiment.evaluate.level:.0%}",
+        "matrix": _matrix(verdicts, experiment),
+        "verdict_colours": charts.VERDICT_COLOURS,
         "verdicts": _verdict_tables(verdicts, experiment),
         "leaderboard": _leaderboard_table(leaderboard),
-        "charts": _charts(experiment, paths, leaderboard, verdicts),
+        "charts": _charts(experiment, paths, leaderboard),
         "how_to_read": charts.HOW_TO_READ,
+        "alt": charts.ALT,
         "strips": _strips(experiment, paths),
         "alignment": _alignment(paths),
         "credit": reading.credit(experiment),
         "limits": reading.limits(experiment, details["people"]),
         "facts": _facts(experiment, details),
-        "plotly": Markup(plotly.offline.get_plotlyjs()),
     }
+
+
+def _matrix(verdicts: pd.DataFrame, experiment: config.Experiment) -> dict[str, Any]:
+    """Return the verdict on every run (column) against every other run and control (row)."""
+    runs = reading.run_names(experiment)
+    cells = charts.verdict_cells(verdicts, experiment.evaluate.primary, runs, experiment.baselines)
+    return {
+        "runs": runs if len(verdicts) else [],
+        "rows": [
+            {
+                "opponent": opponent,
+                "control": opponent in experiment.baselines,
+                "cells": [_matrix_cell(cell) for cell in row],
+            }
+            for opponent, row in cells.items()
+        ],
+    }
+
+
+def _matrix_cell(cell: dict[str, Any] | None) -> dict[str, str]:
+    if cell is None:
+        return {"verdict": "", "difference": ""}
+    return {"verdict": str(cell["verdict"]), "difference": f"{cell['difference']:+.3f}"}
 
 
 def _verdict_tables(verdicts: pd.DataFrame, experiment: config.Experiment) -> list[dict[str, Any]]:
@@ -131,34 +158,19 @@ def _value(entries: dict[Any, dict[Any, Any]], metric: str) -> dict[str, str]:
     return {"value": f"{entry['value']:.3f}", "more": more}
 
 
-def _charts(
-    experiment: config.Experiment, paths: Results, leaderboard: pd.DataFrame, verdicts: pd.DataFrame
-) -> dict[str, Markup]:
+def _charts(experiment: config.Experiment, paths: Results, leaderboard: pd.DataFrame) -> dict[str, Markup]:
     """Return the charts that have something to show."""
     primary, colours = experiment.evaluate.primary, charts.palette(leaderboard)
-    figures = {
-        "leaderboard": charts.leaderboard_chart(leaderboard, primary),
-        "roc": charts.roc_chart(reading.roc_curves(paths), colours, experiment.baselines),
-        "cost": charts.cost_chart(leaderboard, primary),
+    drawn = {
+        "leaderboard": figures.leaderboard_figure(leaderboard, primary),
+        "roc": figures.roc_figure(reading.roc_curves(paths), colours, experiment.baselines),
+        "cost": figures.cost_figure(leaderboard, primary),
     }
-    if len(verdicts):
-        figures["verdicts"] = charts.verdict_matrix(
-            verdicts, primary, reading.run_names(experiment), experiment.baselines
-        )
     for stage in ("pretrain", "finetune"):
         curves = reading.learning_curves(paths, stage)
         if len(curves):
-            figures[stage] = charts.learning_chart(curves, colours)
-    return {name: _embed(name, figure) for name, figure in figures.items()}
-
-
-def _embed(name: str, figure: go.Figure) -> Markup:
-    chart = plotly.io.to_html(
-        figure, include_plotlyjs=False, full_html=False, config=PLOTLY_CONFIG, div_id=f"chart-{name}"
-    )
-    return Markup('<div class="chart" role="img" aria-label="{}">{}</div>').format(
-        charts.ALT[name], Markup(chart)
-    )
+            drawn[stage] = figures.learning_figure(curves, colours, stage)
+    return {name: Markup(svg) for name, svg in drawn.items()}
 
 
 def _strips(experiment: config.Experiment, paths: Results) -> list[dict[str, str]]:
@@ -168,9 +180,7 @@ def _strips(experiment: config.Experiment, paths: Results) -> list[dict[str, str
         shown = reading.reconstructions(paths, name, seed)
         picture = charts.reconstruction_strip(shown.face, shown.hidden, shown.reconstruction)
         caption = f"{name}: {run.strategy} mask, {run.mask_ratio:.0%} of the patches hidden, seed {seed}"
-        strips.append(
-            {"caption": caption, "uri": _data_uri(encode_png(picture)), "alt": charts.ALT["reconstructions"]}
-        )
+        strips.append({"caption": caption, "uri": _data_uri(Image.fromarray(picture), STRIP)})
     return strips
 
 
@@ -197,12 +207,15 @@ def _thumbnail(path: bytes | None) -> str:
         image = open_image(Path(os.fsdecode(path)))
     except ImageError:
         return ""
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return _data_uri(encode_png(np.asarray(image)))
+    return _data_uri(image, THUMBNAIL)
 
 
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def _data_uri(image: Image.Image, side: int) -> str:
+    """Return a picture, shrunk where a side is longer than `side` pixels, in the smallest usual format."""
+    image.thumbnail((side, side))
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=88, method=6)
+    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
 
 
 def _facts(experiment: config.Experiment, details: dict[str, Any]) -> dict[str, str]:

@@ -175,7 +175,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
         try:
             return pd.read_parquet(file, columns=columns)
         except Exception as error:  # pyarrow has no common base class for damaged files
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())
             raise IntegrityError(
                 f"{path} is damaged or no table of ours ({reason}); make it again."
             ) from error

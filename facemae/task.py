@@ -65,7 +65,8 @@ class Task:
     def job(self, settings: dict[str, Any], compute: device.Compute, *inputs: Path) -> Job:
         """Return the training's identity: its settings, its precision and the content of its inputs."""
         content = [files.sha256(path.read_bytes()) for path in (self.faces, self.split, *inputs)]
-        fingerprint = results.digest([settings, str(compute), self.seed, content])
+        versions = results.versions()  # another version need not compute the same bits
+        fingerprint = results.digest([settings, str(compute), self.seed, content, versions])
         return Job(self.label, self.seed, self.out.with_name(f".{self.out.name}"), fingerprint)
 
     def settings(self, *sections: str) -> dict[str, Any]:

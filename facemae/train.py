@@ -139,9 +139,7 @@ def _log(done: Trained, optimizer: torch.optim.Optimizer, training: config.Train
     }
     done.recent.clear()
     done.log.append(record)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with open(job.folder / results.LOG, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    files.append_line(job.folder / results.LOG, json.dumps(record))
 
 
 def _save(network: nn.Module, optimizer: torch.optim.Optimizer, done: Trained, job: Job) -> None:

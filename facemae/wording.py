@@ -76,10 +76,13 @@ def _among_strategies(verdicts: pd.DataFrame, pretrained: list[str]) -> str:
     if among.empty or (among["verdict"] == "undecided").any():
         return ""
     called = among[among["verdict"] != "tie"]
+    ties = len(among) - len(called)
     if called.empty:
-        return f"Between the masking strategies no difference was shown ({len(among)} pairs, all ties)."
+        pairs = "1 pair, a tie" if ties == 1 else f"{ties} pairs, all ties"
+        return f"Between the masking strategies no difference was shown ({pairs})."
     wins = [f"{row.run_a} is {row.verdict} than {row.run_b}" for row in called.itertuples()]
-    return f"Between the masking strategies, {_names(wins)}; the other {len(among) - len(called)} pairs tie."
+    rest = {0: "", 1: "; the other pair ties"}.get(ties, f"; the other {ties} pairs tie")
+    return f"Between the masking strategies, {_names(wins)}{rest}."
 
 
 def _controls(table: pd.DataFrame, verdicts: pd.DataFrame, experiment: config.Experiment) -> str:

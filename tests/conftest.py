@@ -45,9 +45,11 @@ def _torch_as_it_was():
     import torch
 
     torch.set_num_threads(1)
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     deterministic = torch.are_deterministic_algorithms_enabled()
     yield
     torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,7 @@ def smallest_side(strategy):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @settings(max_examples=60)
-@given(
-    ratio=st.floats(0.01, 0.99), side=st.integers(2, 16), batch=st.integers(1, 5), seed=st.integers(0, 99)
-)
+@given(ratio=st.floats(0.01, 0.99), side=st.integers(2, 16), batch=st.integers(1, 5), seed=st.integers(0, 99))
 def test_every_image_hides_exactly_its_share(strategy, ratio, side, batch, seed):
     patches = side * side
     assume(1 <= round(ratio * patches) <= patches - 1 and side >= smallest_side(strategy))
@@ -63,7 +61,7 @@ def test_images_of_a_batch_have_masks_of_their_own(strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_over_many_images_every_patch_is_hidden_and_visible(strategy):
     often = drawn(strategy, 0.5, batch=500).hidden.float().mean(dim=0)
-    assert 0.1 < often.min()
+    assert often.min() > 0.1
     assert often.max() < 0.9
 
 
@@ -277,6 +275,5 @@ def test_a_fine_region_map_is_the_boxes_drawn():
             assert int(labels[row, column]) in (inside or [0])
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="no region owns a patch of a 2 x 2 grid")
 def test_region_masks_on_four_patches():
     assert drawn("region", 0.5, 5, 2).hidden.sum(dim=1).tolist() == [2] * 5

@@ -1,13 +1,20 @@
 """The report's page: complete, self-contained, and text stays text."""
 
+import base64
+import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from results_folder import HOSTILE, make_results
 
-from facemae import report, results
+from facemae import config, files, report, results
+from facemae.data.images import encode_png
 from facemae.errors import IntegrityError
 from facemae.results import Results
 
@@ -39,9 +46,23 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def html(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("report")
-    return write(folder)
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[config.Experiment, Path]:
+    folder = tmp_path_factory.mktemp("made")
+    return make_results(folder), folder
+
+
+@pytest.fixture(scope="module")
+def html(made: tuple[config.Experiment, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("report") / "overview.html"
+    report.report(*made, out)
+    return out.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def own(made: tuple[config.Experiment, Path], tmp_path: Path) -> tuple[config.Experiment, Path]:
+    """Return a copy, to damage at will."""
+    shutil.copytree(made[1], tmp_path / "results")
+    return made[0], tmp_path / "results"
 
 
 def write(folder: Path, **changes: object) -> str:
@@ -61,22 +82,74 @@ def test_shows_the_verdict_and_every_run(html: str) -> None:
 
 
 def test_refused_rates_say_why(html: str) -> None:
-    assert re.search(r"refused needs \d+ impostor pairs, this evaluation has \d+", Page(html).text)
+    assert re.search(r"refused: needs \d+ impostor pairs, this evaluation has \d+", Page(html).text)
 
 
 def test_has_every_chart_with_its_sentence_and_alt_text(html: str) -> None:
     for name in ("leaderboard", "verdicts", "roc", "cost", "pretrain", "finetune"):
         assert f'id="chart-{name}"' in html
         assert report.charts.HOW_TO_READ[name] in Page(html).text
-    assert html.count('role="img"') == 6
+    assert len(re.findall(r'role="img" aria-label="[^"]+"><svg ', html)) == 5
     assert len(re.findall(r"<figure>.*?alt=\"[^\"]+\"", html, re.DOTALL)) == 2
 
 
 def test_loads_nothing_from_elsewhere(html: str) -> None:
-    assert all(address.startswith("data:image/png;base64,") for address in Page(html).loads)
+    assert all(address.startswith(("data:image/webp;base64,", "#")) for address in Page(html).loads)
     own_style = html[html.index("<style>") : html.index("</style>")]
     assert "url(" not in own_style
     assert "@import" not in own_style
+    assert html.count("<style>") == 1
+    assert "<script" not in html
+    assert set(re.findall(r"url\((.)", html)) == {"#"}
+
+
+def test_the_matrix_says_verdicts_in_words_from_both_sides(html: str) -> None:
+    matrix = html[html.index('id="chart-verdicts"') :]
+    matrix = matrix[: matrix.index("</table>")]
+    assert report.charts.ALT["verdicts"] in matrix
+    assert re.findall(r'<th scope="col">(\w+)', matrix) == ["scratch", "random", "region"]
+    assert re.findall(r'<th scope="row">(\w+)', matrix) == ["scratch", "random", "region", "pixels"]
+    cells = re.findall(r'<td class="(\w+)">(?:<b>(\w+)</b>)?', matrix)
+    assert len(cells) == 3 * 4
+    assert {colour for colour, word in cells if colour != word} == {"empty"}
+    assert [word for _, word in cells].count("") == 3
+
+
+def test_a_large_experiment_still_fits_into_snakemakes_report(tmp_path: Path) -> None:
+    """Chromium opens no data: address above 2 MiB; noise is what compresses worst."""
+    page = write(
+        tmp_path,
+        runs={f"random-{place}": {} for place in range(5)},
+        seeds=list(range(5)),
+        defaults={"pretrain": {"steps": 4000}, "finetune": {"steps": 4000}},
+    ).encode()
+    assert len(base64.b64encode(page)) < 0.75 * 2 * 1024**2
+    assert len(page) < report.MAX_BYTES
+
+
+def test_many_rejected_photos_take_little_room(own: tuple[config.Experiment, Path], tmp_path: Path) -> None:
+    paths = Results(own[1])
+    photo = np.random.default_rng(0).integers(0, 255, (600, 400, 3)).astype(np.uint8)
+    files.atomic_write(tmp_path / "noise.png", encode_png(photo))
+    names = [f"labelled/a/{place}.png" for place in range(80)]
+    outcome = {"person": "a", "code": "NO_FACE", "reason": "No face found.", "hint": "Try another."}
+    outcomes = [{"sample_id": name} | outcome for name in names]
+    results.write_lines(paths.outcomes, outcomes)
+    photos = pd.DataFrame(outcomes).assign(path=os.fsencode(tmp_path / "noise.png"))
+    results.write_table(paths.photos, photos, results.PHOTO_COLUMNS)
+    report.report(*own, tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert html.count('class="thumbnail"') == report.MAX_REJECTED
+    assert f"{80 - report.MAX_REJECTED} more are listed" in html
+    assert len(html) < report.MAX_BYTES / 2
+
+
+def test_a_page_too_large_is_announced(
+    made: tuple[config.Experiment, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(report, "MAX_BYTES", 1000)
+    report.report(*made, tmp_path / "page.html")
+    assert "too large to be shown inside Snakemake's report" in "".join(capsys.readouterr())
 
 
 def test_text_from_data_stays_text(html: str) -> None:
@@ -104,22 +177,23 @@ def test_small_experiments_have_a_page_too(tmp_path: Path, changes: dict, expect
     assert expected in Page(write(tmp_path, **changes)).text
 
 
-def test_a_photo_that_is_gone_has_no_thumbnail(tmp_path: Path) -> None:
-    experiment = make_results(tmp_path / "results")
-    (tmp_path / "results" / "photo.png").unlink()
-    report.report(experiment, tmp_path / "results", tmp_path / "page.html")
+def test_a_photo_that_is_gone_has_no_thumbnail(own: tuple[config.Experiment, Path], tmp_path: Path) -> None:
+    table = pd.read_parquet(Results(own[1]).photos)
+    results.write_table(Results(own[1]).photos, table.assign(path=b"/gone"), results.PHOTO_COLUMNS)
+    report.report(*own, tmp_path / "page.html")
     assert 'class="thumbnail"' not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("damage", [None, b"{", b"\xff\x00"])
 @pytest.mark.parametrize("name", ["verdict", "leaderboard", "outcomes", "reconstructions"])
-def test_a_missing_or_damaged_file_is_one_sentence(tmp_path: Path, name: str, damage: bytes | None) -> None:
-    experiment = make_results(tmp_path, seeds=[0], runs={"region": None})
-    paths = Results(tmp_path)
+def test_a_missing_or_damaged_file_is_one_sentence(
+    own: tuple[config.Experiment, Path], tmp_path: Path, name: str, damage: bytes | None
+) -> None:
+    paths = Results(own[1])
     shown = paths.stage("random", 0, "pretrain") / results.RECONSTRUCTIONS
     file = shown if name == "reconstructions" else getattr(paths, name)
     file.unlink() if damage is None else file.write_bytes(damage)
     if name == "outcomes" and damage == b"{":
         return  # a torn last line is left out
     with pytest.raises(IntegrityError):
-        report.report(experiment, tmp_path, tmp_path / "page.html")
+        report.report(*own, tmp_path / "page.html")

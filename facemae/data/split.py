@@ -13,6 +13,7 @@ from facemae import config
 from facemae.errors import DataError, IntegrityError
 from facemae.results import ROLE_EVALUATION, ROLE_TRAIN, ROLE_UNLABELLED, SPLIT_COLUMNS
 
+UNLABELLED = "unlabelled"  # first part of the name of a photo from `data.unlabelled`
 MIN_FOLD_PEOPLE = 2  # a fold with one person has no impostor pair
 
 
@@ -21,7 +22,8 @@ def split_people(faces: pd.DataFrame, split: config.Split) -> pd.DataFrame:
 
     Evaluation people are drawn among those with two or more faces, since a genuine pair needs two;
     the first face of each is `enrolled`, the gallery of identification. Of photos that are the same
-    byte for byte only the first is kept, so none can be on both sides.
+    byte for byte only the first is kept, so none can be on both sides. A photo in the labelled data
+    that names nobody may show an evaluation person, so it is left out.
 
     Args:
         faces: Columns sample_id, person (None: not known) and sha256.
@@ -30,7 +32,8 @@ def split_people(faces: pd.DataFrame, split: config.Split) -> pd.DataFrame:
     Raises:
         DataError: there are too few people.
     """
-    table = faces.sort_values("sample_id").drop_duplicates("sha256", ignore_index=True)
+    named = faces["person"].notna() | faces["sample_id"].str.startswith(f"{UNLABELLED}/")
+    table = faces[named].sort_values("sample_id").drop_duplicates("sha256", ignore_index=True)
     counts = table["person"].dropna().value_counts()
     evaluated = _draw(sorted(counts.index), set(counts.index[counts >= 2]), split)
     fold = {person: place % split.folds for place, person in enumerate(evaluated)}

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from facemae import results
-from facemae.data.images import open_image
+from facemae.data.images import ImageError, open_image
+from facemae.errors import IntegrityError
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,17 @@ def load_faces(faces: Path, rows: pd.DataFrame) -> Faces:
     """Return the faces that `rows` (with a column sample_id) names, in its order.
 
     Raises:
-        IntegrityError: the store is damaged.
-        KeyError: a face is not in the store.
+        IntegrityError: the store is damaged, or lacks a face.
     """
     table = results.read_table(faces, ["sample_id", "person", "image"]).set_index("sample_id")
-    chosen = table.loc[rows["sample_id"].to_list()]
-    images = np.stack([np.asarray(open_image(data)) for data in chosen["image"]])
+    try:
+        chosen = table.loc[rows["sample_id"].to_list()]
+        images = np.stack([np.asarray(open_image(data)) for data in chosen["image"]])
+    except KeyError as error:
+        raise IntegrityError(
+            f"{faces} lacks a face of the split ({error}); align the photos again."
+        ) from error
+    except (ImageError, ValueError) as error:  # ValueError: faces of different sizes
+        raise IntegrityError(f"{faces} holds a damaged face ({error}); align the photos again.") from error
     people = [person if isinstance(person, str) else None for person in chosen["person"]]
     return Faces(images, chosen.index.to_list(), people)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -44,9 +47,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 def load_autoencoder(folder: Path) -> tuple[MaskedAutoencoder, config.Pretrain]:
     """Return the masked autoencoder in a `pretrain` stage's folder, ready for use, and how it was trained."""
-    settings = results.read_json(folder / results.CONFIG)
-    pretrain = config.Pretrain.model_validate(settings["pretrain"])
-    mae = build_mae(config.Model.model_validate(settings["model"]), pretrain, settings["image_size"])
+    with _our_settings(folder) as settings:
+        pretrain = config.Pretrain.model_validate(settings["pretrain"])
+        mae = build_mae(config.Model.model_validate(settings["model"]), pretrain, settings["image_size"])
     load_weights(mae.encoder, folder / results.ENCODER)
     load_weights(mae.decoder, folder / results.DECODER)
     mae.eval()
@@ -55,8 +58,20 @@ def load_autoencoder(folder: Path) -> tuple[MaskedAutoencoder, config.Pretrain]:
 
 def load_embedder(folder: Path) -> Embedder:
     """Return the face embedder in a `finetune` stage's folder, ready for use."""
-    settings = results.read_json(folder / results.CONFIG)
-    embedder = build_embedder(config.Model.model_validate(settings["model"]), settings["image_size"])
+    with _our_settings(folder) as settings:
+        embedder = build_embedder(config.Model.model_validate(settings["model"]), settings["image_size"])
     load_weights(embedder, folder / results.EMBEDDER)
     embedder.eval()
     return embedder
+
+
+@contextlib.contextmanager
+def _our_settings(folder: Path) -> Iterator[dict[str, Any]]:
+    """Give the configuration beside the weights; what it lacks or has wrong is told in one sentence."""
+    path = folder / results.CONFIG
+    try:
+        yield results.read_json(path)
+    except (LookupError, TypeError, ValueError) as error:
+        raise IntegrityError(
+            f"{path} is not the configuration of a trained run; train the run again."
+        ) from error

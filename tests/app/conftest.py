@@ -1,13 +1,9 @@
 """Make the invented results folder available to the app's tests."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1]))
-
 from results_folder import make_results
 
 

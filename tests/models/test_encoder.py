@@ -14,8 +14,10 @@ def encoder(request, experiment):
     model = experiment.defaults.model.model_copy(update={"class_token": request.param})
     torch.manual_seed(0)
     built = build_encoder(model, SIZE).eval()
-    if request.param:
-        torch.nn.init.normal_(built.cls_token)  # starts near zero, which would hide a mistake
+    with torch.no_grad():  # both start near zero, which would hide a mistake
+        built.pos_embed[:, : built.num_prefix_tokens].normal_()
+        if request.param:
+            built.cls_token.normal_()
     return built
 
 
@@ -93,16 +95,18 @@ def test_pooling_averages_the_patch_tokens_only(encoder):
     assert torch.equal(pool(encoder, tokens), torch.full((1, 16), 2.0))
 
 
-def test_positions_start_as_sines_and_can_be_trained(encoder):
-    prefix = encoder.num_prefix_tokens
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_positions_start_as_sines_and_can_be_trained(experiment, prefix):
+    model = experiment.defaults.model.model_copy(update={"class_token": bool(prefix)})
+    encoder = build_encoder(model, SIZE)
     assert encoder.pos_embed.requires_grad
     assert torch.equal(encoder.pos_embed[0, prefix:].detach(), position_embedding(16, 4))
     assert not encoder.pos_embed[0, :prefix].any()
 
 
 def test_dropped_paths_change_training_only(experiment, images):
-    built = build_encoder(experiment.defaults.model, SIZE, drop_path=0.9)
-    assert [float(getattr(block.drop_path1, "drop_prob", 0)) for block in built.blocks] == [0, 0.9]
+    built = build_encoder(experiment.defaults.model, SIZE, drop_path=0.5)
+    assert [float(getattr(block.drop_path1, "drop_prob", 0)) for block in built.blocks] == [0, 0.5]
     torch.manual_seed(0)
     training = [encode(built.train(), images) for _ in range(2)]
     assert not torch.equal(*training)

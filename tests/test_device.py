@@ -1,0 +1,84 @@
+import time
+
+import pytest
+import torch
+
+from facemae import device
+from facemae.device import Compute, choose
+from facemae.errors import UsageError
+from facemae.models.encoder import build_encoder
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_they_were():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@NO_GPU
+def test_cuda_without_a_gpu_is_refused_in_one_sentence():
+    with pytest.raises(
+        UsageError, match=r"^device: cuda is asked for, but .*; use device: auto or cpu\.$"
+    ) as caught:
+        choose("cuda", "auto", 1)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+@NO_GPU
+def test_auto_without_a_gpu_is_the_processor():
+    assert (
+        choose("auto", "float32", 1)
+        == choose("cpu", "float32", 1)
+        == Compute(torch.device("cpu"), torch.float32)
+    )
+
+
+def test_choosing_makes_pytorch_deterministic_and_counts_threads():
+    torch.use_deterministic_algorithms(False)
+    choose("cpu", "float32", 2)
+    assert torch.get_num_threads() == 2
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_a_precision_that_is_asked_for_is_taken_and_used(precision, dtype):
+    compute = choose("cpu", precision, 1)
+    assert compute.dtype == dtype
+    with compute.autocast():
+        product = torch.ones(4, 4) @ torch.ones(4, 4)
+    assert product.dtype == dtype
+    assert str(compute) == f"cpu, {precision}"
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_precision_follows_the_processor(monkeypatch, native, dtype):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    assert choose("cpu", "auto", 1).dtype == dtype
+
+
+@pytest.mark.parametrize(("dtype", "fused"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_placing_a_network_chooses_its_attention(experiment, dtype, fused):
+    encoder = build_encoder(experiment.defaults.model, 32)
+    Compute(torch.device("cpu"), dtype).place(encoder)
+    assert {block.attn.fused_attn for block in encoder.blocks} == {fused}
+    assert next(encoder.parameters()).dtype == torch.float32  # weights stay in full precision
+
+
+def test_the_clock_counts_work_and_not_waiting(compute):
+    started = compute.seconds()
+    time.sleep(0.05)
+    waited = compute.seconds() - started
+    while compute.seconds() - started < waited + 0.02:  # ends only if work is counted
+        sum(range(1000))
+    assert waited < 0.04
+    assert not compute.on_gpu
+
+
+def test_a_gpu_that_cannot_be_used_is_explained(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "is built without CUDA" in device._why_no_gpu()

@@ -1,0 +1,219 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from facemae import metrics, results
+from facemae.errors import DataError, FaceMAEError, IntegrityError, UsageError
+from facemae.evaluate import evaluate
+from facemae.results import read_json, read_table
+from facemae.statistics import identity_weights
+
+PEOPLE, FACES, FOLDS = 12, 4, 2
+
+
+def split_table(people=PEOPLE, first=0):
+    rows = [
+        {"sample_id": f"p{person:02}/{shot}", "person": f"p{person:02}", "role": "evaluation",
+         "fold": person % FOLDS, "enrolled": shot == 0, "sha256": f"{person}/{shot}"}
+        for person in range(first, first + people)
+        for shot in range(FACES)
+    ]  # fmt: skip
+    training = {
+        "sample_id": "t/0",
+        "person": "t",
+        "role": "train",
+        "fold": None,
+        "enrolled": False,
+        "sha256": "t",
+    }
+    table = pd.DataFrame([*rows, training])
+    table["fold"] = table["fold"].astype("Int64")
+    return table
+
+
+@pytest.fixture
+def folder(tmp_path):
+    results.write_table(tmp_path / "split.parquet", split_table(), results.SPLIT_COLUMNS)
+    return tmp_path
+
+
+def write(folder, vectors, table=None):
+    """Write an embed stage's folder."""
+    table = split_table() if table is None else table
+    table = table[table["role"] == "evaluation"].assign(embedding=list(np.float32(vectors)))
+    results.write_table(folder / "embed" / results.EMBEDDINGS, table, results.EMBEDDING_COLUMNS)
+    results.write_metrics(folder / "embed", [], seed=1, device="cpu, float32", seconds={"finetune": 2.5})
+
+
+def run(experiment, folder, out="evaluate"):
+    evaluate(experiment, "random", 1, folder / "embed", folder / "split.parquet", folder / out)
+    content = read_json(folder / out / results.METRICS)
+    return content, {entry["name"]: entry for entry in content["metrics"]}
+
+
+def perfect():
+    """Embeddings that tell all people apart."""
+    return np.repeat(np.eye(PEOPLE), FACES, axis=0) + 0.05 * np.random.default_rng(0).random(
+        (PEOPLE * FACES, PEOPLE)
+    )
+
+
+def noise(seed=0):
+    return np.random.default_rng(seed).normal(size=(PEOPLE * FACES, 32))
+
+
+def test_perfect_embeddings_have_perfect_metrics(experiment, folder):
+    write(folder, perfect())
+    content, found = run(experiment, folder)
+    for name, value in (("roc_auc", 1), ("eer", 0), ("accuracy", 1), ("rank1", 1), ("tar_at_far=0.1", 1)):
+        assert found[name]["value"] == value
+        assert (found[name]["ci_low"], found[name]["ci_high"]) == (value, value)
+    assert (content["people"], content["seed"], content["dataset"]) == (PEOPLE, 1, "orl")
+    assert (content["device"], content["seconds"]) == ("cpu, float32", {"finetune": 2.5})
+    assert found["roc_auc"]["n"] == PEOPLE * FACES * (PEOPLE * FACES - 1) // 2
+    assert found["rank1"]["n"] == PEOPLE * (FACES - 1)
+
+
+def test_noise_is_at_chance_and_its_intervals_say_so(experiment, folder):
+    values = []
+    for seed in range(4):
+        write(folder, noise(seed))
+        _, found = run(experiment, folder)
+        values.append([found[name]["value"] for name in ("roc_auc", "eer", "accuracy")])
+        for entry in found.values():
+            assert entry["ci_low"] <= entry["value"] <= entry["ci_high"]
+        assert found["rank1"]["value"] < 0.4
+    assert np.abs(np.mean(values, axis=0) - 0.5).max() < 0.08
+
+
+def test_shuffled_people_undo_perfect_embeddings(experiment, folder):
+    write(folder, np.random.default_rng(0).permutation(perfect()))
+    _, found = run(experiment, folder)
+    assert abs(found["roc_auc"]["value"] - 0.5) < 0.15
+    assert found["rank1"]["value"] < 0.4
+
+
+def test_twice_is_the_same_to_the_byte(experiment, folder):
+    write(folder, noise())
+    for out in ("first", "second"):
+        run(experiment, folder, out)
+    for name in (results.METRICS, results.SCORES, results.RESAMPLES, results.CONFIG):
+        assert (folder / "first" / name).read_bytes() == (folder / "second" / name).read_bytes()
+
+
+def test_the_order_of_the_embeddings_does_not_matter(experiment, folder):
+    write(folder, noise())
+    _, first = run(experiment, folder)
+    path = folder / "embed" / results.EMBEDDINGS
+    results.write_table(path, read_table(path).sample(frac=1, random_state=1), results.EMBEDDING_COLUMNS)
+    _, second = run(experiment, folder, "second")
+    for name, entry in first.items():
+        assert second[name]["value"] == pytest.approx(entry["value"], abs=1e-12)
+
+
+def test_scores_are_the_cosines_of_all_pairs(experiment, folder):
+    write(folder, noise())
+    run(experiment, folder)
+    scores = read_table(folder / "evaluate" / results.SCORES)
+    unit = np.float32(noise()).astype(float)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    i, j = np.triu_indices(len(unit), 1)
+    np.testing.assert_allclose(scores["score"], (unit @ unit.T)[i, j], atol=1e-6)
+    people = np.repeat([f"p{person:02}" for person in range(PEOPLE)], FACES)
+    assert scores["first"].astype(str).to_list() == people[i].tolist()
+    assert scores["second"].astype(str).to_list() == people[j].tolist()
+    assert (scores["genuine"] == (scores["first"].astype(str) == scores["second"].astype(str))).all()
+
+
+def test_resamples_hold_every_metric_on_the_people_that_every_run_shares(experiment, folder):
+    weights = identity_weights(PEOPLE, experiment.evaluate.resamples, experiment.split.seed)
+    for seed in range(2):
+        write(folder, noise(seed))
+        _, found = run(experiment, folder)
+        table = read_table(folder / "evaluate" / results.RESAMPLES)
+        assert set(table.columns) == {name for name, entry in found.items() if entry["value"] is not None}
+        people = np.repeat(np.arange(PEOPLE), FACES)
+        hits, probes = metrics.rank1_hits(
+            np.float32(noise(seed)), people, np.arange(len(people)) % FACES == 0
+        )
+        np.testing.assert_allclose(table["rank1"], (weights @ hits) / (weights @ probes))
+
+
+def test_a_rate_too_small_for_the_data_is_refused_and_says_why(small, folder):
+    write(folder, noise())
+    _, found = run(small(evaluate={"far_targets": [0.1, 0.001]}), folder)
+    refused = found["tar_at_far=0.001"]
+    assert (refused["value"], refused["ci_low"], refused["ci_high"]) == (None, None, None)
+    assert "needs 30000 impostor pairs" in refused["note"]
+    assert found["tar_at_far=0.1"]["value"] is not None
+
+
+def test_intervals_follow_the_level(small, folder):
+    write(folder, noise())
+    widths = []
+    for level in (0.8, 0.95):
+        _, found = run(small(evaluate={"level": level}), folder)
+        widths.append(found["roc_auc"]["ci_high"] - found["roc_auc"]["ci_low"])
+    assert widths[0] < widths[1]
+
+
+@pytest.mark.parametrize("other", ["fewer", "more", "others", "twice", "training"])
+def test_embeddings_of_another_split_are_refused(experiment, folder, other):
+    table = split_table()
+    table = table[table["role"] == "evaluation"]
+    table = {
+        "fewer": table.iloc[:-1],
+        "more": pd.concat([table, split_table(1, 50).iloc[:FACES]]),
+        "others": split_table(first=1).iloc[: PEOPLE * FACES],
+        "twice": pd.concat([table.iloc[:-1], table.iloc[:1]]),
+        "training": pd.concat([table, table.iloc[:1].assign(sample_id="t/0")]),
+    }[other]
+    write(folder, np.ones((len(table), 3)), table)
+    with pytest.raises(
+        IntegrityError, match="was made for another split; run the embed stage again"
+    ) as caught:
+        run(experiment, folder)
+    assert caught.value.exit_code == 4
+    assert not (folder / "evaluate").exists()
+
+
+def test_people_come_from_the_split_and_not_from_the_embeddings(experiment, folder):
+    write(folder, perfect())
+    path = folder / "embed" / results.EMBEDDINGS
+    results.write_table(path, read_table(path).assign(person="somebody"), results.EMBEDDING_COLUMNS)
+    assert run(experiment, folder)[1]["rank1"]["value"] == 1
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_an_embedding_without_a_direction_is_told(experiment, folder, value):
+    vectors = noise()
+    vectors[5] = value
+    write(folder, vectors)
+    with pytest.raises(FaceMAEError, match="zero or not finite") as caught:
+        run(experiment, folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_embedding_is_not_blamed_on_the_number_of_people(experiment, folder):
+    vectors = noise()
+    vectors[5] = np.nan
+    write(folder, vectors)
+    with pytest.raises(FaceMAEError) as caught:
+        run(experiment, folder)
+    assert "split.folds" not in str(caught.value)
+
+
+def test_too_few_people_for_the_folds_are_told(experiment, folder):
+    table = split_table(people=2)
+    results.write_table(folder / "split.parquet", table, results.SPLIT_COLUMNS)
+    write(folder, noise()[: 2 * FACES], table)
+    match = r"^2 people cannot be evaluated: .*; add people or lower split\.folds"
+    with pytest.raises(DataError, match=match) as caught:
+        run(experiment, folder)
+    assert caught.value.exit_code == 3
+
+
+def test_only_runs_and_baselines_of_the_configuration_are_scored(experiment, folder):
+    write(folder, noise())
+    with pytest.raises(UsageError, match=r"^runs\.blok: there is no such run"):
+        evaluate(experiment, "blok", 0, folder / "embed", folder / "split.parquet", folder / "evaluate")

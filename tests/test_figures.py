@@ -1,0 +1,165 @@
+"""The report's figures: what the SVG holds, and that it fits any page, theme and number of neighbours."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import matplotlib
+import pandas as pd
+import pytest
+
+from facemae import charts, figures
+
+COLOURS = {"random": "#0072B2", "pixels": "#9E9E9E"}
+
+
+@pytest.fixture
+def leaderboard() -> pd.DataFrame:
+    strategies = {"scratch": "none", "random": "random", "block": "block", "pixels": "pixels", "pca": "pca"}
+    return pd.DataFrame(
+        {
+            "run": name, "kind": "baseline" if strategy[0] == "p" else "run", "strategy": strategy,
+            "metric": metric, "value": value + place / 100, "ci_low": value - 0.1, "ci_high": value + 0.2,
+            "seconds_pretrain": 10.0 * (strategy in ("random", "block")),
+            "seconds_finetune": 5.0 * (strategy[0] != "p"),
+        }
+        for metric, value in (("roc_auc", 0.7), ("eer", 0.2), ("tar_at_far=0.001", float("nan")))
+        for place, (name, strategy) in enumerate(strategies.items())
+    )  # fmt: skip
+
+
+@pytest.fixture
+def roc() -> pd.DataFrame:
+    curve = {"far": [0.001, 0.01, 0.1, 1.0], "tar": [0.1, 0.2, 0.5, 1.0], "impostors": 1000}
+    return pd.concat(pd.DataFrame(curve).assign(run=run, seed=seed) for run in COLOURS for seed in (0, 1))
+
+
+@pytest.fixture
+def learning() -> pd.DataFrame:
+    curve = {"step": range(1, 2001), "loss": [1 / step for step in range(1, 2001)]}
+    return pd.concat(pd.DataFrame(curve).assign(run="random", seed=seed) for seed in (0, 1))
+
+
+@pytest.fixture
+def drawn(leaderboard: pd.DataFrame, roc: pd.DataFrame, learning: pd.DataFrame) -> dict[str, str]:
+    return {
+        "leaderboard": figures.leaderboard_figure(leaderboard, "roc_auc"),
+        "cost": figures.cost_figure(leaderboard, "roc_auc"),
+        "roc": figures.roc_figure(roc, COLOURS, ["pixels"]),
+        "pretrain": figures.learning_figure(learning, COLOURS, "pretrain"),
+        "finetune": figures.learning_figure(learning, COLOURS, "finetune"),
+    }
+
+
+def words(svg: str) -> list[str]:
+    return [node.text for node in ET.fromstring(svg).iter() if node.text and node.text.strip()]
+
+
+def heights(svg: str, names: list[str]) -> list[str]:
+    """Return the names from the top of the figure to its bottom."""
+    found = {node.text: float(node.attrib["y"]) for node in ET.fromstring(svg).iter() if node.text in names}
+    return sorted(found, key=found.__getitem__)
+
+
+def test_leaderboard_has_the_best_on_top_and_controls_below(leaderboard: pd.DataFrame) -> None:
+    names = list(leaderboard["run"].unique())
+    best_high = figures.leaderboard_figure(leaderboard, "roc_auc")
+    assert heights(best_high, names) == ["block", "random", "scratch", "pca", "pixels"]
+    best_low = figures.leaderboard_figure(leaderboard, "eer")
+    assert heights(best_low, names) == ["scratch", "random", "block", "pixels", "pca"]
+    assert {"0.720", charts.axis_title("roc_auc")} <= set(words(best_high))
+
+
+def test_a_refused_metric_leaves_the_axes_empty(leaderboard: pd.DataFrame) -> None:
+    for draw in (figures.leaderboard_figure, figures.cost_figure):
+        svg = draw(leaderboard, "tar_at_far=0.001")
+        assert "true accept rate at a FAR of 0.001 (higher is better)" in words(svg)
+        assert "scratch" not in words(svg)
+
+
+def test_roc_names_every_curve_and_the_limit_of_what_can_be_told(drawn: dict[str, str]) -> None:
+    shown = words(drawn["roc"])
+    assert {"random", "pixels", charts.CHANCE, charts.ENOUGH, "0.001", "0.1", "1"} <= set(shown)
+    assert charts.AXES["far"] in shown
+    assert charts.STRATEGY_COLOURS["random"].lower() in drawn["roc"]
+
+
+def test_too_few_impostors_for_the_limit_draw_none(roc: pd.DataFrame) -> None:
+    assert charts.ENOUGH not in words(figures.roc_figure(roc.assign(impostors=20), COLOURS, []))
+
+
+def test_learning_curves_are_thin_per_seed_and_bold_for_the_mean(drawn: dict[str, str]) -> None:
+    styles = re.findall(r'style="fill: none; stroke: #0072b2;[^"]*"', drawn["pretrain"])
+    thin = [style for style in styles if "stroke-opacity: 0.4" in style]
+    assert len(thin) == 2
+    assert len(styles) == 4  # the mean, and its line in the legend
+    assert words(drawn["pretrain"]).count("random") == 1
+
+
+def test_long_curves_are_thinned_and_keep_their_ends(learning: pd.DataFrame, drawn: dict[str, str]) -> None:
+    paths = re.findall(r'd="([^"]*)" clip-path', drawn["pretrain"])
+    assert max(path.count("L") for path in paths) < figures.MAX_POINTS
+    assert len(drawn["pretrain"]) < 40_000
+    kept = figures._thinned(learning[learning["seed"] == 0])
+    assert (kept["step"].iloc[0], kept["step"].iloc[-1]) == (1, 2000)
+    assert len(figures._thinned(learning.head(3))) == 3
+
+
+def test_cost_adds_up_the_training_and_sets_equals_side_by_side(leaderboard: pd.DataFrame) -> None:
+    def places(table: pd.DataFrame) -> set[str]:
+        svg = figures.cost_figure(table, "roc_auc")
+        return set(re.findall(r'<use xlink:href="#\w+" x="([\d.]+)"[^>]*stroke: #9e9e9e', svg))
+
+    apart = leaderboard[leaderboard["run"] != "pca"]
+    assert len(places(leaderboard)) > len(places(apart))
+    assert {"0", "5", "10", "15"} & set(words(figures.cost_figure(leaderboard, "roc_auc")))
+
+
+def test_without_any_training_the_costs_are_drawn_too(leaderboard: pd.DataFrame) -> None:
+    controls = leaderboard[leaderboard["kind"] == "baseline"]
+    assert "pixels" in words(figures.cost_figure(controls, "roc_auc"))
+
+
+def test_figures_are_the_same_every_time(leaderboard: pd.DataFrame, drawn: dict[str, str]) -> None:
+    assert figures.leaderboard_figure(leaderboard, "roc_auc") == drawn["leaderboard"]
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path"}):
+        assert figures.leaderboard_figure(leaderboard, "roc_auc") == drawn["leaderboard"]
+
+
+def test_drawing_leaves_the_settings_alone(leaderboard: pd.DataFrame) -> None:
+    before = dict(matplotlib.rcParams)
+    figures.leaderboard_figure(leaderboard, "roc_auc")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_share_no_id_and_miss_none(drawn: dict[str, str]) -> None:
+    page = "".join(drawn.values())
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids)) > 0
+    for svg in drawn.values():
+        assert set(re.findall(r"#([mp]\w{10})\b", svg)) <= set(re.findall(r'\bid="([^"]+)"', svg))
+
+
+def test_figures_bring_no_style_script_date_or_background(drawn: dict[str, str]) -> None:
+    for svg in drawn.values():
+        assert svg.startswith("<svg ")
+        for unwanted in ("<style", "<script", "<metadata", "<!DOCTYPE", "#ffffff", "#000000", "font-family"):
+            assert unwanted not in svg
+        assert all("fill: currentColor" in tag for tag in re.findall(r"<text[^>]*>", svg))
+        assert set(re.findall(r"https?://[^\"]*", svg)) <= {
+            "http://www.w3.org/2000/svg",
+            "http://www.w3.org/1999/xlink",
+        }
+
+
+def test_names_stay_text(leaderboard: pd.DataFrame) -> None:
+    hostile = "<script>$x^2$ & co</script>"
+    svg = figures.leaderboard_figure(leaderboard.replace({"run": {"random": hostile}}), "roc_auc")
+    assert "<script" not in svg
+    assert hostile in words(svg)
+
+
+@pytest.mark.parametrize(
+    ("labels", "columns"), [(["a"], 1), (["run"] * 5, 5), (["run"] * 9, 5), (["x" * 40] * 3, 1)]
+)
+def test_a_legend_has_as_many_columns_as_fit(labels: list[str], columns: int) -> None:
+    assert figures._columns(labels) == columns
