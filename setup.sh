@@ -23,7 +23,8 @@ fi
 
 if [ -n "$uv" ]; then
     [ -x "$venv/bin/python" ] || "$uv" venv --quiet --python "$python" "$venv"
-    "$uv" pip install --python "$venv/bin/python" --no-deps --require-hashes -r requirements.lock
+    # Compiled now, since otherwise the first job of each kind would spend its time on that.
+    "$uv" pip install --python "$venv/bin/python" --compile-bytecode --no-deps --require-hashes -r requirements.lock
     "$uv" pip install --python "$venv/bin/python" --quiet --no-deps --no-build-isolation --editable .
 else
     if ! [ -x "$venv/bin/pip" ] && ! "$python" -m venv "$venv"; then

@@ -42,7 +42,8 @@ def results_block(root: Path) -> str:
     words = results.read_json(paths.verdict)
     leaderboard = results.read_table(paths.leaderboard)
     verdicts = results.read_table(paths.verdicts)
-    verdicts = verdicts[verdicts["metric"] == words["metric"]]
+    runs = set(leaderboard.loc[leaderboard["kind"] == "run", "run"])  # controls: the sentences say enough
+    verdicts = verdicts[(verdicts["metric"] == words["metric"]) & verdicts["run_b"].isin(runs)]
     parts = [
         f"> **{words['headline']}**",
         *[f"> {sentence}" for sentence in words["sentences"]],
