@@ -125,11 +125,10 @@ def _data(experiment: config.Experiment) -> str:
 
 
 def _locks(experiment: config.Experiment) -> str:
-    held = [path for path in Path(experiment.results).glob("*/*/.*.lock") if _is_held(path)]
+    root = Path(experiment.results)
+    held = [path for path in (*root.glob(".workflow.lock"), *root.glob("*/*/.*.lock")) if _is_held(path)]
     if held:
         raise UsageError(f"{held[0]} is held by process {held[0].read_text() or '?'}; wait for it to end.")
-    if any(Path(".snakemake/locks").glob("*.lock")):
-        raise UsageError("A workflow is running here, or was killed; if none is running: snakemake --unlock")
     return "none held"
 
 

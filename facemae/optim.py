@@ -6,7 +6,7 @@ import math
 from typing import cast
 
 import torch
-from timm.optim._param_groups import param_groups_layer_decay
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import nn
 
 from facemae import config

@@ -87,10 +87,11 @@ def test_a_full_disk_is_found(here, monkeypatch):
     assert failed() == ["disk"]
 
 
-def test_a_run_in_use_is_found(here):
-    folder = here / "results" / "random" / "0"
-    folder.mkdir(parents=True)
-    lock = str(folder / ".pretrain.lock")
+@pytest.mark.parametrize("name", [".workflow.lock", "random/0/.pretrain.lock"])
+def test_a_folder_in_use_is_found(here, name):
+    path = here / "results" / name
+    path.parent.mkdir(parents=True)
+    lock = str(path)
     code = (
         "import sys; from pathlib import Path; from facemae.files import exclusive\n"
         f"with exclusive(Path({lock!r})): print('held', flush=True); sys.stdin.read()"
@@ -104,4 +105,4 @@ def test_a_run_in_use_is_found(here):
     finally:
         holder.communicate("")
     assert failed() == []
-    assert (folder / ".pretrain.lock").exists(), "a lock file without a holder is no lock"
+    assert path.exists(), "a lock file without a holder is no lock"
