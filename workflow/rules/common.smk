@@ -44,7 +44,9 @@ def start():
     """
     try:
         LOCKS.enter_context(exclusive(RESULTS.root / ".workflow.lock"))
-        write_json(RESULTS.config, EXPERIMENT.model_dump(), sort_keys=False)  # runs keep their order
+        write_json(
+            RESULTS.config, EXPERIMENT.model_dump(), sort_keys=False
+        )  # runs keep their order
     except FaceMAEError as error:
         fail(error)
 
