@@ -14,11 +14,17 @@ from facemae.errors import FaceMAEError
 from facemae.files import exclusive, write_json
 from facemae.results import Results
 
+
+def fail(error):
+    """End with the error's sentence and exit code."""
+    print(f"facemae: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
 try:
     EXPERIMENT = settings.parse(config)
 except FaceMAEError as error:
-    print(f"facemae: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
+    fail(error)
 
 validate(config, "../schemas/config.schema.json")
 
@@ -49,12 +55,6 @@ def start():
         )  # runs keep their order
     except FaceMAEError as error:
         fail(error)
-
-
-def fail(error):
-    """End with the error's sentence and exit code."""
-    print(f"facemae: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
 
 
 def folder_states():
