@@ -1,4 +1,4 @@
-"""The only writer: atomic, durable files, their checksums, and a lock that dies with its process."""
+"""The only writer: atomic, durable files and folders, checksums, and a lock that dies with its process."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from facemae.errors import StorageError, UsageError
 
@@ -19,6 +19,12 @@ from facemae.errors import StorageError, UsageError
 def sha256(data: bytes) -> str:
     """Return the SHA-256 of `data` as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -29,21 +35,71 @@ def atomic_write(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written; `path` is untouched.
     """
+    with atomic_file(path, len(data)) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
+    """Open a file that replaces `path`, as `atomic_write` does, when the block ends without an error.
+
+    Args:
+        path: The file to replace.
+        needed: How many bytes it will take, if known, for the message when the disk is full.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; `path` is untouched.
+    """
     temporary = path.with_name(
         f".{path.name}.tmp"
     )  # a fixed name: a kill leaves one, the next write takes it
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
+        with storage_errors(path, needed):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise _storage_error(path, len(data), error) from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, needed: int = 0) -> Iterator[Path]:
+    """Yield an empty folder to fill, which becomes `path` when the block ends without an error.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; there is no `path` then.
+    """
+    partial = path.with_name(f".{path.name}.partial")  # a fixed name: what a kill left is cleared away
+    try:
+        with storage_errors(path, needed):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        yield partial
+        with storage_errors(path, needed):
+            os.sync()
+            partial.replace(path)
+            _sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_blocks(path: Path, blocks: Iterable[bytes]) -> int:
+    """Write a new file inside a folder that `atomic_folder` yielded, and return its size.
+
+    Raises:
+        StorageError: the disk is full or the file cannot be written.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb") as file:
+            return sum(file.write(block) for block in blocks)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -52,21 +108,33 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         StorageError: the disk is full or the file cannot be written.
     """
-    try:
+    with storage_errors(path, len(line)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turn an operating system's error while writing `path` into a sentence about the disk.
+
+    Raises:
+        StorageError: instead of any OSError.
+    """
+    try:
+        yield
     except OSError as error:
-        raise _storage_error(path, len(line), error) from error
+        raise _storage_error(path, needed, error) from error
 
 
 def _storage_error(path: Path, needed: int, error: OSError) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        folder = next(parent for parent in path.parents if parent.exists())
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
         free = shutil.disk_usage(folder).free
+        wanted = f"{path} needs {needed / 1e6:.1f} MB" if needed else f"{path} cannot be written"
         return StorageError(
-            f"The disk is full: {path} needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
-            "make room and run the same command again, it goes on from the last checkpoint."
+            f"The disk is full: {wanted} and {free / 1e6:.1f} MB are free; "
+            "make room and run the same command again, it goes on where it was."
         )
     return StorageError(f"{path} cannot be written ({error.strerror}); check the folder's permissions.")
 
@@ -101,11 +169,9 @@ def exclusive(path: Path) -> Iterator[None]:
         UsageError: another live process holds it.
         StorageError: it cannot be made.
     """
-    try:
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise _storage_error(path, 0, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,7 +22,8 @@ class Progress:
     A line is printed per interval rather than a bar redrawn, since jobs share one terminal.
     """
 
-    def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
+    def __init__(self, label: str, total: int | None, unit: str, done: int = 0) -> None:
+        """Count `unit`s from `done` to `total`; without a total there is no time left to show."""
         self._label, self._total, self._unit = label, total, unit
         self._first = self._done = done
         self._started = time.monotonic()
@@ -39,9 +40,9 @@ class Progress:
     def _line(self, now: float, note: str) -> str:
         elapsed = now - self._started
         rate = (self._done - self._first) / elapsed if elapsed > 0 else 0.0
-        share = f"{self._done}/{self._total} {self._unit}"
+        share = f"{self._done}{f'/{self._total}' if self._total is not None else ''} {self._unit}"
         when = f"took {tqdm.format_interval(elapsed)}"
-        if self._done < self._total:
+        if self._total is not None and self._done < self._total:
             when = f"eta {tqdm.format_interval((self._total - self._done) / rate)}" if rate else "eta ?"
         return "  ".join(part for part in (share, note, when) if part)
 
@@ -53,7 +54,7 @@ def say(label: str, text: str) -> None:
         print(f"[{label}] {text}", file=sys.stderr, flush=True)
 
 
-def track(items: Iterable[T], total: int, label: str, unit: str) -> Iterator[T]:
+def track(items: Iterable[T], total: int | None, label: str, unit: str) -> Iterator[T]:
     """Yield `items`, printing progress."""
     progress = Progress(label, total, unit)
     for done, item in enumerate(items, start=1):
