@@ -26,6 +26,7 @@ RESERVED_RUN_NAMES = ("data", "report", *get_args(Baseline))
 STDIN = Path("-")
 MIN_REGION_SIDE = 4
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
+SourceText = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
@@ -40,12 +41,18 @@ class Section(BaseModel):
 class Data(Section):
     """Where the faces come from and which are good enough."""
 
-    labelled: Annotated[str, Field(min_length=1)]
-    """`orl`, or a folder of `person/photo.jpg`."""
-    unlabelled: str | None
-    """A folder of photos, at any depth, used for pretraining only."""
+    labelled: SourceText
+    """A data set's name, `name:path`, or a folder or archive of `person/photo.jpg`."""
+    unlabelled: list[SourceText]
+    """Data sets, folders and archives used for pretraining only."""
+    raw_dir: Annotated[str, Field(min_length=1)]
+    """Folder with the archives of the named data sets, and where downloads go."""
     image_size: Annotated[int, Field(ge=32, le=448)]
     """Side of an aligned face in pixels."""
+    align: Literal["auto", "landmarks", "crop"]
+    """Find the face and warp it, or take photos that are faces already; `auto`: as each source is known."""
+    faces: Literal["largest", "central", "all"]
+    """Which face of a photo; `all` takes every face where no person is named, the largest elsewhere."""
     min_score: Share
     """Least detector confidence of an accepted face."""
     max_skipped: Share
@@ -60,6 +67,14 @@ class Split(Section):
     folds: Annotated[int, Field(ge=2)]
     """Folds of evaluation people; a fold's threshold comes from the other folds."""
     seed: Annotated[int, Field(ge=0)]
+    overlap: Literal["exclude", "stop"]
+    """What to do with training photos that show an evaluation photo or person again."""
+    hash_bits: Annotated[int, Field(ge=0, le=31)]
+    """Most of 256 bits in which the perceptual hashes of near-duplicates differ."""
+    embedder: str | None
+    """Folder of a `finetune` stage whose embeddings also tell near-duplicates; null: none."""
+    same_cosine: OpenShare
+    """Least cosine similarity at which two embeddings are taken for near-duplicates."""
 
 
 class Model(Section):
@@ -232,8 +247,9 @@ class Experiment(Section):
 
     @property
     def dataset(self) -> str:
-        """Return the name of the labelled data set: `orl` or the folder's name."""
-        return Path(self.data.labelled).absolute().name
+        """Return the name of the labelled data set: its own, or its folder's."""
+        name, _, path = self.data.labelled.partition(":")
+        return name if path else Path(name).absolute().name
 
 
 def load(paths: Iterable[Path]) -> Experiment:
@@ -380,6 +396,7 @@ def _check_unique(experiment: Experiment) -> None:
         "seeds": experiment.seeds,
         "baselines": experiment.baselines,
         "evaluate.far_targets": experiment.evaluate.far_targets,
+        "data.unlabelled": experiment.data.unlabelled,
     }
     for path, values in lists.items():
         if len(set(values)) != len(values):

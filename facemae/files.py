@@ -90,6 +90,29 @@ def atomic_folder(path: Path, needed: int = 0) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def resume_file(path: Path, size: int) -> Iterator[BinaryIO]:
+    """Open a file to go on writing after its first `size` bytes; what lies beyond them is cut off.
+
+    Raises:
+        StorageError: the disk is full or the file cannot be written.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            file.truncate(size)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def publish(finished: Path, path: Path) -> None:
+    """Rename a finished, synced file to the name under which others look for it."""
+    with storage_errors(path):
+        finished.replace(path)
+        _sync_folder(path.parent)
+
+
 def write_blocks(path: Path, blocks: Iterable[bytes]) -> int:
     """Write a new file inside a folder that `atomic_folder` yielded, and return its size.
 

@@ -38,8 +38,9 @@ EMBEDDINGS = "embeddings.parquet"
 SCORES = "scores.parquet"
 RESAMPLES = "resamples.parquet"
 
-PHOTO_COLUMNS = ["sample_id", "person", "path"]
-FACE_COLUMNS = ["sample_id", "person", "sha256", "image"]
+PHOTO_COLUMNS = ["key", "sample_id", "person", "source", "set", "path", "offset", "length", "sha256", "bytes"]
+PAIR_COLUMNS = ["protocol", "fold", "first", "second", "genuine"]
+OVERLAP_COLUMNS = ["kind", "evaluation", "training", "distance", "action"]
 SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "enrolled", "sha256"]
 EMBEDDING_COLUMNS = ["sample_id", "person", "embedding"]
 SCORE_COLUMNS = ["first", "second", "genuine", "score"]
@@ -56,7 +57,75 @@ VERDICT_COLUMNS = [
     "verdict", "detectable", "seconds_difference", "budget_note",
 ]  # fmt: skip
 
+SET_LABELLED, SET_UNLABELLED = "labelled", "unlabelled"
 ROLE_EVALUATION, ROLE_TRAIN, ROLE_UNLABELLED = "evaluation", "train", "unlabelled"
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The paths of one folder of photos and aligned faces: `<results>/data`, or one prepared by itself."""
+
+    root: Path
+
+    @property
+    def photos(self) -> Path:
+        """The manifest: one row per input photo."""
+        return self.root / "photos.parquet"
+
+    @property
+    def sources(self) -> Path:
+        """What the photos come from, with licence, credit and the files that are no photos."""
+        return self.root / "sources.json"
+
+    @property
+    def pairs(self) -> Path:
+        """Pairs of photos that the sources, or we, set out for verification."""
+        return self.root / "pairs.parquet"
+
+    @property
+    def unpacked(self) -> Path:
+        """The content of archives, a folder for each."""
+        return self.root / "unpacked"
+
+    @property
+    def shards(self) -> Path:
+        """The aligned faces as Parquet, in a folder named after the settings they were made with."""
+        return self.root / "shards"
+
+    @property
+    def faces(self) -> Path:
+        """The index: one row per aligned face, without its image."""
+        return self.root / "faces.parquet"
+
+    @property
+    def outcomes(self) -> Path:
+        """One JSON line per input photo: what became of it and why."""
+        return self.root / "report.jsonl"
+
+    @property
+    def rejected(self) -> Path:
+        """Those lines of `outcomes` that are not OK."""
+        return self.root / "rejected.jsonl"
+
+    @property
+    def cache(self) -> Path:
+        """The aligned faces decoded, in the index's order: (N, H, H, 3) uint8."""
+        return self.root / "faces.npy"
+
+    @property
+    def cache_hashes(self) -> Path:
+        """Checksums of the cache, block by block."""
+        return self.root / "faces.hashes.json"
+
+    @property
+    def split(self) -> Path:
+        """Role and fold of every aligned face."""
+        return self.root / "split.parquet"
+
+    @property
+    def overlaps(self) -> Path:
+        """Photos found on both sides of the split, and what was done about it."""
+        return self.root / "overlaps.parquet"
 
 
 @dataclass(frozen=True)
@@ -71,24 +140,9 @@ class Results:
         return self.root / CONFIG
 
     @property
-    def photos(self) -> Path:
-        """Every input photo: sample_id, person, path."""
-        return self.root / "data" / "photos.parquet"
-
-    @property
-    def faces(self) -> Path:
-        """Aligned faces: sample_id, person, sha256 of the photo, image (PNG bytes)."""
-        return self.root / "data" / "faces.parquet"
-
-    @property
-    def outcomes(self) -> Path:
-        """One JSON line per input photo: what became of it and why."""
-        return self.root / "data" / "report.jsonl"
-
-    @property
-    def split(self) -> Path:
-        """Role and fold of every aligned face."""
-        return self.root / "data" / "split.parquet"
+    def data(self) -> DataFolder:
+        """Photos, aligned faces and their roles."""
+        return DataFolder(self.root / "data")
 
     @property
     def summary(self) -> Path:

@@ -2,116 +2,220 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from facemae import files
+from facemae.data import quality
 from facemae.data.detect import Face, FaceDetector
-from facemae.data.images import MAX_PIXELS, ImageError, open_image, read_file
-from facemae.data.sources import Photo
+from facemae.data.images import ImageError, open_image
+from facemae.data.manifest import Entry, read_photo
+from facemae.data.sources.base import Box
 from facemae.data.warp import residual, similarity, template, warp
-from facemae.files import sha256
+from facemae.results import SET_UNLABELLED
 
 _BETTER_PHOTO = "Try a brighter, front-facing photo."
+BATCH = 32
+BATCH_PIXELS = 16_000_000
+
+Which = Literal["largest", "central", "all"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What shapes the aligned faces; stored faces are kept apart by it.
+
+    Attributes:
+        size: Side of an aligned face in pixels.
+        min_score: Least confidence of the detector.
+        faces: Which face of a photo.
+        crops: For each source whose photos are faces already, the box that is the face, as shares of
+            width and height.
+        detector: Name and version of the detector.
+    """
+
+    size: int
+    min_score: float
+    faces: Which
+    crops: Mapping[str, Box]
+    detector: str
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One face of a photo.
+
+    Attributes:
+        image: (H, H, 3) uint8.
+        score: The detector's confidence; None, as the next four, where the photo was taken as a face.
+        landmarks: (5, 2) pixels of the upright photo.
+        face_px: Width of its box in the photo.
+        residual: RMS distance of the moved landmarks from the template, in pixels of the aligned face.
+        yaw: Degrees, estimated.
+        sharpness: See `quality.sharpness`.
+        doubts: Codes of `quality.DOUBTS`.
+    """
+
+    image: NDArray[np.uint8]
+    sharpness: float
+    score: float | None = None
+    landmarks: NDArray[np.float32] | None = None
+    face_px: float | None = None
+    residual: float | None = None
+    yaw: float | None = None
+    doubts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of one photo.
 
-    `code` is "OK", "NO_FACE", "LOW_SCORE", "NO_LANDMARKS" or an image error's "E_...".
-    `sha256` and `bytes` describe the file, if it was read. `faces` counts those of at least the minimum
-    score, or all if none has it; the values after it describe the chosen one: `landmarks` (5 pairs) and
-    `face_px`, the box width, in pixels of the upright photo, `residual` in pixels of the aligned face.
+    `code` is "OK", "NO_FACE", "LOW_SCORE", "NO_LANDMARKS", "CHANGED" or an image error's "E_...". `found`
+    counts the faces of at least the minimum score, or all if none has it; `faces` are those that were kept.
     """
 
-    sample_id: str
-    person: str | None
+    entry: Entry
     code: str = "OK"
     reason: str = ""
     hint: str = ""
-    sha256: str | None = None
-    bytes: int | None = None
-    faces: int = 0
+    found: int = 0
     score: float | None = None
-    landmarks: list[list[float]] | None = None
-    residual: float | None = None
-    face_px: float | None = None
-
-
-Aligned = tuple[Outcome, NDArray[np.uint8] | None]
+    faces: tuple[Aligned, ...] = ()
 
 
 def align_photos(
-    photos: Iterable[Photo],
-    detector: FaceDetector,
-    *,
-    size: int = 112,
-    min_score: float = 0.9,
-    batch: int = 32,
-) -> Iterator[Aligned]:
-    """Yield one outcome per photo, in order, and the largest face as (size, size, 3), or None without one.
+    entries: Iterable[Entry], detector: FaceDetector | None, settings: Settings
+) -> Iterator[Outcome]:
+    """Yield one outcome per photo, in order.
 
-    Photos stream through: at most `batch` of them, and about `MAX_PIXELS` pixels, are held at a time.
+    Photos stream through: at most `BATCH` of them, and about `BATCH_PIXELS` pixels more than one photo, are
+    held at a time.
+
+    Args:
+        entries: The photos.
+        detector: Finds the faces; None will do where every source is cropped.
+        settings: What shapes the result.
     """
-    for opened in _batches(photos, batch):
-        images = [image for _, image in opened if image is not None]
-        found = iter(detector.detect(images))
+    for opened in _batches(entries):
+        to_search = [
+            image for outcome, image in opened if image and outcome.entry.source not in settings.crops
+        ]
+        found = iter(detector.detect(to_search) if detector and to_search else [])
         for outcome, image in opened:
-            yield (outcome, None) if image is None else _align(outcome, image, next(found), size, min_score)
+            if image is None:
+                yield outcome
+            elif outcome.entry.source in settings.crops:
+                yield _crop(outcome, image, settings)
+            else:
+                yield _choose(outcome, image, next(found), settings)
 
 
-def _batches(photos: Iterable[Photo], limit: int) -> Iterator[list[tuple[Outcome, Image.Image | None]]]:
-    batch, pixels = [], 0
-    for photo in photos:
-        outcome, image = _open(photo)
+def _batches(entries: Iterable[Entry]) -> Iterator[list[tuple[Outcome, Image.Image | None]]]:
+    batch: list[tuple[Outcome, Image.Image | None]] = []
+    pixels = 0
+    for entry in entries:
+        outcome, image = _open(entry)
         batch.append((outcome, image))
         pixels += image.width * image.height if image else 0
-        if len(batch) >= limit or pixels >= MAX_PIXELS:
+        if len(batch) >= BATCH or pixels >= BATCH_PIXELS:
             yield batch
             batch, pixels = [], 0
     if batch:
         yield batch
 
 
-def _open(photo: Photo) -> tuple[Outcome, Image.Image | None]:
-    outcome = Outcome(photo.sample_id, photo.person)
+def _open(entry: Entry) -> tuple[Outcome, Image.Image | None]:
+    outcome = Outcome(entry)
     try:
-        data = read_file(photo.path)
-        outcome = replace(outcome, sha256=sha256(data), bytes=len(data))
+        data = read_photo(entry.photo)
+        if files.sha256(data) != entry.sha256:
+            raise ImageError("CHANGED", "The file has changed since it was listed.", "Run again.")
         return outcome, open_image(data)
     except ImageError as error:
         return replace(outcome, code=error.code, reason=error.reason, hint=error.hint), None
 
 
-def _align(outcome: Outcome, image: Image.Image, faces: list[Face], size: int, min_score: float) -> Aligned:
-    if not faces:
-        return replace(outcome, code="NO_FACE", reason="No face found.", hint=_BETTER_PHOTO), None
-    sure = [face for face in faces if face.score >= min_score]
-    face = sure[0] if sure else max(faces, key=lambda face: face.score)
-    outcome = replace(
-        outcome,
-        faces=len(sure or faces),
-        score=face.score,
-        landmarks=face.landmarks.tolist(),
-        face_px=float(face.box[2] - face.box[0]),
+def _crop(outcome: Outcome, image: Image.Image, settings: Settings) -> Outcome:
+    """Take the photo as a face: its source's box becomes the aligned square."""
+    left, top, right, bottom = np.multiply(
+        settings.crops[outcome.entry.source], [image.width, image.height] * 2
     )
+    # A square of the same centre and area: a box that is none must not stretch the face.
+    side = math.sqrt((right - left) * (bottom - top))
+    scale = settings.size / side
+    x, y = ((left + right) - side) / 2, ((top + bottom) - side) / 2
+    pixels = warp(image, np.array([[scale, 0, -x * scale], [0, scale, -y * scale]]), settings.size)
+    sharp = quality.sharpness(pixels)
+    face = Aligned(pixels, sharp, doubts=quality.doubts(settings.size, None, None, None, None, sharp))
+    return replace(outcome, found=1, faces=(face,))
+
+
+def _choose(outcome: Outcome, image: Image.Image, faces: list[Face], settings: Settings) -> Outcome:
+    if not faces:
+        return replace(outcome, code="NO_FACE", reason="No face found.", hint=_BETTER_PHOTO)
+    sure = [face for face in faces if face.score >= settings.min_score]
+    best = max(face.score for face in faces)
+    outcome = replace(outcome, found=len(sure or faces), score=best)
     if not sure:
-        reason = f"The best face scores {face.score:.2f}; at least {min_score:.2f} is needed."
-        return replace(outcome, code="LOW_SCORE", reason=reason, hint=_BETTER_PHOTO), None
-    if len(sure) > 1:
-        reason = f"{len(sure)} faces found; the largest is used."
-        outcome = replace(outcome, reason=reason, hint="Crop the photo if another face is meant.")
+        reason = f"The best face scores {best:.2f}; at least {settings.min_score:.2f} is needed."
+        return replace(outcome, code="LOW_SCORE", reason=reason, hint=_BETTER_PHOTO)
+    which = settings.faces
+    if which == "all" and outcome.entry.set != SET_UNLABELLED:
+        which = "largest"  # a name belongs to one face of a photo, not to the passers-by
+    kept = [_warp(image, face, settings) for face in CHOICES[which](sure, image)]
+    aligned = tuple(face for face in kept if face is not None)
+    if not aligned:  # the detector put all landmarks on one point
+        reason = "Eyes, nose and mouth were not told apart."
+        return replace(outcome, code="NO_LANDMARKS", reason=reason, hint=_BETTER_PHOTO)
+    reason, hint = "", ""
+    if len(sure) > len(aligned):
+        reason = f"{len(sure)} faces found; the {'most central' if which == 'central' else which} is used."
+        hint = "Crop the photo if another face is meant."
+    return replace(outcome, reason=reason, hint=hint, faces=aligned)
+
+
+def _largest(faces: list[Face], image: Image.Image) -> list[Face]:
+    return faces[:1]  # detectors return the largest first
+
+
+def _central(faces: list[Face], image: Image.Image) -> list[Face]:
+    centre = np.array(image.size) / 2
+    return [min(faces, key=lambda face: float(np.hypot(*((face.box[:2] + face.box[2:]) / 2 - centre))))]
+
+
+def _all(faces: list[Face], image: Image.Image) -> list[Face]:
+    return faces
+
+
+CHOICES: dict[Which, Callable[[list[Face], Image.Image], list[Face]]] = {
+    "largest": _largest,
+    "central": _central,
+    "all": _all,
+}
+
+
+def _warp(image: Image.Image, face: Face, settings: Settings) -> Aligned | None:
     try:
-        matrix = similarity(face.landmarks, template(size))
-    except ValueError:  # the detector put all landmarks on one point
-        return replace(
-            outcome,
-            code="NO_LANDMARKS",
-            reason="Eyes, nose and mouth were not told apart.",
-            hint=_BETTER_PHOTO,
-        ), None
-    return replace(outcome, residual=residual(face.landmarks, matrix, size)), warp(image, matrix, size)
+        matrix = similarity(face.landmarks, template(settings.size))
+    except ValueError:
+        return None
+    pixels = warp(image, matrix, settings.size)
+    width = float(face.box[2] - face.box[0])
+    off = residual(face.landmarks, matrix, settings.size)
+    turned, sharp = quality.yaw(face.landmarks), quality.sharpness(pixels)
+    return Aligned(
+        pixels,
+        sharp,
+        score=face.score,
+        landmarks=face.landmarks,
+        face_px=width,
+        residual=off,
+        yaw=turned,
+        doubts=quality.doubts(settings.size, face.score, width, off, turned, sharp),
+    )

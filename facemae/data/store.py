@@ -1,51 +1,239 @@
-"""Aligned faces on disk: one Parquet row per face, the image as PNG bytes.
+"""The store of aligned faces: Parquet shards, each made whole by one worker, and an index over them.
 
-Shapes: N faces, H side of an aligned face in pixels.
+A shard holds what became of some photos in a row: one row per face with its image as PNG, or one row
+without an image where there is none. What is in a shard is never made again; photos that came later get
+shards of their own, and rows of photos that are gone are taken out. pandas, pyarrow and other readers of
+Parquet can open the shards as they are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from facemae import results
-from facemae.data.images import ImageError, open_image
+from facemae import files
+from facemae.data import manifest
+from facemae.data.align import Aligned, Outcome
+from facemae.data.duplicates import perceptual_hash
+from facemae.data.images import encode_png
 from facemae.errors import IntegrityError
+from facemae.results import DataFolder
+
+ROWS = 512  # photos per shard: some 12 MB of faces at 112 px, and what a kill can cost at most
+_SUFFIX = ".parquet"
+
+_PHOTO_FIELDS = [
+    pa.field("key", pa.string()),
+    pa.field("sample_id", pa.string()),
+    pa.field("person", pa.string()),
+    pa.field("source", pa.string()),
+    pa.field("set", pa.string()),
+    pa.field("sha256", pa.string()),
+    pa.field("bytes", pa.int64()),
+]
+_OUTCOME_FIELDS = [
+    pa.field("code", pa.string()),
+    pa.field("reason", pa.string()),
+    pa.field("hint", pa.string()),
+    pa.field("found", pa.int32()),
+]
+_FACE_FIELDS = [
+    pa.field("face", pa.int32()),
+    pa.field("score", pa.float32()),
+    pa.field("face_px", pa.float32()),
+    pa.field("residual", pa.float32()),
+    pa.field("yaw", pa.float32()),
+    pa.field("sharpness", pa.float32()),
+    pa.field("doubts", pa.list_(pa.string())),
+    pa.field("landmarks", pa.list_(pa.float32())),
+    pa.field("hash", pa.binary()),
+]
+_IMAGE_FIELD = pa.field("image", pa.binary())
+_PLACE_FIELDS = [pa.field("shard", pa.string()), pa.field("row", pa.int32())]
+_REPORTED = ["sample_id", "person", "sha256", "bytes", "code", "reason", "hint", "found", "score"]
 
 
-@dataclass(frozen=True)
-class Faces:
-    """Aligned faces in memory.
-
-    Attributes:
-        images: (N, H, H, 3) uint8.
-        sample_ids: (N,) names of the photos.
-        people: (N,) person of each face, or None where it is not known.
-    """
-
-    images: np.ndarray
-    sample_ids: list[str]
-    people: list[str | None]
+def schema(attributes: list[pa.Field]) -> pa.Schema:
+    """Return the columns of a shard, given the manifest's columns of attributes."""
+    return pa.schema([*_PHOTO_FIELDS, *attributes, *_OUTCOME_FIELDS, *_FACE_FIELDS, _IMAGE_FIELD])
 
 
-def load_faces(faces: Path, rows: pd.DataFrame) -> Faces:
-    """Return the faces that `rows` (with a column sample_id) names, in its order.
+def write_shard(path: Path, outcomes: list[Outcome], columns: pa.Schema) -> None:
+    """Write the outcomes of some photos, and their faces.
 
     Raises:
-        IntegrityError: the store is damaged, or lacks a face.
+        StorageError: the disk is full.
     """
-    table = results.read_table(faces, ["sample_id", "person", "image"]).set_index("sample_id")
-    try:
-        chosen = table.loc[rows["sample_id"].to_list()]
-        images = np.stack([np.asarray(open_image(data)) for data in chosen["image"]])
-    except KeyError as error:
+    rows = [row for outcome in outcomes for row in _rows(outcome)]
+    with files.atomic_file(path) as file:
+        # The images are compressed already.
+        pq.write_table(pa.Table.from_pylist(rows, columns), file, compression="zstd", compression_level=1)
+
+
+def _rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
+    entry = outcome.entry
+    shared = {
+        **entry.photo.attributes,
+        "key": entry.key,
+        "person": entry.photo.person,
+        "source": entry.source,
+        "set": entry.set,
+        "sha256": entry.sha256,
+        "bytes": entry.bytes,
+        "code": outcome.code,
+        "reason": outcome.reason,
+        "hint": outcome.hint,
+        "found": outcome.found,
+    }
+    name = entry.photo.sample_id
+    if not outcome.faces:
+        yield shared | {"sample_id": name, "face": 0, "score": outcome.score}
+    for number, face in enumerate(outcome.faces):
+        own = f"{name}#{number + 1}" if number else name
+        yield shared | {"sample_id": own, "face": number} | _face(face)
+
+
+def _face(face: Aligned) -> dict[str, Any]:
+    return {
+        "score": face.score,
+        "face_px": face.face_px,
+        "residual": face.residual,
+        "yaw": face.yaw,
+        "sharpness": face.sharpness,
+        "doubts": face.doubts,
+        "landmarks": None if face.landmarks is None else face.landmarks.ravel().tolist(),
+        "hash": perceptual_hash(face.image),
+        "image": encode_png(face.image),
+    }
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """Return the shards in `folder`, in order."""
+    return sorted(folder.glob(f"*{_SUFFIX}"))
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Return the path of shard `number`."""
+    return folder / f"{number:06}{_SUFFIX}"
+
+
+def free_numbers(folder: Path) -> Iterator[int]:
+    """Yield the numbers that no shard has, ascending: a re-run after a kill gives each shard its old one."""
+    taken = {int(path.stem) for path in shard_paths(folder)}
+    number = 0
+    while True:
+        if number not in taken:
+            yield number
+        number += 1
+
+
+def stored_keys(folder: Path) -> NDArray[np.uint64]:
+    """Return the keys of all photos that the shards hold, sorted."""
+    parts = [np.zeros(0, np.uint64), *(manifest.keys(path) for path in shard_paths(folder))]
+    return np.unique(np.concatenate(parts))
+
+
+def finish(folder: DataFolder, shards: Path) -> Counter[str]:
+    """Take out rows of photos that are gone, write index and report, and count the photos by outcome.
+
+    Raises:
+        IntegrityError: not every photo of the manifest has an outcome.
+    """
+    wanted = np.sort(manifest.keys(folder.photos))
+    _prune(shards, wanted)
+    stored = stored_keys(shards)
+    if len(stored) != len(wanted):
         raise IntegrityError(
-            f"{faces} lacks a face of the split ({error}); align the photos again."
-        ) from error
-    except (ImageError, ValueError) as error:  # ValueError: faces of different sizes
-        raise IntegrityError(f"{faces} holds a damaged face ({error}); align the photos again.") from error
-    people = [person if isinstance(person, str) else None for person in chosen["person"]]
-    return Faces(images, chosen.index.to_list(), people)
+            f"{len(wanted) - len(stored)} of {len(wanted)} photos have no outcome in {shards}; align again."
+        )
+    columns = schema(manifest.attributes_of(folder.photos))
+    dropped = {"reason", "hint", "image", "code"}
+    index = pa.schema([each for each in columns if each.name not in dropped] + _PLACE_FIELDS)
+    counts: Counter[str] = Counter()
+    with (
+        files.atomic_file(folder.faces) as faces,
+        files.atomic_file(folder.outcomes) as report,
+        files.atomic_file(folder.rejected) as rejected,
+        pq.ParquetWriter(faces, index, compression="zstd") as writer,
+    ):
+        for path in shard_paths(shards):
+            table = _without_images(path)
+            writer.write_table(_index_rows(table, str(path.relative_to(folder.root)), index))
+            for record in _photos(table):
+                counts[record["code"]] += 1
+                line = json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+                report.write(line)
+                if record["code"] != "OK":
+                    rejected.write(line)
+    return counts
+
+
+def _without_images(path: Path) -> pa.Table:
+    file = _opened(path)
+    table = file.read([name for name in file.schema_arrow.names if name != "image"])
+    has_image = pa.compute.is_valid(file.read(["image"])["image"])
+    return table.append_column("has_image", has_image)
+
+
+def _index_rows(table: pa.Table, shard: str, columns: pa.Schema) -> pa.Table:
+    numbered = table.append_column("row", pa.array(range(len(table)), pa.int32()))
+    numbered = numbered.append_column("shard", pa.array([shard] * len(table), pa.string()))
+    return numbered.filter(numbered["has_image"]).select(columns.names).cast(columns)
+
+
+def _photos(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield one record per photo: its first row speaks for it."""
+    rows = table.select([*_REPORTED, "face", "doubts", "face_px"]).to_pylist()
+    for row in rows:
+        if row["face"] == 0:
+            yield {name: _plain(value) for name, value in row.items() if name != "face"}
+
+
+def _plain(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _prune(folder: Path, wanted: NDArray[np.uint64]) -> None:
+    """Take rows out of the shards whose photo the manifest no longer lists; what is deleted there goes here."""
+    for path in shard_paths(folder):
+        keep = np.isin(manifest.keys(path), wanted)
+        if keep.all():
+            continue
+        if not keep.any():
+            path.unlink()
+            continue
+        table = _opened(path).read().filter(pa.array(keep))
+        with files.atomic_file(path) as file:
+            pq.write_table(table, file, compression="zstd", compression_level=1)
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise IntegrityError(f"{path} is damaged ({reason}); delete it and align again.") from error
+
+
+def read_images(folder: DataFolder, shard: str) -> list[bytes | None]:
+    """Return the encoded images of one shard, by row.
+
+    Raises:
+        IntegrityError: the shard is missing or damaged.
+    """
+    path = folder.root / shard
+    try:
+        images: list[bytes | None] = _opened(path).read(["image"])["image"].to_pylist()
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{path} is missing; align the photos again.") from error
+    except pa.ArrowException as error:
+        raise IntegrityError(f"{path} is damaged ({error}); delete it and align again.") from error
+    return images

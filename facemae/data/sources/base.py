@@ -91,6 +91,7 @@ class Place:
 
 ListPhotos = Callable[[Place, Counter[str]], Iterator[Photo]]
 ListPairs = Callable[[Place], Iterator[Pair]]
+Convert = Callable[[Path, Path], Path]
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class Source:
         published_people: People, likewise; None also where nobody is named.
         sides: Names of files beside the photos that are read if they are there.
         needs: Which of `sides` it cannot do without.
+        convert: Turns a file that holds photos in a form of its own into a folder of images or of files
+            whose byte ranges are images; called once, with the file and the folder to make.
         pairs: Yields the source's own lists of pairs.
         downloads: Files that can be downloaded; empty where there is a form.
         attributes: Columns that its photos fill.
@@ -133,6 +136,7 @@ class Source:
     published_people: int | None = None
     sides: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    convert: Convert | None = None
     pairs: ListPairs | None = None
     downloads: tuple[Remote, ...] = ()
     attributes: Mapping[str, Attribute] = field(default_factory=dict)

@@ -1,0 +1,199 @@
+"""Where a source's files are on this machine: found, downloaded, unpacked or converted on first use."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from facemae import files
+from facemae.data import archives, download
+from facemae.data.sources import SOURCES, VARIANTS, folder, insightface
+from facemae.data.sources.base import Place, Remote, Source
+from facemae.errors import DataError, UsageError
+from facemae.progress import say
+
+RAW_DIR_VARIABLE = "FACEMAE_RAW_DIR"
+READY, DOWNLOADABLE, MISSING = "ready", "will be downloaded", "missing"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A source as the configuration names it.
+
+    Attributes:
+        source: The source.
+        set: "labelled" or "unlabelled".
+        path: The folder, archive or file that was named, or None to look in the folder of raw data.
+    """
+
+    source: Source
+    set: str
+    path: Path | None
+
+
+def raw_dir(configured: str) -> Path:
+    """Return the folder of raw data: the environment's, or else the configuration's."""
+    return Path(os.environ.get(RAW_DIR_VARIABLE) or configured)
+
+
+def find(text: str, set_name: str, raw: Path, number: int = 0) -> Wanted:
+    """Return what `text` names: a data set, `name:path`, a folder, an archive or a pack.
+
+    Args:
+        text: As in `config.yaml`.
+        set_name: "labelled" or "unlabelled".
+        raw: The folder of raw data, where the variant of a data set is looked for.
+        number: Tells several folders of one set apart in their photos' names.
+
+    Raises:
+        UsageError: there is nothing of that name.
+    """
+    name, _, path = text.partition(":")
+    if text in SOURCES or text in VARIANTS:
+        return Wanted(_variant(text, raw), set_name, None)
+    if path and (name in SOURCES or name in VARIANTS):
+        named = Path(path)
+        _check_exists(named, text)
+        return Wanted(_variant_of_path(name, named), set_name, named)
+    named = Path(text)
+    _check_exists(named, text)
+    if named.suffix == ".bin":
+        return Wanted(insightface.bin_source(named), set_name, named)
+    pack = named / "train.rec" if named.is_dir() else named
+    if pack.suffix == ".rec" and pack.exists():
+        return Wanted(insightface.rec_source(pack), set_name, pack)
+    return Wanted(folder.folder_source(named, set_name, number), set_name, named)
+
+
+def _check_exists(path: Path, text: str) -> None:
+    if path.exists():
+        return
+    names = [*SOURCES, *VARIANTS]
+    close = difflib.get_close_matches(text, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else "`facemae data list` shows the known data sets."
+    raise UsageError(f"{text} is neither a known data set nor a folder or file here; {hint}")
+
+
+def _variant(name: str, raw: Path) -> Source:
+    """Return the form of a data set that is there, or the one that can be had."""
+    variants = [SOURCES[each] for each in VARIANTS.get(name, (name,))]
+    ready = [each for each in variants if _images(each, raw / each.folder)]
+    return next(iter(ready + [each for each in variants if _remote(each)] + variants))
+
+
+def _variant_of_path(name: str, path: Path) -> Source:
+    variants = [SOURCES[each] for each in VARIANTS.get(name, (name,))]
+    matching = [each for each in variants if path.name.startswith(each.images)]
+    return (matching or variants)[0]
+
+
+def locate(wanted: Wanted, raw: Path, unpacked: Path) -> Place:
+    """Return where the photos are, downloading, unpacking and converting what has to be.
+
+    Args:
+        wanted: The source.
+        raw: The folder of raw data; downloads go there.
+        unpacked: Where archives are unpacked, a folder for each.
+
+    Raises:
+        DataError: the files are missing, or cannot be downloaded.
+        IntegrityError: a file is not what it should be.
+    """
+    source = wanted.source
+    if not source.images:  # carried by a package
+        return Place(Path(), {})
+    base = wanted.path or raw / source.folder
+    images = base if wanted.path and not base.is_dir() else _images(source, base)
+    if images is None and not wanted.path and _remote(source):
+        for remote in source.downloads:
+            download.download(remote, base)
+        images = _images(source, base)
+    if images is None:
+        raise DataError(
+            f"{source.title} is not in {base}: {source.how_to_get or source.address} Licence: {source.licence}"
+        )
+    beside = images.parent if images != base or wanted.path else base
+    sides = {name: beside / name for name in source.sides if (beside / name).exists()}
+    lacking = [name for name in source.needs if name not in sides]
+    if lacking:
+        raise DataError(f"{source.title}: {beside} lacks {', '.join(lacking)}; {source.how_to_get}")
+    return Place(_unpacked(source, images, unpacked), sides)
+
+
+def _images(source: Source, base: Path) -> Path | None:
+    """Return the folder, file or archive below `base` that holds the photos."""
+    names = [source.images]
+    if not Path(source.images).suffix:
+        names += [source.images + suffix for suffix in archives.SUFFIXES]
+    found = next((base / name for name in names if (base / name).exists()), None)
+    if found is None and not source.folder and base.is_dir():
+        return base
+    return found
+
+
+def _remote(source: Source) -> Remote | None:
+    """Return the download that holds the photos, if there is one."""
+    return next((each for each in source.downloads if each.filename.startswith(source.images)), None)
+
+
+def _unpacked(source: Source, images: Path, unpacked: Path) -> Path:
+    if images.is_dir():
+        return images
+    is_archive = images.name.endswith(archives.SUFFIXES)
+    if not is_archive and source.convert is None:
+        return images
+    say("fetch", f"checking {images.name}")
+    target = unpacked / f"{source.name}-{files.sha256_of(images)[:12]}"
+    _clear_others(source, unpacked, target)
+    if is_archive:
+        return _inside(archives.unpack(images, target, source.limits))
+    assert source.convert is not None
+    return target if target.exists() else source.convert(images, target)
+
+
+def _clear_others(source: Source, unpacked: Path, target: Path) -> None:
+    """Delete what an earlier version of the archive held."""
+    for old in unpacked.glob(f"{source.name}-*"):
+        if old != target and len(old.name) == len(target.name):
+            shutil.rmtree(old)
+
+
+def _inside(folder: Path) -> Path:
+    """Return the one folder that an archive holds, or the folder itself where it holds more."""
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else folder
+
+
+def status(source: Source, raw: Path) -> str:
+    """Return whether a source can be used on this machine: `READY`, `DOWNLOADABLE` or `MISSING`."""
+    if not source.images or _images(source, raw / source.folder):
+        return READY
+    return DOWNLOADABLE if _remote(source) else MISSING
+
+
+def state(wanted: Wanted, raw: Path) -> str:
+    """Return a short hash that changes when the files of a source change, and not by being downloaded."""
+    parts = [wanted.source.name, *_states(wanted, raw)]
+    return files.sha256("\n".join(parts).encode())[:16]
+
+
+def _states(wanted: Wanted, raw: Path) -> Iterator[str]:
+    source, base = wanted.source, wanted.path or raw / wanted.source.folder
+    if not source.images and wanted.path is None:
+        return
+    checked = {remote.filename: remote.sha256 for remote in source.downloads}
+    yield from checked.values()
+    images = base if wanted.path and not base.is_dir() else _images(source, base)
+    sides = [(images or base).parent / name for name in source.sides]
+    for path in [images, *sides]:
+        if path is None or not path.exists() or path.name in checked:
+            continue
+        if path.is_dir():
+            yield folder.folder_state(path)
+        else:
+            status = path.stat()
+            yield f"{path.name} {status.st_size} {status.st_mtime_ns}"

@@ -1,0 +1,205 @@
+"""InsightFace's packs: aligned faces of many data sets in one file each, for training and for verification.
+
+The faces are aligned to ArcFace's template at 112 x 112 pixels, so no face is looked for. What people are
+called is lost: in a training pack they are numbers, and a verification pack only says which pairs match.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from facemae.data import packs
+from facemae.data.sources.base import Pair, Photo, Place, Source
+from facemae.errors import IntegrityError
+
+ADDRESS = "https://github.com/deepinsight/insightface/tree/master/recognition/_datasets_"
+FOLDS = 10
+
+_CREDIT = "packed by InsightFace"
+_LICENCE = "non-commercial research only, as InsightFace offers it; the data set's own terms apply as well"
+_UNKNOWN_LICENCE = "that of the data set in the pack; InsightFace's are for non-commercial research only"
+_WITHDRAWN = (
+    f"{_LICENCE}; made from MS-Celeb-1M, which Microsoft withdrew in 2019, so check whether you may use it"
+)
+
+
+def rec_source(path: Path) -> Source:
+    """Return the source of any other training pack: a `.rec` file of MXNet."""
+    name = _printable(path.absolute().parent.name if path.stem == "train" else path.stem)
+    return _training(name, f"training pack {name}", "", images=path.name)
+
+
+def bin_source(path: Path) -> Source:
+    """Return the source of any other verification pack: a `.bin` file of InsightFace."""
+    name = _printable(path.stem)
+    return _verification(name, f"verification pack {name}", "", images=path.name)
+
+
+def _training(
+    name: str,
+    title: str,
+    credit: str,
+    *,
+    pack: str = "",
+    licence: str = _UNKNOWN_LICENCE,
+    published_images: int | None = None,
+    published_people: int | None = None,
+    images: str = "train.rec",
+) -> Source:
+    return Source(
+        name=name,
+        title=title,
+        folder=name,
+        images=images,
+        photos=partial(_training_photos, name),
+        licence=licence,
+        credit=f"{credit}; {_CREDIT}" if credit else _CREDIT,
+        address=ADDRESS,
+        how_to_get=(
+            f"Get {pack or 'the pack'} from {ADDRESS} and put its train.rec, train.idx and property there."
+        ),
+        published_images=published_images,
+        published_people=published_people,
+        sides=(Path(images).with_suffix(".idx").name, "property"),
+        align="crop",
+    )
+
+
+def _verification(
+    name: str,
+    title: str,
+    credit: str,
+    *,
+    images: str,
+    licence: str = _UNKNOWN_LICENCE,
+    published_images: int | None = None,
+) -> Source:
+    return Source(
+        name=name,
+        title=title,
+        folder="verification",
+        images=images,
+        photos=partial(_verification_photos, name),
+        licence=licence,
+        credit=f"{credit}; {_CREDIT}" if credit else _CREDIT,
+        address=ADDRESS,
+        how_to_get=(
+            f"Get MS1M-ArcFace, which carries all of the verification packs, from {ADDRESS} and put its "
+            f"{images} there."
+        ),
+        published_images=published_images,
+        convert=packs.unpack_bin,
+        pairs=partial(_pairs, name),
+        align="crop",
+    )
+
+
+def _training_photos(name: str, place: Place, ignored: Counter[str]) -> Iterator[Photo]:
+    index = place.sides.get(place.images.with_suffix(".idx").name)
+    properties = place.sides.get("property")
+    people = None if properties is None else packs.rec_people(properties)
+    for record in packs.rec_images(place.images, index, ignored):
+        if people is not None and record.identity >= people:
+            raise IntegrityError(
+                f"{properties} promises {people} people and record {record.number} of {place.images} shows "
+                f"person {record.identity}, counted from 0; fetch both again, or remove {properties} if the "
+                "pack is known to be whole, since it can be read without."
+            )
+        yield Photo(
+            sample_id=f"{name}/{record.number:08}",
+            person=f"{name}-{record.identity}",
+            path=place.images,
+            offset=record.offset,
+            length=record.length,
+        )
+
+
+def _verification_photos(name: str, place: Place, _: Counter[str]) -> Iterator[Photo]:
+    images, pack = packs.unpacked(place.images)
+    for number, span in enumerate(pack.images):
+        yield Photo(_sample_id(name, number), None, images, span.offset, span.length)
+
+
+def _pairs(name: str, place: Place) -> Iterator[Pair]:
+    _, pack = packs.unpacked(place.images)
+    for number, same in enumerate(pack.same):
+        first, second = _sample_id(name, 2 * number), _sample_id(name, 2 * number + 1)
+        yield Pair(name, number * FOLDS // len(pack.same), first, second, same)
+
+
+def _sample_id(name: str, number: int) -> str:
+    return f"{name}/{number:06}"
+
+
+def _printable(name: str) -> str:
+    # Bytes that are no UTF-8 arrive as lone surrogates, which no table can store.
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+SOURCES: tuple[Source, ...] = (
+    _training(
+        "casia-webface",
+        "CASIA-WebFace",
+        "Yi, Lei, Liao and Li, 2014",
+        pack="CASIA-Webface (faces_webface_112x112)",
+        licence=_LICENCE,
+        published_images=490_623,
+        published_people=10_572,
+    ),
+    _training(
+        "ms1mv2",
+        "MS1MV2",
+        "Guo, Zhang, Hu, He and Gao, 2016; refined by Deng, Guo, Xue and Zafeiriou, 2019",
+        pack="MS1M-ArcFace (faces_emore)",
+        licence=_WITHDRAWN,
+        published_images=5_822_653,
+        published_people=85_742,
+    ),
+    _training(
+        "ms1mv3",
+        "MS1MV3",
+        "Guo, Zhang, Hu, He and Gao, 2016; refined by InsightFace",
+        pack="MS1M-RetinaFace (ms1m-retinaface-t1)",
+        licence=_WITHDRAWN,
+        published_images=5_179_510,
+        published_people=93_431,
+    ),
+    _training(
+        "vggface2",
+        "VGGFace2",
+        "Cao, Shen, Xie, Parkhi and Zisserman, 2018",
+        pack="VGG2 (faces_vgg_112x112)",
+        licence=_LICENCE,
+        published_people=8_631,
+    ),
+    _training(
+        "glint360k",
+        "Glint360K",
+        "An, Zhu, Xiao, Wu, Zhang, Gao, Qin, Zhang and Fu, 2020",
+        pack="Glint360K",
+        licence=_LICENCE,
+        published_images=17_091_657,
+        published_people=360_232,
+    ),
+    *(
+        _verification(
+            name,
+            title,
+            credit,
+            images=f"{stem}.bin",
+            licence=_LICENCE,
+            published_images=images,
+        )
+        for name, title, stem, images, credit in (
+            ("lfw-bin", "LFW, View 2", "lfw", 12_000, "Huang, Ramesh, Berg and Learned-Miller, 2007"),
+            ("cfp-fp", "CFP-FP", "cfp_fp", 14_000, "Sengupta and others, 2016"),
+            ("agedb-30", "AgeDB-30", "agedb_30", 12_000, "Moschoglou and others, 2017"),
+            ("calfw", "CALFW", "calfw", 12_000, "Zheng, Deng and Hu, 2017"),
+            ("cplfw", "CPLFW", "cplfw", 12_000, "Zheng and Deng, 2018"),
+        )
+    ),
+)

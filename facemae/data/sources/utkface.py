@@ -1,0 +1,65 @@
+"""UTKFace: faces of unnamed people whose file names give age, gender and race."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from facemae.data.sources.base import AGE, GENDER, RACE, Photo, Place, Source, Value
+from facemae.data.sources.folder import IMAGE_SUFFIX, NOT_A_PHOTO, printable, visible_files
+
+ADDRESS = "https://susanqq.github.io/UTKFace/"
+
+_FILE = re.compile(rf"(.+?)(?:\.jpg\.chip)?{IMAGE_SUFFIX}", re.IGNORECASE | re.DOTALL)
+_TIME = re.compile("[0-9]{14,}")
+_AGE = re.compile("[0-9]{1,3}")
+_GENDERS = {"0": "male", "1": "female"}
+_RACES = {"0": "white", "1": "black", "2": "asian", "3": "indian", "4": "other"}
+
+
+def _age(label: str) -> int | None:
+    return int(label) if _AGE.fullmatch(label) else None
+
+
+_LABELS: tuple[tuple[str, Callable[[str], Value]], ...] = (
+    ("age", _age),
+    ("gender", _GENDERS.get),
+    ("race", _RACES.get),
+)
+
+
+def _photos(place: Place, ignored: Counter[str]) -> Iterator[Photo]:
+    """Yield every picture; the release has names that lack a label, and those labels are left out."""
+    for path in visible_files(place.images, ignored):
+        match = _FILE.fullmatch(path.name)
+        if match is None:
+            ignored[NOT_A_PHOTO] += 1
+        else:
+            yield Photo(f"utkface/{printable(match[1])}", None, path, attributes=_attributes(match[1]))
+
+
+def _attributes(stem: str) -> dict[str, Value]:
+    """Read AGE_GENDER_RACE_TIME; where a label is missing, those before it are still told by their place."""
+    *labels, time = [part for part in stem.split("_") if part] or [""]
+    if not _TIME.match(time):
+        return {}
+    known = {name: read(label) for (name, read), label in zip(_LABELS, labels, strict=False)}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+SOURCE = Source(
+    name="utkface",
+    title="UTKFace",
+    folder="utkface",
+    images="UTKFace",
+    photos=_photos,
+    licence="non-commercial research; the photos belong to their owners",
+    credit="UTKFace; Zhang, Song & Qi, 2017",
+    address=ADDRESS,
+    how_to_get="Get UTKFace.tar.gz, the aligned and cropped faces, from Y. Song and Z. Zhang (University of "
+    f"Tennessee, Knoxville) at {ADDRESS} and put it into the folder utkface of the raw data.",
+    # Its page says "over 20,000": copies hold 23,705 to 23,708, as doubtful names were kept or not.
+    published_images=None,
+    attributes={"age": AGE, "gender": GENDER, "race": RACE},
+)
