@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,13 +25,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+data_app = typer.Typer(help="Data sets: what is known, and preparing one by itself.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RawOption = Annotated[
+    str, typer.Option("--raw-dir", help="Folder with the archives; FACEMAE_RAW_DIR overrides it.")
+]
 ConfigOption = Annotated[
     list[Path],
     typer.Option("--config", help="YAML file; given twice, the later one lies over the earlier. - is stdin."),
 ]
 RunOption = Annotated[str, typer.Option("--run", help="Name of a run, or of a baseline where one is meant.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the run.")]
-FacesOption = Annotated[Path, typer.Option("--faces", help="Store of aligned faces, made by align.")]
+DataOption = Annotated[
+    Path, typer.Option("--data", help="Folder of photos and aligned faces, such as results/data.")
+]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes that align at a time.")]
 SplitOption = Annotated[Path, typer.Option("--split", help="Role of every face, made by split.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write, named after the stage.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")]
@@ -59,40 +68,39 @@ def schema() -> None:
 
 
 @app.command()
-def fetch(
-    config_files: ConfigOption,
-    out: Annotated[Path, typer.Option("--out", help="Table of photos to write (.parquet).")],
-) -> None:
-    """List the photos and the people on them."""
-    from facemae import prepare
+def fetch(config_files: ConfigOption, folder: DataOption) -> None:
+    """List the photos and the people on them; download and unpack what has to be."""
+    from facemae import prepare, results
+    from facemae.data.locate import raw_dir
 
-    prepare.fetch(config.load(config_files), out)
-
-
-@app.command()
-def align(
-    config_files: ConfigOption,
-    photos: Annotated[Path, typer.Option("--photos", help="Table of photos, made by fetch.")],
-    faces: FacesOption,
-    outcomes: Annotated[Path, typer.Option("--outcomes", help="What became of each photo (.jsonl).")],
-    threads: ThreadsOption = 1,
-) -> None:
-    """Find the face on every photo and warp it to the template."""
-    from facemae import prepare
-
-    prepare.align(config.load(config_files), photos, faces, outcomes, threads)
+    data, paths = config.load(config_files).data, results.DataFolder(folder)
+    prepare.fetch(prepare.wanted_sources(data), raw_dir(data.raw_dir), paths)
+    prepare.check_people(paths, data)
 
 
 @app.command()
-def split(
-    config_files: ConfigOption,
-    faces: FacesOption,
-    out: Annotated[Path, typer.Option("--out", help="Table of roles to write (.parquet).")],
-) -> None:
+def align(config_files: ConfigOption, folder: DataOption, workers: WorkersOption = 1) -> None:
+    """Find the face on every photo and warp it to the template; photos that are done stay done."""
+    from facemae import prepare, results
+
+    experiment = config.load(config_files)
+    prepare.align(experiment.data, results.DataFolder(folder), experiment.device, workers)
+
+
+@app.command()
+def cache(folder: DataOption) -> None:
+    """Decode all aligned faces into one array, from which training reads."""
+    from facemae import prepare, results
+
+    prepare.cache(results.DataFolder(folder))
+
+
+@app.command()
+def split(config_files: ConfigOption, folder: DataOption) -> None:
     """Set people apart for evaluation, and check that nobody is on both sides."""
-    from facemae import prepare
+    from facemae import prepare, results
 
-    prepare.split(config.load(config_files), faces, out)
+    prepare.split(config.load(config_files), results.DataFolder(folder))
 
 
 @app.command()
@@ -100,13 +108,12 @@ def pretrain(
     config_files: ConfigOption,
     run: RunOption,
     seed: SeedOption,
-    faces: FacesOption,
-    split: SplitOption,
+    folder: DataOption,
     out: OutOption,
     threads: ThreadsOption = 1,
 ) -> None:
     """Train a run's masked autoencoder; the same command goes on after a kill."""
-    task = _task(config_files, run, seed, faces, split, out, threads)
+    task = _task(config_files, run, seed, folder, out, threads)
     from facemae.pretrain import pretrain as stage
 
     stage(task)
@@ -117,8 +124,7 @@ def finetune(
     config_files: ConfigOption,
     run: RunOption,
     seed: SeedOption,
-    faces: FacesOption,
-    split: SplitOption,
+    folder: DataOption,
     out: OutOption,
     pretrained: Annotated[
         Path | None,
@@ -127,7 +133,7 @@ def finetune(
     threads: ThreadsOption = 1,
 ) -> None:
     """Train a run's face embedder; the same command goes on after a kill."""
-    task = _task(config_files, run, seed, faces, split, out, threads)
+    task = _task(config_files, run, seed, folder, out, threads)
     from facemae.finetune import finetune as stage
 
     stage(task, pretrained)
@@ -138,14 +144,13 @@ def embed(
     config_files: ConfigOption,
     run: RunOption,
     seed: SeedOption,
-    faces: FacesOption,
-    split: SplitOption,
+    folder: DataOption,
     out: OutOption,
     finetuned: Annotated[Path, typer.Option("--finetuned", help="Folder of the run's finetune stage.")],
     threads: ThreadsOption = 1,
 ) -> None:
     """Embed the evaluation people's faces with a trained run."""
-    task = _task(config_files, run, seed, faces, split, out, threads)
+    task = _task(config_files, run, seed, folder, out, threads)
     from facemae.embed import embed as stage
 
     stage(task, finetuned)
@@ -156,13 +161,12 @@ def baseline(
     config_files: ConfigOption,
     run: RunOption,
     seed: SeedOption,
-    faces: FacesOption,
-    split: SplitOption,
+    folder: DataOption,
     out: OutOption,
     threads: ThreadsOption = 1,
 ) -> None:
     """Embed the evaluation people's faces with a control that trains no network."""
-    task = _task(config_files, run, seed, faces, split, out, threads)
+    task = _task(config_files, run, seed, folder, out, threads)
     from facemae.embed import embed_baseline
 
     embed_baseline(task)
@@ -243,21 +247,72 @@ def doctor(
     raise typer.Exit(check(config_files))
 
 
-def _task(
-    config_files: list[Path], run: str, seed: int, faces: Path, split: Path, out: Path, threads: int
-) -> Task:
+def _task(config_files: list[Path], run: str, seed: int, folder: Path, out: Path, threads: int) -> Task:
     experiment = config.load(config_files)
     experiment.check_name(run)
     say(f"{out.name} {run}/{seed}", "starting")  # loading PyTorch takes seconds
+    from facemae.results import DataFolder
     from facemae.task import Task
 
-    return Task(experiment, run, seed, faces, split, out, threads)
+    return Task(experiment, run, seed, DataFolder(folder), out, threads)
 
 
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"facemae {__version__}")
         raise typer.Exit
+
+
+@data_app.command("list")
+def list_data(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    raw: RawOption = "data/raw",
+) -> None:
+    """Show the known data sets: people, images, licence, source and whether they are on this machine."""
+    from facemae.catalogue import as_table, catalogue
+    from facemae.data.locate import raw_dir
+
+    entries = catalogue(raw_dir(raw))
+    typer.echo(json.dumps(entries, indent=2) if as_json else as_table(entries))
+
+
+@data_app.command("prepare")
+def prepare_data(
+    source: Annotated[str, typer.Argument(help="A data set, name:path, or a folder or archive of photos.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write: manifest, aligned faces and report.")],
+    workers: WorkersOption = 1,
+    raw: RawOption = "data/raw",
+    size: Annotated[int, typer.Option("--size", min=32, max=448, help="Side of an aligned face.")] = 112,
+    min_score: Annotated[
+        float, typer.Option("--min-score", min=0, max=1, help="Least confidence of the detector.")
+    ] = 0.9,
+    mode: Annotated[
+        Literal["auto", "landmarks", "crop"],
+        typer.Option("--align", help="Find the face, or take photos that are faces already."),
+    ] = "auto",
+    faces: Annotated[
+        Literal["largest", "central", "all"], typer.Option("--faces", help="Which face of a photo.")
+    ] = "largest",
+    max_skipped: Annotated[
+        float, typer.Option("--max-skipped", min=0, max=1, help="Share of photos that may be unusable.")
+    ] = 0.05,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="No folder names a person.")] = False,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where the detector runs.")
+    ] = "auto",
+) -> None:
+    """Align one data set: from archive or folder to manifest and aligned Parquet; goes on after a kill."""
+    from facemae import prepare, results
+    from facemae.data.locate import find, raw_dir
+
+    data = config.Data(
+        labelled=source, unlabelled=[], raw_dir=raw, image_size=size, align=mode, faces=faces,
+        min_score=min_score, max_skipped=max_skipped,
+    )  # fmt: skip
+    wanted = find(source, results.SET_UNLABELLED if unlabelled else results.SET_LABELLED, raw_dir(raw))
+    folder = results.DataFolder(out)
+    prepare.fetch([wanted], raw_dir(raw), folder)
+    prepare.align(data, folder, device, workers)
 
 
 @app.callback()

@@ -13,9 +13,10 @@ from pathlib import Path
 from packaging.version import Version
 
 from facemae import config
-from facemae.data.sources import folder_photos, orl_photos
+from facemae.data.locate import MISSING, availability, raw_dir
 from facemae.driver import driver_version
-from facemae.errors import FaceMAEError, UsageError
+from facemae.errors import DataError, FaceMAEError, UsageError
+from facemae.prepare import wanted_sources
 
 PYTHON_FLOOR = "3.11"
 # Below these stand known holes: torch's checkpoint loading, Pillow's decoders, Streamlit's uploads.
@@ -114,14 +115,12 @@ def _disk(experiment: config.Experiment) -> str:
 
 
 def _data(experiment: config.Experiment) -> str:
-    labelled = experiment.data.labelled
-    photos = orl_photos() if labelled == "orl" else folder_photos(Path(labelled), labelled=True)
-    people = {photo.person for photo in photos if photo.person}
-    text = f"{labelled}: {len(photos)} photos of {len(people)} people"
-    if experiment.data.unlabelled:
-        more = folder_photos(Path(experiment.data.unlabelled), labelled=False)
-        text += f"; {experiment.data.unlabelled}: {len(more)} photos"
-    return text
+    raw = raw_dir(experiment.data.raw_dir)
+    found = [(each, availability(each, raw)) for each in wanted_sources(experiment.data)]
+    missing = [each.source for each, there in found if there == MISSING]
+    if missing:
+        raise DataError(f"{missing[0].title} is not in {raw}: {missing[0].how_to_get}")
+    return "; ".join(f"{each.source.title}: {there}" for each, there in found)
 
 
 def _locks(experiment: config.Experiment) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from facemae import files, results
 from facemae.baselines import BASELINES
-from facemae.data.store import Faces
+from facemae.data.cache import Faces
 from facemae.device import Compute
 from facemae.errors import UsageError
 from facemae.models.embedder import embed as embed_batch
@@ -32,7 +32,7 @@ def embed(task: Task, finetuned: Path) -> None:
     compute = task.compute()
     faces = task.load(results.ROLE_EVALUATION)
     say(task.label, f"{len(faces.images)} faces, {compute}")
-    embeddings = _embed_all(finetuned, faces, compute, task.label)
+    embeddings = embed_images(finetuned, faces.images, compute, task.label)
     trained = results.read_json(finetuned / results.METRICS)
     _write(task, faces, embeddings, str(compute), trained["seconds"])
 
@@ -52,7 +52,8 @@ def embed_baseline(task: Task) -> None:
     _write(task, faces, embeddings, "cpu, float32", {})
 
 
-def _embed_all(finetuned: Path, faces: Faces, compute: Compute, label: str) -> np.ndarray:
+def embed_images(finetuned: Path, faces: np.ndarray, compute: Compute, label: str) -> np.ndarray:
+    """Return the embeddings (N, D) of aligned faces (N, H, H, 3) uint8 by the embedder in a folder."""
     embedder = load_embedder(finetuned)
     compute.place(embedder)
     images = on_device(faces, compute)
@@ -74,4 +75,4 @@ def _write(task: Task, faces: Faces, embeddings: np.ndarray, device: str, second
     )
     results.write_table(task.out / results.EMBEDDINGS, table, results.EMBEDDING_COLUMNS)
     files.write_json(task.out / results.CONFIG, {"run": task.name, "seed": task.seed})
-    results.write_metrics(task.out, [], seed=task.seed, device=device, seconds=seconds)
+    results.write_metrics(task.out, [], seed=task.seed, device=device, seconds=seconds, inputs=task.inputs())

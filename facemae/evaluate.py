@@ -50,6 +50,7 @@ def evaluate(
         people=len(people),
         evaluated=results.digest(table["sample_id"].to_list()),
         dataset=experiment.dataset,
+        inputs=source["inputs"] | {"split": files.sha256_of(split)},
     )
     settings = {"run": name, "seed": seed} | experiment.evaluate.model_dump()
     files.write_json(out / results.CONFIG, settings)

@@ -45,8 +45,9 @@ def finetune(task: Task, pretrained: Path | None) -> None:
     settings = task.settings("model", "finetune")
     job = task.job(settings, compute, *([pretrained / results.ENCODER] if pretrained else []))
     with lock(job):
-        labels = torch.tensor([names.index(str(person)) for person in faces.people], device=compute.device)
-        loss_at = _loss(network, on_device(faces, compute), labels, run.finetune, compute, task.seed)
+        number = {name: place for place, name in enumerate(names)}
+        labels = torch.tensor([number[str(person)] for person in faces.people], device=compute.device)
+        loss_at = _loss(network, on_device(faces.images, compute), labels, run.finetune, compute, task.seed)
         encoder = cast(nn.Module, network["embedder"].encoder)
         optimizer = adamw(network, run.finetune, encoder=encoder, layer_decay=run.finetune.layer_decay)
         trained = fit(network, optimizer, loss_at, run.finetune, compute, job)
@@ -76,6 +77,7 @@ def _write_metrics(task: Task, pretrained: Path | None, trained: Trained, device
         seed=task.seed,
         device=device,
         seconds=before | {"finetune": round(trained.seconds, 3)},
+        inputs=task.inputs(),
     )
 
 

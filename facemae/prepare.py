@@ -1,152 +1,235 @@
-"""The data stages: list the photos, align the faces, split the people."""
+"""The data stages: list the photos, align the faces, decode them, split the people."""
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections import Counter
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 
-from facemae import config, results
-from facemae.data.align import Outcome, align_photos
-from facemae.data.images import encode_png
-from facemae.data.sources import Photo, folder_photos, orl_photos
-from facemae.data.split import UNLABELLED, check_split, split_people
-from facemae.errors import DataError
+from facemae import config, files, results
+from facemae.data import manifest, pairs, pool, store
+from facemae.data.align import Settings, Which
+from facemae.data.cache import build_cache, load_faces
+from facemae.data.detect import mtcnn_version
+from facemae.data.locate import Wanted, find, locate, raw_dir
+from facemae.data.manifest import Entry
+from facemae.data.sources.base import Attribute, Box, Place
+from facemae.data.split import check_split, split_people
+from facemae.errors import DataError, UsageError
 from facemae.progress import say, track
+from facemae.results import SET_LABELLED, SET_UNLABELLED, DataFolder
 
+Device = Literal["auto", "cpu", "cuda"]
+
+SUMMARY_LINES = 10
 NAMED_EXAMPLES = 3
 
 
-def fetch(experiment: config.Experiment, out: Path) -> None:
-    """List every photo of the experiment with its person and path; the photos stay where they are.
+@dataclass(frozen=True)
+class Listed:
+    """A source with its place on this machine, and what was counted while it was listed."""
+
+    wanted: Wanted
+    place: Place
+    counted: Counter[str]
+    ignored: Counter[str]
+
+
+def wanted_sources(data: config.Data) -> list[Wanted]:
+    """Return the sources that the configuration names, the labelled one first.
 
     Raises:
-        UsageError, DataError: a folder is missing or empty.
-        IntegrityError: the packaged faces are not the published ones.
+        UsageError: one is not there, or two would give their photos the same names.
     """
-    photos = _labelled(experiment.data) + _unlabelled(experiment.data)
-    table = pd.DataFrame(
-        {
-            "sample_id": [photo.sample_id for photo in photos],
-            "person": [photo.person for photo in photos],
-            # As bytes, since a file name need not be text.
-            "path": [os.fsencode(photo.path.absolute()) for photo in photos],
-        }
-    )
-    people = table["person"].nunique()
-    say(
-        "fetch",
-        f"{len(photos)} photos, {people} people, {int(table['person'].isna().sum())} photos without a person",
-    )
-    if people < 2:
+    raw = raw_dir(data.raw_dir)
+    wanted = [find(data.labelled, SET_LABELLED, raw)]
+    wanted += [find(text, SET_UNLABELLED, raw, number) for number, text in enumerate(data.unlabelled)]
+    check_distinct(wanted)
+    return wanted
+
+
+def check_distinct(wanted: list[Wanted]) -> None:
+    """Stop if two sources are the same, or forms of the same.
+
+    Raises:
+        UsageError: they are.
+    """
+    for place, each in enumerate(wanted):
+        for other in wanted[:place]:
+            same_form = each.source.folder and each.source.photos is other.source.photos
+            if each.source.name == other.source.name or same_form:
+                raise UsageError(
+                    f"{each.source.name} and {other.source.name} hold the same photos or give them the same "
+                    "names; name each data set only once, and rename one of two packs of the same name."
+                )
+
+
+def fetch(wanted: list[Wanted], raw: Path, folder: DataFolder) -> list[Listed]:
+    """List every photo of the sources, downloading and unpacking what has to be.
+
+    Raises:
+        UsageError, DataError: a source is missing or empty.
+        IntegrityError: a file is not what it should be.
+    """
+    listed = [Listed(each, locate(each, raw, folder.unpacked), Counter(), Counter()) for each in wanted]
+    attributes = {name: each for one in listed for name, each in one.wanted.source.attributes.items()}
+    manifest.write(folder.photos, (entry for one in listed for entry in _entries(one)), attributes)
+    lists = [pair for one in listed if one.wanted.source.pairs for pair in one.wanted.source.pairs(one.place)]
+    table = pairs.table(lists)
+    if len(table):
+        pairs.check(table, results.read_table(folder.photos, ["sample_id"])["sample_id"])
+        for protocol, rows in table.groupby("protocol", sort=False):
+            say("fetch", f"{protocol}: {len(rows)} pairs, all of listed photos")
+    results.write_table(folder.listed_pairs, table, results.PAIR_COLUMNS)
+    files.write_json(folder.sources, [_described(one, attributes) for one in listed])
+    for one in listed:
+        _say_listed(one)
+    return listed
+
+
+def _entries(listed: Listed) -> Iterator[Entry]:
+    source, set_name = listed.wanted.source, listed.wanted.set
+    people: set[str] = set()
+    photos = source.photos(listed.place, listed.ignored)
+    for photo in track(photos, source.published_images, f"fetch {source.name}", "photos"):
+        if photo.person is not None:
+            people.add(photo.person)
+        yield manifest.enter(photo, source.name, set_name)
+        listed.counted["photos"] += 1
+    listed.counted["people"] = len(people)
+
+
+def _say_listed(listed: Listed) -> None:
+    source, counted = listed.wanted.source, listed.counted
+    text = f"{counted['photos']} photos, {counted['people']} people"
+    left_out = ", ".join(f"{count} {reason}" for reason, count in listed.ignored.most_common())
+    say("fetch", f"{source.name}: {text}" + (f"; no photos of it: {left_out}" if left_out else ""))
+    if source.published_images not in (None, counted["photos"]):
+        say("fetch", f"{source.name}: {source.published_images} photos were expected")
+
+
+def _described(listed: Listed, attributes: dict[str, Attribute]) -> dict[str, Any]:
+    source = listed.wanted.source
+    return {
+        "name": source.name,
+        "set": listed.wanted.set,
+        "title": source.title,
+        "licence": source.licence,
+        "credit": source.credit,
+        "address": source.address,
+        "align": source.align,
+        "crop": list(source.crop),
+        "photos": listed.counted["photos"],
+        "people": listed.counted["people"],
+        "ignored": dict(listed.ignored),
+        "attributes": {name: asdict(attributes[name]) for name in source.attributes},
+    }
+
+
+def align(data: config.Data, folder: DataFolder, device: Device, workers: int) -> None:
+    """Find and warp the faces of all listed photos that have none yet, and record what became of each.
+
+    Raises:
+        DataError: more photos than `max_skipped` have no usable face.
+        StorageError: the disk is full, or a worker was killed.
+    """
+    settings = _settings(data, results.read_json(folder.sources))
+    shards = folder.shards / results.digest(asdict(settings))
+    with files.exclusive(folder.shards / ".lock"):
+        pool.align_all(pool.Plan(folder.photos, shards, settings, device), workers)
+        for old in folder.shards.iterdir():
+            if old.is_dir() and old != shards:
+                shutil.rmtree(old)
+        counts = store.finish(folder, shards)
+    _summarise(counts, folder)
+    skipped, photos = counts.total() - counts["OK"], counts.total()
+    if skipped > data.max_skipped * photos or skipped == photos:
         raise DataError(
-            f"data.labelled: {experiment.data.labelled} names {people} people where at least 2 are needed; "
-            "put each person's photos in a folder of their own, and photos of unknown people under "
-            "data.unlabelled."
+            f"{skipped} of {photos} photos ({skipped / photos:.0%}) have no usable face, more than "
+            f"data.max_skipped {data.max_skipped:.0%} allows; {folder.rejected} lists each with its reason."
         )
-    results.write_table(out, table, results.PHOTO_COLUMNS)
 
 
-def align(experiment: config.Experiment, photos: Path, faces: Path, outcomes: Path, threads: int) -> None:
-    """Detect, warp and store the largest face of every photo, and record what became of each photo.
-
-    Raises:
-        DataError: more photos than `data.max_skipped` have no usable face.
-    """
-    import torch
-
-    from facemae import device
-    from facemae.data.detect import MtcnnDetector
-
-    compute = device.choose(experiment.device, "float32", threads)
-    listed = _read_photos(photos)
-    say("align", f"{len(listed)} photos to {experiment.data.image_size} px, {compute}")
-    detector = MtcnnDetector(str(compute.device))
-    aligned = align_photos(
-        listed, detector, size=experiment.data.image_size, min_score=experiment.data.min_score
-    )
-    records, rows = [], []
-    with torch.inference_mode():
-        for outcome, image in track(aligned, len(listed), "align", "photos"):
-            records.append(asdict(outcome))
-            if image is not None:
-                rows.append(_face_row(outcome, image))
-    _report(records, experiment.data.max_skipped, outcomes)
-    results.write_lines(outcomes, records)
-    results.write_table(faces, pd.DataFrame(rows), results.FACE_COLUMNS)
+def _settings(data: config.Data, sources: list[dict[str, Any]]) -> Settings:
+    modes = {each["name"]: each["align"] if data.align == "auto" else data.align for each in sources}
+    crops = {
+        each["name"]: cast(Box, tuple(each["crop"])) for each in sources if modes[each["name"]] == "crop"
+    }
+    searched = len(crops) < len(sources)
+    detector = mtcnn_version(thorough=data.faces != "largest") if searched else ""
+    return Settings(data.image_size, data.min_score, cast(Which, data.faces), crops, detector)
 
 
-def split(experiment: config.Experiment, faces: Path, out: Path) -> None:
+def _summarise(counts: Counter[str], folder: DataFolder) -> None:
+    """Print how many photos had which outcome, in at most ten lines."""
+    examples: dict[str, list[str]] = {}
+    for record in results.read_log(folder.rejected):
+        examples.setdefault(record["code"], []).append(record["sample_id"])
+    shown = counts.most_common(SUMMARY_LINES - 2)
+    for code, count in shown:
+        named = ", ".join(examples.get(code, [])[:NAMED_EXAMPLES])
+        say("align", f"{code}: {count}" + (f" ({named})" if named else ""))
+    others = counts.total() - sum(count for _, count in shown)
+    if others:
+        say("align", f"{others} photos of {len(counts) - len(shown)} other outcomes")
+    say("align", f"{counts.total()} photos; {folder.outcomes} has a line for each")
+
+
+def cache(folder: DataFolder) -> None:
+    """Decode all aligned faces into one array on disk."""
+    build_cache(folder)
+
+
+def split(experiment: config.Experiment, folder: DataFolder) -> None:
     """Give every face its role, and stop if anyone is both trained on and evaluated on.
 
     Raises:
         DataError: there are too few people.
         IntegrityError: the split leaks.
     """
-    table = results.read_table(faces, ["sample_id", "person", "sha256"])
-    roles = split_people(table, experiment.split)
+    columns = ["sample_id", "person", "source", "set", "sha256", "hash"]
+    faces = results.read_table(folder.faces, columns)
+    embeddings = _embeddings(experiment, folder, faces) if experiment.split.embedder else None
+    roles, overlaps = split_people(faces, experiment.split, embeddings)
     check_split(roles)
-    results.write_table(out, roles, results.SPLIT_COLUMNS)
-    copies = len(table) - len(roles)
+    results.write_table(folder.overlaps, overlaps, results.OVERLAP_COLUMNS)
     for role, part in roles.groupby("role"):
         say("split", f"{role}: {len(part)} faces of {part['person'].nunique()} people")
-    if copies:
-        say(
-            "split",
-            f"left out {copies} faces: copies of another photo, or among the labelled without a person",
-        )
+    for (kind, action), rows in overlaps.groupby(["kind", "action"]):
+        say("split", f"overlap by {kind}: {len(rows)} {action}; {folder.overlaps} lists them")
+    evaluated = roles[roles["role"] == results.ROLE_EVALUATION]
+    drawn = pairs.generate(evaluated, seed=experiment.split.seed)
+    listed = results.read_table(folder.listed_pairs)
+    results.write_table(folder.pairs, pd.concat([listed, drawn]), results.PAIR_COLUMNS)
+    results.write_table(folder.split, roles, results.SPLIT_COLUMNS)
 
 
-def _labelled(data: config.Data) -> list[Photo]:
-    if data.labelled == "orl":
-        return orl_photos()
-    return [_under("labelled", photo) for photo in folder_photos(Path(data.labelled), labelled=True)]
+def _embeddings(experiment: config.Experiment, folder: DataFolder, faces: pd.DataFrame) -> np.ndarray:
+    """Return the embeddings (N, D) that `split.embedder` gives the faces."""
+    from facemae import device
+    from facemae.embed import embed_images
+
+    compute = device.choose(experiment.device, experiment.precision, threads=1)
+    images = load_faces(folder, faces).images
+    return embed_images(Path(str(experiment.split.embedder)), images, compute, "split")
 
 
-def _unlabelled(data: config.Data) -> list[Photo]:
-    if data.unlabelled is None:
-        return []
-    return [_under(UNLABELLED, photo) for photo in folder_photos(Path(data.unlabelled), labelled=False)]
+def check_people(folder: DataFolder, data: config.Data) -> None:
+    """Stop unless the labelled photos name enough people to train on some and evaluate on others.
 
-
-def _under(prefix: str, photo: Photo) -> Photo:
-    return replace(photo, sample_id=f"{prefix}/{photo.sample_id}")
-
-
-def _read_photos(path: Path) -> list[Photo]:
-    table = results.read_table(path)
-    people = [person if isinstance(person, str) else None for person in table["person"]]
-    paths = [Path(os.fsdecode(name)) for name in table["path"]]
-    return [Photo(*row) for row in zip(table["sample_id"], people, paths, strict=True)]
-
-
-def _face_row(outcome: Outcome, image: np.ndarray) -> dict[str, Any]:
-    return {
-        "sample_id": outcome.sample_id,
-        "person": outcome.person,
-        "sha256": outcome.sha256,
-        "image": encode_png(image),
-    }
-
-
-def _report(records: list[dict[str, Any]], limit: float, outcomes: Path) -> None:
-    """Print a summary by outcome; stop when too many photos have no usable face."""
-    for code, count in Counter(record["code"] for record in records).most_common():
-        examples = [r["sample_id"] for r in records if r["code"] == code][:NAMED_EXAMPLES]
-        say("align", f"{code}: {count}" + ("" if code == "OK" else f" ({', '.join(examples)})"))
-    listing = outcomes.with_name("rejected.jsonl")
-    listing.unlink(missing_ok=True)  # of an earlier attempt
-    skipped = [record for record in records if record["code"] != "OK"]
-    share = len(skipped) / len(records)
-    if share > limit or len(skipped) == len(records):
-        # Beside the declared output, which the workflow deletes when the stage fails.
-        results.write_lines(listing, skipped)
+    Raises:
+        DataError: they name fewer than two.
+    """
+    labelled = [each for each in results.read_json(folder.sources) if each["set"] == SET_LABELLED]
+    people = sum(each["people"] for each in labelled)
+    if people < 2:
         raise DataError(
-            f"{len(skipped)} of {len(records)} photos ({share:.0%}) have no usable face, more than "
-            f"data.max_skipped {limit:.0%} allows; {listing} lists each with its reason."
+            f"data.labelled: {data.labelled} names {people} people where at least 2 are needed; put each "
+            "person's photos in a folder of their own, and photos of unknown people under data.unlabelled."
         )

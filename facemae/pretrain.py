@@ -25,6 +25,7 @@ from facemae.train import Trained, fit, lock
 
 SHOWN_FACES = 6
 UNSEEN_BATCH = 64
+UNSEEN_FACES = 1000  # enough for a mean, and little memory
 
 
 def pretrain(task: Task) -> None:
@@ -39,7 +40,7 @@ def pretrain(task: Task) -> None:
             f"runs.{task.name}.pretrain is null: this run trains from scratch, without pretraining."
         )
     compute = task.compute()
-    faces = on_device(task.load(results.ROLE_TRAIN, results.ROLE_UNLABELLED), compute)
+    faces = on_device(task.load(results.ROLE_TRAIN, results.ROLE_UNLABELLED).images, compute)
     say(task.label, f"{len(faces)} faces, {run.pretrain.mask} mask {run.pretrain.mask_ratio:.0%}, {compute}")
 
     torch.manual_seed(seed_of(task.seed, "weights"))
@@ -84,8 +85,8 @@ def _mask(
 def _write_results(
     task: Task, mae: MaskedAutoencoder, settings: config.Pretrain, compute: Compute, trained: Trained
 ) -> None:
-    unseen = task.load(results.ROLE_EVALUATION)
-    images = to_input(on_device(unseen, compute))
+    unseen = task.load(results.ROLE_EVALUATION, most=UNSEEN_FACES)
+    images = to_input(on_device(unseen.images, compute))
     # The same masks whatever the run's seed, so that seeds are shown and scored on the same task.
     mask = _mask(mae, settings, len(images), generator("unseen", settings.mask)).to(compute.device)
     prediction = _predict(mae, images, mask, compute)
@@ -103,6 +104,7 @@ def _write_results(
         seed=task.seed,
         device=str(compute),
         seconds={"pretrain": round(trained.seconds, 3)},
+        inputs=task.inputs(),
     )
     results.write_lines(task.out / results.LOG, trained.log)
 

@@ -31,9 +31,10 @@ class Progress:
 
     def update(self, done: int, note: str = "") -> None:
         """Record that `done` of the total are done; print if it is time."""
+        finishes = done == self._total and self._done != done
         self._done = done
         now = time.monotonic()
-        if now >= self._next or done == self._total:
+        if finishes or (now >= self._next and done != self._total):
             self._next = now + EVERY_SECONDS
             say(self._label, self._line(now, note))
 

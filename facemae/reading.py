@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from facemae import config, metrics, results
-from facemae.data.sources import ORL_CREDIT
+from facemae.data import manifest, store
+from facemae.data.sources.base import Photo
 from facemae.errors import FaceMAEError, IntegrityError
 from facemae.results import Results
 
@@ -22,6 +23,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ROC_POINTS = 160
+QUALITY_COLUMNS = [
+    "sample_id", "person", "source", "score", "face_px", "residual", "yaw", "sharpness", "doubts",
+]  # fmt: skip
 OUTCOME_COLUMNS = ["sample_id", "person", "code", "reason", "hint"]
 RUN_DETAILS = ["commit", "versions", "device", "dataset", "people"]
 
@@ -209,20 +213,38 @@ def pretrained(setup: config.Experiment) -> list[str]:
 @checked
 def outcomes(paths: Results) -> pd.DataFrame:
     """Return what became of each input photo: sample_id, person, code, reason and hint."""
-    return pd.DataFrame(results.read_log(paths.outcomes), columns=OUTCOME_COLUMNS).fillna("").astype(str)
+    return pd.DataFrame(results.read_log(paths.data.outcomes), columns=OUTCOME_COLUMNS).fillna("").astype(str)
 
 
 @checked
-def photo_paths(paths: Results) -> dict[str, bytes]:
-    """Return where each input photo was, by sample_id."""
-    table = results.read_table(paths.photos, results.PHOTO_COLUMNS)
-    return {str(sample): bytes(path) for sample, path in zip(table["sample_id"], table["path"], strict=True)}
+def photos(paths: Results, sample_ids: list[str]) -> dict[str, Photo]:
+    """Return the input photos of those names, with where they were."""
+    wanted = set(sample_ids)
+    return {
+        entry.photo.sample_id: entry.photo
+        for entry in manifest.read(paths.data.photos)
+        if entry.photo.sample_id in wanted
+    }
+
+
+@checked
+def quality(paths: Results) -> pd.DataFrame:
+    """Return what was measured on every aligned face, one row each; `doubts` are codes, "" for none."""
+    table = results.read_table(paths.data.faces, QUALITY_COLUMNS)
+    return table.assign(doubts=[", ".join(codes) for codes in table["doubts"]])
+
+
+@checked
+def sources(paths: Results) -> list[dict[str, Any]]:
+    """Return what the photos come from, as `fetch` wrote it down."""
+    found: list[dict[str, Any]] = results.read_json(paths.data.sources)
+    return found
 
 
 @checked
 def faces(paths: Results) -> pd.DataFrame:
     """Return sample_id, person and role of every aligned face, those of evaluation people first."""
-    split = results.read_table(paths.split, ["sample_id", "person", "role"])
+    split = results.read_table(paths.data.split, ["sample_id", "person", "role"])
     first = split["role"] != results.ROLE_EVALUATION
     return split.assign(first=first).sort_values(["first", "sample_id"], kind="stable").drop(columns="first")
 
@@ -230,15 +252,21 @@ def faces(paths: Results) -> pd.DataFrame:
 @checked
 def face(paths: Results, sample_id: str) -> bytes:
     """Return one aligned face as PNG."""
-    table = results.read_table(paths.faces, ["sample_id", "image"])
-    return bytes(table.loc[table["sample_id"] == sample_id, "image"].iloc[0])
+    index = results.read_table(paths.data.faces, ["sample_id", "shard", "row"])
+    place = index[index["sample_id"] == sample_id].iloc[0]
+    image = store.read_images(paths.data, place["shard"])[place["row"]]
+    if image is None:
+        raise ValueError("the face has no image")
+    return image
 
 
-def credit(setup: config.Experiment) -> str:
-    """Return who is to be credited for the faces."""
-    if setup.data.labelled == "orl":
-        return f"Faces: {ORL_CREDIT}."
-    return f"Faces: the folder {setup.dataset}, supplied by the person who ran this."
+@checked
+def credits(paths: Results) -> list[str]:
+    """Return who is to be credited for the faces, and under which terms they may be used."""
+    return [
+        f"Faces: {each['title']}. Credit: {each['credit']}. Licence: {each['licence']}."
+        for each in sources(paths)
+    ]
 
 
 def limits(setup: config.Experiment, people: int) -> list[str]:

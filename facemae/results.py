@@ -78,14 +78,19 @@ class DataFolder:
         return self.root / "sources.json"
 
     @property
+    def listed_pairs(self) -> Path:
+        """Pairs of photos that the sources set out for verification."""
+        return self.root / "listed_pairs.parquet"
+
+    @property
     def pairs(self) -> Path:
-        """Pairs of photos that the sources, or we, set out for verification."""
+        """Those, and pairs drawn from the evaluation people."""
         return self.root / "pairs.parquet"
 
     @property
     def unpacked(self) -> Path:
-        """The content of archives, a folder for each."""
-        return self.root / "unpacked"
+        """The content of archives, a folder for each; hidden, since it can be made again."""
+        return self.root / ".unpacked"
 
     @property
     def shards(self) -> Path:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from facemae import config, device, files, results
-from facemae.data.store import Faces, load_faces
+from facemae.data.cache import Faces, load_faces
 from facemae.errors import DataError
 from facemae.train import Job
 
@@ -23,10 +24,8 @@ class Task:
     name: str
     """Of the run, or of a baseline."""
     seed: int
-    faces: Path
-    """The store of aligned faces."""
-    split: Path
-    """Role of every face."""
+    data: results.DataFolder
+    """The aligned faces and their roles."""
     out: Path
     """The stage's folder, whose name is the stage's."""
     threads: int = 1
@@ -50,21 +49,32 @@ class Task:
         """Return where to compute, with PyTorch set up for it."""
         return device.choose(self.experiment.device, self.experiment.precision, self.threads)
 
-    def load(self, *roles: str) -> Faces:
-        """Return the faces with one of `roles`.
+    def inputs(self) -> dict[str, str]:
+        """Return the checksums of the data that a result rests on."""
+        return {
+            "faces": files.sha256_of(self.data.cache_hashes),
+            "split": files.sha256_of(self.data.split),
+        }
+
+    def load(self, *roles: str, most: int | None = None) -> Faces:
+        """Return the faces with one of `roles`, or `most` of them, evenly chosen.
 
         Raises:
             DataError: there are none.
         """
-        table = results.read_table(self.split)
+        table = results.read_table(self.data.split)
         rows = table[table["role"].isin(roles)]
         if rows.empty:
-            raise DataError(f"{self.split} holds no face for {' or '.join(roles)}; check the data section.")
-        return load_faces(self.faces, rows)
+            raise DataError(
+                f"{self.data.split} holds no face for {' or '.join(roles)}; check the data section."
+            )
+        if most is not None and len(rows) > most:
+            rows = rows.iloc[np.linspace(0, len(rows) - 1, most).astype(int)]
+        return load_faces(self.data, rows)
 
     def job(self, settings: dict[str, Any], compute: device.Compute, *inputs: Path) -> Job:
         """Return the training's identity: its settings, its precision and the content of its inputs."""
-        content = [files.sha256(path.read_bytes()) for path in (self.faces, self.split, *inputs)]
+        content = [*self.inputs().values(), *(files.sha256_of(path) for path in inputs)]
         versions = results.versions()  # another version need not compute the same bits
         fingerprint = results.digest([settings, str(compute), self.seed, content, versions])
         return Job(self.label, self.seed, self.out.with_name(f".{self.out.name}"), fingerprint)
@@ -76,6 +86,6 @@ class Task:
         return named | {section: run[section] for section in sections}
 
 
-def on_device(faces: Faces, compute: device.Compute) -> Tensor:
+def on_device(images: np.ndarray, compute: device.Compute) -> Tensor:
     """Return the images (N, H, H, 3) uint8 on the device, where batches are cut from them."""
-    return torch.from_numpy(faces.images).to(compute.device)
+    return torch.from_numpy(images).to(compute.device)

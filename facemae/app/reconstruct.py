@@ -13,7 +13,7 @@ import streamlit as st
 from facemae import charts, config, reading, results
 from facemae.app import shell
 from facemae.data.images import encode_png, open_image
-from facemae.data.sources import folder_state
+from facemae.data.sources.folder import folder_state
 from facemae.results import Results
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from facemae import charts
-from facemae.data.sources import folder_state
+from facemae.data.sources.folder import folder_state
 from facemae.errors import FaceMAEError
 from facemae.results import Results
 

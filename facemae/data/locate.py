@@ -13,7 +13,7 @@ from facemae import files
 from facemae.data import archives, download
 from facemae.data.sources import SOURCES, VARIANTS, folder, insightface
 from facemae.data.sources.base import Place, Remote, Source
-from facemae.errors import DataError, UsageError
+from facemae.errors import DataError, StorageError, UsageError
 from facemae.progress import say
 
 RAW_DIR_VARIABLE = "FACEMAE_RAW_DIR"
@@ -87,8 +87,8 @@ def _variant(name: str, raw: Path) -> Source:
 
 def _variant_of_path(name: str, path: Path) -> Source:
     variants = [SOURCES[each] for each in VARIANTS.get(name, (name,))]
-    matching = [each for each in variants if path.name.startswith(each.images)]
-    return (matching or variants)[0]
+    alike = [each for each in variants if path.name.replace("_", "-").startswith(each.images)]
+    return max(alike, key=lambda each: len(each.images)) if alike else variants[0]
 
 
 def locate(wanted: Wanted, raw: Path, unpacked: Path) -> Place:
@@ -107,21 +107,41 @@ def locate(wanted: Wanted, raw: Path, unpacked: Path) -> Place:
     if not source.images:  # carried by a package
         return Place(Path(), {})
     base = wanted.path or raw / source.folder
-    images = base if wanted.path and not base.is_dir() else _images(source, base)
+    images = _photos_at(wanted, raw)
     if images is None and not wanted.path and _remote(source):
         for remote in source.downloads:
             download.download(remote, base)
-        images = _images(source, base)
+        images = _photos_at(wanted, raw)
     if images is None:
         raise DataError(
-            f"{source.title} is not in {base}: {source.how_to_get or source.address} Licence: {source.licence}"
+            f"{source.title} is not in {base}: {source.how_to_get or source.address} Licence: {source.licence}."
         )
-    beside = images.parent if images != base or wanted.path else base
-    sides = {name: beside / name for name in source.sides if (beside / name).exists()}
+    _complete(source, images.parent)
+    sides = {name: images.parent / name for name in source.sides if (images.parent / name).exists()}
     lacking = [name for name in source.needs if name not in sides]
     if lacking:
-        raise DataError(f"{source.title}: {beside} lacks {', '.join(lacking)}; {source.how_to_get}")
-    return Place(_unpacked(source, images, unpacked), sides)
+        raise DataError(f"{images.parent} lacks {', '.join(lacking)}: {source.how_to_get}")
+    with files.exclusive(unpacked / ".lock"):
+        return Place(_unpacked(source, images, unpacked), sides)
+
+
+def _complete(source: Source, beside: Path) -> None:
+    """Download lists that are missing beside photos that are there; without them there is less to do."""
+    for remote in source.downloads:
+        if remote.filename in source.sides and not (beside / remote.filename).exists():
+            try:
+                download.download(remote, beside)
+            except (DataError, StorageError) as error:
+                say("fetch", f"going on without {remote.filename}: {error}")
+                return
+
+
+def _photos_at(wanted: Wanted, raw: Path) -> Path | None:
+    """Return the folder, file or archive that holds the photos, or None where it is missing."""
+    source, path = wanted.source, wanted.path
+    if path is None:
+        return _images(source, raw / source.folder)
+    return (_images(source, path) or path) if path.is_dir() else path
 
 
 def _images(source: Source, base: Path) -> Path | None:
@@ -129,10 +149,7 @@ def _images(source: Source, base: Path) -> Path | None:
     names = [source.images]
     if not Path(source.images).suffix:
         names += [source.images + suffix for suffix in archives.SUFFIXES]
-    found = next((base / name for name in names if (base / name).exists()), None)
-    if found is None and not source.folder and base.is_dir():
-        return base
-    return found
+    return next((base / name for name in names if (base / name).exists()), None)
 
 
 def _remote(source: Source) -> Remote | None:
@@ -168,11 +185,11 @@ def _inside(folder: Path) -> Path:
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else folder
 
 
-def status(source: Source, raw: Path) -> str:
+def availability(wanted: Wanted, raw: Path) -> str:
     """Return whether a source can be used on this machine: `READY`, `DOWNLOADABLE` or `MISSING`."""
-    if not source.images or _images(source, raw / source.folder):
+    if not wanted.source.images or _photos_at(wanted, raw):
         return READY
-    return DOWNLOADABLE if _remote(source) else MISSING
+    return DOWNLOADABLE if _remote(wanted.source) else MISSING
 
 
 def state(wanted: Wanted, raw: Path) -> str:
@@ -182,15 +199,15 @@ def state(wanted: Wanted, raw: Path) -> str:
 
 
 def _states(wanted: Wanted, raw: Path) -> Iterator[str]:
-    source, base = wanted.source, wanted.path or raw / wanted.source.folder
-    if not source.images and wanted.path is None:
+    source = wanted.source
+    if not source.images:
         return
+    # What is downloaded is known by its checksum, before and after.
     checked = {remote.filename: remote.sha256 for remote in source.downloads}
     yield from checked.values()
-    images = base if wanted.path and not base.is_dir() else _images(source, base)
-    sides = [(images or base).parent / name for name in source.sides]
-    for path in [images, *sides]:
-        if path is None or not path.exists() or path.name in checked:
+    images = _photos_at(wanted, raw)
+    for path in [images, *(images.parent / name for name in source.sides)] if images else []:
+        if path.name in checked or not path.exists():
             continue
         if path.is_dir():
             yield folder.folder_state(path)

@@ -124,7 +124,9 @@ def _check_unique(path: Path) -> None:
     names = _hashes(path, "sample_id")
     if len(np.unique(names)) == len(names):
         return
-    counts = Counter(name for batch in _batches(path, ["sample_id"]) for name in batch["sample_id"].to_pylist())
+    counts = Counter(
+        name for batch in _batches(path, ["sample_id"]) for name in batch["sample_id"].to_pylist()
+    )
     name, times = counts.most_common(1)[0]
     path.unlink()
     raise UsageError(f"{name} is named {times} times; name each data set or folder only once.")

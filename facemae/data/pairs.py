@@ -80,9 +80,7 @@ def _draw_fold(fold: int, part: pd.DataFrame, random: np.random.Generator, per_f
     ]
 
 
-def _genuine(
-    photos: dict[str, list[str]], random: np.random.Generator, most: int
-) -> list[tuple[str, str]]:
+def _genuine(photos: dict[str, list[str]], random: np.random.Generator, most: int) -> list[tuple[str, str]]:
     """Return distinct pairs of one person's photos: a pair of each person in turn, until there are enough."""
     decks = []
     for names in photos.values():

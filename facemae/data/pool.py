@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,13 +42,13 @@ class Plan:
         photos: The manifest.
         shards: The folder for the shards.
         settings: What shapes the faces.
-        device: Where the detector runs, as PyTorch names it.
+        device: Where the detector runs: auto, cpu or cuda.
     """
 
     photos: Path
     shards: Path
     settings: Settings
-    device: str
+    device: Literal["auto", "cpu", "cuda"]
 
 
 Task = tuple[Path, list[Entry]]
@@ -111,12 +111,12 @@ class _Aligner:
 def _detector(plan: Plan) -> FaceDetector | None:
     if not plan.settings.detector:
         return None  # all photos are faces already
-    import torch
-
+    from facemae import device
     from facemae.data.detect import MtcnnDetector
 
-    torch.set_num_threads(1)  # the detector's last digits depend on it, and every result with them
-    return MtcnnDetector(plan.device, thorough=plan.settings.faces != "largest")
+    # One thread: the detector's last digits depend on it, and every result with them.
+    compute = device.choose(plan.device, "float32", threads=1)
+    return MtcnnDetector(str(compute.device), thorough=plan.settings.faces != "largest")
 
 
 def _alone(plan: Plan, tasks: Iterator[Task], progress: Progress, done: int) -> None:

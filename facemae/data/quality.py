@@ -61,7 +61,12 @@ def sharpness(face: NDArray[np.uint8]) -> float:
 
 
 def doubts(
-    size: int, score: float | None, face_px: float | None, residual: float | None, yaw: float | None, sharp: float
+    size: int,
+    score: float | None,
+    face_px: float | None,
+    residual: float | None,
+    yaw: float | None,
+    sharp: float,
 ) -> list[str]:
     """Return the codes in `DOUBTS` that hold; None stands for what was not measured.
 

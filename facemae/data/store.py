@@ -202,7 +202,7 @@ def _plain(value: Any) -> Any:
 
 
 def _prune(folder: Path, wanted: NDArray[np.uint64]) -> None:
-    """Take rows out of the shards whose photo the manifest no longer lists; what is deleted there goes here."""
+    """Take rows out of the shards whose photo the manifest no longer lists; what is deleted there goes."""
     for path in shard_paths(folder):
         keep = np.isin(manifest.keys(path), wanted)
         if keep.all():

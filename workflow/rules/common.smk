@@ -8,10 +8,11 @@ from pathlib import Path
 from snakemake.utils import validate
 
 from facemae import config as settings
-from facemae.data.sources import folder_state
+from facemae.data.locate import raw_dir, state
 from facemae.driver import driver_version
 from facemae.errors import FaceMAEError
 from facemae.files import exclusive, write_json
+from facemae.prepare import wanted_sources
 from facemae.results import Results
 
 
@@ -29,6 +30,7 @@ except FaceMAEError as error:
 validate(config, "../schemas/config.schema.json")
 
 RESULTS = Results(Path(EXPERIMENT.results))
+DATA = str(RESULTS.data.root)
 # Runs and baselines give the same two files of embeddings, so that one rule evaluates both.
 STAGE = str(RESULTS.root / "{run}" / "{seed}")
 
@@ -57,11 +59,13 @@ def start():
         fail(error)
 
 
-def folder_states():
-    """Return what tells that a folder of photos has changed since it was listed."""
-    folders = [EXPERIMENT.data.labelled] if EXPERIMENT.data.labelled != "orl" else []
-    folders += [EXPERIMENT.data.unlabelled] if EXPERIMENT.data.unlabelled else []
-    return [folder_state(Path(folder)) for folder in folders if Path(folder).is_dir()]
+def source_states():
+    """Return what tells that the files of a source have changed since they were listed."""
+    try:
+        raw = raw_dir(EXPERIMENT.data.raw_dir)
+        return [state(wanted, raw) for wanted in wanted_sources(EXPERIMENT.data)]
+    except FaceMAEError as error:
+        fail(error)
 
 
 def section(*names):

@@ -1,9 +1,13 @@
-"""From photos to aligned faces with roles."""
+"""From photos to aligned faces with roles. Shards and unpacked archives are kept beside the outputs, undeclared:
+Snakemake deletes the declared outputs of a job that failed or was killed, and with them all progress.
+"""
 
 
 rule fetch:
     output:
-        RESULTS.photos,
+        RESULTS.data.photos,
+        RESULTS.data.sources,
+        RESULTS.data.listed_pairs,
     log:
         "logs/fetch.log",
     localrule: True
@@ -12,18 +16,19 @@ rule fetch:
     params:
         config=RESULTS.config,
         data=EXPERIMENT.data.model_dump_json(include={"labelled", "unlabelled"}),
-        folders=folder_states(),
+        sources=source_states(),
     shell:
-        "python -m facemae fetch --config {params.config:q} --out {output:q} 2>&1 | tee -i {log:q}"
+        "python -m facemae fetch --config {params.config:q} --data {DATA:q} 2>&1 | tee -i {log:q}"
 
 
 rule align:
     input:
-        photos=RESULTS.photos,
+        photos=RESULTS.data.photos,
+        sources=RESULTS.data.sources,
     output:
-        faces=RESULTS.faces,
+        faces=RESULTS.data.faces,
         outcomes=report(
-            RESULTS.outcomes,
+            RESULTS.data.outcomes,
             category="Data",
             labels={"table": "what became of each photo"},
             caption="../report/outcomes.rst",
@@ -34,31 +39,50 @@ rule align:
         "logs/align.benchmark.tsv"
     conda:
         "../envs/facemae.yaml"
-    # One, since the detector's last digits depend on it, and with them every result that follows.
-    threads: 1
+    # The faces do not depend on it: each worker computes with one thread.
+    threads: 8
     resources:
         gpu=gpus,
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=lambda wildcards, threads: 500 + 900 * threads,
+        runtime=600,
     params:
         config=RESULTS.config,
-        data=EXPERIMENT.data.model_dump_json(include={"image_size", "min_score"}),
+        data=EXPERIMENT.data.model_dump_json(
+            include={"image_size", "align", "faces", "min_score"}
+        ),
     shell:
         """
         python -m facemae align \
             --config {params.config:q} \
-            --photos {input.photos:q} \
-            --faces {output.faces:q} \
-            --outcomes {output.outcomes:q} \
-            --threads {threads} 2>&1 | tee -i {log:q}
+            --data {DATA:q} \
+            --workers {threads} 2>&1 | tee -i {log:q}
         """
+
+
+rule cache:
+    input:
+        faces=RESULTS.data.faces,
+    output:
+        RESULTS.data.cache,
+        RESULTS.data.cache_hashes,
+    log:
+        "logs/cache.log",
+    localrule: True
+    conda:
+        "../envs/facemae.yaml"
+    shell:
+        "python -m facemae cache --data {DATA:q} 2>&1 | tee -i {log:q}"
 
 
 rule split:
     input:
-        faces=RESULTS.faces,
+        faces=RESULTS.data.faces,
+        pairs=RESULTS.data.listed_pairs,
+        cache=RESULTS.data.cache if EXPERIMENT.split.embedder else [],
     output:
-        RESULTS.split,
+        RESULTS.data.split,
+        RESULTS.data.pairs,
+        RESULTS.data.overlaps,
     log:
         "logs/split.log",
     localrule: True
@@ -68,9 +92,13 @@ rule split:
         config=RESULTS.config,
         split=EXPERIMENT.split.model_dump_json(),
     shell:
-        """
-        python -m facemae split \
-            --config {params.config:q} \
-            --faces {input.faces:q} \
-            --out {output:q} 2>&1 | tee -i {log:q}
-        """
+        "python -m facemae split --config {params.config:q} --data {DATA:q} 2>&1 | tee -i {log:q}"
+
+
+rule data:
+    input:
+        RESULTS.data.outcomes,
+        RESULTS.data.cache,
+    localrule: True
+    message:
+        "Photos listed, aligned and decoded."

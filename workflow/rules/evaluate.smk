@@ -6,8 +6,8 @@ BASELINE = "|".join(EXPERIMENT.baselines) or "none"
 
 rule embed:
     input:
-        faces=RESULTS.faces,
-        split=RESULTS.split,
+        faces=RESULTS.data.cache_hashes,
+        split=RESULTS.data.split,
         embedder=f"{STAGE}/finetune/embedder.safetensors",
         metrics=f"{STAGE}/finetune/metrics.json",
     output:
@@ -35,8 +35,7 @@ rule embed:
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \
-            --faces {input.faces:q} \
-            --split {input.split:q} \
+            --data {DATA:q} \
             --finetuned {params.finetuned:q} \
             --out {params.out:q} \
             --threads {threads} 2>&1 | tee -i {log:q}
@@ -45,8 +44,8 @@ rule embed:
 
 rule baseline:
     input:
-        faces=RESULTS.faces,
-        split=RESULTS.split,
+        faces=RESULTS.data.cache_hashes,
+        split=RESULTS.data.split,
     output:
         f"{STAGE}/embed/embeddings.parquet",
         f"{STAGE}/embed/metrics.json",
@@ -71,8 +70,7 @@ rule baseline:
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \
-            --faces {input.faces:q} \
-            --split {input.split:q} \
+            --data {DATA:q} \
             --out {params.out:q} \
             --threads {threads} 2>&1 | tee -i {log:q}
         """
@@ -80,7 +78,7 @@ rule baseline:
 
 rule evaluate:
     input:
-        split=RESULTS.split,
+        split=RESULTS.data.split,
         embeddings=f"{STAGE}/embed/embeddings.parquet",
         metrics=f"{STAGE}/embed/metrics.json",
     output:
@@ -141,7 +139,7 @@ rule report:
         leaderboard=RESULTS.leaderboard,
         verdicts=RESULTS.verdicts,
         verdict=RESULTS.verdict,
-        outcomes=RESULTS.outcomes,
+        outcomes=RESULTS.data.outcomes,
         scores=evaluated("scores.parquet"),
         logs=pretrain_files("log.jsonl"),
         reconstructions=pretrain_files("reconstructions.safetensors"),

@@ -5,8 +5,8 @@ Snakemake deletes the declared outputs of a job that failed or was killed, and w
 
 rule pretrain:
     input:
-        faces=RESULTS.faces,
-        split=RESULTS.split,
+        faces=RESULTS.data.cache_hashes,
+        split=RESULTS.data.split,
     output:
         f"{STAGE}/pretrain/encoder.safetensors",
         f"{STAGE}/pretrain/decoder.safetensors",
@@ -36,8 +36,7 @@ rule pretrain:
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \
-            --faces {input.faces:q} \
-            --split {input.split:q} \
+            --data {DATA:q} \
             --out {params.out:q} \
             --threads {threads} 2>&1 | tee -i {log:q}
         """
@@ -45,8 +44,8 @@ rule pretrain:
 
 rule finetune:
     input:
-        faces=RESULTS.faces,
-        split=RESULTS.split,
+        faces=RESULTS.data.cache_hashes,
+        split=RESULTS.data.split,
         pretrained=pretrained,
     output:
         f"{STAGE}/finetune/embedder.safetensors",
@@ -76,8 +75,7 @@ rule finetune:
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \
-            --faces {input.faces:q} \
-            --split {input.split:q} \
+            --data {DATA:q} \
             {params.pretrained:q} \
             --out {params.out:q} \
             --threads {threads} 2>&1 | tee -i {log:q}
