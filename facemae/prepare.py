@@ -14,7 +14,7 @@ import pandas as pd
 
 from facemae import config, files, results
 from facemae.data import manifest, pairs, pool, store
-from facemae.data.align import Settings, Which
+from facemae.data.align import Settings
 from facemae.data.cache import build_cache, load_faces
 from facemae.data.detect import mtcnn_version
 from facemae.data.locate import Wanted, find, locate, raw_dir
@@ -158,12 +158,11 @@ def align(data: config.Data, folder: DataFolder, device: Device, workers: int) -
 
 def _settings(data: config.Data, sources: list[dict[str, Any]]) -> Settings:
     modes = {each["name"]: each["align"] if data.align == "auto" else data.align for each in sources}
-    crops = {
-        each["name"]: cast(Box, tuple(each["crop"])) for each in sources if modes[each["name"]] == "crop"
-    }
+    cropped = [each for each in sources if modes[each["name"]] == "crop"]
+    crops = {each["name"]: cast(Box, tuple(each["crop"])) for each in cropped}
     searched = len(crops) < len(sources)
     detector = mtcnn_version(thorough=data.faces != "largest") if searched else ""
-    return Settings(data.image_size, data.min_score, cast(Which, data.faces), crops, detector)
+    return Settings(data.image_size, data.min_score, data.faces, crops, detector)
 
 
 def _summarise(counts: Counter[str], folder: DataFolder) -> None:

@@ -92,7 +92,7 @@ def compute():
 def orl_images():
     """Eight people's first two photos, each cut to a square and shrunk: (16, 32, 32, 3) uint8."""
     from facemae.data.images import open_image
-    from facemae.data.sources import orl_photos
+    from facemae.data.sources.orl import orl_photos
 
     photos = [photo for photo in orl_photos() if photo.sample_id.endswith(("/01", "/02"))][:16]
     faces = [open_image(photo.path).crop((0, 10, 92, 102)).resize((32, 32)) for photo in photos]

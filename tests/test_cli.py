@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from facemae import __main__ as cli
 from facemae import __version__, config, errors, results
-from facemae.data.images import encode_png
+from store_folder import make_store
 
 COMMANDS = sorted(command.name or command.callback.__name__ for command in cli.app.registered_commands)
 
@@ -50,9 +50,9 @@ def overlay(tmp_path):
 def stage_options(tmp_path, *names):
     """Return options that are well-formed; nothing they name exists."""
     values = {
-        "config": "config.yaml", "run": "block", "seed": 0, "faces": tmp_path / "faces.parquet",
+        "config": "config.yaml", "run": "block", "seed": 0, "data": tmp_path / "data",
         "split": tmp_path / "split.parquet", "out": tmp_path / "out", "finetuned": tmp_path / "finetune",
-        "photos": tmp_path / "photos.parquet", "embeddings": tmp_path / "embed", "results": tmp_path,
+        "embeddings": tmp_path / "embed", "results": tmp_path,
     }  # fmt: skip
     return [part for name in names for part in (f"--{name}", values[name])]
 
@@ -64,6 +64,7 @@ def test_the_stages_are_all_there():
     stages = {
         "fetch",
         "align",
+        "cache",
         "split",
         "pretrain",
         "finetune",
@@ -119,14 +120,11 @@ def test_a_bad_configuration_ends_in_one_line_without_a_traceback(root, tmp_path
 def test_every_stage_checks_the_configuration_first(facemae, tmp_path, command):
     (tmp_path / "bad.yaml").write_text("nothing: 1")
     names = {
-        "config": [], "fetch": ["out"], "align": ["photos", "faces"], "split": ["faces", "out"],
-        "embed": ["run", "seed", "faces", "split", "out", "finetuned"], "compare": ["results"],
+        "config": [], "fetch": ["data"], "align": ["data"], "split": ["data"],
+        "embed": ["run", "seed", "data", "out", "finetuned"], "compare": ["results"],
         "evaluate": ["run", "seed", "split", "out", "embeddings"],
-    }.get(command, ["run", "seed", "faces", "split", "out"])  # fmt: skip
-    more = ["--outcomes", tmp_path / "o.jsonl"] if command == "align" else []
-    code, out, err = facemae(
-        command, "--config", tmp_path / "bad.yaml", *stage_options(tmp_path, *names), *more
-    )
+    }.get(command, ["run", "seed", "data", "out"])  # fmt: skip
+    code, out, err = facemae(command, "--config", tmp_path / "bad.yaml", *stage_options(tmp_path, *names))
     assert (code, out) == (2, "")
     assert err.startswith("facemae: ")
     assert err.count("\n") == 1
@@ -177,7 +175,7 @@ def test_exit_codes_tell_failures_apart():
 
 
 def test_a_run_without_pretraining_cannot_be_pretrained(facemae, tmp_path):
-    options = stage_options(tmp_path, "config", "seed", "faces", "split", "out")
+    options = stage_options(tmp_path, "config", "seed", "data", "out")
     code, _, err = facemae("pretrain", *options, "--run", "scratch")
     assert code == 2
     assert err.splitlines()[-1].startswith("facemae: runs.scratch.pretrain is null")
@@ -185,7 +183,7 @@ def test_a_run_without_pretraining_cannot_be_pretrained(facemae, tmp_path):
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune"])
 def test_a_run_that_does_not_exist(facemae, tmp_path, command):
-    options = stage_options(tmp_path, "config", "seed", "faces", "split", "out")
+    options = stage_options(tmp_path, "config", "seed", "data", "out")
     code, _, err = facemae(command, *options, "--run", "blok")
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith("facemae: runs.blok: there is no such run; config.yaml has scratch, random")
@@ -196,12 +194,12 @@ def test_a_run_that_does_not_exist(facemae, tmp_path, command):
 )
 def test_a_missing_input_is_told_in_one_line(facemae, tmp_path, command):
     names = {
-        "split": ["faces", "out"], "align": ["photos", "faces"],
-        "embed": ["run", "seed", "faces", "split", "out", "finetuned"],
+        "split": ["data"], "align": ["data"],
+        "embed": ["run", "seed", "data", "out", "finetuned"],
         "evaluate": ["run", "seed", "split", "out", "embeddings"],
-        "baseline": ["seed", "faces", "split", "out"],
-    }.get(command, ["run", "seed", "faces", "split", "out"])  # fmt: skip
-    more = {"align": ["--outcomes", tmp_path / "o"], "baseline": ["--run", "pixels"]}.get(command, [])
+        "baseline": ["seed", "data", "out"],
+    }.get(command, ["run", "seed", "data", "out"])  # fmt: skip
+    more = {"baseline": ["--run", "pixels"]}.get(command, [])
     code, _, err = facemae(command, "--config", "config.yaml", *stage_options(tmp_path, *names), *more)
     assert code in (2, 3, 4)
     assert err.splitlines()[-1].startswith("facemae: ")
@@ -209,12 +207,12 @@ def test_a_missing_input_is_told_in_one_line(facemae, tmp_path, command):
 
 
 def test_a_baseline_that_does_not_exist(facemae, tmp_path):
-    image = encode_png(np.zeros((32, 32, 3), np.uint8))
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    folder = make_store(tmp_path / "data", images, ["a", "b"], ["a", "b"])
     table = pd.DataFrame({"sample_id": ["a", "b"], "person": ["a", "b"], "role": ["train", "evaluation"],
-                          "fold": 0, "enrolled": True, "sha256": ["a", "b"], "image": image})  # fmt: skip
-    results.write_table(tmp_path / "faces.parquet", table, results.FACE_COLUMNS)
-    results.write_table(tmp_path / "split.parquet", table, results.SPLIT_COLUMNS)
-    options = stage_options(tmp_path, "config", "run", "seed", "faces", "split", "out")
+                          "fold": 0, "enrolled": True, "sha256": ["a", "b"]})  # fmt: skip
+    results.write_table(folder.split, table, results.SPLIT_COLUMNS)
+    options = stage_options(tmp_path, "config", "run", "seed", "data", "out")
     code, _, err = facemae("baseline", *options)
     assert code == 2
     assert "block" in err

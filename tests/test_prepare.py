@@ -7,7 +7,7 @@ from PIL import Image
 
 from facemae import prepare, results
 from facemae.data.images import open_image
-from facemae.data.sources import orl_photos
+from facemae.data.sources.orl import orl_photos
 from facemae.errors import DataError, IntegrityError, UsageError
 from facemae.files import sha256
 

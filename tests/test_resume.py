@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 
 from facemae import config, files, results
-from facemae.data.images import encode_png
+from facemae.results import DataFolder
 from facemae.task import Task
+from store_folder import make_store
 
 ROOT = Path(__file__).parent.parent
 KILLS = 10
@@ -44,23 +45,17 @@ def experiment() -> config.Experiment:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
+def store(tmp_path_factory) -> DataFolder:
     """Make a store of random faces: 4 people to train on, 4 to evaluate."""
-    folder = tmp_path_factory.mktemp("store")
     draw = np.random.default_rng(0)
-    rows = []
-    for person in range(8):
-        for shot in range(4):
-            image = encode_png(draw.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
-            name = f"p{person}/{shot}"
-            role = results.ROLE_TRAIN if person < 4 else results.ROLE_EVALUATION
-            rows.append(
-                {"sample_id": name, "person": f"p{person}", "sha256": files.sha256(image), "image": image}
-                | {"role": role, "fold": person % 2, "enrolled": shot == 0}
-            )
-    table = pd.DataFrame(rows)
-    results.write_table(folder / "faces.parquet", table, results.FACE_COLUMNS)
-    results.write_table(folder / "split.parquet", table, results.SPLIT_COLUMNS)
+    names = [f"p{person}/{shot}" for person in range(8) for shot in range(4)]
+    people = [name.partition("/")[0] for name in names]
+    images = draw.integers(0, 256, (len(names), SIZE, SIZE, 3), dtype=np.uint8)
+    folder = make_store(tmp_path_factory.mktemp("store"), images, names, people)
+    roles = [results.ROLE_TRAIN if int(person[1]) < 4 else results.ROLE_EVALUATION for person in people]
+    table = pd.DataFrame({"sample_id": names, "person": people, "role": roles, "sha256": names})
+    table = table.assign(fold=[int(person[1]) % 2 for person in people], enrolled=True)
+    results.write_table(folder.split, table, results.SPLIT_COLUMNS)
     return folder
 
 
@@ -80,8 +75,8 @@ def nothing(task: Task) -> None:
     """Do nothing, in a process of its own."""
 
 
-def a_task(experiment: config.Experiment, store: Path, out: Path) -> Task:
-    return Task(experiment, "random", 0, store / "faces.parquet", store / "split.parquet", out)
+def a_task(experiment: config.Experiment, store: DataFolder, out: Path) -> Task:
+    return Task(experiment, "random", 0, store, out)
 
 
 def attempt(stage: Callable[[Task], None], task: Task, kill_after: float | None) -> bool:

@@ -100,7 +100,7 @@ def test_the_verdict_table_compares_every_pair_once(paths):
 
 
 def test_evaluation_people_are_in_no_training(paths):
-    split = results.read_table(paths.split)
+    split = results.read_table(paths.data.split)
     evaluated = set(split.loc[split["role"] == "evaluation", "person"])
     trained = set(split.loc[split["role"] != "evaluation", "person"])
     assert len(evaluated) == len(trained) == 20
@@ -110,7 +110,7 @@ def test_evaluation_people_are_in_no_training(paths):
 
 
 def test_every_photo_has_one_outcome(paths):
-    outcomes = pd.DataFrame(results.read_log(paths.outcomes))
+    outcomes = pd.DataFrame(results.read_log(paths.data.outcomes))
     assert len(outcomes) == outcomes["sample_id"].nunique() == 400
 
 

@@ -58,12 +58,14 @@ def build_cache(folder: DataFolder) -> None:
     if _is_built(folder, identity):
         say("cache", f"{count} faces are decoded already")
         return
+    folder.cache.unlink(missing_ok=True)  # or a kill below could leave it beside the new checksums
     partial, journal = (folder.cache.with_name(f".faces.npy{end}") for end in (".partial", ".blocks"))
     header = _header(count, size)
     hashes = _resume(partial, journal, identity, header)
     block_bytes = BLOCK * size * size * 3
     progress = Progress("cache", count, "faces", min(len(hashes) * BLOCK, count))
-    with files.resume_file(partial, len(header) + len(hashes) * block_bytes) as file:
+    done = min(len(hashes) * block_bytes, count * size * size * 3)  # the last block is shorter
+    with files.resume_file(partial, len(header) + done) as file:
         for block in _blocks(folder, size, skip=len(hashes)):
             file.write(block)
             file.flush()
@@ -85,7 +87,10 @@ def _side(folder: DataFolder, count: int) -> int:
 def _is_built(folder: DataFolder, identity: dict[str, Any]) -> bool:
     if not folder.cache.exists() or not folder.cache_hashes.exists():
         return False
-    known = results.read_json(folder.cache_hashes)
+    try:
+        known = results.read_json(folder.cache_hashes)
+    except IntegrityError:  # then it is made again
+        return False
     return {name: known.get(name) for name in identity} == identity
 
 

@@ -150,7 +150,7 @@ class MtcnnDetector:
             y, x = np.nonzero(scores[0, 1] >= search.scores[0])
             windows = _STEP * np.stack([x, y, x, y], 1) + (1, 1, _WINDOW, _WINDOW)
             boxes = windows // scale - (1, 1, 0, 0)  # whole pixels from the first to the last, as trained
-            found.append(_apart(_rows(boxes, moves[0][:, y, x].T, scores[0, 1, y, x]), 0.5))
+            found.append(_rows(boxes, moves[0][:, y, x].T, scores[0, 1, y, x]))
             scale *= search.factor
         return _apart(np.concatenate(found), 0.7)
 
@@ -237,7 +237,8 @@ def _apart(rows: Floats, limit: float) -> Floats:
     from torchvision.ops import nms
 
     table = torch.from_numpy(rows)
-    return rows[nms(table[:, _BOX], table[:, _SCORE], limit).numpy()]
+    kept: NDArray[np.int64] = nms(table[:, _BOX], table[:, _SCORE], limit).numpy()
+    return rows[kept]
 
 
 def _not_nested(rows: Floats, limit: float) -> Floats:
@@ -254,7 +255,8 @@ def _not_nested(rows: Floats, limit: float) -> Floats:
 
 
 def _area(rows: Floats) -> Floats:
-    return (rows[:, 2:4] - rows[:, :2]).prod(1)
+    size: Floats = rows[:, 2:4] - rows[:, :2]
+    return size[:, 0] * size[:, 1]
 
 
 def _faces(rows: Floats, scale: NDArray[np.float64]) -> list[Face]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def _check_exists(path: Path, text: str) -> None:
     if path.exists():
         return
     names = [*SOURCES, *VARIANTS]
-    close = difflib.get_close_matches(text, names, n=1)
+    close = difflib.get_close_matches(text.partition(":")[0], names, n=1)
     hint = f"did you mean {close[0]}?" if close else "`facemae data list` shows the known data sets."
     raise UsageError(f"{text} is neither a known data set nor a folder or file here; {hint}")
 
@@ -87,6 +88,9 @@ def _variant(name: str, raw: Path) -> Source:
 
 def _variant_of_path(name: str, path: Path) -> Source:
     variants = [SOURCES[each] for each in VARIANTS.get(name, (name,))]
+    inside = [each for each in variants if path.is_dir() and _images(each, path)]
+    if inside:
+        return inside[0]
     alike = [each for each in variants if path.name.replace("_", "-").startswith(each.images)]
     return max(alike, key=lambda each: len(each.images)) if alike else variants[0]
 
@@ -160,7 +164,7 @@ def _remote(source: Source) -> Remote | None:
 def _unpacked(source: Source, images: Path, unpacked: Path) -> Path:
     if images.is_dir():
         return images
-    is_archive = images.name.endswith(archives.SUFFIXES)
+    is_archive = images.name.lower().endswith(archives.SUFFIXES)
     if not is_archive and source.convert is None:
         return images
     say("fetch", f"checking {images.name}")
@@ -174,7 +178,7 @@ def _unpacked(source: Source, images: Path, unpacked: Path) -> Path:
 
 def _clear_others(source: Source, unpacked: Path, target: Path) -> None:
     """Delete what an earlier version of the archive held."""
-    for old in unpacked.glob(f"{source.name}-*"):
+    for old in unpacked.glob(f"{glob.escape(source.name)}-*"):
         if old != target and len(old.name) == len(target.name):
             shutil.rmtree(old)
 
@@ -203,14 +207,12 @@ def _states(wanted: Wanted, raw: Path) -> Iterator[str]:
     if not source.images:
         return
     # What is downloaded is known by its checksum, before and after.
-    checked = {remote.filename: remote.sha256 for remote in source.downloads}
-    yield from checked.values()
+    yield from (remote.sha256 for remote in source.downloads)
+    checked = {(remote.filename, remote.bytes) for remote in source.downloads}
     images = _photos_at(wanted, raw)
     for path in [images, *(images.parent / name for name in source.sides)] if images else []:
-        if path.name in checked or not path.exists():
-            continue
         if path.is_dir():
             yield folder.folder_state(path)
-        else:
+        elif path.exists() and (path.name, path.stat().st_size) not in checked:
             status = path.stat()
             yield f"{path.name} {status.st_size} {status.st_mtime_ns}"

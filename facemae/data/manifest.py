@@ -6,6 +6,7 @@ Its `key` is a hash of everything but the place: as long as that stays, so does 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -97,7 +98,8 @@ def write(path: Path, entries: Iterable[Entry], attributes: Mapping[str, Attribu
         StorageError: the disk is full.
     """
     schema = pa.schema([*_FIELDS, *attribute_fields(attributes)])
-    with files.atomic_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    options = {"compression": "zstd", "write_page_checksum": True}  # without it a flipped bit is only another name
+    with files.atomic_file(path) as file, pq.ParquetWriter(file, schema, **options) as writer:
         for batch in batched(entries, _BATCH):
             writer.write_batch(pa.RecordBatch.from_pylist([_row(entry) for entry in batch], schema))
     _check_unique(path)
@@ -151,7 +153,8 @@ def read(path: Path) -> Iterator[Entry]:
 
 def attributes_of(path: Path) -> list[pa.Field]:
     """Return the manifest's columns of attributes."""
-    return list(_opened(path).schema_arrow)[len(_FIELDS) :]
+    with _opened(path) as table:
+        return list(table.schema_arrow)[len(_FIELDS) :]
 
 
 def keys(path: Path) -> NDArray[np.uint64]:
@@ -170,21 +173,18 @@ def _hashes(path: Path, column: str) -> NDArray[np.uint64]:
 
 
 def _batches(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from _opened(path).iter_batches(_BATCH, columns=columns)
-    except pa.ArrowException as error:
-        raise _damaged(path, error) from error
+    with _opened(path) as table:
+        yield from table.iter_batches(_BATCH, columns=columns)
 
 
-def _opened(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except pa.ArrowException as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> IntegrityError:
-    return IntegrityError(f"{path} is damaged ({' '.join(str(error).split())}); make it again.")
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    with open(path, "rb") as file:
+        try:
+            yield pq.ParquetFile(file, page_checksum_verification=True)
+        except (pa.ArrowException, OSError, ValueError) as error:  # damage is any of them to pyarrow
+            reason = " ".join(str(error).split())
+            raise IntegrityError(f"{path} is damaged ({reason}); make it again.") from error
 
 
 def batched(items: Iterable[Entry], size: int) -> Iterator[list[Entry]]:

@@ -6,6 +6,7 @@ was not found is a failure to be counted, not a pair to be dropped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
 
@@ -50,7 +51,7 @@ def generate(people: pd.DataFrame, *, seed: int, per_fold: int = PER_FOLD) -> pd
     Args:
         people: Columns sample_id, person and fold.
         seed: Which pairs.
-        per_fold: Most genuine pairs of a fold; fewer where its people have fewer.
+        per_fold: Most genuine pairs of a fold; fewer where its people have fewer of either kind.
 
     Raises:
         DataError: a fold has no person with two photos, or only one person.
@@ -75,7 +76,7 @@ def _draw_fold(fold: int, part: pd.DataFrame, random: np.random.Generator, per_f
     impostors = _impostors(photos, random, len(genuine))
     return [
         Pair(GENERATED, fold, first, second, same)
-        for same, pairs in ((True, genuine), (False, impostors))
+        for same, pairs in ((True, genuine[: len(impostors)]), (False, impostors))
         for first, second in pairs
     ]
 
@@ -84,13 +85,19 @@ def _genuine(photos: dict[str, list[str]], random: np.random.Generator, most: in
     """Return distinct pairs of one person's photos: a pair of each person in turn, until there are enough."""
     decks = []
     for names in photos.values():
-        first, second = np.triu_indices(len(names), k=1)
-        order = random.permutation(len(first))[:most]
-        decks.append([(names[first[each]], names[second[each]]) for each in order])
+        count = math.comb(len(names), 2)
+        drawn = random.choice(count, min(most, count), replace=False)
+        decks.append([(names[first], names[second]) for first, second in map(_pair, drawn.tolist())])
     decks = [decks[each] for each in random.permutation(len(decks))]
     rounds = max((len(deck) for deck in decks), default=0)
     dealt = [deck[place] for place in range(rounds) for deck in decks if place < len(deck)]
     return dealt[:most]
+
+
+def _pair(number: int) -> tuple[int, int]:
+    """Return pair `number` of (0, 1), (0, 2), (1, 2), (0, 3) and so on; a list of them all may not fit."""
+    second = (1 + math.isqrt(1 + 8 * number)) // 2
+    return number - math.comb(second, 2), second
 
 
 def _impostors(
