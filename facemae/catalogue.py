@@ -51,3 +51,29 @@ def as_table(entries: list[Entry]) -> str:
         lines.append(f"{each['name']:<18}{counts[0]:>9}{counts[1]:>12}  {each['state']:<20} {each['title']}")
     lines += ["", "Licence and source of each, and what to fetch where there is a form: --json"]
     return "\n".join(lines)
+
+
+def as_markdown(entries: list[Entry]) -> str:
+    """Return the list as the README shows it, without what differs between machines."""
+    lines = [
+        "| name | data set | people | images | licence | how it comes |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for each in entries:
+        if each["name"] in VARIANTS:
+            continue
+        people, images = (f"{each[key]:,}" if each[key] else "" for key in ("people", "images"))
+        title = f"[{each['title']}]({each['source']})"
+        lines.append(
+            f"| `{each['name']}` | {title} | {people} | {images} | {each['licence']} | {_way(each)} |"
+        )
+    return "\n".join(lines)
+
+
+def _way(entry: Entry) -> str:
+    source = SOURCES[entry["name"]]
+    if not source.images:
+        return "installed"
+    if any(remote.filename.startswith(source.images) for remote in source.downloads):
+        return "downloaded"
+    return f"by hand, into `{source.folder}/`"

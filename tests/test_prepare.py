@@ -1,15 +1,21 @@
 import json
 import os
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from facemae import prepare, results
+from facemae.data import manifest
+from facemae.data.cache import load_faces
 from facemae.data.images import open_image
+from facemae.data.locate import raw_dir
 from facemae.data.sources.orl import orl_photos
 from facemae.errors import DataError, IntegrityError, UsageError
 from facemae.files import sha256
+from facemae.results import DataFolder
 
 PEOPLE = 8
 
@@ -48,7 +54,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def configured(small, corpus):
     def make(**data):
-        folders = {"labelled": str(corpus / "labelled"), "unlabelled": str(corpus / "unlabelled")}
+        folders = {"labelled": str(corpus / "labelled"), "unlabelled": [str(corpus / "unlabelled")]}
         return small(
             data=folders | {"image_size": 64, "max_skipped": 0.2} | data,
             defaults={"model": {"patch_size": 16}},
@@ -57,15 +63,26 @@ def configured(small, corpus):
     return make
 
 
+def fetch(experiment, folder):
+    data = experiment.data
+    prepare.fetch(prepare.wanted_sources(data), raw_dir(data.raw_dir), folder)
+    prepare.check_people(folder, data)
+
+
+def align(experiment, folder, workers=1):
+    prepare.align(experiment.data, folder, "cpu", workers)
+
+
 @pytest.fixture(scope="module")
 def prepared(configured, tmp_path_factory):
     """The data stages, run once on the corpus."""
-    paths = results.Results(tmp_path_factory.mktemp("results"))
+    folder = DataFolder(tmp_path_factory.mktemp("results"))
     experiment = configured()
-    prepare.fetch(experiment, paths.photos)
-    prepare.align(experiment, paths.photos, paths.faces, paths.outcomes, 1)
-    prepare.split(experiment, paths.faces, paths.split)
-    return paths
+    fetch(experiment, folder)
+    align(experiment, folder)
+    prepare.cache(folder)
+    prepare.split(experiment, folder)
+    return folder
 
 
 def test_fetch_lists_every_photo_with_its_person_and_place(prepared, corpus):
@@ -74,15 +91,21 @@ def test_fetch_lists_every_photo_with_its_person_and_place(prepared, corpus):
     assert len(table) == 2 * PEOPLE + 4
     named = table[table["person"].notna()]
     assert set(named["person"]) == {f"person {k}" for k in range(1, PEOPLE + 1)}
-    assert all(
-        name.startswith(f"labelled/{person}/")
-        for name, person in zip(named["sample_id"], named["person"], strict=True)
-    )
-    assert sorted(table.loc[table["person"].isna(), "sample_id"]) == [
+    assert set(named["set"]) == {results.SET_LABELLED}
+    assert sorted(table.loc[table["set"] == results.SET_UNLABELLED, "sample_id"]) == [
         f"unlabelled/{name}" for name in ("again.png", "notes.txt", "wall.png", "x.webp")
     ]
-    for name, path in zip(table["sample_id"], table["path"], strict=True):
-        assert os.fsdecode(path) == str(corpus / name)
+    for row in table.itertuples():
+        path = corpus / row.sample_id
+        assert os.fsdecode(row.path) == str(path)
+        assert (row.sha256, row.bytes) == (sha256(path.read_bytes()), path.stat().st_size)
+
+
+def test_fetch_writes_down_where_the_photos_come_from(prepared):
+    labelled, unlabelled = results.read_json(prepared.sources)
+    assert (labelled["set"], labelled["photos"], labelled["people"]) == ("labelled", 2 * PEOPLE, PEOPLE)
+    assert (unlabelled["set"], unlabelled["photos"], unlabelled["people"]) == ("unlabelled", 4, 0)
+    assert labelled["licence"]
 
 
 def test_align_says_what_became_of_every_photo(prepared):
@@ -94,22 +117,15 @@ def test_align_says_what_became_of_every_photo(prepared):
     assert all(each["reason"] and each["hint"] for each in outcomes if each["code"] != "OK")
 
 
-def test_align_stores_faces_of_the_size_asked_for_with_the_hash_of_their_photo(prepared, corpus):
-    table = results.read_table(prepared.faces)
-    assert list(table.columns) == results.FACE_COLUMNS
-    assert len(table) == 2 * PEOPLE + 2
-    for row in table.itertuples():
-        image = np.asarray(open_image(row.image))
-        assert image.shape == (64, 64, 3)
-        assert image.std() > 10
-        assert row.sha256 == sha256((corpus / row.sample_id).read_bytes())
-
-
-def test_two_photos_of_a_person_are_aligned_alike(prepared):
-    """Different files, the same pixels but for compression: only the eyes' place matters."""
-    table = results.read_table(prepared.faces).set_index("sample_id")
-    same = np.asarray(open_image(table.loc["labelled/person 3/a.png", "image"])).astype(float)
-    again = np.asarray(open_image(table.loc["unlabelled/again.png", "image"])).astype(float)
+def test_the_cache_holds_the_faces_of_the_size_asked_for(prepared):
+    index = results.read_table(prepared.faces)
+    faces = load_faces(prepared, index)
+    assert faces.images.shape == (2 * PEOPLE + 2, 64, 64, 3)
+    assert (faces.images.reshape(len(index), -1).std(axis=1) > 10).all()
+    same, again = (
+        faces.images[faces.sample_ids.index(name)]
+        for name in ("labelled/person 3/a.png", "unlabelled/again.png")
+    )
     assert np.array_equal(same, again)
 
 
@@ -119,72 +135,132 @@ def test_split_gives_every_face_a_role_and_leaves_out_the_copy(prepared, capsys,
     assert table["role"].value_counts().to_dict() == {"train": PEOPLE, "evaluation": PEOPLE, "unlabelled": 1}
     assert table.loc[table["role"] == "unlabelled", "sample_id"].to_list() == ["unlabelled/x.webp"]
     before = prepared.split.read_bytes()
-    prepare.split(configured(), prepared.faces, prepared.split)
+    prepare.split(configured(), prepared)
     assert prepared.split.read_bytes() == before
-    told = capsys.readouterr().err
-    assert "evaluation: 8 faces of 4 people" in told
-    assert "left out 1 faces" in told
+    assert "evaluation: 8 faces of 4 people" in capsys.readouterr().err
+
+
+def test_split_draws_pairs_of_evaluation_people(prepared):
+    pairs = results.read_table(prepared.pairs)
+    evaluated = results.read_table(prepared.split).query("role == 'evaluation'").set_index("sample_id")
+    people = evaluated["person"]
+    assert pairs["genuine"].sum() == len(pairs) / 2 == 4
+    same = pairs["first"].map(people).to_numpy() == pairs["second"].map(people).to_numpy()
+    assert np.array_equal(same, pairs["genuine"])
+
+
+def test_photos_that_come_later_are_aligned_alone_and_those_that_go_are_forgotten(
+    configured, corpus, prepared, tmp_path, capsys
+):
+    home = tmp_path / "labelled"
+    shutil.copytree(corpus / "labelled", home)
+    folder, experiment = DataFolder(tmp_path / "data"), configured(labelled=str(home), unlabelled=[])
+    fetch(experiment, folder)
+    align(experiment, folder)
+    (shard,) = folder.shards.rglob("*.parquet")
+    before = shard.read_bytes()
+    photo(30, 1).save(home / "person 1" / "c.png")
+    fetch(experiment, folder)
+    capsys.readouterr()
+    align(experiment, folder)
+    assert f"{2 * PEOPLE} of {2 * PEOPLE + 1} photos are aligned already" in capsys.readouterr().err
+    assert shard.read_bytes() == before
+    assert len(results.read_table(folder.faces)) == 2 * PEOPLE + 1
+    (home / "person 1" / "c.png").unlink()
+    fetch(experiment, folder)
+    align(experiment, folder)
+    assert len(results.read_table(folder.faces)) == 2 * PEOPLE
+    assert [path.read_bytes() for path in folder.shards.rglob("*.parquet")] == [before]
+
+
+def test_other_settings_make_other_faces_and_the_old_ones_go(configured, prepared, tmp_path):
+    folder = DataFolder(tmp_path / "data")
+    shutil.copytree(prepared.root, folder.root)
+    (old,) = folder.shards.rglob("*.parquet")
+    align(configured(image_size=32), folder)
+    (new,) = folder.shards.rglob("*.parquet")
+    assert new.parent != old.parent
+    prepare.cache(folder)
+    assert load_faces(folder, results.read_table(folder.faces)).images.shape[1] == 32
 
 
 def test_too_many_photos_without_a_face_stop_the_run_and_are_listed(configured, prepared, tmp_path):
-    out, outcomes = tmp_path / "faces.parquet", tmp_path / "report.jsonl"
-    listed = results.read_table(prepared.photos)
-    few = listed[listed["sample_id"].str.contains("person 1|notes|wall")]
-    results.write_table(tmp_path / "photos", few, results.PHOTO_COLUMNS)
-    with pytest.raises(DataError, match=r"2 of 4 photos \(50%\) have no usable face, more than") as caught:
-        prepare.align(configured(), tmp_path / "photos", out, outcomes, 1)
-    assert caught.value.exit_code == 3
-    listing = tmp_path / "rejected.jsonl"
-    assert str(listing) in str(caught.value)
-    assert [json.loads(line)["code"] for line in listing.read_text().splitlines()] == [
-        "E_NOT_IMAGE",
-        "NO_FACE",
+    folder = DataFolder(tmp_path)
+    few = [
+        entry
+        for entry in manifest.read(prepared.photos)
+        if any(part in entry.photo.sample_id for part in ("person 1", "notes", "wall"))
     ]
-    assert not out.exists()
-    assert not outcomes.exists()
+    manifest.write(folder.photos, few, {})
+    shutil.copy(prepared.sources, folder.sources)
+    with pytest.raises(DataError, match=r"2 of 4 photos \(50%\) have no usable face, more than") as caught:
+        align(configured(), folder)
+    assert caught.value.exit_code == 3
+    assert str(folder.rejected) in str(caught.value)
+    codes = [json.loads(line)["code"] for line in folder.rejected.read_text().splitlines()]
+    assert codes == ["E_NOT_IMAGE", "NO_FACE"]
+    align(configured(max_skipped=0.5), folder)  # a share of exactly the limit is allowed
+    manifest.write(folder.photos, few[-2:], {})
+    with pytest.raises(DataError, match=r"2 of 2 photos \(100%\)"):
+        align(configured(max_skipped=1.0), folder)
 
 
-def test_a_share_of_exactly_the_limit_is_allowed_but_never_all(tmp_path):
-    records = [{"code": "OK", "sample_id": "a"}, {"code": "NO_FACE", "sample_id": "b"}]
-    prepare._report(records, 0.5, tmp_path / "report.jsonl")
-    with pytest.raises(DataError, match=r"1 of 2 photos \(50%\)"):
-        prepare._report(records, 0.49, tmp_path / "report.jsonl")
-    with pytest.raises(DataError, match=r"1 of 1 photos \(100%\)"):
-        prepare._report(records[1:], 1.0, tmp_path / "report.jsonl")
-
-
-def test_the_list_of_rejected_photos_goes_once_they_are_accepted(tmp_path):
-    records = [{"code": "OK", "sample_id": "a"}, {"code": "NO_FACE", "sample_id": "b"}]
-    with pytest.raises(DataError):
-        prepare._report(records, 0.1, tmp_path / "report.jsonl")
-    prepare._report(records, 0.5, tmp_path / "report.jsonl")
-    assert not (tmp_path / "rejected.jsonl").exists()
+def test_the_summary_has_at_most_ten_lines(prepared, capsys, tmp_path):
+    folder = DataFolder(tmp_path)
+    results.write_lines(folder.rejected, [{"code": f"E_{n}", "sample_id": f"photo {n}"} for n in range(20)])
+    prepare._summarise(pd.Series({f"E_{n}": 1 for n in range(20)} | {"OK": 5}).pipe(prepare.Counter), folder)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == prepare.SUMMARY_LINES
+    assert "[align] OK: 5" in lines
+    assert "[align] E_0: 1 (photo 0)" in lines
+    assert "13 photos of 13 other outcomes" in lines[-2]
 
 
 def test_one_person_is_not_enough(configured, tmp_path, corpus):
     home = tmp_path / "photos" / "ann"
     home.mkdir(parents=True)
     (home / "a.png").write_bytes((corpus / "labelled" / "person 1" / "a.png").read_bytes())
-    experiment = configured(labelled=str(home.parent), unlabelled=None)
+    experiment = configured(labelled=str(home.parent), unlabelled=[])
     with pytest.raises(
         DataError, match=r"^data\.labelled: .* names 1 people where at least 2 are needed"
     ) as caught:
-        prepare.fetch(experiment, tmp_path / "out.parquet")
+        fetch(experiment, DataFolder(tmp_path / "data"))
     assert caught.value.exit_code == 3
-    assert not (tmp_path / "out.parquet").exists()
 
 
 def test_a_flat_folder_names_nobody(configured, tmp_path, corpus):
     with pytest.raises(DataError, match="names 0 people"):
-        prepare.fetch(
-            configured(labelled=str(corpus / "unlabelled"), unlabelled=None), tmp_path / "out.parquet"
-        )
+        fetch(configured(labelled=str(corpus / "unlabelled"), unlabelled=[]), DataFolder(tmp_path))
 
 
 def test_folders_that_are_not_there(configured, tmp_path):
-    for key in ("labelled", "unlabelled"):
-        with pytest.raises(UsageError, match="is not a folder that can be read"):
-            prepare.fetch(configured(**{key: str(tmp_path / "nowhere")}), tmp_path / "out.parquet")
+    for changes in ({"labelled": str(tmp_path / "nowhere")}, {"unlabelled": [str(tmp_path / "nowhere")]}):
+        with pytest.raises(UsageError, match="is neither a known data set nor a folder or file"):
+            fetch(configured(**changes), DataFolder(tmp_path))
+
+
+def test_one_data_set_in_two_places_is_refused(configured, corpus):
+    for changes in ({"labelled": "orl", "unlabelled": ["orl"]},
+                    {"labelled": "lfw-funneled", "unlabelled": ["lfw-original"]}):  # fmt: skip
+        with pytest.raises(UsageError, match="name each data set only once"):
+            prepare.wanted_sources(configured(**changes).data)
+
+
+def test_two_unlabelled_folders_are_told_apart(configured, corpus, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(corpus / "unlabelled", again)
+    folder = DataFolder(tmp_path / "data")
+    fetch(configured(unlabelled=[str(corpus / "unlabelled"), str(again)]), folder)
+    assert len(results.read_table(folder.photos)) == 2 * PEOPLE + 8
+
+
+def test_a_listing_that_lost_its_shards_is_refused(prepared, tmp_path):
+    folder = DataFolder(tmp_path / "data")
+    shutil.copytree(prepared.root, folder.root)
+    shutil.rmtree(folder.shards)
+    folder.cache.unlink()
+    with pytest.raises(IntegrityError, match="is missing; align the photos again"):
+        prepare.cache(folder)
 
 
 def test_file_names_that_are_no_text_are_followed(configured, tmp_path, corpus):
@@ -193,27 +269,8 @@ def test_file_names_that_are_no_text_are_followed(configured, tmp_path, corpus):
         os.makedirs(home)  # noqa: PTH103
         with open(os.path.join(home, b"\xff.png"), "wb") as file:  # noqa: PTH118
             file.write((corpus / "labelled" / "person 1" / "a.png").read_bytes())
-    prepare.fetch(configured(labelled=str(tmp_path / "photos"), unlabelled=None), tmp_path / "photos.parquet")
-    photos = prepare._read_photos(tmp_path / "photos.parquet")
+    folder = DataFolder(tmp_path / "data")
+    fetch(configured(labelled=str(tmp_path / "photos"), unlabelled=[]), folder)
+    photos = [entry.photo for entry in manifest.read(folder.photos)]
     assert [each.person for each in photos] == ["ann", "b\\udce9a"]
     assert all(open_image(each.path).size == (92, 112) for each in photos)
-
-
-def test_the_packaged_faces_are_listed_as_they_are(small, tmp_path):
-    prepare.fetch(small(), tmp_path / "photos.parquet")
-    table = results.read_table(tmp_path / "photos.parquet")
-    assert (len(table), table["person"].nunique()) == (400, 40)
-
-
-def test_a_leaking_split_is_never_written(monkeypatch, configured, prepared, tmp_path):
-    def leaking(table, settings):
-        roles = results.read_table(prepared.split)
-        roles.loc[roles["role"] == "train", "person"] = roles.loc[
-            roles["role"] == "evaluation", "person"
-        ].iloc[0]
-        return roles
-
-    monkeypatch.setattr(prepare, "split_people", leaking)
-    with pytest.raises(IntegrityError, match="leaks"):
-        prepare.split(configured(), prepared.faces, tmp_path / "split.parquet")
-    assert not (tmp_path / "split.parquet").exists()

@@ -54,7 +54,7 @@ THOROUGH = Search(20, 0.709, (0.6, 0.7, 0.7))  # the defaults of facenet-pytorch
 
 _MAX_SIDE = 1024
 _WINDOW, _STEP = 12, 2  # pixels: what the first network sees at once, and from there to the next window
-_LOOKS = 3
+_SWAPPED = [1, 0, 2, 4, 3]  # the landmarks in a mirrored face
 _NO_PIXEL = 127  # grey, which the networks read as zero
 
 # Candidates are rows of an array: the box (left, top, right, bottom), the score and, once the third network
@@ -73,8 +73,9 @@ class MtcnnDetector:
     """MTCNN (Zhang et al., 2016) with the networks of facenet-pytorch, for RGB images of any sizes.
 
     A first network scans the image in several sizes; a second and a third look closer at what it proposes.
-    Beyond the original, the third looks at every face three times, each time better centred, and the mean
-    counts. What is found in an image does not depend on the images beside it.
+    Beyond the original, the third looks at a face three times, each time better centred and at last
+    mirrored, and the mean counts; a square that reaches beyond the image is not stretched. What is found in
+    an image does not depend on the images beside it.
     """
 
     def __init__(
@@ -131,8 +132,8 @@ class MtcnnDetector:
         candidates = self._look(self._locate, 48, images, candidates)
         faces = [_not_nested(rows[rows[:, _SCORE] > search.scores[2]], 0.7) for rows in candidates]
         looks = [faces]
-        while len(looks) < _LOOKS:
-            looks.append(self._look(self._locate, 48, images, looks[-1]))
+        for mirrored in (False, True):
+            looks.append(self._look(self._locate, 48, images, looks[-1], mirrored))
         means = [np.mean(rows, axis=0) for rows in zip(*looks, strict=True)]
         for mean, first in zip(means, faces, strict=True):
             mean[:, _SCORE] = first[:, _SCORE]  # which the threshold was meant for
@@ -155,7 +156,12 @@ class MtcnnDetector:
         return _apart(np.concatenate(found), 0.7)
 
     def _look(
-        self, network: Any, side: int, images: Sequence[Image.Image], candidates: Sequence[Floats]
+        self,
+        network: Any,
+        side: int,
+        images: Sequence[Image.Image],
+        candidates: Sequence[Floats],
+        mirrored: bool = False,
     ) -> list[Floats]:
         """Show a network the square around each candidate; return the candidates as it sees them."""
         counts = [len(rows) for rows in candidates]
@@ -169,7 +175,9 @@ class MtcnnDetector:
             part = slice(start, start + self._crops)
             for crop, square, owner in zip(crops, squares[part].tolist(), owners[part], strict=False):
                 _draw(crop, images[owner], square)
-            outputs.append(self._run(network, crops))
+            outputs.append(
+                _unmirrored(*self._run(network, crops[:, :, ::-1])) if mirrored else self._run(network, crops)
+            )
         moves, *landmarks, scores = (
             np.concatenate(each)[: len(squares)] for each in zip(*outputs, strict=True)
         )
@@ -180,7 +188,7 @@ class MtcnnDetector:
         import torch
 
         with torch.inference_mode():
-            batch = torch.tensor(pixels, device=self._device).permute(0, 3, 1, 2)
+            batch = torch.tensor(pixels.copy(), device=self._device).permute(0, 3, 1, 2)
             return [output.cpu().numpy() for output in network((batch.float() - 127.5) / 128)]
 
 
@@ -203,6 +211,13 @@ def _rows(boxes: NDArray[Any], moves: Floats, scores: Floats, landmarks: Floats 
     if landmarks is not None:
         columns.append(np.repeat(corner, 5, axis=1) + landmarks * np.repeat(size, 5, axis=1))
     return np.column_stack(columns).astype(np.float32)
+
+
+def _unmirrored(moves: Floats, landmarks: Floats, scores: Floats) -> list[Floats]:
+    """Return what the third network said of mirrored crops as if they had not been."""
+    x, y = 1 - landmarks[:, :5], landmarks[:, 5:]
+    moves = moves[:, [2, 1, 0, 3]] * np.array((-1, 1, -1, 1), np.float32)
+    return [moves, np.concatenate([x[:, _SWAPPED], y[:, _SWAPPED]], 1), scores]
 
 
 def _squares(rows: Floats) -> Floats:

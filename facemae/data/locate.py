@@ -118,7 +118,8 @@ def locate(wanted: Wanted, raw: Path, unpacked: Path) -> Place:
         images = _photos_at(wanted, raw)
     if images is None:
         raise DataError(
-            f"{source.title} is not in {base}: {source.how_to_get or source.address} Licence: {source.licence}."
+            f"{source.title} is not in {base}: {source.how_to_get or source.address} "
+            f"Licence: {source.licence}."
         )
     _complete(source, images.parent)
     sides = {name: images.parent / name for name in source.sides if (images.parent / name).exists()}

@@ -98,7 +98,8 @@ def write(path: Path, entries: Iterable[Entry], attributes: Mapping[str, Attribu
         StorageError: the disk is full.
     """
     schema = pa.schema([*_FIELDS, *attribute_fields(attributes)])
-    options = {"compression": "zstd", "write_page_checksum": True}  # without it a flipped bit is only another name
+    # Without checksums a flipped bit is only another name.
+    options = {"compression": "zstd", "write_page_checksum": True}
     with files.atomic_file(path) as file, pq.ParquetWriter(file, schema, **options) as writer:
         for batch in batched(entries, _BATCH):
             writer.write_batch(pa.RecordBatch.from_pylist([_row(entry) for entry in batch], schema))

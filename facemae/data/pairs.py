@@ -38,8 +38,8 @@ def check(pairs: pd.DataFrame, sample_ids: Iterable[str]) -> None:
         lost = pairs.loc[~pairs[column].isin(known)]
         if len(lost):
             raise IntegrityError(
-                f"{len(lost)} pairs of {lost['protocol'].iloc[0]} name photos that are not there, for example "
-                f"{lost[column].iloc[0]}; the list and the photos do not belong together."
+                f"{len(lost)} pairs of {lost['protocol'].iloc[0]} name photos that are not there, for "
+                f"example {lost[column].iloc[0]}; the list and the photos do not belong together."
             )
 
 
@@ -70,8 +70,8 @@ def _draw_fold(fold: int, part: pd.DataFrame, random: np.random.Generator, per_f
     genuine = _genuine(photos, random, per_fold)
     if not genuine or len(photos) < 2:
         raise DataError(
-            f"Fold {fold} has {len(photos)} people and {len(genuine)} pairs of one person; pairs need two people "
-            "and a person with two photos. Add photos, or lower split.folds."
+            f"Fold {fold} has {len(photos)} people and {len(genuine)} pairs of one person, and two are "
+            "needed, at least one with two photos; add photos, or lower split.folds."
         )
     impostors = _impostors(photos, random, len(genuine))
     return [

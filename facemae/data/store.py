@@ -1,13 +1,14 @@
 """The store of aligned faces: Parquet shards, each made whole by one worker, and an index over them.
 
-A shard holds what became of some photos in a row: one row per face with its image as PNG, or one row
-without an image where there is none. What is in a shard is never made again; photos that came later get
+A shard holds what became of some photos in a row: one row per face with its image as lossless WebP, or one
+row without an image where there is none. What is in a shard is never made again; photos that came later get
 shards of their own, and rows of photos that are gone are taken out. pandas, pyarrow and other readers of
 Parquet can open the shards as they are.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -18,16 +19,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from PIL import Image
 
 from facemae import files
 from facemae.data import manifest
 from facemae.data.align import Aligned, Outcome
 from facemae.data.duplicates import perceptual_hash
-from facemae.data.images import encode_png
 from facemae.errors import IntegrityError
 from facemae.results import DataFolder
 
-ROWS = 512  # photos per shard: some 12 MB of faces at 112 px, and what a kill can cost at most
+ROWS = 512  # photos per shard: some 8 MB of faces at 112 px, and what a kill can cost at most
 _SUFFIX = ".parquet"
 
 _PHOTO_FIELDS = [
@@ -111,8 +112,19 @@ def _face(face: Aligned) -> dict[str, Any]:
         "doubts": face.doubts,
         "landmarks": None if face.landmarks is None else face.landmarks.ravel().tolist(),
         "hash": perceptual_hash(face.image),
-        "image": encode_png(face.image),
+        "image": encode_face(face.image),
     }
+
+
+def encode_face(face: NDArray[np.uint8]) -> bytes:
+    """Encode an aligned (H, H, 3) face without loss.
+
+    As WebP, since next to PNG it was measured to take 0.8 of the bytes, 1/6 of the time to write and 2/3 to
+    read (LFW at 112 px; benchmarks/README.md).
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(face).save(buffer, "WEBP", lossless=True, method=0)
+    return buffer.getvalue()
 
 
 def shard_paths(folder: Path) -> list[Path]:

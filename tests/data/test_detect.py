@@ -122,8 +122,8 @@ def test_landmarks_are_those_of_upstream(thorough, photos):
         faces = thorough.detect([image])[0]
         assert len(faces) == len(boxes)
         assert faces[0].score == pytest.approx(scores[0], abs=0.05)
-        assert np.linalg.norm(faces[0].landmarks - landmarks[0], axis=1).mean() < 3
-        assert np.abs(faces[0].box - boxes[0]).max() < 10
+        assert np.linalg.norm(faces[0].landmarks - landmarks[0].astype(float), axis=1).mean() < 3
+        assert np.abs(faces[0].box - boxes[0].astype(float)).max() < 10
 
 
 @pytest.mark.parametrize("sides", [(1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (0, 0, 0, 1), (1, 0, 0, 1)])
@@ -163,7 +163,7 @@ def test_landmarks_are_measured_from_the_image_corner(detector):
         a[0].landmarks[:, 0] + b[0].landmarks[[1, 0, 2, 4, 3], 0]
         for a, b in zip(faces, mirrored, strict=True)
     ]
-    assert np.median(sums) == pytest.approx(92, abs=0.4)  # pixel centres at whole numbers would give 91
+    assert np.median(sums) == pytest.approx(92, abs=0.2)  # pixel centres at whole numbers would give 91
 
 
 def test_running_out_of_memory_is_not_a_photo_without_faces(photos, monkeypatch):
@@ -185,9 +185,9 @@ def test_loading_and_running_warn_of_nothing(photos):
 def random_pictures(photos, count):
     rng = np.random.default_rng(1)
     for _ in range(count):
-        image = Image.fromarray(rng.integers(0, 256, (*rng.integers(1, 90, 2), 3), dtype=np.uint8))
+        image = Image.fromarray(rng.integers(0, 256, (*rng.integers(1, 150, 2), 3), dtype=np.uint8))
         if rng.random() < 0.7:
-            image.paste(photos[rng.integers(8)], tuple(rng.integers(-70, 50, 2).tolist()))
+            image.paste(photos[rng.integers(8)], tuple(rng.integers(-60, 60, 2).tolist()))
         yield image
 
 
@@ -195,7 +195,7 @@ def test_random_pictures_never_raise(detector, photos):
     pictures = list(random_pictures(photos, 300))
     found = detector.detect(pictures)
     assert len(found) == 300
-    assert 30 < sum(map(bool, found)) < 200
+    assert 20 < sum(map(bool, found)) < 200
     for image, faces in zip(pictures, found, strict=True):
         for face in faces:
             assert np.isfinite(face.landmarks).all()
