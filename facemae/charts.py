@@ -6,6 +6,7 @@ Shapes: B faces, H side of a face in pixels, N patches. Bool masks: True = hidde
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from facemae.data import quality
 from facemae.metrics import higher_is_better, impostors_needed
 from facemae.wording import METRIC_NAMES
 
@@ -64,6 +66,10 @@ HOW_TO_READ = {
         "Top: the face; middle: what the encoder sees; bottom: its completion. Sharper pictures do not mean "
         "better recognition, and hidden patches may borrow brightness and contrast from the original."
     ),
+    "quality": (
+        "Faces beyond a dotted line are doubtful: they are used all the same, but are worth a look. "
+        "The counts are logarithmic, so that a single face can be seen."
+    ),
 }
 ALT = {
     "leaderboard": "Dot plot: one metric with its interval for every run, and the controls below a line.",
@@ -74,6 +80,7 @@ ALT = {
     "cost": "Scatter plot: one metric with its interval against the seconds of training, one mark per run.",
     "masks": "One face several times, each time with other patches hidden in grey.",
     "reconstructions": "Rows of faces: original, with hidden patches in grey, and reconstructed.",
+    "quality": "Histogram: how many faces have which value, with the limit beyond which one is doubtful.",
 }
 
 AXES = {
@@ -85,6 +92,108 @@ AXES = {
 }
 ENOUGH = "30 false accepts"  # the name of the line that impostors_needed() draws
 CHANCE = "chance"
+
+FACES = "faces (logarithmic)"
+FACE_COLOUR, DOUBT_COLOUR = STRATEGY_COLOURS["random"], MORE_COLOURS[0]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Something measured on every aligned face, and the doubt that it raises beyond its limit.
+
+    Attributes:
+        column: Where `reading.quality` has it.
+        doubt: Code in `quality.DOUBTS`.
+        name: What it is, in a word or two.
+        title: The same, with its unit.
+        limit: Where the doubt begins.
+        low: Low values are the doubtful ones, not those far from 0.
+        width: Of a histogram's bin, in tenfold steps if `tenfold`.
+        form: How to write a value.
+        tenfold: The axis is logarithmic.
+    """
+
+    column: str
+    doubt: str
+    name: str
+    title: str
+    limit: float
+    low: bool
+    width: float
+    form: str
+    tenfold: bool = False
+
+    @property
+    def limits(self) -> list[float]:
+        """Return where lines are to be drawn: on both sides for what has a sign."""
+        return [-self.limit, self.limit] if self.column == "yaw" else [self.limit]
+
+    def text(self, value: float | None) -> str:
+        """Return a value as text, "" where nothing was measured."""
+        return "" if value is None or np.isnan(value) else self.form.format(value)
+
+
+MEASURES = (
+    Measure(
+        "score", quality.UNSURE, "Confidence", "detector's confidence",
+        quality.MIN_SURE_SCORE, low=True, width=0.005, form="{:.3f}",
+    ),
+    Measure(
+        "face_px", quality.SMALL, "Face width", "width of the face in the photo, pixels",
+        quality.MIN_FACE_PX, low=True, width=0.05, form="{:.0f} px", tenfold=True,
+    ),
+    Measure(
+        "residual", quality.ODD, "Off template", "landmarks off the template, share of the side",
+        quality.MAX_RESIDUAL_SHARE, low=False, width=0.0025, form="{:.1%}",
+    ),
+    Measure(
+        "yaw", quality.TURNED, "Turn", "turn of the head, degrees",
+        quality.MAX_YAW, low=False, width=2.5, form="{:+.0f}\N{DEGREE SIGN}",
+    ),
+    Measure(
+        "sharpness", quality.BLURRED, "Sharpness", "sharpness (variance of the Laplacian)",
+        quality.MIN_SHARPNESS, low=True, width=0.1, form="{:.0f}", tenfold=True,
+    ),
+)  # fmt: skip
+BY_DOUBT = {measure.doubt: measure for measure in MEASURES}
+_LEAST = 0.1  # of a logarithmic axis; less is drawn there
+
+
+def worst_first(measured: pd.DataFrame, doubt: str | None = None) -> pd.DataFrame:
+    """Return the faces of `reading.quality` with a doubt, the worst first; None: all, most doubts first."""
+    doubts = measured["doubts"]
+    if doubt is None:
+        count = (doubts != "") + doubts.str.count(", ")
+        order = measured.assign(doubts_count=-count).sort_values(["doubts_count", "sharpness"], kind="stable")
+        return order.drop(columns="doubts_count")
+    measure = BY_DOUBT[doubt]
+    part = measured[[doubt in codes.split(", ") for codes in doubts]]
+    return part.sort_values(measure.column, key=abs, ascending=measure.low, kind="stable")
+
+
+def histogram(measured: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """Return the bins that hold faces: centre on the axis, faces, doubtful. A limit lies between two bins."""
+    values = on_axis(measured[measure.column].dropna().to_numpy(float), measure)
+    limit = float(on_axis(np.array([measure.limit]), measure)[0])
+    place, count = np.unique(np.floor((values - limit) / measure.width + 1e-9), return_counts=True)
+    centre = limit + (place + 0.5) * measure.width
+    doubtful = centre < limit if measure.low else abs(centre) > limit
+    return pd.DataFrame({"centre": centre, "faces": count, "doubtful": doubtful})
+
+
+def on_axis(values: NDArray[np.float64], measure: Measure) -> NDArray[np.float64]:
+    """Return where values stand on a measure's axis: at their logarithm to base 10 if it is logarithmic."""
+    return np.log10(np.maximum(values, _LEAST)) if measure.tenfold else values
+
+
+def ticks(bins: pd.DataFrame, measure: Measure) -> dict[float, str] | None:
+    """Return the labels of a logarithmic axis by place; None for another axis, which labels itself."""
+    if not measure.tenfold:
+        return None
+    low, high = bins["centre"].min() - measure.width, bins["centre"].max() + measure.width
+    steps = (1, 2, 5) if high - low < 2.5 else (1,)
+    values = [step * 10.0**power for power in range(-1, 6) for step in steps]
+    return {float(np.log10(value)): f"{value:g}" for value in values if low <= np.log10(value) <= high}
 
 
 def metric_label(name: str) -> str:
@@ -240,6 +349,29 @@ def cost_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
     _finish(figure, x=AXES["seconds"], y=axis_title(metric), height=400)
     longest = float((table["seconds_pretrain"] + table["seconds_finetune"]).max()) if len(table) else 0.0
     figure.update_xaxes(range=[-0.05 * (longest or 1), 1.08 * (longest or 1)])
+    return figure
+
+
+def quality_chart(measured: pd.DataFrame, measure: Measure) -> go.Figure:
+    """Draw how many faces have which value, and the limit beyond which one is doubtful."""
+    bins, figure = histogram(measured, measure), go.Figure()
+    for doubtful, name, colour in ((False, "no doubt", FACE_COLOUR), (True, "doubtful", DOUBT_COLOUR)):
+        part = bins[bins["doubtful"] == doubtful]
+        figure.add_bar(
+            x=part["centre"], y=part["faces"], width=measure.width, name=name, marker={"color": colour},
+            hovertemplate=f"%{{y}} faces, {name}<extra></extra>", showlegend=False,
+        )  # fmt: skip
+    for limit in on_axis(np.array(measure.limits), measure):
+        figure.add_vline(x=limit, line={"color": BASELINE_COLOUR, "width": 2, "dash": "dot"})
+    _finish(figure, x=measure.title, y=FACES, height=230)
+    figure.update_layout(bargap=0, barmode="overlay")
+    most = float(bins["faces"].max()) if len(bins) else 1.0
+    figure.update_yaxes(type="log", dtick=1, range=[np.log10(0.6), np.log10(most * 1.6)], tickformat="~s")
+    labels = ticks(bins, measure)
+    if labels is not None:
+        figure.update_xaxes(tickvals=list(labels), ticktext=list(labels.values()))
+    elif measure.form.endswith("%}"):
+        figure.update_xaxes(tickformat=".0%")
     return figure
 
 

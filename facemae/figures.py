@@ -16,11 +16,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from facemae import charts
 from facemae.metrics import impostors_needed
 
 WIDTH = 5.4  # inches; on a telephone, where all of it shrinks to the screen, text is still to be read
+SMALL_WIDTH = 3.7  # inches, of one of several side by side
 MAX_POINTS = 250  # a line; more would not be seen, and many runs and seeds must fit into one page
 # Nothing of ours has these colours: in the SVG the page's own take their place, so that its theme sets them.
 _INK, _PAGE = "#010203", "#010204"
@@ -118,6 +120,28 @@ def cost_figure(leaderboard: pd.DataFrame, metric: str) -> str:
         return _svg(figure, legend=len(table) > 0)
 
 
+def quality_figure(measured: pd.DataFrame, measure: charts.Measure) -> str:
+    """Draw how many faces have which value, and the limit beyond which one is doubtful."""
+    bins = charts.histogram(measured, measure)
+    with _style(f"quality-{measure.column}"):
+        figure, axes = _figure(height=2.2, width=SMALL_WIDTH)
+        colours = [charts.DOUBT_COLOUR if each else charts.FACE_COLOUR for each in bins["doubtful"]]
+        axes.bar(bins["centre"], bins["faces"], width=measure.width, color=colours, log=True)
+        for limit in charts.on_axis(np.array(measure.limits), measure):
+            axes.axvline(limit, color=charts.BASELINE_COLOUR, linewidth=1.5, linestyle=(0, (1, 2)))
+        axes.set_ylim(0.6, 1.6 * float(bins["faces"].max()))
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.minorticks_off()
+        labels = charts.ticks(bins, measure)
+        if labels is not None:
+            axes.set_xticks(list(labels), labels=list(labels.values()))
+        elif measure.form.endswith("%}"):
+            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.grid(visible=False, axis="x")
+        axes.set(xlabel=measure.title, ylabel=charts.FACES)
+        return _svg(figure)
+
+
 def _style(name: str) -> AbstractContextManager[None]:
     """Return a context that draws alike everywhere, whatever the user's own matplotlib settings are.
 
@@ -126,8 +150,8 @@ def _style(name: str) -> AbstractContextManager[None]:
     return matplotlib.style.context(["default", _STYLE | {"svg.hashsalt": name}])
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+def _figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 

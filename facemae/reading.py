@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from facemae import config, metrics, results
-from facemae.data import manifest, store
+from facemae.data import store
 from facemae.data.sources.base import Photo
 from facemae.errors import FaceMAEError, IntegrityError
 from facemae.results import Results
@@ -27,6 +28,7 @@ QUALITY_COLUMNS = [
     "sample_id", "person", "source", "score", "face_px", "residual", "yaw", "sharpness", "doubts",
 ]  # fmt: skip
 OUTCOME_COLUMNS = ["sample_id", "person", "code", "reason", "hint"]
+PLACE_COLUMNS = ["key", "sample_id", "path", "offset", "length"]
 RUN_DETAILS = ["commit", "versions", "device", "dataset", "people"]
 
 
@@ -39,6 +41,17 @@ class Headline:
     seeds: int
     headline: str
     sentences: list[str]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where photos come from; `ignored` counts, by reason, the files found there that are no photos."""
+
+    name: str
+    title: str
+    licence: str
+    credit: str
+    ignored: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -211,34 +224,61 @@ def pretrained(setup: config.Experiment) -> list[str]:
 
 
 @checked
-def outcomes(paths: Results) -> pd.DataFrame:
-    """Return what became of each input photo: sample_id, person, code, reason and hint."""
-    return pd.DataFrame(results.read_log(paths.data.outcomes), columns=OUTCOME_COLUMNS).fillna("").astype(str)
+def sources(paths: Results) -> list[Origin]:
+    """Return what the photos come from, the labelled source first."""
+    return [
+        Origin(
+            name=str(each["name"]),
+            title=str(each["title"]),
+            licence=str(each["licence"]),
+            credit=str(each["credit"]),
+            ignored={str(reason): int(count) for reason, count in dict(each["ignored"]).items()},
+        )
+        for each in list(results.read_json(paths.data.sources))
+    ]
 
 
 @checked
-def photos(paths: Results, sample_ids: list[str]) -> dict[str, Photo]:
-    """Return the input photos of those names, with where they were."""
-    wanted = set(sample_ids)
-    return {
-        entry.photo.sample_id: entry.photo
-        for entry in manifest.read(paths.data.photos)
-        if entry.photo.sample_id in wanted
-    }
+def outcomes(paths: Results) -> pd.DataFrame:
+    """Return what became of each input photo: sample_id, person, code, reason, hint and source."""
+    found = (
+        pd.DataFrame(results.read_log(paths.data.outcomes), columns=OUTCOME_COLUMNS).fillna("").astype(str)
+    )
+    listed = results.read_table(paths.data.photos, ["sample_id", "source"])
+    return found.merge(listed, on="sample_id", how="left", validate="one_to_one").fillna({"source": ""})
 
 
 @checked
 def quality(paths: Results) -> pd.DataFrame:
-    """Return what was measured on every aligned face, one row each; `doubts` are codes, "" for none."""
+    """Return what was measured on every aligned face, one row each; NaN is what could not be.
+
+    `residual` is a share of the face's side, and `doubts` are codes with ", " between, "" for none.
+    """
     table = results.read_table(paths.data.faces, QUALITY_COLUMNS)
-    return table.assign(doubts=[", ".join(codes) for codes in table["doubts"]])
+    doubts = [", ".join(codes) for codes in table["doubts"]]
+    return table.assign(doubts=doubts, residual=table["residual"] / experiment(paths).data.image_size)
 
 
 @checked
-def sources(paths: Results) -> list[dict[str, Any]]:
-    """Return what the photos come from, as `fetch` wrote it down."""
-    found: list[dict[str, Any]] = results.read_json(paths.data.sources)
-    return found
+def tally(paths: Results) -> pd.DataFrame:
+    """Return by source its photos, aligned faces, doubtful faces, and photos of each outcome, OK first."""
+    names = [each.name for each in sources(paths)]
+    found, measured = outcomes(paths), quality(paths)
+    codes = sorted(found["code"].value_counts().items(), key=lambda each: (each[0] != "OK", -each[1]))
+    doubtful = measured[measured["doubts"] != ""]
+    counts = {
+        "photos": found["source"].value_counts(),
+        "faces": measured["source"].value_counts(),
+        "doubtful": doubtful["source"].value_counts(),
+    } | {code: found.loc[found["code"] == code, "source"].value_counts() for code, _ in codes}
+    table = pd.DataFrame({name: count.reindex(names) for name, count in counts.items()}, index=names)
+    return table.fillna(0).astype("int64").rename_axis("source").reset_index()
+
+
+@checked
+def overlaps(paths: Results) -> pd.DataFrame:
+    """Return the photos found on both sides of the split: kind, evaluation, training, distance and action."""
+    return results.read_table(paths.data.overlaps, results.OVERLAP_COLUMNS)
 
 
 @checked
@@ -250,22 +290,57 @@ def faces(paths: Results) -> pd.DataFrame:
 
 
 @checked
+def aligned(paths: Results, sample_ids: list[str]) -> dict[str, bytes]:
+    """Return those of the aligned faces that there are, as PNG; only their shards are read."""
+    index = results.read_table(paths.data.faces, ["sample_id", "shard", "row"])
+    found: dict[str, bytes] = {}
+    for shard, rows in index[index["sample_id"].isin(sample_ids)].groupby("shard"):
+        images = store.read_images(paths.data, str(shard))
+        for name, row in zip(rows["sample_id"], rows["row"], strict=True):
+            image = images[row]
+            if image is None:
+                raise ValueError("the index names a row that has no image")
+            found[name] = image
+    return found
+
+
+@checked
 def face(paths: Results, sample_id: str) -> bytes:
     """Return one aligned face as PNG."""
-    index = results.read_table(paths.data.faces, ["sample_id", "shard", "row"])
-    place = index[index["sample_id"] == sample_id].iloc[0]
-    image = store.read_images(paths.data, place["shard"])[place["row"]]
-    if image is None:
-        raise ValueError("the face has no image")
-    return image
+    return aligned(paths, [sample_id])[sample_id]
+
+
+@checked
+def photos(paths: Results, sample_ids: list[str]) -> dict[str, Photo]:
+    """Return the input photos of those names, with where they were when they were listed."""
+    table = results.read_table(paths.data.photos, PLACE_COLUMNS)
+    return {photo.sample_id: photo for photo in _photos(table[table["sample_id"].isin(sample_ids)])}
+
+
+@checked
+def origin(paths: Results, sample_id: str) -> tuple[Photo, NDArray[np.float32] | None]:
+    """Return the photo that a face is from, and its landmarks: (5, 2) pixels of the upright photo, if any."""
+    index = results.read_table(paths.data.faces, ["sample_id", "key", "landmarks"])
+    row = index[index["sample_id"] == sample_id].iloc[0]
+    table = results.read_table(paths.data.photos, PLACE_COLUMNS)
+    photo = next(_photos(table[table["key"] == row["key"]].head(1)), None)
+    if photo is None:
+        raise LookupError("the face is of a photo that is not listed")
+    points = row["landmarks"]
+    return photo, None if points is None else np.asarray(points, np.float32).reshape(5, 2)
+
+
+def _photos(table: pd.DataFrame) -> Iterator[Photo]:
+    for row in table.to_dict("records"):
+        length = None if pd.isna(row["length"]) else int(row["length"])
+        yield Photo(row["sample_id"], None, Path(os.fsdecode(row["path"])), int(row["offset"]), length)
 
 
 @checked
 def credits(paths: Results) -> list[str]:
     """Return who is to be credited for the faces, and under which terms they may be used."""
     return [
-        f"Faces: {each['title']}. Credit: {each['credit']}. Licence: {each['licence']}."
-        for each in sources(paths)
+        f"Faces: {each.title}. Credit: {each.credit}. Licence: {each.licence}." for each in sources(paths)
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,19 @@ from markupsafe import Markup
 from PIL import Image
 
 from facemae import charts, config, figures, files, reading
+from facemae.data import quality
 from facemae.data.images import ImageError, open_image
+from facemae.data.manifest import read_photo
+from facemae.data.sources.base import Photo
 from facemae.errors import IntegrityError
 from facemae.progress import say
 from facemae.results import Results
 
 TEMPLATE = "report.html.jinja"
 MAX_REJECTED = 50
-THUMBNAIL = 96  # pixels
+MAX_DOUBTFUL = 12  # of each doubt
+MAX_OVERLAPS = 3  # of each kind and action
+THUMBNAIL = 64  # pixels
 STRIP = 1080  # pixels; the page is no wider
 # Snakemake's report holds the page as a data: address in base64, and Chromium opens none above 2 MiB.
 MAX_BYTES = 2 * 1024**2 * 3 // 4 - 1000
@@ -68,7 +72,7 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
         "alt": charts.ALT,
         "strips": _strips(experiment, paths),
         "alignment": _alignment(paths),
-        "credit": reading.credit(experiment),
+        "credits": reading.credits(paths),
         "limits": reading.limits(experiment, details["people"]),
         "facts": _facts(experiment, details),
     }
@@ -185,29 +189,100 @@ def _strips(experiment: config.Experiment, paths: Results) -> list[dict[str, str
 
 
 def _alignment(paths: Results) -> dict[str, Any]:
+    tally, measured = reading.tally(paths), reading.quality(paths)
     outcomes = reading.outcomes(paths)
     rejected = outcomes[outcomes["code"] != "OK"]
-    sources = reading.photo_paths(paths) if len(rejected) else {}
+    shown = rejected.head(MAX_REJECTED)
+    places = reading.photos(paths, shown["sample_id"].to_list())
     return {
-        "photos": len(outcomes),
-        "counts": outcomes["code"].value_counts().to_dict(),
+        "total": tally.drop(columns="source").sum().to_dict(),
+        "codes": list(tally.columns[4:]),
+        "sources": _sources(reading.sources(paths), tally),
+        "histograms": {
+            measure.column: Markup(figures.quality_figure(measured, measure))
+            for measure in charts.MEASURES
+            if measured[measure.column].notna().any()
+        },
+        "doubts": _doubts(paths, measured),
         "rejected": [
-            row | {"thumbnail": _thumbnail(sources.get(row["sample_id"]))}
-            for row in rejected.head(MAX_REJECTED).to_dict("records")
+            row | {"thumbnail": _photo_thumbnail(places.get(row["sample_id"]))}
+            for row in shown.to_dict("records")
         ],
-        "left_out": max(0, len(rejected) - MAX_REJECTED),
+        "left_out": len(rejected) - len(shown),
+        "overlaps": _overlaps(paths),
     }
 
 
-def _thumbnail(path: bytes | None) -> str:
+def _sources(origins: list[reading.Origin], tally: pd.DataFrame) -> list[dict[str, Any]]:
+    counts = tally.set_index("source").to_dict("index")
+    return [
+        {
+            "name": each.name,
+            "title": each.title,
+            "counts": counts[each.name],
+            "ignored": ", ".join(f"{count} {reason}" for reason, count in each.ignored.items()),
+        }
+        for each in origins
+    ]
+
+
+def _doubts(paths: Results, measured: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the faces of each doubt there is, the worst ones with their picture."""
+    parts = {doubt: charts.worst_first(measured, doubt) for doubt in quality.DOUBTS}
+    heads = {doubt: part.head(MAX_DOUBTFUL) for doubt, part in parts.items() if len(part)}
+    names = sorted({name for head in heads.values() for name in head["sample_id"]})
+    pictures = _face_thumbnails(paths, names)
+    return [
+        {
+            "doubt": quality.DOUBTS[doubt],
+            "faces": len(parts[doubt]),
+            "shown": [
+                {
+                    "name": row["sample_id"],
+                    "value": charts.BY_DOUBT[doubt].text(row[charts.BY_DOUBT[doubt].column]),
+                    "thumbnail": pictures[row["sample_id"]],
+                }
+                for row in head.to_dict("records")
+            ],
+        }
+        for doubt, head in heads.items()
+    ]
+
+
+def _overlaps(paths: Results) -> list[dict[str, Any]]:
+    """Return how many overlaps there are of each kind and action, and the first of them side by side."""
+    groups = list(reading.overlaps(paths).groupby(["kind", "action"], sort=False))
+    heads = [part.head(MAX_OVERLAPS) for _, part in groups]
+    names = sorted({str(name) for head in heads for name in (*head["evaluation"], *head["training"])})
+    pictures = _face_thumbnails(paths, names)
+    return [
+        {
+            "kind": kind,
+            "action": action,
+            "pairs": len(part),
+            "shown": [
+                [{"name": name, "thumbnail": pictures.get(name, "")} for name in pair]
+                for pair in zip(head["evaluation"], head["training"], strict=True)
+            ],
+        }
+        for ((kind, action), part), head in zip(groups, heads, strict=True)
+    ]
+
+
+def _face_thumbnails(paths: Results, names: list[str]) -> dict[str, str]:
+    return {
+        name: _data_uri(open_image(data), THUMBNAIL) for name, data in reading.aligned(paths, names).items()
+    }
+
+
+def _photo_thumbnail(photo: Photo | None) -> str:
     """Return a small copy of a photo as a data URI, or nothing where it cannot be opened any more."""
-    if path is None:
+    if photo is None:
         return ""
     try:
-        image = open_image(Path(os.fsdecode(path)))
+        return _data_uri(open_image(read_photo(photo)), THUMBNAIL)
     except ImageError:
         return ""
-    return _data_uri(image, THUMBNAIL)
 
 
 def _data_uri(image: Image.Image, side: int) -> str:

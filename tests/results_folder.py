@@ -1,7 +1,7 @@
 """A small results folder made of invented faces, written by the stages' own writers; nothing is trained."""
 
 import json
-import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,29 @@ import safetensors.torch
 import torch
 
 from facemae import compare, config, evaluate, files, results
+from facemae.data import manifest, quality, store
+from facemae.data.align import Aligned, Outcome
+from facemae.data.cache import build_cache
 from facemae.data.images import encode_png
+from facemae.data.manifest import Entry
+from facemae.data.sources.base import Photo
 from facemae.data.split import split_people
 from facemae.masking import make_mask
 from facemae.models.mae import build_mae
 from facemae.models.weights import save_weights
-from facemae.results import Results
+from facemae.results import SET_LABELLED, SET_UNLABELLED, Results
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "<script>alert(1)</script>"
 HOSTILE_PHOTO = f"labelled/p03/{HOSTILE}.png"
-PEOPLE, SHOTS = 24, 3
+PEOPLE, SHOTS, CROPS = 24, 3, 4
+DOUBTFUL = {
+    f"labelled/{HOSTILE}/0.png": {"yaw": -71.0, "residual": 12.0},
+    f"labelled/{HOSTILE}/1.png": {"yaw": 52.0},
+    "labelled/p01/0.png": {"score": 0.9},
+}
+LANDMARKS = np.array([(3, 4), (7, 4), (5, 6), (4, 8), (6, 8)], np.float32)
+DOUBTFUL_NAMES = list(DOUBTFUL)
 
 
 def make_experiment(folder: Path, **changes: Any) -> config.Experiment:
@@ -49,35 +61,74 @@ def make_results(folder: Path, **changes: Any) -> config.Experiment:
 
 
 def _write_data(paths: Results, experiment: config.Experiment) -> None:
-    size = experiment.data.image_size
-    random = np.random.default_rng(0)
-    rows, outcomes = [], []
+    """Write two sources: faces that a detector might have found, and photos taken as faces; one is rejected."""
+    data, size = paths.data, experiment.data.image_size
+    outcomes = [*_found(paths.root / "photos", size), *_cropped(paths.root / "photos", size)]
+    manifest.write(data.photos, [outcome.entry for outcome in outcomes], {})
+    files.write_json(data.sources, [_source("labelled", {"not a photo": 2}), _source("unlabelled", {})])
+    shards = data.shards / "made"
+    for number, start in enumerate(range(0, len(outcomes), 50)):
+        part = outcomes[start : start + 50]
+        store.write_shard(store.shard_path(shards, number), part, store.schema([]))
+    store.finish(data, shards)
+    build_cache(data)
+    _write_split(paths, experiment)
+
+
+def _source(name: str, ignored: dict[str, int]) -> dict[str, Any]:
+    facts = {"title": f"{name} {HOSTILE}", "licence": "that of [nobody](https://example.org)", "credit": "us"}
+    return {"name": name, "ignored": ignored} | facts
+
+
+def _found(photos: Path, size: int) -> list[Outcome]:
+    outcomes = []
     for person in range(PEOPLE):
         for shot in range(SHOTS):
             name = HOSTILE if person == 0 else f"p{person:02}"
-            sample = f"labelled/{name}/{shot}.png"
-            image = np.kron(random.integers(0, 255, (8, 8, 3)), np.ones((size // 8, size // 8, 1)))
-            png = encode_png(image.astype(np.uint8))
-            row = {"sample_id": sample, "person": name, "sha256": files.sha256(png), "image": png}
-            rows.append(row)
-            outcomes.append({"sample_id": sample, "person": name, "code": "OK", "reason": "", "hint": ""})
-    photo = paths.root / "photo.png"
-    files.atomic_write(photo, rows[0]["image"])
-    outcomes.append(
-        {
-            "sample_id": HOSTILE_PHOTO,
-            "person": None,
-            "code": "NO_FACE",
-            "reason": "No face found.",
-            "hint": "Try [a brighter photo](https://example.org).",
-        }
-    )
-    photos = pd.DataFrame(outcomes).assign(path=os.fsencode(photo))
-    table = pd.DataFrame(rows)
-    results.write_table(paths.photos, photos, results.PHOTO_COLUMNS)
-    results.write_table(paths.faces, table, results.FACE_COLUMNS)
-    results.write_table(paths.split, split_people(table, experiment.split), results.SPLIT_COLUMNS)
-    results.write_lines(paths.outcomes, outcomes)
+            entry = _entry(photos, f"labelled/{name}/{shot}.png", name, SET_LABELLED)
+            outcomes.append(Outcome(entry, found=1, score=0.99, faces=(_face(entry, size),)))
+    rejected = _entry(photos, HOSTILE_PHOTO, None, SET_LABELLED)
+    hint = "Try [a brighter photo](https://example.org)."
+    return [*outcomes, Outcome(rejected, "NO_FACE", "No face found.", hint)]
+
+
+def _cropped(photos: Path, size: int) -> list[Outcome]:
+    entries = [_entry(photos, f"unlabelled/{shot}.png", None, SET_UNLABELLED) for shot in range(CROPS)]
+    return [
+        Outcome(entry, found=1, faces=(Aligned(_pixels(entry.photo.sample_id, size), 800.0),))
+        for entry in entries
+    ]
+
+
+def _entry(photos: Path, sample_id: str, person: str | None, set_name: str) -> Entry:
+    path = photos / f"{files.sha256(sample_id.encode())[:8]}.png"
+    files.atomic_write(path, encode_png(_pixels(sample_id, 64)))
+    return manifest.enter(Photo(sample_id, person, path), set_name, set_name)
+
+
+def _pixels(sample_id: str, size: int) -> np.ndarray:
+    """Return squares in random colours that are a photo's own."""
+    random = np.random.default_rng(list(sample_id.encode()))
+    squares = random.integers(0, 255, (8, 8, 3), np.uint8)
+    return squares.repeat(size // 8, axis=0).repeat(size // 8, axis=1)
+
+
+def _face(entry: Entry, size: int) -> Aligned:
+    name = entry.photo.sample_id
+    measured = {"score": 0.99, "face_px": 60.0, "residual": 1.0, "yaw": 2.0} | DOUBTFUL.get(name, {})
+    face = Aligned(_pixels(name, size), sharpness=900.0, landmarks=LANDMARKS * 6.4, **measured)
+    return replace(face, doubts=quality.doubts(size, sharp=face.sharpness, **measured))
+
+
+def _write_split(paths: Results, experiment: config.Experiment) -> None:
+    columns = ["sample_id", "person", "source", "set", "sha256", "hash"]
+    found = split_people(results.read_table(paths.data.faces, columns), experiment.split)
+    roles = found[0] if isinstance(found, tuple) else found
+    results.write_table(paths.data.split, roles, results.SPLIT_COLUMNS)
+    evaluated = roles.loc[roles["role"] == results.ROLE_EVALUATION, "sample_id"]
+    row = {"kind": "near-duplicate", "evaluation": evaluated.iloc[0], "distance": 3.0, "action": "excluded"}
+    rows = [row | {"training": name} for name in (DOUBTFUL_NAMES[0], "unlabelled/gone.png")]
+    results.write_table(paths.data.overlaps, pd.DataFrame(rows), results.OVERLAP_COLUMNS)
 
 
 def _write_training(paths: Results, experiment: config.Experiment, name: str, seed: int) -> None:
@@ -112,7 +163,7 @@ def _log(steps: int, start: float, seed: int) -> list[dict[str, Any]]:
 
 def _write_evaluation(paths: Results, experiment: config.Experiment, name: str, seed: int) -> None:
     """Score embeddings that show a person plus noise, the less the later in the list the run stands."""
-    split = results.read_table(paths.split)
+    split = results.read_table(paths.data.split)
     table = split[split["role"] == results.ROLE_EVALUATION]
     names = [*experiment.baselines, *experiment.run_names]
     random = np.random.default_rng([seed, names.index(name)])
@@ -128,6 +179,6 @@ def _write_evaluation(paths: Results, experiment: config.Experiment, name: str, 
     seconds = {} if name in experiment.baselines else {"finetune": 5.0}
     if name not in experiment.baselines and experiment.run(name).pretrain:
         seconds["pretrain"] = 10.0
-    results.write_metrics(embeddings, [], seed=seed, device=f"cpu {HOSTILE}", seconds=seconds)
+    results.write_metrics(embeddings, [], seed=seed, device=f"cpu {HOSTILE}", seconds=seconds, inputs={})
     out = paths.stage(name, seed, "evaluate")
-    evaluate.evaluate(experiment, name, seed, embeddings, paths.split, out)
+    evaluate.evaluate(experiment, name, seed, embeddings, paths.data.split, out)

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from store_folder import make_store
 from typer.testing import CliRunner
 
 from facemae import __main__ as cli
 from facemae import __version__, config, errors, results
-from store_folder import make_store
+from facemae.data.sources.orl import orl_photos
 
 COMMANDS = sorted(command.name or command.callback.__name__ for command in cli.app.registered_commands)
 
@@ -254,3 +255,59 @@ def test_schema_prints_the_stored_schema(facemae, root):
     code, out, _ = facemae("schema")
     assert code == 0
     assert json.loads(out) == json.loads((root / "workflow" / "schemas" / "config.schema.json").read_text())
+
+
+# --- data sets ---
+
+
+def test_the_data_commands_explain_themselves():
+    for command in ("list", "prepare"):
+        shown = CliRunner().invoke(cli.app, ["data", command, "--help"], terminal_width=200, color=False)
+        assert shown.exit_code == 0
+        context = cli.typer.main.get_command(cli.app).commands["data"].commands[command]
+        assert [option.name for option in context.params if not option.help] == []
+
+
+def test_the_data_sets_are_listed_for_people_and_for_programs(facemae, tmp_path, monkeypatch):
+    monkeypatch.setenv("FACEMAE_RAW_DIR", str(tmp_path))
+    code, out, _ = facemae("data", "list", "--json")
+    assert code == 0
+    entries = {each["name"]: each for each in json.loads(out)}
+    assert entries["orl"]["state"] == "ready"
+    assert entries["utkface"]["state"] == "missing"
+    assert (entries["lfw"]["images"], entries["lfw"]["people"]) == (13_233, 5_749)
+    assert all(each["licence"] and each["source"] for each in entries.values())
+    code, out, _ = facemae("data", "list")
+    assert code == 0
+    assert all(name in out for name in entries)
+
+
+def test_a_folder_is_prepared_with_one_command(facemae, tmp_path):
+    for number in (1, 2):
+        home = tmp_path / "photos" / f"p{number}"
+        home.mkdir(parents=True)
+        (home / "a.pgm").write_bytes(orl_photos()[10 * number].path.read_bytes())
+    out = tmp_path / "out"
+    code, _, err = facemae("data", "prepare", tmp_path / "photos", "--out", out, "--size", 64)
+    assert (code, "2 photos, 2 people" in err) == (0, True)
+    assert len(results.read_table(out / "photos.parquet")) == 2
+    assert len(results.read_table(out / "faces.parquet")) == 2
+    assert len((out / "report.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_data_set_behind_a_form_says_what_to_do(facemae, tmp_path, monkeypatch):
+    monkeypatch.setenv("FACEMAE_RAW_DIR", str(tmp_path))
+    code, _, err = facemae("data", "prepare", "celeba", "--out", tmp_path / "out")
+    assert code == 3
+    assert all(part in err for part in ("img_align_celeba.zip", "mmlab.ie.cuhk.edu.hk", "Licence", str(tmp_path)))
+    code, _, err = facemae("data", "prepare", "selebA", "--out", tmp_path / "out")
+    assert (code, "did you mean celeba?" in err) == (2, True)
+
+
+def test_more_rejected_photos_than_allowed_end_with_their_own_code(facemae, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("no picture")
+    code, _, err = facemae("data", "prepare", tmp_path / "photos", "--out", tmp_path / "out")
+    assert code == 3
+    assert "1 of 1 photos (100%) have no usable face" in err
+    assert (tmp_path / "out" / "report.jsonl").exists()

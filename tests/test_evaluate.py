@@ -42,7 +42,9 @@ def write(folder, vectors, table=None):
     table = split_table() if table is None else table
     table = table[table["role"] == "evaluation"].assign(embedding=list(np.float32(vectors)))
     results.write_table(folder / "embed" / results.EMBEDDINGS, table, results.EMBEDDING_COLUMNS)
-    results.write_metrics(folder / "embed", [], seed=1, device="cpu, float32", seconds={"finetune": 2.5})
+    results.write_metrics(
+        folder / "embed", [], seed=1, device="cpu, float32", seconds={"finetune": 2.5}, inputs={}
+    )
 
 
 def run(experiment, folder, out="evaluate"):

@@ -204,3 +204,59 @@ def test_a_killed_workflow_finishes_with_the_same_command(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     name = Path("results-tiny") / "random" / "0" / "finetune" / results.EMBEDDER
     assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+
+
+SHARED = {
+    "lfw": ("labelled", 13_233, 5_749, {}),
+    "utkface": ("unlabelled", 23_706, 0, {}),
+    "yaleb": ("unlabelled", 2_414, 38, {"ambient light, no flash": 38, "marked bad by the authors": 18}),
+    "ck48": ("unlabelled", 981, 118, {}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.timeout(1800)
+def test_the_named_data_sets_go_from_archive_to_aligned_faces(tmp_path):
+    """LFW, UTKFace, Extended Yale B and CK+ in one workflow: their own counts, and every photo accounted for."""
+    raw = os.environ.get("FACEMAE_RAW_DIR")
+    if not raw:
+        pytest.skip("FACEMAE_RAW_DIR does not name a folder with the data sets")
+    others = [name for name, (set_name, *_) in SHARED.items() if set_name == "unlabelled"]
+    write_config(tmp_path, {"data": {"labelled": "lfw", "unlabelled": others, "raw_dir": raw}})
+    done = snakemake(tmp_path, "data")
+    assert done.returncode == 0, done.stderr
+    folder = Results(tmp_path / "results-tiny").data
+    sources = {each["name"].split("-")[0]: each for each in results.read_json(folder.sources)}
+    for name, (_, photos, people, ignored) in SHARED.items():
+        found = sources[name]
+        assert (found["photos"], found["people"]) == (photos, people)
+        assert ignored.items() <= found["ignored"].items()
+    outcomes = pd.DataFrame(results.read_log(folder.outcomes))
+    assert len(outcomes) == outcomes["sample_id"].nunique() == sum(each[1] for each in SHARED.values())
+    of_lfw = outcomes[outcomes["sample_id"].str.startswith("lfw/")]
+    assert (of_lfw["code"] == "OK").mean() >= 0.995
+    pairs = results.read_table(folder.listed_pairs)
+    assert pairs["protocol"].value_counts().to_dict() == {
+        "lfw-view2": 6000,
+        "lfw-view1-train": 2200,
+        "lfw-view1-test": 1000,
+    }
+    assert set(pairs["first"]) | set(pairs["second"]) <= set(outcomes["sample_id"])
+
+
+def test_photos_that_are_added_are_listed_by_the_next_run(tmp_path):
+    """The files of a source are part of what the workflow watches."""
+    from facemae.data.sources.orl import orl_photos
+
+    for photo in orl_photos()[:40]:
+        home = tmp_path / "photos" / str(photo.person)
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo.path, home)
+    write_config(tmp_path, {"data": {"labelled": "photos"}})
+    assert snakemake(tmp_path, "data").returncode == 0
+    assert planned(tmp_path, "data") == set()
+    shutil.copy(orl_photos()[40].path, tmp_path / "photos" / "s01" / "more.pgm")
+    assert {rule for rule, _ in planned(tmp_path, "data")} == {"fetch", "align", "cache", "data"}
+    done = snakemake(tmp_path, "data")
+    assert "40 of 41 photos are aligned already" in done.stdout + done.stderr

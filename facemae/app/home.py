@@ -15,6 +15,7 @@ QUESTION = (
 )
 ABOUT = {
     "results": "every number with its interval, ROC and learning curves",
+    "alignment": "the photos: what became of each, and which faces are doubtful",
     "compare": "verdicts between the masking strategies, and what each hides",
     "reconstruct": "hide parts of a face and see what a trained model makes of it",
 }
@@ -59,4 +60,5 @@ def _small_print(setup: config.Experiment, found: reading.Headline) -> None:
     with st.expander("What this evaluation cannot tell"):
         for sentence in reading.limits(setup, found.people):
             st.text(sentence)
-    st.text(reading.credit(setup))
+    for sentence in shell.load(reading.credits):
+        st.text(sentence)

@@ -1,4 +1,4 @@
-"""The results page: every number, ROC and learning curves, and the photos that were left out."""
+"""The results page: every number, ROC curves and learning curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ def render() -> None:
         _numbers(leaderboard)
         _roc(leaderboard)
         _learning(leaderboard)
-        _photos()
 
 
 def _numbers(leaderboard: pd.DataFrame) -> None:
@@ -86,19 +85,3 @@ def _learning(leaderboard: pd.DataFrame) -> None:
         if len(curves):
             st.subheader(title)
             shell.chart(stage, charts.learning_chart(curves, charts.palette(leaderboard)))
-
-
-def _photos() -> None:
-    st.subheader("Photos")
-    outcomes = shell.load(reading.outcomes)
-    rejected = outcomes[outcomes["code"] != "OK"]
-    if rejected.empty:
-        st.write(f"All {len(outcomes)} photos have a usable face.")
-        return
-    st.write(f"{len(rejected)} of {len(outcomes)} photos have no usable face:")
-    st.dataframe(
-        rejected[["sample_id", "reason", "hint"]],
-        hide_index=True,
-        column_config={"sample_id": "Photo", "reason": "Why", "hint": "What helps"},
-        alt="Table of rejected photos with reason and hint.",
-    )

@@ -61,6 +61,11 @@ def explained() -> Iterator[None]:
 def chart(name: str, figure: go.Figure, *, key: str | None = None) -> None:
     """Draw a chart below the sentence that says how to read it."""
     st.caption(charts.HOW_TO_READ[name])
+    draw(name, figure, key=key)
+
+
+def draw(name: str, figure: go.Figure, *, key: str | None = None) -> None:
+    """Draw a chart whose sentence stands elsewhere."""
     st.plotly_chart(figure, key=key or name, config={"displayModeBar": False}, alt=charts.ALT[name])
 
 

@@ -166,7 +166,7 @@ def load_faces(folder: DataFolder, rows: pd.DataFrame) -> Faces:
 def _read(folder: DataFolder, known: dict[str, Any], places: NDArray[np.intp]) -> NDArray[np.uint8]:
     try:
         pixels = np.load(folder.cache, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise IntegrityError(f"{folder.cache} is damaged ({error}); delete it and run again.") from error
     if list(pixels.shape) != known["shape"]:
         raise IntegrityError(f"{folder.cache} is not what its checksums are for; delete it and run again.")

@@ -169,15 +169,14 @@ class MtcnnDetector:
             return [_NOBODY] * len(candidates)
         squares = _squares(np.concatenate(candidates))
         owners = np.repeat(np.arange(len(images)), counts)
+        run = self._run_mirrored if mirrored else self._run
         outputs = []
         for start in range(0, len(squares), self._crops):
             crops = np.full((self._crops, side, side, 3), _NO_PIXEL, np.uint8)
             part = slice(start, start + self._crops)
             for crop, square, owner in zip(crops, squares[part].tolist(), owners[part], strict=False):
                 _draw(crop, images[owner], square)
-            outputs.append(
-                _unmirrored(*self._run(network, crops[:, :, ::-1])) if mirrored else self._run(network, crops)
-            )
+            outputs.append(run(network, crops))
         moves, *landmarks, scores = (
             np.concatenate(each)[: len(squares)] for each in zip(*outputs, strict=True)
         )
@@ -188,8 +187,19 @@ class MtcnnDetector:
         import torch
 
         with torch.inference_mode():
-            batch = torch.tensor(pixels.copy(), device=self._device).permute(0, 3, 1, 2)
+            batch = torch.tensor(np.ascontiguousarray(pixels), device=self._device).permute(0, 3, 1, 2)
             return [output.cpu().numpy() for output in network((batch.float() - 127.5) / 128)]
+
+    def _run_mirrored(self, network: Any, pixels: NDArray[np.uint8]) -> list[Floats]:
+        """Run the third network on mirrored crops and return its outputs for the crops as they are."""
+        moves, landmarks, scores = self._run(network, pixels[:, :, ::-1])
+        x, y = 1 - landmarks[:, :5], landmarks[:, 5:]
+        left, top, right, bottom = moves.T
+        return [
+            np.stack([-right, top, -left, bottom], 1),
+            np.concatenate([x[:, _SWAPPED], y[:, _SWAPPED]], 1),
+            scores,
+        ]
 
 
 def _searches(thorough: bool) -> tuple[Search, ...]:
@@ -211,13 +221,6 @@ def _rows(boxes: NDArray[Any], moves: Floats, scores: Floats, landmarks: Floats 
     if landmarks is not None:
         columns.append(np.repeat(corner, 5, axis=1) + landmarks * np.repeat(size, 5, axis=1))
     return np.column_stack(columns).astype(np.float32)
-
-
-def _unmirrored(moves: Floats, landmarks: Floats, scores: Floats) -> list[Floats]:
-    """Return what the third network said of mirrored crops as if they had not been."""
-    x, y = 1 - landmarks[:, :5], landmarks[:, 5:]
-    moves = moves[:, [2, 1, 0, 3]] * np.array((-1, 1, -1, 1), np.float32)
-    return [moves, np.concatenate([x[:, _SWAPPED], y[:, _SWAPPED]], 1), scores]
 
 
 def _squares(rows: Floats) -> Floats:

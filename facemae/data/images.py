@@ -25,8 +25,19 @@ from PIL import (
 from facemae.errors import DataError
 
 MAX_PIXELS = 50_000_000
-MAX_BYTES = 100_000_000
+MAX_BYTES = 50_000_000
 MIN_SIDE = 20  # pixels; the face detector finds nothing smaller
+KEPT_PIXELS = 16_000_000  # a larger photo is halved until it has no more; aligned faces need far fewer
+# What the decoders cost is bounded before they run: together the limits keep the growth of the process at
+# about 300 MB and the time at seconds, whatever the file says.
+_MAX_WEBP_PIXELS = 16_000_000  # its decoder holds five copies of the picture
+_MAX_PASSES_PIXELS = 32_000_000  # a JPEG in passes holds every coefficient, twice a byte for each sample
+_MAX_PASSES = 50  # of a JPEG: each visits the whole picture, even one of a few bytes; usual are ten
+_MAX_HEADER_BYTES = 16_000_000
+_MAX_HEADER_READS = 20_000
+_MAX_READS = 500_000
+_STRIP_PIXELS = 1_000_000  # converted at once
+_PASS = re.compile(rb"\xff\xda\0(\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 # The first bytes choose the one decoder that runs: no registry of forty formats, no file name.
 _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
@@ -35,7 +46,7 @@ _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
     (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImagePlugin.WebPImageFile),
     (re.compile(rb"GIF8[79]a"), GifImagePlugin.GifImageFile),
     (re.compile(rb"BM.{12}[\x0c(48@l|]\0\0\0", re.DOTALL), BmpImagePlugin.BmpImageFile),
-    (re.compile(rb"P[1-6][\s#]"), PpmImagePlugin.PpmImageFile),
+    (re.compile(rb"P[4-6][\s#]"), PpmImagePlugin.PpmImageFile),
 )
 _FOREIGN = (
     (re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL), "HEIC"),
@@ -44,6 +55,7 @@ _FOREIGN = (
     (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
     (re.compile(rb"\0\0\0\x0cjP  "), "JPEG 2000"),
     (re.compile(rb"8BPS"), "Photoshop"),
+    (re.compile(rb"P[1-3][\s#]"), "Netpbm text"),
 )
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
@@ -91,10 +103,38 @@ def read_file(path: Path) -> bytes:
         raise ImageError("E_PERMISSION", reason, "Check that it exists and may be read.") from error
 
 
+class _Rationed(io.BytesIO):
+    """The file as a decoder sees it: one cut into millions of scraps is refused, not walked for minutes.
+
+    Pillow walks the blocks of a header in Python, and joins some at quadratic cost: they get a small ration.
+    """
+
+    reads = _MAX_HEADER_READS
+    end = _MAX_HEADER_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read like any file.
+
+        Raises:
+            ImageError: E_TOO_LARGE, the ration is used up.
+        """
+        self.reads -= 1
+        if self.reads < 0 or self.tell() > self.end:
+            reason = "The picture has an oversized header or is cut into too many small pieces."
+            raise ImageError("E_TOO_LARGE", reason, "Save it again as an ordinary JPEG or PNG.")
+        return super().read(size)
+
+    def begin_pixels(self) -> None:
+        """Grant the ration for the pixels; the header has been read."""
+        self.reads, self.end = _MAX_READS, MAX_BYTES
+
+
 def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode the first frame of a photo to 8-bit RGB, upright as its EXIF orientation says.
 
-    Transparency is laid over white. The size is checked before any pixel is decoded.
+    Transparency is laid over white. The size is checked before any pixel is decoded. A photo of more than
+    `KEPT_PIXELS` comes back at half its width and height, or a quarter and so on: coordinates found in a
+    picture are in its own pixels, not the file's.
 
     Raises:
         ImageError: the file is not a usable picture; its code says why.
@@ -102,13 +142,14 @@ def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Imag
     data = read_file(source) if isinstance(source, Path) else source
     decoder = _choose_decoder(data)
     try:
-        image = decoder(io.BytesIO(data))
-        _check_size(image.size, max_pixels)
-        image.load()
-        turn = _turn(image)
-        return _rgb(image) if turn is None else _rgb(image).transpose(turn)
+        picture, turn = _decode(decoder, data, max_pixels)  # frees what the decoder holds before the turn
+        return picture if turn is None else picture.transpose(turn)
     except ImageError:
         raise
+    except (
+        Image.DecompressionBombError
+    ) as error:  # raised before our check by the decoders that allocate early
+        raise _too_large("The picture is far too large", max_pixels) from error
     except Exception as error:  # on hostile bytes the decoders raise nearly everything, MemoryError included
         raise ImageError(
             "E_DAMAGED", "The picture is incomplete or damaged.", "Copy it again or pick another."
@@ -135,14 +176,59 @@ def _choose_decoder(data: bytes) -> type[ImageFile.ImageFile]:
     raise ImageError("E_NOT_IMAGE", "This file is not a picture we can read.", "Use JPEG, PNG or WebP.")
 
 
+def _decode(
+    decoder: type[ImageFile.ImageFile], data: bytes, max_pixels: int
+) -> tuple[Image.Image, Image.Transpose | None]:
+    with _Rationed(data) as file:
+        image = decoder(file)
+        file.begin_pixels()
+        _check_size(image.size, min(max_pixels, _decoder_limit(image, data)))
+        _draft(image)
+        image.load()
+        return _rgb(image), _turn(image)
+
+
+def _decoder_limit(image: ImageFile.ImageFile, data: bytes) -> int:
+    """Return how many pixels the decoder can take: some hold a picture many times over."""
+    if isinstance(image, WebPImagePlugin.WebPImageFile):
+        return _MAX_WEBP_PIXELS
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return MAX_PIXELS
+    passes = sum(1 for _ in _PASS.finditer(data))
+    if passes > _MAX_PASSES:
+        reason = f"The picture is stored in {passes} passes; the limit is {_MAX_PASSES}."
+        raise ImageError("E_TOO_LARGE", reason, "Save it again as an ordinary JPEG.")
+    return MAX_PIXELS if passes == 1 else _MAX_PASSES_PIXELS
+
+
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     shape = f"The picture is {size[0]} x {size[1]} pixels"
     if size[0] * size[1] > max_pixels:
-        reason = f"{shape}; the limit is {max_pixels / 1e6:g} megapixels."
-        raise ImageError("E_TOO_LARGE", reason, "Save a smaller copy.")
-    if min(size) < MIN_SIDE:
-        reason = f"{shape}; at least {MIN_SIDE} a side are needed."
-        raise ImageError("E_TOO_SMALL", reason, "Use a larger picture.")
+        raise _too_large(shape, max_pixels)
+    least = MIN_SIDE * _reduction(size)
+    if min(size) < least:
+        raise ImageError(
+            "E_TOO_SMALL", f"{shape}; at least {least} a side are needed.", "Use a larger picture."
+        )
+
+
+def _too_large(what: str, max_pixels: int) -> ImageError:
+    reason = f"{what}; the limit is {max_pixels / 1e6:g} megapixels."
+    return ImageError("E_TOO_LARGE", reason, "Save a smaller copy.")
+
+
+def _reduction(size: tuple[int, int]) -> int:
+    factor = 1
+    while size[0] * size[1] > KEPT_PIXELS * factor**2:
+        factor *= 2
+    return factor
+
+
+def _draft(image: ImageFile.ImageFile) -> None:
+    """Let a large JPEG be decoded at a fraction of its size, which costs a fraction of the memory."""
+    factor = _reduction(image.size)
+    if factor > 1:
+        image.draft(None, (image.width // factor, image.height // factor))  # a no-op but for JPEG
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -153,6 +239,19 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    """Convert by strips: whole copies of a large picture in between would multiply the memory."""
+    if image.width * image.height <= _STRIP_PIXELS:
+        return _opaque(image)
+    factor = _reduction(image.size)
+    rgb = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    rows = max(1, _STRIP_PIXELS // (image.width * factor)) * factor
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_opaque(strip).reduce(factor), (0, top // factor))
+    return rgb
+
+
+def _opaque(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
         deep: NDArray[Any] = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))

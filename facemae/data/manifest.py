@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,7 @@ _FIELDS = [
     pa.field("sha256", pa.string()),
     pa.field("bytes", pa.int64()),
 ]
+_CORE = {field.name for field in _FIELDS}
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,20 @@ def read(path: Path) -> Iterator[Entry]:
     Raises:
         IntegrityError: the file is damaged.
     """
-    core = {field.name for field in _FIELDS}
-    for batch in _batches(path, None):
-        for row in batch.to_pylist():
-            attributes: dict[str, Value] = {
-                name: value for name, value in row.items() if name not in core and value is not None
-            }
-            place = Path(os.fsdecode(row["path"]))
-            photo = Photo(row["sample_id"], row["person"], place, row["offset"], row["length"], attributes)
-            yield Entry(row["key"], photo, row["source"], row["set"], row["sha256"], row["bytes"])
+    with _opened(path) as table:
+        if list(table.schema_arrow)[: len(_FIELDS)] != _FIELDS:
+            raise pa.ArrowInvalid("its columns are not those of a list of photos")
+        for batch in table.iter_batches(_BATCH):
+            yield from map(_entry, batch.to_pylist())
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    attributes: dict[str, Value] = {
+        name: value for name, value in row.items() if name not in _CORE and value is not None
+    }
+    place = Path(os.fsdecode(row["path"]))
+    photo = Photo(row["sample_id"], row["person"], place, row["offset"], row["length"], attributes)
+    return Entry(row["key"], photo, row["source"], row["set"], row["sha256"], row["bytes"])
 
 
 def attributes_of(path: Path) -> list[pa.Field]:
@@ -173,8 +180,10 @@ def _hashes(path: Path, column: str) -> NDArray[np.uint64]:
     return np.concatenate(parts)
 
 
-def _batches(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     with _opened(path) as table:
+        if not set(columns) <= set(table.schema_arrow.names):
+            raise pa.ArrowInvalid("it lacks a column")
         yield from table.iter_batches(_BATCH, columns=columns)
 
 
