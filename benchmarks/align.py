@@ -33,7 +33,7 @@ WARM_UP = 64
 
 
 class Found(NamedTuple):
-    """The largest face: landmarks (5, 2) in pixels of a picture of `size`, and whether it was warped."""
+    """The largest face: landmarks (5, 2) in pixels of a picture of `size`."""
 
     landmarks: NDArray[np.floating]
     size: tuple[int, int]

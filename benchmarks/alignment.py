@@ -20,7 +20,7 @@ from facenet_pytorch import MTCNN
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.common import choose_photos, cores, finish, versions
+from benchmarks.common import choose_photos, finish, versions
 from facemae.data.detect import MtcnnDetector
 from facemae.data.images import open_image
 from facemae.data.warp import similarity, template, warp
@@ -32,18 +32,18 @@ Points = NDArray[np.float64]
 Find = Callable[[Image.Image], list[Points]]
 
 
-def measure(folder: Path, limit: int, threads: int) -> dict[str, Any]:
+def measure(folder: Path, limit: int) -> dict[str, Any]:
     """Return the figures of both detectors.
 
     Raises:
         UsageError: the folder has no usable photo.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # more only wait for each other with one image at a time
     photos = choose_photos(folder, limit, "alignment")
     finders: dict[str, Find] = {"ours": _ours(MtcnnDetector()), "theirs": _theirs(MTCNN(keep_all=True))}
     figures = {name: _figures(name, find, photos) for name, find in finders.items()}
     used = versions("facemae", "facenet-pytorch", "torch", "pillow", "numpy")
-    return {**figures, "images": len(photos), "threads": threads, "versions": used}
+    return {**figures, "images": len(photos), "versions": used}
 
 
 def _ours(detector: MtcnnDetector) -> Find:
@@ -125,10 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.alignment", description=__doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of photos, at any depth")
     parser.add_argument("--limit", type=int, default=300, help="photos taken evenly from it")
-    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--json", action="store_true", help="print the figures as one line of JSON")
     options = parser.parse_args(arguments)
-    finish(lambda: measure(options.images, options.limit, options.threads), options.json)
+    finish(lambda: measure(options.images, options.limit), options.json)
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ class Experiment(Section):
     def dataset(self) -> str:
         """Return the name of the labelled data set: its own, or its folder's."""
         name, _, path = self.data.labelled.partition(":")
-        return name if path else Path(name).absolute().name
+        return name if path and "/" not in name else Path(self.data.labelled).absolute().name
 
 
 def load(paths: Iterable[Path]) -> Experiment:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from facemae.errors import StorageError, UsageError
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | memoryview) -> str:
     """Return the SHA-256 of `data` as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
@@ -50,9 +50,7 @@ def atomic_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
     Raises:
         StorageError: the disk is full or the folder cannot be written; `path` is untouched.
     """
-    temporary = path.with_name(
-        f".{path.name}.tmp"
-    )  # a fixed name: a kill leaves one, the next write takes it
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a kill left is written over
     try:
         with storage_errors(path, needed):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def fetch(wanted: list[Wanted], raw: Path, folder: DataFolder) -> list[Listed]:
         IntegrityError: a file is not what it should be.
     """
     listed = [Listed(each, locate(each, raw, folder.unpacked), Counter(), Counter()) for each in wanted]
-    attributes = {name: each for one in listed for name, each in one.wanted.source.attributes.items()}
+    attributes = _attributes(wanted)
     manifest.write(folder.photos, (entry for one in listed for entry in _entries(one)), attributes)
     lists = [pair for one in listed if one.wanted.source.pairs for pair in one.wanted.source.pairs(one.place)]
     table = pairs.table(lists)
@@ -91,6 +91,18 @@ def fetch(wanted: list[Wanted], raw: Path, folder: DataFolder) -> list[Listed]:
     for one in listed:
         _say_listed(one)
     return listed
+
+
+def _attributes(wanted: list[Wanted]) -> dict[str, Attribute]:
+    found: dict[str, Attribute] = {}
+    for each in wanted:
+        for name, attribute in each.source.attributes.items():
+            if found.setdefault(name, attribute).kind != attribute.kind:
+                raise UsageError(
+                    f"{each.source.name} and another source both have a column {name}, of different kinds; "
+                    "use them in separate runs."
+                )
+    return found
 
 
 def _entries(listed: Listed) -> Iterator[Entry]:
@@ -149,6 +161,8 @@ def align(data: config.Data, folder: DataFolder, device: Device, workers: int) -
         counts = store.finish(folder, shards)
     _summarise(counts, folder)
     skipped, photos = counts.total() - counts["OK"], counts.total()
+    if not photos:
+        raise DataError(f"{folder.photos} lists no photo; put some into the folder, or name another one.")
     if skipped > data.max_skipped * photos or skipped == photos:
         raise DataError(
             f"{skipped} of {photos} photos ({skipped / photos:.0%}) have no usable face, more than "
@@ -168,12 +182,14 @@ def _settings(data: config.Data, sources: list[dict[str, Any]]) -> Settings:
 def _summarise(counts: Counter[str], folder: DataFolder) -> None:
     """Print how many photos had which outcome, in at most ten lines."""
     examples: dict[str, list[str]] = {}
-    for record in results.read_log(folder.rejected):
-        examples.setdefault(record["code"], []).append(record["sample_id"])
+    for record in results.iterate_log(folder.rejected):
+        named = examples.setdefault(record["code"], [])
+        if len(named) < NAMED_EXAMPLES:
+            named.append(record["sample_id"])
     shown = counts.most_common(SUMMARY_LINES - 2)
     for code, count in shown:
-        named = ", ".join(examples.get(code, [])[:NAMED_EXAMPLES])
-        say("align", f"{code}: {count}" + (f" ({named})" if named else ""))
+        named = examples.get(code, [])
+        say("align", f"{code}: {count}" + (f" ({', '.join(named)})" if named else ""))
     others = counts.total() - sum(count for _, count in shown)
     if others:
         say("align", f"{others} photos of {len(counts) - len(shown)} other outcomes")

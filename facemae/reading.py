@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from facemae import config, metrics, results
 from facemae.data import store
+from facemae.data.images import encode_png, open_image
+from facemae.data.quality import DOUBTS
 from facemae.data.sources.base import Photo
 from facemae.errors import FaceMAEError, IntegrityError
 from facemae.results import Results
@@ -226,7 +228,7 @@ def pretrained(setup: config.Experiment) -> list[str]:
 @checked
 def sources(paths: Results) -> list[Origin]:
     """Return what the photos come from, the labelled source first."""
-    return [
+    found = [
         Origin(
             name=str(each["name"]),
             title=str(each["title"]),
@@ -236,6 +238,9 @@ def sources(paths: Results) -> list[Origin]:
         )
         for each in list(results.read_json(paths.data.sources))
     ]
+    if not found or len({each.name for each in found}) < len(found):
+        raise ValueError("no source, or two of one name")
+    return found
 
 
 @checked
@@ -252,10 +257,10 @@ def outcomes(paths: Results) -> pd.DataFrame:
 def quality(paths: Results) -> pd.DataFrame:
     """Return what was measured on every aligned face, one row each; NaN is what could not be.
 
-    `residual` is a share of the face's side, and `doubts` are codes with ", " between, "" for none.
+    `residual` is a share of the face's side, and `doubts` are codes of DOUBTS with ", " between, "" for none.
     """
     table = results.read_table(paths.data.faces, QUALITY_COLUMNS)
-    doubts = [", ".join(codes) for codes in table["doubts"]]
+    doubts = [", ".join(code for code in codes if code in DOUBTS) for codes in table["doubts"]]
     return table.assign(doubts=doubts, residual=table["residual"] / experiment(paths).data.image_size)
 
 
@@ -264,13 +269,13 @@ def tally(paths: Results) -> pd.DataFrame:
     """Return by source its photos, aligned faces, doubtful faces, and photos of each outcome, OK first."""
     names = [each.name for each in sources(paths)]
     found, measured = outcomes(paths), quality(paths)
-    codes = sorted(found["code"].value_counts().items(), key=lambda each: (each[0] != "OK", -each[1]))
+    codes = ["OK", *(code for code in found["code"].value_counts().index if code != "OK")]
     doubtful = measured[measured["doubts"] != ""]
     counts = {
         "photos": found["source"].value_counts(),
         "faces": measured["source"].value_counts(),
         "doubtful": doubtful["source"].value_counts(),
-    } | {code: found.loc[found["code"] == code, "source"].value_counts() for code, _ in codes}
+    } | {code: found.loc[found["code"] == code, "source"].value_counts() for code in codes}
     table = pd.DataFrame({name: count.reindex(names) for name, count in counts.items()}, index=names)
     return table.fillna(0).astype("int64").rename_axis("source").reset_index()
 
@@ -300,7 +305,7 @@ def aligned(paths: Results, sample_ids: list[str]) -> dict[str, bytes]:
             image = images[row]
             if image is None:
                 raise ValueError("the index names a row that has no image")
-            found[name] = image
+            found[name] = encode_png(np.asarray(open_image(image)))
     return found
 
 

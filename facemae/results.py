@@ -15,7 +15,7 @@ import io
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,13 +203,18 @@ def read_json(path: Path) -> Any:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a `log.jsonl`; a torn last line (from a kill) is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    return list(iterate_log(path))
+
+
+def iterate_log(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a `.jsonl` file; a torn last line (from a kill) is left out."""
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                return
+            yield record
 
 
 def write_table(path: Path, table: pd.DataFrame, columns: list[str]) -> None:

@@ -61,7 +61,7 @@ def make_results(folder: Path, **changes: Any) -> config.Experiment:
 
 
 def _write_data(paths: Results, experiment: config.Experiment) -> None:
-    """Write two sources: faces that a detector might have found, and photos taken as faces; one is rejected."""
+    """Write two sources: faces that a detector might have found, and photos taken as faces."""
     data, size = paths.data, experiment.data.image_size
     outcomes = [*_found(paths.root / "photos", size), *_cropped(paths.root / "photos", size)]
     manifest.write(data.photos, [outcome.entry for outcome in outcomes], {})

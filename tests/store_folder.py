@@ -15,7 +15,9 @@ from facemae.data.sources.base import Photo
 from facemae.results import SET_LABELLED, DataFolder
 
 
-def make_entries(folder: Path, images: np.ndarray, names: Sequence[str], people: Sequence[str | None]) -> list[Entry]:
+def make_entries(
+    folder: Path, images: np.ndarray, names: Sequence[str], people: Sequence[str | None]
+) -> list[Entry]:
     """Write each image as a photo and return its row of the manifest."""
     entries = []
     for number, (image, name, person) in enumerate(zip(images, names, people, strict=True)):
@@ -28,9 +30,7 @@ def make_entries(folder: Path, images: np.ndarray, names: Sequence[str], people:
 def make_outcome(entry: Entry, image: np.ndarray) -> Outcome:
     """Return the outcome of a photo that is an aligned face."""
     points = np.array([(3, 4), (7, 4), (5, 6), (4, 8), (6, 8)], np.float32) * image.shape[0] / 10
-    face = Aligned(
-        image, sharpness=50.0, score=0.99, landmarks=points, face_px=60.0, residual=1.0, yaw=2.0
-    )
+    face = Aligned(image, sharpness=50.0, score=0.99, landmarks=points, face_px=60.0, residual=1.0, yaw=2.0)
     return Outcome(entry, found=1, score=0.99, faces=(face,))
 
 

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 import pytest
 
 from facemae import charts
+from facemae.data import quality
 
 RUNS = {"scratch": "none", "random": "random", "block": "block", "random-50": "random"}
 
@@ -165,3 +166,67 @@ def test_strips_have_transparent_gaps() -> None:
     assert picture[9, 0, 3] == 0
     assert charts.mask_grid(face[0], np.zeros((5, 4), dtype=bool), 2).shape == (20, 20, 4)
     assert charts.mask_grid(face[0], np.zeros((1, 4), dtype=bool), 2).shape == (8, 8, 4)
+
+
+@pytest.fixture
+def measured() -> pd.DataFrame:
+    """Five faces as a detector found them and one that was taken as it is."""
+    missing = float("nan")
+    return pd.DataFrame(
+        {
+            "sample_id": list("abcdef"),
+            "score": [0.999, 0.9, 0.8, 0.999, 0.999, missing],
+            "face_px": [100.0, 100.0, 20.0, 100.0, 100.0, missing],
+            "residual": [0.01, 0.01, 0.01, 0.01, 0.01, missing],
+            "yaw": [0.0, 50.0, 0.0, -70.0, 10.0, missing],
+            "sharpness": [900.0, 900.0, 900.0, 900.0, 1.0, 500.0],
+            "doubts": ["", "TURNED, UNSURE", "SMALL, UNSURE", "TURNED", "BLURRED", ""],
+        }
+    )
+
+
+def test_every_doubt_has_its_measure() -> None:
+    assert charts.BY_DOUBT.keys() == quality.DOUBTS.keys()
+    assert len({measure.column for measure in charts.MEASURES}) == len(charts.MEASURES)
+
+
+@pytest.mark.parametrize(
+    ("doubt", "expected"),
+    [("UNSURE", "cb"), ("TURNED", "db"), ("BLURRED", "e"), ("ODD", ""), (None, "bcedfa")],
+)
+def test_the_worst_face_is_first(measured: pd.DataFrame, doubt: str | None, expected: str) -> None:
+    found = charts.worst_first(measured, doubt)
+    assert "".join(found["sample_id"]) == expected
+    assert list(found.columns) == list(measured.columns)
+
+
+@pytest.mark.parametrize("measure", charts.MEASURES, ids=lambda measure: measure.column)
+def test_a_histogram_counts_each_face_on_its_side_of_the_limit(measure: charts.Measure) -> None:
+    values = measure.limit * np.array([0.1, 0.5, 0.99, 1.01, 1.5, 7.0])
+    values = np.concatenate([values, -values]) if len(measure.limits) == 2 else values
+    bins = charts.histogram(pd.DataFrame({measure.column: [*values, float("nan")]}), measure)
+    assert bins["faces"].sum() == len(values)
+    beyond = values < measure.limit if measure.low else abs(values) > measure.limit
+    assert bins.loc[bins["doubtful"], "faces"].sum() == beyond.sum()
+
+
+def test_values_below_a_logarithmic_axis_are_drawn_at_its_end() -> None:
+    bins = charts.histogram(pd.DataFrame({"sharpness": [0.0, 0.1]}), charts.BY_DOUBT["BLURRED"])
+    assert bins["faces"].tolist() == [2]
+    assert bins["doubtful"].all()
+
+
+def test_what_was_not_measured_is_written_as_nothing() -> None:
+    turn = charts.BY_DOUBT["TURNED"]
+    assert [turn.text(value) for value in (None, float("nan"), -52.4)] == ["", "", "-52\N{DEGREE SIGN}"]
+
+
+def test_quality_chart_tells_doubtful_faces_and_draws_the_limits(measured: pd.DataFrame) -> None:
+    figure = charts.quality_chart(measured, charts.BY_DOUBT["TURNED"])
+    assert [int(sum(trace.y)) for trace in figure.data] == [3, 2]
+    assert [line.x0 for line in figure.layout.shapes] == [-quality.MAX_YAW, quality.MAX_YAW]
+    width = charts.quality_chart(measured, charts.BY_DOUBT["SMALL"])
+    assert width.layout.shapes[0].x0 == pytest.approx(np.log10(quality.MIN_FACE_PX))
+    labels = dict(zip(width.layout.xaxis.ticktext, width.layout.xaxis.tickvals, strict=True))
+    assert labels["50"] == pytest.approx(np.log10(50))
+    assert not charts.quality_chart(measured.head(0), charts.BY_DOUBT["SMALL"]).data[0].y.size

@@ -299,7 +299,9 @@ def test_a_data_set_behind_a_form_says_what_to_do(facemae, tmp_path, monkeypatch
     monkeypatch.setenv("FACEMAE_RAW_DIR", str(tmp_path))
     code, _, err = facemae("data", "prepare", "celeba", "--out", tmp_path / "out")
     assert code == 3
-    assert all(part in err for part in ("img_align_celeba.zip", "mmlab.ie.cuhk.edu.hk", "Licence", str(tmp_path)))
+    assert all(
+        part in err for part in ("img_align_celeba.zip", "mmlab.ie.cuhk.edu.hk", "Licence", str(tmp_path))
+    )
     code, _, err = facemae("data", "prepare", "selebA", "--out", tmp_path / "out")
     assert (code, "did you mean celeba?" in err) == (2, True)
 

@@ -69,6 +69,38 @@ def test_shipped_config_loads(root):
     assert experiment.dataset == "orl"
 
 
+@pytest.mark.parametrize(
+    ("labelled", "name"),
+    [
+        ("orl", "orl"),
+        ("lfw", "lfw"),
+        ("utkface:/x/UTKFace.tar", "utkface"),
+        ("/photos/of people", "of people"),
+        ("/photos/mine/", "mine"),
+        ("photos/mine.zip", "mine.zip"),
+        ("packs/train.rec", "train.rec"),
+    ],
+)
+def test_the_name_of_the_data_is_its_own_or_its_folders(shipped, labelled, name):
+    assert parse(laid(shipped, "data.labelled", labelled)).dataset == name
+
+
+def test_the_folder_one_stands_in_has_a_name(shipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse(laid(shipped, "data.labelled", ".")).dataset == tmp_path.name
+
+
+def test_all_of_the_data_can_be_said(shipped):
+    data = {
+        "labelled": "lfw", "unlabelled": ["utkface", "celeba:/x", "my photos"], "raw_dir": "/raw",
+        "align": "crop", "faces": "all",
+    }  # fmt: skip
+    split = {"overlap": "stop", "hash_bits": 0, "embedder": "results/random/0/finetune", "same_cosine": 0.5}
+    experiment = parse(merge(shipped, {"data": data, "split": split}))
+    assert experiment.data.model_dump().items() >= data.items()
+    assert experiment.split.model_dump().items() >= split.items()
+
+
 def test_every_key_of_the_types_stands_in_the_file_with_a_comment(root):
     text = (root / "config.yaml").read_text()
     lines = text.splitlines()
@@ -112,7 +144,7 @@ WRONG = [
     ("defaults.model.widht", 128, "did you mean width"),
     ("runs.block.pretrain.maks", "block", "did you mean mask"),
     ("runs.scratch.fine_tune", {}, "did you mean finetune"),
-    ("data.zzz", 1, "known are labelled, unlabelled, image_size, min_score, max_skipped"),
+    ("data.zzz", 1, "raw_dir, image_size, align, faces, min_score, max_skipped"),
     # wrong types
     ("results", 3, "got 3"),
     ("seeds", 3, "got 3"),
@@ -121,7 +153,22 @@ WRONG = [
     ("data.image_size", "112", "got \"112\""),
     ("data.image_size", True, "got true"),
     ("data.image_size", 112.5, "got 112.5"),
-    ("data.unlabelled", ["a"], "got [\"a\"]"),
+    ("data.unlabelled", "a", "got \"a\""),
+    ("data.unlabelled", None, "got null"),
+    ("data.unlabelled.1", ["a", ""], "at least 1"),
+    ("data.unlabelled.0", [3], "got 3"),
+    ("data.raw_dir", None, "got null"),
+    ("data.raw_dir", "", "at least 1"),
+    ("data.align", "none", "'auto', 'landmarks' or 'crop'"),
+    ("data.faces", "biggest", "'largest', 'central' or 'all'"),
+    ("split.overlap", "ignore", "'exclude' or 'stop'"),
+    ("split.hash_bits", -1, "got -1"),
+    ("split.hash_bits", 32, "less than or equal to 31"),
+    ("split.hash_bits", 2.5, "got 2.5"),
+    ("split.embedder", 3, "got 3"),
+    ("split.same_cosine", 0, "greater than 0"),
+    ("split.same_cosine", 1, "less than 1"),
+    ("split.seed", -1, "got -1"),
     ("defaults.model.class_token", "yes", "got \"yes\""),
     ("defaults.model.class_token", 1, "got 1"),
     ("baselines.0", ["pixel"], "'pixels'"),
@@ -203,6 +250,10 @@ def test_values_that_do_not_go_together(shipped):
             "runs.grid.model.patch_size: data.image_size 112 is not divisible by 15.",
         ),
         ("seeds", [3, 1, 3], "seeds: [3, 1, 3] names one twice; each must be different."),
+        (
+            "data.unlabelled", ["a", "b", "a"],
+            "data.unlabelled: ['a', 'b', 'a'] names one twice; each must be different.",
+        ),
     ]  # fmt: skip
     for path, value, message in cases:
         assert refusal(laid(shipped, path, value)) == message
@@ -433,6 +484,9 @@ def test_the_schema_accepts_what_is_shipped(root, shipped):
         ("defaults.pretrain.mask_ratio", 1.0),
         ("data.image_size", 31),
         ("data", None),
+        ("data.unlabelled", "photos"),
+        ("data.align", "none"),
+        ("split.hash_bits", 32),
         ("seeds", []),
         ("baselines", ["pixel"]),
     ],

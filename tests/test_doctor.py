@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 def here(tmp_path, monkeypatch):
     """Stand in a folder with the shipped configuration."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FACEMAE_RAW_DIR", raising=False)
     (tmp_path / "config.yaml").write_text((ROOT / "config.yaml").read_text())
     return tmp_path
 
@@ -67,9 +68,37 @@ def test_missing_data_is_found(here):
     assert failed() == ["data"]
 
 
-def test_an_empty_folder_of_unlabelled_photos_is_found(here):
+def test_missing_unlabelled_data_is_found(here):
     (here / "photos").mkdir()
-    change(here, {"data": {"unlabelled": "photos"}})
+    change(here, {"data": {"unlabelled": ["photos"]}})
+    assert failed() == []
+    change(here, {"data": {"unlabelled": ["photos", "no/such/folder"]}})
+    assert failed() == ["data"]
+
+
+def data_line() -> doctor.Finding:
+    return next(each for each in doctor.examine([Path("config.yaml")]) if each.topic == "data")
+
+
+def test_a_data_set_behind_a_form_is_told_where_to_get(here):
+    change(here, {"data": {"labelled": "celeba"}})
+    finding = data_line()
+    assert not finding.ok
+    assert "CelebA" in finding.text
+    assert "img_align_celeba" in finding.text
+    (here / "data" / "raw" / "celeba" / "img_align_celeba").mkdir(parents=True)
+    assert data_line().ok
+
+
+def test_what_will_be_downloaded_is_no_failure(here):
+    change(here, {"data": {"labelled": "lfw"}})
+    finding = data_line()
+    assert finding.ok
+    assert finding.text.endswith("will be downloaded")
+
+
+def test_the_same_data_twice_is_found(here):
+    change(here, {"data": {"labelled": "lfw", "unlabelled": ["lfw-funneled"]}})
     assert failed() == ["data"]
 
 

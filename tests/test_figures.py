@@ -40,13 +40,25 @@ def learning() -> pd.DataFrame:
 
 
 @pytest.fixture
-def drawn(leaderboard: pd.DataFrame, roc: pd.DataFrame, learning: pd.DataFrame) -> dict[str, str]:
+def measured() -> pd.DataFrame:
+    spread = pd.Series(range(1, 201)) / 200
+    return pd.DataFrame(
+        {"score": 1 - spread / 5, "face_px": 400 * spread, "residual": spread / 8, "yaw": 160 * spread - 80}
+        | {"sharpness": 9000 * spread**3}
+    )
+
+
+@pytest.fixture
+def drawn(
+    measured: pd.DataFrame, leaderboard: pd.DataFrame, roc: pd.DataFrame, learning: pd.DataFrame
+) -> dict[str, str]:
     return {
         "leaderboard": figures.leaderboard_figure(leaderboard, "roc_auc"),
         "cost": figures.cost_figure(leaderboard, "roc_auc"),
         "roc": figures.roc_figure(roc, COLOURS, ["pixels"]),
         "pretrain": figures.learning_figure(learning, COLOURS, "pretrain"),
         "finetune": figures.learning_figure(learning, COLOURS, "finetune"),
+        **{each.column: figures.quality_figure(measured, each) for each in charts.MEASURES},
     }
 
 
@@ -163,3 +175,19 @@ def test_names_stay_text(leaderboard: pd.DataFrame) -> None:
 )
 def test_a_legend_has_as_many_columns_as_fit(labels: list[str], columns: int) -> None:
     assert figures._columns(labels) == columns
+
+
+def test_quality_figures_name_the_measure_and_colour_what_is_doubtful(drawn: dict[str, str]) -> None:
+    for measure in charts.MEASURES:
+        svg = drawn[measure.column]
+        assert {measure.title, charts.FACES} <= set(words(svg))
+        assert {charts.FACE_COLOUR.lower(), charts.DOUBT_COLOUR.lower()} <= set(re.findall(r"#\w{6}", svg))
+        assert svg.count(charts.BASELINE_COLOUR.lower()) == len(measure.limits)
+        assert len(svg) < 30_000
+    assert {"8%", "10%"} <= set(words(drawn["residual"]))
+    assert {"10", "100", "1000"} <= set(words(drawn["sharpness"]))
+
+
+def test_one_face_is_drawn_too(measured: pd.DataFrame) -> None:
+    for measure in charts.MEASURES:
+        assert charts.FACES in words(figures.quality_figure(measured.head(1), measure))

@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ def failing(error):
         raise OSError(error, os.strerror(error))
 
     return fail
+
+
+def fail_after(_, error):
+    raise error
 
 
 def listing(folder):
@@ -136,6 +141,181 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path, where, kept):
     files.atomic_write(path, b"next")  # takes over whatever the kill left
     assert path.read_bytes() == b"next"
     assert listing(tmp_path) == ["file.bin"]
+
+
+# --- files and folders that are filled bit by bit ---
+
+
+def test_sha256_of_a_file_is_that_of_its_bytes_in_little_memory(tmp_path):
+    path = tmp_path / "file.bin"
+    path.write_bytes(os.urandom(1000) * 20_000)
+    tracemalloc.start()
+    try:
+        found = files.sha256_of(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == files.sha256(path.read_bytes())
+    assert peak < 2e6
+
+
+def test_a_file_is_replaced_when_its_block_ends_and_not_before(tmp_path):
+    path = tmp_path / "deep" / "file.bin"
+    files.atomic_write(path, OLD)
+    with files.atomic_file(path) as file:
+        for part in (NEW, OLD):
+            file.write(part)
+            file.flush()
+            assert path.read_bytes() == OLD
+    assert path.read_bytes() == NEW + OLD
+    assert listing(path.parent) == ["file.bin"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, UsageError])
+def test_an_error_of_the_block_is_its_own_and_leaves_the_old(tmp_path, error):
+    files.atomic_write(tmp_path / "file", OLD)
+    with pytest.raises(error), files.atomic_file(tmp_path / "file") as file:
+        fail_after(file.write(NEW), error)
+    with pytest.raises(error), files.atomic_folder(tmp_path / "folder") as folder:
+        fail_after(files.write_blocks(folder / "a", [NEW]), error)
+    assert listing(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_bytes() == OLD
+
+
+def test_a_folder_appears_whole_and_clears_what_a_kill_left(tmp_path):
+    path = tmp_path / "a" / "folder"
+    left = path.parent / ".folder.partial"
+    left.mkdir(parents=True)
+    (left / "half").touch()
+    with files.atomic_folder(path) as folder:
+        assert listing(folder) == []
+        assert files.write_blocks(folder / "deep" / "x", iter([OLD, b"", NEW])) == len(OLD + NEW)
+        assert not path.exists()
+    assert (path / "deep" / "x").read_bytes() == OLD + NEW
+    assert listing(path.parent) == ["folder"]
+
+
+def test_a_folder_that_is_there_is_not_replaced(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "mine").touch()
+    with pytest.raises(StorageError, match="cannot be written"), files.atomic_folder(path) as folder:
+        files.write_blocks(folder / "x", [NEW])
+    assert listing(tmp_path) == ["folder"]
+    assert listing(path) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("where", "there"),
+    [
+        ("os.sync = lambda: os.kill(os.getpid(), 9)", False),
+        ("pathlib.Path.replace = lambda *a: os.kill(os.getpid(), 9)", False),
+        ("files._sync_folder = lambda *a: os.kill(os.getpid(), 9)", True),
+    ],
+    ids=["before the bytes are synced", "before the rename", "after the rename"],
+)
+def test_a_kill_leaves_the_whole_folder_or_none(tmp_path, where, there):
+    path = tmp_path / "folder"
+    code = (
+        "import os, pathlib, sys\nfrom facemae import files\n"
+        f"{where}\n"
+        "with files.atomic_folder(pathlib.Path(sys.argv[1])) as folder:\n"
+        "    for name in 'ab': files.write_blocks(folder / name, [b'new'])"
+    )
+    assert subprocess.run([sys.executable, "-c", code, path]).returncode == -signal.SIGKILL
+    assert path.exists() == there
+    if not there:
+        with files.atomic_folder(path) as folder:
+            for name in "ab":
+                files.write_blocks(folder / name, [b"new"])
+    assert listing(path) == ["a", "b"]
+    assert listing(tmp_path) == ["folder"]
+
+
+def test_a_new_file_in_a_folder_takes_the_place_of_none(tmp_path):
+    (tmp_path / "x").write_bytes(OLD)
+    with pytest.raises(StorageError, match="File exists"):
+        files.write_blocks(tmp_path / "x", [NEW])
+    assert (tmp_path / "x").read_bytes() == OLD
+
+
+@pytest.mark.parametrize("size", [0, 1, 17, len(OLD)])
+def test_a_file_is_gone_on_with_after_its_first_bytes(tmp_path, size):
+    path = tmp_path / "deep" / "file.bin"
+    files.atomic_write(path, OLD)
+    with files.resume_file(path, size) as file:
+        assert path.stat().st_size == size
+        file.write(NEW)
+    assert path.read_bytes() == OLD[:size] + NEW
+
+
+def test_a_file_that_is_not_there_is_begun(tmp_path):
+    with files.resume_file(tmp_path / "deep" / "file.bin", 0) as file:
+        file.write(NEW)
+    assert (tmp_path / "deep" / "file.bin").read_bytes() == NEW
+
+
+def test_what_was_written_before_an_error_is_kept(tmp_path):
+    with pytest.raises(ZeroDivisionError), files.resume_file(tmp_path / "f", 0) as file:
+        fail_after(file.write(NEW), ZeroDivisionError)
+    assert (tmp_path / "f").read_bytes() == NEW
+
+
+def test_a_disk_that_fills_up_keeps_what_was_written_and_is_told(tmp_path):
+    path = tmp_path / "file.bin"
+    code = (
+        "import pathlib, resource, sys\n"
+        "from facemae import errors, files\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    with files.resume_file(pathlib.Path(sys.argv[1]), 0) as file:\n"
+        "        for _ in range(30): file.write(bytes(10_000)); file.flush()\n"
+        "except errors.StorageError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert f"The disk is full: {path} cannot be written and" in done.stdout
+    assert path.stat().st_size == 100_000
+
+
+def test_publishing_renames_and_syncs_the_folder(tmp_path, monkeypatch):
+    finished, path = tmp_path / "finished", tmp_path / "file.bin"
+    finished.write_bytes(NEW)
+    path.write_bytes(OLD)
+    events = []
+    sync = files._sync_folder
+    monkeypatch.setattr(
+        files, "_sync_folder", lambda folder: events.append(path.read_bytes()) or sync(folder)
+    )
+    files.publish(finished, path)
+    assert events == [NEW]
+    assert listing(tmp_path) == ["file.bin"]
+    with pytest.raises(StorageError, match=r"file\.bin cannot be written \(No such file or directory\)"):
+        files.publish(finished, path)
+    assert path.read_bytes() == NEW
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.ENOSPC, "The disk is full"),
+        (errno.EDQUOT, "The disk is full"),
+        (errno.EFBIG, "The disk is full"),
+        (errno.EACCES, "Permission denied"),
+        (errno.EROFS, "Read-only file system"),
+    ],
+)
+def test_errors_of_the_disk_become_one_sentence(tmp_path, number, text):
+    path = tmp_path / "not" / "yet" / "there"
+    with pytest.raises(StorageError, match=text) as caught, files.storage_errors(path):
+        failing(number)()
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_other_errors_are_none_of_the_disk(tmp_path):
+    with pytest.raises(KeyError), files.storage_errors(tmp_path):
+        raise KeyError
 
 
 # --- canonical JSON ---

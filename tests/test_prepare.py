@@ -1,9 +1,9 @@
 import json
 import os
 import shutil
+from collections import Counter
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -177,11 +177,11 @@ def test_other_settings_make_other_faces_and_the_old_ones_go(configured, prepare
     folder = DataFolder(tmp_path / "data")
     shutil.copytree(prepared.root, folder.root)
     (old,) = folder.shards.rglob("*.parquet")
-    align(configured(image_size=32), folder)
+    align(configured(image_size=96), folder)
     (new,) = folder.shards.rglob("*.parquet")
     assert new.parent != old.parent
     prepare.cache(folder)
-    assert load_faces(folder, results.read_table(folder.faces)).images.shape[1] == 32
+    assert load_faces(folder, results.read_table(folder.faces)).images.shape[1] == 96
 
 
 def test_too_many_photos_without_a_face_stop_the_run_and_are_listed(configured, prepared, tmp_path):
@@ -208,7 +208,7 @@ def test_too_many_photos_without_a_face_stop_the_run_and_are_listed(configured, 
 def test_the_summary_has_at_most_ten_lines(prepared, capsys, tmp_path):
     folder = DataFolder(tmp_path)
     results.write_lines(folder.rejected, [{"code": f"E_{n}", "sample_id": f"photo {n}"} for n in range(20)])
-    prepare._summarise(pd.Series({f"E_{n}": 1 for n in range(20)} | {"OK": 5}).pipe(prepare.Counter), folder)
+    prepare._summarise(Counter({f"E_{n}": 1 for n in range(20)} | {"OK": 5}), folder)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == prepare.SUMMARY_LINES
     assert "[align] OK: 5" in lines

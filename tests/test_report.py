@@ -1,10 +1,11 @@
 """The report's page: complete, self-contained, and text stays text."""
 
 import base64
-import os
 import re
 import shutil
+from html import unescape
 from html.parser import HTMLParser
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from results_folder import HOSTILE, make_results
 
 from facemae import config, files, report, results
+from facemae.data import manifest, quality
 from facemae.data.images import encode_png
+from facemae.data.sources.base import Photo
 from facemae.errors import IntegrityError
 from facemae.results import Results
 
@@ -89,7 +92,7 @@ def test_has_every_chart_with_its_sentence_and_alt_text(html: str) -> None:
     for name in ("leaderboard", "verdicts", "roc", "cost", "pretrain", "finetune"):
         assert f'id="chart-{name}"' in html
         assert report.charts.HOW_TO_READ[name] in Page(html).text
-    assert len(re.findall(r'role="img" aria-label="[^"]+"><svg ', html)) == 5
+    assert len(re.findall(r'role="img" aria-label="[^"]+"><svg ', html)) == 5 + 5
     assert len(re.findall(r"<figure>.*?alt=\"[^\"]+\"", html, re.DOTALL)) == 2
 
 
@@ -127,16 +130,79 @@ def test_a_large_experiment_still_fits_into_snakemakes_report(tmp_path: Path) ->
     assert len(page) < report.MAX_BYTES
 
 
+def test_doubtful_faces_are_shown_by_doubt_the_worst_first(html: str) -> None:
+    text = Page(html).text
+    assert "77 photos, 76 aligned faces, 3 of them doubtful; 1 photo rejected." in text
+    groups = re.findall(
+        r"<p><b>(\d+ faces?):</b> ([^<]+)</p>\s*<div class=\"gallery\">(.*?)</div>", unescape(html), re.DOTALL
+    )
+    shown = {words: re.findall(r"<figcaption>([^<]*)", gallery) for _, words, gallery in groups}
+    assert shown == {
+        quality.DOUBTS["TURNED"]: ["-71\N{DEGREE SIGN}", "+52\N{DEGREE SIGN}"],
+        quality.DOUBTS["ODD"]: ["10.7%"],
+        quality.DOUBTS["UNSURE"]: ["0.900"],
+    }
+    assert [count for count, *_ in groups] == ["2 faces", "1 face", "1 face"]
+
+
+def test_sources_are_counted_and_credited(html: str) -> None:
+    text = Page(html).text
+    assert "2 not a photo" in text
+    assert "Licence: that of [nobody](https://example.org)." in text
+    rows = re.findall(r"<tr><td>(?:un)?labelled .*?</tr>", html, re.DOTALL)
+    counts = [re.findall(r'<td class="short">(\d+)</td>', row) for row in rows]
+    assert counts == [["73", "72", "1", "72", "3"], ["4", "4", "0", "4", "0"]]
+
+
+def test_overlaps_are_shown_side_by_side_where_there_are_faces(html: str) -> None:
+    assert "2 pairs of an evaluation face and a training face: near-duplicate, excluded" in Page(html).text
+    pairs = re.findall(r'<figure class="overlap">(.*?)</figure>', html, re.DOTALL)
+    assert [pair.count("data:image/webp") for pair in pairs] == [2, 1]
+    assert "unlabelled/gone.png" in pairs[1]
+
+
+def test_cropped_faces_without_doubts_or_overlaps_have_a_page_too(
+    own: tuple[config.Experiment, Path], tmp_path: Path
+) -> None:
+    data = Results(own[1]).data
+    faces, outcomes = pd.read_parquet(data.faces), results.read_log(data.outcomes)
+    measured = dict.fromkeys(["score", "face_px", "residual", "yaw"], np.nan)
+    faces = faces.assign(**measured, doubts=[[]] * len(faces))
+    results.write_table(data.faces, faces, list(faces.columns))
+    results.write_lines(data.outcomes, [each for each in outcomes if each["code"] == "OK"])
+    results.write_table(data.overlaps, pd.read_parquet(data.overlaps).head(0), results.OVERLAP_COLUMNS)
+    report.report(*own, tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for sentence in ("No photo was rejected.", "No face is doubtful.", "None was found."):
+        assert sentence in html
+    assert re.findall(r'id="chart-quality-(\w+)"', html) == ["sharpness"]
+
+
+def test_of_many_doubtful_faces_the_worst_are_shown(
+    own: tuple[config.Experiment, Path], tmp_path: Path
+) -> None:
+    data = Results(own[1]).data
+    faces = pd.read_parquet(data.faces)
+    faces = faces.assign(
+        doubts=[list(quality.DOUBTS)] * len(faces), yaw=[float(each) for each in range(len(faces))]
+    )
+    results.write_table(data.faces, faces, list(faces.columns))
+    report.report(*own, tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert html.count("the 12 worst") == len(quality.DOUBTS)
+    assert html.index("<figcaption>+75") < html.index("<figcaption>+64")
+    assert "<figcaption>+63" not in html
+
+
 def test_many_rejected_photos_take_little_room(own: tuple[config.Experiment, Path], tmp_path: Path) -> None:
     paths = Results(own[1])
     photo = np.random.default_rng(0).integers(0, 255, (600, 400, 3)).astype(np.uint8)
     files.atomic_write(tmp_path / "noise.png", encode_png(photo))
     names = [f"labelled/a/{place}.png" for place in range(80)]
     outcome = {"person": "a", "code": "NO_FACE", "reason": "No face found.", "hint": "Try another."}
-    outcomes = [{"sample_id": name} | outcome for name in names]
-    results.write_lines(paths.outcomes, outcomes)
-    photos = pd.DataFrame(outcomes).assign(path=os.fsencode(tmp_path / "noise.png"))
-    results.write_table(paths.photos, photos, results.PHOTO_COLUMNS)
+    results.write_lines(paths.data.outcomes, [{"sample_id": name} | outcome for name in names])
+    photos = [Photo(name, "a", tmp_path / "noise.png") for name in names]
+    manifest.write(paths.data.photos, [manifest.enter(photo, "labelled", "labelled") for photo in photos], {})
     report.report(*own, tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert html.count('class="thumbnail"') == report.MAX_REJECTED
@@ -178,22 +244,31 @@ def test_small_experiments_have_a_page_too(tmp_path: Path, changes: dict, expect
 
 
 def test_a_photo_that_is_gone_has_no_thumbnail(own: tuple[config.Experiment, Path], tmp_path: Path) -> None:
-    table = pd.read_parquet(Results(own[1]).photos)
-    results.write_table(Results(own[1]).photos, table.assign(path=b"/gone"), results.PHOTO_COLUMNS)
+    shutil.rmtree(own[1] / "photos")
+    listed = Results(own[1]).data.photos
+    results.write_table(listed, pd.read_parquet(listed).assign(path=b"/gone"), results.PHOTO_COLUMNS)
     report.report(*own, tmp_path / "page.html")
     assert 'class="thumbnail"' not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("damage", [None, b"{", b"\xff\x00"])
-@pytest.mark.parametrize("name", ["verdict", "leaderboard", "outcomes", "reconstructions"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "verdict",
+        "leaderboard",
+        "reconstructions",
+        *(f"data.{file}" for file in ("outcomes", "sources", "photos", "faces", "overlaps")),
+    ],
+)
 def test_a_missing_or_damaged_file_is_one_sentence(
     own: tuple[config.Experiment, Path], tmp_path: Path, name: str, damage: bytes | None
 ) -> None:
     paths = Results(own[1])
     shown = paths.stage("random", 0, "pretrain") / results.RECONSTRUCTIONS
-    file = shown if name == "reconstructions" else getattr(paths, name)
+    file = shown if name == "reconstructions" else attrgetter(name)(paths)
     file.unlink() if damage is None else file.write_bytes(damage)
-    if name == "outcomes" and damage == b"{":
+    if name == "data.outcomes" and damage == b"{":
         return  # a torn last line is left out
     with pytest.raises(IntegrityError):
         report.report(*own, tmp_path / "page.html")

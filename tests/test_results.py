@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,30 +10,44 @@ from hypothesis import strategies as st
 
 from facemae import files, results
 from facemae.errors import IntegrityError
-from facemae.results import Results
+from facemae.results import DataFolder, Results
 
 RECORDS = [{"step": 10, "loss": 0.1 + 0.2}, {"step": 20, "loss": 1e-300}, {"step": 30, "note": "ä\u2028\n"}]
 
 
+def places(folder):
+    """Return every path that a folder names, those of its folder of data included."""
+    values = [
+        getattr(folder, name) for name, value in vars(type(folder)).items() if isinstance(value, property)
+    ]
+    within = [value for value in values if isinstance(value, DataFolder)]
+    return [value for value in values if isinstance(value, Path)] + [
+        path for each in within for path in places(each)
+    ]
+
+
 def test_every_file_of_a_results_folder_has_its_own_place(tmp_path):
     paths = Results(tmp_path)
-    names = [name for name, value in vars(Results).items() if isinstance(value, property)]
-    places = [getattr(paths, name) for name in names]
-    assert len(names) >= 11
-    assert len(set(places)) == len(places)
-    assert all(place.is_relative_to(tmp_path) for place in places)
+    found = places(paths)
+    assert len(found) >= 20
+    assert len(set(found)) == len(found)
+    assert all(place.is_relative_to(tmp_path) for place in found)
     assert paths.stage("block", 2, "embed") == tmp_path / "block" / "2" / "embed"
+
+
+def test_a_folder_of_data_stands_alone_or_within_results(tmp_path):
+    assert Results(tmp_path).data == DataFolder(tmp_path / "data")
+    found = places(DataFolder(tmp_path))
+    assert len(found) >= 13
+    assert {path.parent for path in found} == {tmp_path}
 
 
 def test_no_run_can_take_the_place_of_another_file(tmp_path):
     from facemae.config import RESERVED_RUN_NAMES
 
     paths = Results(tmp_path)
-    folders = {
-        getattr(paths, name).relative_to(tmp_path).parts[0]
-        for name, value in vars(Results).items()
-        if isinstance(value, property) and getattr(paths, name).parent != tmp_path
-    }
+    folders = {path.relative_to(tmp_path).parts[0] for path in places(paths) if path.parent != tmp_path}
+    assert "data" in folders
     assert folders <= set(RESERVED_RUN_NAMES)
 
 

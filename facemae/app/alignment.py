@@ -32,10 +32,8 @@ def render() -> None:
     st.title("Alignment")
     st.caption("What became of every photo, and which aligned faces are worth a look.")
     with shell.explained():
-        tally = shell.load(reading.tally)
-        _numbers(tally)
-        chosen = _chosen(shell.load(reading.quality), tally["source"].to_list())
-        _look(chosen, shell.load(reading.quality))
+        _numbers(shell.load(reading.tally))
+        _faces()
         _histograms(shell.load(reading.quality))
         _rejected()
         _overlaps()
@@ -64,9 +62,22 @@ def _numbers(tally: pd.DataFrame) -> None:
             st.text(sentence)
 
 
-def _chosen(measured: pd.DataFrame, sources: list[str]) -> str | None:
-    """Show the faces that the reader asks for, and return the one to look at."""
+@st.fragment
+@shell.explained()
+def _faces() -> None:
+    """Show the faces that the reader asks for, and one of them close up; a choice redraws nothing else."""
     st.subheader("Faces")
+    measured = shell.load(reading.quality)
+    sources = [each.name for each in shell.load(reading.sources)]
+    table, doubt = _filtered(measured, sources)
+    if len(table):
+        _gallery(_page(table, GALLERY, "faces_page"), doubt)
+        face = st.selectbox("Face", table["sample_id"].to_list(), key="face", bind="query-params")
+        _look(face, table)
+
+
+def _filtered(measured: pd.DataFrame, sources: list[str]) -> tuple[pd.DataFrame, str]:
+    """Let the reader choose a doubt and a source, and return the faces that fit."""
     doubt = st.pills(
         "Doubt",
         [ANY, *(code.lower() for code in quality.DOUBTS), EVERY],
@@ -79,17 +90,12 @@ def _chosen(measured: pd.DataFrame, sources: list[str]) -> str | None:
     if len(sources) > 1:
         source = st.selectbox("Source", [ALL_SOURCES, *sources], key="source", bind="query-params")
     part = measured if source == ALL_SOURCES else measured[measured["source"] == source]
-    table = _faces(part, doubt)
+    table = _ordered(part, doubt)
     st.text(_sentence(len(table), doubt))
-    if table.empty:
-        return None
-    shown = _page(table, GALLERY, "faces_page")
-    _gallery(shown, doubt)
-    face: str = st.selectbox("Face", table["sample_id"].to_list(), key="face", bind="query-params")
-    return face
+    return table, doubt
 
 
-def _faces(measured: pd.DataFrame, doubt: str) -> pd.DataFrame:
+def _ordered(measured: pd.DataFrame, doubt: str) -> pd.DataFrame:
     if doubt == EVERY:
         return charts.worst_first(measured)
     if doubt == ANY:
@@ -113,7 +119,7 @@ def _page(table: pd.DataFrame, rows: int, key: str) -> pd.DataFrame:
 
 def _gallery(table: pd.DataFrame, doubt: str) -> None:
     """Show faces side by side, each above a button that says what was measured and chooses it."""
-    pictures = _aligned(table["sample_id"].to_list())
+    pictures = shell.load(reading.aligned, table["sample_id"].to_list())
     chosen = st.session_state.get("face")
     with st.container(horizontal=True, gap="small"):
         for place, row in enumerate(table.to_dict("records")):
@@ -140,31 +146,25 @@ def _choose(face: str) -> None:
     st.session_state["face"] = face
 
 
-def _aligned(names: list[str]) -> dict[str, bytes]:
-    return {name: _png(open_image(data)) for name, data in shell.load(reading.aligned, names).items()}
-
-
 def _png(image: Image.Image) -> bytes:
     return encode_png(np.asarray(image))
 
 
-def _look(face: str | None, measured: pd.DataFrame) -> None:
+def _look(face: str, measured: pd.DataFrame) -> None:
     """Show one face: its photo with the landmarks, the aligned face, and what was measured."""
-    if face is None:
-        return
     row = measured[measured["sample_id"] == face].iloc[0]
     left, right = st.columns(2)
     with left:
         _photo(face)
     with right:
-        st.image(_aligned([face])[face], width="stretch", alt=f"{face}, aligned")
+        st.image(shell.load(reading.face, face), width="stretch", alt=f"{face}, aligned")
         st.text("Aligned, as the networks see it")
     with st.container(horizontal=True, gap="large"):
         for measure in charts.MEASURES:
             value = measure.text(row[measure.column]) or "not measured"
             st.metric(measure.name, value, help=measure.title, width="content")
     for code in filter(None, row["doubts"].split(", ")):
-        st.text(f"Doubtful: {quality.DOUBTS.get(code, code)}.")
+        st.text(f"Doubtful: {quality.DOUBTS[code]}.")
 
 
 def _photo(face: str) -> None:
@@ -185,7 +185,7 @@ def marked(image: Image.Image, landmarks: NDArray[np.float32] | None) -> Image.I
     small = image.resize((max(1, round(image.width * share)), max(1, round(image.height * share))))
     if landmarks is None:
         return small
-    draw, radius = ImageDraw.Draw(small), max(1.5, max(small.size) / 120)
+    draw, radius = ImageDraw.Draw(small), max(2.0, max(small.size) / 90)
     for x, y in (landmarks * share).tolist():
         draw.circle((x, y), radius, fill=LANDMARK_COLOUR, outline="black")
     return small
@@ -201,6 +201,8 @@ def _histograms(measured: pd.DataFrame) -> None:
             shell.draw("quality", charts.quality_chart(measured, measure), key=f"quality_{measure.column}")
 
 
+@st.fragment
+@shell.explained()
 def _rejected() -> None:
     st.subheader("Rejected photos")
     outcomes = shell.load(reading.outcomes)
@@ -243,6 +245,8 @@ def _uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
+@st.fragment
+@shell.explained()
 def _overlaps() -> None:
     st.subheader("Photos on both sides of the split")
     overlaps = shell.load(reading.overlaps)
@@ -255,7 +259,7 @@ def _overlaps() -> None:
     )
     shown = _page(overlaps, TABLE_ROWS, "overlaps_page")
     names = sorted({str(name) for name in (*shown["evaluation"], *shown["training"])})
-    pictures = {name: _uri(png) for name, png in _aligned(names).items()}
+    pictures = {name: _uri(png) for name, png in shell.load(reading.aligned, names).items()}
     sides = {f"{side}_picture": shown[side].map(pictures) for side in ("evaluation", "training")}
     st.dataframe(
         shown.assign(**sides),

@@ -172,7 +172,7 @@ def _read(folder: DataFolder, known: dict[str, Any], places: NDArray[np.intp]) -
         raise IntegrityError(f"{folder.cache} is not what its checksums are for; delete it and run again.")
     for block in np.unique(places // known["block"]).tolist():
         start = block * known["block"]
-        if files.sha256(pixels[start : start + known["block"]].tobytes()) != known["sha256"][block]:
+        if files.sha256(memoryview(pixels[start : start + known["block"]])) != known["sha256"][block]:
             raise IntegrityError(
                 f"{folder.cache} is damaged (wrong checksum of block {block}); delete it and run again."
             )

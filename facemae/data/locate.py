@@ -185,9 +185,13 @@ def _clear_others(source: Source, unpacked: Path, target: Path) -> None:
 
 
 def _inside(folder: Path) -> Path:
-    """Return the one folder that an archive holds, or the folder itself where it holds more."""
+    """Return the one folder that an archive wraps all others in, or the folder itself."""
     entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    return entries[0] if len(entries) == 1 and entries[0].is_dir() else folder
+    # One folder without others in it may be a person's, whose name has to stay.
+    wrapped = (
+        len(entries) == 1 and entries[0].is_dir() and any(path.is_dir() for path in entries[0].iterdir())
+    )
+    return entries[0] if wrapped else folder
 
 
 def availability(wanted: Wanted, raw: Path) -> str:

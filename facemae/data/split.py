@@ -1,58 +1,113 @@
-"""Who is trained on and who is evaluated on: by person, with a gate that stops a leak.
+"""Who is trained on and who is evaluated on: by person, with gates that stop a leak.
 
 Roles: `train` people are pretrained on and fine-tuned on, `evaluation` people neither, `unlabelled`
-photos (no person known) are pretrained on only.
+photos are pretrained on only. What is trained on may not show an evaluation photo, or a person of that name,
+again: such photos are taken out and listed, or stop the run.
 """
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from facemae import config
+from facemae.data.duplicates import HASH_BYTES, Pairs, near_embeddings, near_pairs
 from facemae.errors import DataError, IntegrityError
-from facemae.results import ROLE_EVALUATION, ROLE_TRAIN, ROLE_UNLABELLED, SPLIT_COLUMNS
+from facemae.results import (
+    OVERLAP_COLUMNS,
+    ROLE_EVALUATION,
+    ROLE_TRAIN,
+    ROLE_UNLABELLED,
+    SET_LABELLED,
+    SET_UNLABELLED,
+    SPLIT_COLUMNS,
+)
 
-UNLABELLED = "unlabelled"  # first part of the name of a photo from `data.unlabelled`
 MIN_FOLD_PEOPLE = 2  # a fold with one person has no impostor pair
+MIN_TRAIN_PEOPLE = 2
+# Two faces of one person this near are one picture; ORL's nearest photos, of one sitting, are 12 bits apart.
+SAME_PICTURE_BITS = 10
+EXCLUDED, DROPPED, KEPT = "excluded", "dropped", "kept"
+
+_FACE_NUMBER = r"#[0-9]+$"  # which ends the sample_id of a photo's second face and those after it
+_ACCENTS = dict.fromkeys(range(0x300, 0x370))
+
+Array = NDArray[Any]
 
 
-def split_people(faces: pd.DataFrame, split: config.Split) -> pd.DataFrame:
-    """Return one row per usable face: sample_id, person, role, fold, enrolled, sha256.
+class Hits(NamedTuple):
+    """Rows of the evaluation side and of the other that show the same, one pair per row of the other."""
 
-    Evaluation people are drawn among those with two or more faces, since a genuine pair needs two;
-    the first face of each is `enrolled`, the gallery of identification. Of photos that are the same
-    byte for byte only the first is kept, so none can be on both sides. A photo in the labelled data
-    that names nobody may show an evaluation person, so it is left out.
+    evaluation: NDArray[np.int64]
+    other: NDArray[np.int64]
+    distance: NDArray[np.float64]
+
+
+def split_people(
+    faces: pd.DataFrame, split: config.Split, embeddings: NDArray[np.floating] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the role of every usable face, and the faces that were found on both sides or twice.
+
+    Evaluation people are drawn among those with two or more different pictures, since a genuine pair needs
+    two; the first face of each is `enrolled`, the gallery of identification. Spellings that `normal_name`
+    makes equal are one person, called by the first of them. A labelled photo that names nobody may show
+    an evaluation person, so it is left out.
+
+    A face to train on goes, with its photo, if an evaluation face has its name, its bytes, nearly its
+    perceptual hash or nearly its embedding; the first of these that applies is listed ("excluded"). Within
+    a side only the first photo of the same bytes stays. Among evaluation faces of one person that look
+    the same the first stays (the others are listed as "dropped"); of two people, both ("kept").
 
     Args:
-        faces: Columns sample_id, person (None: not known) and sha256.
-        split: Share, folds and seed.
+        faces: Columns sample_id, person (None: not known), source, set, sha256 and hash (may be empty).
+        split: Share, folds, seed, and what to do with overlaps.
+        embeddings: (len(faces), D); None: not compared.
+
+    Returns:
+        SPLIT_COLUMNS and OVERLAP_COLUMNS; in rows about evaluation faces only, `training` is the later one.
 
     Raises:
         DataError: there are too few people.
+        IntegrityError: `split.overlap` is "stop" and something is on both sides.
     """
-    named = faces["person"].notna() | faces["sample_id"].str.startswith(f"{UNLABELLED}/")
-    table = faces[named].sort_values("sample_id").drop_duplicates("sha256", ignore_index=True)
-    counts = table["person"].dropna().value_counts()
-    evaluated = _draw(sorted(counts.index), set(counts.index[counts >= 2]), split)
-    fold = {person: place % split.folds for place, person in enumerate(evaluated)}
-    table["role"] = [_role(person, fold) for person in table["person"]]
-    table["fold"] = pd.array([fold.get(person) for person in table["person"]], dtype="Int64")
-    table["enrolled"] = (table["role"] == ROLE_EVALUATION) & ~table.duplicated("person")
-    return table[SPLIT_COLUMNS]
+    table = _usable(faces)
+    labelled = (table["set"] == SET_LABELLED).to_numpy()
+    folds = _folds(table[labelled], split)
+    table["fold"] = table["person"].map(folds).where(labelled).astype("Int64")
+    is_evaluated = table["fold"].notna().to_numpy()
+    table["role"] = np.select([is_evaluated, labelled], [ROLE_EVALUATION, ROLE_TRAIN], ROLE_UNLABELLED)
+    evaluated, trained = table[is_evaluated], table[~is_evaluated]
+    trained, excluded = _exclude(evaluated, trained, split, embeddings)
+    evaluated, twice = _once(evaluated, split)
+    roles = pd.concat([evaluated, _without_copies(trained)]).sort_index()
+    _check_enough(roles)
+    roles["enrolled"] = (roles["role"] == ROLE_EVALUATION) & ~roles.duplicated(["role", "name"])
+    overlaps = pd.concat([excluded, twice], ignore_index=True)
+    return roles[SPLIT_COLUMNS].reset_index(drop=True), overlaps
 
 
 def check_split(table: pd.DataFrame) -> None:
-    """Stop unless no person and no photo is both trained on and evaluated on.
+    """Stop unless no person, name, photo or content is both trained on and evaluated on.
 
     Raises:
         IntegrityError: the split leaks; the message names an example.
     """
-    evaluated = table[table["role"] == ROLE_EVALUATION]
-    trained = table[table["role"] != ROLE_EVALUATION]
-    for column, what in (("person", "person"), ("sample_id", "photo"), ("sha256", "file content")):
-        shared = sorted(set(evaluated[column].dropna()) & set(trained[column].dropna()))
+    is_evaluated = table["role"] == ROLE_EVALUATION
+    evaluated, trained = table[is_evaluated], table[~is_evaluated]
+    labelled = trained[trained["role"] == ROLE_TRAIN]
+    sides = {
+        "person": (set(evaluated["person"]), set(labelled["person"].dropna())),
+        "name": (_names(evaluated), _names(trained)),
+        "photo": (_photos(evaluated), _photos(trained)),
+        "file content": (set(evaluated["sha256"]), set(trained["sha256"])),
+    }
+    for what, (one, other) in sides.items():
+        shared = sorted(one & other)
         if shared:
             raise IntegrityError(
                 f"The split leaks: {len(shared)} {what}(s) are both trained on and evaluated on, for example "
@@ -60,22 +115,262 @@ def check_split(table: pd.DataFrame) -> None:
             )
 
 
+def normal_name(name: str) -> str:
+    """Return a name without case, accents and punctuation, its words apart by one space.
+
+    "George_W_Bush" and "george w. bush" become the same. The result is empty for a name that says nothing
+    outside its source, as it has only digits or no letter at all.
+    """
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold())
+    # Marks other than accents are letters' vowels in many scripts.
+    kept = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text.translate(_ACCENTS))
+    words = " ".join("".join(kept).split())
+    return words if any(c.isalpha() for c in words) else ""
+
+
+def _names(table: pd.DataFrame) -> set[str]:
+    return {normal_name(person) for person in table["person"].dropna().unique()} - {""}
+
+
+def _photos(table: pd.DataFrame) -> set[str]:
+    return set(table["sample_id"].str.replace(_FACE_NUMBER, "", regex=True))
+
+
+def _usable(faces: pd.DataFrame) -> pd.DataFrame:
+    """Return the faces that can have a role, ordered by set and sample_id, with numbers for what they share.
+
+    These columns are row (in `faces`), name (-1: none), content and photo.
+    """
+    usable = faces["person"].notna() | (faces["set"] == SET_UNLABELLED)
+    table = faces.assign(row=np.arange(len(faces)))[usable]
+    table = table.sort_values(["set", "sample_id"], ignore_index=True)
+    table["name"] = _name_numbers(table)
+    table["content"] = pd.factorize(table["sha256"])[0]
+    table["photo"] = pd.factorize(table["sample_id"].str.replace(_FACE_NUMBER, "", regex=True))[0]
+    named = table["name"] >= 0
+    first = table[named & (table["set"] == SET_LABELLED)].groupby("name")["person"].min()
+    spelling = table["name"].map(first)
+    table["person"] = spelling.where(spelling.notna(), table["person"])
+    return table
+
+
+def _name_numbers(table: pd.DataFrame) -> Array:
+    """Return a number for each person, the same for all spellings; -1 where there is none."""
+    people, spellings = pd.factorize(table["person"])
+    sources, source_names = pd.factorize(table["source"])
+    each, where = np.unique(people * len(source_names) + sources, return_inverse=True)
+    keys: list[str | None] = []
+    for number in each:
+        person, source = divmod(int(number), len(source_names))
+        keys.append(_key(str(spellings[person]), str(source_names[source])) if person >= 0 else None)
+    return pd.factorize(pd.Series(keys, dtype=object))[0][where]
+
+
+def _key(person: str, source: str) -> str:
+    """Return what the spellings of one person share; no normal name holds a NUL."""
+    return normal_name(person) or f"{source}\0{person}"
+
+
+def _folds(labelled: pd.DataFrame, split: config.Split) -> dict[str, int]:
+    """Return the evaluation people, each with a fold."""
+    once = labelled.drop_duplicates("content")
+    people = sorted(once["person"].unique())
+    first = ~once.duplicated("person")
+    place = np.flatnonzero(first)[pd.factorize(once["person"])[0]]
+    bits, has = _hash_rows(once)
+    apart = np.bitwise_count(bits ^ bits[place]).sum(axis=1, dtype=np.int64)
+    differs = ~first & ((apart > _same_bits(split)) | ~has | ~has[place])
+    evaluated = _draw(people, set(once["person"][differs]), split)
+    return {person: place % split.folds for place, person in enumerate(evaluated)}
+
+
 def _draw(people: list[str], paired: set[str], split: config.Split) -> list[str]:
     """Return the evaluation people, of those in `paired`, in random order."""
     wanted = round(split.evaluation_share * len(people))
     needed = max(wanted, MIN_FOLD_PEOPLE * split.folds)
-    if min(wanted, len(paired)) < needed or len(people) - wanted < 2:
+    if min(wanted, len(paired)) < needed or len(people) - wanted < MIN_TRAIN_PEOPLE:
         raise DataError(
             f"There are too few people: {len(people)}, of whom {len(paired)} have two or more usable faces; "
             f"evaluating on a share of {split.evaluation_share} in {split.folds} folds takes {needed} of "
-            "those and 2 others to train on. Add people, lower split.folds or change split.evaluation_share."
+            f"those and {MIN_TRAIN_PEOPLE} others to train on. Add people, lower split.folds or change "
+            "split.evaluation_share."
         )
     candidates = sorted(paired)
     order = np.random.default_rng(split.seed).permutation(len(candidates))
     return [candidates[place] for place in order[:wanted]]
 
 
-def _role(person: object, evaluated: dict[str, int]) -> str:
-    if not isinstance(person, str):
-        return ROLE_UNLABELLED
-    return ROLE_EVALUATION if person in evaluated else ROLE_TRAIN
+def _check_enough(roles: pd.DataFrame) -> None:
+    left = roles.loc[roles["role"] == ROLE_TRAIN, "person"].nunique()
+    if left < MIN_TRAIN_PEOPLE:
+        raise DataError(
+            f"There are too few people: {left} to train on where {MIN_TRAIN_PEOPLE} are needed, since photos "
+            "of the others show evaluation photos again; add people or lower split.evaluation_share."
+        )
+
+
+# --- what both sides may not share ---
+
+
+def _same_name(evaluated: pd.DataFrame, trained: pd.DataFrame, split: config.Split, _: Array | None) -> Hits:
+    return _equal(evaluated["name"], trained["name"].where(trained["name"] >= 0))
+
+
+def _same_bytes(evaluated: pd.DataFrame, trained: pd.DataFrame, split: config.Split, _: Array | None) -> Hits:
+    return _equal(evaluated["content"], trained["content"])
+
+
+def _equal(evaluated: pd.Series, trained: pd.Series) -> Hits:
+    """Return the rows whose value an evaluation row has, with the first that has it."""
+    first = ~evaluated.duplicated().to_numpy()
+    place = pd.Index(evaluated[first]).get_indexer(pd.Index(trained))
+    other = np.flatnonzero(place >= 0)
+    return Hits(np.flatnonzero(first)[place[other]], other, np.zeros(len(other)))
+
+
+def _same_hash(evaluated: pd.DataFrame, trained: pd.DataFrame, split: config.Split, _: Array | None) -> Hits:
+    """Compare each different hash once, however many faces share it."""
+    number, hashes = _distinct_hashes(trained)
+    known, known_hashes = _distinct_hashes(evaluated)
+    found = _nearest(*near_pairs(known_hashes, hashes, split.hash_bits))
+    nearest = np.full(len(hashes) + 1, -1)  # one more, which the number -1 of no hash stands for
+    distance = np.zeros(len(hashes) + 1)
+    nearest[found.other], distance[found.other] = found.evaluation, found.distance
+    other = np.flatnonzero(nearest[number] >= 0)
+    numbers, first = np.unique(known, return_index=True)
+    first = first[numbers >= 0]
+    return Hits(first[nearest[number[other]]], other, distance[number[other]])
+
+
+def _same_embedding(
+    evaluated: pd.DataFrame, trained: pd.DataFrame, split: config.Split, embeddings: Array | None
+) -> Hits:
+    if embeddings is None:
+        return Hits(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    pairs, cosines = near_embeddings(
+        embeddings[evaluated["row"]], embeddings[trained["row"]], split.same_cosine
+    )
+    return _nearest(pairs, 1 - cosines)
+
+
+Gate = Callable[[pd.DataFrame, pd.DataFrame, config.Split, Array | None], Hits]
+GATES: dict[str, Gate] = {
+    "name": _same_name,
+    "bytes": _same_bytes,
+    "hash": _same_hash,
+    "embedding": _same_embedding,
+}
+
+
+def _exclude(
+    evaluated: pd.DataFrame, trained: pd.DataFrame, split: config.Split, embeddings: Array | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what may be trained on, and the list of what may not.
+
+    Raises:
+        IntegrityError: `split.overlap` is "stop" and there is something that may not.
+    """
+    listed = []
+    for kind, gate in GATES.items():
+        hits = gate(evaluated, trained, split, embeddings)
+        listed.append(
+            _listed(kind, evaluated.iloc[hits.evaluation], trained.iloc[hits.other], EXCLUDED, hits)
+        )
+        trained = trained[~trained["photo"].isin(trained["photo"].iloc[hits.other])]
+    overlaps = pd.concat(listed, ignore_index=True)
+    if split.overlap == "stop" and len(overlaps):
+        training, evaluation = overlaps.loc[0, ["training", "evaluation"]]
+        counts = ", ".join(f"{count} by {kind}" for kind, count in overlaps["kind"].value_counts().items())
+        raise IntegrityError(
+            f"split.overlap is stop, and {len(overlaps)} faces to train on show an evaluation photo or "
+            f"person again ({counts}), for example {training}, as {evaluation}; take them out, or set "
+            "split.overlap to exclude."
+        )
+    return trained, overlaps
+
+
+# --- what one side may not have twice ---
+
+
+def _without_copies(side: pd.DataFrame) -> pd.DataFrame:
+    """Return the faces of the first photo of each content."""
+    return side[side["photo"] == side.groupby("content")["photo"].transform("first")]
+
+
+def _once(evaluated: pd.DataFrame, split: config.Split) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the evaluation faces without copies and near-duplicates of one person, and the list of them."""
+    kept = _without_copies(evaluated)
+    copies = evaluated.drop(kept.index)
+    firsts = kept.drop_duplicates("content").set_index("content", drop=False).loc[copies["content"]]
+    listed = [_listed("copy", firsts, copies, DROPPED)]
+    bits, has = _hash_rows(kept)
+    rows = np.flatnonzero(has)
+    pairs, distance = near_pairs(bits[rows], bits[rows], split.hash_bits)
+    pairs, distance = pairs[later := pairs[:, 0] < pairs[:, 1]], distance[later]
+    pairs = rows[pairs]
+    names, photos = kept["name"].to_numpy()[pairs], kept["photo"].to_numpy()[pairs]
+    alike = names[:, 0] == names[:, 1]
+    others = ~alike & (photos[:, 0] != photos[:, 1])
+    dropped = _later_ones(pairs, alike & (distance <= _same_bits(split)))
+    for which, action in ((dropped, DROPPED), (others, KEPT)):
+        hits = Hits(pairs[which, 0], pairs[which, 1], distance[which].astype(np.float64))
+        listed.append(_listed("hash", kept.iloc[hits.evaluation], kept.iloc[hits.other], action, hits))
+    gone = kept.index[np.unique(pairs[dropped, 1])]
+    return kept.drop(gone), pd.concat(listed, ignore_index=True)
+
+
+def _later_ones(pairs: Pairs, alike: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return which pairs cost their second face its place: those that are alike and whose first has one.
+
+    The pairs ascend, so that a face's own place is settled before it can cost another's.
+    """
+    gone: set[int] = set()
+    chosen = []
+    for place in np.flatnonzero(alike):
+        first, second = pairs[place].tolist()
+        if first not in gone and second not in gone:
+            gone.add(second)
+            chosen.append(place)
+    return np.array(chosen, np.int64)
+
+
+# --- helpers of both ---
+
+
+def _same_bits(split: config.Split) -> int:
+    return min(split.hash_bits, SAME_PICTURE_BITS)
+
+
+def _hash_rows(table: pd.DataFrame) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the hashes (N, 32), zeros where there is none, and where there is one."""
+    number, hashes = _distinct_hashes(table)
+    return np.concatenate([hashes, np.zeros((1, HASH_BYTES), np.uint8)])[number], number >= 0
+
+
+def _distinct_hashes(table: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return each face's number of its hash, -1 for none, and the different hashes (K, 32)."""
+    column = table["hash"].astype(object)
+    number, values = pd.factorize(column.where(column != b"", None))
+    return number, np.frombuffer(b"".join(values), np.uint8).reshape(-1, HASH_BYTES)
+
+
+def _nearest(pairs: Pairs, distance: Array) -> Hits:
+    """Return of each second row's pairs the nearest, of equally near ones the first."""
+    order = np.lexsort((pairs[:, 0], distance, pairs[:, 1]))
+    other, first = np.unique(pairs[order, 1], return_index=True)
+    chosen = order[first]
+    return Hits(pairs[chosen, 0], other, distance[chosen].astype(np.float64))
+
+
+def _listed(
+    kind: str, evaluated: pd.DataFrame, others: pd.DataFrame, action: str, hits: Hits | None = None
+) -> pd.DataFrame:
+    rows = {
+        "kind": kind,
+        "evaluation": evaluated["sample_id"].to_numpy(),
+        "training": others["sample_id"].to_numpy(),
+        "distance": hits.distance if hits else np.zeros(len(others)),
+        "action": action,
+    }
+    table = pd.DataFrame(rows, columns=OVERLAP_COLUMNS, index=range(len(others)))
+    return table.astype({"kind": str, "evaluation": str, "training": str, "distance": float, "action": str})

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
@@ -74,9 +75,13 @@ def write_shard(path: Path, outcomes: list[Outcome], columns: pa.Schema) -> None
         StorageError: the disk is full.
     """
     rows = [row for outcome in outcomes for row in _rows(outcome)]
+    _write(path, pa.Table.from_pylist(rows, columns))
+
+
+def _write(path: Path, table: pa.Table) -> None:
     with files.atomic_file(path) as file:
-        # The images are compressed already.
-        pq.write_table(pa.Table.from_pylist(rows, columns), file, compression="zstd", compression_level=1)
+        # Lossless WebP has no checksum of its own, so the pages that hold it get one.
+        pq.write_table(table, file, compression="zstd", compression_level=1, write_page_checksum=True)
 
 
 def _rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
@@ -189,10 +194,8 @@ def finish(folder: DataFolder, shards: Path) -> Counter[str]:
 
 
 def _without_images(path: Path) -> pa.Table:
-    file = _opened(path)
-    table = file.read([name for name in file.schema_arrow.names if name != "image"])
-    has_image = pa.compute.is_valid(file.read(["image"])["image"])
-    return table.append_column("has_image", has_image)
+    table = _read(path)
+    return table.drop_columns("image").append_column("has_image", pc.is_valid(table["image"]))
 
 
 def _index_rows(table: pa.Table, shard: str, columns: pa.Schema) -> pa.Table:
@@ -222,15 +225,20 @@ def _prune(folder: Path, wanted: NDArray[np.uint64]) -> None:
         if not keep.any():
             path.unlink()
             continue
-        table = _opened(path).read().filter(pa.array(keep))
-        with files.atomic_file(path) as file:
-            pq.write_table(table, file, compression="zstd", compression_level=1)
+        _write(path, _read(path).filter(pa.array(keep)))
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Return a shard, or some of its columns; every page is checked against its checksum.
+
+    Raises:
+        IntegrityError: it is missing or damaged.
+    """
     try:
-        return pq.ParquetFile(path)
-    except pa.ArrowException as error:
+        return pq.ParquetFile(path, page_checksum_verification=True).read(columns)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{path} is missing; align the photos again.") from error
+    except (pa.ArrowException, OSError, ValueError) as error:  # damage comes as any of these
         reason = " ".join(str(error).split())
         raise IntegrityError(f"{path} is damaged ({reason}); delete it and align again.") from error
 
@@ -241,11 +249,5 @@ def read_images(folder: DataFolder, shard: str) -> list[bytes | None]:
     Raises:
         IntegrityError: the shard is missing or damaged.
     """
-    path = folder.root / shard
-    try:
-        images: list[bytes | None] = _opened(path).read(["image"])["image"].to_pylist()
-    except FileNotFoundError as error:
-        raise IntegrityError(f"{path} is missing; align the photos again.") from error
-    except pa.ArrowException as error:
-        raise IntegrityError(f"{path} is damaged ({error}); delete it and align again.") from error
+    images: list[bytes | None] = _read(folder.root / shard, ["image"])["image"].to_pylist()
     return images

@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
-from results_folder import HOSTILE, HOSTILE_PHOTO
+from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
 from facemae import charts, results
@@ -14,7 +15,7 @@ from facemae.app import shell
 from facemae.results import Results
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("home", "results", "compare", "reconstruct")
+PAGES = ("home", "results", "compare", "reconstruct", "alignment")
 
 
 def open_page(name: str, **query: str) -> AppTest:
@@ -41,7 +42,7 @@ def written(page: AppTest) -> str:
 def test_app_starts_with_the_verdict() -> None:
     page = run(AppTest.from_file(str(ROOT / "app.py"), default_timeout=60))
     assert "Against training from scratch on 12 unseen people" in written(page)
-    assert len(page.get("page_link")) == 3
+    assert len(page.get("page_link")) == 4
 
 
 @pytest.mark.usefixtures("shown")
@@ -55,11 +56,10 @@ def test_home_says_what_it_rests_on() -> None:
 
 
 @pytest.mark.usefixtures("shown")
-def test_results_page_shows_numbers_charts_and_rejected_photos() -> None:
+def test_results_page_shows_numbers_and_charts() -> None:
     page = open_page("results")
     assert page.dataframe[0].value["run"].tolist() == ["scratch", "random", "region", "pixels"]
     assert len(page.get("plotly_chart")) == 3
-    assert page.dataframe[2].value["sample_id"].tolist() == [HOSTILE_PHOTO]
     assert len(page.get("download_button")) == 1
     page.selectbox(key="metric").set_value("tar_at_far=0.001")
     assert "impostor pairs" in written(run(page))
@@ -133,11 +133,13 @@ def test_an_empty_folder_shows_the_command(
     ("name", "file"),
     [
         ("home", "config"), ("home", "verdict"), ("results", "leaderboard"), ("results", "summary"),
-        ("compare", "verdicts"), ("reconstruct", "split"), ("reconstruct", "faces"),
+        ("compare", "verdicts"), ("reconstruct", "data.split"), ("reconstruct", "data.faces"),
+        ("home", "data.sources"), ("alignment", "data.sources"), ("alignment", "data.faces"),
+        ("alignment", "data.photos"), ("alignment", "data.overlaps"),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_one_sentence(name: str, file: str, damage: bytes, own: Path) -> None:
-    getattr(Results(own), file).write_bytes(damage)
+    attrgetter(file)(Results(own)).write_bytes(damage)
     page = open_page(name)
     assert "These results cannot be shown." in written(page)
     assert shell.COMMAND in [code.value for code in page.code]
@@ -167,7 +169,7 @@ def test_no_page_but_reconstruct_imports_torch(shown: Path) -> None:
 import sys
 from streamlit.testing.v1 import AppTest
 assert not AppTest.from_file({str(ROOT / "app.py")!r}, default_timeout=60).run().exception
-for name in ("home", "results", "compare"):
+for name in ("home", "results", "compare", "alignment"):
     page = AppTest.from_string(f"from facemae.app import {{name}}; {{name}}.render()", default_timeout=60)
     assert not page.run().exception
 stages = ("pretrain", "finetune", "embed", "evaluate", "compare", "prepare", "train")

@@ -78,7 +78,9 @@ def test_every_file_has_one_outcome_in_order(corpus):
     codes += ["E_TOO_SMALL", "OK"]
     assert [outcome.code for outcome in outcomes] == codes
     assert [len(outcome.faces) for outcome in outcomes] == [int(code == "OK") for code in codes]
-    assert all((outcome.reason == "") == (outcome.code == "OK") == (outcome.hint == "") for outcome in outcomes)
+    assert all(
+        (outcome.reason == "") == (outcome.code == "OK") == (outcome.hint == "") for outcome in outcomes
+    )
     assert outcomes[6].reason == "No face found."
 
 

@@ -2,7 +2,7 @@ import contextlib
 import hashlib
 import io
 import json
-import resource
+import re
 import subprocess
 import sys
 import threading
@@ -113,20 +113,22 @@ def test_animation_gives_its_first_frame(kind):
 
 def record(path):
     """Return a decoding's outcome: the code, None for a picture; what it looks like; and the seconds."""
-    started = time.perf_counter()
+    started = time.process_time()  # not what others on the machine take
     try:
         image = open_image(path)
         code, looks = None, [image.mode, *image.size, hashlib.sha256(image.tobytes()).hexdigest()]
     except ImageError as error:
         code, looks = error.code, [error.reason, error.hint]
-    return {"code": code, "looks": looks, "seconds": time.perf_counter() - started}
+    return {"code": code, "looks": looks, "seconds": time.process_time() - started}
 
 
 def record_all(folder):
     """Print the records of a folder and how many bytes the process took at most; run by `outcomes`."""
     records = {path.name: record(path) for path in sorted(Path(folder).iterdir())}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"records": records, "peak": peak}))
+    # Not getrusage: its peak is inherited, and the process that runs all tests is large.
+    status = Path("/proc/self/status")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    print(json.dumps({"records": records, "peak": int(peak[1]) * 1024 if peak else None}))
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +177,14 @@ def test_refusals_of_the_corpus_are_sentences(outcomes):
     assert not [text for text in texts for word in ("Error", "PIL", "Traceback", "Image.") if word in text]
 
 
-def test_no_file_of_the_corpus_takes_seconds_or_gigabytes(outcomes):
+def test_no_file_of_the_corpus_takes_seconds(outcomes):
     assert max(each["seconds"] for each in outcomes["records"].values()) < 5
-    assert outcomes["peak"] < 400_000_000
+
+
+def test_the_decoder_stays_small(outcomes):
+    if outcomes["peak"] is None:
+        pytest.skip("this system does not tell a process's peak memory")
+    assert 60_000_000 < outcomes["peak"] < 400_000_000
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

@@ -236,6 +236,16 @@ def test_a_folder_and_an_archive_of_people_are_the_same_photos(listed, tmp_path,
     ]  # fmt: skip
 
 
+def test_the_one_person_of_an_archive_keeps_the_name(listed, tmp_path):
+    path = make_zip(tmp_path / "mine.zip", {"ann/1.jpg": b"one", "ann/2.jpg": b"two"})
+    assert listed(str(path)) == [("labelled/ann/1.jpg", "ann"), ("labelled/ann/2.jpg", "ann")]
+
+
+def test_photos_without_folders_in_an_archive_name_nobody(listed, tmp_path):
+    path = make_zip(tmp_path / "mine.zip", {"1.jpg": b"one", "2.jpg": b"two"})
+    assert listed(str(path)) == [("labelled/1.jpg", None), ("labelled/2.jpg", None)]
+
+
 @pytest.mark.parametrize("where", ["raw", "folder", "archive", "folder of raw data"])
 def test_a_data_set_is_read_wherever_it_lies(listed, raw, tmp_path, where, net):
     content = {"CroppedYale/yaleB01/yaleB01_P00A+005E-10.pgm": b"x"}

@@ -95,8 +95,10 @@ def test_real_faces_do_not_depend_on_the_workers(tmp_path, replaced):
 
 
 def test_a_worker_that_is_killed_is_told_in_one_sentence(photos, tmp_path, replaced):
-    with replaced(pool, "_work", _die), replaced(store, "ROWS", 4), pytest.raises(
-        StorageError, match="A worker was killed, most likely because memory ran out"
+    with (
+        replaced(pool, "_work", _die),
+        replaced(store, "ROWS", 4),
+        pytest.raises(StorageError, match="A worker was killed, most likely because memory ran out"),
     ):
         align(photos, tmp_path / "shards", 2, 4)
 

@@ -142,3 +142,18 @@ def test_the_same_outcomes_make_the_same_bytes(tmp_path, outcomes):
     for name in ("one", "two"):
         store.write_shard(tmp_path / name, outcomes, store.schema([]))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@pytest.mark.parametrize("place", range(40))
+def test_a_flipped_bit_is_noticed_wherever_it_is(folder, images, place):
+    """An image comes back as it was, or not at all."""
+    path = folder.shards / "x" / "000000.parquet"
+    data = bytearray(path.read_bytes())
+    data[(place * 2 + 1) * len(data) // 82] ^= 1 << place % 8
+    path.write_bytes(data)
+    try:
+        (first, second) = store.read_images(folder, "shards/x/000000.parquet")
+    except IntegrityError:
+        return
+    assert np.array_equal(np.asarray(open_image(first)), images[0])
+    assert np.array_equal(np.asarray(open_image(second)), images[1])

@@ -27,6 +27,7 @@ SEEN = {
     "results": "ROC curves",
     "compare": "What each strategy hides",
     "reconstruct": "Error on hidden patches",
+    "alignment": "Photos on both sides of the split",
 }
 
 pytestmark = [
@@ -121,6 +122,26 @@ def test_the_start_page_leads_to_the_others(page: Page, address: str) -> None:
     assert page.url.startswith(f"{address}/compare")
 
 
+def test_a_face_of_the_gallery_is_chosen_by_its_number_and_stays_in_the_address(
+    page: Page, address: str
+) -> None:
+    page.goto(f"{address}/alignment?doubt=turned")
+    expect(page.get_by_text("2 faces, the worst first")).to_be_visible(timeout=30_000)
+    page.get_by_role("button", name="+52").click()
+    expect(page.get_by_test_id("stMetricValue").filter(has_text="+52")).to_be_visible(timeout=30_000)
+    page.reload()
+    expect(page.get_by_test_id("stMetricValue").filter(has_text="+52")).to_be_visible(timeout=30_000)
+    assert "doubt=turned&face=" in page.url
+
+
+def test_the_alignment_page_fits_a_telephone(page: Page, address: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{address}/alignment")
+    expect(page.get_by_text("Photos on both sides of the split")).to_be_visible(timeout=30_000)
+    _settle(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_report_is_shown_as_snakemake_embeds_it(
     browser: Browser, made: Path, tmp_path: Path, scheme: Literal["light", "dark"]
@@ -138,7 +159,7 @@ def test_the_report_is_shown_as_snakemake_embeds_it(
     frame = tab.frame_locator("iframe")
     expect(frame.locator(".headline")).to_be_visible()
     expect(frame.locator("#chart-verdicts td b").first).to_be_visible()
-    expect(frame.locator(".chart svg")).to_have_count(5)
+    expect(frame.locator(".chart svg")).to_have_count(10)
     text, ground = (
         frame.locator(place).first.evaluate(f"each => getComputedStyle(each).{colour}")
         for place, colour in ((".chart svg text", "fill"), ("body", "backgroundColor"))

@@ -1,0 +1,117 @@
+"""What is read of the photos and their faces, beside the same tables read by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from results_folder import CROPS, DOUBTFUL_NAMES, HOSTILE_PHOTO, LANDMARKS, PEOPLE, SHOTS, make_results
+
+from facemae import files, reading, results
+from facemae.data.images import open_image
+from facemae.data.manifest import read_photo
+from facemae.errors import IntegrityError
+from facemae.results import Results
+
+FOUND = PEOPLE * SHOTS
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("made")
+    make_results(folder)
+    return Results(folder)
+
+
+def test_every_photo_has_an_outcome_and_its_source(paths: Results) -> None:
+    table = reading.outcomes(paths).set_index("sample_id")
+    assert table["source"].value_counts().to_dict() == {"labelled": FOUND + 1, "unlabelled": CROPS}
+    assert table.loc[HOSTILE_PHOTO, "code"] == "NO_FACE"
+    assert (table["code"] == "OK").sum() == FOUND + CROPS
+
+
+def test_the_tally_counts_by_source(paths: Results) -> None:
+    rows = reading.tally(paths).to_dict("records")
+    assert rows == [
+        {"source": "labelled", "photos": FOUND + 1, "faces": FOUND, "doubtful": 3, "OK": FOUND, "NO_FACE": 1},
+        {"source": "unlabelled", "photos": CROPS, "faces": CROPS, "doubtful": 0, "OK": CROPS, "NO_FACE": 0},
+    ]
+
+
+def test_quality_has_known_doubts_shares_of_the_side_and_nothing_for_what_was_not_measured(
+    paths: Results,
+) -> None:
+    table = reading.quality(paths).set_index("sample_id")
+    assert table.loc[DOUBTFUL_NAMES, "doubts"].tolist() == ["TURNED, ODD", "TURNED", "UNSURE"]
+    size = reading.experiment(paths).data.image_size
+    assert table.loc[DOUBTFUL_NAMES[0], "residual"] == pytest.approx(12 / size)
+    cropped = table[table["source"] == "unlabelled"]
+    assert cropped[["score", "face_px", "residual", "yaw"]].isna().all(axis=None)
+    assert cropped["sharpness"].notna().all()
+
+
+def test_an_unknown_doubt_is_left_out(paths: Results, tmp_path: Path) -> None:
+    own = Results(tmp_path)
+    files.write_json(own.config, results.read_json(paths.config))
+    index = pd.read_parquet(paths.data.faces)
+    index = index.assign(doubts=[["<b>", "ODD"]] * len(index))
+    results.write_table(own.data.faces, index, list(index.columns))
+    assert set(reading.quality(own)["doubts"]) == {"ODD"}
+
+
+def test_faces_are_found_in_their_shards_and_those_that_are_not_there_left_out(paths: Results) -> None:
+    names = results.read_table(paths.data.faces)["sample_id"].to_list()
+    cache = np.load(paths.data.cache)
+    chosen = [names[0], names[-1], names[51]]
+    found = reading.aligned(paths, [*chosen, "gone", HOSTILE_PHOTO])
+    assert found.keys() == set(chosen)
+    for name in chosen:
+        np.testing.assert_array_equal(np.asarray(open_image(found[name])), cache[names.index(name)])
+    with pytest.raises(IntegrityError):
+        reading.face(paths, "gone")
+
+
+def test_a_face_leads_to_its_photo(paths: Results) -> None:
+    photo, landmarks = reading.origin(paths, DOUBTFUL_NAMES[0])
+    assert photo.sample_id == DOUBTFUL_NAMES[0]
+    assert open_image(read_photo(photo)).size == (64, 64)
+    np.testing.assert_allclose(landmarks, LANDMARKS * 6.4)
+    assert reading.origin(paths, "unlabelled/0.png")[1] is None
+    with pytest.raises(IntegrityError):
+        reading.origin(paths, "gone")
+
+
+def test_one_of_several_faces_of_a_photo_leads_to_it_too(paths: Results, tmp_path: Path) -> None:
+    own = Results(tmp_path)
+    index = pd.read_parquet(paths.data.faces).head(1)
+    index = index.assign(sample_id=index["sample_id"] + "#2", face=1)
+    results.write_table(own.data.faces, index, list(index.columns))
+    files.atomic_write(own.data.photos, paths.data.photos.read_bytes())
+    assert reading.origin(own, index["sample_id"][0])[0].sample_id == DOUBTFUL_NAMES[0]
+
+
+def test_photos_may_be_part_of_a_file(paths: Results, tmp_path: Path) -> None:
+    own = Results(tmp_path)
+    table = pd.read_parquet(paths.data.photos)
+    table.loc[0, ["offset", "length"]] = [7, 100]
+    results.write_table(own.data.photos, table, results.PHOTO_COLUMNS)
+    names = table["sample_id"].to_list()
+    found = reading.photos(own, [names[0], names[1], "gone"])
+    assert found.keys() == set(names[:2])
+    assert [(found[name].offset, found[name].length) for name in names[:2]] == [(7, 100), (0, None)]
+
+
+@pytest.mark.parametrize("content", [[], {}, [{"name": "a"}], ["a"], [{"ignored": 3}], None, "twice"])
+def test_sources_that_cannot_be_understood_are_one_sentence(
+    paths: Results, tmp_path: Path, content: object
+) -> None:
+    known = results.read_json(paths.data.sources)
+    files.write_json(Results(tmp_path).data.sources, known[:1] * 2 if content == "twice" else content)
+    with pytest.raises(IntegrityError, match=r"^The sources in this results folder cannot be read"):
+        reading.sources(Results(tmp_path))
+
+
+def test_credits_name_every_source(paths: Results) -> None:
+    sentences = reading.credits(paths)
+    assert len(sentences) == 2
+    assert all("Credit: us. Licence: that of [nobody](https://example.org)." in each for each in sentences)
