@@ -84,7 +84,7 @@ def prepare(folder: Path, size: int) -> None:
     """List, align, index and decode `size` photos that are byte ranges of the pack, over and over."""
     data = DataFolder(folder / str(size))
     manifest.write(data.photos, _entries(folder, size), {})
-    settings = Settings(FACE, 0.9, "largest", {"pack": WHOLE}, "")
+    settings = Settings(FACE, 0.9, {}, {"pack": WHOLE}, "")
     pool.align_all(pool.Plan(data.photos, data.shards / "x", settings, "cpu"), workers=1)
     store.finish(data, data.shards / "x")
     build_cache(data)

@@ -291,8 +291,8 @@ def prepare_data(
         typer.Option("--align", help="Find the face, or take photos that are faces already."),
     ] = "auto",
     faces: Annotated[
-        Literal["largest", "central", "all"], typer.Option("--faces", help="Which face of a photo.")
-    ] = "largest",
+        Literal["auto", "largest", "central", "all"], typer.Option("--faces", help="Which face of a photo.")
+    ] = "auto",
     max_skipped: Annotated[
         float, typer.Option("--max-skipped", min=0, max=1, help="Share of photos that may be unusable.")
     ] = 0.05,

@@ -93,6 +93,16 @@ AXES = {
 ENOUGH = "30 false accepts"  # the name of the line that impostors_needed() draws
 CHANCE = "chance"
 
+TWICE = "Pictures and people found twice"  # the heading over what the split took out or passed on
+_SHARED = {
+    "name": "same name", "bytes": "same file", "copy": "same file", "hash": "nearly the same picture",
+    "embedding": "nearly the same embedding",
+}  # fmt: skip
+_DONE = {
+    "excluded": "taken out of training",
+    "dropped": "the second evaluation face is left out",
+    "kept": "faces of two evaluation people, both are kept",
+}
 FACES = "faces (logarithmic)"
 FACE_COLOUR, DOUBT_COLOUR = STRATEGY_COLOURS["random"], MORE_COLOURS[0]
 
@@ -159,6 +169,11 @@ BY_DOUBT = {measure.doubt: measure for measure in MEASURES}
 _LEAST = 0.1  # of a logarithmic axis; less is drawn there
 
 
+def overlap_words(kind: str, action: str) -> str:
+    """Return what two faces share and what was done about it."""
+    return f"{_SHARED.get(kind, kind)}, {_DONE.get(action, action)}"
+
+
 def worst_first(measured: pd.DataFrame, doubt: str | None = None) -> pd.DataFrame:
     """Return the faces of `reading.quality` with a doubt, the worst first; None: all, most doubts first."""
     doubts = measured["doubts"]
@@ -175,7 +190,8 @@ def histogram(measured: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     """Return the bins that hold faces: centre on the axis, faces, doubtful. A limit lies between two bins."""
     values = on_axis(measured[measure.column].dropna().to_numpy(float), measure)
     limit = float(on_axis(np.array([measure.limit]), measure)[0])
-    place, count = np.unique(np.floor((values - limit) / measure.width + 1e-9), return_counts=True)
+    # Bins include their upper end, since a confidence of exactly 1 is common.
+    place, count = np.unique(np.ceil((values - limit) / measure.width - 1e-6) - 1, return_counts=True)
     centre = limit + (place + 0.5) * measure.width
     doubtful = centre < limit if measure.low else abs(centre) > limit
     return pd.DataFrame({"centre": centre, "faces": count, "doubtful": doubtful})

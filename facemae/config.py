@@ -51,8 +51,8 @@ class Data(Section):
     """Side of an aligned face in pixels."""
     align: Literal["auto", "landmarks", "crop"]
     """Find the face and warp it, or take photos that are faces already; `auto`: as each source is known."""
-    faces: Literal["largest", "central", "all"]
-    """Which face of a photo; `all` takes every face where no person is named, the largest elsewhere."""
+    faces: Literal["auto", "largest", "central", "all"]
+    """Which face of a photo; `auto`: as each source is known, `all`: every one where no person is named."""
     min_score: Share
     """Least detector confidence of an accepted face."""
     max_skipped: Share

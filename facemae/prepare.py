@@ -137,6 +137,7 @@ def _described(listed: Listed, attributes: dict[str, Attribute]) -> dict[str, An
         "address": source.address,
         "align": source.align,
         "crop": list(source.crop),
+        "subject": source.subject,
         "photos": listed.counted["photos"],
         "people": listed.counted["people"],
         "ignored": dict(listed.ignored),
@@ -174,9 +175,11 @@ def _settings(data: config.Data, sources: list[dict[str, Any]]) -> Settings:
     modes = {each["name"]: each["align"] if data.align == "auto" else data.align for each in sources}
     cropped = [each for each in sources if modes[each["name"]] == "crop"]
     crops = {each["name"]: cast(Box, tuple(each["crop"])) for each in cropped}
-    searched = len(crops) < len(sources)
-    detector = mtcnn_version(thorough=data.faces != "largest") if searched else ""
-    return Settings(data.image_size, data.min_score, data.faces, crops, detector)
+    faces = {each["name"]: each["subject"] if data.faces == "auto" else data.faces for each in sources}
+    # Which face is the most central, or which faces there are, small ones decide too.
+    thorough = data.faces in ("central", "all")
+    detector = mtcnn_version(thorough=thorough) if len(crops) < len(sources) else ""
+    return Settings(data.image_size, data.min_score, faces, crops, detector, thorough)
 
 
 def _summarise(counts: Counter[str], folder: DataFolder) -> None:

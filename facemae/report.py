@@ -69,6 +69,7 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
         "leaderboard": _leaderboard_table(leaderboard),
         "charts": _charts(experiment, paths, leaderboard),
         "how_to_read": charts.HOW_TO_READ,
+        "twice": charts.TWICE,
         "alt": charts.ALT,
         "strips": _strips(experiment, paths),
         "alignment": _alignment(paths),
@@ -253,16 +254,15 @@ def _overlaps(paths: Results) -> list[dict[str, Any]]:
     """Return how many overlaps there are of each kind and action, and the first of them side by side."""
     groups = list(reading.overlaps(paths).groupby(["kind", "action"], sort=False))
     heads = [part.head(MAX_OVERLAPS) for _, part in groups]
-    names = sorted({str(name) for head in heads for name in (*head["evaluation"], *head["training"])})
+    names = sorted({str(name) for head in heads for name in (*head["evaluation"], *head["other"])})
     pictures = _face_thumbnails(paths, names)
     return [
         {
-            "kind": kind,
-            "action": action,
+            "words": charts.overlap_words(str(kind), str(action)),
             "pairs": len(part),
             "shown": [
                 [{"name": name, "thumbnail": pictures.get(name, "")} for name in pair]
-                for pair in zip(head["evaluation"], head["training"], strict=True)
+                for pair in zip(head["evaluation"], head["other"], strict=True)
             ],
         }
         for ((kind, action), part), head in zip(groups, heads, strict=True)

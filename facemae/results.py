@@ -40,7 +40,7 @@ RESAMPLES = "resamples.parquet"
 
 PHOTO_COLUMNS = ["key", "sample_id", "person", "source", "set", "path", "offset", "length", "sha256", "bytes"]
 PAIR_COLUMNS = ["protocol", "fold", "first", "second", "genuine"]
-OVERLAP_COLUMNS = ["kind", "evaluation", "training", "distance", "action"]
+OVERLAP_COLUMNS = ["kind", "evaluation", "other", "distance", "action"]
 SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "enrolled", "sha256"]
 EMBEDDING_COLUMNS = ["sample_id", "person", "embedding"]
 SCORE_COLUMNS = ["first", "second", "genuine", "score"]

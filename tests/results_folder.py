@@ -122,12 +122,11 @@ def _face(entry: Entry, size: int) -> Aligned:
 
 def _write_split(paths: Results, experiment: config.Experiment) -> None:
     columns = ["sample_id", "person", "source", "set", "sha256", "hash"]
-    found = split_people(results.read_table(paths.data.faces, columns), experiment.split)
-    roles = found[0] if isinstance(found, tuple) else found
+    roles, _ = split_people(results.read_table(paths.data.faces, columns), experiment.split)
     results.write_table(paths.data.split, roles, results.SPLIT_COLUMNS)
     evaluated = roles.loc[roles["role"] == results.ROLE_EVALUATION, "sample_id"]
-    row = {"kind": "near-duplicate", "evaluation": evaluated.iloc[0], "distance": 3.0, "action": "excluded"}
-    rows = [row | {"training": name} for name in (DOUBTFUL_NAMES[0], "unlabelled/gone.png")]
+    row = {"kind": "hash", "evaluation": evaluated.iloc[0], "distance": 3.0, "action": "excluded"}
+    rows = [row | {"other": name} for name in (DOUBTFUL_NAMES[0], "unlabelled/gone.png")]
     results.write_table(paths.data.overlaps, pd.DataFrame(rows), results.OVERLAP_COLUMNS)
 
 

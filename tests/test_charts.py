@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import pytest
 
 from facemae import charts
-from facemae.data import quality
+from facemae.data import quality, split
 
 RUNS = {"scratch": "none", "random": "random", "block": "block", "random-50": "random"}
 
@@ -208,6 +208,22 @@ def test_a_histogram_counts_each_face_on_its_side_of_the_limit(measure: charts.M
     assert bins["faces"].sum() == len(values)
     beyond = values < measure.limit if measure.low else abs(values) > measure.limit
     assert bins.loc[bins["doubtful"], "faces"].sum() == beyond.sum()
+
+
+def test_every_overlap_has_words() -> None:
+    kinds, actions = [*split.GATES, "copy"], [split.EXCLUDED, split.DROPPED, split.KEPT]
+    for kind in kinds:
+        for action in actions:
+            assert charts.overlap_words(kind, action) != f"{kind}, {action}"
+            assert action not in charts.overlap_words(kind, action).split(", ")
+    assert charts.overlap_words("<b>", "gone") == "<b>, gone"
+
+
+def test_a_confidence_of_one_is_not_drawn_beyond_one() -> None:
+    scores = np.float32([1.0, 0.9999, 0.9951])
+    bins = charts.histogram(pd.DataFrame({"score": scores}), charts.BY_DOUBT["UNSURE"])
+    assert bins["faces"].tolist() == [3]
+    assert bins["centre"].tolist() == pytest.approx([0.9975])
 
 
 def test_values_below_a_logarithmic_axis_are_drawn_at_its_end() -> None:

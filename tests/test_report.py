@@ -155,7 +155,7 @@ def test_sources_are_counted_and_credited(html: str) -> None:
 
 
 def test_overlaps_are_shown_side_by_side_where_there_are_faces(html: str) -> None:
-    assert "2 pairs of an evaluation face and a training face: near-duplicate, excluded" in Page(html).text
+    assert "2 pairs: nearly the same picture, taken out of training" in Page(html).text
     pairs = re.findall(r'<figure class="overlap">(.*?)</figure>', html, re.DOTALL)
     assert [pair.count("data:image/webp") for pair in pairs] == [2, 1]
     assert "unlabelled/gone.png" in pairs[1]

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from store_folder import make_store
 
 from facemae import config, files, results
 from facemae.results import DataFolder
 from facemae.task import Task
-from store_folder import make_store
 
 ROOT = Path(__file__).parent.parent
 KILLS = 10

@@ -218,7 +218,7 @@ SHARED = {
 @pytest.mark.shared_data
 @pytest.mark.timeout(1800)
 def test_the_named_data_sets_go_from_archive_to_aligned_faces(tmp_path):
-    """LFW, UTKFace, Extended Yale B and CK+ in one workflow: their own counts, and every photo accounted for."""
+    """LFW, UTKFace, Yale B and CK+ in one workflow: their own counts, every photo accounted for."""
     raw = os.environ.get("FACEMAE_RAW_DIR")
     if not raw:
         pytest.skip("FACEMAE_RAW_DIR does not name a folder with the data sets")

@@ -248,35 +248,38 @@ def _uri(png: bytes) -> str:
 @st.fragment
 @shell.explained()
 def _overlaps() -> None:
-    st.subheader("Photos on both sides of the split")
+    st.subheader(charts.TWICE)
     overlaps = shell.load(reading.overlaps)
     if overlaps.empty:
-        st.write("No evaluation face was found among the training faces.")
+        st.write("No evaluation face was found again.")
         return
     counts = overlaps.value_counts(["kind", "action"]).reset_index()
     st.text(
-        "\n".join(f"{row['kind']}, {row['action']}: {row['count']:,}" for row in counts.to_dict("records"))
+        "\n".join(
+            f"{row['count']:,}: {charts.overlap_words(row['kind'], row['action'])}"
+            for row in counts.to_dict("records")
+        )
     )
     shown = _page(overlaps, TABLE_ROWS, "overlaps_page")
-    names = sorted({str(name) for name in (*shown["evaluation"], *shown["training"])})
+    names = sorted({str(name) for name in (*shown["evaluation"], *shown["other"])})
     pictures = {name: _uri(png) for name, png in shell.load(reading.aligned, names).items()}
-    sides = {f"{side}_picture": shown[side].map(pictures) for side in ("evaluation", "training")}
+    sides = {f"{side}_picture": shown[side].map(pictures) for side in ("evaluation", "other")}
     st.dataframe(
         shown.assign(**sides),
         hide_index=True,
         row_height=THUMBNAIL,
         height="content",
         column_order=[
-            "evaluation_picture", "training_picture", "kind", "distance", "action", "evaluation", "training",
+            "evaluation_picture", "other_picture", "kind", "distance", "action", "evaluation", "other",
         ],
         column_config={
             "evaluation_picture": st.column_config.ImageColumn("Evaluation", width="small"),
-            "training_picture": st.column_config.ImageColumn("Training", width="small"),
+            "other_picture": st.column_config.ImageColumn("The same", width="small"),
             "kind": "Kind",
             "distance": shell.number("Distance", "%.3g"),
             "action": "What was done",
             "evaluation": "Evaluation face",
-            "training": "Training face",
+            "other": "Face that shows the same",
         },
-        alt="Table of pairs of an evaluation face and a training face that look the same.",
+        alt="Table of pairs of an evaluation face and another face that shows the same.",
     )  # fmt: skip

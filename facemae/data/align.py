@@ -34,17 +34,21 @@ class Settings:
     Attributes:
         size: Side of an aligned face in pixels.
         min_score: Least confidence of the detector.
-        faces: Which face of a photo.
+        faces: Which face of a photo, by source.
         crops: For each source whose photos are faces already, the box that is the face, as shares of
             width and height.
         detector: Name and version of the detector.
+        thorough: Whether to look for small faces beside a clear one.
+        quality: Version of the measures of quality.
     """
 
     size: int
     min_score: float
-    faces: Which
+    faces: Mapping[str, Which]
     crops: Mapping[str, Box]
     detector: str
+    thorough: bool = False
+    quality: str = quality.VERSION
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def _choose(outcome: Outcome, image: Image.Image, faces: list[Face], settings: S
     if not sure:
         reason = f"The best face scores {best:.2f}; at least {settings.min_score:.2f} is needed."
         return replace(outcome, code="LOW_SCORE", reason=reason, hint=_BETTER_PHOTO)
-    which = settings.faces
+    which = settings.faces[outcome.entry.source]
     if which == "all" and outcome.entry.set != SET_UNLABELLED:
         which = "largest"  # a name belongs to one face of a photo, not to the passers-by
     kept = [_warp(image, face, settings) for face in CHOICES[which](sure, image)]

@@ -116,7 +116,7 @@ def _detector(plan: Plan) -> FaceDetector | None:
 
     # One thread: the detector's last digits depend on it, and every result with them.
     compute = device.choose(plan.device, "float32", threads=1)
-    return MtcnnDetector(str(compute.device), thorough=plan.settings.faces != "largest")
+    return MtcnnDetector(str(compute.device), thorough=plan.settings.thorough)
 
 
 def _alone(plan: Plan, tasks: Iterator[Task], progress: Progress, done: int) -> None:

@@ -18,6 +18,9 @@ MAX_RESIDUAL_SHARE = 0.075  # of H: beyond are profiles and landmarks that form 
 MIN_SHARPNESS = 150.0  # of a median face blurred by 1.7 pixels (sigma, of 112); below look blurred (0.1 %)
 MIN_SURE_SCORE = 0.95  # below, half the faces are covered, cut off or shout (0.2 %)
 
+# Names what the measures and limits above were when faces were stored.
+VERSION = f"1: {MIN_FACE_PX} {MAX_YAW} {MAX_RESIDUAL_SHARE} {MIN_SHARPNESS} {MIN_SURE_SCORE}"
+
 SMALL, TURNED, ODD, BLURRED, UNSURE = "SMALL", "TURNED", "ODD", "BLURRED", "UNSURE"
 DOUBTS = {
     SMALL: f"the face is less than {MIN_FACE_PX:g} pixels wide in the photo",

@@ -279,7 +279,7 @@ def _exclude(
         trained = trained[~trained["photo"].isin(trained["photo"].iloc[hits.other])]
     overlaps = pd.concat(listed, ignore_index=True)
     if split.overlap == "stop" and len(overlaps):
-        training, evaluation = overlaps.loc[0, ["training", "evaluation"]]
+        training, evaluation = overlaps.loc[0, ["other", "evaluation"]]
         counts = ", ".join(f"{count} by {kind}" for kind, count in overlaps["kind"].value_counts().items())
         raise IntegrityError(
             f"split.overlap is stop, and {len(overlaps)} faces to train on show an evaluation photo or "
@@ -368,9 +368,9 @@ def _listed(
     rows = {
         "kind": kind,
         "evaluation": evaluated["sample_id"].to_numpy(),
-        "training": others["sample_id"].to_numpy(),
+        "other": others["sample_id"].to_numpy(),
         "distance": hits.distance if hits else np.zeros(len(others)),
         "action": action,
     }
     table = pd.DataFrame(rows, columns=OVERLAP_COLUMNS, index=range(len(others)))
-    return table.astype({"kind": str, "evaluation": str, "training": str, "distance": float, "action": str})
+    return table.astype({"kind": str, "evaluation": str, "other": str, "distance": float, "action": str})

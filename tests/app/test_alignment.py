@@ -104,10 +104,10 @@ def test_rejected_photos_have_reason_hint_and_picture() -> None:
 def test_overlaps_have_both_pictures_where_there_are_faces() -> None:
     page = open_page("alignment")
     table = page.dataframe[2].value
-    assert table["training"].tolist() == [DOUBTFUL_NAMES[0], "unlabelled/gone.png"]
+    assert table["other"].tolist() == [DOUBTFUL_NAMES[0], "unlabelled/gone.png"]
     assert table["evaluation_picture"].notna().all()
-    assert table["training_picture"].notna().tolist() == [True, False]
-    assert "near-duplicate, excluded: 2" in written(page)
+    assert table["other_picture"].notna().tolist() == [True, False]
+    assert "2: nearly the same picture, taken out of training" in written(page)
 
 
 def test_photos_that_are_gone_are_said_to_be(own: Path) -> None:
@@ -126,7 +126,7 @@ def test_without_doubts_rejected_photos_and_overlaps_the_page_says_so(own: Path)
     )
     results.write_table(data.overlaps, pd.read_parquet(data.overlaps).head(0), results.OVERLAP_COLUMNS)
     page = open_page("alignment")
-    for sentence in ("0 faces", "No photo was rejected.", "No evaluation face was found among"):
+    for sentence in ("0 faces", "No photo was rejected.", "No evaluation face was found again."):
         assert sentence in written(page)
 
 

@@ -15,7 +15,8 @@ from facemae.data.sources.orl import orl_photos
 from facemae.data.warp import template
 from facemae.results import SET_LABELLED, SET_UNLABELLED
 
-SETTINGS = Settings(size=112, min_score=0.9, faces="largest", crops={}, detector="a detector")
+LARGEST = {"folder": "largest", "packed": "largest", "orl": "largest", "pack": "largest"}
+SETTINGS = Settings(size=112, min_score=0.9, faces=LARGEST, crops={}, detector="a detector")
 
 
 class FakeDetector:
@@ -110,16 +111,16 @@ def test_the_most_central_face_is_taken_where_that_is_asked_for(tmp_path):
     entry = write(tmp_path, "crowd.png", 7)
     large, small = face(0.95, 50), face(0.99, 10)
     small = Face(small.box + 25, small.score, small.landmarks + 25)  # its middle is the photo's, at (30, 30)
-    outcome = one(entry, FakeDetector({7: [large, small]}), faces="central")
+    outcome = one(entry, FakeDetector({7: [large, small]}), faces={"folder": "central"})
     assert outcome.faces[0].face_px == 10
     assert outcome.reason == "2 faces found; the most central is used."
 
 
 def test_all_faces_are_taken_only_where_nobody_is_named(tmp_path):
     detector = FakeDetector({7: [face(0.95, 50), face(0.99, 30), face(0.5, 20)]})
-    outcome = one(write(tmp_path, "a.png", 7, SET_UNLABELLED), detector, faces="all")
+    outcome = one(write(tmp_path, "a.png", 7, SET_UNLABELLED), detector, faces={"folder": "all"})
     assert [each.face_px for each in outcome.faces] == [50, 30]
-    outcome = one(write(tmp_path, "a.png", 7, SET_LABELLED), detector, faces="all")
+    outcome = one(write(tmp_path, "a.png", 7, SET_LABELLED), detector, faces={"folder": "all"})
     assert [each.face_px for each in outcome.faces] == [50]
 
 
@@ -182,7 +183,7 @@ def test_found_faces_go_to_the_photos_they_were_found_on(tmp_path, corpus):
     crop = enter(good.photo, "packed", SET_LABELLED)
     other = write(tmp_path, "other.png", 9)
     detector = FakeDetector({7: [face(0.99, 40)], 9: [face(0.98, 30)]})
-    settings = Settings(112, 0.9, "largest", {"packed": (0.0, 0.0, 1.0, 1.0)}, "")
+    settings = Settings(112, 0.9, LARGEST, {"packed": (0.0, 0.0, 1.0, 1.0)}, "")
     outcomes = list(align_photos([bad, crop, good, crop, other], detector, settings))
     widths = [each.faces[0].face_px if each.faces else None for each in outcomes]
     assert widths == [None, None, 40, None, 30]

@@ -19,7 +19,7 @@ from facemae.errors import StorageError
 from facemae.files import sha256
 from facemae.results import SET_LABELLED
 
-CROP = Settings(32, 0.9, "largest", {"folder": (0.0, 0.0, 1.0, 1.0)}, "")
+CROP = Settings(32, 0.9, {}, {"folder": (0.0, 0.0, 1.0, 1.0)}, "")
 COUNT = 60
 
 SCRIPT = """
@@ -30,7 +30,7 @@ from facemae.data.align import Settings
 if __name__ == "__main__":
     photos, shards, workers = sys.argv[1:]
     store.ROWS = 4
-    settings = Settings(32, 0.9, "largest", {"folder": (0.0, 0.0, 1.0, 1.0)}, "")
+    settings = Settings(32, 0.9, {}, {"folder": (0.0, 0.0, 1.0, 1.0)}, "")
     pool.align_all(pool.Plan(Path(photos), Path(shards), settings, "cpu"), int(workers))
 """
 
@@ -85,7 +85,7 @@ def test_what_is_there_is_not_made_again(photos, tmp_path, replaced, capsys):
 def test_real_faces_do_not_depend_on_the_workers(tmp_path, replaced):
     entries = [manifest.enter(photo, "orl", SET_LABELLED) for photo in orl_photos()[:12]]
     manifest.write(tmp_path / "photos.parquet", entries, {})
-    settings = Settings(64, 0.9, "largest", {}, "a detector")
+    settings = Settings(64, 0.9, {"orl": "largest"}, {}, "a detector")
     with replaced(store, "ROWS", 4):
         for workers in (1, 2):
             plan = pool.Plan(tmp_path / "photos.parquet", tmp_path / str(workers), settings, "cpu")

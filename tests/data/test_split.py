@@ -470,7 +470,7 @@ def test_numbers_are_names_within_a_source_only():
     assert len(overlaps) == 0
     assert set(table.loc[table["role"] == "unlabelled", "sample_id"]) == {"more/0", "more/1"}
     faces.loc[more, "source"] = "own"
-    assert set(split_people(faces, settings_of())[1]["training"]) == {"more/0", "more/1"}
+    assert set(split_people(faces, settings_of())[1]["other"]) == {"more/0", "more/1"}
 
 
 def test_a_person_named_in_the_unlabelled_set_is_unlabelled(faces):

@@ -27,7 +27,7 @@ SEEN = {
     "results": "ROC curves",
     "compare": "What each strategy hides",
     "reconstruct": "Error on hidden patches",
-    "alignment": "Photos on both sides of the split",
+    "alignment": "Pictures and people found twice",
 }
 
 pytestmark = [
@@ -137,7 +137,7 @@ def test_a_face_of_the_gallery_is_chosen_by_its_number_and_stays_in_the_address(
 def test_the_alignment_page_fits_a_telephone(page: Page, address: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(f"{address}/alignment")
-    expect(page.get_by_text("Photos on both sides of the split")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("Pictures and people found twice")).to_be_visible(timeout=30_000)
     _settle(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 

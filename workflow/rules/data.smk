@@ -100,5 +100,3 @@ rule data:
         RESULTS.data.outcomes,
         RESULTS.data.cache,
     localrule: True
-    message:
-        "Photos listed, aligned and decoded."

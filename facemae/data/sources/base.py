@@ -118,6 +118,7 @@ class Source:
         downloads: Files that can be downloaded; empty where there is a form.
         attributes: Columns that its photos fill.
         align: "landmarks" (find the face) or "crop" (the photos are faces already).
+        subject: Whose face is meant where there are several: the largest, or the most central.
         crop: For "crop": the square that becomes the aligned face, as shares of width and height (left,
             top, right, bottom); it may reach beyond the photo.
         limits: What unpacking may cost.
@@ -141,6 +142,7 @@ class Source:
     downloads: tuple[Remote, ...] = ()
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     align: Literal["landmarks", "crop"] = "landmarks"
+    subject: Literal["largest", "central"] = "largest"
     crop: Box = (0.0, 0.0, 1.0, 1.0)
     limits: Limits = Limits()
 

@@ -161,6 +161,7 @@ def _source(name: str, form: str, images: str, *archives: Remote) -> Source:
         sides=(*PROTOCOLS, GENDERS),
         downloads=(*archives, *_LISTS),
         attributes={"gender": GENDER},
+        subject="central",  # its photos were cut out around the person they are named after
     )
 
 
