@@ -8,26 +8,38 @@ from typing import Any
 import pandas as pd
 
 from facemae import files, results
+from facemae.catalogue import as_markdown, catalogue
 from facemae.errors import UsageError
 from facemae.results import Results
 from facemae.wording import METRIC_NAMES
 
 BEGIN, END = "<!-- results: made by `make readme`, do not edit -->", "<!-- /results -->"
+DATA_BEGIN, DATA_END = "<!-- data sets: made by `make readme`, do not edit -->", "<!-- /data sets -->"
 SHOWN = ("roc_auc", "eer", "accuracy", "rank1")
 
 
 def write_readme(readme: Path, root: Path) -> None:
-    """Replace the README's block of results by one made from the results folder `root`.
+    """Replace the README's blocks: of results by one made from the folder `root`, and of data sets.
 
     Raises:
         UsageError: the README has no such block, or the folder no results.
     """
     text = readme.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise UsageError(f"{readme} has no lines {BEGIN} and {END} to write between.")
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    files.atomic_write(readme, f"{before}{BEGIN}\n\n{results_block(root)}\n\n{END}{after}".encode())
+    text = _replaced(text, BEGIN, END, results_block(root), readme)
+    text = _replaced(text, DATA_BEGIN, DATA_END, data_block(), readme)
+    files.atomic_write(readme, text.encode())
+
+
+def _replaced(text: str, begin: str, end: str, block: str, readme: Path) -> str:
+    if begin not in text or end not in text:
+        raise UsageError(f"{readme} has no lines {begin} and {end} to write between.")
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n\n{block}\n\n{end}{rest.split(end, 1)[1]}"
+
+
+def data_block() -> str:
+    """Return the known data sets as Markdown, the same on every machine."""
+    return as_markdown(catalogue(Path("data/raw")))
 
 
 def results_block(root: Path) -> str:

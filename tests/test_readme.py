@@ -45,7 +45,7 @@ def test_the_block_holds_the_headline_and_both_tables(folder):
 
 def test_only_the_block_is_replaced_and_twice_is_once(folder, tmp_path):
     file = tmp_path / "README.md"
-    file.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    file.write_text(f"before\n{readme.DATA_BEGIN}\n{readme.DATA_END}\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
     readme.write_readme(file, folder)
     once = file.read_text()
     readme.write_readme(file, folder)
@@ -78,3 +78,9 @@ def test_the_readme_shows_measured_results():
 def test_every_make_target_the_readme_names_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"`make ([a-z]+)`", TEXT)) <= targets
+
+
+def test_the_readme_lists_every_data_set_as_the_code_knows_it():
+    block = TEXT.split(readme.DATA_BEGIN)[1].split(readme.DATA_END)[0]
+    assert block.strip() == readme.data_block()
+    assert "non-commercial" in block

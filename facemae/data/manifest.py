@@ -65,7 +65,8 @@ def read_photo(photo: Photo) -> bytes:
         reason = f"The picture has {photo.length / 1e6:.0f} MB; the limit is {MAX_BYTES / 1e6:.0f} MB."
         raise ImageError("E_TOO_LARGE", reason, "Save a smaller copy.")
     try:
-        with open(photo.path, "rb") as file:
+        # Should a pipe have taken the pack's place, this does not wait for it, and seeking fails.
+        with open(os.open(photo.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             file.seek(photo.offset)
             return file.read(photo.length)
     except OSError as error:

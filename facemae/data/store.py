@@ -249,5 +249,8 @@ def read_images(folder: DataFolder, shard: str) -> list[bytes | None]:
     Raises:
         IntegrityError: the shard is missing or damaged.
     """
-    images: list[bytes | None] = _read(folder.root / shard, ["image"])["image"].to_pylist()
+    path = (folder.root / shard).resolve()
+    if not path.is_relative_to(folder.root.resolve()):
+        raise IntegrityError(f"{folder.faces} names a shard outside its folder ({shard}); align again.")
+    images: list[bytes | None] = _read(path, ["image"])["image"].to_pylist()
     return images

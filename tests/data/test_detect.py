@@ -1,6 +1,10 @@
+import json
+import os
 import subprocess
 import sys
+import tarfile
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,3 +282,62 @@ def test_aligned_faces_have_their_landmarks_on_the_template(detector):
     offsets = again - template(112)
     assert np.median(np.linalg.norm(offsets, axis=2)) < 4  # people differ by about 3 pixels
     assert np.abs(np.median(offsets, axis=(0, 1))).max() < 1
+
+
+def measured(root, benchmark, folder, *options):
+    """Run a benchmark as a user does and return the figures of its last line."""
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--images", folder, "--json", *options]
+    return json.loads(subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout)
+
+
+@pytest.fixture(scope="module")
+def lfw(tmp_path_factory):
+    """Unpack 150 photos of as many people."""
+    archive = Path(os.environ.get("FACEMAE_RAW_DIR", "")) / "lfw" / "lfw-deepfunneled.tgz"
+    if not archive.is_file():
+        pytest.skip(f"FACEMAE_RAW_DIR holds no lfw/{archive.name}")
+    folder = tmp_path_factory.mktemp("lfw")
+    with tarfile.open(archive) as photos:
+        names = (each for each in photos if each.name.endswith("_0001.jpg"))
+        for number, member in enumerate(names):
+            if number % 38 == 0:
+                (folder / Path(member.name).name).write_bytes(photos.extractfile(member).read())
+    return folder
+
+
+@pytest.mark.shared_data
+def test_alignment_is_several_times_as_fast_as_upstream_and_finds_as_many(root, lfw):
+    figures = measured(root, "align", lfw)
+    assert figures["images"] > 140
+    assert figures["ratio"] >= 4
+    assert figures["found"] >= 0.995
+    assert figures["landmark_px"] <= 1.5
+
+
+@pytest.mark.shared_data
+def test_landmarks_move_with_the_photo_and_eyes_lie_on_the_template(root, lfw):
+    figures = measured(root, "alignment", lfw)
+    ours, theirs = figures["ours"], figures["theirs"]
+    assert ours["found"] >= 0.99 * figures["images"]
+    assert ours["found_again"] >= 0.99
+    error, their_error = ours["error_percent_of_eye_distance"], theirs["error_percent_of_eye_distance"]
+    assert error["median"] < 2.5
+    assert error["p90"] < 5
+    assert error["median"] < 0.75 * their_error["median"]
+    assert max(ours["eyes"]["std"]) < 1.8
+    assert np.abs(np.subtract(ours["eyes"]["mean"], ours["eyes"]["template"])).max() < 1.2
+
+
+def test_a_benchmark_without_photos_says_so_in_a_sentence(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(root)
+    from benchmarks.align import main
+
+    (tmp_path / "notes.txt").write_text("none")
+    (tmp_path / "broken.jpg").write_bytes(b"none")
+    for folder, message in [(tmp_path, "No photo below"), (tmp_path / "gone", "There is no folder")]:
+        with pytest.raises(SystemExit) as caught:
+            main(["--images", str(folder), "--json"])
+        assert caught.value.code == 2
+        output = capsys.readouterr()
+        assert output.err.splitlines()[-1].startswith(message)
+        assert output.out == ""

@@ -157,3 +157,9 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(folder, images, place):
         return
     assert np.array_equal(np.asarray(open_image(first)), images[0])
     assert np.array_equal(np.asarray(open_image(second)), images[1])
+
+
+def test_an_index_cannot_point_out_of_its_folder(folder, tmp_path):
+    pq.write_table(pq.read_table(folder.shards / "x" / "000000.parquet"), tmp_path / "secret.parquet")
+    with pytest.raises(IntegrityError, match="outside its folder"):
+        store.read_images(folder, "../secret.parquet")
