@@ -17,7 +17,7 @@ from facemae.data import manifest, pairs, pool, store
 from facemae.data.align import Settings
 from facemae.data.cache import build_cache, load_faces
 from facemae.data.detect import mtcnn_version
-from facemae.data.locate import Wanted, find, locate, raw_dir
+from facemae.data.locate import Wanted, clear_unused, find, locate, raw_dir
 from facemae.data.manifest import Entry
 from facemae.data.sources.base import Attribute, Box, Place
 from facemae.data.split import check_split, split_people
@@ -63,7 +63,8 @@ def check_distinct(wanted: list[Wanted]) -> None:
     for place, each in enumerate(wanted):
         for other in wanted[:place]:
             same_form = each.source.folder and each.source.photos is other.source.photos
-            if each.source.name == other.source.name or same_form:
+            same_path = each.path and other.path and each.path.resolve() == other.path.resolve()
+            if each.source.name == other.source.name or same_form or same_path:
                 raise UsageError(
                     f"{each.source.name} and {other.source.name} hold the same photos or give them the same "
                     "names; name each data set only once, and rename one of two packs of the same name."
@@ -78,6 +79,8 @@ def fetch(wanted: list[Wanted], raw: Path, folder: DataFolder) -> list[Listed]:
         IntegrityError: a file is not what it should be.
     """
     listed = [Listed(each, locate(each, raw, folder.unpacked), Counter(), Counter()) for each in wanted]
+    clear_unused([each.place for each in listed], folder.unpacked)
+    _check_apart(listed, folder)
     attributes = _attributes(wanted)
     manifest.write(folder.photos, (entry for one in listed for entry in _entries(one)), attributes)
     lists = [pair for one in listed if one.wanted.source.pairs for pair in one.wanted.source.pairs(one.place)]
@@ -91,6 +94,20 @@ def fetch(wanted: list[Wanted], raw: Path, folder: DataFolder) -> list[Listed]:
     for one in listed:
         _say_listed(one)
     return listed
+
+
+def _check_apart(listed: list[Listed], folder: DataFolder) -> None:
+    """Stop if what is written would be listed as photos the next time.
+
+    Raises:
+        UsageError: it would.
+    """
+    out = folder.root.resolve()
+    for each in listed:
+        images = each.place.images.resolve()
+        own = images.is_relative_to(folder.unpacked.resolve())
+        if each.wanted.source.images and images.is_dir() and out.is_relative_to(images) and not own:
+            raise UsageError(f"{folder.root} lies inside the photos' folder {images}; write elsewhere.")
 
 
 def _attributes(wanted: list[Wanted]) -> dict[str, Attribute]:
@@ -112,6 +129,8 @@ def _entries(listed: Listed) -> Iterator[Entry]:
     for photo in track(photos, source.published_images, f"fetch {source.name}", "photos"):
         if photo.person is not None:
             people.add(photo.person)
+        else:
+            listed.counted["unnamed"] += 1
         yield manifest.enter(photo, source.name, set_name)
         listed.counted["photos"] += 1
     listed.counted["people"] = len(people)
@@ -122,6 +141,9 @@ def _say_listed(listed: Listed) -> None:
     text = f"{counted['photos']} photos, {counted['people']} people"
     left_out = ", ".join(f"{count} {reason}" for reason, count in listed.ignored.most_common())
     say("fetch", f"{source.name}: {text}" + (f"; no photos of it: {left_out}" if left_out else ""))
+    if counted["unnamed"] and counted["people"] and listed.wanted.set == SET_LABELLED:
+        unnamed = f"{counted['unnamed']} photos name nobody (not directly in a person's folder)"
+        say("fetch", f"{source.name}: {unnamed} and are used for nothing")
     if source.published_images not in (None, counted["photos"]):
         say("fetch", f"{source.name}: {source.published_images} photos were expected")
 
@@ -166,8 +188,8 @@ def align(data: config.Data, folder: DataFolder, device: Device, workers: int) -
         raise DataError(f"{folder.photos} lists no photo; put some into the folder, or name another one.")
     if skipped > data.max_skipped * photos or skipped == photos:
         raise DataError(
-            f"{skipped} of {photos} photos ({skipped / photos:.0%}) have no usable face, more than "
-            f"data.max_skipped {data.max_skipped:.0%} allows; {folder.rejected} lists each with its reason."
+            f"{skipped} of {photos} photos ({skipped / photos:.1%}) have no usable face, more than "
+            f"max_skipped {data.max_skipped:.1%} allows; {folder.rejected} lists each with its reason."
         )
 
 

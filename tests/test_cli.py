@@ -311,5 +311,5 @@ def test_more_rejected_photos_than_allowed_end_with_their_own_code(facemae, tmp_
     (tmp_path / "photos" / "a.jpg").write_text("no picture")
     code, _, err = facemae("data", "prepare", tmp_path / "photos", "--out", tmp_path / "out")
     assert code == 3
-    assert "1 of 1 photos (100%) have no usable face" in err
+    assert "1 of 1 photos (100.0%) have no usable face" in err
     assert (tmp_path / "out" / "report.jsonl").exists()

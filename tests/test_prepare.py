@@ -193,7 +193,7 @@ def test_too_many_photos_without_a_face_stop_the_run_and_are_listed(configured, 
     ]
     manifest.write(folder.photos, few, {})
     shutil.copy(prepared.sources, folder.sources)
-    with pytest.raises(DataError, match=r"2 of 4 photos \(50%\) have no usable face, more than") as caught:
+    with pytest.raises(DataError, match=r"2 of 4 photos \(50\.0%\) have no usable face, more than") as caught:
         align(configured(), folder)
     assert caught.value.exit_code == 3
     assert str(folder.rejected) in str(caught.value)
@@ -201,7 +201,7 @@ def test_too_many_photos_without_a_face_stop_the_run_and_are_listed(configured, 
     assert codes == ["E_NOT_IMAGE", "NO_FACE"]
     align(configured(max_skipped=0.5), folder)  # a share of exactly the limit is allowed
     manifest.write(folder.photos, few[-2:], {})
-    with pytest.raises(DataError, match=r"2 of 2 photos \(100%\)"):
+    with pytest.raises(DataError, match=r"2 of 2 photos \(100\.0%\)"):
         align(configured(max_skipped=1.0), folder)
 
 
@@ -274,3 +274,42 @@ def test_file_names_that_are_no_text_are_followed(configured, tmp_path, corpus):
     photos = [entry.photo for entry in manifest.read(folder.photos)]
     assert [each.person for each in photos] == ["ann", "b\\udce9a"]
     assert all(open_image(each.path).size == (92, 112) for each in photos)
+
+
+def test_a_photo_that_could_not_be_read_gets_another_chance(configured, corpus, tmp_path):
+    """An unplugged drive is no property of the photos on it."""
+    home, away = tmp_path / "labelled", tmp_path / "away"
+    shutil.copytree(corpus / "labelled", home)
+    folder, experiment = DataFolder(tmp_path / "data"), configured(labelled=str(home), unlabelled=[])
+    fetch(experiment, folder)
+    home.rename(away)
+    with pytest.raises(DataError, match="have no usable face"):
+        align(experiment, folder)
+    assert {each["code"] for each in results.read_log(folder.outcomes)} == {"E_PERMISSION"}
+    away.rename(home)
+    align(experiment, folder)
+    assert {each["code"] for each in results.read_log(folder.outcomes)} == {"OK"}
+
+
+def test_results_inside_the_photos_are_refused(configured, corpus, tmp_path):
+    home = tmp_path / "labelled"
+    shutil.copytree(corpus / "labelled", home)
+    with pytest.raises(UsageError, match="lies inside the photos' folder"):
+        fetch(configured(labelled=str(home), unlabelled=[]), DataFolder(home / "out"))
+
+
+def test_what_was_unpacked_for_a_source_that_is_gone_goes(configured, corpus, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "people"), "zip", corpus / "labelled")
+    folder = DataFolder(tmp_path / "data")
+    fetch(configured(labelled=archive, unlabelled=[]), folder)
+    assert [path for path in folder.unpacked.iterdir() if path.is_dir()]
+    fetch(configured(unlabelled=[]), folder)
+    assert [path for path in folder.unpacked.iterdir() if path.is_dir()] == []
+
+
+def test_photos_that_name_nobody_among_the_labelled_are_told(configured, corpus, tmp_path, capsys):
+    home = tmp_path / "labelled"
+    shutil.copytree(corpus / "labelled", home)
+    photo(30, 1).save(home / "loose.png")
+    fetch(configured(labelled=str(home), unlabelled=[]), DataFolder(tmp_path / "data"))
+    assert "1 photos name nobody" in capsys.readouterr().err

@@ -45,7 +45,9 @@ def test_the_block_holds_the_headline_and_both_tables(folder):
 
 def test_only_the_block_is_replaced_and_twice_is_once(folder, tmp_path):
     file = tmp_path / "README.md"
-    file.write_text(f"before\n{readme.DATA_BEGIN}\n{readme.DATA_END}\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    file.write_text(
+        f"before\n{readme.DATA_BEGIN}\n{readme.DATA_END}\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
+    )
     readme.write_readme(file, folder)
     once = file.read_text()
     readme.write_readme(file, folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -57,7 +56,7 @@ def find(text: str, set_name: str, raw: Path, number: int = 0) -> Wanted:
     if text in SOURCES or text in VARIANTS:
         return Wanted(_variant(text, raw), set_name, None)
     if path and (name in SOURCES or name in VARIANTS):
-        named = Path(path)
+        named = Path(path).expanduser()
         _check_exists(named, text)
         return Wanted(_variant_of_path(name, named), set_name, named)
     named = Path(text)
@@ -170,17 +169,17 @@ def _unpacked(source: Source, images: Path, unpacked: Path) -> Path:
         return images
     say("fetch", f"checking {images.name}")
     target = unpacked / f"{source.name}-{files.sha256_of(images)[:12]}"
-    _clear_others(source, unpacked, target)
     if is_archive:
         return _inside(archives.unpack(images, target, source.limits))
     assert source.convert is not None
     return target if target.exists() else source.convert(images, target)
 
 
-def _clear_others(source: Source, unpacked: Path, target: Path) -> None:
-    """Delete what an earlier version of the archive held."""
-    for old in unpacked.glob(f"{glob.escape(source.name)}-*"):
-        if old != target and len(old.name) == len(target.name):
+def clear_unused(places: list[Place], unpacked: Path) -> None:
+    """Delete what was unpacked for sources, or versions of them, that are not used any more."""
+    used = {path for place in places for path in (place.images, *place.images.parents)}
+    for old in unpacked.iterdir() if unpacked.is_dir() else ():
+        if old.is_dir() and old not in used:
             shutil.rmtree(old)
 
 
@@ -218,6 +217,9 @@ def _states(wanted: Wanted, raw: Path) -> Iterator[str]:
     for path in [images, *(images.parent / name for name in source.sides)] if images else []:
         if path.is_dir():
             yield folder.folder_state(path)
-        elif path.exists() and (path.name, path.stat().st_size) not in checked:
+        elif not path.exists():
+            if path.name in {name for name, _ in checked}:
+                yield f"{path.name} missing"  # it may come with the next listing
+        elif (path.name, path.stat().st_size) not in checked:
             status = path.stat()
-            yield f"{path.name} {status.st_size} {status.st_mtime_ns}"
+            yield f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"

@@ -60,6 +60,7 @@ def align_all(plan: Plan, workers: int) -> None:
     Raises:
         StorageError: the disk is full, or a worker was killed.
     """
+    store.forget_passing(plan.shards)
     known, wanted = store.stored_keys(plan.shards), manifest.keys(plan.photos)
     done = int(np.isin(wanted, known).sum())
     pending = len(wanted) - done

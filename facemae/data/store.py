@@ -31,6 +31,8 @@ from facemae.results import DataFolder
 
 ROWS = 512  # photos per shard: some 8 MB of faces at 112 px, and what a kill can cost at most
 _SUFFIX = ".parquet"
+_MEND = "align the photos again (snakemake --forcerun align)"
+_PASSING = ["E_PERMISSION", "CHANGED"]  # outcomes that tell of a moment, not of the photo
 
 _PHOTO_FIELDS = [
     pa.field("key", pa.string()),
@@ -158,6 +160,13 @@ def stored_keys(folder: Path) -> NDArray[np.uint64]:
     return np.unique(np.concatenate(parts))
 
 
+def forget_passing(folder: Path) -> None:
+    """Take out photos that could not be read when it was their turn, so that they get another."""
+    for path in shard_paths(folder):
+        keep = pc.invert(pc.is_in(_read(path, ["code"])["code"], pa.array(_PASSING)))
+        _keep(path, keep.to_numpy())
+
+
 def finish(folder: DataFolder, shards: Path) -> Counter[str]:
     """Take out rows of photos that are gone, write index and report, and count the photos by outcome.
 
@@ -190,6 +199,9 @@ def finish(folder: DataFolder, shards: Path) -> Counter[str]:
                 report.write(line)
                 if record["code"] != "OK":
                     rejected.write(line)
+        if counts.total() != len(wanted):
+            told = f"{shards} holds {counts.total()} outcomes for {len(wanted)} photos"
+            raise IntegrityError(f"{told}; delete it and align again.")
     return counts
 
 
@@ -219,12 +231,16 @@ def _plain(value: Any) -> Any:
 def _prune(folder: Path, wanted: NDArray[np.uint64]) -> None:
     """Take rows out of the shards whose photo the manifest no longer lists; what is deleted there goes."""
     for path in shard_paths(folder):
-        keep = np.isin(manifest.keys(path), wanted)
-        if keep.all():
-            continue
-        if not keep.any():
-            path.unlink()
-            continue
+        _keep(path, np.isin(manifest.keys(path), wanted))
+    for left in folder.glob(".*.tmp"):  # of a worker that was killed while writing
+        left.unlink()
+
+
+def _keep(path: Path, keep: NDArray[np.bool_]) -> None:
+    """Leave only some rows in a shard, and no shard without rows."""
+    if not keep.any():
+        path.unlink()
+    elif not keep.all():
         _write(path, _read(path).filter(pa.array(keep)))
 
 
@@ -237,10 +253,10 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.ParquetFile(path, page_checksum_verification=True).read(columns)
     except FileNotFoundError as error:
-        raise IntegrityError(f"{path} is missing; align the photos again.") from error
+        raise IntegrityError(f"{path} is missing; {_MEND}.") from error
     except (pa.ArrowException, OSError, ValueError) as error:  # damage comes as any of these
         reason = " ".join(str(error).split())
-        raise IntegrityError(f"{path} is damaged ({reason}); delete it and align again.") from error
+        raise IntegrityError(f"{path} is damaged ({reason}); delete it and {_MEND}.") from error
 
 
 def read_images(folder: DataFolder, shard: str) -> list[bytes | None]:

@@ -12,7 +12,7 @@ from facemae import files
 from facemae.data import archives, download, locate
 from facemae.data.locate import DOWNLOADABLE, MISSING, READY, find
 from facemae.data.sources import SOURCES, VARIANTS
-from facemae.data.sources.base import Photo, Remote, Source
+from facemae.data.sources.base import Photo, Place, Remote, Source
 from facemae.data.sources.folder import visible_files
 from facemae.errors import DataError, StorageError, UsageError
 from facemae.results import SET_LABELLED, SET_UNLABELLED
@@ -292,6 +292,7 @@ def test_what_is_converted_is_converted_once(raw, tmp_path, monkeypatch, held):
     make_folder(raw / "there", {"held.csv": b"again"})
     place = locate.locate(find("held", SET_LABELLED, raw), raw, tmp_path / "unpacked")
     assert (place.images / "1.jpg").read_bytes() == b"again"
+    locate.clear_unused([place], tmp_path / "unpacked")
     assert len(list((tmp_path / "unpacked").glob("held-*"))) == 1
 
 
@@ -304,8 +305,6 @@ def test_an_archive_is_unpacked_once_and_again_when_it_changed(raw, tmp_path, mo
     unpack = archives._fill
     monkeypatch.setattr(archives, "_fill", lambda *args: calls.append(1) or unpack(*args))
     path = make_zip(tmp_path / "mine.zip", PEOPLE)
-    neighbour = unpacked / f"labelled-1-{'0' * 12}"  # of another source whose name begins alike
-    neighbour.mkdir(parents=True)
 
     def images():
         return locate.locate(find(str(path), SET_LABELLED, raw), raw, unpacked).images
@@ -320,22 +319,18 @@ def test_an_archive_is_unpacked_once_and_again_when_it_changed(raw, tmp_path, mo
     second = images()
     assert len(calls) == 2
     assert second != first
-    assert not first.exists()
-    assert neighbour.exists()
     assert {path.parent.name for path in second.rglob("*.jpg")} == {"ann", "bob", "cy"}
 
 
-def test_an_old_unpacking_goes_whatever_its_name_holds(raw, tmp_path, monkeypatch, held):
-    source = replace(held[0], name="a[b]*", downloads=())
-    monkeypatch.setitem(SOURCES, "held", source)
-    old = tmp_path / "unpacked" / f"a[b]*-{'0' * 12}"
-    other = tmp_path / "unpacked" / f"ab...-{'0' * 12}"
-    old.mkdir(parents=True)
-    other.mkdir()
-    make_folder(raw / "there", {"held.zip": held[1]["held.zip"]})
-    locate.locate(find("held", SET_LABELLED, raw), raw, tmp_path / "unpacked")
-    assert not old.exists()
-    assert other.exists()
+def test_what_no_source_uses_any_more_goes(tmp_path):
+    """An older version, another source's, and what a killed unpacking left; not what is in use."""
+    unpacked = tmp_path / "unpacked"
+    for name in ("a[b]-1/photos", "a[b]-2/photos", "other-1", ".a[b]-3.partial"):
+        (unpacked / name).mkdir(parents=True)
+    (unpacked / ".lock").touch()
+    locate.clear_unused([Place(unpacked / "a[b]-2" / "photos", {}), Place(Path(), {})], unpacked)
+    assert sorted(path.name for path in unpacked.iterdir()) == [".lock", "a[b]-2"]
+    assert (unpacked / "a[b]-2" / "photos").is_dir()
 
 
 def test_nothing_is_written_beside_raw_data_that_is_whole(raw, tmp_path, listed):

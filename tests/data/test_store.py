@@ -163,3 +163,18 @@ def test_an_index_cannot_point_out_of_its_folder(folder, tmp_path):
     pq.write_table(pq.read_table(folder.shards / "x" / "000000.parquet"), tmp_path / "secret.parquet")
     with pytest.raises(IntegrityError, match="outside its folder"):
         store.read_images(folder, "../secret.parquet")
+
+
+def test_a_shard_that_is_there_twice_is_noticed(folder):
+    shards = folder.shards / "x"
+    store.shard_path(shards, 7).write_bytes(store.shard_path(shards, 0).read_bytes())
+    with pytest.raises(IntegrityError, match="holds 6 outcomes for 4 photos"):
+        store.finish(folder, shards)
+    assert not folder.faces.exists()
+
+
+def test_what_a_killed_worker_left_goes(folder):
+    left = folder.shards / "x" / ".000001.parquet.tmp"
+    left.write_bytes(b"half a face")
+    store.finish(folder, folder.shards / "x")
+    assert not left.exists()

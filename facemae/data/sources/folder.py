@@ -103,7 +103,7 @@ def folder_state(folder: Path) -> str:
     for path in visible_files(folder):
         try:
             status = path.lstat()
-            known = f" {status.st_size} {status.st_mtime_ns}\n"
+            known = f" {status.st_mode} {status.st_size} {status.st_mtime_ns}\n"
         except OSError:  # deleted since it was listed, which is a change as well
             known = " gone\n"
         digest.update(os.fsencode(path) + known.encode())
