@@ -119,7 +119,8 @@ def _theirs(peer: MTCNN, path: Path) -> Found | None:
     return None if landmarks is None else Found(landmarks[0].astype(float), image.size)
 
 
-def _speed(ours: list[float], theirs: list[float]) -> dict[str, float]:
+def _speed(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Return the median rates and ratio, and every round's rates: a round that other jobs disturbed shows."""
     ratios = np.divide(ours, theirs)
     return {
         "ratio": round(float(np.median(ratios)), 2),
@@ -127,6 +128,8 @@ def _speed(ours: list[float], theirs: list[float]) -> dict[str, float]:
         "ratio_high": round(float(ratios.max()), 2),
         "ours_per_s": round(float(np.median(ours)), 1),
         "theirs_per_s": round(float(np.median(theirs)), 1),
+        "ours_rounds": [round(rate, 1) for rate in ours],
+        "theirs_rounds": [round(rate, 1) for rate in theirs],
     }
 
 
