@@ -30,7 +30,6 @@ except FaceMAEError as error:
 validate(config, "../schemas/config.schema.json")
 
 RESULTS = Results(Path(EXPERIMENT.results))
-DATA = str(RESULTS.data.root)
 # Runs and baselines give the same two files of embeddings, so that one rule evaluates both.
 STAGE = str(RESULTS.root / "{run}" / "{seed}")
 

@@ -14,11 +14,12 @@ rule fetch:
     conda:
         "../envs/facemae.yaml"
     params:
+        folder=subpath(output[0], parent=True),
         config=RESULTS.config,
         data=EXPERIMENT.data.model_dump_json(include={"labelled", "unlabelled"}),
         sources=source_states(),
     shell:
-        "python -m facemae fetch --config {params.config:q} --data {DATA:q} 2>&1 | tee -i {log:q}"
+        "python -m facemae fetch --config {params.config:q} --data {params.folder:q} 2>&1 | tee -i {log:q}"
 
 
 rule align:
@@ -46,6 +47,7 @@ rule align:
         mem_mb=lambda wildcards, threads: 500 + 900 * threads,
         runtime=600,
     params:
+        folder=subpath(output[0], parent=True),
         config=RESULTS.config,
         data=EXPERIMENT.data.model_dump_json(
             include={"image_size", "align", "faces", "min_score"}
@@ -54,7 +56,7 @@ rule align:
         """
         python -m facemae align \
             --config {params.config:q} \
-            --data {DATA:q} \
+            --data {params.folder:q} \
             --workers {threads} 2>&1 | tee -i {log:q}
         """
 
@@ -70,8 +72,10 @@ rule cache:
     localrule: True
     conda:
         "../envs/facemae.yaml"
+    params:
+        folder=subpath(output[0], parent=True),
     shell:
-        "python -m facemae cache --data {DATA:q} 2>&1 | tee -i {log:q}"
+        "python -m facemae cache --data {params.folder:q} 2>&1 | tee -i {log:q}"
 
 
 rule split:
@@ -89,10 +93,11 @@ rule split:
     conda:
         "../envs/facemae.yaml"
     params:
+        folder=subpath(output[0], parent=True),
         config=RESULTS.config,
         split=EXPERIMENT.split.model_dump_json(),
     shell:
-        "python -m facemae split --config {params.config:q} --data {DATA:q} 2>&1 | tee -i {log:q}"
+        "python -m facemae split --config {params.config:q} --data {params.folder:q} 2>&1 | tee -i {log:q}"
 
 
 rule data:

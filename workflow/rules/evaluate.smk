@@ -26,6 +26,7 @@ rule embed:
         mem_mb=2000,
         runtime=60,
     params:
+        folder=subpath(input.split, parent=True),
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
         finetuned=subpath(input.embedder, parent=True),
@@ -35,7 +36,7 @@ rule embed:
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \
-            --data {DATA:q} \
+            --data {params.folder:q} \
             --finetuned {params.finetuned:q} \
             --out {params.out:q} \
             --threads {threads} 2>&1 | tee -i {log:q}
@@ -61,6 +62,7 @@ rule baseline:
         mem_mb=2000,
         runtime=60,
     params:
+        folder=subpath(input.split, parent=True),
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
         model=EXPERIMENT.defaults.model.model_dump_json(),
@@ -70,7 +72,7 @@ rule baseline:
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \
-            --data {DATA:q} \
+            --data {params.folder:q} \
             --out {params.out:q} \
             --threads {threads} 2>&1 | tee -i {log:q}
         """

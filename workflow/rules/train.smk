@@ -26,6 +26,7 @@ rule pretrain:
         mem_mb=2000,
         runtime=1440,
     params:
+        folder=subpath(input.split, parent=True),
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
         section=section("model", "pretrain"),
@@ -36,7 +37,7 @@ rule pretrain:
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \
-            --data {DATA:q} \
+            --data {params.folder:q} \
             --out {params.out:q} \
             --threads {threads} 2>&1 | tee -i {log:q}
         """
@@ -64,6 +65,7 @@ rule finetune:
         mem_mb=2000,
         runtime=1440,
     params:
+        folder=subpath(input.split, parent=True),
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
         pretrained=pretrained_option,
@@ -75,7 +77,7 @@ rule finetune:
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \
-            --data {DATA:q} \
+            --data {params.folder:q} \
             {params.pretrained:q} \
             --out {params.out:q} \
             --threads {threads} 2>&1 | tee -i {log:q}
