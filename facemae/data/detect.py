@@ -19,7 +19,8 @@ Floats = NDArray[np.float32]
 class Face:
     """A face in pixels of its image: box (4,) as left, top, right, bottom; score 0 to 1; landmarks (5, 2).
 
-    The landmarks are eyes, nose and mouth corners, each left to right as the viewer sees them.
+    The box may reach beyond the image. The landmarks are eyes, nose and mouth corners, each left to right as
+    the viewer sees them.
     """
 
     box: Floats
@@ -31,7 +32,7 @@ class FaceDetector(Protocol):
     """Anything that finds faces in RGB images."""
 
     def detect(self, images: Sequence[Image.Image]) -> list[list[Face]]:
-        """Return the faces of each image, largest first; an empty list where there is none."""
+        """Return the faces of each image, the largest in view first; an empty list where there is none."""
         ...
 
 
@@ -66,7 +67,7 @@ _NOBODY: Floats = np.zeros((0, 15), np.float32)
 def mtcnn_version(*, thorough: bool = False, max_side: int = _MAX_SIDE) -> str:
     """Return a name that changes with whatever changes what the detector finds, to keep its results under."""
     searches = [tuple(search) for search in _searches(thorough)]
-    return f"mtcnn 3, facenet-pytorch {metadata.version('facenet-pytorch')}, {max_side} px, {searches}"
+    return f"mtcnn 4, facenet-pytorch {metadata.version('facenet-pytorch')}, {max_side} px, {searches}"
 
 
 class MtcnnDetector:
@@ -108,7 +109,7 @@ class MtcnnDetector:
         self.version = mtcnn_version(thorough=thorough, max_side=max_side)
 
     def detect(self, images: Sequence[Image.Image]) -> list[list[Face]]:
-        """Return the faces of each image, largest first; an empty list where there is none."""
+        """Return the faces of each image, the largest in view first; an empty list where there is none."""
         faces: list[list[Face]] = []
         for start in range(0, len(images), self._batch):
             faces += self._detect(images[start : start + self._batch])
@@ -122,7 +123,7 @@ class MtcnnDetector:
             for index, rows in zip(left, self._search([shrunk[each] for each in left], search), strict=True):
                 found[index] = rows
         return [
-            _faces(rows, np.divide(image.size, small.size))
+            _faces(rows, small.size, np.divide(image.size, small.size))
             for rows, image, small in zip(found, images, shrunk, strict=True)
         ]
 
@@ -281,10 +282,14 @@ def _area(rows: Floats) -> Floats:
     return size[:, 0] * size[:, 1]
 
 
-def _faces(rows: Floats, scale: NDArray[np.float64]) -> list[Face]:
-    """Return the faces, largest first, in pixels that are `scale` (2,) times smaller."""
+def _faces(rows: Floats, size: tuple[int, int], scale: NDArray[np.float64]) -> list[Face]:
+    """Return the faces in an image of `size`, largest first, in pixels that are `scale` (2,) times smaller.
+
+    Only what is in view counts: a passer-by whom the border cuts off is not the one who was photographed.
+    """
+    seen = np.minimum(rows[:, 2:4], size) - np.maximum(rows[:, :2], 0)
     factors = scale.astype(np.float32)
     return [
         Face(row[_BOX] * np.tile(factors, 2), float(row[_SCORE]), row[_LANDMARKS].reshape(2, 5).T * factors)
-        for row in rows[np.argsort(-_area(rows), kind="stable")]
+        for row in rows[np.argsort(-seen.clip(0).prod(1), kind="stable")]
     ]

@@ -103,6 +103,17 @@ def test_several_faces_come_largest_first(detector, photos):
     assert small.box[2] < 120
 
 
+def test_what_the_border_cuts_off_does_not_make_a_face_the_largest():
+    rows = np.zeros((3, 15), np.float32)
+    rows[:, :5] = [(-60, 0, 60, 120, 0.9), (70, 20, 170, 120, 0.8), (180, 0, 260, 80, 0.7)]
+    rows[:, 5:10] = np.arange(5)
+    faces = detect._faces(rows, (220, 150), np.array([2.0, 3.0]))
+    # 60 x 120, 100 x 100 and 40 x 80 pixels are in view.
+    assert [face.score for face in faces] == pytest.approx([0.8, 0.9, 0.7])
+    assert faces[1].box.tolist() == [-120, 0, 120, 360]
+    assert faces[0].landmarks.tolist() == [[0, 0], [2, 0], [4, 0], [6, 0], [8, 0]]
+
+
 def test_the_coarse_search_finds_the_largest_face_and_the_thorough_one_all(detector, thorough, photos):
     image = scene((500, 300), (photos[0], 40, (20, 20)), (photos[1], 184, (250, 40)))
     (large,) = detector.detect([image])[0]

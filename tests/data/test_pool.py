@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,24 +108,26 @@ def _die(task):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_often(photos, shards, kills, longest):
-    """Kill the command `kills` times at random moments, then let it finish; return how many kills hit."""
-    draw, hits = random.Random(0), 0
-    for _ in range(kills):
+def kill_often(photos, shards, kills, whole):
+    """Kill the command `kills` times within the seconds that a whole run takes, then let it finish."""
+    draw = random.Random(0)
+    while kills:
         process = run(photos, shards, 2)
-        time.sleep(draw.uniform(0.3, longest))
-        hits += process.poll() is None
+        time.sleep(draw.uniform(0.3, 0.9) * whole)
+        if process.poll() is None:
+            kills -= 1
+        else:  # it was faster than the kill: begin anew
+            shutil.rmtree(shards)
         process.kill()  # the parent alone: its workers have to notice by themselves
         process.wait()
     assert run(photos, shards, 2).wait() == 0
-    return hits
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_alignment_ends_with_the_same_bytes(photos, tmp_path, replaced, kills):
-    with replaced(store, "ROWS", 4):
-        align(photos, tmp_path / "undisturbed", 1, 4)
-    assert kill_often(photos, tmp_path / "killed", kills, 2.0) > 0
+def test_killed_alignment_ends_with_the_same_bytes(photos, tmp_path, kills):
+    started = time.monotonic()
+    assert run(photos, tmp_path / "undisturbed", 2).wait() == 0
+    kill_often(photos, tmp_path / "killed", kills, time.monotonic() - started)
     assert hashes(tmp_path / "killed") == hashes(tmp_path / "undisturbed")
     assert len(hashes(tmp_path / "killed")) == COUNT / 4
 
