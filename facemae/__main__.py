@@ -43,6 +43,9 @@ DataOption = Annotated[
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes that align at a time.")]
 SplitOption = Annotated[Path, typer.Option("--split", help="Role of every face, made by split.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write, named after the stage.")]
+LoadersOption = Annotated[
+    int, typer.Option("--workers", min=0, help="Threads that read batches ahead of the training.")
+]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")]
 
 
@@ -111,9 +114,10 @@ def pretrain(
     folder: DataOption,
     out: OutOption,
     threads: ThreadsOption = 1,
+    workers: LoadersOption = 0,
 ) -> None:
     """Train a run's masked autoencoder; the same command goes on after a kill."""
-    task = _task(config_files, run, seed, folder, out, threads)
+    task = _task(config_files, run, seed, folder, out, threads, workers)
     from facemae.pretrain import pretrain as stage
 
     stage(task)
@@ -131,9 +135,10 @@ def finetune(
         typer.Option("--pretrained", help="Folder of the run's pretrain stage; not given: from scratch."),
     ] = None,
     threads: ThreadsOption = 1,
+    workers: LoadersOption = 0,
 ) -> None:
     """Train a run's face embedder; the same command goes on after a kill."""
-    task = _task(config_files, run, seed, folder, out, threads)
+    task = _task(config_files, run, seed, folder, out, threads, workers)
     from facemae.finetune import finetune as stage
 
     stage(task, pretrained)
@@ -247,14 +252,16 @@ def doctor(
     raise typer.Exit(check(config_files))
 
 
-def _task(config_files: list[Path], run: str, seed: int, folder: Path, out: Path, threads: int) -> Task:
+def _task(
+    config_files: list[Path], run: str, seed: int, folder: Path, out: Path, threads: int, workers: int = 0
+) -> Task:
     experiment = config.load(config_files)
     experiment.check_name(run)
     say(f"{out.name} {run}/{seed}", "starting")  # loading PyTorch takes seconds
     from facemae.results import DataFolder
     from facemae.task import Task
 
-    return Task(experiment, run, seed, DataFolder(folder), out, threads)
+    return Task(experiment, run, seed, DataFolder(folder), out, threads, workers)
 
 
 def _version(value: bool) -> None:

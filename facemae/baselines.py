@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from facemae import config
-from facemae.models.embedder import embed
-from facemae.models.encoder import build_encoder, encode, pool
+from facemae.models.embedder import Frozen, embed
+from facemae.models.encoder import build_encoder
 from facemae.models.patches import to_input
 from facemae.randomness import seed_of
 
@@ -49,15 +49,10 @@ def random_weights(
 ) -> np.ndarray:
     """Return the mean token of the untrained encoder that every run of this seed starts from."""
     torch.manual_seed(seed_of(seed, "weights"))
-    encoder = build_encoder(experiment.defaults.model, experiment.data.image_size).eval()
-
-    class Untrained(torch.nn.Module):
-        def forward(self, batch: torch.Tensor) -> torch.Tensor:
-            return pool(encoder, encode(encoder, batch))
-
+    network = Frozen(build_encoder(experiment.defaults.model, experiment.data.image_size)).eval()
     starts = range(0, len(images), BATCH)
     batches = [torch.from_numpy(images[start : start + BATCH]) for start in starts]
-    return torch.cat([embed(Untrained(), to_input(batch)) for batch in batches]).numpy()
+    return torch.cat([embed(network, to_input(batch)) for batch in batches]).numpy()
 
 
 BASELINES: dict[str, BaselineFn] = {"pixels": pixels, "pca": pca, "random_weights": random_weights}

@@ -22,6 +22,8 @@ from facemae.progress import say
 
 KEPT = 2
 FACTS = "facts"  # key in the file's metadata
+BEST = "best"
+NETWORK = "network."
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -36,11 +38,8 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, A
     Raises:
         StorageError: the disk is full; the previous checkpoint is untouched.
     """
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(contiguous, {FACTS: json.dumps({"step": step, **facts})})
     name = f"step_{step:08d}"
-    files.atomic_write(folder / f"{name}.safetensors", data)
-    files.write_json(folder / f"{name}.json", {"sha256": files.sha256(data)})
+    _write(folder, name, tensors, {"step": step, **facts})
     manifests = sorted(folder.glob("step_*.json"))
     own = manifests.index(folder / f"{name}.json") + 1
     _delete(manifests[own:])  # later ones were damaged, else training had gone on from there
@@ -62,6 +61,33 @@ def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if manifests:
         raise IntegrityError(f"Every checkpoint in {folder} is damaged; delete the folder to start afresh.")
     return None
+
+
+def save_best(folder: Path, step: int, network: torch.nn.Module) -> None:
+    """Keep the weights after `step` steps as the best ones so far."""
+    _write(folder, BEST, _weights(network), {"step": step})
+
+
+def restore_best(folder: Path, step: int, network: torch.nn.Module) -> None:
+    """Put the best weights back, which are those after `step` steps.
+
+    Raises:
+        IntegrityError: they are missing or damaged.
+    """
+    found = _read(folder / f"{BEST}.json")
+    if found is None or found[1]["step"] != step:
+        raise IntegrityError(
+            f"The best weights in {folder}, of step {step}, are missing or damaged; delete the folder to "
+            "start anew."
+        )
+    network.load_state_dict(_unprefixed(found[0]))
+
+
+def _write(folder: Path, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    data = safetensors.torch.save(contiguous, {FACTS: json.dumps(facts)})
+    files.atomic_write(folder / f"{name}.safetensors", data)
+    files.write_json(folder / f"{name}.json", {"sha256": files.sha256(data)})
 
 
 def _read(manifest: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -95,7 +121,7 @@ def remove(folder: Path) -> None:
 
 def pack(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the state of a network and its optimiser as flat names and tensors."""
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    tensors = _weights(network)
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     return tensors
@@ -103,11 +129,18 @@ def pack(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str
 
 def unpack(tensors: dict[str, Tensor], network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put back what `pack` returned."""
-    prefix = "network."
-    network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    network.load_state_dict(_unprefixed(tensors))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _weights(network: torch.nn.Module) -> dict[str, Tensor]:
+    return {f"{NETWORK}{name}": value for name, value in network.state_dict().items()}
+
+
+def _unprefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(NETWORK): v for k, v in tensors.items() if k.startswith(NETWORK)}

@@ -219,12 +219,16 @@ def _budget_note(a: Scored, b: Scored) -> str:
     """Return which settings besides the mask differ, so that no comparison looks fairer than it is."""
     if a.run is None or b.run is None:
         return "the control trains nothing"
-    differing = sorted(_differing(a.run.model_dump(), b.run.model_dump(), ""))
-    differing = [key for key in differing if key != "pretrain.mask"]
+    differing = sorted(_differing(a.run.shaping(), b.run.shaping(), ""))
+    # Another mask has other parameters; those of the same mask are worth telling.
+    masks = ("pretrain.mask", *([] if a.run.strategy == b.run.strategy else ["pretrain.masks."]))
+    differing = [key for key in differing if key != masks[0] and not key.startswith(masks[1:])]
     return f"differ in {', '.join(differing)}" if differing else ""
 
 
 def _differing(a: Any, b: Any, path: str) -> list[str]:
     if isinstance(a, dict) and isinstance(b, dict):
-        return [found for key in a for found in _differing(a[key], b[key], f"{path}.{key}" if path else key)]
+        keys = [*a, *(key for key in b if key not in a)]
+        parts = (_differing(a.get(key), b.get(key), f"{path}.{key}" if path else key) for key in keys)
+        return [found for part in parts for found in part]
     return [] if a == b else [path]

@@ -15,27 +15,35 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
+from facemae import combinations
 from facemae.errors import UsageError
+from facemae.masking.parameters import Masks
+from facemae.section import OpenShare, Positive, Section, Share
 
-Strategy = Literal["random", "block", "grid", "region"]
+STRATEGIES = tuple(Masks.model_fields)
 Baseline = Literal["pixels", "pca", "random_weights"]
 BASELINES_WITHOUT_CHANCE = ("pixels", "pca")
 RESERVED_RUN_NAMES = ("data", "report", *get_args(Baseline))
 STDIN = Path("-")
-MIN_REGION_SIDE = 4
+# Width, depth and heads of the sizes with a name: Touvron et al., DeiT, table 1; nano is ours.
+SIZES = {"nano": (128, 8, 4), "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
+
+
+def _known_strategy(name: str) -> str:
+    if name not in STRATEGIES:
+        close = difflib.get_close_matches(name, STRATEGIES, n=1)
+        hint = f"did you mean {close[0]}" if close else f"known are {', '.join(STRATEGIES)}"
+        raise ValueError(f"there is no strategy {name}, {hint}")
+    return name
+
+
+Strategy = Annotated[
+    str, AfterValidator(_known_strategy), Field(json_schema_extra={"enum": list(STRATEGIES)})
+]
 SourceText = Annotated[str, Field(min_length=1)]
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A frozen group of keys that refuses unknown ones, wrong types, NaN and infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -78,23 +86,38 @@ class Split(Section):
 
 
 class Model(Section):
-    """The vision Transformer (ViT) and the face embedding on top of it."""
+    """The encoder and the face embedding on top of it."""
 
+    encoder: Literal["vit", "cnn", "mlp"]
+    """Vision Transformer, masked convolutions, or the pixel autoencoder's fully connected layers."""
+    size: Literal["custom", "nano", "tiny", "small", "base"]
+    """Width, depth and heads by name (`SIZES`); `custom` takes the three below."""
     patch_size: Positive
-    """Side of a patch in pixels."""
+    """Side of a patch in pixels; of a cnn also the stride of its last stage."""
     width: Annotated[int, Field(ge=4, multiple_of=4)]
     depth: Positive
     heads: Positive
     class_token: bool
+    pool: Literal["mean", "class"]
+    """What becomes the embedding: the mean of the patch tokens, or the class token."""
+    network: str
+    """timm's name of the cnn."""
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     """Stochastic depth rate of the last block while fine-tuning."""
     embedding: Annotated[int, Field(ge=2)]
     """Dimensions of the face embedding."""
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return width, depth and heads."""
+        return SIZES.get(self.size, (self.width, self.depth, self.heads))
+
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> Model:
+    def _consistent(self) -> Model:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.pool == "class" and not (self.class_token and self.encoder == "vit"):
+            raise ValueError("pool class needs encoder vit with class_token true; use pool mean")
         return self
 
 
@@ -103,6 +126,8 @@ class Training(Section):
 
     steps: Positive
     batch_size: Annotated[int, Field(ge=2)]
+    accumulate: Positive
+    """Parts that a batch is computed in, one after the other, to fit into memory."""
     learning_rate: Annotated[float, Field(gt=0)]
     """Peak rate of AdamW, at this batch size."""
     weight_decay: Annotated[float, Field(ge=0)]
@@ -110,8 +135,33 @@ class Training(Section):
     """Share of the steps over which the rate rises linearly."""
     clip_norm: Annotated[float, Field(gt=0)]
     """Largest L2 norm of the gradient."""
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    """Decay per step of the averaged weights, which become the result; 0: the last weights do."""
     log_every: Positive
     checkpoint_every: Positive
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Training:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
+        return self
+
+
+class Perceptual(Section):
+    """A loss on the features of a frozen network, beside the one on pixels."""
+
+    weight: Annotated[float, Field(ge=0)]
+    """Of this loss against the pixels' 1; 0: none."""
+    network: Annotated[str, Field(min_length=1)]
+    """`ema`: the run's own averaged encoder; else timm's name of a model."""
+    weights: str | None
+    """File of that timm model's weights."""
+
+    @model_validator(mode="after")
+    def _weights_are_named(self) -> Perceptual:
+        if self.weight and (self.network == "ema") != (self.weights is None):
+            raise ValueError("weights is the file of a timm network's weights; network ema takes null")
+        return self
 
 
 class Pretrain(Training):
@@ -120,19 +170,50 @@ class Pretrain(Training):
     mask: Strategy
     mask_ratio: OpenShare
     """Share of the patches hidden from the encoder."""
-    normalise_target: bool
-    """Predict pixels normalised per patch instead of raw ones."""
+    masks: Masks
+    """Each strategy's own parameters."""
+    init: str | None
+    """File of weights to start the encoder from; null: random ones."""
+    crop_least: Annotated[float, Field(gt=0, le=1)]
+    """Least share of the area that a random crop keeps; 1: no crops, faces are mirrored only."""
+    decoder: Literal["transformer", "cross", "deconv", "mlp"]
     decoder_width: Annotated[int, Field(ge=4, multiple_of=4)]
     decoder_depth: Positive
     decoder_heads: Positive
+    predict_ratio: Annotated[float, Field(gt=0, le=1)]
+    """Share of all patches that are predicted, if fewer than are hidden; 1: every hidden one."""
+    loss: Literal["mse", "l1"]
+    loss_on: Literal["hidden", "all"]
+    normalise_target: bool
+    """Predict pixels normalised per patch instead of raw ones."""
+    perceptual: Perceptual
+    teacher_decay: Annotated[float, Field(ge=0, lt=1)]
+    """Decay per step of the averaged copies that guided masks and the perceptual loss look at."""
+    held_out: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the faces that are kept to validate on."""
+    validate_every: Annotated[int, Field(ge=0)]
+    """Steps between two validations; the best weights become the result. 0: never."""
+    patience: Annotated[int, Field(ge=0)]
+    """Validations without a better one after which the training stops; 0: it never does."""
+    probe: bool
+    """Whether each validation also tries how well the encoder, frozen, tells the training people apart."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> Pretrain:
+    def _consistent(self) -> Pretrain:
         if self.decoder_width % self.decoder_heads:
             raise ValueError(
                 f"decoder_width {self.decoder_width} is not divisible by decoder_heads {self.decoder_heads}"
             )
+        if getattr(self.masks, self.mask) is None:
+            raise ValueError(f"masks.{self.mask}: this key is missing; copy it from the shipped config.yaml")
+        if bool(self.held_out) != bool(self.validate_every):
+            raise ValueError("held_out and validate_every go together: both above 0, or both 0")
         return self
+
+    @property
+    def mask_parameters(self) -> dict[str, Any]:
+        """Return the parameters of the run's own strategy."""
+        return self.masks.parameters(self.mask)  # type: ignore[arg-type]
 
 
 class Finetune(Training):
@@ -163,6 +244,14 @@ class Run(Section):
     pretrain: Pretrain | None
     """`null`: no pretraining, the run fine-tunes from scratch."""
     finetune: Finetune
+
+    def shaping(self) -> dict[str, Any]:
+        """Return the settings that shape the run: all but the parameters of strategies it does not use."""
+        settings = self.model_dump()
+        if self.pretrain:
+            mask = self.pretrain.mask
+            settings["pretrain"]["masks"] = {mask: settings["pretrain"]["masks"][mask]}
+        return settings
 
     @property
     def strategy(self) -> str:
@@ -204,6 +293,8 @@ class Experiment(Section):
     """Folder that all results are written to."""
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
+    compile: Literal["auto", "on", "off"]
+    """Compile the networks before training; `auto`: on a GPU."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     data: Data
     split: Split
@@ -273,7 +364,7 @@ def parse(content: Mapping[str, Any]) -> Experiment:
     experiment = _validate(Experiment, content, "")
     _check_unique(experiment)
     if "random_weights" in experiment.baselines:
-        _check_patches(experiment, experiment.defaults, "defaults")
+        _check_together(experiment, experiment.defaults, "defaults")
     if not experiment.run_names:
         raise UsageError("runs: every run is null; keep at least one.")
     for name in experiment.run_names:
@@ -408,23 +499,11 @@ def _check_run(experiment: Experiment, name: str) -> None:
         raise UsageError(
             f"runs.{name}: this name is taken ({', '.join(RESERVED_RUN_NAMES)}); choose another."
         )
-    _check_patches(experiment, experiment.run(name), f"runs.{name}")
+    _check_together(experiment, experiment.run(name), f"runs.{name}")
 
 
-def _check_patches(experiment: Experiment, run: Run, where: str) -> None:
-    size, patch = experiment.data.image_size, run.model.patch_size
-    if size % patch:
-        raise UsageError(f"{where}.model.patch_size: data.image_size {size} is not divisible by {patch}.")
-    if run.pretrain is None:
-        return
-    side = size // patch
-    if not 1 <= round(run.pretrain.mask_ratio * side * side) <= side * side - 1:
-        raise UsageError(
-            f"{where}.pretrain.mask_ratio: {run.pretrain.mask_ratio} of {side * side} patches leaves none "
-            "hidden or none visible; choose another ratio or a smaller patch."
-        )
-    if run.pretrain.mask == "region" and side < MIN_REGION_SIDE:
-        raise UsageError(
-            f"{where}.pretrain.mask: region masks need {MIN_REGION_SIDE} x {MIN_REGION_SIDE} patches to tell "
-            f"regions apart, there are {side} x {side}; choose a smaller patch."
-        )
+def _check_together(experiment: Experiment, run: Run, where: str) -> None:
+    aligned = experiment.data.align != "crop"
+    found = combinations.problem(run.model, run.pretrain, experiment.data.image_size, aligned=aligned)
+    if found:
+        raise UsageError(f"{where}.{found}")

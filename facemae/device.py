@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import resource
+import sys
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +14,11 @@ from torch import nn
 
 from facemae.errors import UsageError
 from facemae.models.encoder import set_fused_attention
+from facemae.parallel import local_rank
+
+# Dense bfloat16 products per second, from NVIDIA's data sheets, by a part of the device's name.
+GPU_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
+MATRIX = 1024  # side of the product that measures a device whose speed is not listed
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,8 @@ class Compute:
 
     device: torch.device
     dtype: torch.dtype
+    compiles: bool = False
+    """Whether networks are compiled before they are trained."""
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.on_gpu else "cpu"
@@ -38,6 +48,24 @@ class Compute:
         set_fused_attention(network, fused=self.on_gpu or self.dtype == torch.float32)
         network.to(self.device)
 
+    def compiled(self, network: nn.Module) -> nn.Module:
+        """Return the network as it is trained: compiled, sharing its weights, where that pays."""
+        return torch.compile(network, dynamic=False) if self.compiles else network  # type: ignore[return-value]
+
+    def utilisation(self, flops: float) -> float:
+        """Return the share of the device's matrix products per second that `flops` per second is (MFU).
+
+        0 where `flops` is 0, unknown. The device's own figure is from its data sheet, or measured.
+        """
+        return flops / _peak_flops(self.device, self.dtype) if flops else 0.0
+
+    def memory_mb(self) -> int:
+        """Return the most memory so far in MiB: of the GPU by tensors, else this process's."""
+        if self.on_gpu:
+            return torch.cuda.max_memory_allocated(self.device) // 2**20
+        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss in bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+
     def seconds(self) -> float:
         """Return a clock that counts what is paid for: GPU seconds, or this process's CPU seconds."""
         if self.on_gpu:
@@ -47,7 +75,10 @@ class Compute:
 
 
 def choose(
-    device: Literal["auto", "cpu", "cuda"], precision: Literal["auto", "float32", "bfloat16"], threads: int
+    device: Literal["auto", "cpu", "cuda"],
+    precision: Literal["auto", "float32", "bfloat16"],
+    threads: int,
+    compiles: Literal["auto", "on", "off"] = "off",
 ) -> Compute:
     """Return what the configuration asks for, and make PyTorch deterministic and use `threads` threads.
 
@@ -63,7 +94,27 @@ def choose(
     # Else every new tensor is first filled with NaN, for a tenth of a step's time; none is read unwritten.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(precision) or _native_dtype(on_gpu)
-    return Compute(torch.device("cuda" if on_gpu else "cpu"), dtype)
+    place = torch.device("cuda", local_rank()) if on_gpu else torch.device("cpu")
+    # On a CPU compiling gains nothing and takes a minute (docs/performance.md).
+    return Compute(place, dtype, compiles == "on" or (compiles == "auto" and on_gpu))
+
+
+@functools.cache
+def _peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        name = torch.cuda.get_device_name(device)
+        known = [flops for part, flops in GPU_FLOPS.items() if part in name]
+        if known:
+            return known[0]
+    matrix = torch.ones(MATRIX, MATRIX, device=device, dtype=dtype)
+    best = min(_timed_product(matrix) for _ in range(5))
+    return 2 * MATRIX**3 / best
+
+
+def _timed_product(matrix: torch.Tensor) -> float:
+    started = time.perf_counter()
+    torch.mm(matrix, matrix).sum().item()  # waits for the result
+    return time.perf_counter() - started
 
 
 def _native_dtype(on_gpu: bool) -> torch.dtype:

@@ -17,7 +17,7 @@ from facemae.models.embedder import embed as embed_batch
 from facemae.models.patches import to_input
 from facemae.models.weights import load_embedder
 from facemae.progress import say, track
-from facemae.task import Task, on_device
+from facemae.task import Task
 
 BATCH = 64
 
@@ -56,12 +56,12 @@ def embed_images(finetuned: Path, faces: np.ndarray, compute: Compute, label: st
     """Return the embeddings (N, D) of aligned faces (N, H, H, 3) uint8 by the embedder in a folder."""
     embedder = load_embedder(finetuned)
     compute.place(embedder)
-    images = on_device(faces, compute)
-    starts = range(0, len(images), BATCH)
+    starts = range(0, len(faces), BATCH)
     parts = []
     for start in track(starts, len(starts), label, "batches"):
+        images = torch.from_numpy(faces[start : start + BATCH]).to(compute.device)
         with compute.autocast():
-            parts.append(embed_batch(embedder, to_input(images[start : start + BATCH])).cpu())
+            parts.append(embed_batch(embedder, to_input(images)).cpu())
     return torch.cat(parts).numpy()
 
 

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from facemae import config
 
@@ -51,6 +52,15 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every parameter group `rate` times its own scale."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """Return a copy of a network whose `update_parameters` moves it towards that network's weights.
+
+    Buffers, such as the statistics of a batch normalisation, are copied as they are.
+    """
+    copy = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+    return copy.requires_grad_(False)
 
 
 def ramp(step: int, steps: int, share: float) -> float:

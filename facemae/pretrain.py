@@ -3,134 +3,291 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from facemae import checkpoint, config, files, results
-from facemae.augment import random_flip
+from facemae import checkpoint, config, cost, files, results
+from facemae.autoencoding import Autoencoding, Masker, build_autoencoding, errors_of
+from facemae.crops import whole
+from facemae.data.cache import Faces, load_faces
+from facemae.data.feed import Feed
 from facemae.device import Compute
-from facemae.errors import UsageError
-from facemae.masking import PatchMask, make_mask
-from facemae.models.mae import MaskedAutoencoder, build_mae, reconstruct, reconstruction_loss
+from facemae.errors import DataError, UsageError
+from facemae.masking.mask import PatchMask
+from facemae.masking.measure import measures
+from facemae.masking.regions import region_map
+from facemae.masking.strategies import STRATEGIES, draw_mask
+from facemae.models.mae import MaskedAutoencoder, Prediction, build_mae
 from facemae.models.patches import to_faces, to_input
 from facemae.models.weights import save_weights
-from facemae.optim import adamw
+from facemae.optim import adamw, averaged
+from facemae.parallel import World, world
+from facemae.probe import MOST_FACES, probe
 from facemae.progress import say
-from facemae.randomness import batch_ids, generator, seed_of
-from facemae.task import Task, on_device
-from facemae.train import Trained, fit, lock
+from facemae.randomness import Noise, batch_ids, generator, seed_of
+from facemae.reconstruction import keep_visible_pixels, reconstruct
+from facemae.task import Task, evenly
+from facemae.train import HELD_OUT, LOSS, Objective, Trained, Validation, fit, lock
 
 SHOWN_FACES = 6
-UNSEEN_BATCH = 64
+BATCH = 64
 UNSEEN_FACES = 1000  # enough for a mean, and little memory
+HELD_OUT_FACES = 1000  # the same
+COMMON_MASK = "random"  # what every run is validated and scored under, whatever its own mask
 
 
 def pretrain(task: Task) -> None:
     """Train and write encoder, decoder, log, metrics and a few reconstructions of unseen people.
 
     Raises:
-        UsageError: the run has no pretraining, or is being trained by another process.
+        UsageError: the run has no pretraining, or is being trained by another process, or the settings
+            need more memory than there is.
     """
-    run = task.run
-    if run.pretrain is None:
+    settings = task.run.pretrain
+    if settings is None:
         raise UsageError(
             f"runs.{task.name}.pretrain is null: this run trains from scratch, without pretraining."
         )
     compute = task.compute()
-    faces = on_device(task.load(results.ROLE_TRAIN, results.ROLE_UNLABELLED).images, compute)
-    say(task.label, f"{len(faces)} faces, {run.pretrain.mask} mask {run.pretrain.mask_ratio:.0%}, {compute}")
+    with world(compute.device) as processes:
+        _pretrain(task, settings, compute, processes)
 
-    torch.manual_seed(seed_of(task.seed, "weights"))
-    mae = build_mae(run.model, run.pretrain, task.image_size)
+
+def _pretrain(task: Task, settings: config.Pretrain, compute: Compute, processes: World) -> None:
+    mae = _autoencoder(task, settings)
     compute.place(mae)
-    settings = task.settings("model", "pretrain")
-    job = task.job(settings, compute)
-    with lock(job):
-        loss_at = _loss(mae, faces, run.pretrain, compute, task.seed)
-        trained = fit(mae, adamw(mae, run.pretrain), loss_at, run.pretrain, compute, job)
-        files.write_json(task.out / results.CONFIG, settings)
-        save_weights(mae.encoder, task.out / results.ENCODER)
-        save_weights(mae.decoder, task.out / results.DECODER)
-        _write_results(task, mae.eval(), run.pretrain, compute, trained)
-        checkpoint.remove(job.state)
+    estimate = cost.measure(mae, _trial(settings, task.image_size, compute), compute)
+    cost.check(estimate, settings, compute, task.label, processes)
+    training, held_out = _rows(task, settings)
+    faces = task.open(training)
+    job = task.job(task.settings("model", "pretrain"), compute, *_files(settings))
+
+    def ids_at(step: int) -> Tensor:
+        return batch_ids(len(training), settings.batch_size, step, task.seed)
+
+    with lock(job, processes), Feed(faces, ids_at, compute, task.workers) as feed:
+        if processes.is_first:
+            kept = f", {len(held_out)} held out" if len(held_out) else ""
+            say(task.label, f"{len(training)} faces{kept}, {settings.mask} mask, {compute}")
+        stage = _Stage(task, settings, compute, build_autoencoding(mae, feed, settings, compute, task.seed))
+        names = training["sample_id"].to_numpy()
+        objective = Objective(
+            network=stage.network,
+            loss=stage.autoencoding.loss,
+            after_step=lambda step: stage.after_step(processes),
+            validation=stage.validation(held_out) if settings.validate_every else None,
+            samples=lambda step: names[ids_at(step).numpy()].tolist(),
+            flops=estimate.flops,
+        )
+        with cost.explained(estimate, settings, compute, task.label):
+            trained = fit(objective, adamw(stage.network, settings), settings, compute, job, processes)
+        if processes.is_first:
+            stage.write(trained)
+            checkpoint.remove(job.state)
+        processes.wait()
 
 
-def _loss(
-    mae: MaskedAutoencoder, faces: Tensor, settings: config.Pretrain, compute: Compute, seed: int
-) -> Callable[[int], Tensor]:
-    """Return the loss as a function of the step alone."""
+def _autoencoder(task: Task, settings: config.Pretrain) -> MaskedAutoencoder:
+    torch.manual_seed(seed_of(task.seed, "weights"))
+    mae = build_mae(task.run.model, settings, task.image_size)
+    if settings.init:
+        from facemae.interop import load_encoder
 
-    def loss_at(step: int) -> Tensor:
-        ids = batch_ids(len(faces), settings.batch_size, step, seed).to(faces.device)
-        images = to_input(random_flip(faces[ids], generator(seed, "flip", step), axis=2))
-        mask = _mask(mae, settings, len(images), generator(seed, "mask", step)).to(faces.device)
-        with compute.autocast():
-            prediction = mae(images, mask)
-        return reconstruction_loss(prediction, images, mask, normalise=settings.normalise_target)
-
-    return loss_at
+        load_encoder(mae.encoder, Path(settings.init))
+    return mae
 
 
-def _mask(
-    mae: MaskedAutoencoder, settings: config.Pretrain, batch: int, random: torch.Generator
-) -> PatchMask:
-    side = mae.encoder.patch_embed.grid_size[0]
-    return make_mask(settings.mask, settings.mask_ratio, batch, side, random)
+def _files(settings: config.Pretrain) -> Iterator[Path]:
+    """Return the files besides the faces that shape the result."""
+    for name in (settings.init, settings.perceptual.weights):
+        if name:
+            yield Path(name)
 
 
-@torch.inference_mode()
-def _write_results(
-    task: Task, mae: MaskedAutoencoder, settings: config.Pretrain, compute: Compute, trained: Trained
-) -> None:
-    unseen = task.load(results.ROLE_EVALUATION, most=UNSEEN_FACES)
-    images = to_input(on_device(unseen.images, compute))
-    # The same masks whatever the run's seed, so that seeds are shown and scored on the same task.
-    mask = _mask(mae, settings, len(images), generator("unseen", settings.mask)).to(compute.device)
-    prediction = _predict(mae, images, mask, compute)
-    loss = reconstruction_loss(prediction, images, mask, normalise=settings.normalise_target)
-    note = f"hidden patches of unseen people's faces under the {settings.mask} mask"
-    metrics = [
-        results.metric(
-            "training_loss", trained.log[-1]["loss"], n=len(trained.log), note="last line of the log"
-        ),
-        results.metric("reconstruction_error", float(loss), n=len(images), note=note),
-    ]
-    results.write_metrics(
-        task.out,
-        metrics,
-        seed=task.seed,
-        device=str(compute),
-        seconds={"pretrain": round(trained.seconds, 3)},
-        inputs=task.inputs(),
-    )
-    results.write_lines(task.out / results.LOG, trained.log)
-
-    first_of_each = sorted(
-        {person: place for place, person in reversed(list(enumerate(unseen.people)))}.values()
-    )
-    shown = torch.tensor(first_of_each[:SHOWN_FACES], device=compute.device)
-    picture = reconstruct(
-        prediction[shown],
-        images[shown],
-        mask[shown],
-        normalised=settings.normalise_target,
-    )
-    tensors = {
-        "face": to_faces(images[shown]).cpu().contiguous(),
-        "hidden": mask.hidden[shown].cpu(),
-        "reconstruction": to_faces(picture).cpu().contiguous(),
-    }
-    names = {"sample_ids": json.dumps([unseen.sample_ids[place] for place in shown.tolist()])}
-    files.atomic_write(task.out / results.RECONSTRUCTIONS, safetensors.torch.save(tensors, names))
+def _rows(task: Task, settings: config.Pretrain) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of the split to train on and those held out, the same for every run and seed."""
+    rows = task.rows(results.ROLE_TRAIN, results.ROLE_UNLABELLED)
+    count = round(settings.held_out * len(rows))
+    if settings.held_out and not 1 <= count < len(rows):
+        raise DataError(
+            f"pretrain.held_out {settings.held_out} of {len(rows)} faces leaves none to train on or none to "
+            "validate on; change it, or set held_out and validate_every to 0."
+        )
+    order = torch.randperm(len(rows), generator=generator("held out")).numpy()
+    return rows.iloc[sorted(order[count:])], rows.iloc[sorted(order[:count])]
 
 
-def _predict(mae: MaskedAutoencoder, images: Tensor, mask: PatchMask, compute: Compute) -> Tensor:
-    predictions = []
-    for start in range(0, len(images), UNSEEN_BATCH):
-        part = slice(start, start + UNSEEN_BATCH)
-        with compute.autocast():
-            predictions.append(mae(images[part], mask[part]).float())
-    return torch.cat(predictions)
+def _trial(settings: config.Pretrain, image_size: int, compute: Compute) -> Any:
+    """Return a forward pass over empty images, for an estimate of its cost."""
+
+    def forward(mae: nn.Module, count: int) -> Tensor:
+        assert isinstance(mae, MaskedAutoencoder)
+        images = torch.zeros(count, 3, image_size, image_size, device=compute.device)
+        mask = _common_mask(settings, mae, Noise(range(count), "trial", device=compute.device))
+        prediction: Prediction = mae(images, mask)
+        return errors_of(mae, prediction, images, mask, settings).mean()
+
+    return forward
+
+
+def _common_mask(settings: config.Pretrain, mae: MaskedAutoencoder, noise: Noise) -> PatchMask:
+    """Return a mask that is drawn alike for every run: over patches, or over pixels where it hides those."""
+    pixels = STRATEGIES[settings.mask].pixels
+    size = mae.encoder.side * (mae.encoder.patch_size if pixels else 1)
+    return draw_mask(COMMON_MASK, settings.mask_ratio, {}, size, noise)
+
+
+@dataclass
+class _Stage:
+    """A run's training, how it is judged on its way, and what it writes."""
+
+    task: Task
+    settings: config.Pretrain
+    compute: Compute
+    autoencoding: Autoencoding
+
+    def __post_init__(self) -> None:
+        mae, settings = self.autoencoding.mae, self.settings
+        self.average = averaged(mae, settings.ema) if settings.ema else None
+        parts = {
+            "mae": mae,
+            "guide": self.autoencoding.guide,
+            "perceptual": self.autoencoding.perceptual,
+            "average": self.average,
+        }
+        self.network = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+    @property
+    def result(self) -> MaskedAutoencoder:
+        """The autoencoder that the stage is for: the averaged one, if there is one."""
+        mae = self.average.module if isinstance(self.average, AveragedModel) else self.autoencoding.mae
+        assert isinstance(mae, MaskedAutoencoder)
+        return mae
+
+    def after_step(self, processes: World) -> None:
+        self.autoencoding.after_step(processes)
+        if self.average is not None:
+            self.average.update_parameters(self.autoencoding.mae)
+
+    def validation(self, held_out: pd.DataFrame) -> Validation:
+        faces = load_faces(self.task.data, evenly(held_out, HELD_OUT_FACES))
+        known = self.task.rows(results.ROLE_TRAIN) if self.settings.probe else held_out.iloc[:0]
+        probed = load_faces(self.task.data, evenly(known, MOST_FACES)) if len(known) else None
+
+        def measure(step: int) -> dict[str, float]:
+            found = {HELD_OUT: self.score(faces, own_mask=False)}
+            if probed is not None:
+                people = [str(person) for person in probed.people]
+                found |= probe(self.result.encoder, torch.from_numpy(probed.images), people, self.compute)
+            return found
+
+        return Validation(self.settings.validate_every, self.settings.patience, measure)
+
+    def score(self, faces: Faces, *, own_mask: bool) -> float:
+        """Return the mean reconstruction error of some faces; the masks are the same for every seed."""
+        total = 0.0
+        for start in range(0, len(faces.images), BATCH):
+            images, mask, prediction = self.predict(faces, range(start, start + BATCH), own_mask=own_mask)
+            errors = errors_of(self.result, prediction, images, mask, self.settings)
+            total += float(errors.mean()) * len(images)
+        return total / len(faces.images)
+
+    @torch.no_grad()
+    def predict(self, faces: Faces, places: range, *, own_mask: bool) -> tuple[Tensor, PatchMask, Prediction]:
+        """Return some of the faces as images, their masks, and what the network makes of them."""
+        device = self.compute.device
+        images = to_input(torch.from_numpy(faces.images[places.start : places.stop]).to(device))
+        drawn = range(places.start, places.start + len(images))
+        with self.compute.autocast():
+            mask = self.mask(images, Noise(drawn, "unseen", device=device), own_mask=own_mask)
+            prediction: Prediction = self.result(images, mask)
+        return images, mask, prediction
+
+    def mask(self, images: Tensor, noise: Noise, *, own_mask: bool) -> PatchMask:
+        if not own_mask:
+            return _common_mask(self.settings, self.result, noise)
+        masker: Masker = self.autoencoding.masker
+        return masker.draw(images, whole(len(images), images.device), noise, progress=1.0)
+
+    def write(self, trained: Trained) -> None:
+        self.network.eval()
+        out = self.task.out
+        files.write_json(out / results.CONFIG, self.task.settings("model", "pretrain"))
+        save_weights(self.result.encoder.trunk, out / results.ENCODER)
+        save_weights(self.result.decoder, out / results.DECODER)
+        unseen = self.task.load(results.ROLE_EVALUATION, most=UNSEEN_FACES)
+        self.write_metrics(trained, unseen)
+        self.write_reconstructions(unseen)
+        results.write_lines(out / results.LOG, trained.log)
+
+    def write_metrics(self, trained: Trained, unseen: Faces) -> None:
+        own, count = self.settings.mask, len(unseen.images)
+        note = "hidden patches of unseen people's faces under the {} mask".format
+        metrics = [
+            results.metric("training_loss", trained.log[-1][LOSS], n=len(trained.log), note="end of the log"),
+            results.metric(
+                "reconstruction_error", self.score(unseen, own_mask=True), n=count, note=note(own)
+            ),
+            results.metric(
+                "reconstruction_error_random", self.score(unseen, own_mask=False), n=count,
+                note=note(COMMON_MASK),
+            ),
+        ]  # fmt: skip
+        if trained.best_step is not None:
+            loss, step = min(trained.held_out)
+            metrics.append(
+                results.metric("held_out_loss", loss, n=len(trained.held_out), note=f"best, at step {step}")
+            )
+        results.write_metrics(
+            self.task.out,
+            metrics,
+            seed=self.task.seed,
+            device=str(self.compute),
+            seconds={"pretrain": round(trained.seconds, 3)},
+            inputs=self.task.inputs(),
+        )
+
+    def write_reconstructions(self, unseen: Faces) -> None:
+        """Write the first face of some people: original, what was hidden, and what the network made of it."""
+        firsts = {person: place for place, person in reversed(list(enumerate(unseen.people)))}
+        places = sorted(firsts.values())[:SHOWN_FACES]
+        shown = Faces(unseen.images[places], [unseen.sample_ids[place] for place in places], [])
+        images, mask, prediction = self.predict(shown, range(len(places)), own_mask=True)
+        size = self.result.encoder.patch_size
+        picture = reconstruct(prediction, images, size, normalised=self.settings.normalise_target)
+        if self.result.hides_pixels(mask):
+            picture = keep_visible_pixels(picture, images, mask)
+        tensors = {
+            "face": to_faces(images).cpu().contiguous(),
+            "hidden": mask.hidden.cpu(),
+            "reconstruction": to_faces(picture.float()).cpu().contiguous(),
+        }
+        facts = {
+            "sample_ids": json.dumps(shown.sample_ids),
+            "mask": json.dumps(asdict(measures(*self.many_masks(unseen)))),
+        }
+        files.atomic_write(self.task.out / results.RECONSTRUCTIONS, safetensors.torch.save(tensors, facts))
+
+    def many_masks(self, unseen: Faces) -> tuple[PatchMask, Tensor | None]:
+        """Return the run's masks of all unseen faces, and the regions under them, to describe."""
+        parts = [
+            self.predict(unseen, range(start, start + BATCH), own_mask=True)[1]
+            for start in range(0, len(unseen.images), BATCH)
+        ]
+        mask = PatchMask(*(torch.cat(each) for each in zip(*map(_fields, parts), strict=True)))
+        if self.result.hides_pixels(mask):
+            return mask, None
+        regions = region_map(self.result.encoder.side).to(mask.hidden.device)
+        return mask, regions.expand(len(mask.hidden), -1)
+
+
+def _fields(mask: PatchMask) -> tuple[Tensor, Tensor, Tensor]:
+    return mask.hidden, mask.visible_ids, mask.hidden_ids

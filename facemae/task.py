@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+import pandas as pd
 
 from facemae import config, device, files, results
-from facemae.data.cache import Faces, load_faces
+from facemae.data.cache import Faces, OpenFaces, load_faces, open_faces
 from facemae.errors import DataError
 from facemae.train import Job
 
@@ -29,6 +28,8 @@ class Task:
     out: Path
     """The stage's folder, whose name is the stage's."""
     threads: int = 1
+    workers: int = 0
+    """Threads that read batches ahead of the training."""
 
     @property
     def label(self) -> str:
@@ -47,7 +48,8 @@ class Task:
 
     def compute(self) -> device.Compute:
         """Return where to compute, with PyTorch set up for it."""
-        return device.choose(self.experiment.device, self.experiment.precision, self.threads)
+        asked = self.experiment
+        return device.choose(asked.device, asked.precision, self.threads, asked.compile)
 
     def inputs(self) -> dict[str, str]:
         """Return the checksums of the data that a result rests on."""
@@ -56,8 +58,8 @@ class Task:
             "split": files.sha256_of(self.data.split),
         }
 
-    def load(self, *roles: str, most: int | None = None) -> Faces:
-        """Return the faces with one of `roles`, or `most` of them, evenly chosen.
+    def rows(self, *roles: str) -> pd.DataFrame:
+        """Return the split's rows with one of `roles`.
 
         Raises:
             DataError: there are none.
@@ -68,24 +70,39 @@ class Task:
             raise DataError(
                 f"{self.data.split} holds no face for {' or '.join(roles)}; check the data section."
             )
-        if most is not None and len(rows) > most:
-            rows = rows.iloc[np.linspace(0, len(rows) - 1, most).astype(int)]
-        return load_faces(self.data, rows)
+        return rows
+
+    def load(self, *roles: str, most: int | None = None) -> Faces:
+        """Return the faces with one of `roles` in memory, or `most` of them, evenly chosen.
+
+        Raises:
+            DataError: there are none.
+        """
+        return load_faces(self.data, evenly(self.rows(*roles), most))
+
+    def open(self, rows: pd.DataFrame) -> OpenFaces:
+        """Return the faces of some rows of the split, left on disk."""
+        return open_faces(self.data, rows)
 
     def job(self, settings: dict[str, Any], compute: device.Compute, *inputs: Path) -> Job:
         """Return the training's identity: its settings, its precision and the content of its inputs."""
-        content = [*self.inputs().values(), *(files.sha256_of(path) for path in inputs)]
-        versions = results.versions()  # another version need not compute the same bits
-        fingerprint = results.digest([settings, str(compute), self.seed, content, versions])
-        return Job(self.label, self.seed, self.out.with_name(f".{self.out.name}"), fingerprint)
+        identity = {
+            **settings,
+            "device": str(compute),
+            "inputs": self.inputs() | {path.name: files.sha256_of(path) for path in inputs},
+            "versions": results.versions(),  # another version need not compute the same bits
+        }
+        return Job(self.label, self.seed, self.out.with_name(f".{self.out.name}"), identity)
 
     def settings(self, *sections: str) -> dict[str, Any]:
         """Return the resolved configuration that shapes this stage, to keep beside its result."""
-        run = self.run.model_dump()
+        run = self.run.shaping()
         named = {"run": self.name, "seed": self.seed, "image_size": self.image_size}
         return named | {section: run[section] for section in sections}
 
 
-def on_device(images: np.ndarray, compute: device.Compute) -> Tensor:
-    """Return the images (N, H, H, 3) uint8 on the device, where batches are cut from them."""
-    return torch.from_numpy(images).to(compute.device)
+def evenly(rows: pd.DataFrame, most: int | None) -> pd.DataFrame:
+    """Return at most `most` rows, spread evenly over the table."""
+    if most is None or len(rows) <= most:
+        return rows
+    return rows.iloc[np.linspace(0, len(rows) - 1, most).astype(int)]

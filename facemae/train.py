@@ -1,4 +1,4 @@
-"""The training loop, one for pretraining and fine-tuning.
+"""The training loop, one for pretraining, its rivals and fine-tuning.
 
 Every step follows from (seed, step) alone (randomness.py), so a run that was killed goes on from its
 newest checkpoint and ends, on a CPU, with the same bits as one that was not.
@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,9 +18,17 @@ from torch import Tensor, nn
 
 from facemae import checkpoint, config, files, optim, results
 from facemae.device import Compute
-from facemae.errors import DivergedError, FaceMAEError, PreemptedError
+from facemae.errors import DivergedError, UsageError
+from facemae.parallel import ALONE, World
 from facemae.progress import Progress, say
 from facemae.randomness import seed_of
+from facemae.stop import Stop, stop_signal
+
+LOSS, HELD_OUT = "loss", "held_out_loss"
+DUMP = "diverged.json"
+JOB = "job.json"
+CHECK_EVERY = 20  # steps on a GPU between looks at what it found, each of which waits for it
+SHOWN_NAMES = 20  # weights without a finite gradient, in the dump
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,54 @@ class Job:
     """Shown in progress lines, such as "pretrain block/0"."""
     seed: int
     state: Path
-    """Folder of checkpoints, outside every declared output."""
-    fingerprint: str
-    """Hash of all that shapes the result; another configuration never resumes this one's state."""
+    """Folder of checkpoints and log, outside every declared output."""
+    identity: dict[str, Any]
+    """All that shapes the result; a training with another identity does not go on from this state."""
 
-    @property
-    def folder(self) -> Path:
-        """The folder that this fingerprint's checkpoints and log live in."""
-        return self.state / self.fingerprint
+
+@dataclass(frozen=True)
+class Validation:
+    """How a training is judged on its way.
+
+    Attributes:
+        every: Steps between two validations.
+        patience: Validations without a better one after which to stop; 0 never stops.
+        measure: Returns named values; `HELD_OUT` among them tells which weights are best.
+    """
+
+    every: int
+    patience: int
+    measure: Callable[[int], dict[str, float]]
+
+
+def _nothing(step: int) -> None:
+    pass
+
+
+def _unnamed(step: int) -> list[str]:
+    return []
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is trained and to what end; pretraining, rivals and fine-tuning differ in nothing else.
+
+    Attributes:
+        network: Everything that has a state, trained or not.
+        loss: `(step, part of the batch) -> named scalars`, float32; `LOSS` is minimised, all are logged.
+            They must depend on step, part and network alone.
+        after_step: Called with the step that was just taken.
+        validation: How the training is judged on its way; None: it is not, and the last weights count.
+        samples: Names the samples of a step, for the dump of one that diverged.
+        flops: Floating-point operations per image, forward and backward; 0 is unknown.
+    """
+
+    network: nn.Module
+    loss: Callable[[int, slice], dict[str, Tensor]]
+    after_step: Callable[[int], None] = _nothing
+    validation: Validation | None = None
+    samples: Callable[[int], list[str]] = _unnamed
+    flops: float = 0.0
 
 
 @dataclass
@@ -50,155 +95,263 @@ class Trained:
 
     step: int = 0
     seconds: float = 0.0
-    recent: list[float] = field(default_factory=list)
-    """Losses since the last line of the log."""
+    recent: list[dict[str, Any]] = field(default_factory=list)
+    """Losses since the last line of the log, by name."""
     log: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def held_out(self) -> list[tuple[float, int]]:
+        """Return held-out loss and step of each validation so far."""
+        return [(record[HELD_OUT], record["step"]) for record in self.log if HELD_OUT in record]
+
+    @property
+    def best_step(self) -> int | None:
+        """Return the step of the least held-out loss, or None where there was no validation."""
+        return min(self.held_out)[1] if self.held_out else None
 
 
 def fit(
-    network: nn.Module,
+    objective: Objective,
     optimizer: torch.optim.Optimizer,
-    loss_at: Callable[[int], Tensor],
     training: config.Training,
     compute: Compute,
     job: Job,
+    world: World = ALONE,
 ) -> Trained:
-    """Train `network` for `training.steps` steps, resuming where an earlier attempt stopped.
+    """Train for `training.steps` steps, resuming where an earlier attempt stopped.
+
+    The network is changed in place; where it was validated it ends with the weights that were best.
 
     Args:
-        network: Everything trained; it is changed in place.
-        optimizer: Made by `optim.adamw` on `network`.
-        loss_at: Returns the scalar loss of a step, in float32; it must depend on the step alone.
+        objective: What is trained.
+        optimizer: Made by `optim.adamw` on the network.
         training: Length, rate, clipping, and how often to log and save.
         compute: Where it runs.
         job: Identity and state folder.
+        world: The processes that share the work.
 
     Raises:
-        UsageError: another process trains the same job.
+        UsageError: the state is of a training with other settings, or the batch does not divide.
         DivergedError: a loss or gradient is not finite; the weights were not updated with it.
         PreemptedError: a signal asked to stop; the state is saved.
         StorageError: the disk is full; the last checkpoint is intact.
         IntegrityError: every checkpoint is damaged.
     """
-    network.train()
-    with _stop_signal() as stop:
-        done = _resume(network, optimizer, job)
-        progress = Progress(job.label, training.steps, "steps", done.step)
-        clock = compute.seconds() - done.seconds
-        while done.step < training.steps:
-            _step(network, optimizer, loss_at, training, done, job)
-            done.seconds = compute.seconds() - clock
-            if done.step % training.log_every == 0 or done.step == training.steps:
-                _log(done, optimizer, training, job)
-            progress.update(done.step, f"loss {done.log[-1]['loss']:.4f}" if done.log else "")
-            last = done.step == training.steps
-            if last or stop.requested or done.step % training.checkpoint_every == 0:
-                _save(network, optimizer, done, job)
-            if stop.requested and not last:
-                raise stop.error(job, done.step)
-    return done
-
-
-def lock(job: Job) -> contextlib.AbstractContextManager[None]:
-    """Hold the job's lock from before its first step until its results are written."""
-    return files.exclusive(job.state.with_name(f"{job.state.name}.lock"))
-
-
-def _step(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_at: Callable[[int], Tensor],
-    training: config.Training,
-    done: Trained,
-    job: Job,
-) -> None:
-    optim.set_learning_rate(optimizer, optim.learning_rate(done.step, training))
-    torch.manual_seed(seed_of(job.seed, "network", done.step))  # for dropped paths inside the network
-    loss = loss_at(done.step)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(network.parameters(), training.clip_norm)
-    value = float(loss.detach())
-    if not (math.isfinite(value) and math.isfinite(float(norm))):
-        raise DivergedError(
-            f"{job.label} diverged at step {done.step + 1} (loss {value}, gradient norm {float(norm)}); "
-            "lower learning_rate or clip_norm, or raise warmup_share."
-        )
-    optimizer.step()
-    optimizer.zero_grad()
-    done.recent.append(value)
-    done.step += 1
-
-
-def _log(done: Trained, optimizer: torch.optim.Optimizer, training: config.Training, job: Job) -> None:
-    record = {
-        "step": done.step,
-        "loss": sum(done.recent) / len(done.recent),
-        "learning_rate": optim.learning_rate(done.step - 1, training),
-        "images_per_second": round(done.step * training.batch_size / done.seconds, 1),
-        "seconds": round(done.seconds, 3),
-    }
-    done.recent.clear()
-    done.log.append(record)
-    files.append_line(job.folder / results.LOG, json.dumps(record))
-
-
-def _save(network: nn.Module, optimizer: torch.optim.Optimizer, done: Trained, job: Job) -> None:
-    facts = {"seconds": done.seconds, "recent": done.recent}
-    checkpoint.save(job.folder, done.step, checkpoint.pack(network, optimizer), facts)
-
-
-def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, job: Job) -> Trained:
-    """Put the newest checkpoint back, with the log as it was then."""
-    found = checkpoint.newest(job.folder)
-    log_file = job.folder / results.LOG
-    if found is None:
-        log_file.unlink(missing_ok=True)
-        return Trained()
-    tensors, facts = found
-    checkpoint.unpack(tensors, network, optimizer)
-    step = int(facts["step"])
-    known = results.read_log(log_file) if log_file.exists() else []  # none before the first line
-    log = [record for record in known if record["step"] <= step]
-    results.write_lines(log_file, log)
-    say(job.label, f"resumed at step {step}")
-    return Trained(step, float(facts["seconds"]), list(facts["recent"]), log)
-
-
-class _Stop:
-    """Whether a signal asked for the training to stop, and which."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    @property
-    def requested(self) -> bool:
-        return self.signal is not None
-
-    def error(self, job: Job, step: int) -> FaceMAEError:
-        error = PreemptedError(
-            f"{job.label} stopped at step {step} and was saved; run the same command to go on."
-        )
-        if self.signal == signal.SIGINT:
-            error.exit_code = 130
-        return error
+    objective.network.train()
+    loop = _Loop(objective, optimizer, training, compute, job, world)
+    with stop_signal() as stop:
+        loop.resume()
+        loop.run(stop)
+    return loop.done
 
 
 @contextlib.contextmanager
-def _stop_signal() -> Iterator[_Stop]:
-    """Turn the first stop signal into a request; a second one ends the process at once."""
-    stop = _Stop()
-    watched = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+def lock(job: Job, world: World = ALONE) -> Iterator[None]:
+    """Hold the job's lock from before its first step until its results are written."""
+    held = files.exclusive(job.state.with_name(f"{job.state.name}.lock"))
+    with held if world.is_first else contextlib.nullcontext():
+        world.wait()
+        yield
 
-    def request(number: int, frame: FrameType | None) -> None:
-        stop.signal = number
-        for each in watched:
-            signal.signal(each, before[each])
 
-    before = {each: signal.getsignal(each) for each in watched}
-    for each in watched:
-        signal.signal(each, request)
-    try:
-        yield stop
-    finally:
-        for each in watched:
-            signal.signal(each, before[each])
+@dataclass
+class _Loop:
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    training: config.Training
+    compute: Compute
+    job: Job
+    world: World
+    done: Trained = field(default_factory=Trained)
+
+    def __post_init__(self) -> None:
+        self.parts = self.world.parts(self.training.batch_size, self.training.accumulate)
+        self.weights = [each for each in self.objective.network.parameters() if each.requires_grad]
+        self.diverged_at = torch.tensor(-1, device=self.compute.device)
+        self.listen_every = CHECK_EVERY if self.compute.on_gpu else 1
+
+    def run(self, stop: Stop) -> None:
+        done, training = self.done, self.training
+        progress = Progress(self.job.label, training.steps, "steps", done.step)
+        clock = self.compute.seconds() - done.seconds
+        while not self.finished:
+            self.step()
+            self.objective.after_step(done.step)
+            stops = self.due(self.listen_every) and self.world.any(stop.requested, self.compute.device)
+            if self.due(self.listen_every, training.log_every, training.checkpoint_every):
+                self.check()
+            validated = self.validate()
+            if validated or stops or self.due(training.log_every, training.checkpoint_every):
+                done.seconds = self.compute.seconds() - clock
+            if validated or self.due(training.log_every):
+                self.log(validated)
+            if self.world.is_first:
+                progress.update(done.step, f"loss {done.log[-1][LOSS]:.4f}" if done.log else "")
+            if stops or self.finished or self.due(training.checkpoint_every):
+                self.save()
+            if stops and not self.finished:
+                raise stop.error(self.job.label, done.step)
+        self.restore_best()
+
+    def due(self, *every: int) -> bool:
+        """Tell whether something that happens every so many steps, and at the end, happens now."""
+        step = self.done.step
+        return step == self.training.steps or any(step % each == 0 for each in every)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the last validations brought nothing better."""
+        validation, held_out = self.objective.validation, self.done.held_out
+        if validation and validation.patience and held_out:
+            since = sum(step > (self.done.best_step or 0) for _, step in held_out)
+            if since >= validation.patience:
+                return True
+        return self.done.step >= self.training.steps
+
+    def step(self) -> None:
+        step = self.done.step
+        optim.set_learning_rate(self.optimizer, optim.learning_rate(step, self.training))
+        losses = self.backward(step)
+        norm = nn.utils.clip_grad_norm_(self.weights, self.training.clip_norm, foreach=True)
+        finite = torch.isfinite(losses[LOSS]) & torch.isfinite(norm)
+        self.diverged_at = torch.where(finite | (self.diverged_at >= 0), self.diverged_at, step)
+        if self.compute.on_gpu:  # the optimiser's kernel itself leaves the weights as they are
+            self.optimizer.found_inf = (self.diverged_at >= 0).float()  # type: ignore[attr-defined]
+        else:
+            self.check()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.done.recent.append(losses)
+        self.done.step += 1
+
+    def backward(self, step: int) -> dict[str, Tensor]:
+        """Leave the gradient of the whole batch in the weights and return the losses, averaged."""
+        total: dict[str, Tensor] = {}
+        for part in self.parts:
+            torch.manual_seed(seed_of(self.job.seed, "network", step, part.start))  # for dropped paths
+            losses = self.objective.loss(step, part)
+            (losses[LOSS] / len(self.parts)).backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.items():
+                value = value.detach() / len(self.parts)
+                total[name] = total[name] + value if name in total else value
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        self.world.average([*gradients, *total.values()])
+        return total
+
+    def check(self) -> None:
+        """Stop if a step was not finite."""
+        step = int(self.diverged_at)
+        if step >= 0:
+            self.diverge(step)
+
+    def diverge(self, step: int) -> None:
+        self.optimizer.zero_grad()
+        losses = {name: float(value) for name, value in self.backward(step).items()}
+        bad = [
+            name
+            for name, weight in self.objective.network.named_parameters()
+            if weight.grad is not None and not weight.grad.isfinite().all()
+        ]
+        dump = {
+            "step": step + 1,
+            "learning_rate": optim.learning_rate(step, self.training),
+            "losses": {name: repr(value) for name, value in losses.items()},
+            "not_finite": bad[:SHOWN_NAMES],
+            "samples": self.objective.samples(step),
+        }
+        if self.world.is_first:
+            files.write_json(self.job.state / DUMP, dump)
+        raise DivergedError(
+            f"{self.job.label} diverged at step {step + 1} (loss {losses[LOSS]}, {len(bad)} gradients not "
+            f"finite; details in {self.job.state / DUMP}); lower learning_rate or clip_norm, or raise "
+            "warmup_share."
+        )
+
+    def validate(self) -> dict[str, float]:
+        """Return what the validation finds, if it is time for one, and keep the weights if they are best."""
+        validation, done = self.objective.validation, self.done
+        if not validation or not self.due(validation.every):
+            return {}
+        self.objective.network.eval()
+        found = validation.measure(done.step)
+        self.objective.network.train()
+        least = min(done.held_out, default=(float("inf"), 0))[0]
+        if self.world.is_first and found.get(HELD_OUT, least) < least:
+            checkpoint.save_best(self.job.state, done.step, self.objective.network)
+        return found
+
+    def log(self, validated: dict[str, float]) -> None:
+        done = self.done
+        recent = [{name: float(value) for name, value in each.items()} for each in done.recent]
+        names = recent[-1].keys() if recent else ()
+        rate = done.step * self.training.batch_size / done.seconds if done.seconds else 0.0
+        record = {
+            "step": done.step,
+            **{name: sum(each[name] for each in recent) / len(recent) for name in names},
+            "learning_rate": optim.learning_rate(done.step - 1, self.training),
+            "images_per_second": round(rate, 1),
+            "mfu": round(self.compute.utilisation(rate * self.objective.flops / self.world.size), 3),
+            "memory_mb": self.compute.memory_mb(),
+            "seconds": round(done.seconds, 3),
+            **validated,
+        }
+        done.recent.clear()
+        done.log.append(record)
+        if self.world.is_first:
+            files.append_line(self.job.state / results.LOG, json.dumps(record))
+
+    def save(self) -> None:
+        if self.world.is_first:
+            recent = [{name: float(value) for name, value in each.items()} for each in self.done.recent]
+            facts = {"seconds": self.done.seconds, "recent": recent}
+            state = checkpoint.pack(self.objective.network, self.optimizer)
+            checkpoint.save(self.job.state, self.done.step, state, facts)
+        self.world.wait()
+
+    def resume(self) -> None:
+        """Put the newest checkpoint back, with the log as it was then."""
+        self.check_identity()
+        found = checkpoint.newest(self.job.state)
+        log_file = self.job.state / results.LOG
+        if found is None:
+            if self.world.is_first:
+                log_file.unlink(missing_ok=True)
+            self.world.wait()
+            return
+        tensors, facts = found
+        checkpoint.unpack(tensors, self.objective.network, self.optimizer)
+        step = int(facts["step"])
+        known = results.read_log(log_file) if log_file.exists() else []  # none before the first line
+        log = [record for record in known if record["step"] <= step]
+        self.world.wait()
+        if self.world.is_first:
+            results.write_lines(log_file, log)
+            say(self.job.label, f"resumed at step {step}")
+        self.done = Trained(step, float(facts["seconds"]), list(facts["recent"]), log)
+
+    def check_identity(self) -> None:
+        """Refuse to go on from the state of a training with other settings."""
+        path = self.job.state / JOB
+        known = results.read_json(path) if path.exists() else None
+        if known is not None and known != json.loads(json.dumps(self.job.identity)):
+            changed = "; ".join(_changes(known, self.job.identity))
+            raise UsageError(
+                f"{self.job.state} holds an unfinished training with other settings ({changed}); "
+                "go back to those to finish it, or delete the folder to start anew."
+            )
+        self.world.wait()
+        if self.world.is_first and known is None:
+            files.write_json(path, self.job.identity)
+
+    def restore_best(self) -> None:
+        if self.done.best_step is not None:
+            checkpoint.restore_best(self.job.state, self.done.best_step, self.objective.network)
+
+
+def _changes(before: Any, now: Any, where: str = "") -> list[str]:
+    """Return the keys at which two trees of plain values differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        parts = (_changes(before.get(key), now.get(key), f"{where}.{key}".lstrip(".")) for key in keys)
+        return [change for part in parts for change in part]
+    return [] if json.dumps(before) == json.dumps(now) else [f"{where}: {before} -> {now}"]

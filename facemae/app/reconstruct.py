@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,16 @@ from facemae import charts, config, reading, results
 from facemae.app import shell
 from facemae.data.images import encode_png, open_image
 from facemae.data.sources.folder import folder_state
+from facemae.masking.parameters import MASK_GUIDES, PIXEL_MASKS, Masks
 from facemae.results import Results
 
 if TYPE_CHECKING:
     from facemae.models.mae import MaskedAutoencoder
 
 MAX_MODELS = 4
-STRATEGIES = get_args(config.Strategy)
+# A guided strategy asks a network that is not kept beside the model.
+STRATEGIES = tuple(name for name in config.STRATEGIES if name not in MASK_GUIDES)
+USUAL = "random"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,12 @@ def _show(setup: config.Experiment, faces: pd.DataFrame, models: dict[str, Path]
     trained = setup.run(model.partition("/")[0])
     left, right = st.columns(2)
     strategy = left.segmented_control(
-        "Mask", STRATEGIES, default=trained.strategy, required=True, key="mask", bind="query-params"
+        "Mask",
+        STRATEGIES,
+        default=trained.strategy if trained.strategy in STRATEGIES else USUAL,
+        required=True,
+        key="mask",
+        bind="query-params",
     )
     percent = right.slider("Hidden patches (%)", 5, 95, 75, step=5, key="hidden", bind="query-params")
     seed = int(st.number_input("Seed of the mask", 0, 9999, 0, key="seed", bind="query-params", width=200))
@@ -73,7 +81,8 @@ def _show(setup: config.Experiment, faces: pd.DataFrame, models: dict[str, Path]
 
     image = np.asarray(open_image(shell.load(reading.face, face)))
     network, pretrain = _model(str(models[model]), folder_state(models[model]))
-    done = complete(network, pretrain, image, strategy, percent / 100, seed)
+    masks = setup.defaults.pretrain.masks if setup.defaults.pretrain else pretrain.masks
+    done = complete(network, pretrain, masks, image, strategy, percent / 100, seed)
     _pictures(image, done)
 
 
@@ -109,6 +118,7 @@ def trained_model(folder: Path) -> tuple[MaskedAutoencoder, config.Pretrain]:
 def complete(
     network: MaskedAutoencoder,
     pretrain: config.Pretrain,
+    masks: Masks,
     image: charts.Pixels,
     strategy: str,
     ratio: float,
@@ -117,20 +127,30 @@ def complete(
     """Hide part of one face (H, H, 3) and let the network fill it in."""
     import torch
 
-    from facemae.masking import make_mask
-    from facemae.models.mae import reconstruct, reconstruction_loss
+    from facemae.autoencoding import errors_of
+    from facemae.masking.regions import region_map
+    from facemae.masking.strategies import draw_mask
     from facemae.models.patches import to_faces, to_input
+    from facemae.randomness import Noise
+    from facemae.reconstruction import keep_visible_pixels, reconstruct
 
-    side = network.encoder.patch_embed.grid_size[0]
+    encoder = network.encoder
+    side = image.shape[0] if strategy in PIXEL_MASKS else encoder.side
     patches = side * side
     least = 1 / patches  # at least one patch is hidden and one visible
-    generator = torch.Generator().manual_seed(seed)
-    mask = make_mask(strategy, min(max(ratio, least), 1 - least), 1, side, generator)
+    ratio = min(max(ratio, least), 1 - least)
+    parameters = masks.parameters(strategy)  # type: ignore[arg-type]
+    regions = None if strategy in PIXEL_MASKS else region_map(side)[None]
+    mask = draw_mask(strategy, ratio, parameters, side, Noise(range(1), seed), regions)
     with torch.inference_mode():
         images = to_input(torch.from_numpy(image.copy())[None])
         prediction = network(images, mask)
-        error = reconstruction_loss(prediction, images, mask, normalise=pretrain.normalise_target)
-        completed = reconstruct(prediction, images, mask, normalised=pretrain.normalise_target)
+        error = errors_of(network, prediction, images, mask, pretrain).mean()
+        completed = reconstruct(
+            prediction, images, encoder.patch_size, normalised=pretrain.normalise_target
+        )
+        if network.hides_pixels(mask):
+            completed = keep_visible_pixels(completed, images, mask)
     return Completion(
         masked=charts.masked(image[None], mask.hidden.numpy())[0],
         completed=to_faces(completed)[0].numpy(),

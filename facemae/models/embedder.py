@@ -1,4 +1,4 @@
-"""The face embedder: encoder, mean of the patch tokens, and a small head.
+"""The face embedder: encoder, one vector per image, and a small head.
 
 Shapes: B batch, D encoder width, M dimensions of the embedding.
 """
@@ -7,29 +7,40 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from facemae import config
-from facemae.models.encoder import build_encoder, encode, pool
+from facemae.models.encoder import Encoder, build_encoder
 
 
 class Embedder(nn.Module):
-    """Mean of tokens -> LayerNorm -> Linear -> BatchNorm; compare embeddings by cosine."""
+    """Pooled tokens -> LayerNorm -> Linear -> BatchNorm; compare embeddings by cosine."""
 
-    def __init__(self, encoder: VisionTransformer, embedding: int) -> None:
+    def __init__(self, encoder: Encoder, embedding: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Sequential(
-            nn.LayerNorm(encoder.embed_dim),
-            nn.Linear(encoder.embed_dim, embedding, bias=False),
+            nn.LayerNorm(encoder.width),
+            nn.Linear(encoder.width, embedding, bias=False),
             nn.BatchNorm1d(embedding),
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return embeddings (B, M), not normalised, of images (B, 3, H, H)."""
-        embedding: Tensor = self.head(pool(self.encoder, encode(self.encoder, images)))
+        embedding: Tensor = self.head(self.encoder.pool(self.encoder(images)))
         return embedding
+
+
+class Frozen(nn.Module):
+    """An encoder as it is, without a head: what a probe of it looks at."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return pooled tokens (B, D) of images (B, 3, H, H)."""
+        return self.encoder.pool(self.encoder(images))
 
 
 def build_embedder(model: config.Model, image_size: int, *, drop_path: float = 0.0) -> Embedder:

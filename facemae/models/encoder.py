@@ -1,64 +1,64 @@
-"""The encoder: timm's vision Transformer, fed with visible patches only.
+"""What an encoder is, and which there are.
 
 Shapes: B batch, N patches, V visible patches, D width, K prefix tokens (0, or 1 class token).
 """
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from facemae import config
-from facemae.models.patches import patchify, position_embedding
+from facemae.masking.mask import PatchMask
 
 
-def build_encoder(model: config.Model, image_size: int, *, drop_path: float = 0.0) -> VisionTransformer:
-    """Return an untrained encoder; its position embedding starts as sines and cosines, trained or not."""
-    encoder = VisionTransformer(
-        img_size=image_size,
-        patch_size=model.patch_size,
-        embed_dim=model.width,
-        depth=model.depth,
-        num_heads=model.heads,
-        num_classes=0,
-        class_token=model.class_token,
-        global_pool="",
-        drop_path_rate=drop_path,
-    )
-    side = image_size // model.patch_size
-    with torch.no_grad():
-        prefix = torch.zeros(encoder.num_prefix_tokens, model.width)
-        _positions(encoder).copy_(torch.cat([prefix, position_embedding(model.width, side)])[None])
-    return encoder
+@dataclass(frozen=True)
+class Encoding:
+    """What an encoder makes of a batch of images.
 
-
-def encode(encoder: VisionTransformer, images: Tensor, visible_ids: Tensor | None = None) -> Tensor:
-    """Return the tokens of the visible patches, prefix tokens first: (B, K + V, D).
-
-    With `visible_ids` None every patch is visible and the result is timm's own `forward_features`.
-    The hidden patches are dropped before they are embedded, so they cost nothing: MAE, section 3.
-
-    Args:
-        encoder: A timm vision Transformer.
-        images: (B, 3, H, H) in [-1, 1].
-        visible_ids: (B, V) indices of the visible patches.
+    Attributes:
+        prefix: (B, K, D) tokens that stand for the whole image.
+        tokens: (B, V, D) tokens of the visible patches, in the order of `mask.visible_ids`; without a mask
+            (B, N, D).
+        maps: Of a CNN: the feature maps (B, C, S, S) of its stages, fine to coarse, zero where hidden.
     """
-    prefix, position = encoder.num_prefix_tokens, _positions(encoder)
-    patches, place = patchify(images, encoder.patch_embed.patch_size[0]), position[:, prefix:]
-    if visible_ids is not None:
-        patches, place = gather_tokens(patches, visible_ids), gather_tokens(place, visible_ids)
-    tokens = _embed_patches(encoder, patches) + place
-    if prefix:
-        class_token = cast(Tensor, encoder.cls_token) + position[:, :prefix]
-        tokens = torch.cat([class_token.expand(len(tokens), -1, -1), tokens], dim=1)
-    for block in encoder.blocks:
-        tokens = block(tokens)
-    normalised: Tensor = encoder.norm(tokens)
-    return normalised
+
+    prefix: Tensor
+    tokens: Tensor
+    maps: tuple[Tensor, ...] = ()
+
+
+class Encoder(nn.Module):
+    """The form of every encoder; `ENCODERS` lists them.
+
+    Attributes:
+        trunk: The network whose weights are saved; of a vit or cnn, timm's own.
+        width: D.
+        side: Patches along a side of the image.
+        patch_size: Side of a patch in pixels.
+        prefix_tokens: K.
+    """
+
+    trunk: nn.Module
+    width: int
+    side: int
+    patch_size: int
+    prefix_tokens: int
+
+    def forward(self, images: Tensor, mask: PatchMask | None = None) -> Encoding:
+        """Encode images (B, 3, H, H) in [-1, 1]; what the mask hides has no influence on the result."""
+        raise NotImplementedError
+
+    def pool(self, encoding: Encoding) -> Tensor:
+        """Return one vector per image, (B, D)."""
+        raise NotImplementedError
+
+
+def build_encoder(model: config.Model, image_size: int, *, drop_path: float = 0.0) -> Encoder:
+    """Return an untrained encoder."""
+    return ENCODERS[model.encoder](model, image_size, drop_path)
 
 
 def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
@@ -66,12 +66,7 @@ def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     return tokens.expand(len(ids), -1, -1).gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
-def pool(encoder: VisionTransformer, tokens: Tensor) -> Tensor:
-    """Return the mean of the patch tokens, (B, D); prefix tokens are left out."""
-    return tokens[:, encoder.num_prefix_tokens :].mean(dim=1)
-
-
-def set_fused_attention(network: torch.nn.Module, fused: bool) -> None:
+def set_fused_attention(network: nn.Module, fused: bool) -> None:
     """Choose between PyTorch's fused attention and matmul-softmax-matmul in every block.
 
     On a CPU in bfloat16 the fused kernel's backward pass is the bottleneck (measured at 40 % of a
@@ -82,12 +77,40 @@ def set_fused_attention(network: torch.nn.Module, fused: bool) -> None:
             module.fused_attn = fused  # type: ignore[assignment]
 
 
-def _embed_patches(encoder: VisionTransformer, patches: Tensor) -> Tensor:
-    """Return patches (B, V, P) as tokens (B, V, D): timm's convolution, as the linear map that it is."""
-    projection = encoder.patch_embed.proj
-    kernel = projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, 3, patch, patch) -> (D, P)
-    return F.linear(patches, kernel, projection.bias)
+def pixel_only(images: Tensor, mask: PatchMask, side: int) -> Tensor:
+    """Return images (B, 3, H, H) with zero, the middle grey, at hidden patches or pixels.
+
+    Args:
+        images: (B, 3, H, H).
+        mask: Over side x side cells that tile the image.
+        side: Cells along a side of the image.
+    """
+    cell = images.shape[-1] // side
+    hidden = mask.hidden.view(-1, 1, side, side)
+    hidden = hidden.repeat_interleave(cell, 2).repeat_interleave(cell, 3) if cell > 1 else hidden
+    return images.masked_fill(hidden, 0.0)
 
 
-def _positions(encoder: VisionTransformer) -> Tensor:
-    return cast(Tensor, encoder.pos_embed)  # timm allows None, which build_encoder never asks for
+def _vit(model: config.Model, image_size: int, drop_path: float) -> Encoder:
+    from facemae.models.vit import Vit
+
+    return Vit(model, image_size, drop_path)
+
+
+def _cnn(model: config.Model, image_size: int, drop_path: float) -> Encoder:
+    from facemae.models.cnn import Cnn
+
+    return Cnn(model, image_size, drop_path)
+
+
+def _mlp(model: config.Model, image_size: int, drop_path: float) -> Encoder:
+    from facemae.models.mlp import Mlp
+
+    return Mlp(model, image_size)
+
+
+ENCODERS: dict[str, Callable[[config.Model, int, float], Encoder]] = {
+    "vit": _vit,
+    "cnn": _cnn,
+    "mlp": _mlp,
+}

@@ -1,115 +1,68 @@
 """The masked autoencoder: an encoder that sees the visible patches, a light decoder that fills in the rest.
 
 He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022.
-Shapes: B batch, N patches, V visible, D encoder width, E decoder width, P pixel values per patch.
+Shapes: B batch, N patches, V visible, M hidden, Q predicted, D encoder width, P pixel values per patch.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from facemae import config
-from facemae.masking import PatchMask
-from facemae.models.encoder import build_encoder, encode
-from facemae.models.patches import patchify, position_embedding, unpatchify
-
-EPSILON = 1e-6  # keeps the normalisation of a patch of one colour finite
+from facemae.masking.mask import PatchMask
+from facemae.models.decoders import build_decoder
+from facemae.models.encoder import Encoder, Encoding, build_encoder, pixel_only
 
 
-class Decoder(nn.Module):
-    """A Transformer over all positions, visible tokens and mask tokens, that predicts pixels."""
+@dataclass(frozen=True)
+class Prediction:
+    """What a masked autoencoder makes of a batch.
 
-    position: Tensor
+    Attributes:
+        patches: (B, Q, P) predicted pixels, raw or normalised per patch as it was trained.
+        ids: (B, Q) which patches these are.
+        encoding: What the encoder saw.
+    """
 
-    def __init__(self, model: config.Model, pretrain: config.Pretrain, image_size: int) -> None:
-        super().__init__()
-        width = pretrain.decoder_width
-        self.embed = nn.Linear(model.width, width)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        nn.init.normal_(self.mask_token, std=0.02)
-        position = position_embedding(width, image_size // model.patch_size)
-        self.register_buffer("position", position, persistent=False)
-        self.blocks = nn.ModuleList(
-            Block(width, pretrain.decoder_heads, qkv_bias=True) for _ in range(pretrain.decoder_depth)
-        )
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, model.patch_size**2 * 3)
-
-    def forward(self, tokens: Tensor, mask: PatchMask) -> Tensor:
-        """Return the prediction for every patch, (B, N, P), from visible tokens (B, V, D)."""
-        visible = self.embed(tokens)  # (B, V, E)
-        batch, patches = mask.hidden.shape
-        ids = mask.visible_ids[:, :, None].expand_as(visible)
-        full = self.mask_token.to(visible.dtype).repeat(batch, patches, 1).scatter(1, ids, visible)
-        full = full + self.position
-        for block in self.blocks:
-            full = block(full)
-        prediction: Tensor = self.head(self.norm(full))
-        return prediction
+    patches: Tensor
+    ids: Tensor
+    encoding: Encoding
 
 
 class MaskedAutoencoder(nn.Module):
-    """An encoder and a decoder; which patches are hidden is the caller's choice."""
+    """An encoder and a decoder; which patches are hidden and which predicted is the caller's choice."""
 
-    def __init__(self, encoder: VisionTransformer, decoder: Decoder) -> None:
+    def __init__(self, encoder: Encoder, decoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, images: Tensor, mask: PatchMask) -> Tensor:
-        """Return predicted patches (B, N, P) for images (B, 3, H, H)."""
-        tokens = encode(self.encoder, images, mask.visible_ids)
-        prediction: Tensor = self.decoder(tokens[:, self.encoder.num_prefix_tokens :], mask)
-        return prediction
+    def forward(self, images: Tensor, mask: PatchMask, ids: Tensor | None = None) -> Prediction:
+        """Predict the patches `ids` of images (B, 3, H, H); by default all those of which a part is hidden.
+
+        A mask over pixels instead of patches leaves every patch to be encoded, its hidden pixels zero.
+        """
+        if self.hides_pixels(mask):
+            images, seen = pixel_only(images, mask, images.shape[-1]), None
+            ids = self.all_ids(len(images), images.device) if ids is None else ids
+        else:
+            seen, ids = mask, mask.hidden_ids if ids is None else ids
+        encoding = self.encoder(images, seen)
+        return Prediction(self.decoder(encoding, seen, ids), ids, encoding)
+
+    def hides_pixels(self, mask: PatchMask) -> bool:
+        """Tell whether a mask is one of pixels rather than patches."""
+        return mask.hidden.shape[1] != self.encoder.side**2
+
+    def all_ids(self, batch: int, device: torch.device) -> Tensor:
+        """Return the ids of all patches, (B, N)."""
+        return torch.arange(self.encoder.side**2, device=device).expand(batch, -1)
 
 
 def build_mae(model: config.Model, pretrain: config.Pretrain, image_size: int) -> MaskedAutoencoder:
     """Return an untrained masked autoencoder."""
-    return MaskedAutoencoder(build_encoder(model, image_size), Decoder(model, pretrain, image_size))
-
-
-def normalise_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return patches (B, N, P) at zero mean and unit variance, their means and deviations (B, N, 1)."""
-    mean = patches.mean(dim=-1, keepdim=True)
-    centred = patches - mean
-    # Tensor.var() computes the same, several times more slowly on a CPU.
-    variance = centred.square().sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
-    deviation = (variance + EPSILON).sqrt()
-    return centred / deviation, mean, deviation
-
-
-def reconstruction_loss(prediction: Tensor, images: Tensor, mask: PatchMask, *, normalise: bool) -> Tensor:
-    """Return the mean squared error on hidden patches only, a scalar in float32.
-
-    With `normalise` the target of a patch is its pixels with zero mean and unit variance (MAE, section 4).
-    """
-    target = patchify(images, _patch_size(prediction))[mask.hidden]  # (B * M, P)
-    if normalise:
-        target = normalise_patches(target)[0]
-    return F.mse_loss(prediction[mask.hidden].float(), target)
-
-
-def reconstruct(prediction: Tensor, images: Tensor, mask: PatchMask, *, normalised: bool) -> Tensor:
-    """Return images (B, 3, H, H) with the hidden patches replaced by the prediction, to look at.
-
-    A prediction of normalised patches has no brightness or contrast of its own; it is given the true
-    patch's mean and deviation, without which it would look like noise. That flatters the picture, so it
-    is never used for a score.
-    """
-    patch = _patch_size(prediction)
-    target = patchify(images, patch)
-    prediction = prediction.float()
-    if normalised:
-        _, mean, deviation = normalise_patches(target)
-        prediction = prediction * deviation + mean
-    pasted = torch.where(mask.hidden[:, :, None], prediction, target)
-    return unpatchify(pasted, patch).clamp(-1, 1)
-
-
-def _patch_size(patches: Tensor) -> int:
-    return math.isqrt(patches.shape[-1] // 3)
+    encoder = build_encoder(model, image_size)
+    return MaskedAutoencoder(encoder, build_decoder(encoder, pretrain))

@@ -50,7 +50,7 @@ def load_autoencoder(folder: Path) -> tuple[MaskedAutoencoder, config.Pretrain]:
     with _our_settings(folder) as settings:
         pretrain = config.Pretrain.model_validate(settings["pretrain"])
         mae = build_mae(config.Model.model_validate(settings["model"]), pretrain, settings["image_size"])
-    load_weights(mae.encoder, folder / results.ENCODER)
+    load_weights(mae.encoder.trunk, folder / results.ENCODER)
     load_weights(mae.decoder, folder / results.DECODER)
     mae.eval()
     return mae, pretrain

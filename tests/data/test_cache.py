@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -415,3 +416,73 @@ def test_an_array_of_objects_is_never_unpickled(folder):
     np.save(folder.cache, np.array([print], dtype=object), allow_pickle=True)
     with pytest.raises(IntegrityError, match="delete it and run again"):
         cache.load_faces(folder, rows(0))
+
+
+# --- left on disk ---
+
+
+def test_open_faces_are_those_that_would_be_loaded(folder):
+    cache.build_cache(folder)
+    loaded, opened = (read(folder, rows(10, 0, 5, 0)) for read in (cache.load_faces, cache.open_faces))
+    assert (opened.sample_ids, opened.people) == (loaded.sample_ids, loaded.people)
+    assert opened.size == loaded.images.nbytes
+    out = np.zeros((3, SIDE, SIDE, 3), np.uint8)
+    opened.read(np.array([3, 1, 2]), out)
+    assert np.array_equal(out, loaded.images[[3, 1, 2]])
+
+
+def test_every_block_that_is_used_is_read_once_and_no_other(folder, monkeypatch):
+    cache.build_cache(folder)
+    read = []
+    read_from = cache.FaceFile.read_from
+    monkeypatch.setattr(
+        cache.FaceFile, "read_from", lambda *args: (read.append((args[1], len(args[2]))), read_from(*args))
+    )
+    cache.open_faces(folder, rows(10, 0, 1, 9))
+    assert read == [(0, BLOCK), (9, COUNT - 9)]
+
+
+@pytest.mark.parametrize("face", [0, 4, 10])
+def test_one_turned_bit_is_told_when_the_faces_are_opened(folder, face):
+    cache.build_cache(folder)
+    data = bytearray(folder.cache.read_bytes())
+    data[128 + face * FACE_BYTES + 7] ^= 4
+    folder.cache.write_bytes(data)
+    with pytest.raises(
+        IntegrityError, match=rf"wrong checksum of block {face // BLOCK}\); delete it and run"
+    ):
+        cache.open_faces(folder, rows(face))
+    cache.open_faces(folder, rows((face + BLOCK) % COUNT))
+
+
+def test_a_file_that_is_cut_short_later_is_told_and_not_fatal(folder):
+    cache.build_cache(folder)
+    faces = cache.open_faces(folder, rows(*range(COUNT)))
+    os.truncate(folder.cache, 128 + 5 * FACE_BYTES + 10)
+    out = np.zeros((1, SIDE, SIDE, 3), np.uint8)
+    faces.read(np.array([4]), out)
+    with pytest.raises(IntegrityError, match=r"faces\.npy is cut short; delete it and run again"):
+        faces.read(np.array([5]), out)
+
+
+def test_short_reads_are_gone_on_with(folder, images, monkeypatch):
+    cache.build_cache(folder)
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, parts, start: read(file, [parts[0][:1000]], start))
+    assert np.array_equal(cache.load_faces(folder, rows(*range(COUNT))).images, images)
+
+
+def test_a_missing_file_is_told(folder):
+    cache.build_cache(folder)
+    folder.cache.unlink()
+    with pytest.raises(IntegrityError, match=r"faces\.npy is damaged \(.*\); delete it and run again"):
+        cache.open_faces(folder, rows(0))
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(3600.0, False), (-1.0, True)])
+def test_a_check_shows_its_progress_only_when_it_takes_long(folder, monkeypatch, capsys, seconds, shown):
+    cache.build_cache(folder)
+    capsys.readouterr()
+    monkeypatch.setattr(cache, "SILENT_SECONDS", seconds)
+    cache.open_faces(folder, rows(*range(COUNT)))
+    assert ("4/4 blocks checked" in capsys.readouterr().err) == shown

@@ -34,6 +34,15 @@ RESULTS = Results(Path(EXPERIMENT.results))
 STAGE = str(RESULTS.root / "{run}" / "{seed}")
 
 
+# Memory. An attempt that was preempted needs no more than the one before, but one that ran out does.
+MOST_MEMORY = 3  # times the first attempt's
+PYTORCH_MB = (
+    3000  # with Python and CUDA; 1000 without (logs/*/*/pretrain.benchmark.tsv)
+)
+# Measured on timm's resnet50, taken for every cnn: 25 MB a face of 112 x 112 pixels.
+RESNET50_MB = 400
+RESNET50_BYTES_A_PIXEL = 2000
+
 LOCKS = contextlib.ExitStack()  # held until this process ends, however it ends
 
 
@@ -71,7 +80,7 @@ def section(*names):
     """Return a function of a rule's wildcards: the run's sections, which re-run the rule when they change."""
 
     def of_run(wildcards):
-        run = EXPERIMENT.run(wildcards.run).model_dump()
+        run = EXPERIMENT.run(wildcards.run).shaping()
         return json.dumps([run[name] for name in names])
 
     return of_run
@@ -92,9 +101,49 @@ def pretrained_option(wildcards, input):
 
 
 def gpus(wildcards):
-    """Return how many GPUs a network's stage takes: one where the machine has any, else none."""
+    """Return how many GPUs a network's stage takes: one where this machine has any, else none.
+
+    On a cluster this machine is no guide, so its profile names the number (profiles/slurm/config.yaml).
+    """
     wanted = EXPERIMENT.device != "cpu" and driver_version() is not None
     return int(wanted)
+
+
+def memory(mb):
+    """Return a function of `mb` MB of memory that asks for more when a job is run again, up to three times."""
+
+    def of_attempt(wildcards, attempt):
+        return mb * min(attempt, MOST_MEMORY)
+
+    return of_attempt
+
+
+def training_memory(stage):
+    """Return a function of the memory in MB that a run's training takes at most, more in later attempts."""
+
+    def of_run(wildcards, attempt):
+        run = EXPERIMENT.run(wildcards.run)
+        estimate = training_mb(run.model, getattr(run, stage))
+        return memory(PYTORCH_MB + estimate)(wildcards, attempt)
+
+    return of_run
+
+
+def training_mb(model, training):
+    """Estimate the MB that a network takes while it trains on a processor; a GPU's job takes less.
+
+    Weights, gradients and AdamW's two moments are 16 bytes a weight, of which a block has 12 width^2. A
+    block keeps 17 values per token and feature for the backward pass (Korthikanti et al. 2022, equation 2,
+    without attention maps), at most: the encoder sees but the visible patches in pretraining.
+    """
+    faces = training.batch_size / training.accumulate
+    if model.encoder == "cnn":
+        pixels = EXPERIMENT.data.image_size**2
+        return round(RESNET50_MB + faces * pixels * RESNET50_BYTES_A_PIXEL / 1e6)
+    width, depth, _ = model.shape
+    tokens = (EXPERIMENT.data.image_size // model.patch_size) ** 2
+    weights = 16 * 12 * depth * width**2
+    return round((weights + faces * tokens * depth * width * 17 * 4) / 1e6)
 
 
 def evaluated(filename):

@@ -13,6 +13,10 @@ rule fetch:
     localrule: True
     conda:
         "../envs/facemae.yaml"
+    resources:
+        gpu=0,
+        mem_mb=memory(2000),
+        runtime=1440,
     params:
         folder=subpath(output[0], parent=True),
         config=RESULTS.config,
@@ -44,8 +48,10 @@ rule align:
     threads: 8
     resources:
         gpu=gpus,
-        mem_mb=lambda wildcards, threads: 500 + 900 * threads,
-        runtime=600,
+        mem_mb=lambda wildcards, threads, attempt: memory(500 + 900 * threads)(
+            wildcards, attempt
+        ),
+        runtime=1440,
     params:
         folder=subpath(output[0], parent=True),
         config=RESULTS.config,
@@ -69,9 +75,12 @@ rule cache:
         RESULTS.data.cache_hashes,
     log:
         "logs/cache.log",
-    localrule: True
     conda:
         "../envs/facemae.yaml"
+    resources:
+        gpu=0,
+        mem_mb=memory(2000),
+        runtime=240,
     params:
         folder=subpath(output[0], parent=True),
     shell:
@@ -89,9 +98,12 @@ rule split:
         RESULTS.data.overlaps,
     log:
         "logs/split.log",
-    localrule: True
     conda:
         "../envs/facemae.yaml"
+    resources:
+        gpu=lambda wildcards: gpus(wildcards) if EXPERIMENT.split.embedder else 0,
+        mem_mb=memory(4000),
+        runtime=240,
     params:
         folder=subpath(output[0], parent=True),
         config=RESULTS.config,
@@ -105,3 +117,7 @@ rule data:
         RESULTS.data.outcomes,
         RESULTS.data.cache,
     localrule: True
+    resources:
+        gpu=0,
+        mem_mb=100,
+        runtime=5,

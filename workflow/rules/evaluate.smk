@@ -23,7 +23,7 @@ rule embed:
     threads: 1
     resources:
         gpu=gpus,
-        mem_mb=2000,
+        mem_mb=memory(PYTORCH_MB),
         runtime=60,
     params:
         folder=subpath(input.split, parent=True),
@@ -59,7 +59,8 @@ rule baseline:
         "../envs/facemae.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        gpu=0,
+        mem_mb=memory(PYTORCH_MB),
         runtime=60,
     params:
         folder=subpath(input.split, parent=True),
@@ -94,7 +95,8 @@ rule evaluate:
         "../envs/facemae.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        gpu=0,
+        mem_mb=memory(2000),
         runtime=60,
     params:
         config=RESULTS.config,
@@ -127,6 +129,10 @@ rule compare:
     localrule: True
     conda:
         "../envs/facemae.yaml"
+    resources:
+        gpu=0,
+        mem_mb=memory(2000),
+        runtime=60,
     params:
         config=RESULTS.config,
         results=subpath(output[0], parent=True),
@@ -161,6 +167,10 @@ rule report:
     localrule: True
     conda:
         "../envs/facemae.yaml"
+    resources:
+        gpu=0,
+        mem_mb=memory(2000),
+        runtime=60,
     params:
         config=RESULTS.config,
         results=subpath(input.leaderboard, parent=True),

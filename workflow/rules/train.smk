@@ -1,5 +1,8 @@
 """The training of one run and seed. Checkpoints lie in hidden folders beside the outputs, undeclared:
 Snakemake deletes the declared outputs of a job that failed or was killed, and with them all progress.
+
+A signal to stop is for the training alone: its shell (trap) and its log stay until it has saved. More than
+one GPU is shared out by torchrun.
 """
 
 
@@ -23,7 +26,7 @@ rule pretrain:
     threads: 1
     resources:
         gpu=gpus,
-        mem_mb=2000,
+        mem_mb=training_memory("pretrain"),
         runtime=1440,
     params:
         folder=subpath(input.split, parent=True),
@@ -33,7 +36,9 @@ rule pretrain:
         compute=[EXPERIMENT.device, EXPERIMENT.precision],
     shell:
         """
-        python -m facemae pretrain \
+        trap '' TERM USR1
+        $([ {resources.gpu} -gt 1 ] && echo torchrun --standalone --nproc-per-node {resources.gpu} || echo python) \
+            -m facemae pretrain \
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \
@@ -62,7 +67,7 @@ rule finetune:
     threads: 1
     resources:
         gpu=gpus,
-        mem_mb=2000,
+        mem_mb=training_memory("finetune"),
         runtime=1440,
     params:
         folder=subpath(input.split, parent=True),
@@ -73,7 +78,9 @@ rule finetune:
         compute=[EXPERIMENT.device, EXPERIMENT.precision],
     shell:
         """
-        python -m facemae finetune \
+        trap '' TERM USR1
+        $([ {resources.gpu} -gt 1 ] && echo torchrun --standalone --nproc-per-node {resources.gpu} || echo python) \
+            -m facemae finetune \
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \

@@ -1,0 +1,140 @@
+"""Which settings go together: what cannot work is refused before anything runs, with what would.
+
+Knows the networks and strategies by name only, so that the workflow can ask without loading torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from facemae.masking.parameters import MASK_GUIDES, PIXEL_MASKS, REGION_MASKS, MaskName
+from facemae.models import families
+
+if TYPE_CHECKING:
+    from facemae.config import Model, Pretrain
+
+MIN_REGION_SIDE = 4  # patches along a side, below which the boxes of the regions fall together
+DECODERS = {
+    "vit": ("transformer", "cross", "deconv", "mlp"),
+    "cnn": ("transformer", "cross", "deconv", "mlp"),
+    "mlp": ("mlp",),
+}
+# What a guide asks the encoder for: attention, or a token per patch.
+GUIDED = {
+    "attention": ("vit",),
+    "predicted_loss": ("vit", "cnn"),
+    "position_loss": ("vit", "cnn", "mlp"),
+    "adversarial": ("vit", "cnn", "mlp"),
+}
+
+
+def problem(model: Model, pretrain: Pretrain | None, image_size: int, *, aligned: bool) -> str | None:
+    """Return the first reason for which settings cannot work, "key: sentence", or None.
+
+    Args:
+        model: The encoder.
+        pretrain: The masked autoencoder around it; None trains without.
+        image_size: Side of a face in pixels.
+        aligned: Whether the faces are warped to the template that the face regions lie on.
+    """
+    for found in _problems(model, pretrain, image_size, aligned):
+        return found
+    return None
+
+
+def _problems(model: Model, pretrain: Pretrain | None, image_size: int, aligned: bool) -> Iterator[str]:
+    yield from _model_problems(model, image_size)
+    if pretrain is None:
+        return
+    yield from _decoder_problems(model, pretrain)
+    yield from _mask_problems(model, pretrain, image_size, aligned)
+
+
+def _model_problems(model: Model, image_size: int) -> Iterator[str]:
+    if image_size % model.patch_size:
+        sizes = [size for size in range(4, image_size // 2 + 1) if image_size % size == 0]
+        yield (
+            f"model.patch_size: data.image_size {image_size} is not divisible by {model.patch_size}; "
+            f"choose {_either(sizes)}."
+        )
+    if model.encoder == "cnn":
+        if model.network not in families.NETWORKS:
+            yield (f"model.network: {model.network} cannot be masked; choose {_either(families.NETWORKS)}.")
+        if model.patch_size not in families.patch_sizes(image_size):
+            yield (
+                f"model.patch_size: a cnn's is one of its strides that tile {image_size} pixels; choose "
+                f"{_either(families.patch_sizes(image_size))}."
+            )
+
+
+def _decoder_problems(model: Model, pretrain: Pretrain) -> Iterator[str]:
+    possible = DECODERS[model.encoder]
+    if pretrain.decoder not in possible:
+        yield (
+            f"pretrain.decoder: {pretrain.decoder} needs a token per patch, encoder {model.encoder} gives "
+            f"one vector per image; choose {_either(possible)}."
+        )
+    if pretrain.decoder == "cross":
+        others = _either([name for name in possible if name != "cross"])
+        if pretrain.mask in PIXEL_MASKS:
+            yield (
+                f"pretrain.decoder: cross predicts hidden patches from visible ones, and the {pretrain.mask} "
+                f"mask hides no whole patch; choose {others}."
+            )
+        if pretrain.loss_on == "all":
+            yield (
+                "pretrain.loss_on: decoder cross predicts hidden patches only; choose loss_on hidden, or "
+                f"decoder {others}."
+            )
+    if pretrain.predict_ratio < 1 and (pretrain.loss_on == "all" or pretrain.mask in PIXEL_MASKS):
+        yield (
+            "pretrain.predict_ratio: only hidden patches can be left out; choose 1, or loss_on hidden "
+            " with a mask over patches."
+        )
+    if pretrain.perceptual.weight and pretrain.perceptual.network == "ema" and model.encoder == "mlp":
+        yield (
+            "pretrain.perceptual.network: ema compares the features of places, encoder mlp has none; "
+            "choose a timm network, or encoder vit or cnn."
+        )
+
+
+def _mask_problems(model: Model, pretrain: Pretrain, image_size: int, aligned: bool) -> Iterator[str]:
+    side = image_size if pretrain.mask in PIXEL_MASKS else image_size // model.patch_size
+    mask: MaskName = pretrain.mask  # type: ignore[assignment]
+    for key, ratio in _ratios(pretrain):
+        if not 1 <= round(ratio * side * side) <= side * side - 1:
+            yield (
+                f"pretrain.{key}: {ratio} of {side * side} patches leaves none hidden or none visible; "
+                "choose another ratio or a smaller patch."
+            )
+    guide = MASK_GUIDES.get(mask)
+    if guide and model.encoder not in GUIDED[guide]:
+        unled = [name for name in type(pretrain.masks).model_fields if name not in MASK_GUIDES]
+        yield (
+            f"pretrain.mask: {mask} is led by {guide.replace('_', ' ')}, which takes encoder "
+            f"{_either(GUIDED[guide])}; with encoder {model.encoder} choose {_either(unled)}."
+        )
+    if mask in REGION_MASKS and side < MIN_REGION_SIDE:
+        yield (
+            f"pretrain.mask: {mask} masks need {MIN_REGION_SIDE} x {MIN_REGION_SIDE} patches to tell regions "
+            f"apart, there are {side} x {side}; choose a smaller patch."
+        )
+    if mask in REGION_MASKS and not aligned:
+        yield (
+            f"pretrain.mask: {mask} looks for face regions where the alignment puts them, data.align crop "
+            "does not align; choose align landmarks, or another mask."
+        )
+
+
+def _ratios(pretrain: Pretrain) -> Iterator[tuple[str, float]]:
+    if pretrain.mask == "ratio_curriculum" and pretrain.masks.ratio_curriculum:
+        curriculum = pretrain.masks.ratio_curriculum
+        yield "masks.ratio_curriculum.start", curriculum.start
+        yield "masks.ratio_curriculum.end", curriculum.end
+    yield "mask_ratio", pretrain.mask_ratio
+
+
+def _either(choices: object) -> str:
+    *others, last = map(str, choices)  # type: ignore[call-overload]
+    return f"{', '.join(others)} or {last}" if others else str(last)

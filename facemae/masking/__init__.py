@@ -1,0 +1,1 @@
+"""Masking strategies: a score per patch, then hide exactly the M highest."""

@@ -1,0 +1,65 @@
+"""What masks are like, in numbers: for the report.
+
+Shapes: B batch, N patches (side x side).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from facemae.masking.mask import PatchMask
+from facemae.masking.regions import REGIONS
+
+REST = "rest"
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a batch of masks is like.
+
+    Attributes:
+        visible_tokens: V, the patches of an image that the encoder sees.
+        region_coverage: Share of a region's patches that is hidden, over the whole batch, by the names of
+            `REGIONS` and `REST`; regions that no image shows are left out.
+        entropy: Mean over the positions of the binary entropy, in bits, of how often each is hidden: 0 where
+            all masks are the same, and the binary entropy of p where each is hidden with the share p.
+        clumping: Share of the pairs of patches side by side or one above the other that are both hidden or
+            both visible, 0 for a chessboard; p^2 + (1 - p)^2, nearly, for random masks that hide the share p.
+    """
+
+    visible_tokens: int
+    region_coverage: dict[str, float]
+    entropy: float
+    clumping: float
+
+
+def measures(mask: PatchMask, regions: Tensor | None) -> Measures:
+    """Measure a batch of masks; regions are (B, N) labels, or None where the data have none."""
+    return Measures(
+        visible_tokens=mask.visible_ids.shape[1],
+        region_coverage={} if regions is None else _coverage(mask.hidden, regions),
+        entropy=_entropy(mask.hidden),
+        clumping=_clumping(mask.hidden),
+    )
+
+
+def _coverage(hidden: Tensor, regions: Tensor) -> dict[str, float]:
+    own = {name: regions == label for label, name in enumerate([REST, *REGIONS])}
+    return {name: float(hidden[each].double().mean()) for name, each in own.items() if each.any()}
+
+
+def _entropy(hidden: Tensor) -> float:
+    share = hidden.double().mean(dim=0)
+    bits = -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share)) / math.log(2)
+    return float(bits.mean())
+
+
+def _clumping(hidden: Tensor) -> float:
+    side = math.isqrt(hidden.shape[1])
+    image = hidden.view(-1, side, side)
+    pairs = [image[:, :, 1:] == image[:, :, :-1], image[:, 1:] == image[:, :-1]]
+    return float(torch.cat([each.flatten() for each in pairs]).double().mean())

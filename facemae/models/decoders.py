@@ -1,0 +1,206 @@
+"""Decoders: from the visible patches' tokens to the pixels of the patches asked for.
+
+Shapes: B batch, N patches, V visible, Q predicted, K prefix tokens, D encoder width, E decoder width,
+P pixel values per patch. `ids` (B, Q) names the patches to predict; `mask` None means all are visible.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from timm.layers.mlp import Mlp as FeedForward
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from facemae import config
+from facemae.masking.mask import PatchMask
+from facemae.models.encoder import Encoder, Encoding, gather_tokens
+from facemae.models.patches import position_embedding
+
+_norm = functools.partial(nn.LayerNorm, eps=1e-6)  # timm's encoder's, and facebookresearch/mae's
+FEED_FORWARD = 4  # times the width, in the hidden layer of a block
+
+
+class Tokens(nn.Module):
+    """Encoder tokens in the decoder's width, and a learned mask token, each with its place."""
+
+    position: Tensor
+
+    def __init__(self, encoder: Encoder, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(encoder.width, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        nn.init.normal_(self.mask_token, std=0.02)
+        # Fixed, so it is no weight; the prefix has no place.
+        self.register_buffer("position", position_embedding(width, encoder.side)[None], persistent=False)
+
+    def grid(self, encoding: Encoding, mask: PatchMask | None) -> Tensor:
+        """Return tokens for the prefix and every patch, (B, K + N, E), mask tokens where hidden."""
+        tokens = self.embed(encoding.tokens)
+        if mask is not None:
+            ids = mask.visible_ids[:, :, None].expand_as(tokens)
+            batch, patches = mask.hidden.shape
+            tokens = self.mask_token.to(tokens.dtype).repeat(batch, patches, 1).scatter(1, ids, tokens)
+        tokens = tokens + self.position.to(tokens.dtype)
+        return torch.cat([self.embed(encoding.prefix), tokens], dim=1) if encoding.prefix.shape[1] else tokens
+
+    def visible(self, encoding: Encoding, mask: PatchMask) -> Tensor:
+        """Return tokens for the prefix and the visible patches, (B, K + V, E)."""
+        tokens = self.embed(torch.cat([encoding.prefix, encoding.tokens], dim=1))
+        prefix = encoding.prefix.shape[1]
+        place = F.pad(gather_tokens(self.position, mask.visible_ids), (0, 0, prefix, 0))
+        return tokens + place.to(tokens.dtype)
+
+    def queries(self, ids: Tensor) -> Tensor:
+        """Return a mask token for each of the patches `ids`, (B, Q, E)."""
+        queries: Tensor = self.mask_token + gather_tokens(self.position, ids)
+        return queries
+
+
+class Head(nn.Module):
+    """LayerNorm and a linear map from a token to its patch's pixels."""
+
+    def __init__(self, encoder: Encoder, width: int) -> None:
+        super().__init__()
+        self.norm = _norm(width)
+        self.pixels = nn.Linear(width, encoder.patch_size**2 * 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return (B, Q, P) for tokens (B, Q, E)."""
+        return cast(Tensor, self.pixels(self.norm(tokens)))
+
+
+class Transformer(nn.Module):
+    """Self-attention over all patches, visible tokens and mask tokens: He et al., MAE, CVPR 2022."""
+
+    def __init__(self, encoder: Encoder, pretrain: config.Pretrain) -> None:
+        super().__init__()
+        width = pretrain.decoder_width
+        self.tokens = Tokens(encoder, width)
+        self.blocks = nn.ModuleList(
+            Block(width, pretrain.decoder_heads, qkv_bias=True, norm_layer=_norm)
+            for _ in range(pretrain.decoder_depth)
+        )
+        self.head = Head(encoder, width)
+
+    def forward(self, encoding: Encoding, mask: PatchMask | None, ids: Tensor) -> Tensor:
+        """Return the pixels (B, Q, P) of the patches `ids`."""
+        tokens = self.tokens.grid(encoding, mask)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return cast(Tensor, self.head(gather_tokens(tokens, ids + encoding.prefix.shape[1])))
+
+
+class Cross(nn.Module):
+    """Mask tokens that attend to the visible tokens only: Fu et al., CrossMAE, 2024.
+
+    Since no mask token sees another, a share of the hidden patches can be predicted alone, at that share
+    of the cost.
+    """
+
+    def __init__(self, encoder: Encoder, pretrain: config.Pretrain) -> None:
+        super().__init__()
+        width = pretrain.decoder_width
+        self.tokens = Tokens(encoder, width)
+        self.norm = _norm(width)
+        self.blocks = nn.ModuleList(
+            CrossBlock(width, pretrain.decoder_heads) for _ in range(pretrain.decoder_depth)
+        )
+        self.head = Head(encoder, width)
+
+    def forward(self, encoding: Encoding, mask: PatchMask | None, ids: Tensor) -> Tensor:
+        """Return the pixels (B, Q, P) of the patches `ids`, all of them hidden."""
+        assert mask is not None, "config refuses this decoder where no patch is hidden"
+        visible = self.norm(self.tokens.visible(encoding, mask))
+        tokens = self.tokens.queries(ids)
+        for block in self.blocks:
+            tokens = block(tokens, visible)
+        return cast(Tensor, self.head(tokens))
+
+
+class CrossBlock(nn.Module):
+    """A Transformer block whose queries look at other tokens than themselves."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.fused_attn = True  # as timm's attention names it: encoder.set_fused_attention
+        self.norm1, self.norm2 = _norm(width), _norm(width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.project = nn.Linear(width, width)
+        self.mlp = FeedForward(width, FEED_FORWARD * width)
+
+    def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Return tokens (B, Q, E) that have looked at the visible ones (B, K + V, E)."""
+        tokens = tokens + self._attend(self.norm1(tokens), visible)
+        return cast(Tensor, tokens + self.mlp(self.norm2(tokens)))
+
+    def _attend(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        batch, count, width = tokens.shape
+        shape = (batch, -1, self.heads, width // self.heads)
+        query = self.query(tokens).view(shape).transpose(1, 2)  # (B, heads, Q, E / heads)
+        key, value = (part.view(shape).transpose(1, 2) for part in self.key_value(visible).chunk(2, -1))
+        if self.fused_attn:
+            seen = F.scaled_dot_product_attention(query, key, value)
+        else:
+            weight = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+            seen = weight.softmax(dim=-1) @ value
+        return cast(Tensor, self.project(seen.transpose(1, 2).reshape(batch, count, width)))
+
+
+class PerToken(nn.Module):
+    """Fully connected layers on each token alone, which is told the mean of the visible tokens.
+
+    Without that mean a mask token would know its place only, and predict the average face there.
+    """
+
+    def __init__(self, encoder: Encoder, pretrain: config.Pretrain) -> None:
+        super().__init__()
+        width = pretrain.decoder_width
+        self.tokens = Tokens(encoder, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(_norm(width), FeedForward(width, FEED_FORWARD * width))
+            for _ in range(pretrain.decoder_depth)
+        )
+        self.head = Head(encoder, width)
+
+    def forward(self, encoding: Encoding, mask: PatchMask | None, ids: Tensor) -> Tensor:
+        """Return the pixels (B, Q, P) of the patches `ids`."""
+        prefix = encoding.prefix.shape[1]
+        everywhere = self.tokens.grid(encoding, mask)
+        seen = torch.cat([encoding.prefix, encoding.tokens], dim=1).mean(dim=1, keepdim=True)
+        tokens = gather_tokens(everywhere, ids + prefix) + self.tokens.embed(seen)
+        for block in self.blocks:
+            tokens = tokens + block(tokens)
+        return cast(Tensor, self.head(tokens))
+
+
+def build_decoder(encoder: Encoder, pretrain: config.Pretrain) -> nn.Module:
+    """Return an untrained decoder for an encoder."""
+    return DECODERS[pretrain.decoder](encoder, pretrain)
+
+
+def _mlp(encoder: Encoder, pretrain: config.Pretrain) -> nn.Module:
+    from facemae.models.mlp import Mlp, MlpImage
+
+    if isinstance(encoder, Mlp):
+        return MlpImage(encoder, pretrain)
+    return PerToken(encoder, pretrain)
+
+
+def _deconv(encoder: Encoder, pretrain: config.Pretrain) -> nn.Module:
+    from facemae.models.deconv import Deconv
+
+    return Deconv(encoder, pretrain)
+
+
+DECODERS: dict[str, Callable[[Encoder, config.Pretrain], nn.Module]] = {
+    "transformer": Transformer,
+    "cross": Cross,
+    "deconv": _deconv,
+    "mlp": _mlp,
+}

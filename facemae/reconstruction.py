@@ -1,0 +1,91 @@
+"""What a prediction is worth, and what it looks like.
+
+Shapes: B batch, N patches, Q predicted, P pixel values per patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facemae.masking.mask import PatchMask
+from facemae.models.encoder import gather_tokens
+from facemae.models.mae import Prediction
+from facemae.models.patches import patchify, unpatchify
+
+EPSILON = 1e-6  # keeps the normalisation of a patch of one colour finite
+
+PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": lambda prediction, target: F.mse_loss(prediction, target, reduction="none"),
+    "l1": lambda prediction, target: F.l1_loss(prediction, target, reduction="none"),
+}
+
+
+def targets(images: Tensor, ids: Tensor, patch_size: int, *, normalise: bool) -> Tensor:
+    """Return what is to be predicted of the patches `ids` (B, Q) of images (B, 3, H, H): (B, Q, P).
+
+    With `normalise` each patch's pixels have zero mean and unit variance: MAE, section 4.
+    """
+    patches = gather_tokens(patchify(images, patch_size), ids)
+    return normalise_patches(patches)[0] if normalise else patches
+
+
+def patch_errors(
+    prediction: Prediction, target: Tensor, loss: str, hidden_pixels: Tensor | None = None
+) -> Tensor:
+    """Return each predicted patch's mean error, (B, Q) in float32; the loss is their mean.
+
+    Args:
+        prediction: Of the patches that `target` is for.
+        target: (B, Q, P).
+        loss: Key of `PIXEL_LOSSES`.
+        hidden_pixels: (B, Q, P) bool, of a mask over pixels: only these count, so that a patch weighs
+            as much as it has hidden pixels.
+    """
+    errors = PIXEL_LOSSES[loss](prediction.patches.float(), target)
+    if hidden_pixels is None:
+        return errors.mean(dim=-1)
+    share = hidden_pixels.float().mean()
+    return (errors * hidden_pixels).mean(dim=-1) / share
+
+
+def hidden_pixels(mask: PatchMask, ids: Tensor, patch_size: int) -> Tensor:
+    """Return which pixels of the patches `ids` (B, Q) a mask over pixels hides, (B, Q, P) bool."""
+    size = round(mask.hidden.shape[1] ** 0.5)
+    image = mask.hidden.view(-1, 1, size, size).expand(-1, 3, -1, -1)
+    return gather_tokens(patchify(image, patch_size), ids)
+
+
+def normalise_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return patches (B, Q, P) at zero mean and unit variance, their means and deviations (B, Q, 1)."""
+    mean = patches.mean(dim=-1, keepdim=True)
+    centred = patches - mean
+    # Tensor.var() computes the same, several times more slowly on a CPU.
+    variance = centred.square().sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
+    deviation = (variance + EPSILON).sqrt()
+    return centred / deviation, mean, deviation
+
+
+def reconstruct(prediction: Prediction, images: Tensor, patch_size: int, *, normalised: bool) -> Tensor:
+    """Return images (B, 3, H, H) with the predicted patches in place of their own, to look at.
+
+    A prediction of normalised patches has no brightness or contrast of its own; it is given the true
+    patch's mean and deviation, without which it would look like noise. That flatters the picture, so it
+    is never used for a score.
+    """
+    patches = patchify(images, patch_size)
+    predicted = prediction.patches.float()
+    if normalised:
+        _, mean, deviation = normalise_patches(gather_tokens(patches, prediction.ids))
+        predicted = predicted * deviation + mean
+    ids = prediction.ids[:, :, None].expand_as(predicted)
+    return unpatchify(patches.scatter(1, ids, predicted), patch_size).clamp(-1, 1)
+
+
+def keep_visible_pixels(picture: Tensor, images: Tensor, mask: PatchMask) -> Tensor:
+    """Return the picture with the pixels that a mask over pixels left visible as they were."""
+    size = images.shape[-1]
+    return torch.where(mask.hidden.view(-1, 1, size, size), picture, images)

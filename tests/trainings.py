@@ -1,0 +1,171 @@
+"""Trainings of every kind on a few faces in memory, for whatever must hold for all of them."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from facemae import config, train
+from facemae.autoencoding import build_autoencoding
+from facemae.finetune import _Recognition
+from facemae.losses import identity_loss
+from facemae.models.embedder import build_embedder
+from facemae.models.mae import build_mae
+from facemae.models.patches import to_input
+from facemae.optim import adamw, averaged
+from facemae.randomness import Noise, batch_ids
+from facemae.reconstruction import patch_errors, targets
+from facemae.train import HELD_OUT, Objective, Validation
+
+GUIDED = ("attention_high", "hard_patches", "loss_ema", "adversarial")
+
+
+class Fed:
+    """Batches like `data.feed.Feed`'s, of faces in memory."""
+
+    def __init__(self, faces, batch_size):
+        self.faces, self.batch_size = faces, batch_size
+
+    def ids_at(self, step):
+        return batch_ids(len(self.faces), self.batch_size, step, 0)
+
+    def batch(self, step, part=slice(None)):
+        return self.faces[self.ids_at(step)[part]]
+
+
+@dataclass
+class Made:
+    """A training that is ready to start."""
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    training: config.Training
+    steps: list[int]
+    """Every step whose loss was asked for, once for each part."""
+
+    @property
+    def network(self):
+        return self.objective.network
+
+    def fit(self, compute, job, world=train.ALONE):
+        return train.fit(self.objective, self.optimizer, self.training, compute, job, world)
+
+    def at(self, step, action):
+        """Let something happen in the middle of a step: it may change the losses."""
+        before = self.objective.loss
+
+        def loss(number, part):
+            losses = before(number, part)
+            return (action(losses) or losses) if number == step else losses
+
+        self.objective = replace(self.objective, loss=loss)
+        return self
+
+
+def _made(objective, optimizer, training):
+    steps = []
+
+    def loss(step, part):
+        steps.append(step)
+        return objective.loss(step, part)
+
+    return Made(replace(objective, loss=loss), optimizer, training, steps)
+
+
+def pretraining(experiment, faces, compute, **changes):
+    """A masked autoencoder with all that has a state: its guide, averaged weights, a validation."""
+    run = experiment.defaults
+    settings = config.merge(run.pretrain.model_dump(), {"ema": 0.5, "teacher_decay": 0.5, **changes})
+    settings = config.Pretrain.model_validate(settings)
+    torch.manual_seed(5)
+    mae = build_mae(run.model, settings, faces.shape[1])
+    fed = Fed(faces, settings.batch_size)
+    autoencoding = build_autoencoding(mae, fed, settings, compute, 0)
+    parts = {"mae": mae, "average": averaged(mae, settings.ema)}
+    if autoencoding.guide:
+        parts["guide"] = autoencoding.guide
+    if autoencoding.perceptual:
+        parts["perceptual"] = autoencoding.perceptual
+    network = nn.ModuleDict(parts)
+
+    def after_step(step):
+        autoencoding.after_step(train.ALONE)
+        network["average"].update_parameters(mae)
+
+    objective = Objective(
+        network,
+        autoencoding.loss,
+        after_step,
+        validation=Validation(4, settings.patience, lambda step: {HELD_OUT: _error(network, faces)}),
+        samples=lambda step: [f"face {place}" for place in fed.ids_at(step).tolist()],
+    )
+    return _made(objective, adamw(network, settings), settings)
+
+
+@torch.no_grad()
+def _error(network, faces):
+    from facemae.masking.strategies import draw_mask
+
+    mae, images = network["average"].module, to_input(faces)
+    mask = draw_mask("random", 0.5, {}, mae.encoder.side, Noise(range(len(faces)), "held out"))
+    prediction = mae(images, mask)
+    target = targets(images, prediction.ids, mae.encoder.patch_size, normalise=True)
+    return float(patch_errors(prediction, target, "mse").mean())
+
+
+def recognition(experiment, faces, compute, **changes):
+    """Batch normalisation, dropped paths, layer decay, a ramped margin: a state of every other kind."""
+    run = experiment.defaults
+    settings = config.Finetune.model_validate(
+        config.merge(run.finetune.model_dump(), {"margin_warmup_share": 0.5, "layer_decay": 0.75, **changes})
+    )
+    torch.manual_seed(5)
+    embedder = build_embedder(run.model, faces.shape[1], drop_path=0.5)
+    network = nn.ModuleDict({"embedder": embedder, "loss": identity_loss(settings, 8, run.model.embedding)})
+    if settings.ema:
+        network["average"] = averaged(embedder, settings.ema)
+    fed, labels = Fed(faces, settings.batch_size), torch.arange(len(faces)) // 2
+    stage = _Recognition(network, fed, labels, fed.ids_at, settings, compute, 0)
+    objective = Objective(network, stage.loss, stage.after_step)
+    optimizer = adamw(network, settings, encoder=embedder.encoder.trunk, layer_decay=settings.layer_decay)
+    return _made(objective, optimizer, settings)
+
+
+def _guided(mask):
+    def make(experiment, faces, compute, **changes):
+        return pretraining(experiment, faces, compute, mask=mask, **changes)
+
+    return make
+
+
+KINDS = {"pretrain": pretraining, "finetune": recognition} | {mask: _guided(mask) for mask in GUIDED}
+
+
+def tensors(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def told(log):
+    """Return what of a log does not depend on the clock or the machine."""
+    timed = ("seconds", "images_per_second", "mfu", "memory_mb")
+    return [{key: value for key, value in record.items() if key not in timed} for record in log]
+
+
+def assert_close(found, expected, atol):
+    """Check two states up to rounding.
+
+    A key's bias shifts all of a softmax's inputs alike, so its gradient is rounding alone, to which AdamW
+    gives the size of any other: it is left out.
+    """
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        a, b = found[name], value
+        if name.endswith(("attn.qkv.bias", "key_value.bias")):
+            parts = 3 if "qkv" in name else 2
+            key = parts - 2
+            a, b = (torch.cat([x for n, x in enumerate(each.chunk(parts)) if n != key]) for each in (a, b))
+        torch.testing.assert_close(a, b, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
