@@ -35,7 +35,10 @@ ConfigOption = Annotated[
     list[Path],
     typer.Option("--config", help="YAML file; given twice, the later one lies over the earlier. - is stdin."),
 ]
-RunOption = Annotated[str, typer.Option("--run", help="Name of a run, or of a baseline where one is meant.")]
+# Under torchrun, which takes --run for an option of its own cut short, --name says the same.
+RunOption = Annotated[
+    str, typer.Option("--run", "--name", help="Name of a run, or of a baseline where one is meant.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the run.")]
 DataOption = Annotated[
     Path, typer.Option("--data", help="Folder of photos and aligned faces, such as results/data.")
@@ -250,6 +253,24 @@ def doctor(
     from facemae.doctor import doctor as check
 
     raise typer.Exit(check(config_files))
+
+
+@app.command()
+def export(
+    stage: Annotated[
+        Path, typer.Argument(help="Folder of a pretrain stage; for timm also of a finetune stage.")
+    ],
+    library: Annotated[
+        Literal["timm", "huggingface"],
+        typer.Option("--format", help="timm: the encoder. huggingface: encoder and decoder, as ViTMAE."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")],
+) -> None:
+    """Write a trained network for another library (docs/interoperability.md)."""
+    from facemae.interop import export as write
+
+    write(stage, library, out)
+    say("export", f"{library}: {out}")
 
 
 def _task(

@@ -62,6 +62,13 @@ HOW_TO_READ = {
         "Grey patches are hidden from the encoder; every strategy with the same ratio hides equally many, "
         "only their places differ."
     ),
+    "measures": (
+        "Visible: tokens of an image that the encoder sees. Entropy: how unsure one can be, in bits, whether "
+        "a place is hidden; 0 is the same mask for all. Clumping: share of neighbouring patches in the same "
+        "state; a chessboard has 0. Then the share of each face region that is hidden. Error: on the hidden "
+        "patches of unseen faces under one random mask for all runs, so that it compares across strategies. "
+        "Seconds include what a guide costs; the share beside them is of the random mask's."
+    ),
     "reconstructions": (
         "Top: the face; middle: what the encoder sees; bottom: its completion. Sharper pictures do not mean "
         "better recognition, and hidden patches may borrow brightness and contrast from the original."
@@ -418,6 +425,28 @@ def mask_grid(face: Pixels, hidden: NDArray[np.bool_], columns: int) -> Pixels:
     whole = max(columns, len(hidden) // columns * columns)
     pictures = masked(np.repeat(face[None], len(hidden), axis=0), hidden)[:whole]
     return strip([pictures[start : start + columns] for start in range(0, len(pictures), columns)])
+
+
+def mask_table(masks: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of masks (reading.masks) in words: text in every cell, "" where nothing is known."""
+    if masks.empty:  # no run has any
+        return masks
+    regions = [name for name in masks.columns if name.startswith("hidden_")]
+    usual = masks.loc[masks["strategy"] == "random", "seconds"]
+    table = pd.DataFrame({"Run": masks["run"], "Mask": masks["strategy"]})
+    table["Visible"] = [f"{count:,}" for count in masks["visible"]]
+    for name, title in (("entropy", "Entropy"), ("clumping", "Clumping")):
+        table[title] = [f"{value:.2f}" for value in masks[name]]
+    for name in regions:
+        title = name.removeprefix("hidden_").capitalize()
+        table[title] = ["" if pd.isna(share) else f"{share:.0%}" for share in masks[name]]
+    table["Error"] = [f"{value:.3f}" for value in masks["error"]]
+    shares = masks["seconds"] / usual.iloc[0] if len(usual) and usual.iloc[0] else [np.nan] * len(masks)
+    table["Seconds"] = [
+        f"{seconds:.0f}" + ("" if pd.isna(share) else f" ({share:.2f}x)")
+        for seconds, share in zip(masks["seconds"], shares, strict=True)
+    ]
+    return table
 
 
 def _opaque(faces: Pixels) -> Pixels:

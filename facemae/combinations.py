@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from facemae.masking.parameters import MASK_GUIDES, PIXEL_MASKS, REGION_MASKS, MaskName
+from facemae.masking.parameters import MASK_GUIDES, PIXEL_MASKS, REGION_MASKS
 from facemae.models import families
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def _decoder_problems(model: Model, pretrain: Pretrain) -> Iterator[str]:
 
 
 def _mask_problems(model: Model, pretrain: Pretrain, image_size: int, aligned: bool) -> Iterator[str]:
-    side = image_size if pretrain.mask in PIXEL_MASKS else image_size // model.patch_size
-    mask: MaskName = pretrain.mask  # type: ignore[assignment]
+    mask = pretrain.mask
+    side = image_size if mask in PIXEL_MASKS else image_size // model.patch_size
     for key, ratio in _ratios(pretrain):
         if not 1 <= round(ratio * side * side) <= side * side - 1:
             yield (

@@ -213,7 +213,7 @@ class Pretrain(Training):
     @property
     def mask_parameters(self) -> dict[str, Any]:
         """Return the parameters of the run's own strategy."""
-        return self.masks.parameters(self.mask)  # type: ignore[arg-type]
+        return self.masks.parameters(self.mask)
 
 
 class Finetune(Training):

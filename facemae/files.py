@@ -202,6 +202,11 @@ def exclusive(path: Path) -> Iterator[None]:
             raise UsageError(
                 f"{path.parent} is in use by process {holder}; wait for it to end, or stop it first."
             ) from error
+        except OSError as error:
+            raise StorageError(
+                f"{path.parent} is on a file system without locks ({error.strerror}); mount it with them "
+                "(NFS 4, or Lustre with -o flock), or choose another folder."
+            ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

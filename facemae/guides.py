@@ -32,6 +32,7 @@ from facemae.parallel import World
 TINY = torch.finfo(torch.float32).tiny
 # Of the adversary: the bound on a standardised error, and how far from uniform that drives a patch.
 ADVANTAGE_BOUND, REACH = 2.0, 0.9
+LEAST_DEVIATION = 1e-6  # of errors that differ by more than rounding
 
 
 class Guide(nn.Module):
@@ -218,8 +219,8 @@ class Proposer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (B, N) in float32 of images (B, 3, H, H)."""
-        # Autocast would keep the weights that it has rounded without a gradient for `signal`, and use them
-        # again for `loss`, which then trains nothing.
+        # Autocast of older PyTorch keeps the weights that it has rounded for `signal`, without a gradient,
+        # and uses them again for `loss`, which then trains nothing (pytorch/pytorch#65766).
         with torch.autocast(images.device.type, enabled=False):
             tokens = self.embed(patchify(images.float(), self.patch_size)) + self.position
             return _per_patch(self.score(self.norm(self.blocks(tokens))))
@@ -267,7 +268,7 @@ def proposal_loss(scores: Tensor, ids: Tensor, errors: Tensor) -> Tensor:
     """
     patches, predicted = scores.shape[1], ids.shape[1]
     centred = errors - errors.mean(dim=1, keepdim=True)
-    advantage = centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp(min=TINY)
+    advantage = centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp(min=LEAST_DEVIATION)
     advantage = advantage.clamp(-ADVANTAGE_BOUND, ADVANTAGE_BOUND)
     log_p = scores.log_softmax(dim=1)
     gain = (advantage * log_p.gather(1, ids)).mean(dim=1)

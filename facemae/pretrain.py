@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from facemae import checkpoint, config, cost, files, results
-from facemae.autoencoding import Autoencoding, Masker, build_autoencoding, errors_of
+from facemae.autoencoding import Autoencoding, Masker, build_autoencoding, errors_of, predicted_ids
 from facemae.crops import whole
 from facemae.data.cache import Faces, load_faces
 from facemae.data.feed import Feed
@@ -37,6 +37,7 @@ from facemae.reconstruction import keep_visible_pixels, reconstruct
 from facemae.task import Task, evenly
 from facemae.train import HELD_OUT, LOSS, Objective, Trained, Validation, fit, lock
 
+WHOLE_PHOTO = [0.0, 0.0, 1.0, 1.0]  # the crop of a source of which nobody said where its faces are
 SHOWN_FACES = 6
 BATCH = 64
 UNSEEN_FACES = 1000  # enough for a mean, and little memory
@@ -62,6 +63,7 @@ def pretrain(task: Task) -> None:
 
 
 def _pretrain(task: Task, settings: config.Pretrain, compute: Compute, processes: World) -> None:
+    _check_template(task, settings)
     mae = _autoencoder(task, settings)
     compute.place(mae)
     estimate = cost.measure(mae, _trial(settings, task.image_size, compute), compute)
@@ -90,7 +92,7 @@ def _pretrain(task: Task, settings: config.Pretrain, compute: Compute, processes
         with cost.explained(estimate, settings, compute, task.label):
             trained = fit(objective, adamw(stage.network, settings), settings, compute, job, processes)
         if processes.is_first:
-            stage.write(trained)
+            stage.write(trained, trained.seconds * processes.size)
             checkpoint.remove(job.state)
         processes.wait()
 
@@ -103,6 +105,26 @@ def _autoencoder(task: Task, settings: config.Pretrain) -> MaskedAutoencoder:
 
         load_encoder(mae.encoder, Path(settings.init))
     return mae
+
+
+def _check_template(task: Task, settings: config.Pretrain) -> None:
+    """Refuse masks over face regions where faces were taken as they are, off the template.
+
+    A source that is known comes with the box that puts its faces on it.
+    """
+    if not STRATEGIES[settings.mask].regions:
+        return
+    loose = [
+        each["name"]
+        for each in results.read_json(task.data.sources)
+        if each["align"] == "crop" and each["crop"] == WHOLE_PHOTO
+    ]
+    if loose:
+        raise UsageError(
+            f"runs.{task.name}.pretrain.mask: {settings.mask} looks for face regions where the alignment "
+            f"puts them, and {', '.join(loose)} was taken as it is; set data.align to landmarks, or choose "
+            "another mask."
+        )
 
 
 def _files(settings: config.Pretrain) -> Iterator[Path]:
@@ -131,8 +153,9 @@ def _trial(settings: config.Pretrain, image_size: int, compute: Compute) -> Any:
     def forward(mae: nn.Module, count: int) -> Tensor:
         assert isinstance(mae, MaskedAutoencoder)
         images = torch.zeros(count, 3, image_size, image_size, device=compute.device)
-        mask = _common_mask(settings, mae, Noise(range(count), "trial", device=compute.device))
-        prediction: Prediction = mae(images, mask)
+        noise = Noise(range(count), "trial", device=compute.device)
+        mask = _common_mask(settings, mae, noise)
+        prediction: Prediction = mae(images, mask, predicted_ids(mae, mask, settings, noise))
         return errors_of(mae, prediction, images, mask, settings).mean()
 
     return forward
@@ -217,18 +240,19 @@ class _Stage:
         masker: Masker = self.autoencoding.masker
         return masker.draw(images, whole(len(images), images.device), noise, progress=1.0)
 
-    def write(self, trained: Trained) -> None:
+    def write(self, trained: Trained, seconds: float) -> None:
+        """Write all outputs; `seconds` are all processes' together."""
         self.network.eval()
         out = self.task.out
         files.write_json(out / results.CONFIG, self.task.settings("model", "pretrain"))
         save_weights(self.result.encoder.trunk, out / results.ENCODER)
         save_weights(self.result.decoder, out / results.DECODER)
         unseen = self.task.load(results.ROLE_EVALUATION, most=UNSEEN_FACES)
-        self.write_metrics(trained, unseen)
+        self.write_metrics(trained, seconds, unseen)
         self.write_reconstructions(unseen)
         results.write_lines(out / results.LOG, trained.log)
 
-    def write_metrics(self, trained: Trained, unseen: Faces) -> None:
+    def write_metrics(self, trained: Trained, seconds: float, unseen: Faces) -> None:
         own, count = self.settings.mask, len(unseen.images)
         note = "hidden patches of unseen people's faces under the {} mask".format
         metrics = [
@@ -251,7 +275,7 @@ class _Stage:
             metrics,
             seed=self.task.seed,
             device=str(self.compute),
-            seconds={"pretrain": round(trained.seconds, 3)},
+            seconds={"pretrain": round(seconds, 3)},
             inputs=self.task.inputs(),
         )
 
@@ -272,21 +296,22 @@ class _Stage:
         }
         facts = {
             "sample_ids": json.dumps(shown.sample_ids),
-            "mask": json.dumps(asdict(measures(*self.many_masks(unseen)))),
+            "mask": json.dumps(self.measured(unseen)),
         }
         files.atomic_write(self.task.out / results.RECONSTRUCTIONS, safetensors.torch.save(tensors, facts))
 
-    def many_masks(self, unseen: Faces) -> tuple[PatchMask, Tensor | None]:
-        """Return the run's masks of all unseen faces, and the regions under them, to describe."""
+    def measured(self, unseen: Faces) -> dict[str, Any]:
+        """Return what the run's masks of all unseen faces are like."""
         parts = [
             self.predict(unseen, range(start, start + BATCH), own_mask=True)[1]
             for start in range(0, len(unseen.images), BATCH)
         ]
         mask = PatchMask(*(torch.cat(each) for each in zip(*map(_fields, parts), strict=True)))
+        patches = self.result.encoder.side**2
         if self.result.hides_pixels(mask):
-            return mask, None
+            return asdict(measures(mask, None)) | {"visible_tokens": patches}  # the encoder reads them all
         regions = region_map(self.result.encoder.side).to(mask.hidden.device)
-        return mask, regions.expand(len(mask.hidden), -1)
+        return asdict(measures(mask, regions.expand(len(mask.hidden), -1)))
 
 
 def _fields(mask: PatchMask) -> tuple[Tensor, Tensor, Tensor]:

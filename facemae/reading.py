@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ROC_POINTS = 160
+COMMON_ERROR = "reconstruction_error_random"
 QUALITY_COLUMNS = [
     "sample_id", "person", "source", "score", "face_px", "residual", "yaw", "sharpness", "doubts",
 ]  # fmt: skip
@@ -64,11 +66,13 @@ class Reconstructions:
         face: (B, H, H, 3) uint8.
         hidden: (B, N) bool, True = hidden.
         reconstruction: (B, H, H, 3) uint8; visible patches are the face's own.
+        measures: What masks of this run are like over many faces (masking/measure.py), by name.
     """
 
     face: NDArray[np.uint8]
     hidden: NDArray[np.bool_]
     reconstruction: NDArray[np.uint8]
+    measures: dict[str, Any]
 
 
 def checked(read: Callable[P, T]) -> Callable[P, T]:
@@ -208,11 +212,47 @@ def reconstructions(paths: Results, run: str, seed: int) -> Reconstructions:
     """
     file = paths.stage(run, seed, "pretrain") / results.RECONSTRUCTIONS
     with safe_open(file, framework="numpy") as content:
-        shown = Reconstructions(*(content.get_tensor(n) for n in ("face", "hidden", "reconstruction")))
+        face, hidden, completed = (content.get_tensor(n) for n in ("face", "hidden", "reconstruction"))
+        shown = Reconstructions(face, hidden, completed, json.loads(content.metadata()["mask"]))
     side = round(shown.hidden.shape[1] ** 0.5)
     if shown.face.shape != shown.reconstruction.shape or shown.face.shape[1] % side:
         raise ValueError("the faces and their masks do not belong together")
     return shown
+
+
+@checked
+def masks(paths: Results) -> pd.DataFrame:
+    """Return what each pretrained run's masks are like and cost, a row per run.
+
+    Columns: run, strategy, visible (tokens of an image), entropy (bits), clumping, one `hidden_*` per face
+    region (the share of it that is hidden), error (of unseen faces under one and the same random mask) and
+    seconds (of processor or GPU, a pretraining's mean over seeds).
+
+    Raises:
+        FileNotFoundError: a run's pretraining is not done yet.
+    """
+    setup, rows = experiment(paths), []
+    for name in pretrained(setup):
+        measures = reconstructions(paths, name, setup.seeds[0]).measures
+        done = [
+            results.read_json(paths.stage(name, seed, "pretrain") / results.METRICS) for seed in setup.seeds
+        ]
+        errors = [
+            entry["value"] for each in done for entry in each["metrics"] if entry["name"] == COMMON_ERROR
+        ]
+        rows.append(
+            {
+                "run": name,
+                "strategy": setup.run(name).strategy,
+                "visible": int(measures["visible_tokens"]),
+                "entropy": float(measures["entropy"]),
+                "clumping": float(measures["clumping"]),
+                **{f"hidden_{part}": share for part, share in measures["region_coverage"].items()},
+                "error": float(np.mean(errors)),
+                "seconds": float(np.mean([each["seconds"]["pretrain"] for each in done])),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def run_names(setup: config.Experiment) -> list[str]:

@@ -71,6 +71,7 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
         "how_to_read": charts.HOW_TO_READ,
         "twice": charts.TWICE,
         "alt": charts.ALT,
+        "masks": charts.mask_table(reading.masks(paths)),
         "strips": _strips(experiment, paths),
         "alignment": _alignment(paths),
         "credits": reading.credits(paths),

@@ -32,15 +32,21 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_signal() -> Iterator[Stop]:
-    """Turn the first stop signal into a request; a second one ends the process at once."""
+def stop_signal(*, told_twice: bool = False) -> Iterator[Stop]:
+    """Turn the first stop signal into a request; a second one ends the process at once.
+
+    Args:
+        told_twice: Whether a second one may be the first one again, as under torchrun, which passes on what
+            its processes have been sent as well; then it changes nothing.
+    """
     stop = Stop()
     watched = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def request(number: int, frame: FrameType | None) -> None:
         stop.signal = number
-        for each in watched:
-            signal.signal(each, before[each])
+        if not told_twice:
+            for each in watched:
+                signal.signal(each, before[each])
 
     before = {each: signal.getsignal(each) for each in watched}
     for each in watched:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from facemae import config, device, files, results
 from facemae.data.cache import Faces, OpenFaces, load_faces, open_faces
-from facemae.errors import DataError
+from facemae.errors import DataError, IntegrityError
 from facemae.train import Job
 
 
@@ -77,12 +77,28 @@ class Task:
 
         Raises:
             DataError: there are none.
+            IntegrityError: they are damaged, or of another size.
         """
-        return load_faces(self.data, evenly(self.rows(*roles), most))
+        faces = load_faces(self.data, evenly(self.rows(*roles), most))
+        self._check_size(faces.images.shape[1])
+        return faces
 
     def open(self, rows: pd.DataFrame) -> OpenFaces:
-        """Return the faces of some rows of the split, left on disk."""
-        return open_faces(self.data, rows)
+        """Return the faces of some rows of the split, left on disk.
+
+        Raises:
+            IntegrityError: they are damaged, or of another size.
+        """
+        faces = open_faces(self.data, rows)
+        self._check_size(faces.file.shape[1])
+        return faces
+
+    def _check_size(self, size: int) -> None:
+        if size != self.image_size:
+            raise IntegrityError(
+                f"{self.data.root} holds faces of {size} x {size} pixels, and data.image_size is "
+                f"{self.image_size}; align them anew, or set data.image_size to {size}."
+            )
 
     def job(self, settings: dict[str, Any], compute: device.Compute, *inputs: Path) -> Job:
         """Return the training's identity: its settings, its precision and the content of its inputs."""

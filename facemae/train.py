@@ -139,7 +139,7 @@ def fit(
     """
     objective.network.train()
     loop = _Loop(objective, optimizer, training, compute, job, world)
-    with stop_signal() as stop:
+    with stop_signal(told_twice=world.size > 1) as stop:
         loop.resume()
         loop.run(stop)
     return loop.done

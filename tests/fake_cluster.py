@@ -154,9 +154,9 @@ def stage(launcher: str, *arguments: str) -> None:
 def wait_for_preemption(saved: Path) -> None:
     def stop(number: int, frame: object) -> None:
         time.sleep(1)  # the step in hand
+        print("saving", flush=True)  # fails where the log is gone
         saved.parent.mkdir(parents=True)
         saved.touch()
-        print("stopped and saved", flush=True)
         sys.exit(75)
 
     signal.signal(signal.SIGTERM, stop)

@@ -1,7 +1,7 @@
 """A small results folder made of invented faces, written by the stages' own writers; nothing is trained."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ from facemae.data.images import encode_png
 from facemae.data.manifest import Entry
 from facemae.data.sources.base import Photo
 from facemae.data.split import split_people
-from facemae.masking import make_mask
+from facemae.masking.measure import measures
+from facemae.masking.regions import region_map
+from facemae.masking.strategies import draw_mask
 from facemae.models.mae import build_mae
 from facemae.models.weights import save_weights
+from facemae.randomness import Noise
 from facemae.results import SET_LABELLED, SET_UNLABELLED, Results
 
 ROOT = Path(__file__).parents[1]
@@ -138,21 +141,29 @@ def _write_training(paths: Results, experiment: config.Experiment, name: str, se
         files.write_json(
             out / results.CONFIG,
             {"run": name, "seed": seed, "image_size": experiment.data.image_size}
-            | {section: run.model_dump()[section] for section in ("model", "pretrain")},
+            | {section: run.shaping()[section] for section in ("model", "pretrain")},
         )
         mae = build_mae(run.model, run.pretrain, experiment.data.image_size)
-        save_weights(mae.encoder, out / results.ENCODER)
+        save_weights(mae.encoder.trunk, out / results.ENCODER)
         save_weights(mae.decoder, out / results.DECODER)
         _write_reconstructions(out, run.pretrain, experiment.data.image_size, run.model.patch_size)
+        results.write_metrics(
+            out,
+            [results.metric("reconstruction_error_random", 0.5, n=3, note="")],
+            seed=seed, device="cpu", seconds={"pretrain": 10.0 + seed}, inputs={},
+        )  # fmt: skip
     out = paths.stage(name, seed, "finetune")
     results.write_lines(out / results.LOG, _log(run.finetune.steps, 3.0, seed))
 
 
 def _write_reconstructions(out: Path, settings: config.Pretrain, size: int, patch: int) -> None:
     faces = torch.randint(0, 255, (3, size, size, 3), dtype=torch.uint8)
-    mask = make_mask(settings.mask, settings.mask_ratio, 3, size // patch, torch.Generator().manual_seed(0))
+    side, noise = size // patch, Noise(range(3), "test")
+    regions = region_map(side).expand(3, -1)
+    mask = draw_mask(settings.mask, settings.mask_ratio, settings.mask_parameters, side, noise, regions)
     tensors = {"face": faces, "hidden": mask.hidden, "reconstruction": faces.clone()}
-    content = safetensors.torch.save(tensors, {"sample_ids": json.dumps(["a", "b", "c"])})
+    facts = {"sample_ids": ["a", "b", "c"], "mask": asdict(measures(mask, regions))}
+    content = safetensors.torch.save(tensors, {name: json.dumps(value) for name, value in facts.items()})
     files.atomic_write(out / results.RECONSTRUCTIONS, content)
 
 

@@ -312,11 +312,13 @@ def test_every_image_is_changed_in_its_own_way(experiment):
     assert torch.cdist(viewed.flatten(1), viewed.flatten(1)).fill_diagonal_(math.inf).min() > 0.1
 
 
-def test_a_view_has_the_same_bits_whatever_else_is_in_the_batch(experiment):
-    images = torch.rand(40, 3, 33, 33) * 2 - 1
+@pytest.mark.parametrize(("threads", "side"), [(1, 33), (2, 112)])
+def test_a_view_has_the_same_bits_whatever_else_is_in_the_batch(experiment, threads, side):
+    torch.set_num_threads(threads)  # which divide the work of one large image and of many in other ways
+    images = torch.rand(40, 3, side, side) * 2 - 1
     viewed = random_view(images, experiment.defaults.finetune, noise(40))
     for first, last in PARTS:
-        part = random_view(
+        alone = random_view(
             images[first:last], experiment.defaults.finetune, Noise(range(first, last), "test")
         )
-        assert torch.equal(part, viewed[first:last])
+        assert torch.equal(alone, viewed[first:last])

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from facemae.baselines import BASELINES, PCA_COMPONENTS, pca, pixels, random_weights
-from facemae.models.encoder import encode, pool
 from facemae.models.mae import build_mae
 from facemae.models.patches import to_input
 from facemae.randomness import seed_of
@@ -79,7 +78,7 @@ def test_random_weights_are_those_that_every_run_of_the_seed_starts_from(experim
         torch.manual_seed(seed_of(seed, "weights"))
         encoder = build_mae(run.model, run.pretrain, 32).encoder.eval()
         with torch.inference_mode():
-            both = pool(encoder, encode(encoder, images)) + pool(encoder, encode(encoder, images.flip(-1)))
+            both = encoder.pool(encoder(images)) + encoder.pool(encoder(images.flip(-1)))
         expected = both / both.norm(dim=1, keepdim=True)
         np.testing.assert_allclose(random_weights(*faces, experiment, seed), expected, atol=1e-6)
     assert not np.allclose(*(random_weights(*faces, experiment, seed) for seed in (0, 1)), atol=1e-3)

@@ -65,8 +65,37 @@ def test_auto_precision_follows_the_processor(monkeypatch, native, dtype):
 def test_placing_a_network_chooses_its_attention(experiment, dtype, fused):
     encoder = build_encoder(experiment.defaults.model, 32)
     Compute(torch.device("cpu"), dtype).place(encoder)
-    assert {block.attn.fused_attn for block in encoder.blocks} == {fused}
+    assert {block.attn.fused_attn for block in encoder.trunk.blocks} == {fused}
     assert next(encoder.parameters()).dtype == torch.float32  # weights stay in full precision
+
+
+@pytest.mark.parametrize(("asked", "compiles"), [("on", True), ("off", False), ("auto", False)])
+@NO_GPU
+def test_on_a_processor_networks_are_compiled_only_where_that_is_asked_for(asked, compiles):
+    compute = choose("cpu", "float32", 1, asked)
+    assert compute.compiles is compiles
+    layer = torch.nn.Linear(2, 2)
+    assert (compute.compiled(layer) is layer) is not compiles
+
+
+def test_utilisation_is_a_share_of_what_a_product_reaches(compute, monkeypatch):
+    monkeypatch.setattr(device, "_peak_flops", lambda *ignored: 4e9)
+    assert compute.utilisation(1e9) == 0.25
+    assert compute.utilisation(0.0) == 0.0
+
+
+def test_the_speed_of_a_processor_is_measured():
+    found = device._peak_flops(torch.device("cpu"), torch.float32)
+    assert 1e8 < found < 1e14
+    assert device._peak_flops(torch.device("cpu"), torch.float32) == found  # once
+
+
+def test_memory_is_this_processes(compute):
+    before = compute.memory_mb()
+    held = torch.ones(64 * 2**20 // 4)
+    assert before + 32 < compute.memory_mb() + 64 * (before > 4000)
+    assert 50 < before < 10**5
+    del held
 
 
 def test_the_clock_counts_work_and_not_waiting(compute):

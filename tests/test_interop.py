@@ -631,6 +631,7 @@ def test_a_small_file_cannot_fill_the_memory(run, tmp_path, name):
     refused(encoder_of(run), tmp_path / "weights.pth", f"{re.escape(name)} is no plain tensor")
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize("value", [torch.zeros(2, 2).to_sparse(), torch.zeros(2, 2, device="meta")])
 def test_other_tensors_are_refused(run, tmp_path, value):
     torch.save(timms().state_dict() | {"cls_token": value}, tmp_path / "weights.pth")

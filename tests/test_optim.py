@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from facemae.losses import identity_loss
 from facemae.models.embedder import build_embedder
 from facemae.models.mae import build_mae
-from facemae.optim import adamw, learning_rate, ramp, set_learning_rate
+from facemae.optim import adamw, averaged, learning_rate, ramp, set_learning_rate
 
 
 @pytest.fixture
@@ -62,7 +62,8 @@ def test_learning_rate_rises_to_its_peak_and_falls_towards_zero(steps, share):
     from facemae import config
 
     values = {"steps": steps, "warmup_share": share, "learning_rate": 0.3, "batch_size": 2,
-              "weight_decay": 0.0, "clip_norm": 1.0, "log_every": 1, "checkpoint_every": 1}  # fmt: skip
+              "weight_decay": 0.0, "clip_norm": 1.0, "log_every": 1, "checkpoint_every": 1, "accumulate": 1,
+              "ema": 0.0}  # fmt: skip
     rates = [learning_rate(step, config.Training(**values)) for step in range(steps)]
     warmup = round(share * steps)
     rising, falling = rates[:warmup], rates[warmup:]
@@ -96,23 +97,23 @@ def test_only_matrices_are_decayed(mae, training):
     groups = placed(adamw(mae, training(weight_decay=0.3)), mae)
     for name, parameter in mae.named_parameters():
         assert groups[name]["weight_decay"] == (0.3 if parameter.ndim in (2, 4) else 0.0), name
-    for name in ("encoder.pos_embed", "encoder.cls_token", "decoder.mask_token", "encoder.norm.weight",
-                 "decoder.head.bias"):  # fmt: skip
+    for name in ("encoder.trunk.pos_embed", "encoder.trunk.cls_token", "decoder.tokens.mask_token",
+                 "encoder.trunk.norm.weight", "decoder.head.pixels.bias"):  # fmt: skip
         assert groups[name]["weight_decay"] == 0.0
     for name in (
-        "encoder.patch_embed.proj.weight",
-        "encoder.blocks.0.attn.qkv.weight",
-        "decoder.head.weight",
+        "encoder.trunk.patch_embed.proj.weight",
+        "encoder.trunk.blocks.0.attn.qkv.weight",
+        "decoder.head.pixels.weight",
     ):
         assert groups[name]["weight_decay"] == 0.3
     assert {group["lr_scale"] for group in groups.values()} == {1.0}
 
 
-INSIDE = "embedder.encoder."
+INSIDE = "embedder.encoder.trunk."
 
 
 def scales(recogniser, training):
-    encoder = recogniser["embedder"].encoder
+    encoder = recogniser["embedder"].encoder.trunk
     groups = placed(
         adamw(recogniser, training(weight_decay=0.3), encoder=encoder, layer_decay=0.5), recogniser
     )
@@ -144,15 +145,15 @@ def test_the_last_block_is_one_step_below_the_head(recogniser, training):
 
 
 def test_without_layer_decay_every_layer_has_the_full_rate(recogniser, training):
-    optimizer = adamw(recogniser, training(), encoder=recogniser["embedder"].encoder, layer_decay=1.0)
+    optimizer = adamw(recogniser, training(), encoder=recogniser["embedder"].encoder.trunk, layer_decay=1.0)
     assert {group["lr_scale"] for group in placed(optimizer, recogniser).values()} == {1.0}
 
 
 def test_what_is_frozen_is_left_alone(mae, training):
-    mae.encoder.pos_embed.requires_grad_(False)
+    mae.encoder.trunk.pos_embed.requires_grad_(False)
     optimizer = adamw(mae, training())
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    assert id(mae.encoder.pos_embed) not in held
+    assert id(mae.encoder.trunk.pos_embed) not in held
     assert len(held) == len(list(mae.parameters())) - 1
 
 
@@ -167,3 +168,59 @@ def test_a_step_moves_by_the_rate_against_the_gradient(training):
         before - layer.weight.detach(), torch.tensor([[0.01, -0.01]]), rtol=1e-4, atol=0
     )
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
+
+
+@pytest.mark.parametrize("network", ["convnextv2_atto", "resnet10t"])
+def test_layer_decay_knows_convolutions_too(experiment, training, network):
+    model = experiment.defaults.model.model_copy(update={"encoder": "cnn", "network": network})
+    embedder = build_embedder(model, 32)
+    optimizer = adamw(embedder, training(weight_decay=0.3), encoder=embedder.encoder.trunk, layer_decay=0.5)
+    groups = placed(optimizer, embedder)
+    scale = {name: group["lr_scale"] for name, group in groups.items()}
+    assert {scale[name] for name in scale if name.startswith("head.")} == {1.0}
+    inside = {scale[name] for name in scale if name.startswith("encoder.")}
+    assert max(inside) <= 0.5
+    assert len(inside) >= 3
+    stem = min(scale, key=scale.get)
+    assert "stem" in stem or "conv1" in stem or "bn1" in stem
+    for name, parameter in embedder.named_parameters():
+        assert groups[name]["weight_decay"] == (0.3 if parameter.ndim in (2, 4) else 0.0), name
+
+
+# --- averaged weights ---
+
+
+def test_averaged_weights_by_hand():
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(layer.weight, 1.0)
+    average = averaged(layer, 0.75)
+    expected = None
+    for value in (4.0, 8.0, 0.0):
+        torch.nn.init.constant_(layer.weight, value)
+        average.update_parameters(layer)
+        expected = value if expected is None else 0.75 * expected + 0.25 * value  # the first one is taken whole
+        assert float(average.module.weight) == pytest.approx(expected)
+    assert float(layer.weight) == 0.0
+
+
+def test_averaged_weights_are_not_trained_and_have_their_own_memory(mae, training):
+    average = averaged(mae, 0.9)
+    assert not [name for name, each in average.named_parameters() if each.requires_grad]
+    both = torch.nn.ModuleDict({"mae": mae, "average": average})
+    held = {id(p) for group in adamw(both, training()).param_groups for p in group["params"]}
+    assert held == {id(p) for p in mae.parameters()}
+    before = {name: value.clone() for name, value in average.state_dict().items()}
+    with torch.no_grad():
+        for weight in mae.parameters():
+            weight.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in average.state_dict().items())
+
+
+def test_statistics_are_copied_as_they_are():
+    layer = torch.nn.BatchNorm1d(2)
+    average = averaged(layer, 0.9)
+    for _ in range(2):
+        layer(torch.randn(8, 2) * 3 + 5)
+        average.update_parameters(layer)
+    assert torch.equal(average.module.running_mean, layer.running_mean)
+    assert torch.equal(average.module.num_batches_tracked, layer.num_batches_tracked)

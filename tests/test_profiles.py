@@ -30,7 +30,7 @@ def profile(name: str) -> dict:
 @pytest.fixture(params=PLUGINS)
 def cluster(request) -> str:
     if not importlib.util.find_spec(f"snakemake_executor_plugin_{PLUGINS[request.param]}"):
-        pytest.skip(f"the executor of profiles/{request.param} is not installed: pip install 'facemae[cluster]'")
+        pytest.skip(f"the executor of profiles/{request.param} is not installed: pip install '.[cluster]'")
     return request.param
 
 
@@ -102,6 +102,11 @@ def test_profiles_share_what_does_not_depend_on_the_cluster(cluster):
     assert shared.items() <= profile(cluster).items()
 
 
+@pytest.mark.parametrize(
+    "cluster",
+    [pytest.param("slurm", marks=[pytest.mark.slow, pytest.mark.timeout(600)]), "kubernetes"],
+    indirect=True,  # SLURM's executor asks ever more seldom how a job is doing
+)
 def test_a_preempted_training_is_run_again_from_its_checkpoint(cluster, folder):
     """The rest of the tiny workflow is played; Snakemake, its executor and the rules' commands are real."""
     home = folder / "cluster"
@@ -120,14 +125,20 @@ def test_a_preempted_training_is_run_again_from_its_checkpoint(cluster, folder):
         **environment,
     )
     assert done.returncode == 0, done.stderr
-    stages = {each["name"]: each for each in records(home, "stages")}
-    assert [each["resumed"] for each in records(home, "stages") if each["name"] == "pretrain"] == [False, True]
+    played = records(home, "stages")
+    assert [(each["name"], each["resumed"]) for each in played] == [
+        ("pretrain", False),
+        ("pretrain", True),
+        ("finetune", False),
+    ]
+    stages = {each["name"]: each for each in played}
     assert all(each["has_config"] for each in stages.values())
     assert stages["finetune"]["launcher"] == "python"
     assert stages["pretrain"]["launcher"] == "torchrun"
     assert stages["pretrain"]["asked"][:3] == ["--standalone", "--nproc-per-node", "2"]
     assert (folder / FINETUNED).exists()
-    asked = [of_slurm(each) if cluster == "slurm" else of_kubernetes(each) for each in records(home, "submitted")]
+    read = {"slurm": of_slurm, "kubernetes": of_kubernetes}[cluster]
+    asked = [read(each) for each in records(home, "submitted")]
     memory = [each["memory"] for each in asked if each["gpus"] == 2]
     assert memory == [memory[0], 2 * memory[0]]
     assert sorted((each["gpus"], each["threads"]) for each in asked) == [(1, 1), (2, 1), (2, 1)]

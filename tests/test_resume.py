@@ -1,4 +1,4 @@
-"""Training killed with SIGKILL at random moments ends with the same bits as training left alone."""
+"""Stages killed with SIGKILL at random moments end with the same bits as those left alone."""
 
 import json
 import multiprocessing
@@ -6,22 +6,39 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-from store_folder import make_store
+import yaml
+from stages import make_folder
 
 from facemae import config, files, results
+from facemae.errors import UsageError
 from facemae.results import DataFolder
 from facemae.task import Task
 
 ROOT = Path(__file__).parent.parent
-KILLS = 10
 SIZE = 32
+TRAINING = {"steps": 100, "batch_size": 8, "log_every": 7, "checkpoint_every": 5, "ema": 0.9}
+DIFFERENCE = {
+    "device": "cpu",
+    "data": {"image_size": SIZE},
+    "defaults": {
+        "model": {"patch_size": 8, "width": 16, "depth": 2, "heads": 2, "embedding": 8},
+        "pretrain": {
+            "decoder_width": 16, "decoder_heads": 2, "teacher_decay": 0.9, "crop_least": 0.5,
+            "held_out": 0.25, "validate_every": 24, "patience": 5, **TRAINING,
+        },
+        "finetune": TRAINING,
+    },
+    "runs": {mask: {"pretrain": {"mask": mask}} for mask in
+             ("random", "attention_high", "hard_patches", "loss_ema", "adversarial")},
+}  # fmt: skip
 
 # Children fork from a server that has imported PyTorch already, so that most kills hit training.
 forked = multiprocessing.get_context("forkserver")
@@ -30,33 +47,13 @@ forked.set_forkserver_preload(["facemae.pretrain", "facemae.finetune"])
 
 @pytest.fixture(scope="module")
 def experiment() -> config.Experiment:
-    content = config.load([ROOT / "config.yaml"]).model_dump()
-    training = {"steps": 240, "batch_size": 8, "log_every": 7, "checkpoint_every": 5}
-    difference = {
-        "device": "cpu",
-        "data": {"image_size": SIZE},
-        "defaults": {
-            "model": {"patch_size": 8, "width": 16, "depth": 2, "heads": 2, "embedding": 8},
-            "pretrain": {"decoder_width": 16, "decoder_heads": 2, **training},
-            "finetune": training,
-        },
-    }
-    return config.parse(config.merge(content, difference))
+    return config.parse(config.merge(yaml.safe_load((ROOT / "config.yaml").read_text()), DIFFERENCE))
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> DataFolder:
     """Make a store of random faces: 4 people to train on, 4 to evaluate."""
-    draw = np.random.default_rng(0)
-    names = [f"p{person}/{shot}" for person in range(8) for shot in range(4)]
-    people = [name.partition("/")[0] for name in names]
-    images = draw.integers(0, 256, (len(names), SIZE, SIZE, 3), dtype=np.uint8)
-    folder = make_store(tmp_path_factory.mktemp("store"), images, names, people)
-    roles = [results.ROLE_TRAIN if int(person[1]) < 4 else results.ROLE_EVALUATION for person in people]
-    table = pd.DataFrame({"sample_id": names, "person": people, "role": roles, "sha256": names})
-    table = table.assign(fold=[int(person[1]) % 2 for person in people], enrolled=True)
-    results.write_table(folder.split, table, results.SPLIT_COLUMNS)
-    return folder
+    return make_folder(tmp_path_factory.mktemp("store"), SIZE)
 
 
 def run_pretrain(task: Task) -> None:
@@ -71,12 +68,11 @@ def run_finetune(task: Task) -> None:
     finetune(task, None)
 
 
+STAGES = {"pretrain": run_pretrain, "finetune": run_finetune}
+
+
 def nothing(task: Task) -> None:
     """Do nothing, in a process of its own."""
-
-
-def a_task(experiment: config.Experiment, store: DataFolder, out: Path) -> Task:
-    return Task(experiment, "random", 0, store, out)
 
 
 def attempt(stage: Callable[[Task], None], task: Task, kill_after: float | None) -> bool:
@@ -96,42 +92,63 @@ def attempt(stage: Callable[[Task], None], task: Task, kill_after: float | None)
 def outcome(out: Path) -> dict[str, str]:
     """Return a hash per weight file, and one of the log without its timings."""
     hashes = {path.name: files.sha256(path.read_bytes()) for path in sorted(out.glob("*.safetensors"))}
-    log = [(record["step"], record["loss"]) for record in results.read_log(out / results.LOG)]
+    timed = ("seconds", "images_per_second", "mfu", "memory_mb")
+    log = [
+        {key: value for key, value in record.items() if key not in timed}
+        for record in results.read_log(out / results.LOG)
+    ]
     return hashes | {"log": files.sha256(json.dumps(log).encode())}
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.parametrize(("stage", "name"), [(run_pretrain, "pretrain"), (run_finetune, "finetune")])
-def test_killed_training_ends_with_the_same_bits(stage, name, experiment, store, tmp_path):
-    assert not attempt(nothing, None, None)  # so that the server's imports are not part of the time below
-    undisturbed = a_task(experiment, store, tmp_path / "undisturbed" / name)
+def check_kills(task: Task, workers: tuple[int, ...], kills: int, seed: int) -> None:
+    """Run the stage whole, then in pieces by one of `workers` after the other, and compare."""
+    stage = STAGES[task.out.name]
+    assert not attempt(nothing, task, None)  # so that the server's imports are not part of the time below
+    whole_task = replace(task, out=task.out.parent / "whole" / task.out.name)
     started = time.monotonic()
-    assert not attempt(stage, undisturbed, None)
+    assert not attempt(stage, whole_task, None)
     whole = time.monotonic() - started
-    reference = outcome(undisturbed.out)
-
-    killed = a_task(experiment, store, tmp_path / "killed" / name)
-    draw = random.Random(0)
-    kills, finished = 0, 0
-    while kills < KILLS or not finished:
-        last_chance = kills >= KILLS
-        if attempt(stage, killed, None if last_chance else draw.uniform(0.1, 0.5) * whole):
-            kills += 1
-            continue
-        finished += 1
-        assert outcome(killed.out) == reference
-        assert not killed.out.with_name(f".{name}").exists(), "the checkpoints outlived the result"
-        if kills < KILLS:
+    reference = outcome(whole_task.out)
+    draw = random.Random(seed)
+    for count in workers:
+        killed, hits = replace(task, workers=count), 0
+        while attempt(stage, killed, draw.uniform(0.1, 0.5) * whole if hits < kills else None):
+            hits += 1
+        if hits < kills:  # it came to its end before the last kill: that counts, and so do the kills to come
+            assert outcome(killed.out) == reference
             shutil.rmtree(killed.out)
-    assert kills >= KILLS
+            while attempt(stage, killed, draw.uniform(0.1, 0.5) * whole if hits < kills else None):
+                hits += 1
+        assert outcome(killed.out) == reference
+        assert not killed.out.with_name(f".{killed.out.name}").exists(), "checkpoints outlived the result"
+        shutil.rmtree(killed.out)
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize(("name", "run"), [("pretrain", "hard_patches"), ("finetune", "random")])
+def test_killed_training_ends_with_the_same_bits(name, run, experiment, store, tmp_path):
+    task = Task(experiment, run, 0, store, tmp_path / name)
+    check_kills(task, workers=(0, 2), kills=2, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [("finetune", "random")]
+    + [("pretrain", run) for run in ("random", "attention_high", "hard_patches", "loss_ema", "adversarial")],
+)
+def test_training_killed_many_times_ends_with_the_same_bits(name, run, experiment, store, tmp_path):
+    task = Task(experiment, run, 1, store, tmp_path / name)
+    check_kills(task, workers=(0, 2), kills=25, seed=1)
 
 
 def test_a_killed_run_goes_on_rather_than_starting_over(experiment, store, tmp_path, capsys):
-    task = a_task(experiment, store, tmp_path / "pretrain")
+    task = Task(experiment, "random", 0, store, tmp_path / "pretrain")
     process = forked.Process(target=run_pretrain, args=(task,))
     process.start()
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".pretrain/*/step_*.json")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".pretrain/step_*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -140,15 +157,70 @@ def test_a_killed_run_goes_on_rather_than_starting_over(experiment, store, tmp_p
 
 
 def test_another_configuration_does_not_resume_this_ones_state(experiment, store, tmp_path):
-    task = a_task(experiment, store, tmp_path / "pretrain")
-    from facemae import device
-
-    compute = device.choose("cpu", "float32", 1)
+    task = Task(experiment, "random", 0, store, tmp_path / "pretrain")
     other = config.parse(
         config.merge(experiment.model_dump(), {"runs": {"random": {"pretrain": {"mask_ratio": 0.5}}}})
     )
-    first = task.job(task.settings("model", "pretrain"), compute)
-    changed = a_task(other, store, task.out)
-    second = changed.job(changed.settings("model", "pretrain"), compute)
-    assert first.folder != second.folder
-    assert first.folder == task.job(task.settings("model", "pretrain"), compute).folder
+    attempt(run_pretrain, task, 0.0)
+    state = tmp_path / ".pretrain"
+    compute = task.compute()
+    files.write_json(state / "job.json", task.job(task.settings("model", "pretrain"), compute).identity)
+    with pytest.raises(UsageError, match=r"pretrain\.mask_ratio: 0\.75 -> 0\.5\)"):
+        run_pretrain(replace(task, experiment=other))
+    # What does not shape the result may change: where it goes, other runs, another strategy's settings.
+    same = {"results": "elsewhere", "runs": {"random": {"pretrain": {"masks": {"block": {"rounds": 3}}}}}}
+    same = config.parse(config.merge(experiment.model_dump(), same))
+    assert replace(task, experiment=same).settings("model", "pretrain") == task.settings("model", "pretrain")
+
+
+def command(stage: str, store: DataFolder, out: Path, overlay: Path) -> list[str]:
+    options = ["--config", str(ROOT / "config.yaml"), "--config", str(overlay), "--run", "random", "--seed", "0"]
+    return ["-m", "facemae", stage, *options, "--data", str(store.root), "--out", str(out)]
+
+
+def test_the_command_line_is_preempted_with_75_and_goes_on(experiment, store, tmp_path):
+    """SIGTERM to the real command: the state is saved at the next step, and whoever goes on ends the same."""
+    overlay = tmp_path / "small.yaml"
+    overlay.write_text(yaml.safe_dump(DIFFERENCE))
+    task = Task(experiment, "random", 0, store, tmp_path / "pretrain")
+    process = subprocess.Popen(
+        [sys.executable, *command("pretrain", store, task.out, overlay), "--workers", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = tmp_path / ".pretrain" / results.LOG
+    deadline = time.monotonic() + 120
+    while not log.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    last = errors.strip().splitlines()[-1]
+    assert "was saved; run the same command to go on" in last
+    stopped = int(last.split("stopped at step ")[1].split()[0])
+    assert (tmp_path / ".pretrain" / f"step_{stopped:08}.json").exists()
+    assert not attempt(run_pretrain, task, None)
+    undisturbed = replace(task, out=tmp_path / "whole" / "pretrain")
+    assert not attempt(run_pretrain, undisturbed, None)
+    assert outcome(task.out) == outcome(undisturbed.out)
+
+
+def test_two_trainers_of_one_run(experiment, store, tmp_path):
+    task = Task(experiment, "random", 0, store, tmp_path / "finetune")
+    process = forked.Process(target=run_finetune, args=(task,))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".finetune/step_*.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGSTOP)  # so that it cannot end before the second one comes
+    try:
+        started = time.monotonic()
+        with pytest.raises(UsageError, match=f"in use by process {process.pid}") as caught:
+            run_finetune(task)
+        assert time.monotonic() - started < 15  # a second, but on a busy machine
+        assert caught.value.exit_code == 2
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    run_finetune(task)  # the lock died with its process
+    assert (task.out / results.EMBEDDER).exists()

@@ -89,6 +89,12 @@ def _pictures(setup: config.Experiment) -> None:
     st.caption(charts.HOW_TO_READ["masks"])
     face = next(iter(shown.values())).face[0]
     _grid(setup, {name: charts.mask_grid(face, each.hidden, SHOWN) for name, each in shown.items()}, "masks")
+    st.dataframe(
+        charts.mask_table(shell.load(reading.masks)),
+        hide_index=True,
+        alt="Table of masks: visible tokens, entropy, clumping, hidden share of each region, error, seconds.",
+    )
+    st.caption(charts.HOW_TO_READ["measures"])
     st.subheader("What each strategy completes")
     st.caption(charts.HOW_TO_READ["reconstructions"])
     strips = {

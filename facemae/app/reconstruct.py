@@ -139,16 +139,14 @@ def complete(
     patches = side * side
     least = 1 / patches  # at least one patch is hidden and one visible
     ratio = min(max(ratio, least), 1 - least)
-    parameters = masks.parameters(strategy)  # type: ignore[arg-type]
+    parameters = masks.parameters(strategy)
     regions = None if strategy in PIXEL_MASKS else region_map(side)[None]
     mask = draw_mask(strategy, ratio, parameters, side, Noise(range(1), seed), regions)
     with torch.inference_mode():
         images = to_input(torch.from_numpy(image.copy())[None])
         prediction = network(images, mask)
         error = errors_of(network, prediction, images, mask, pretrain).mean()
-        completed = reconstruct(
-            prediction, images, encoder.patch_size, normalised=pretrain.normalise_target
-        )
+        completed = reconstruct(prediction, images, encoder.patch_size, normalised=pretrain.normalise_target)
         if network.hides_pixels(mask):
             completed = keep_visible_pixels(completed, images, mask)
     return Completion(

@@ -202,7 +202,7 @@ class FaceFile:
         Raises:
             IntegrityError: the file is cut short, or the disk fails.
         """
-        start, left = self._start + first * self._face_bytes, memoryview(out).cast("B")
+        start, left = self._start + first * self._face_bytes, out.data.cast("B")
         while left:
             try:
                 count = os.preadv(self._descriptor, [left], start)
@@ -286,7 +286,7 @@ def _check_blocks(file: FaceFile, known: dict[str, Any], blocks: list[int]) -> N
         first = block * known["block"]
         pixels = buffer[: file.shape[0] - first]  # the last block is shorter
         file.read_from(first, pixels)
-        if files.sha256(memoryview(pixels)) != known["sha256"][block]:
+        if files.sha256(pixels.data) != known["sha256"][block]:
             raise IntegrityError(
                 f"{file.path} is damaged (wrong checksum of block {block}); delete it and run again."
             )

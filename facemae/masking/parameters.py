@@ -5,56 +5,45 @@ Shares are of M, the patches that a mask hides, where nothing else is said.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import Field, model_validator
 
 from facemae.section import OpenShare, Section, Share
 
-MaskName = Literal[
-    "random",
-    "block",
-    "inverse_block",
-    "grid",
-    "pixel",
-    "region",
-    "region_proportional",
-    "parts_first",
-    "parts_last",
-    "attention_high",
-    "attention_hint",
-    "attention_low",
-    "hard_patches",
-    "loss_ema",
-    "ratio_curriculum",
-    "part_curriculum",
-    "adversarial",
-]
-# What the strategies need (strategies.py), for those who must not load torch to know it.
-REGION_MASKS: frozenset[MaskName] = frozenset(
-    {"region", "region_proportional", "parts_first", "parts_last", "part_curriculum"}
-)
-"""Those that look at face regions: faces have to be aligned to the template."""
-PIXEL_MASKS: frozenset[MaskName] = frozenset({"pixel"})
-"""Those that hide single pixels and save no tokens."""
-MASK_GUIDES: dict[MaskName, str] = {
-    "attention_high": "attention",
-    "attention_hint": "attention",
-    "attention_low": "attention",
-    "hard_patches": "predicted_loss",
-    "loss_ema": "position_loss",
-    "adversarial": "adversarial",
-}
-"""Those that a network leads, and the guide that asks it."""
-
 Aspect = Annotated[float, Field(gt=0, le=1)]
 
 
-class NoParameters(Section):
+class MaskBlock(Section):
+    """The settings of a strategy and, as class variables, what it needs; those stand nowhere else."""
+
+    guide: ClassVar[str | None] = None
+    """Key of `guides.GUIDES`, where what a network has learnt leads the strategy."""
+    regions: ClassVar[bool] = False
+    """Whether it looks at the face regions: faces have to be aligned to the template."""
+    pixels: ClassVar[bool] = False
+    """Whether it hides single pixels and saves no tokens."""
+    experimental: ClassVar[bool] = False
+    """Whether it is offered without a promise."""
+
+
+class NoParameters(MaskBlock):
     """Nothing to set."""
 
 
-class BlockMask(Section):
+class PixelMask(MaskBlock):
+    """Pixels are hidden; nothing to set."""
+
+    pixels = True
+
+
+class RegionMask(MaskBlock):
+    """The face regions lead; nothing to set."""
+
+    regions = True
+
+
+class BlockMask(MaskBlock):
     """Rectangles are hidden."""
 
     least_area: Annotated[float, Field(gt=0, le=1)]
@@ -65,15 +54,17 @@ class BlockMask(Section):
     """Rectangles tried per image; what they leave is topped up at random."""
 
 
-class InverseBlockMask(Section):
+class InverseBlockMask(MaskBlock):
     """One rectangle stays visible."""
 
     least_aspect: Aspect
     """Least height per width of the rectangle; the greatest is its inverse."""
 
 
-class AttentionMask(Section):
+class AttentionMask(MaskBlock):
     """A teacher's attention leads."""
+
+    guide = "attention"
 
     least_led: Share
     """Least share that attention leads, drawn for each image anew; the rest is random."""
@@ -94,15 +85,19 @@ class HintMask(AttentionMask):
     """Share of the led patches that stays visible, among as large a share of the most attended patches."""
 
 
-class HardPatchMask(Section):
+class HardPatchMask(MaskBlock):
     """The predicted loss leads."""
+
+    guide = "predicted_loss"
 
     final_led: Share
     """Share that is led at the end of the training; it rises linearly from 0."""
 
 
-class LossMask(Section):
+class LossMask(MaskBlock):
     """The running mean of the error at each position of the template leads."""
+
+    guide = "position_loss"
 
     final_led: Share
     """Share that is led at the end of the training; it rises linearly from 0."""
@@ -110,7 +105,7 @@ class LossMask(Section):
     """In standard deviations of the error over the positions; small hides the hardest, great is random."""
 
 
-class RatioCurriculum(Section):
+class RatioCurriculum(MaskBlock):
     """The share to hide moves on a line during the training, in place of mask_ratio."""
 
     start: OpenShare
@@ -119,8 +114,11 @@ class RatioCurriculum(Section):
     """Share of the patches hidden at the end."""
 
 
-class AdversarialMask(Section):
+class AdversarialMask(MaskBlock):
     """A network learns what is hard to predict."""
+
+    guide = "adversarial"
+    experimental = True
 
     temperature: Annotated[float, Field(ge=0)]
     """Factor on the Gumbel noise added to the learnt scores (logits); 0 is none."""
@@ -133,31 +131,40 @@ class Masks(Section):
     block: BlockMask | None = None
     inverse_block: InverseBlockMask | None = None
     grid: NoParameters | None = None
-    pixel: NoParameters | None = None
-    region: NoParameters | None = None
-    region_proportional: NoParameters | None = None
-    parts_first: NoParameters | None = None
-    parts_last: NoParameters | None = None
+    pixel: PixelMask | None = None
+    region: RegionMask | None = None
+    region_proportional: RegionMask | None = None
+    parts_first: RegionMask | None = None
+    parts_last: RegionMask | None = None
     attention_high: AttentionMask | None = None
     attention_hint: HintMask | None = None
     attention_low: AttentionMask | None = None
     hard_patches: HardPatchMask | None = None
     loss_ema: LossMask | None = None
     ratio_curriculum: RatioCurriculum | None = None
-    part_curriculum: NoParameters | None = None
+    part_curriculum: RegionMask | None = None
     adversarial: AdversarialMask | None = None
 
-    def only(self, mask: MaskName) -> Masks:
+    def only(self, mask: str) -> Masks:
         """Return the block of `mask` alone."""
         return Masks.model_validate({mask: getattr(self, mask)})
 
-    def parameters(self, mask: MaskName) -> dict[str, Any]:
+    def parameters(self, mask: str) -> dict[str, Any]:
         """Return the parameters of `mask` by name.
 
         Raises:
             ValueError: there is no block for it.
         """
-        block: Section | None = getattr(self, mask)
+        block: MaskBlock | None = getattr(self, mask)
         if block is None:
             raise ValueError(f"the mask {mask} has no settings; give it a block under masks")
         return block.model_dump()
+
+
+BLOCKS: dict[str, type[MaskBlock]] = {
+    name: get_args(field.annotation)[0] for name, field in Masks.model_fields.items()
+}
+"""The class of each strategy's block."""
+REGION_MASKS = frozenset(name for name, block in BLOCKS.items() if block.regions)
+PIXEL_MASKS = frozenset(name for name, block in BLOCKS.items() if block.pixels)
+MASK_GUIDES = {name: block.guide for name, block in BLOCKS.items() if block.guide}

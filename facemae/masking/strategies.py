@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from facemae.masking import dynamic, fixed, semantic
 from facemae.masking.mask import Context, PatchMask, Strategy, hidden_count, hide_highest
+from facemae.masking.parameters import BLOCKS
 from facemae.randomness import Noise
 
 STRATEGIES: dict[str, Strategy] = {
@@ -16,19 +18,30 @@ STRATEGIES: dict[str, Strategy] = {
     "block": Strategy(fixed.block),
     "inverse_block": Strategy(fixed.inverse_block),
     "grid": Strategy(fixed.grid),
-    "pixel": Strategy(fixed.random, pixels=True),
-    "region": Strategy(semantic.region, regions=True),
-    "region_proportional": Strategy(semantic.region_proportional, regions=True),
-    "parts_first": Strategy(semantic.parts_first, regions=True),
-    "parts_last": Strategy(semantic.parts_last, regions=True),
-    "attention_high": Strategy(dynamic.attention_high, guide="attention"),
-    "attention_hint": Strategy(dynamic.attention_hint, guide="attention"),
-    "attention_low": Strategy(dynamic.attention_low, guide="attention"),
-    "hard_patches": Strategy(dynamic.hard_patches, guide="predicted_loss"),
-    "loss_ema": Strategy(dynamic.loss_ema, guide="position_loss"),
+    "pixel": Strategy(fixed.random),
+    "region": Strategy(semantic.region),
+    "region_proportional": Strategy(semantic.region_proportional),
+    "parts_first": Strategy(semantic.parts_first),
+    "parts_last": Strategy(semantic.parts_last),
+    "attention_high": Strategy(dynamic.attention_high),
+    "attention_hint": Strategy(dynamic.attention_hint),
+    "attention_low": Strategy(dynamic.attention_low),
+    "hard_patches": Strategy(dynamic.hard_patches),
+    "loss_ema": Strategy(dynamic.loss_ema),
     "ratio_curriculum": Strategy(dynamic.ratio_curriculum, ratio=dynamic.curriculum_ratio),
-    "part_curriculum": Strategy(dynamic.part_curriculum, regions=True),
-    "adversarial": Strategy(dynamic.adversarial, guide="adversarial", experimental=True),
+    "part_curriculum": Strategy(dynamic.part_curriculum),
+    "adversarial": Strategy(dynamic.adversarial),
+}
+# What a strategy needs stands beside its settings, where it is known without loading torch.
+STRATEGIES |= {
+    name: replace(
+        strategy,
+        guide=BLOCKS[name].guide,
+        regions=BLOCKS[name].regions,
+        pixels=BLOCKS[name].pixels,
+        experimental=BLOCKS[name].experimental,
+    )
+    for name, strategy in STRATEGIES.items()
 }
 
 

@@ -7,8 +7,8 @@ saved: the masked network computes as much as the dense one.
 
 What the holes would distort, and what is done:
 
-- Batch normalisation counts visible places only (`VisibleNorm`). With the zeros of a 75 % mask its running
-  mean would be a quarter of what the dense network meets in fine-tuning.
+- Batch normalisation counts visible places only (`VisibleNorm`). The others are zero or half filled in, as
+  no place is in fine-tuning, which takes the running statistics over.
 - ConvNeXt-V2's response normalisation compares the channels' norms over the image. Zeros add nothing to a
   norm, so its input gets holes: a hidden place would otherwise count with its layers' biases.
 - Layer normalisation and 1 x 1 convolutions treat each place alone.
@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias, cast
 
 import timm
+import torch
 from timm.layers.grn import GlobalResponseNorm
 from timm.models.convnext import ConvNeXt, ConvNeXtStage
 from timm.models.resnet import ResNet
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.masking.mask import PatchMask
-from facemae.models.encoder import Encoder, Encoding, gather_tokens
+from facemae.models.encoder import Encoder, Encoding, gather_tokens, pixel_only
 from facemae.models.families import stage_widths
 
 Network: TypeAlias = ConvNeXt | ResNet
@@ -45,8 +46,8 @@ class Holes:
         """Return features (B, C, S, S), or (B, S, S, C), with zero at the hidden places."""
         if self.mask is None:
             return features
-        hidden = hidden_places(self.mask, features.shape[2])
-        return features.masked_fill(hidden.movedim(1, 3) if channels_last else hidden, 0.0)
+        visible = visible_places(self.mask, features.shape[2], features.dtype)
+        return features * (visible.movedim(1, 3) if channels_last else visible)
 
     def after(self, _layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Cut the output of a layer: a forward hook."""
@@ -65,23 +66,19 @@ class VisibleNorm(nn.BatchNorm2d):
     def forward(self, features: Tensor) -> Tensor:
         """Return features (B, C, S, S), normalised per channel."""
         mask = self.holes.mask
-        if mask is None:
-            return super().forward(features)
-        hidden = hidden_places(mask, features.shape[2])
-        if not self.training:
-            return super().forward(features).masked_fill(hidden, 0.0)
-        return self._normalise(features, hidden).to(features.dtype)
+        if mask is None or not self.training:
+            return self.holes.cut(super().forward(features))
+        visible = visible_places(mask, features.shape[2], torch.float32)
+        return self._normalise(features.float(), visible).to(features.dtype)
 
-    def _normalise(self, features: Tensor, hidden: Tensor) -> Tensor:
-        count = (~hidden).sum()
-        places = features.float().masked_fill(hidden, 0.0)
-        mean = places.sum(dim=(0, 2, 3)) / count
-        centred = (places - mean[:, None, None]).masked_fill(hidden, 0.0)
+    def _normalise(self, features: Tensor, visible: Tensor) -> Tensor:
+        count = visible.sum()
+        mean = (features * visible).sum(dim=(0, 2, 3)) / count
+        centred = (features - mean[:, None, None]) * visible
         variance = centred.square().sum(dim=(0, 2, 3)) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         scale = self.weight * (variance + self.eps).rsqrt()
-        normalised = centred * scale[:, None, None] + self.bias[:, None, None]
-        return normalised.masked_fill(hidden, 0.0)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]) * visible
 
     def _track(self, mean: Tensor, unbiased: Tensor) -> None:
         """Move the running statistics as PyTorch's own do."""
@@ -121,7 +118,7 @@ class Cnn(Encoder):
         """Encode images (B, 3, H, H); without a mask the maps are timm's own `features_only`."""
         self.holes.mask = mask
         try:
-            maps = self._maps(self.holes.cut(images))
+            maps = self._maps(images if mask is None else pixel_only(images, mask, self.side))
         finally:
             self.holes.mask = None  # the trunk alone is dense
         tokens = maps[-1].flatten(2).transpose(1, 2)  # (B, N, D)
@@ -145,6 +142,14 @@ def hidden_places(mask: PatchMask, side: int) -> Tensor:
     patches = round(mask.hidden.shape[1] ** 0.5)
     hidden = mask.hidden.view(-1, 1, patches, patches)
     return hidden.repeat_interleave(side // patches, 2).repeat_interleave(side // patches, 3)
+
+
+def visible_places(mask: PatchMask, side: int, dtype: torch.dtype) -> Tensor:
+    """Return 1 at the visible places of a side x side map and 0 at the hidden ones, (B, 1, side, side).
+
+    To multiply by it takes less than half the time of filling in zeros (measured on a CPU, both passes).
+    """
+    return hidden_places(mask, side).logical_not().to(dtype)
 
 
 def _build(network: str, stages: int, drop_path: float) -> tuple[Network, list[int]]:

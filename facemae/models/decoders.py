@@ -53,7 +53,7 @@ class Tokens(nn.Module):
         tokens = self.embed(torch.cat([encoding.prefix, encoding.tokens], dim=1))
         prefix = encoding.prefix.shape[1]
         place = F.pad(gather_tokens(self.position, mask.visible_ids), (0, 0, prefix, 0))
-        return tokens + place.to(tokens.dtype)
+        return cast(Tensor, tokens + place.to(tokens.dtype))
 
     def queries(self, ids: Tensor) -> Tensor:
         """Return a mask token for each of the patches `ids`, (B, Q, E)."""
@@ -82,7 +82,7 @@ class Transformer(nn.Module):
         width = pretrain.decoder_width
         self.tokens = Tokens(encoder, width)
         self.blocks = nn.ModuleList(
-            Block(width, pretrain.decoder_heads, qkv_bias=True, norm_layer=_norm)
+            Block(width, pretrain.decoder_heads, qkv_bias=True, norm_layer=_norm)  # type: ignore[arg-type]
             for _ in range(pretrain.decoder_depth)
         )
         self.head = Head(encoder, width)

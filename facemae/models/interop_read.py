@@ -165,4 +165,4 @@ def _heads_of(architecture: Any) -> int | None:
         return None
     with torch.device("meta"):
         network = timm.create_model(architecture)
-    return getattr(network.blocks[0].attn, "num_heads", None)
+    return getattr(getattr(network.blocks[0], "attn", None), "num_heads", None)

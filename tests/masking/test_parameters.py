@@ -1,27 +1,14 @@
 import inspect
 import subprocess
 import sys
-from typing import get_args
 
 import pytest
 import torch
 from draws import PARAMETERS, drawn
 from pydantic import ValidationError
 
-from facemae.masking.parameters import (
-    MASK_GUIDES,
-    PIXEL_MASKS,
-    REGION_MASKS,
-    MaskName,
-    Masks,
-    NoParameters,
-)
+from facemae.masking.parameters import BLOCKS, MASK_GUIDES, PIXEL_MASKS, REGION_MASKS, Masks
 from facemae.masking.strategies import STRATEGIES
-
-
-def block_of(strategy):
-    (block, _) = get_args(Masks.model_fields[strategy].annotation)
-    return block
 
 
 def keywords(function):
@@ -33,25 +20,51 @@ def keywords(function):
     }
 
 
-def test_every_strategy_has_a_name_and_a_block():
-    assert list(Masks.model_fields) == list(STRATEGIES) == list(get_args(MaskName))
+def names_read(function):
+    """Return the attributes that a function reads, with those that functions of its module read for it."""
+    read, met, waiting = set(), set(), [function]
+    while waiting:
+        code = waiting.pop().__code__
+        read |= set(code.co_names)
+        own = {name: getattr(sys.modules[function.__module__], name, None) for name in code.co_names}
+        found = {name: each for name, each in own.items() if inspect.isfunction(each) and name not in met}
+        met |= found.keys()
+        waiting += found.values()
+    return read
+
+
+def test_every_strategy_has_a_function_and_a_block():
+    assert list(Masks.model_fields) == list(STRATEGIES) == list(BLOCKS)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_block_holds_what_its_function_asks_for(strategy):
     chosen = STRATEGIES[strategy]
-    fields = {name: field.annotation for name, field in block_of(strategy).model_fields.items()}
+    fields = {name: field.annotation for name, field in BLOCKS[strategy].model_fields.items()}
     assert fields == keywords(chosen.scores)
     if chosen.ratio:
         assert fields == keywords(chosen.ratio)
-    assert all(field.is_required() for field in block_of(strategy).model_fields.values())
-    assert (block_of(strategy) is NoParameters) == (not fields)
+    assert all(field.is_required() for field in BLOCKS[strategy].model_fields.values())
 
 
 def test_what_strategies_need_is_known_without_them():
     assert {name for name, each in STRATEGIES.items() if each.regions} == REGION_MASKS
-    assert {name for name, each in STRATEGIES.items() if each.pixels} == PIXEL_MASKS
+    assert {name for name, each in STRATEGIES.items() if each.pixels} == PIXEL_MASKS == {"pixel"}
     assert {name: each.guide for name, each in STRATEGIES.items() if each.guide} == MASK_GUIDES
+    assert [name for name, each in STRATEGIES.items() if each.experimental] == ["adversarial"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_strategy_that_reads_regions_or_a_signal_says_so(strategy):
+    """Found in the source of its module: what a function takes of its context."""
+    read = names_read(STRATEGIES[strategy].scores)
+    assert ("regions" in read) == (strategy in REGION_MASKS)
+    assert ("signal" in read) == (strategy in MASK_GUIDES)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_a_strategy_needs_is_no_setting(strategy):
+    assert not {"guide", "regions", "pixels", "experimental"} & BLOCKS[strategy].model_fields.keys()
 
 
 def test_parameters_load_no_torch():

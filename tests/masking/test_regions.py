@@ -133,3 +133,9 @@ def test_quantiles_spread_every_group_evenly(groups, patches, seed, height):
 def test_the_order_within_a_group_is_drawn():
     firsts = quantiles(torch.zeros(4000, 4, dtype=torch.int64), 1, Noise(range(4000), 0)).argmax(dim=1)
     assert (firsts.bincount(minlength=4) / 4000 - 0.25).abs().max() < 0.03
+
+
+def test_what_rounding_leaves_falls_to_every_group_alike():
+    alone = torch.arange(4).expand(4000, -1)  # each patch a group of its own: only rounding decides
+    firsts = quantiles(alone, 4, Noise(range(4000), 0)).argmax(dim=1)
+    assert (firsts.bincount(minlength=4) / 4000 - 0.25).abs().max() < 0.03

@@ -4,7 +4,7 @@ from draws import PARAMETERS, drawn, random_crops
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from facemae.masking.mask import hidden_count
+from facemae.masking.mask import Strategy, hidden_count
 from facemae.masking.regions import region_map, region_maps
 from facemae.masking.strategies import STRATEGIES, draw_mask, ratio_at
 from facemae.randomness import Noise
@@ -122,6 +122,21 @@ def test_a_strategy_that_looks_at_no_regions_needs_none():
         without = draw_mask(name, *arguments, None, 0.5, signal)
         arguments = *arguments[:3], Noise(range(9), 0)
         assert same(without, draw_mask(name, *arguments, region_maps(14, random_crops(9)), 0.5, signal))
+
+
+def test_a_strategy_is_shown_regions_only_if_it_says_so(monkeypatch):
+    seen = []
+
+    def look(context):
+        seen.append(context.regions.clone())
+        return context.noise.uniform(context.patches)
+
+    regions = region_map(8).expand(3, -1)
+    for says in (True, False):
+        monkeypatch.setitem(STRATEGIES, "look", Strategy(look, regions=says))
+        draw_mask("look", 0.5, {}, 8, Noise(range(3), 0), regions)
+    assert torch.equal(seen[0], regions)
+    assert torch.equal(seen[1], torch.zeros_like(regions))
 
 
 @pytest.mark.parametrize("strategy", REGIONAL)

@@ -8,7 +8,7 @@ from facemae.models.cnn import Cnn, hidden_places
 from facemae.models.deconv import Deconv
 from facemae.models.encoder import Encoding
 from facemae.models.families import patch_sizes
-from facemae.models.patches import patchify
+from facemae.models.patches import patchify, position_embedding
 from facemae.models.vit import Vit
 
 SIZE, BATCH = 32, 3
@@ -177,6 +177,18 @@ def test_hidden_patches_differ_by_place_and_by_what_is_seen():
     )
     prediction = decoder(encoder(images, same), same, same.hidden_ids)
     assert not torch.allclose(prediction[0], prediction[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vit", "convnextv2"])
+def test_every_place_is_told_where_it_is(name):
+    encoder, decoder, images, mask = case(name)
+    seen = []
+    decoder.refine[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for weight in decoder.fill[0].project.parameters():
+            weight.zero_()
+    decoder(encoder(images, mask), mask, mask.hidden_ids)
+    assert torch.equal(seen[0].flatten(2).mT, position_embedding(16, encoder.side).expand(BATCH, -1, -1))
 
 
 def test_the_class_token_is_told_to_every_place():

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from facemae.losses import identity_loss
-from facemae.models.embedder import build_embedder, embed
-from facemae.models.encoder import encode
+from facemae.models.embedder import Frozen, build_embedder, embed
+from facemae.models.encoder import ENCODERS, build_encoder
 
 SIZE = 32
 
@@ -53,16 +53,39 @@ def test_half_precision_ends_in_full(embedder, images):
 
 
 def test_the_head_sees_the_mean_of_the_patch_tokens(embedder, images):
-    prefix = embedder.encoder.num_prefix_tokens
-    expected = embedder.head(encode(embedder.encoder, images)[:, prefix:].mean(dim=1))
+    expected = embedder.head(embedder.encoder(images).tokens.mean(dim=1))
     torch.testing.assert_close(embedder(images), expected, rtol=0, atol=1e-6)
 
 
+def test_the_head_sees_the_class_token_where_that_is_asked_for(experiment, images):
+    model = experiment.defaults.model.model_copy(update={"class_token": True, "pool": "class"})
+    embedder = build_embedder(model, SIZE).eval()
+    expected = embedder.head(embedder.encoder(images).prefix[:, 0])
+    torch.testing.assert_close(embedder(images), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_encoder_can_be_looked_at_as_it_is(experiment, images, name):
+    encoder = build_encoder(experiment.defaults.model.model_copy(update={"encoder": name}), SIZE).eval()
+    frozen = Frozen(encoder)
+    assert torch.equal(frozen(images), encoder.pool(encoder(images)))
+    found = embed(frozen, images)
+    assert found.shape == (6, encoder.width)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(6))
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("loss", ["cosface", "arcface", "softmax"])
-def test_every_weight_learns(embedder, images, experiment, loss):
+def test_every_weight_learns(images, experiment, loss, name):
     settings = experiment.defaults.finetune.model_copy(update={"loss": loss})
+    model = experiment.defaults.model.model_copy(update={"encoder": name, "class_token": name == "vit"})
     torch.manual_seed(0)
-    network = torch.nn.ModuleDict({"embedder": embedder.train(), "loss": identity_loss(settings, 3, 8)})
+    embedder = build_embedder(model, SIZE)
+    with torch.no_grad():  # what starts at zero would hide what flows through it
+        for weight in embedder.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    network = torch.nn.ModuleDict({"embedder": embedder, "loss": identity_loss(settings, 3, 8)})
     network["loss"](network["embedder"](images), torch.tensor([0, 1, 2, 0, 1, 2])).backward()
     untouched = [
         name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()

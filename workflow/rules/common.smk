@@ -163,3 +163,8 @@ def pretrain_files(filename):
         for seed in EXPERIMENT.seeds
         if EXPERIMENT.run(name).pretrain is not None
     ]
+
+
+def readers(wildcards, resources):
+    """Return how many threads read ahead: some for a GPU, whose step may be shorter than a read."""
+    return 2 if resources.gpu else 0

@@ -2,7 +2,7 @@
 Snakemake deletes the declared outputs of a job that failed or was killed, and with them all progress.
 
 A signal to stop is for the training alone: its shell (trap) and its log stay until it has saved. More than
-one GPU is shared out by torchrun.
+one GPU is shared out by torchrun, which would take --run for an option of its own.
 """
 
 
@@ -34,17 +34,19 @@ rule pretrain:
         out=subpath(output[0], parent=True),
         section=section("model", "pretrain"),
         compute=[EXPERIMENT.device, EXPERIMENT.precision],
+        workers=readers,
     shell:
         """
         trap '' TERM USR1
         $([ {resources.gpu} -gt 1 ] && echo torchrun --standalone --nproc-per-node {resources.gpu} || echo python) \
             -m facemae pretrain \
             --config {params.config:q} \
-            --run {wildcards.run} \
+            --name {wildcards.run} \
             --seed {wildcards.seed} \
             --data {params.folder:q} \
             --out {params.out:q} \
-            --threads {threads} 2>&1 | tee -i {log:q}
+            --threads {threads} \
+            --workers {params.workers} 2>&1 | tee -i {log:q}
         """
 
 
@@ -76,16 +78,17 @@ rule finetune:
         pretrained=pretrained_option,
         section=section("model", "finetune"),
         compute=[EXPERIMENT.device, EXPERIMENT.precision],
+        workers=readers,
     shell:
         """
         trap '' TERM USR1
-        $([ {resources.gpu} -gt 1 ] && echo torchrun --standalone --nproc-per-node {resources.gpu} || echo python) \
-            -m facemae finetune \
+        python -m facemae finetune \
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \
             --data {params.folder:q} \
             {params.pretrained:q} \
             --out {params.out:q} \
-            --threads {threads} 2>&1 | tee -i {log:q}
+            --threads {threads} \
+            --workers {params.workers} 2>&1 | tee -i {log:q}
         """

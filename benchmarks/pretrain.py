@@ -1,0 +1,283 @@
+"""Pretraining against its peers: `python -m benchmarks.pretrain --size tiny --precision bf16 --json`.
+
+Images a second of forward pass, backward pass and AdamW at 112 px, patch 8, three quarters hidden. Ours is
+the product's own training loop, with its masks, crops, clipping and checks, once with a decoder of
+self-attention that predicts every hidden patch, as the peers do ("same"), and once with the cross-attention
+decoder that predicts a quarter of all patches ("cross"). The peers are those of peers.py.
+
+All take turns in processes of their own, in every round in the other order. The clock is the processor's time
+of the process with one thread, so that neighbours count little, and the wall's with more threads or a GPU.
+On a CPU the peers find their batches ready in memory. With `--device cuda` the whole pipeline counts: theirs
+decodes JPEG files in worker processes, ours reads its feed; and each runs at its best batch size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import io
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from benchmarks import peers
+from benchmarks.common import cores, finish, versions
+from benchmarks.peers import DECODERS, LEAST, PATCH, PEERS, RATE, RATIO, SIDE, Setup
+from benchmarks.turns import Baton, Order, Turn, contest
+from facemae import config
+from facemae.autoencoding import build_autoencoding
+from facemae.data.cache import FaceFile, OpenFaces
+from facemae.data.feed import Feed
+from facemae.data.images import open_image
+from facemae.data.sources.orl import orl_photos
+from facemae.device import choose
+from facemae.models.mae import build_mae
+from facemae.optim import adamw
+from facemae.progress import say
+from facemae.randomness import batch_ids
+from facemae.train import LOSS, Job, Objective, fit
+
+CONFIG = Path(__file__).parents[1] / "config.yaml"
+PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
+BATCHES = {"cpu": [64], "cuda": [512, 1024, 2048, 4096]}
+STEPS = {"cpu": 2, "cuda": 30}  # on the clock, per turn
+ROUNDS = {"cpu": 7, "cuda": 5}
+RESIDENT = 20_000  # faces, of which the same few hundred are repeated
+PREFETCHED = 2  # batches that a worker of a loader has ready
+QUALITY = 95
+NEVER = 10**6  # steps; longer than any measurement
+SAME_PARAMETERS = 0.02
+OURS = {
+    "same": {"decoder": "transformer", "predict_ratio": 1.0},
+    "cross": {"decoder": "cross", "predict_ratio": 0.25},
+}
+
+
+def measure(setup: Setup, batches: Sequence[int], rounds: int, steps: int, profiled: bool) -> dict[str, Any]:
+    """Race all contestants; return the figures.
+
+    Raises:
+        RuntimeError: a contestant is of another size, or does not learn.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        setup = _prepare(setup, Path(scratch))
+        order = Order(PREFETCHED * cores() + 1 if setup.jpegs else 0, steps)
+        setups = {name: _best(name, setup, batches, order) for name in [*OURS, *PEERS]}
+        turns, parameters, profiles = race(setups, order, rounds, profiled)
+    _check(parameters, turns)
+    rates = {
+        name: [setups[name].batch * steps / turn.seconds for turn in taken[1:]]
+        for name, taken in turns.items()
+    }
+    return {
+        **compare(rates),
+        "size": setup.size,
+        "precision": setup.precision,
+        "device": torch.cuda.get_device_name() if setup.device == "cuda" else _processor(),
+        "threads": setup.threads,
+        "cores": cores(),
+        "clock": "wall" if _wall_clock(setup) else "processor",
+        "batch": {name: each.batch for name, each in setups.items()},
+        "rounds": rounds,
+        "parameters": parameters,
+        "losses": {
+            name: [round(taken[0].loss, 3), round(taken[-1].loss, 3)] for name, taken in turns.items()
+        },
+        "profile": profiles,
+        "versions": versions("facemae", "torch", "timm", "transformers", "lightly"),
+    }
+
+
+def race(
+    setups: dict[str, Setup], order: Order, rounds: int, profiled: bool = False
+) -> tuple[dict[str, list[Turn]], dict[str, int], dict[str, dict[str, float]]]:
+    """Give every contestant a turn to warm up and one per round; return turns, parameters and profiles."""
+    some = next(iter(setups.values()))
+    plays = {name: _play(name, setup) for name, setup in setups.items()}
+    with contest(plays, some.device, _wall_clock(some)) as contestants:
+        turns = {name: [each.turn(order)] for name, each in contestants.items()}
+        for turn in range(rounds):
+            for name in list(contestants)[:: -1 if turn % 2 else 1]:
+                turns[name].append(contestants[name].turn(order))
+            latest = (
+                f"{name} {setups[name].batch * order.steps / taken[-1].seconds:.1f}"
+                for name, taken in turns.items()
+            )
+            say("pretrain", f"round {turn + 1}/{rounds}  images a second: {', '.join(latest)}")
+        parameters = {name: each.parameters for name, each in contestants.items()}
+        profiles = {
+            name: contestants[name].turn(replace(order, profiled=True)).profile for name in OURS if profiled
+        }
+    return turns, parameters, profiles
+
+
+def compare(rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Return the median ratio of ours against the faster peer, its range, and the median rates."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    peer = max(PEERS, key=lambda name: medians[name])
+    found: dict[str, Any] = {}
+    for name in OURS:
+        ratios = np.divide(rates[name], rates[peer])
+        found[f"ratio_{name}"] = round(float(np.median(ratios)), 2)
+        found[f"ratio_{name}_range"] = [round(float(ratios.min()), 2), round(float(ratios.max()), 2)]
+    return {**found, "faster_peer": peer, "per_s": {name: round(rate, 1) for name, rate in medians.items()}}
+
+
+def _check(parameters: dict[str, int], turns: dict[str, list[Turn]]) -> None:
+    if max(parameters.values()) > (1 + SAME_PARAMETERS) * min(parameters.values()):
+        raise RuntimeError(f"the contestants are of different sizes: {parameters}")
+    for name, taken in turns.items():
+        if not taken[-1].loss < taken[0].loss:
+            raise RuntimeError(f"the loss of {name} does not fall: {taken[0].loss} to {taken[-1].loss}")
+
+
+def _best(name: str, setup: Setup, batches: Sequence[int], order: Order) -> Setup:
+    """Return the setup with the batch size at which a contestant is fastest."""
+    setups = {batch: replace(setup, batch=batch) for batch in batches}
+    if len(setups) == 1:
+        return setups.popitem()[1]
+    rates = {}
+    for batch, each in setups.items():
+        with contest({name: _play(name, each)}, each.device, _wall_clock(each)) as contestants:
+            try:
+                contestants[name].turn(order)
+                rates[batch] = batch * order.steps / contestants[name].turn(order).seconds
+            except OverflowError as error:
+                say("pretrain", f"{name} at batch {batch}: {error}")
+                break
+        say("pretrain", f"{name} at batch {batch}: {rates[batch]:.0f} images a second")
+    return setups[max(rates, key=lambda batch: rates[batch])]
+
+
+def _play(name: str, setup: Setup) -> Callable[[Baton], None]:
+    if name in OURS:
+        return functools.partial(train_ours, name, setup)
+    return functools.partial(peers.train, name, setup)
+
+
+def train_ours(name: str, setup: Setup, baton: Baton) -> None:
+    """Train as the product does, for as long as it gets turns."""
+    compute = choose(setup.device, setup.precision, setup.threads, "auto")  # type: ignore[arg-type]
+    model, pretrain = _sections(name, setup)
+    torch.manual_seed(0)
+    mae = build_mae(model, pretrain, SIDE)
+    compute.place(mae)
+    faces = _repeated(setup)
+
+    def ids_at(step: int) -> Tensor:
+        return batch_ids(len(faces.places), setup.batch, step, 0)
+
+    with Feed(faces, ids_at, compute, workers=0) as feed, tempfile.TemporaryDirectory() as state:
+        autoencoding = build_autoencoding(mae, feed, pretrain, compute, seed=0)
+        latest: list[Tensor] = []
+
+        def loss(step: int, part: slice) -> dict[str, Tensor]:
+            losses = autoencoding.loss(step, part)
+            latest[:] = [losses[LOSS]]
+            return losses
+
+        objective = Objective(mae, loss, after_step=lambda step: baton.step_done(latest[0]))
+        job = Job("benchmark", 0, Path(state), {})
+        baton.begin(mae)
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress to a far end
+            fit(objective, adamw(mae, pretrain), pretrain, compute, job)
+
+
+def _sections(name: str, setup: Setup) -> tuple[config.Model, config.Pretrain]:
+    """Return the shipped configuration with what the race lays down."""
+    run = config.load([CONFIG]).defaults
+    assert run.pretrain is not None
+    width, depth, heads = DECODERS[setup.size]
+    # The peers have a class token.
+    model = run.model.model_copy(update={"size": setup.size, "patch_size": PATCH, "class_token": True})
+    changes = {
+        "mask_ratio": RATIO,
+        "crop_least": LEAST,
+        "decoder_width": width,
+        "decoder_depth": depth,
+        "decoder_heads": heads,
+        "batch_size": setup.batch,
+        "learning_rate": RATE,
+        "steps": NEVER,
+        "warmup_share": 0.0,
+        "log_every": NEVER,
+        "checkpoint_every": NEVER,
+        "held_out": 0.0,
+        "validate_every": 0,
+    }
+    return model, run.pretrain.model_copy(update=changes | OURS[name])
+
+
+def _prepare(setup: Setup, folder: Path) -> Setup:
+    """Write the ORL faces as the product's decoded cache and, for a GPU, as the peers' JPEG files."""
+    faces = np.stack([_face(photo.path) for photo in orl_photos()])
+    np.save(folder / "faces.npy", faces)
+    for place, face in enumerate(faces if setup.jpegs else ()):
+        Image.fromarray(face).save(folder / f"{place}.jpg", quality=QUALITY)
+    return replace(setup, faces=folder / "faces.npy", jpegs=folder if setup.jpegs else None)
+
+
+def _face(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(open_image(path).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def _repeated(setup: Setup) -> OpenFaces:
+    """Return the faces, repeated to as many as a small training has."""
+    shape = np.load(setup.faces, mmap_mode="r").shape
+    places = np.resize(np.arange(shape[0]), RESIDENT)
+    return OpenFaces(FaceFile(setup.faces, shape), places, [], [])
+
+
+def _wall_clock(setup: Setup) -> bool:
+    return setup.device == "cuda" or setup.threads > 1
+
+
+def _processor() -> str:
+    """Name what decides how fast a CPU multiplies matrices of bfloat16."""
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return f"cpu, {torch.backends.cpu.get_cpu_capability()}{', AMX' if tiles else ''}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and measure."""
+    lines = (__doc__ or "").splitlines()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pretrain", description=lines[0])
+    parser.add_argument("--size", choices=DECODERS, default="tiny")
+    parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
+    parser.add_argument("--device", choices=BATCHES, default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch, on a CPU")
+    parser.add_argument("--batches", type=int, nargs="+", help="batch sizes of which each takes its best")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--steps", type=int, help="steps on the clock in a turn")
+    parser.add_argument("--jpegs", action="store_true", help="count the data on a CPU too")
+    parser.add_argument("--profile", action="store_true", help="tell what ours spends its time on")
+    parser.add_argument("--json", action="store_true", help="print the figures as one line of JSON")
+    options = parser.parse_args(arguments)
+    device = options.device
+    jpegs = Path() if options.jpegs or device == "cuda" else None
+    precision = PRECISIONS[options.precision]
+    setup = Setup(options.size, device, precision, options.threads, 0, Path(), jpegs)
+    finish(
+        lambda: measure(
+            setup,
+            options.batches or BATCHES[device],
+            options.rounds or ROUNDS[device],
+            options.steps or STEPS[device],
+            options.profile,
+        ),
+        options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()
