@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from facemae import config
 from facemae.device import Compute
 from facemae.errors import UsageError
-from facemae.models.encoder import set_fused_attention
+from facemae.models.encoding import set_fused_attention
 from facemae.parallel import ALONE, World
 
 FEW, MORE = 2, 4  # images: what grows from one to the other is what an image takes

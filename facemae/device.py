@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from facemae.errors import UsageError
-from facemae.models.encoder import set_fused_attention
+from facemae.models.encoding import set_fused_attention
 from facemae.parallel import local_rank
 
 # Dense bfloat16 products per second, from NVIDIA's data sheets, by a part of the device's name.

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from facemae import config
 from facemae.masking.mask import PatchMask
 from facemae.models.decoders import Transformer
-from facemae.models.encoder import Encoder, Encoding
+from facemae.models.encoding import Encoder, Encoding
 from facemae.models.mae import MaskedAutoencoder, Prediction
 from facemae.models.patches import patchify, position_embedding
 from facemae.models.vit import Vit

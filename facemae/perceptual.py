@@ -12,8 +12,6 @@ import difflib
 from pathlib import Path
 from typing import Any, Self, cast
 
-import safetensors
-import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
@@ -21,13 +19,13 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.errors import IntegrityError, UsageError
-from facemae.models.encoder import Encoding
+from facemae.models.encoding import Encoding
+from facemae.models.interop_read import read_foreign
 from facemae.models.mae import MaskedAutoencoder
 from facemae.optim import averaged
 
 OWN = "ema"  # instead of a name of timm's
 EPSILON = 1e-6  # bounds the gradient of a unit length where all channels are near 0, as after a ReLU
-WRAPPERS = ("state_dict", "model")  # keys under which training programs keep the weights
 UNUSED = "num_batches_tracked"  # counted in training only, and missing in old files
 
 
@@ -133,7 +131,7 @@ def load_network(name: str, weights: Path) -> nn.Module:
             shapes, or NaN.
     """
     network = _untrained(name)
-    tensors = _without_classifier(_read(weights), network)
+    tensors = _without_classifier(read_foreign(weights).tensors, network)
     expected = {key: value.shape for key, value in network.state_dict().items()}
     found = {key: value.shape for key, value in tensors.items()}
     names = {key for key in expected.keys() | found.keys() if not key.endswith(UNUSED)}
@@ -162,26 +160,6 @@ def _untrained(name: str) -> nn.Module:
     if not hasattr(network, "forward_intermediates"):
         raise UsageError(f"{where}: {name} does not show its features; choose another, such as resnet18.")
     return network
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in a file of safetensors, or of torch where it holds nothing but tensors."""
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load(path.read_bytes())
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise IntegrityError(
-            f"{path} cannot be read as weights alone ({type(error).__name__}: {reason}); save them as "
-            "safetensors."
-        ) from error
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not (isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())):
-        raise IntegrityError(f"{path} holds more than tensors by name; save the weights as safetensors.")
-    return content
 
 
 def _without_classifier(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

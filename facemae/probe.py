@@ -14,7 +14,7 @@ from torch import Tensor
 
 from facemae.device import Compute
 from facemae.models.embedder import Frozen, embed
-from facemae.models.encoder import Encoder
+from facemae.models.encoding import Encoder
 from facemae.models.patches import to_input
 
 BATCH = 64

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facemae.masking.mask import PatchMask
-from facemae.models.encoder import gather_tokens
+from facemae.models.encoding import gather_tokens
 from facemae.models.mae import Prediction
 from facemae.models.patches import patchify, unpatchify
 
@@ -70,11 +70,11 @@ def normalise_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def reconstruct(prediction: Prediction, images: Tensor, patch_size: int, *, normalised: bool) -> Tensor:
-    """Return images (B, 3, H, H) with the predicted patches in place of their own, to look at.
+    """Return images (B, 3, H, H) with the predicted patches in place of their own.
 
     A prediction of normalised patches has no brightness or contrast of its own; it is given the true
-    patch's mean and deviation, without which it would look like noise. That flatters the picture, so it
-    is never used for a score.
+    patch's mean and deviation, without which it would look like noise. That flatters the picture, so no
+    score is taken on it. Pixels may leave [-1, 1]; `to_faces` cuts them off.
     """
     patches = patchify(images, patch_size)
     predicted = prediction.patches.float()
@@ -82,7 +82,7 @@ def reconstruct(prediction: Prediction, images: Tensor, patch_size: int, *, norm
         _, mean, deviation = normalise_patches(gather_tokens(patches, prediction.ids))
         predicted = predicted * deviation + mean
     ids = prediction.ids[:, :, None].expand_as(predicted)
-    return unpatchify(patches.scatter(1, ids, predicted), patch_size).clamp(-1, 1)
+    return unpatchify(patches.scatter(1, ids, predicted), patch_size)
 
 
 def keep_visible_pixels(picture: Tensor, images: Tensor, mask: PatchMask) -> Tensor:

@@ -191,6 +191,8 @@ class _Loop:
                 self.save()
             if stops and not self.finished:
                 raise stop.error(self.job.label, done.step)
+        if self.world.is_first and done.step < training.steps:
+            say(self.job.label, f"nothing better since step {done.best_step}; stopped at step {done.step}")
         self.restore_best()
 
     def due(self, *every: int) -> bool:

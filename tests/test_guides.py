@@ -16,7 +16,7 @@ from facemae.guides import (
 )
 from facemae.masking.mask import hide_highest
 from facemae.masking.strategies import STRATEGIES
-from facemae.models.encoder import set_fused_attention
+from facemae.models.encoding import set_fused_attention
 from facemae.models.mae import build_mae
 from facemae.parallel import ALONE
 

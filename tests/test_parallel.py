@@ -37,7 +37,7 @@ DIFFERENCE = {
     "runs": {"random": {}, "loss_ema": {"pretrain": {"mask": "loss_ema", "teacher_decay": 0.5}},
              "adversarial": {"pretrain": {"mask": "adversarial"}},
              "parts": {"pretrain": {"accumulate": 2}}, "odd": {"pretrain": {"batch_size": 9}},
-             "slow": {"pretrain": {"steps": 400}}},
+             "slow": {"pretrain": {"steps": 200}}},
 }  # fmt: skip
 
 forked = multiprocessing.get_context("forkserver")
@@ -117,7 +117,7 @@ def check_equal(out, other):
     for found, expected in zip(*logs, strict=True):
         assert found.keys() == expected.keys()
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
-        assert found.get("held_out_loss") == pytest.approx(expected.get("held_out_loss"), rel=1e-3)
+        assert found.get("held_out_loss", 0) == pytest.approx(expected.get("held_out_loss", 0), rel=1e-3)
     assert {path.name for path in out.iterdir()} == {path.name for path in other.iterdir()}
 
 
@@ -213,13 +213,13 @@ def test_killed_processes_go_on_together_or_alone(experiment, store, tmp_path, v
     if len(victims) == 1:  # whoever is left notices, and does not go on with half a batch
         assert finish(group)[0] != 0
     finish(group)
-    short = experiment.model_copy(update={"runs": {"slow": {"pretrain": {"steps": 400}}}})
+    short = experiment.model_copy(update={"runs": {"slow": {"pretrain": {"steps": 200}}}})
     again, sinks = together(Task(short, "slow", 0, store, task.out))
     assert finish(again) == [0, 0]
     assert "resumed at step" in sinks[0].read_text()
     steps = [record["step"] for record in results.read_log(task.out / results.LOG)]
     assert steps == sorted(set(steps))
-    assert steps[-1] == 400
+    assert steps[-1] == 200
 
 
 @pytest.mark.timeout(200)
@@ -283,4 +283,4 @@ def test_torchrun_ends_as_one_process_does_after_a_kill_too(experiment, store, t
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     assert "resumed at step" in errors
-    assert results.read_log(killed / results.LOG)[-1]["step"] == 400
+    assert results.read_log(killed / results.LOG)[-1]["step"] == 200

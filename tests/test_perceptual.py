@@ -222,7 +222,7 @@ class TestLoadNetwork:
 
     def test_runs_no_code_from_a_file(self, tmp_path):
         torch.save({"conv1.weight": Evil(tmp_path / "trace")}, tmp_path / "evil.pth")
-        with pytest.raises(IntegrityError, match="cannot be read as weights alone") as error:
+        with pytest.raises(IntegrityError, match="would run code from it") as error:
             load_network(NETWORK, tmp_path / "evil.pth")
         assert not (tmp_path / "trace").exists()
         assert "\n" not in str(error.value)
@@ -235,12 +235,12 @@ class TestLoadNetwork:
             load_network(NETWORK, tmp_path / name)
 
     def test_refuses_a_missing_file(self, tmp_path):
-        with pytest.raises(IntegrityError, match="No such file"):
+        with pytest.raises(UsageError, match="No such file"):
             load_network(NETWORK, tmp_path / "none.pth")
 
-    def test_refuses_more_than_tensors(self, tmp_path):
-        torch.save({"conv1.weight": torch.ones(1), "epoch": 3}, tmp_path / "more.pth")
-        with pytest.raises(IntegrityError, match="more than tensors by name"):
+    def test_refuses_what_holds_no_weights(self, tmp_path):
+        torch.save({"epoch": 3}, tmp_path / "more.pth")
+        with pytest.raises(IntegrityError, match="holds no weights by name"):
             load_network(NETWORK, tmp_path / "more.pth")
 
     def test_refuses_the_weights_of_another_network(self, weights):

@@ -4,7 +4,7 @@ import torch
 
 from facemae import config
 from facemae.masking.mask import hide_highest
-from facemae.models.encoder import Encoding, gather_tokens
+from facemae.models.encoding import Encoding, gather_tokens
 from facemae.models.mae import Prediction
 from facemae.models.patches import patchify
 from facemae.randomness import Noise

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.masking.mask import PatchMask
-from facemae.models.encoder import Encoder, Encoding, gather_tokens, pixel_only
+from facemae.models.encoding import Encoder, Encoding, gather_tokens, pixel_only
 from facemae.models.families import stage_widths
 
 Network: TypeAlias = ConvNeXt | ResNet

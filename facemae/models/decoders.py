@@ -7,7 +7,6 @@ P pixel values per patch. `ids` (B, Q) names the patches to predict; `mask` None
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.masking.mask import PatchMask
-from facemae.models.encoder import Encoder, Encoding, gather_tokens
+from facemae.models.encoding import Encoder, Encoding, gather_tokens
 from facemae.models.patches import position_embedding
 
 _norm = functools.partial(nn.LayerNorm, eps=1e-6)  # timm's encoder's, and facebookresearch/mae's
@@ -177,30 +176,3 @@ class PerToken(nn.Module):
         for block in self.blocks:
             tokens = tokens + block(tokens)
         return cast(Tensor, self.head(tokens))
-
-
-def build_decoder(encoder: Encoder, pretrain: config.Pretrain) -> nn.Module:
-    """Return an untrained decoder for an encoder."""
-    return DECODERS[pretrain.decoder](encoder, pretrain)
-
-
-def _mlp(encoder: Encoder, pretrain: config.Pretrain) -> nn.Module:
-    from facemae.models.mlp import Mlp, MlpImage
-
-    if isinstance(encoder, Mlp):
-        return MlpImage(encoder, pretrain)
-    return PerToken(encoder, pretrain)
-
-
-def _deconv(encoder: Encoder, pretrain: config.Pretrain) -> nn.Module:
-    from facemae.models.deconv import Deconv
-
-    return Deconv(encoder, pretrain)
-
-
-DECODERS: dict[str, Callable[[Encoder, config.Pretrain], nn.Module]] = {
-    "transformer": Transformer,
-    "cross": Cross,
-    "deconv": _deconv,
-    "mlp": _mlp,
-}

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facemae import config
-from facemae.models.encoder import Encoder, build_encoder
+from facemae.models.encoder import build_encoder
+from facemae.models.encoding import Encoder
 
 
 class Embedder(nn.Module):

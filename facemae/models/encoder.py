@@ -1,116 +1,19 @@
-"""What an encoder is, and which there are.
-
-Shapes: B batch, N patches, V visible patches, D width, K prefix tokens (0, or 1 class token).
-"""
+"""The encoders by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-
-from torch import Tensor, nn
 
 from facemae import config
-from facemae.masking.mask import PatchMask
+from facemae.models.cnn import Cnn
+from facemae.models.encoding import Encoder
+from facemae.models.mlp import Mlp
+from facemae.models.vit import Vit
 
-
-@dataclass(frozen=True)
-class Encoding:
-    """What an encoder makes of a batch of images.
-
-    Attributes:
-        prefix: (B, K, D) tokens that stand for the whole image.
-        tokens: (B, V, D) tokens of the visible patches, in the order of `mask.visible_ids`; without a mask
-            (B, N, D).
-        maps: Of a CNN: the feature maps (B, C, S, S) of its stages, fine to coarse, zero where hidden.
-    """
-
-    prefix: Tensor
-    tokens: Tensor
-    maps: tuple[Tensor, ...] = ()
-
-
-class Encoder(nn.Module):
-    """The form of every encoder; `ENCODERS` lists them.
-
-    Attributes:
-        trunk: The network whose weights are saved; of a vit or cnn, timm's own.
-        width: D.
-        side: Patches along a side of the image.
-        patch_size: Side of a patch in pixels.
-        prefix_tokens: K.
-    """
-
-    trunk: nn.Module
-    width: int
-    side: int
-    patch_size: int
-    prefix_tokens: int
-
-    def forward(self, images: Tensor, mask: PatchMask | None = None) -> Encoding:
-        """Encode images (B, 3, H, H) in [-1, 1]; what the mask hides has no influence on the result."""
-        raise NotImplementedError
-
-    def pool(self, encoding: Encoding) -> Tensor:
-        """Return one vector per image, (B, D)."""
-        raise NotImplementedError
+# (model, image size, drop path) -> an untrained encoder
+ENCODERS: dict[str, Callable[[config.Model, int, float], Encoder]] = {"vit": Vit, "cnn": Cnn, "mlp": Mlp}
 
 
 def build_encoder(model: config.Model, image_size: int, *, drop_path: float = 0.0) -> Encoder:
     """Return an untrained encoder."""
     return ENCODERS[model.encoder](model, image_size, drop_path)
-
-
-def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
-    """Return the tokens (B, V, D) at `ids` (B, V) of tokens (B, N, D), or of (1, N, D) that all share."""
-    return tokens.expand(len(ids), -1, -1).gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[2]))
-
-
-def set_fused_attention(network: nn.Module, fused: bool) -> None:
-    """Choose between PyTorch's fused attention and matmul-softmax-matmul in every block.
-
-    On a CPU in bfloat16 the fused kernel's backward pass is the bottleneck (measured at 40 % of a
-    step); everywhere else it is the faster one. Both give the same result up to rounding.
-    """
-    for module in network.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = fused  # type: ignore[assignment]
-
-
-def pixel_only(images: Tensor, mask: PatchMask, side: int) -> Tensor:
-    """Return images (B, 3, H, H) with zero, the middle grey, at hidden patches or pixels.
-
-    Args:
-        images: (B, 3, H, H).
-        mask: Over side x side cells that tile the image.
-        side: Cells along a side of the image.
-    """
-    cell = images.shape[-1] // side
-    hidden = mask.hidden.view(-1, 1, side, side)
-    hidden = hidden.repeat_interleave(cell, 2).repeat_interleave(cell, 3) if cell > 1 else hidden
-    return images.masked_fill(hidden, 0.0)
-
-
-def _vit(model: config.Model, image_size: int, drop_path: float) -> Encoder:
-    from facemae.models.vit import Vit
-
-    return Vit(model, image_size, drop_path)
-
-
-def _cnn(model: config.Model, image_size: int, drop_path: float) -> Encoder:
-    from facemae.models.cnn import Cnn
-
-    return Cnn(model, image_size, drop_path)
-
-
-def _mlp(model: config.Model, image_size: int, drop_path: float) -> Encoder:
-    from facemae.models.mlp import Mlp
-
-    return Mlp(model, image_size)
-
-
-ENCODERS: dict[str, Callable[[config.Model, int, float], Encoder]] = {
-    "vit": _vit,
-    "cnn": _cnn,
-    "mlp": _mlp,
-}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from facemae.errors import IntegrityError, UsageError
 from facemae.models.cnn import Cnn
-from facemae.models.encoder import Encoder
+from facemae.models.encoding import Encoder
 from facemae.models.interop_names import timm_names
 from facemae.models.interop_read import Foreign, Normalisation, read_foreign
 from facemae.models.vit import Vit

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import safetensors
 import safetensors.torch
@@ -58,7 +58,9 @@ def read_foreign(path: Path) -> Foreign:
         with open(path, "rb") as file:
             head = file.read(9)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); check pretrain.init.") from error
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror}); check the setting that names it."
+        ) from error
     # safetensors begins with the length of its header in eight bytes, and the header is JSON.
     content: Any = _read_safetensors(path) if head[8:] == b"{" else _read_torch(path)
     told, normalisation = _beside(path), None
@@ -136,10 +138,12 @@ def _normalisation(told: dict[str, Any]) -> Normalisation | None:
     pretrained = told.get("pretrained_cfg")
     timms = pretrained if isinstance(pretrained, dict) else {}
     mean, std = (told.get(f"image_{key}", timms.get(key)) for key in ("mean", "std"))
-    return (mean, std) if _is_colour(mean) and _is_colour(std) and all(std) else None
+    if not (_is_colour(mean) and _is_colour(std)):
+        return None
+    return (mean, std) if all(std) else None
 
 
-def _is_colour(value: Any) -> bool:
+def _is_colour(value: Any) -> TypeGuard[list[float]]:
     return (
         isinstance(value, list) and len(value) == 3 and all(isinstance(part, int | float) for part in value)
     )
@@ -165,4 +169,5 @@ def _heads_of(architecture: Any) -> int | None:
         return None
     with torch.device("meta"):
         network = timm.create_model(architecture)
-    return getattr(getattr(network.blocks[0], "attn", None), "num_heads", None)
+    blocks: Any = network.blocks
+    return getattr(getattr(blocks[0], "attn", None), "num_heads", None)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.masking.mask import PatchMask
-from facemae.models.encoder import Encoder, Encoding, gather_tokens, pixel_only
+from facemae.models.encoding import Encoder, Encoding, gather_tokens, pixel_only
 
 
 class Mlp(Encoder):
@@ -24,7 +24,8 @@ class Mlp(Encoder):
     The model's width is that of the `depth` hidden layers and of the vector.
     """
 
-    def __init__(self, model: config.Model, image_size: int) -> None:
+    def __init__(self, model: config.Model, image_size: int, drop_path: float = 0.0) -> None:
+        """Build an untrained one; `drop_path` means nothing here, as no layer can be skipped."""
         super().__init__()
         self.width, depth, _ = model.shape
         self.patch_size, self.side, self.prefix_tokens = model.patch_size, image_size // model.patch_size, 1

@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from facemae.masking.mask import PatchMask, hide_highest
-from facemae.models.decoders import Cross, PerToken, Tokens, Transformer, build_decoder
-from facemae.models.encoder import Encoding, build_encoder
+from facemae.models.decoder import build_decoder
+from facemae.models.decoders import Cross, PerToken, Tokens, Transformer
+from facemae.models.encoder import build_encoder
+from facemae.models.encoding import Encoding
 from facemae.randomness import Noise
 
 SIZE, SIDE, PATCH, BATCH, WIDTH = 32, 4, 8, 3, 16

@@ -6,7 +6,7 @@ import torch
 from facemae.masking.mask import PatchMask, hide_highest
 from facemae.models.cnn import Cnn, hidden_places
 from facemae.models.deconv import Deconv
-from facemae.models.encoder import Encoding
+from facemae.models.encoding import Encoding
 from facemae.models.families import patch_sizes
 from facemae.models.patches import patchify, position_embedding
 from facemae.models.vit import Vit

@@ -3,8 +3,9 @@ import torch
 
 from facemae import config
 from facemae.masking.mask import PatchMask, hide_highest
-from facemae.models.decoders import DECODERS, build_decoder
-from facemae.models.encoder import ENCODERS, build_encoder, gather_tokens, pixel_only, set_fused_attention
+from facemae.models.decoder import DECODERS, build_decoder
+from facemae.models.encoder import ENCODERS, build_encoder
+from facemae.models.encoding import gather_tokens, pixel_only, set_fused_attention
 from facemae.models.mae import MaskedAutoencoder
 from facemae.randomness import Noise
 

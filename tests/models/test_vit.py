@@ -3,7 +3,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from facemae.masking.mask import PatchMask, hide_highest
-from facemae.models.encoder import Encoding, build_encoder
+from facemae.models.encoder import build_encoder
+from facemae.models.encoding import Encoding
 from facemae.models.patches import position_embedding
 from facemae.models.vit import Vit
 from facemae.randomness import Noise
