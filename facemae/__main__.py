@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -278,7 +279,8 @@ def _task(
 ) -> Task:
     experiment = config.load(config_files)
     experiment.check_name(run)
-    say(f"{out.name} {run}/{seed}", "starting")  # loading PyTorch takes seconds
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts several, of which one speaks
+        say(f"{out.name} {run}/{seed}", "starting")  # loading PyTorch takes seconds
     from facemae.results import DataFolder
     from facemae.task import Task
 

@@ -22,7 +22,7 @@ from facemae.models.mae import MaskedAutoencoder, Prediction
 from facemae.parallel import World
 from facemae.perceptual import Perceptual, build_perceptual
 from facemae.randomness import Noise
-from facemae.reconstruction import hidden_pixels, patch_errors, reconstruct, targets
+from facemae.reconstruction import errors_of, reconstruct
 from facemae.train import LOSS
 
 
@@ -159,15 +159,3 @@ def predicted_ids(mae: MaskedAutoencoder, mask: PatchMask, settings: config.Pret
         return mask.hidden_ids
     chosen = noise.uniform(hidden).argsort(dim=1)[:, :count].sort(dim=1).values
     return mask.hidden_ids.gather(1, chosen)
-
-
-def errors_of(
-    mae: MaskedAutoencoder, prediction: Prediction, images: Tensor, mask: PatchMask, settings: config.Pretrain
-) -> Tensor:
-    """Return the error of each predicted patch, (B, Q) in float32; the loss is their mean."""
-    size = mae.encoder.patch_size
-    target = targets(images, prediction.ids, size, normalise=settings.normalise_target)
-    counted = None
-    if mae.hides_pixels(mask) and settings.loss_on == "hidden":
-        counted = hidden_pixels(mask, prediction.ids, size)
-    return patch_errors(prediction, target, settings.loss, counted)

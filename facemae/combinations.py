@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from facemae.masking.parameters import MASK_GUIDES, PIXEL_MASKS, REGION_MASKS
+from facemae.masking.parameters import BLOCKS, MASK_GUIDES, PIXEL_MASKS, REGION_MASKS
 from facemae.models import families
 
 if TYPE_CHECKING:
     from facemae.config import Model, Pretrain
 
+LEAST_PATCH = 4  # pixels along a side, of those offered
 MIN_REGION_SIDE = 4  # patches along a side, below which the boxes of the regions fall together
 DECODERS = {
     "vit": ("transformer", "cross", "deconv", "mlp"),
@@ -52,20 +53,22 @@ def _problems(model: Model, pretrain: Pretrain | None, image_size: int, aligned:
 
 
 def _model_problems(model: Model, image_size: int) -> Iterator[str]:
+    cnn = model.encoder == "cnn"
+    sizes = families.patch_sizes(image_size) if cnn else _divisors(image_size)
+    instead = f"choose {_either(sizes)}" if sizes else "choose an image_size that is a multiple of 16"
     if image_size % model.patch_size:
-        sizes = [size for size in range(4, image_size // 2 + 1) if image_size % size == 0]
         yield (
             f"model.patch_size: data.image_size {image_size} is not divisible by {model.patch_size}; "
-            f"choose {_either(sizes)}."
+            f"{instead}."
         )
-    if model.encoder == "cnn":
-        if model.network not in families.NETWORKS:
-            yield (f"model.network: {model.network} cannot be masked; choose {_either(families.NETWORKS)}.")
-        if model.patch_size not in families.patch_sizes(image_size):
-            yield (
-                f"model.patch_size: a cnn's is one of its strides that tile {image_size} pixels; choose "
-                f"{_either(families.patch_sizes(image_size))}."
-            )
+    if cnn and model.network not in families.NETWORKS:
+        yield f"model.network: {model.network} cannot be masked; choose {_either(families.NETWORKS)}."
+    if cnn and model.patch_size not in sizes:
+        yield (f"model.patch_size: a cnn's is one of its strides that tile {image_size} pixels; {instead}.")
+
+
+def _divisors(image_size: int) -> tuple[int, ...]:
+    return tuple(size for size in range(LEAST_PATCH, image_size // 2 + 1) if image_size % size == 0)
 
 
 def _decoder_problems(model: Model, pretrain: Pretrain) -> Iterator[str]:
@@ -90,7 +93,7 @@ def _decoder_problems(model: Model, pretrain: Pretrain) -> Iterator[str]:
     if pretrain.predict_ratio < 1 and (pretrain.loss_on == "all" or pretrain.mask in PIXEL_MASKS):
         yield (
             "pretrain.predict_ratio: only hidden patches can be left out; choose 1, or loss_on hidden "
-            " with a mask over patches."
+            "with a mask over patches."
         )
     if pretrain.perceptual.weight and pretrain.perceptual.network == "ema" and model.encoder == "mlp":
         yield (
@@ -108,12 +111,13 @@ def _mask_problems(model: Model, pretrain: Pretrain, image_size: int, aligned: b
                 f"pretrain.{key}: {ratio} of {side * side} patches leaves none hidden or none visible; "
                 "choose another ratio or a smaller patch."
             )
-    guide = MASK_GUIDES.get(mask)
-    if guide and model.encoder not in GUIDED[guide]:
-        unled = [name for name in type(pretrain.masks).model_fields if name not in MASK_GUIDES]
+    if not _is_led(mask, model):
+        guide = MASK_GUIDES[mask]
+        others = [pretrain.model_copy(update={"mask": name}) for name in BLOCKS if _is_led(name, model)]
+        possible = [each.mask for each in others if problem(model, each, image_size, aligned=aligned) is None]
         yield (
             f"pretrain.mask: {mask} is led by {guide.replace('_', ' ')}, which takes encoder "
-            f"{_either(GUIDED[guide])}; with encoder {model.encoder} choose {_either(unled)}."
+            f"{_either(GUIDED[guide])}; with encoder {model.encoder} choose {_either(possible)}."
         )
     if mask in REGION_MASKS and side < MIN_REGION_SIDE:
         yield (
@@ -125,6 +129,11 @@ def _mask_problems(model: Model, pretrain: Pretrain, image_size: int, aligned: b
             f"pretrain.mask: {mask} looks for face regions where the alignment puts them, data.align crop "
             "does not align; choose align landmarks, or another mask."
         )
+
+
+def _is_led(mask: str, model: Model) -> bool:
+    """Tell whether the encoder can lead a mask, or nothing has to."""
+    return mask not in MASK_GUIDES or model.encoder in GUIDED[MASK_GUIDES[mask]]
 
 
 def _ratios(pretrain: Pretrain) -> Iterator[tuple[str, float]]:

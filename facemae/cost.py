@@ -69,11 +69,13 @@ def check(cost: Cost, training: config.Training, compute: Compute, label: str, w
     images = training.batch_size // (training.accumulate * world.size)
     needed, free = cost.bytes(images), free_bytes(compute)
     if needed > free:
-        raise UsageError(f"{label} {_advice(cost, training, images, free)}")
+        raise UsageError(f"{label} {_advice(cost, training, free, world)}")
 
 
 @contextlib.contextmanager
-def explained(cost: Cost, training: config.Training, compute: Compute, label: str) -> Iterator[None]:
+def explained(
+    cost: Cost, training: config.Training, compute: Compute, label: str, world: World = ALONE
+) -> Iterator[None]:
     """Say in a sentence what PyTorch says when the memory does not do after all.
 
     Raises:
@@ -84,7 +86,7 @@ def explained(cost: Cost, training: config.Training, compute: Compute, label: st
     except RuntimeError as error:
         if not any(text in str(error) for text in OUT_OF_MEMORY):
             raise
-        advice = _advice(cost, training, training.batch_size // training.accumulate, free_bytes(compute))
+        advice = _advice(cost, training, free_bytes(compute), world)
         raise UsageError(f"{label} ran out of memory: it {advice}") from error
 
 
@@ -101,25 +103,30 @@ def free_bytes(compute: Compute) -> float:
 
 
 def _cgroup_free() -> float:
+    """Return what a container's limit leaves; the files that the kernel keeps and can let go are free."""
     root = Path("/sys/fs/cgroup")
     try:
         limit = (root / "memory.max").read_text().strip()
-        return float("inf") if limit == "max" else int(limit) - int((root / "memory.current").read_text())
-    except (OSError, ValueError):
+        if limit == "max":
+            return float("inf")
+        stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+        used = int((root / "memory.current").read_text()) - int(stat["inactive_file"])
+        return int(limit) - used
+    except (OSError, ValueError, LookupError):
         return float("inf")
 
 
-def _advice(cost: Cost, training: config.Training, images: int, free: float) -> str:
+def _advice(cost: Cost, training: config.Training, free: float, world: World) -> str:
+    share = training.batch_size // world.size
+    images = share // training.accumulate
     fits = int((free / MARGIN - cost.fixed_bytes) // cost.image_bytes) if cost.image_bytes else images
     needs = f"needs about {cost.bytes(images) / GIB:.1f} GiB for {images} images at a time, and "
     needs += f"{free / GIB:.1f} GiB are free; "
-    if fits < 1:
+    more = range(training.accumulate + 1, share + 1)
+    parts = next((count for count in more if share % count == 0 and share // count <= fits), None)
+    if parts is None:
         return needs + "choose a smaller model, or a larger patch_size."
-    parts = next(
-        (n for n in range(1, training.batch_size + 1) if training.batch_size % n == 0
-         and training.batch_size // n <= fits), training.batch_size
-    )  # fmt: skip
-    return needs + f"raise accumulate to {max(parts, 2 * training.accumulate)}, or lower batch_size."
+    return needs + f"raise accumulate to {parts}, or lower batch_size."
 
 
 def _saved(

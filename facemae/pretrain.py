@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from facemae import checkpoint, config, cost, files, results
-from facemae.autoencoding import Autoencoding, Masker, build_autoencoding, errors_of, predicted_ids
+from facemae.autoencoding import Autoencoding, Masker, build_autoencoding, predicted_ids
 from facemae.crops import whole
 from facemae.data.cache import Faces, load_faces
 from facemae.data.feed import Feed
@@ -33,7 +33,7 @@ from facemae.parallel import World, world
 from facemae.probe import MOST_FACES, probe
 from facemae.progress import say
 from facemae.randomness import Noise, batch_ids, generator, seed_of
-from facemae.reconstruction import keep_visible_pixels, reconstruct
+from facemae.reconstruction import errors_of, keep_visible_pixels, reconstruct
 from facemae.task import Task, evenly
 from facemae.train import HELD_OUT, LOSS, Objective, Trained, Validation, fit, lock
 

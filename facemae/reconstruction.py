@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from facemae import config
 from facemae.masking.mask import PatchMask
 from facemae.models.encoding import gather_tokens
-from facemae.models.mae import Prediction
+from facemae.models.mae import MaskedAutoencoder, Prediction
 from facemae.models.patches import patchify, unpatchify
 
 EPSILON = 1e-6  # keeps the normalisation of a patch of one colour finite
@@ -22,6 +23,18 @@ PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": lambda prediction, target: F.mse_loss(prediction, target, reduction="none"),
     "l1": lambda prediction, target: F.l1_loss(prediction, target, reduction="none"),
 }
+
+
+def errors_of(
+    mae: MaskedAutoencoder, prediction: Prediction, images: Tensor, mask: PatchMask, settings: config.Pretrain
+) -> Tensor:
+    """Return the error of each predicted patch, (B, Q) in float32; the loss is their mean."""
+    size = mae.encoder.patch_size
+    target = targets(images, prediction.ids, size, normalise=settings.normalise_target)
+    counted = None
+    if mae.hides_pixels(mask) and settings.loss_on == "hidden":
+        counted = hidden_pixels(mask, prediction.ids, size)
+    return patch_errors(prediction, target, settings.loss, counted)
 
 
 def targets(images: Tensor, ids: Tensor, patch_size: int, *, normalise: bool) -> Tensor:

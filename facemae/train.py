@@ -169,6 +169,7 @@ class _Loop:
         self.weights = [each for each in self.objective.network.parameters() if each.requires_grad]
         self.diverged_at = torch.tensor(-1, device=self.compute.device)
         self.listen_every = CHECK_EVERY if self.compute.on_gpu else 1
+        self.judged_every = [self.objective.validation.every] if self.objective.validation else []
 
     def run(self, stop: Stop) -> None:
         done, training = self.done, self.training
@@ -178,7 +179,7 @@ class _Loop:
             self.step()
             self.objective.after_step(done.step)
             stops = self.due(self.listen_every) and self.world.any(stop.requested, self.compute.device)
-            if self.due(self.listen_every, training.log_every, training.checkpoint_every):
+            if self.due(self.listen_every, training.log_every, training.checkpoint_every, *self.judged_every):
                 self.check()
             validated = self.validate()
             if validated or stops or self.due(training.log_every, training.checkpoint_every):

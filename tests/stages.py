@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 from store_folder import make_store
 
-from facemae import results
+from facemae import files, results
 from facemae.results import DataFolder
+
+SOURCE = {"name": "made", "align": "landmarks", "crop": [0.0, 0.0, 1.0, 1.0]}
 
 
 def make_folder(root: Path, size: int, people: int = 8, shots: int = 4, images=None) -> DataFolder:
@@ -23,4 +25,5 @@ def make_folder(root: Path, size: int, people: int = 8, shots: int = 4, images=N
     table = pd.DataFrame({"sample_id": names, "person": owners, "role": roles, "sha256": names})
     table = table.assign(fold=[int(person[1:]) % 2 for person in owners], enrolled=True)
     results.write_table(folder.split, table, results.SPLIT_COLUMNS)
+    files.write_json(folder.sources, [SOURCE])
     return folder

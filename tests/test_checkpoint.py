@@ -68,8 +68,9 @@ def test_damaged_tensors_are_noticed_wherever_the_damage_is(tmp_path):
     path = tmp_path / "step_00000008.safetensors"
     data = path.read_bytes()
     drawn = random.Random(0)
-    damaged = [data[:length] for length in (0, 7, 8, len(data) // 2, len(data) - 1)] + [data + b"\0"]
-    for _ in range(40):
+    lengths = {0, 7, 8, len(data) - 1, *drawn.sample(range(len(data)), 200)}
+    damaged = [data[:length] for length in sorted(lengths)] + [data + b"\0", b"\0" * len(data)]
+    for _ in range(300):
         flipped = bytearray(data)
         flipped[drawn.randrange(len(data))] ^= 1 << drawn.randrange(8)
         damaged.append(bytes(flipped))
@@ -149,6 +150,57 @@ def test_a_new_checkpoint_survives_damaged_ones_of_later_steps(tmp_path):
     assert found(tmp_path) == 4
     save(tmp_path, 6)
     assert found(tmp_path) == 6
+
+
+# --- the best weights ---
+
+
+def small_net(value):
+    layer = torch.nn.Linear(3, 2)
+    torch.nn.init.constant_(layer.weight, value)
+    return layer
+
+
+def test_the_best_weights_come_back_beside_the_checkpoints(tmp_path):
+    save(tmp_path, 4)
+    checkpoint.save_best(tmp_path, 3, small_net(0.25))
+    checkpoint.save_best(tmp_path, 6, small_net(0.5))
+    save(tmp_path, 8, 12)  # prunes checkpoints, and nothing else
+    assert found(tmp_path) == 12
+    network = small_net(0.0)
+    checkpoint.restore_best(tmp_path, 6, network)
+    assert torch.equal(network.weight, torch.full((2, 3), 0.5))
+
+
+def test_best_weights_of_another_step_are_not_taken_for_these(tmp_path):
+    checkpoint.save_best(tmp_path, 3, small_net(0.25))
+    for step in (2, 4):
+        with pytest.raises(IntegrityError, match=f"of step {step}, are missing or damaged") as caught:
+            checkpoint.restore_best(tmp_path, step, small_net(0.0))
+        assert caught.value.exit_code == 4
+    with pytest.raises(IntegrityError, match="missing or damaged"):
+        checkpoint.restore_best(tmp_path / "never made", 3, small_net(0.0))
+
+
+def test_damaged_best_weights_are_noticed(tmp_path):
+    checkpoint.save_best(tmp_path, 3, small_net(0.25))
+    path, drawn = next(tmp_path.glob("best*.safetensors")), random.Random(1)
+    data = path.read_bytes()
+    for place in drawn.sample(range(len(data)), 60):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << drawn.randrange(8)
+        for damaged in (bytes(flipped), data[:place]):
+            path.write_bytes(damaged)
+            with pytest.raises(IntegrityError):
+                checkpoint.restore_best(tmp_path, 3, small_net(0.0))
+    path.write_bytes(data)
+    checkpoint.restore_best(tmp_path, 3, small_net(0.0))
+
+
+def test_a_full_disk_at_the_best_weights_is_told(tmp_path):
+    (tmp_path / ".best.safetensors.tmp").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="disk is full"):
+        checkpoint.save_best(tmp_path, 3, small_net(0.25))
 
 
 # --- networks and optimisers ---

@@ -263,10 +263,11 @@ def test_what_is_refused_of_encoders_and_decoders_is_the_table(usual):
 
 def test_the_tables_know_every_name():
     from facemae.guides import GUIDES
-    from facemae.models import decoders, encoder
+    from facemae.models.decoder import DECODERS as BUILT_DECODERS
+    from facemae.models.encoder import ENCODERS as BUILT_ENCODERS
 
-    assert tuple(encoder.ENCODERS) == ENCODERS == tuple(combinations.DECODERS)
-    assert tuple(decoders.DECODERS) == DECODERS
+    assert tuple(BUILT_ENCODERS) == ENCODERS == tuple(combinations.DECODERS)
+    assert tuple(BUILT_DECODERS) == DECODERS
     assert {each for row in combinations.DECODERS.values() for each in row} == set(DECODERS)
     assert tuple(GUIDES) == tuple(combinations.GUIDED)
     assert set(MASK_GUIDES.values()) == set(GUIDES)

@@ -160,3 +160,20 @@ def test_the_tests_of_every_strategy_hold_for_the_new_one(copy):
     done = run(copy, "pytest", "-q", "-p", "no:cacheprovider", *chosen)
     assert done.returncode == 0, done.stdout
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 8
+
+
+@pytest.mark.parametrize(
+    "page", ["extending.md", "masking.md", "design/pretraining.md", "design/skeleton.md"]
+)
+def test_files_and_dicts_that_the_pages_name_exist(page):
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    named = set(re.findall(r"`((?:facemae|tests|config|workflow)/[\w./]+)`", text))
+    sources = [ROOT / name for name in named - {piece.file for piece in PIECES if piece.side is None}]
+    assert sources
+    assert [path for path in sources if not path.exists()] == []
+    linked = re.findall(r"\]\(((?!http)[^)#]+\.md)\)", text)
+    pages = {(ROOT / "docs" / page).parent / each for each in linked}
+    assert [path for path in pages if not path.exists()] == []
+    code = "\n".join(path.read_text() for path in sources if path.suffix == ".py")
+    dicts = set(re.findall(r"`([A-Z]{3,}(?:_[A-Z]+)*)`", text))
+    assert [name for name in dicts if not re.search(rf"^{name}\b", code, re.MULTILINE)] == []

@@ -14,7 +14,7 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 
 from facemae import files, results
-from facemae.autoencoding import errors_of
+from facemae.reconstruction import errors_of
 from facemae.errors import IntegrityError, UsageError
 from facemae.interop import export, load_encoder, timm_arguments
 from facemae.masking.mask import hide_highest

@@ -198,7 +198,9 @@ def test_averaged_weights_by_hand():
     for value in (4.0, 8.0, 0.0):
         torch.nn.init.constant_(layer.weight, value)
         average.update_parameters(layer)
-        expected = value if expected is None else 0.75 * expected + 0.25 * value  # the first one is taken whole
+        expected = (
+            value if expected is None else 0.75 * expected + 0.25 * value
+        )  # the first one is taken whole
         assert float(average.module.weight) == pytest.approx(expected)
     assert float(layer.weight) == 0.0
 

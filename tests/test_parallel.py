@@ -57,8 +57,8 @@ def store(tmp_path_factory):
 def member(rank, size, port, stage, task, sink):
     """Be one of the processes that torchrun starts."""
     sys.stderr = open(sink, "w")  # noqa: SIM115 - until the process ends
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-             "TORCHELASTIC_RUN_ID": "test"}  # fmt: skip
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "TORCHELASTIC_RUN_ID": "test"}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
     import torch
 
@@ -82,7 +82,8 @@ def together(task, stage="pretrain", size=2):
     task.out.parent.mkdir(parents=True, exist_ok=True)
     sinks = [task.out.parent / f"errors.{rank}" for rank in range(size)]
     group = [
-        forked.Process(target=member, args=(rank, size, port, stage, task, sinks[rank])) for rank in range(size)
+        forked.Process(target=member, args=(rank, size, port, stage, task, sinks[rank]))
+        for rank in range(size)
     ]
     for process in group:
         process.start()
@@ -153,7 +154,9 @@ def test_a_batch_that_does_not_divide_is_told_in_a_sentence():
     )
 
 
-@pytest.mark.parametrize("environment", [{}, {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1"}, {"WORLD_SIZE": "4"}])
+@pytest.mark.parametrize(
+    "environment", [{}, {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1"}, {"WORLD_SIZE": "4"}]
+)
 def test_only_torchrun_makes_a_world(monkeypatch, environment):
     for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -237,7 +240,11 @@ def test_a_signal_to_one_process_stops_them_all(experiment, store, tmp_path):
 @pytest.mark.parametrize(
     ("run", "stage", "text"),
     [
-        ("odd", "pretrain", "batch_size 9 does not divide into 2 processes times 1 parts; choose a multiple of 2."),
+        (
+            "odd",
+            "pretrain",
+            "batch_size 9 does not divide into 2 processes times 1 parts; choose a multiple of 2.",
+        ),
         ("random", "finetune", "run it in one process"),
     ],
 )
@@ -251,9 +258,20 @@ def test_what_several_processes_cannot_do_is_told(experiment, store, tmp_path, r
 
 
 def torchrun(store, out, overlay, run):
-    options = ["--config", ROOT / "config.yaml", "--config", overlay, "--run", run, "--seed", "0", "--data", store.root]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "facemae",
-               "pretrain", *options, "--out", out]  # fmt: skip
+    options = [
+        "--config",
+        ROOT / "config.yaml",
+        "--config",
+        overlay,
+        "--run",
+        run,
+        "--seed",
+        "0",
+        "--data",
+        store.root,
+    ]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "facemae", "pretrain", *options, "--out", out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         list(map(str, command)), stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True

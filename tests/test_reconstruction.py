@@ -180,7 +180,9 @@ def test_a_perfect_prediction_is_the_image(images, mask):
 
 
 def test_a_prediction_is_pasted_where_it_belongs(images, mask):
-    picture = reconstruct(of(torch.zeros(BATCH, 16, VALUES), mask.hidden_ids), images, PATCH, normalised=False)
+    picture = reconstruct(
+        of(torch.zeros(BATCH, 16, VALUES), mask.hidden_ids), images, PATCH, normalised=False
+    )
     covered = mask.hidden.view(BATCH, 1, 4, 4).repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
     assert torch.equal(picture, torch.where(covered, torch.zeros_like(images), images))
 

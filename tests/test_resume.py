@@ -174,7 +174,16 @@ def test_another_configuration_does_not_resume_this_ones_state(experiment, store
 
 
 def command(stage: str, store: DataFolder, out: Path, overlay: Path) -> list[str]:
-    options = ["--config", str(ROOT / "config.yaml"), "--config", str(overlay), "--run", "random", "--seed", "0"]
+    options = [
+        "--config",
+        str(ROOT / "config.yaml"),
+        "--config",
+        str(overlay),
+        "--run",
+        "random",
+        "--seed",
+        "0",
+    ]
     return ["-m", "facemae", stage, *options, "--data", str(store.root), "--out", str(out)]
 
 

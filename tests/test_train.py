@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -85,7 +86,7 @@ def test_a_training_learns_logs_and_leaves_its_state(make, compute, job, kind):
     assert made.steps == list(range(STEPS))
     assert not same(tensors(made.network), before)
     bounds = [0, 3, 6, 9, 10] if kind == "finetune" else [0, 3, 4, 6, 8, 9, 10]  # validations are lines too
-    spans = list(zip(bounds[:-1], bounds[1:], strict=True))
+    spans = list(itertools.pairwise(bounds))
     assert [record["step"] for record in done.log] == bounds[1:]
     assert [record[LOSS] for record in done.log] == pytest.approx(
         [sum(losses[a:b]) / (b - a) for a, b in spans]
@@ -138,9 +139,15 @@ def test_utilisation_follows_from_the_counted_operations(make, job):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"mask": "pixel"}, {"mask": "loss_ema"}, {"mask": "adversarial"}, {"decoder": "cross", "predict_ratio": 0.25}],
+    [
+        {},
+        {"mask": "pixel"},
+        {"mask": "loss_ema"},
+        {"mask": "adversarial"},
+        {"decoder": "cross", "predict_ratio": 0.25},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_batch_in_parts_gives_the_same_weights_up_to_rounding(make, compute, tmp_path, changes):
     ends = []
     for parts in (1, 2, 4):
@@ -351,7 +358,7 @@ def test_an_early_stop_comes_at_the_same_step_after_an_interruption(make, comput
         made, _ = judged(make, losses, patience=3)
         with pytest.raises(BoomError):
             made.at(interruption, boom).fit(compute, job)
-    made, seen = judged(make, losses, patience=3)
+    made, _ = judged(make, losses, patience=3)
     done = made.fit(compute, job)
     assert (done.step, done.best_step) == (10, 4)
     assert checkpoints(job)[-1] == "step_00000010"
@@ -377,7 +384,7 @@ def test_damaged_best_weights_are_never_passed_off(make, compute, job, damage, n
     made.fit(compute, job)
     damage(job.state / name)
     made, _ = judged(make, [0.5, 0.3, 0.4, 0.35, 0.9, 0.8])
-    with pytest.raises(IntegrityError, match="best weights in .*, of step 4, are missing or damaged"):
+    with pytest.raises(IntegrityError, match=r"best weights in .*, of step 4, are missing or damaged"):
         made.fit(compute, job)
 
 
@@ -555,6 +562,15 @@ def test_on_a_gpu_nothing_is_saved_logged_or_judged_after_a_bad_step(make, like_
     assert all(record["step"] <= bad for record in (results.read_log(log) if log.exists() else []))
 
 
+def test_on_a_gpu_patience_does_not_take_weights_that_stand_still_for_the_end(make, like_gpu, job):
+    made = make("pretrain", checkpoint_every=50, log_every=50, steps=50)
+    made.objective = replace(made.objective, validation=Validation(2, 2, lambda step: {HELD_OUT: 1.0}))
+    made.at(1, lambda losses: SPOILT["nan loss"](losses, made.network))
+    with pytest.raises(DivergedError, match="diverged at step 2 "):
+        made.fit(like_gpu, job)
+    assert checkpoints(job) == []
+
+
 def test_without_a_bad_step_a_gpu_trains_as_ever(make, like_gpu, job, uninterrupted):
     made = make("pretrain")
     ended(made, made.fit(like_gpu, job), uninterrupted("pretrain"))
@@ -586,7 +602,11 @@ def test_other_settings_do_not_go_on_from_this_state(make, compute, job):
         made.fit(compute, replace(job, identity=changed))
     assert caught.value.exit_code == 2
     text = str(caught.value)
-    for change in ("pretrain.mask: block -> grid", "pretrain.steps: 10 -> None", "pretrain.mask_ratio: None -> 0.5"):
+    for change in (
+        "pretrain.mask: block -> grid",
+        "pretrain.steps: 10 -> None",
+        "pretrain.mask_ratio: None -> 0.5",
+    ):
         assert change in text  # fmt: skip
     assert "seed" not in text
     assert str(job.state) in text
@@ -603,7 +623,7 @@ def test_a_key_that_is_new_and_null_is_named_too(make, compute, job):
 
 
 def test_equal_settings_are_known_again_from_their_file(make, compute, job):
-    identity = {"ratio": 0.1, "list": (1, 2), "text": "ü", "nothing": None, 'deep': {"a": [{"b": True}]}}
+    identity = {"ratio": 0.1, "list": (1, 2), "text": "ü", "nothing": None, "deep": {"a": [{"b": True}]}}
     with pytest.raises(BoomError):
         make("finetune").at(6, boom).fit(compute, replace(job, identity=identity))
     made = make("finetune")

@@ -127,12 +127,11 @@ def complete(
     """Hide part of one face (H, H, 3) and let the network fill it in."""
     import torch
 
-    from facemae.autoencoding import errors_of
     from facemae.masking.regions import region_map
     from facemae.masking.strategies import draw_mask
     from facemae.models.patches import to_faces, to_input
     from facemae.randomness import Noise
-    from facemae.reconstruction import keep_visible_pixels, reconstruct
+    from facemae.reconstruction import errors_of, keep_visible_pixels, reconstruct
 
     encoder = network.encoder
     side = image.shape[0] if strategy in PIXEL_MASKS else encoder.side

@@ -39,7 +39,9 @@ def ids_of(*places):
     return torch.tensor([places] * BATCH)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("transformer", Transformer), ("cross", Cross), ("mlp", PerToken)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("transformer", Transformer), ("cross", Cross), ("mlp", PerToken)]
+)
 def test_they_are_found_by_name(made, name, kind, mask):
     decoder, encoding = made(name)
     assert isinstance(decoder, kind)
@@ -95,7 +97,10 @@ def test_the_per_token_decoder_is_told_the_mean_of_what_was_seen(made, mask):
     evened = Encoding(mean.expand_as(encoding.prefix), mean.expand_as(encoding.tokens))
     with torch.inference_mode():
         torch.testing.assert_close(
-            decoder(evened, mask, mask.hidden_ids), decoder(encoding, mask, mask.hidden_ids), rtol=0, atol=1e-5
+            decoder(evened, mask, mask.hidden_ids),
+            decoder(encoding, mask, mask.hidden_ids),
+            rtol=0,
+            atol=1e-5,
         )
         assert not torch.allclose(  # a visible patch's own token counts besides
             decoder(evened, mask, mask.visible_ids), decoder(encoding, mask, mask.visible_ids), atol=1e-3
@@ -138,7 +143,9 @@ def test_the_grid_has_mask_tokens_where_patches_are_hidden(experiment, mask):
         visible = mask.visible_ids[image].tolist()
         for place in range(16):
             token = embedded[image, visible.index(place)] if place in visible else tokens.mask_token[0, 0]
-            torch.testing.assert_close(grid[image, 1 + place], token + tokens.position[0, place], rtol=0, atol=1e-6)
+            torch.testing.assert_close(
+                grid[image, 1 + place], token + tokens.position[0, place], rtol=0, atol=1e-6
+            )
     queries = tokens.queries(mask.hidden_ids)
     expected = grid[:, 1:].gather(1, mask.hidden_ids[:, :, None].expand_as(queries))
     torch.testing.assert_close(queries, expected, rtol=0, atol=1e-6)
@@ -183,5 +190,8 @@ def test_ids_may_differ_from_image_to_image(made):
         for image in range(BATCH):
             alone = Encoding(encoding.prefix[image : image + 1], encoding.tokens[image : image + 1])
             torch.testing.assert_close(
-                decoder(alone, mask[image : image + 1], ids[image : image + 1])[0], together[image], rtol=0, atol=1e-5
+                decoder(alone, mask[image : image + 1], ids[image : image + 1])[0],
+                together[image],
+                rtol=0,
+                atol=1e-5,
             )

@@ -94,9 +94,7 @@ def test_images_of_a_batch_do_not_mix(experiment, images, mask):
 
 def learn(mae, experiment, images, mask, steps, rate, normalise, ids=None):
     """Train on the same images and masks, and return each step's loss."""
-    settings = experiment.defaults.pretrain.model_copy(
-        update={"weight_decay": 0.0, "learning_rate": rate}
-    )
+    settings = experiment.defaults.pretrain.model_copy(update={"weight_decay": 0.0, "learning_rate": rate})
     optimizer, losses = adamw(mae, settings), []
     for step in range(steps):
         for group in optimizer.param_groups:

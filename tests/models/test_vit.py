@@ -79,7 +79,9 @@ def test_the_order_of_the_visible_patches_is_the_order_of_the_tokens(encoder, im
 
 
 def test_pooling_averages_the_patch_tokens_only(encoder):
-    encoding = Encoding(torch.full((1, encoder.prefix_tokens, 16), 1e9), torch.tensor([1.0, 3.0])[None, :, None])
+    encoding = Encoding(
+        torch.full((1, encoder.prefix_tokens, 16), 1e9), torch.tensor([1.0, 3.0])[None, :, None]
+    )
     assert torch.equal(encoder.pool(encoding), torch.full((1, 1), 2.0))
 
 
@@ -108,12 +110,20 @@ def test_dropped_paths_change_training_only(experiment, images):
     assert torch.equal(built(images).tokens, built(images).tokens)
 
 
-@pytest.mark.parametrize(("size", "shape"), [("nano", (128, 8, 4)), ("tiny", (192, 12, 3)), ("custom", (16, 2, 2))])
+@pytest.mark.parametrize(
+    ("size", "shape"), [("nano", (128, 8, 4)), ("tiny", (192, 12, 3)), ("custom", (16, 2, 2))]
+)
 def test_sizes_by_name(experiment, size, shape):
     model = experiment.defaults.model.model_copy(update={"size": size})
     with torch.device("meta"):
-        trunk = VisionTransformer(img_size=SIZE, patch_size=8, embed_dim=shape[0], depth=shape[1], num_heads=shape[2],
-                                  num_classes=0, class_token=False, global_pool="")  # fmt: skip
+        trunk = VisionTransformer(
+            img_size=SIZE,
+            patch_size=8,
+            **dict(zip(("embed_dim", "depth", "num_heads"), shape, strict=True)),
+            num_classes=0,
+            class_token=False,
+            global_pool="",
+        )
     encoder = Vit(model, SIZE)
     assert encoder.width == shape[0]
     assert {name: each.shape for name, each in encoder.trunk.state_dict().items()} == {

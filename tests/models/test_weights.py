@@ -143,7 +143,9 @@ PAIRS = [(encoder, decoder) for encoder, names in combinations.DECODERS.items() 
 
 @pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
 def test_an_autoencoder_comes_back_from_its_folder(small, tmp_path, encoder, decoder):
-    experiment = small(defaults={"model": {"encoder": encoder}, "pretrain": {"decoder": decoder}}, baselines=[])
+    experiment = small(
+        defaults={"model": {"encoder": encoder}, "pretrain": {"decoder": decoder}}, baselines=[]
+    )
     torch.manual_seed(0)
     mae = build_mae(experiment.defaults.model, experiment.defaults.pretrain, SIZE)
     save_weights(mae.encoder.trunk, tmp_path / results.ENCODER)
@@ -151,7 +153,9 @@ def test_an_autoencoder_comes_back_from_its_folder(small, tmp_path, encoder, dec
     files.write_json(tmp_path / results.CONFIG, settings_of(experiment, "model", "pretrain"))
     loaded, pretrain = load_autoencoder(tmp_path)
     assert not loaded.training
-    assert pretrain.model_dump(exclude={"masks"}) == experiment.run("grid").pretrain.model_dump(exclude={"masks"})
+    assert pretrain.model_dump(exclude={"masks"}) == experiment.run("grid").pretrain.model_dump(
+        exclude={"masks"}
+    )
     assert pretrain.mask_parameters == {}
     expected = mae.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
