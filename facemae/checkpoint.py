@@ -21,8 +21,6 @@ from facemae.errors import IntegrityError
 from facemae.progress import say
 
 KEPT = 2
-FACTS = "facts"  # key in the file's metadata
-BEST = "best"
 NETWORK = "network."
 
 
@@ -63,29 +61,9 @@ def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     return None
 
 
-def save_best(folder: Path, step: int, network: torch.nn.Module) -> None:
-    """Keep the weights after `step` steps as the best ones so far."""
-    _write(folder, BEST, _weights(network), {"step": step})
-
-
-def restore_best(folder: Path, step: int, network: torch.nn.Module) -> None:
-    """Put the best weights back, which are those after `step` steps.
-
-    Raises:
-        IntegrityError: they are missing or damaged.
-    """
-    found = _read(folder / f"{BEST}.json")
-    if found is None or found[1]["step"] != step:
-        raise IntegrityError(
-            f"The best weights in {folder}, of step {step}, are missing or damaged; delete the folder to "
-            "start anew."
-        )
-    network.load_state_dict(_unprefixed(found[0]))
-
-
 def _write(folder: Path, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    data = safetensors.torch.save(contiguous, {FACTS: json.dumps(facts)})
+    data = safetensors.torch.save(contiguous, {results.FACTS: json.dumps(facts)})
     files.atomic_write(folder / f"{name}.safetensors", data)
     files.write_json(folder / f"{name}.json", {"sha256": files.sha256(data)})
 
@@ -104,7 +82,7 @@ def _read(manifest: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 def _facts(data: bytes) -> dict[str, Any]:
     """Return the facts in a safetensors file's header: its length in 8 bytes, then JSON."""
     length = int.from_bytes(data[:8], "little")
-    facts: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][FACTS])
+    facts: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][results.FACTS])
     return facts
 
 
@@ -121,7 +99,7 @@ def remove(folder: Path) -> None:
 
 def pack(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the state of a network and its optimiser as flat names and tensors."""
-    tensors = _weights(network)
+    tensors = {f"{NETWORK}{name}": value for name, value in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     return tensors
@@ -129,18 +107,11 @@ def pack(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str
 
 def unpack(tensors: dict[str, Tensor], network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put back what `pack` returned."""
-    network.load_state_dict(_unprefixed(tensors))
+    weights = {key.removeprefix(NETWORK): value for key, value in tensors.items() if key.startswith(NETWORK)}
+    network.load_state_dict(weights)
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-def _weights(network: torch.nn.Module) -> dict[str, Tensor]:
-    return {f"{NETWORK}{name}": value for name, value in network.state_dict().items()}
-
-
-def _unprefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(NETWORK): v for k, v in tensors.items() if k.startswith(NETWORK)}

@@ -51,10 +51,10 @@ class Cost:
 def measure(network: nn.Module, forward: Callable[[nn.Module, int], Any], compute: Compute) -> Cost:
     """Measure what `forward(network, images)` costs, on a copy of the network."""
     trial = copy.deepcopy(network)
-    set_fused_attention(trial, fused=False)  # the fused kernels' operations are not all counted
-    few, flops = _saved(trial, forward, FEW, compute)
+    few, _ = _saved(trial, forward, FEW, compute)
     more, _ = _saved(trial, forward, MORE, compute)
-    set_fused_attention(trial, fused=True)
+    set_fused_attention(trial, fused=False)  # not every fused kernel's operations are counted
+    _, flops = _saved(trial, forward, FEW, compute)
     per_image = max(0.0, (more - few) / (MORE - FEW))
     weights = sum(weight.numel() for weight in network.parameters())
     return Cost((1 + BACKWARD) * flops / FEW, per_image, WEIGHT_BYTES * weights + few - FEW * per_image)

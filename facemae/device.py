@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import resource
 import sys
@@ -18,6 +19,7 @@ from facemae.parallel import local_rank
 
 # Dense bfloat16 products per second, from NVIDIA's data sheets, by a part of the device's name.
 GPU_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 MATRIX = 1024  # side of the product that measures a device whose speed is not listed
 
 
@@ -93,10 +95,23 @@ def choose(
     torch.use_deterministic_algorithms(True, warn_only=on_gpu)
     # Else every new tensor is first filled with NaN, for a tenth of a step's time; none is read unwritten.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if not on_gpu:
+        _keep_freed_memory()
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(precision) or _native_dtype(on_gpu)
     place = torch.device("cuda", local_rank()) if on_gpu else torch.device("cpu")
     # On a CPU compiling gains nothing and takes a minute (docs/performance.md).
     return Compute(place, dtype, compiles == "on" or (compiles == "auto" and on_gpu))
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library hand a step's memory to the next one rather than back to the system.
+
+    Every step asks for the same large blocks; fetching them page by page anew takes up to a tenth of it
+    (docs/performance.md). What is asked of glibc by mallopt(3) means nothing to other C libraries.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 @functools.cache

@@ -58,8 +58,8 @@ def _finetune(task: Task, pretrained: Path | None, compute: Compute) -> None:
     compute.place(network)
     estimate = cost.measure(network["embedder"], _trial(task.image_size, compute), compute)
     cost.check(estimate, settings, compute, task.label)
-    inputs = [pretrained / results.ENCODER] if pretrained else []
-    job = task.job(task.settings("model", "finetune"), compute, *inputs)
+    inputs = {"encoder": pretrained / results.ENCODER} if pretrained else {}
+    job = task.job(task.settings("model", "finetune"), compute, **inputs)
 
     def ids_at(step: int) -> Tensor:
         return batch_ids(len(faces.places), settings.batch_size, step, task.seed)

@@ -109,7 +109,7 @@ class PredictedLoss(Guide):
     def __init__(self, mae: MaskedAutoencoder, pretrain: config.Pretrain) -> None:
         super().__init__()
         self.predictor = Transformer(mae.encoder, pretrain)
-        self.predictor.head.pixels = nn.Linear(pretrain.decoder_width, 1)
+        self.predictor.head.pixels = nn.Linear(pretrain.decoder_width, 1, bias=False)  # an order has no level
         self.teacher = averaged(self._student(mae), pretrain.teacher_decay)
 
     @torch.no_grad()

@@ -64,6 +64,14 @@ class World:
             for tensor, part in zip(group, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
+    def first_ones(self, values: dict[str, float]) -> dict[str, float]:
+        """Return the first process's values, so that all decide alike."""
+        if self.size == 1:
+            return values
+        message = [values]
+        dist.broadcast_object_list(message, src=0)
+        return message[0]
+
     def any(self, flag: bool, device: torch.device) -> bool:
         """Tell whether the flag is set in any of the processes."""
         if self.size == 1:
@@ -92,7 +100,11 @@ def world(device: torch.device) -> Iterator[World]:
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         yield ALONE
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +64,13 @@ def pretrain(task: Task) -> None:
 def _pretrain(task: Task, settings: config.Pretrain, compute: Compute, processes: World) -> None:
     _check_template(task, settings)
     mae = _autoencoder(task, settings)
+    _check_norms(mae, processes)
     compute.place(mae)
     estimate = cost.measure(mae, _trial(settings, task.image_size, compute), compute)
     cost.check(estimate, settings, compute, task.label, processes)
     training, held_out = _rows(task, settings)
     faces = task.open(training)
-    job = task.job(task.settings("model", "pretrain"), compute, *_files(settings))
+    job = task.job(task.settings("model", "pretrain"), compute, **_files(settings))
 
     def ids_at(step: int) -> Tensor:
         return batch_ids(len(training), settings.batch_size, step, task.seed)
@@ -89,7 +89,7 @@ def _pretrain(task: Task, settings: config.Pretrain, compute: Compute, processes
             samples=lambda step: names[ids_at(step).numpy()].tolist(),
             flops=estimate.flops,
         )
-        with cost.explained(estimate, settings, compute, task.label):
+        with cost.explained(estimate, settings, compute, task.label, processes):
             trained = fit(objective, adamw(stage.network, settings), settings, compute, job, processes)
         if processes.is_first:
             stage.write(trained, trained.seconds * processes.size)
@@ -112,7 +112,8 @@ def _check_template(task: Task, settings: config.Pretrain) -> None:
 
     A source that is known comes with the box that puts its faces on it.
     """
-    if not STRATEGIES[settings.mask].regions:
+    asked = task.experiment.data.align
+    if not STRATEGIES[settings.mask].regions or asked == "landmarks":
         return
     loose = [
         each["name"]
@@ -127,11 +128,20 @@ def _check_template(task: Task, settings: config.Pretrain) -> None:
         )
 
 
-def _files(settings: config.Pretrain) -> Iterator[Path]:
-    """Return the files besides the faces that shape the result."""
-    for name in (settings.init, settings.perceptual.weights):
-        if name:
-            yield Path(name)
+def _check_norms(mae: MaskedAutoencoder, processes: World) -> None:
+    """Refuse several processes to a network that normalises over its batch, of which each sees a part."""
+    norms = [module for module in mae.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if norms and processes.size > 1:
+        raise UsageError(
+            "This network normalises over its whole batch, which several processes do not see; run it in one "
+            "process (without torchrun), or choose a convnextv2 network."
+        )
+
+
+def _files(settings: config.Pretrain) -> dict[str, Path]:
+    """Return the files besides the faces that shape the result, by setting."""
+    named = {"init": settings.init, "perceptual": settings.perceptual.weights}
+    return {setting: Path(name) for setting, name in named.items() if name}
 
 
 def _rows(task: Task, settings: config.Pretrain) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -294,11 +304,9 @@ class _Stage:
             "hidden": mask.hidden.cpu(),
             "reconstruction": to_faces(picture.float()).cpu().contiguous(),
         }
-        facts = {
-            "sample_ids": json.dumps(shown.sample_ids),
-            "mask": json.dumps(self.measured(unseen)),
-        }
-        files.atomic_write(self.task.out / results.RECONSTRUCTIONS, safetensors.torch.save(tensors, facts))
+        facts = json.dumps({"sample_ids": shown.sample_ids, "mask": self.measured(unseen)})
+        content = safetensors.torch.save(tensors, {results.FACTS: facts})  # of several keys the order varies
+        files.atomic_write(self.task.out / results.RECONSTRUCTIONS, content)
 
     def measured(self, unseen: Faces) -> dict[str, Any]:
         """Return what the run's masks of all unseen faces are like."""

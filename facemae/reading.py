@@ -213,7 +213,8 @@ def reconstructions(paths: Results, run: str, seed: int) -> Reconstructions:
     file = paths.stage(run, seed, "pretrain") / results.RECONSTRUCTIONS
     with safe_open(file, framework="numpy") as content:
         face, hidden, completed = (content.get_tensor(n) for n in ("face", "hidden", "reconstruction"))
-        shown = Reconstructions(face, hidden, completed, json.loads(content.metadata()["mask"]))
+        measures = json.loads(content.metadata()[results.FACTS])["mask"]
+    shown = Reconstructions(face, hidden, completed, measures)
     side = round(shown.hidden.shape[1] ** 0.5)
     if shown.face.shape != shown.reconstruction.shape or shown.face.shape[1] % side:
         raise ValueError("the faces and their masks do not belong together")

@@ -34,6 +34,7 @@ ENCODER = "encoder.safetensors"
 DECODER = "decoder.safetensors"
 EMBEDDER = "embedder.safetensors"
 RECONSTRUCTIONS = "reconstructions.safetensors"
+FACTS = "facts"  # key of a safetensors file's metadata, of which there is one
 EMBEDDINGS = "embeddings.parquet"
 SCORES = "scores.parquet"
 RESAMPLES = "resamples.parquet"

@@ -100,12 +100,12 @@ class Task:
                 f"{self.image_size}; align them anew, or set data.image_size to {size}."
             )
 
-    def job(self, settings: dict[str, Any], compute: device.Compute, *inputs: Path) -> Job:
+    def job(self, settings: dict[str, Any], compute: device.Compute, **inputs: Path) -> Job:
         """Return the training's identity: its settings, its precision and the content of its inputs."""
         identity = {
             **settings,
             "device": str(compute),
-            "inputs": self.inputs() | {path.name: files.sha256_of(path) for path in inputs},
+            "inputs": self.inputs() | {name: files.sha256_of(path) for name, path in inputs.items()},
             "versions": results.versions(),  # another version need not compute the same bits
         }
         return Job(self.label, self.seed, self.out.with_name(f".{self.out.name}"), identity)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from facemae.stop import Stop, stop_signal
 LOSS, HELD_OUT = "loss", "held_out_loss"
 DUMP = "diverged.json"
 JOB = "job.json"
+BEST = "best."  # before the names of the best weights in a checkpoint
 CHECK_EVERY = 20  # steps on a GPU between looks at what it found, each of which waits for it
 SHOWN_NAMES = 20  # weights without a finite gradient, in the dump
 
@@ -98,16 +100,21 @@ class Trained:
     recent: list[dict[str, Any]] = field(default_factory=list)
     """Losses since the last line of the log, by name."""
     log: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def held_out(self) -> list[tuple[float, int]]:
-        """Return held-out loss and step of each validation so far."""
-        return [(record[HELD_OUT], record["step"]) for record in self.log if HELD_OUT in record]
+    held_out: list[tuple[float, int]] = field(default_factory=list)
+    """Held-out loss and step of each validation."""
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The network's state at the least held-out loss."""
 
     @property
     def best_step(self) -> int | None:
         """Return the step of the least held-out loss, or None where there was no validation."""
         return min(self.held_out)[1] if self.held_out else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps besides tensors."""
+        recent = [{name: float(value) for name, value in each.items()} for each in self.recent]
+        return {"seconds": self.seconds, "recent": recent, "held_out": self.held_out}
 
 
 def fit(
@@ -194,7 +201,8 @@ class _Loop:
                 raise stop.error(self.job.label, done.step)
         if self.world.is_first and done.step < training.steps:
             say(self.job.label, f"nothing better since step {done.best_step}; stopped at step {done.step}")
-        self.restore_best()
+        if done.best:
+            self.objective.network.load_state_dict(done.best)
 
     def due(self, *every: int) -> bool:
         """Tell whether something that happens every so many steps, and at the end, happens now."""
@@ -271,16 +279,25 @@ class _Loop:
         )
 
     def validate(self) -> dict[str, float]:
-        """Return what the validation finds, if it is time for one, and keep the weights if they are best."""
-        validation, done = self.objective.validation, self.done
+        """Return what the validation finds, if it is time for one, and keep the weights if they are best.
+
+        Raises:
+            DivergedError: the held-out loss is not finite.
+        """
+        validation, done, network = self.objective.validation, self.done, self.objective.network
         if not validation or not self.due(validation.every):
             return {}
-        self.objective.network.eval()
-        found = validation.measure(done.step)
-        self.objective.network.train()
-        least = min(done.held_out, default=(float("inf"), 0))[0]
-        if self.world.is_first and found.get(HELD_OUT, least) < least:
-            checkpoint.save_best(self.job.state, done.step, self.objective.network)
+        network.eval()
+        found = self.world.first_ones(validation.measure(done.step))
+        network.train()
+        if not math.isfinite(found[HELD_OUT]):
+            raise DivergedError(
+                f"{self.job.label} diverged: at step {done.step} the held-out loss is {found[HELD_OUT]}; "
+                "lower learning_rate or clip_norm, or raise warmup_share."
+            )
+        done.held_out.append((found[HELD_OUT], done.step))
+        if done.best_step == done.step:
+            done.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
         return found
 
     def log(self, validated: dict[str, float]) -> None:
@@ -305,10 +322,9 @@ class _Loop:
 
     def save(self) -> None:
         if self.world.is_first:
-            recent = [{name: float(value) for name, value in each.items()} for each in self.done.recent]
-            facts = {"seconds": self.done.seconds, "recent": recent}
             state = checkpoint.pack(self.objective.network, self.optimizer)
-            checkpoint.save(self.job.state, self.done.step, state, facts)
+            state |= {f"{BEST}{name}": value for name, value in self.done.best.items()}
+            checkpoint.save(self.job.state, self.done.step, state, self.done.facts)
         self.world.wait()
 
     def resume(self) -> None:
@@ -330,12 +346,19 @@ class _Loop:
         if self.world.is_first:
             results.write_lines(log_file, log)
             say(self.job.label, f"resumed at step {step}")
-        self.done = Trained(step, float(facts["seconds"]), list(facts["recent"]), log)
+        held_out = [(loss, step) for loss, step in facts["held_out"]]
+        best = {name.removeprefix(BEST): value for name, value in tensors.items() if name.startswith(BEST)}
+        self.done = Trained(step, float(facts["seconds"]), list(facts["recent"]), log, held_out, best)
 
     def check_identity(self) -> None:
         """Refuse to go on from the state of a training with other settings."""
         path = self.job.state / JOB
         known = results.read_json(path) if path.exists() else None
+        if known is None and any(self.job.state.glob("step_*.json")):
+            raise UsageError(
+                f"{self.job.state} holds an unfinished training whose settings ({JOB}) are gone; delete the "
+                "folder to start anew."
+            )
         if known is not None and known != json.loads(json.dumps(self.job.identity)):
             changed = "; ".join(_changes(known, self.job.identity))
             raise UsageError(
@@ -346,15 +369,15 @@ class _Loop:
         if self.world.is_first and known is None:
             files.write_json(path, self.job.identity)
 
-    def restore_best(self) -> None:
-        if self.done.best_step is not None:
-            checkpoint.restore_best(self.job.state, self.done.best_step, self.objective.network)
-
 
 def _changes(before: Any, now: Any, where: str = "") -> list[str]:
     """Return the keys at which two trees of plain values differ, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*before, *(key for key in now if key not in before)]
-        parts = (_changes(before.get(key), now.get(key), f"{where}.{key}".lstrip(".")) for key in keys)
+        absent = "not set"
+        parts = (
+            _changes(before.get(key, absent), now.get(key, absent), f"{where}.{key}".lstrip("."))
+            for key in keys
+        )
         return [change for part in parts for change in part]
     return [] if json.dumps(before) == json.dumps(now) else [f"{where}: {before} -> {now}"]

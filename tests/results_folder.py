@@ -163,7 +163,7 @@ def _write_reconstructions(out: Path, settings: config.Pretrain, size: int, patc
     mask = draw_mask(settings.mask, settings.mask_ratio, settings.mask_parameters, side, noise, regions)
     tensors = {"face": faces, "hidden": mask.hidden, "reconstruction": faces.clone()}
     facts = {"sample_ids": ["a", "b", "c"], "mask": asdict(measures(mask, regions))}
-    content = safetensors.torch.save(tensors, {name: json.dumps(value) for name, value in facts.items()})
+    content = safetensors.torch.save(tensors, {results.FACTS: json.dumps(facts)})
     files.atomic_write(out / results.RECONSTRUCTIONS, content)
 
 

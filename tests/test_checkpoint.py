@@ -152,57 +152,6 @@ def test_a_new_checkpoint_survives_damaged_ones_of_later_steps(tmp_path):
     assert found(tmp_path) == 6
 
 
-# --- the best weights ---
-
-
-def small_net(value):
-    layer = torch.nn.Linear(3, 2)
-    torch.nn.init.constant_(layer.weight, value)
-    return layer
-
-
-def test_the_best_weights_come_back_beside_the_checkpoints(tmp_path):
-    save(tmp_path, 4)
-    checkpoint.save_best(tmp_path, 3, small_net(0.25))
-    checkpoint.save_best(tmp_path, 6, small_net(0.5))
-    save(tmp_path, 8, 12)  # prunes checkpoints, and nothing else
-    assert found(tmp_path) == 12
-    network = small_net(0.0)
-    checkpoint.restore_best(tmp_path, 6, network)
-    assert torch.equal(network.weight, torch.full((2, 3), 0.5))
-
-
-def test_best_weights_of_another_step_are_not_taken_for_these(tmp_path):
-    checkpoint.save_best(tmp_path, 3, small_net(0.25))
-    for step in (2, 4):
-        with pytest.raises(IntegrityError, match=f"of step {step}, are missing or damaged") as caught:
-            checkpoint.restore_best(tmp_path, step, small_net(0.0))
-        assert caught.value.exit_code == 4
-    with pytest.raises(IntegrityError, match="missing or damaged"):
-        checkpoint.restore_best(tmp_path / "never made", 3, small_net(0.0))
-
-
-def test_damaged_best_weights_are_noticed(tmp_path):
-    checkpoint.save_best(tmp_path, 3, small_net(0.25))
-    path, drawn = next(tmp_path.glob("best*.safetensors")), random.Random(1)
-    data = path.read_bytes()
-    for place in drawn.sample(range(len(data)), 60):
-        flipped = bytearray(data)
-        flipped[place] ^= 1 << drawn.randrange(8)
-        for damaged in (bytes(flipped), data[:place]):
-            path.write_bytes(damaged)
-            with pytest.raises(IntegrityError):
-                checkpoint.restore_best(tmp_path, 3, small_net(0.0))
-    path.write_bytes(data)
-    checkpoint.restore_best(tmp_path, 3, small_net(0.0))
-
-
-def test_a_full_disk_at_the_best_weights_is_told(tmp_path):
-    (tmp_path / ".best.safetensors.tmp").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match="disk is full"):
-        checkpoint.save_best(tmp_path, 3, small_net(0.25))
-
-
 # --- networks and optimisers ---
 
 

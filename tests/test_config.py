@@ -248,7 +248,8 @@ def test_values_that_do_not_go_together(shipped):
         ),
         (
             "runs.grid.model", {"patch_size": 15},
-            "runs.grid.model.patch_size: data.image_size 112 is not divisible by 15; choose 4, 7, 8, 14, 16, 28 or 56.",
+            "runs.grid.model.patch_size: data.image_size 112 is not divisible by 15; "
+            "choose 4, 7, 8, 14, 16, 28 or 56.",
         ),
         ("seeds", [3, 1, 3], "seeds: [3, 1, 3] names one twice; each must be different."),
         (

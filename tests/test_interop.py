@@ -14,7 +14,6 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 
 from facemae import files, results
-from facemae.reconstruction import errors_of
 from facemae.errors import IntegrityError, UsageError
 from facemae.interop import export, load_encoder, timm_arguments
 from facemae.masking.mask import hide_highest
@@ -25,6 +24,7 @@ from facemae.models.interop_read import IMAGENET
 from facemae.models.mae import build_mae
 from facemae.models.patches import patchify, position_embedding
 from facemae.models.weights import save_weights
+from facemae.reconstruction import errors_of
 
 SIZE, PATCH, WIDTH, DEPTH, HEADS, BATCH = 32, 8, 16, 2, 2, 3
 PATCHES = (SIZE // PATCH) ** 2

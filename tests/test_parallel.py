@@ -263,7 +263,7 @@ def torchrun(store, out, overlay, run):
         ROOT / "config.yaml",
         "--config",
         overlay,
-        "--run",
+        "--name",
         run,
         "--seed",
         "0",
@@ -295,7 +295,11 @@ def test_torchrun_ends_as_one_process_does_after_a_kill_too(experiment, store, t
     deadline = time.monotonic() + 120
     while not list(killed.with_name(".pretrain").glob("step_*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    # torchrun gives each of its processes a session of its own: they outlive it unless killed too.
+    members = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(members) >= 2
+    for victim in (process.pid, *map(int, members)):
+        os.kill(victim, signal.SIGKILL)
     process.communicate()
     process = torchrun(store, killed, overlay, "slow")
     _, errors = process.communicate(timeout=200)

@@ -168,7 +168,15 @@ def test_a_reconstruction_keeps_what_was_not_predicted_exactly(whole, images, ma
     before, after = patchify(images, PATCH), patchify(picture, PATCH)
     assert torch.equal(after[~hidden], before[~hidden])
     assert not torch.isclose(after[hidden], before[hidden], atol=1e-3).all()
-    assert picture.abs().max() <= 1
+
+
+def test_what_overshoots_has_a_gradient_all_the_same(whole, images, mask):
+    """A loss on the picture has to pull it back."""
+    far = (5 * whole).requires_grad_()
+    reconstruct(of(far, mask.hidden_ids), images, PATCH, normalised=False).square().sum().backward()
+    hidden = mask.hidden[:, :, None].expand_as(far)
+    assert far.grad[hidden].all()
+    assert not far.grad[~hidden].any()
 
 
 def test_a_perfect_prediction_is_the_image(images, mask):

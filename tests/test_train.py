@@ -281,7 +281,7 @@ def killed_at(moment, stem, monkeypatch):
         raise BoomError
 
     def prune(manifests):
-        if moment == MOMENTS[6] and (manifests and stem != "best"):
+        if moment == MOMENTS[6] and manifests:
             raise BoomError
         delete(manifests)
 
@@ -301,27 +301,6 @@ def test_a_kill_while_saving_costs_an_interval_at_most(
     made = make("pretrain")
     done = made.fit(compute, job)
     assert made.steps == ([] if last else list(range(4, STEPS)))
-    ended(made, done, uninterrupted("pretrain"))
-
-
-@pytest.mark.parametrize("moment", MOMENTS[:6])
-@pytest.mark.parametrize("step", [4, 8, 10])
-def test_a_kill_while_saving_the_best_weights(make, compute, job, uninterrupted, monkeypatch, moment, step):
-    best = checkpoint.save_best
-
-    def save_best(folder, at, network):
-        with monkeypatch.context() as patched:
-            if at == step:
-                killed_at(moment, "best", patched)
-            best(folder, at, network)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "save_best", save_best)
-        with pytest.raises(BoomError):
-            make("pretrain").fit(compute, job)
-    made = make("pretrain")
-    done = made.fit(compute, job)
-    assert made.steps == list(range((step - 1) // SAVE_EVERY * SAVE_EVERY, STEPS))
     ended(made, done, uninterrupted("pretrain"))
 
 
@@ -377,15 +356,17 @@ def test_without_patience_it_goes_on_to_the_end(make, compute, job):
     assert made.fit(compute, job).step == 12
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x")])
-@pytest.mark.parametrize("name", ["best.safetensors", "best.json"])
-def test_damaged_best_weights_are_never_passed_off(make, compute, job, damage, name):
-    made, _ = judged(make, [0.5, 0.3, 0.4, 0.35, 0.9, 0.8])
-    made.fit(compute, job)
-    damage(job.state / name)
-    made, _ = judged(make, [0.5, 0.3, 0.4, 0.35, 0.9, 0.8])
-    with pytest.raises(IntegrityError, match=r"best weights in .*, of step 4, are missing or damaged"):
-        made.fit(compute, job)
+def test_a_damaged_checkpoint_takes_its_best_weights_with_it(make, compute, job):
+    losses = [0.5, 0.4, 0.3, 0.6, 0.7, 0.8]
+    made, _ = judged(make, losses)
+    with pytest.raises(BoomError):
+        made.at(9, boom).fit(compute, job)  # best: step 6; checkpoints: steps 4 and 8
+    (job.state / "step_00000008.safetensors").write_bytes(b"x")
+    made, seen = judged(make, losses)
+    done = made.fit(compute, job)
+    assert made.steps == list(range(4, 12))
+    assert done.best_step == 6
+    assert same(tensors(made.network), seen[6])
 
 
 # --- signals ---
@@ -665,17 +646,6 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_last_one(make, compute, job, unin
     done = made.fit(compute, job)
     assert made.steps == [4, 5, 6, 7, 8, 9]
     ended(made, done, uninterrupted("pretrain"))
-
-
-@pytest.mark.parametrize("name", ["best.safetensors", "best.json"])
-def test_a_full_disk_at_the_best_weights(make, compute, job, uninterrupted, name):
-    def fill(losses):
-        (job.state / f".{name}.tmp").symlink_to("/dev/full")
-
-    with pytest.raises(StorageError, match="disk is full"):
-        make("pretrain").at(6, fill).fit(compute, job)
-    made = make("pretrain")
-    ended(made, made.fit(compute, job), uninterrupted("pretrain"))
 
 
 def test_a_full_disk_at_a_line_of_the_log_is_told(make, compute, job):

@@ -7,7 +7,7 @@ P pixel values per patch. `ids` (B, Q) names the patches to predict; `mask` None
 from __future__ import annotations
 
 import functools
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -89,9 +89,10 @@ class Transformer(nn.Module):
     def forward(self, encoding: Encoding, mask: PatchMask | None, ids: Tensor) -> Tensor:
         """Return the pixels (B, Q, P) of the patches `ids`."""
         tokens = self.tokens.grid(encoding, mask)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             tokens = block(tokens)
-        return cast(Tensor, self.head(gather_tokens(tokens, ids + encoding.prefix.shape[1])))
+        return cast(Tensor, self.head(_block_at(last, tokens, ids + encoding.prefix.shape[1])))
 
 
 class Cross(nn.Module):
@@ -139,16 +140,9 @@ class CrossBlock(nn.Module):
         return cast(Tensor, tokens + self.mlp(self.norm2(tokens)))
 
     def _attend(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        batch, count, width = tokens.shape
-        shape = (batch, -1, self.heads, width // self.heads)
-        query = self.query(tokens).view(shape).transpose(1, 2)  # (B, heads, Q, E / heads)
-        key, value = (part.view(shape).transpose(1, 2) for part in self.key_value(visible).chunk(2, -1))
-        if self.fused_attn:
-            seen = F.scaled_dot_product_attention(query, key, value)
-        else:
-            weight = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-            seen = weight.softmax(dim=-1) @ value
-        return cast(Tensor, self.project(seen.transpose(1, 2).reshape(batch, count, width)))
+        key, value = self.key_value(visible).chunk(2, dim=-1)
+        seen = _attend(self.query(tokens), key, value, self.heads, self.fused_attn)
+        return cast(Tensor, self.project(seen))
 
 
 class PerToken(nn.Module):
@@ -176,3 +170,32 @@ class PerToken(nn.Module):
         for block in self.blocks:
             tokens = tokens + block(tokens)
         return cast(Tensor, self.head(tokens))
+
+
+def _block_at(block: Any, tokens: Tensor, ids: Tensor) -> Tensor:
+    """Return what a block of timm's makes of the tokens `ids` (B, Q) alone, (B, Q, E).
+
+    They look at all tokens (B, K + N, E). What the others become nobody asks for after the last block.
+    """
+    attention, width = block.attn, tokens.shape[-1]
+    normed, asked = block.norm1(tokens), gather_tokens(tokens, ids)
+    weights, biases = (each.split([width, 2 * width]) for each in (attention.qkv.weight, attention.qkv.bias))
+    query = F.linear(gather_tokens(normed, ids), weights[0], biases[0])
+    key, value = F.linear(normed, weights[1], biases[1]).chunk(2, dim=-1)
+    seen = _attend(query, key, value, attention.num_heads, attention.fused_attn)
+    asked = asked + attention.proj(seen)
+    return cast(Tensor, asked + block.mlp(block.norm2(asked)))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, fused: bool) -> Tensor:
+    """Return the attention of queries (B, Q, E) over keys and values (B, S, E): (B, Q, E)."""
+    batch, count, width = query.shape
+    query, key, value = (
+        each.reshape(batch, -1, heads, width // heads).transpose(1, 2) for each in (query, key, value)
+    )
+    if fused:
+        seen = F.scaled_dot_product_attention(query, key, value)
+    else:
+        weight = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        seen = weight.softmax(dim=-1) @ value
+    return seen.transpose(1, 2).reshape(batch, count, width)
