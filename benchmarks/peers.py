@@ -33,6 +33,7 @@ RATIO = 0.75
 LEAST = 0.2  # of the area, in a random crop
 RATE, BETAS, DECAY = 1e-3, (0.9, 0.95), 0.05
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+READY = 6  # batches that are used over and over where data does not count
 ENDLESS = 10**7  # images a loader is told that there are
 # Width, depth and heads of the decoder that goes with each size of encoder.
 DECODERS = {"nano": (64, 2, 4), "tiny": (128, 4, 4), "small": (256, 4, 8), "base": (512, 4, 16)}
@@ -49,7 +50,8 @@ class Setup:
         threads: Of PyTorch.
         batch: Images per step.
         faces: File of the faces, (N, SIDE, SIDE, 3) uint8.
-        jpegs: Folder of the same as JPEG files; None gives the peers batches that are ready in memory.
+        jpegs: Folder of the same as JPEG files; None gives all of them batches that are ready in memory.
+        class_token: Whether ours has one; the peers always do.
     """
 
     size: str
@@ -59,6 +61,7 @@ class Setup:
     batch: int
     faces: Path
     jpegs: Path | None
+    class_token: bool
 
 
 def train(name: str, setup: Setup, baton: Baton) -> None:
@@ -140,11 +143,12 @@ PEERS: dict[str, Callable[[str], nn.Module]] = {"huggingface": HuggingFace, "lig
 
 def _ready(setup: Setup) -> Iterator[Tensor]:
     """Yield the same few batches over and over, normalised already."""
-    faces = torch.from_numpy(np.load(setup.faces)).permute(0, 3, 1, 2).float().div(255)
-    normalise = transforms.Normalize(MEAN, DEVIATION)
-    batches = normalise(faces).split(setup.batch)
+    faces = np.load(setup.faces)
+    places = np.resize(np.arange(len(faces)), READY * setup.batch)
+    images = torch.from_numpy(faces[places]).permute(0, 3, 1, 2).float().div(255)
+    batches = transforms.Normalize(MEAN, DEVIATION)(images).split(setup.batch)
     while True:
-        yield from (images for images in batches if len(images) == setup.batch)
+        yield from batches
 
 
 def _jpegs(setup: Setup) -> Iterator[Tensor]:

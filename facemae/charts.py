@@ -86,6 +86,7 @@ ALT = {
     "finetune": "Line chart: fine-tuning loss by step for every run and seed.",
     "cost": "Scatter plot: one metric with its interval against the seconds of training, one mark per run.",
     "masks": "One face several times, each time with other patches hidden in grey.",
+    "measures": "Table of masks: visible tokens, entropy, clumping, hidden share of each region, error, seconds.",
     "reconstructions": "Rows of faces: original, with hidden patches in grey, and reconstructed.",
     "quality": "Histogram: how many faces have which value, with the limit beyond which one is doubtful.",
 }
@@ -440,7 +441,7 @@ def mask_table(masks: pd.DataFrame) -> pd.DataFrame:
     for name in regions:
         title = name.removeprefix("hidden_").capitalize()
         table[title] = ["" if pd.isna(share) else f"{share:.0%}" for share in masks[name]]
-    table["Error"] = [f"{value:.3f}" for value in masks["error"]]
+    table["Error"] = ["" if pd.isna(value) else f"{value:.3f}" for value in masks["error"]]
     shares = masks["seconds"] / usual.iloc[0] if len(usual) and usual.iloc[0] else [np.nan] * len(masks)
     table["Seconds"] = [
         f"{seconds:.0f}" + ("" if pd.isna(share) else f" ({share:.2f}x)")

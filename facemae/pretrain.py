@@ -272,7 +272,7 @@ class _Stage:
             ),
             results.metric(
                 "reconstruction_error_random", self.score(unseen, own_mask=False), n=count,
-                note=note(COMMON_MASK),
+                note=note(COMMON_MASK) + (", over pixels" if STRATEGIES[own].pixels else ""),
             ),
         ]  # fmt: skip
         if trained.best_step is not None:

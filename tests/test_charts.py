@@ -246,3 +246,26 @@ def test_quality_chart_tells_doubtful_faces_and_draws_the_limits(measured: pd.Da
     labels = dict(zip(width.layout.xaxis.ticktext, width.layout.xaxis.tickvals, strict=True))
     assert labels["50"] == pytest.approx(np.log10(50))
     assert not charts.quality_chart(measured.head(0), charts.BY_DOUBT["SMALL"]).data[0].y.size
+
+
+def test_masks_in_words() -> None:
+    masks = pd.DataFrame(
+        {
+            "run": ["random", "pixel"], "strategy": ["random", "pixel"], "visible": [16, 3136],
+            "entropy": [0.811, 0.5], "clumping": [0.62, 0.6], "hidden_nose": [0.75, None],
+            "error": [0.789, None], "seconds": [20.0, 60.0],
+        }
+    )  # fmt: skip
+    assert charts.mask_table(masks).to_dict("records") == [
+        {
+            "Run": "random", "Mask": "random", "Visible": "16", "Entropy": "0.81", "Clumping": "0.62",
+            "Nose": "75%", "Error": "0.789", "Seconds": "20 (1.00x)",
+        },
+        {
+            "Run": "pixel", "Mask": "pixel", "Visible": "3,136", "Entropy": "0.50", "Clumping": "0.60",
+            "Nose": "", "Error": "", "Seconds": "60 (3.00x)",
+        },
+    ]  # fmt: skip
+    alone = charts.mask_table(masks[masks["run"] == "pixel"])
+    assert alone["Seconds"].tolist() == ["60"]  # there is no random mask to hold it against
+    assert charts.mask_table(pd.DataFrame()).empty

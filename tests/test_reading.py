@@ -11,6 +11,7 @@ from facemae import files, reading, results
 from facemae.data.images import open_image
 from facemae.data.manifest import read_photo
 from facemae.errors import IntegrityError
+from facemae.masking.regions import REGIONS, region_map
 from facemae.results import Results
 
 FOUND = PEOPLE * SHOTS
@@ -115,3 +116,21 @@ def test_credits_name_every_source(paths: Results) -> None:
     sentences = reading.credits(paths)
     assert len(sentences) == 2
     assert all("Credit: us. Licence: that of [nobody](https://example.org)." in each for each in sentences)
+
+
+def test_masks_are_told_by_run_with_their_cost(paths: Results) -> None:
+    table = reading.masks(paths).set_index("run")
+    assert list(table.index) == ["random", "region"]
+    side = 112 // 14
+    assert table["visible"].to_dict() == {"random": side * side // 4, "region": side * side // 4}
+    shown = reading.reconstructions(paths, "region", 0)
+    nose = region_map(side).numpy() == 1 + list(REGIONS).index("nose")
+    assert table.loc["region", "hidden_nose"] == pytest.approx(shown.hidden[:, nose].mean())
+    assert table["error"].tolist() == [0.5, 0.5]
+    assert table["seconds"].tolist() == [10.5, 10.5]  # of two seeds, 10 and 11
+
+
+def test_no_error_under_a_common_mask_for_masks_over_pixels(tmp_path: Path) -> None:
+    make_results(tmp_path, runs={"region": {"pretrain": {"mask": "pixel"}}})
+    table = reading.masks(Results(tmp_path)).set_index("run")
+    assert table["error"].isna().to_dict() == {"random": False, "region": True}

@@ -92,7 +92,7 @@ def _pictures(setup: config.Experiment) -> None:
     st.dataframe(
         charts.mask_table(shell.load(reading.masks)),
         hide_index=True,
-        alt="Table of masks: visible tokens, entropy, clumping, hidden share of each region, error, seconds.",
+        alt=charts.ALT["measures"],
     )
     st.caption(charts.HOW_TO_READ["measures"])
     st.subheader("What each strategy completes")
