@@ -51,7 +51,6 @@ class Setup:
         batch: Images per step.
         faces: File of the faces, (N, SIDE, SIDE, 3) uint8.
         jpegs: Folder of the same as JPEG files; None gives all of them batches that are ready in memory.
-        class_token: Whether ours has one; the peers always do.
     """
 
     size: str
@@ -61,7 +60,6 @@ class Setup:
     batch: int
     faces: Path
     jpegs: Path | None
-    class_token: bool
 
 
 def train(name: str, setup: Setup, baton: Baton) -> None:

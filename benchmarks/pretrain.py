@@ -8,14 +8,13 @@ predicts a quarter of all patches ("cross"). The peers are those of peers.py.
 All take turns in processes of their own, in every round in the other order. The clock is the processor's time
 of the process with one thread, so that neighbours count little, and the wall's with more threads or a GPU.
 
-Ours has no class token, which is the product's default; both peers have one. lightly counts it among the
-quarter that it keeps, so ours and lightly encode 49 tokens an image, and Hugging Face 50. With `--class-token`
-ours encodes 50 too.
+Ours has no class token, which is the product's default; both peers have one, so they encode 50 tokens an image
+and ours 49. With `--class-token` ours runs both ways, the second as "same_class" and "cross_class", with 50.
 
 On a CPU all find their batches ready in memory, cropped and converted: this is a race of networks, and the
 way from stored faces to batches has one of its own (input.py). With `--jpegs`, and with `--device cuda`
-always, the whole pipeline counts: theirs decodes JPEG files in worker processes, ours reads its feed. On a GPU
-each also runs at its best batch size, and ours is compiled, which is the product's default there.
+always, the whole pipeline counts: theirs decodes JPEG files in worker processes, ours reads its feed. On a
+GPU each also runs at its best batch size, and ours is compiled, which is the product's default there.
 """
 
 from __future__ import annotations
@@ -65,14 +64,29 @@ PREFETCHED = 2  # batches that a worker of a loader has ready
 QUALITY = 95
 NEVER = 10**6  # steps; longer than any measurement
 SAME_PARAMETERS = 0.02
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What one of our contestants sets, of `Pretrain` and `Model`."""
+
+    decoder: str
+    predict_ratio: float
+    class_token: bool
+
+
 OURS = {
-    "same": {"decoder": "transformer", "predict_ratio": 1.0},
-    "cross": {"decoder": "cross", "predict_ratio": 0.25},
+    "same": Ours("transformer", 1.0, class_token=False),
+    "cross": Ours("cross", 0.25, class_token=False),
+    "same_class": Ours("transformer", 1.0, class_token=True),
+    "cross_class": Ours("cross", 0.25, class_token=True),
 }
 
 
-def measure(setup: Setup, batches: Sequence[int], rounds: int, steps: int, profiled: bool) -> dict[str, Any]:
-    """Race all contestants; return the figures.
+def measure(
+    setup: Setup, names: Sequence[str], batches: Sequence[int], rounds: int, steps: int, profiled: bool
+) -> dict[str, Any]:
+    """Race the contestants `names`, keys of `OURS` and `PEERS`; return the figures.
 
     Raises:
         RuntimeError: a contestant is of another size, or does not learn.
@@ -80,7 +94,7 @@ def measure(setup: Setup, batches: Sequence[int], rounds: int, steps: int, profi
     with tempfile.TemporaryDirectory() as scratch:
         setup = _prepare(setup, Path(scratch))
         order = Order(PREFETCHED * cores() + 1 if setup.jpegs else 0, steps)
-        setups = {name: _best(name, setup, batches, order) for name in [*OURS, *PEERS]}
+        setups = {name: _best(name, setup, batches, order) for name in names}
         turns, parameters, profiles = race(setups, order, rounds, profiled)
     _check(parameters, turns)
     rates = {
@@ -95,7 +109,6 @@ def measure(setup: Setup, batches: Sequence[int], rounds: int, steps: int, profi
         "threads": setup.threads,
         "cores": cores(),
         "clock": "wall" if _wall_clock(setup) else "processor",
-        "class_token": setup.class_token,
         "data": "files" if setup.jpegs else "ready in memory",
         "batch": {name: each.batch for name, each in setups.items()},
         "rounds": rounds,
@@ -126,7 +139,9 @@ def race(
             say("pretrain", f"round {turn + 1}/{rounds}  images a second: {', '.join(latest)}")
         parameters = {name: each.parameters for name, each in contestants.items()}
         profiles = {
-            name: contestants[name].turn(replace(order, profiled=True)).profile for name in OURS if profiled
+            name: each.turn(replace(order, profiled=True)).profile
+            for name, each in contestants.items()
+            if profiled and name in OURS
         }
     return turns, parameters, profiles
 
@@ -136,7 +151,7 @@ def compare(rates: dict[str, list[float]]) -> dict[str, Any]:
     medians = {name: statistics.median(values) for name, values in rates.items()}
     peer = max(PEERS, key=lambda name: medians[name])
     found: dict[str, Any] = {}
-    for name in OURS:
+    for name in (name for name in OURS if name in rates):
         ratios = np.divide(rates[name], rates[peer])
         found[f"ratio_{name}"] = round(float(np.median(ratios)), 2)
         found[f"ratio_{name}_range"] = [round(float(ratios.min()), 2), round(float(ratios.max()), 2)]
@@ -231,10 +246,11 @@ def _sections(name: str, setup: Setup) -> tuple[config.Model, config.Pretrain]:
     run = config.load([CONFIG]).defaults
     assert run.pretrain is not None
     width, depth, heads = DECODERS[setup.size]
-    model = run.model.model_copy(
-        update={"size": setup.size, "patch_size": PATCH, "class_token": setup.class_token}
-    )
+    ours = OURS[name]
+    shape = {"size": setup.size, "patch_size": PATCH, "class_token": ours.class_token}
     changes = {
+        "decoder": ours.decoder,
+        "predict_ratio": ours.predict_ratio,
         "mask_ratio": RATIO,
         "crop_least": LEAST,
         "decoder_width": width,
@@ -249,7 +265,7 @@ def _sections(name: str, setup: Setup) -> tuple[config.Model, config.Pretrain]:
         "held_out": 0.0,
         "validate_every": 0,
     }
-    return model, run.pretrain.model_copy(update=changes | OURS[name])
+    return run.model.model_copy(update=shape), run.pretrain.model_copy(update=changes)
 
 
 def _prepare(setup: Setup, folder: Path) -> Setup:
@@ -294,19 +310,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--steps", type=int, help="steps on the clock in a turn")
     parser.add_argument("--jpegs", action="store_true", help="count the data on a CPU too")
-    parser.add_argument("--class-token", action="store_true", help="give ours a class token as well")
+    parser.add_argument("--class-token", action="store_true", help="run ours with a class token as well")
     parser.add_argument("--profile", action="store_true", help="tell what ours spends its time on")
     parser.add_argument("--json", action="store_true", help="print the figures as one line of JSON")
     options = parser.parse_args(arguments)
     device = options.device
     jpegs = Path() if options.jpegs or device == "cuda" else None
     precision = PRECISIONS[options.precision]
-    setup = Setup(
-        options.size, device, precision, options.threads, 0, Path(), jpegs, class_token=options.class_token
-    )
+    setup = Setup(options.size, device, precision, options.threads, 0, Path(), jpegs)
+    ours = [name for name, each in OURS.items() if options.class_token or not each.class_token]
     finish(
         lambda: measure(
             setup,
+            [*ours, *PEERS],
             options.batches or BATCHES[device],
             options.rounds or ROUNDS[device],
             options.steps or STEPS[device],
