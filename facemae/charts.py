@@ -86,7 +86,7 @@ ALT = {
     "finetune": "Line chart: fine-tuning loss by step for every run and seed.",
     "cost": "Scatter plot: one metric with its interval against the seconds of training, one mark per run.",
     "masks": "One face several times, each time with other patches hidden in grey.",
-    "measures": "Table of masks: visible tokens, entropy, clumping, hidden share by region, error and seconds.",
+    "measures": "Table of masks: visible tokens, entropy, clumping, hidden shares, error and seconds.",
     "reconstructions": "Rows of faces: original, with hidden patches in grey, and reconstructed.",
     "quality": "Histogram: how many faces have which value, with the limit beyond which one is doubtful.",
 }
