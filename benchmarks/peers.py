@@ -1,7 +1,7 @@
 """The peers of the pretraining: Hugging Face's ViTMAEForPreTraining and lightly's masked autoencoder.
 
 Each is built as its documentation builds it, in the geometry that is asked for, and trained by a plain loop
-with PyTorch's default AdamW.
+with PyTorch's default AdamW. One of them there is tuned as well.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def train(name: str, setup: Setup, baton: Baton) -> None:
     """Train a peer for as long as it gets turns."""
     torch.set_num_threads(setup.threads)
     torch.manual_seed(0)
-    network = PEERS[name](setup.size).to(setup.device).train()
+    network = (PEERS | TUNED)[name](setup.size).to(setup.device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=BETAS, weight_decay=DECAY)
     batches = _jpegs(setup) if setup.jpegs else _ready(setup)
     baton.begin(network)
@@ -136,7 +136,18 @@ class Lightly(nn.Module):
         return F.mse_loss(predicted, target)
 
 
+class PlainLightly(Lightly):
+    """The same, told not to use PyTorch's fused attention, which is slow on a CPU in bfloat16."""
+
+    def __init__(self, size: str) -> None:
+        super().__init__(size)
+        for module in self.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False
+
+
 PEERS: dict[str, Callable[[str], nn.Module]] = {"huggingface": HuggingFace, "lightly": Lightly}
+TUNED: dict[str, Callable[[str], nn.Module]] = {"lightly_plain": PlainLightly}
 
 
 def _ready(setup: Setup) -> Iterator[Tensor]:

@@ -3,13 +3,15 @@
 Images a second of forward pass, backward pass and AdamW at 112 px, patch 8, three quarters hidden. Ours is
 the product's own training loop, with its masks, clipping and checks, once with a decoder of self-attention
 that predicts every hidden patch, as the peers do ("same"), and once with the cross-attention decoder that
-predicts a quarter of all patches ("cross"). The peers are those of peers.py.
+predicts a quarter of all patches ("cross"): ours.py. The peers are those of peers.py.
 
 All take turns in processes of their own, in every round in the other order. The clock is the processor's time
-of the process with one thread, so that neighbours count little, and the wall's with more threads or a GPU.
+of the process with one thread, so that neighbours count little, and the wall's where threads, a GPU or worker
+processes share the work.
 
-Ours has no class token, which is the product's default; both peers have one, so they encode 50 tokens an image
-and ours 49. With `--class-token` ours runs both ways, the second as "same_class" and "cross_class", with 50.
+Ours has no class token, which is the product's default; both peers have one, so they encode 50 tokens an
+image and ours 49. With `--variants` ours runs with one besides ("same_class", "cross_class"), and so does a
+lightly that was told to leave PyTorch's fused attention ("lightly_plain"): what is left of the ratio then.
 
 On a CPU all find their batches ready in memory, cropped and converted: this is a race of networks, and the
 way from stored faces to batches has one of its own (input.py). With `--jpegs`, and with `--device cuda`
@@ -20,13 +22,11 @@ GPU each also runs at its best batch size, and ours is compiled, which is the pr
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-import io
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,59 +34,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from benchmarks import peers
+from benchmarks import ours, peers
 from benchmarks.common import cores, finish, versions
-from benchmarks.peers import DECODERS, LEAST, PATCH, PEERS, RATE, RATIO, READY, SIDE, Setup
+from benchmarks.ours import OURS
+from benchmarks.peers import DECODERS, PEERS, SIDE, TUNED, Setup
 from benchmarks.turns import Baton, Order, Turn, contest
-from facemae import config
-from facemae.autoencoding import Autoencoding, build_autoencoding
-from facemae.crops import Crops
-from facemae.data.cache import FaceFile, OpenFaces
-from facemae.data.feed import Feed
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
-from facemae.device import choose
-from facemae.models.mae import build_mae
-from facemae.optim import adamw
 from facemae.progress import say
-from facemae.randomness import batch_ids
-from facemae.train import LOSS, Job, Objective, fit
 
-CONFIG = Path(__file__).parents[1] / "config.yaml"
 PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
 BATCHES = {"cpu": [64], "cuda": [512, 1024, 2048, 4096]}
 STEPS = {"cpu": 2, "cuda": 30}  # on the clock, per turn
 ROUNDS = {"cpu": 7, "cuda": 5}
-RESIDENT = 20_000  # faces, of which the same few hundred are repeated
 PREFETCHED = 2  # batches that a worker of a loader has ready
 QUALITY = 95
-NEVER = 10**6  # steps; longer than any measurement
 SAME_PARAMETERS = 0.02
-
-
-@dataclass(frozen=True)
-class Ours:
-    """What one of our contestants sets, of `Pretrain` and `Model`."""
-
-    decoder: str
-    predict_ratio: float
-    class_token: bool
-
-
-OURS = {
-    "same": Ours("transformer", 1.0, class_token=False),
-    "cross": Ours("cross", 0.25, class_token=False),
-    "same_class": Ours("transformer", 1.0, class_token=True),
-    "cross_class": Ours("cross", 0.25, class_token=True),
-}
 
 
 def measure(
     setup: Setup, names: Sequence[str], batches: Sequence[int], rounds: int, steps: int, profiled: bool
 ) -> dict[str, Any]:
-    """Race the contestants `names`, keys of `OURS` and `PEERS`; return the figures.
+    """Race the contestants `names`, keys of `OURS`, `PEERS` and `TUNED`; return the figures.
 
     Raises:
         RuntimeError: a contestant is of another size, or does not learn.
@@ -147,14 +117,20 @@ def race(
 
 
 def compare(rates: dict[str, list[float]]) -> dict[str, Any]:
-    """Return the median ratio of ours against the faster peer, its range, and the median rates."""
+    """Return the median ratio of ours against the faster peer and the tuned one, and the median rates.
+
+    Args:
+        rates: Images a second, round by round, by contestant.
+    """
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    peer = max(PEERS, key=lambda name: medians[name])
+    peer = max((name for name in PEERS if name in rates), key=lambda name: medians[name])
     found: dict[str, Any] = {}
-    for name in (name for name in OURS if name in rates):
-        ratios = np.divide(rates[name], rates[peer])
-        found[f"ratio_{name}"] = round(float(np.median(ratios)), 2)
-        found[f"ratio_{name}_range"] = [round(float(ratios.min()), 2), round(float(ratios.max()), 2)]
+    for rival in (peer, *(name for name in TUNED if name in rates)):
+        for name in (name for name in OURS if name in rates):
+            ratios = np.divide(rates[name], rates[rival])
+            told = f"ratio_{name}" if rival == peer else f"ratio_{name}_to_{rival}"
+            found[told] = round(float(np.median(ratios)), 2)
+            found[f"{told}_range"] = [round(float(ratios.min()), 2), round(float(ratios.max()), 2)]
     return {**found, "faster_peer": peer, "per_s": {name: round(rate, 1) for name, rate in medians.items()}}
 
 
@@ -186,86 +162,8 @@ def _best(name: str, setup: Setup, batches: Sequence[int], order: Order) -> Setu
 
 def _play(name: str, setup: Setup) -> Callable[[Baton], None]:
     if name in OURS:
-        return functools.partial(train_ours, name, setup)
+        return functools.partial(ours.train, name, setup)
     return functools.partial(peers.train, name, setup)
-
-
-def train_ours(name: str, setup: Setup, baton: Baton) -> None:
-    """Train as the product does, for as long as it gets turns."""
-    compute = choose(setup.device, setup.precision, setup.threads, "auto")  # type: ignore[arg-type]
-    model, pretrain = _sections(name, setup)
-    torch.manual_seed(0)
-    mae = build_mae(model, pretrain, SIDE)
-    compute.place(mae)
-    faces = _repeated(setup)
-
-    def ids_at(step: int) -> Tensor:
-        return batch_ids(len(faces.places), setup.batch, step, 0)
-
-    with Feed(faces, ids_at, compute, workers=0) as feed, tempfile.TemporaryDirectory() as state:
-        autoencoding = build_autoencoding(mae, feed, pretrain, compute, seed=0)
-        if not setup.jpegs:
-            autoencoding = Prepared.of(autoencoding)
-        latest: list[Tensor] = []
-
-        def loss(step: int, part: slice) -> dict[str, Tensor]:
-            losses = autoencoding.loss(step, part)
-            latest[:] = [losses[LOSS]]
-            return losses
-
-        objective = Objective(mae, loss, after_step=lambda step: baton.step_done(latest[0]))
-        job = Job("benchmark", 0, Path(state), {})
-        baton.begin(mae)
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress to a far end
-            fit(objective, adamw(mae, pretrain), pretrain, compute, job)
-
-
-@dataclass(frozen=True)
-class Prepared(Autoencoding):
-    """The product's objective on batches that were read, cropped and converted before the clock started.
-
-    Attributes:
-        ready: Images (B, 3, H, H) and their crops, which are used over and over.
-    """
-
-    ready: list[tuple[Tensor, Crops]]
-
-    @classmethod
-    def of(cls, autoencoding: Autoencoding) -> Prepared:
-        """Prepare the batches of an objective."""
-        batch = slice(0, autoencoding.settings.batch_size)
-        ready = [autoencoding._images(step, batch) for step in range(READY)]
-        return cls(**vars(autoencoding), ready=ready)
-
-    def _images(self, step: int, part: slice) -> tuple[Tensor, Crops]:
-        return self.ready[step % len(self.ready)]
-
-
-def _sections(name: str, setup: Setup) -> tuple[config.Model, config.Pretrain]:
-    """Return the shipped configuration with what the race lays down."""
-    run = config.load([CONFIG]).defaults
-    assert run.pretrain is not None
-    width, depth, heads = DECODERS[setup.size]
-    ours = OURS[name]
-    shape = {"size": setup.size, "patch_size": PATCH, "class_token": ours.class_token}
-    changes = {
-        "decoder": ours.decoder,
-        "predict_ratio": ours.predict_ratio,
-        "mask_ratio": RATIO,
-        "crop_least": LEAST,
-        "decoder_width": width,
-        "decoder_depth": depth,
-        "decoder_heads": heads,
-        "batch_size": setup.batch,
-        "learning_rate": RATE,
-        "steps": NEVER,
-        "warmup_share": 0.0,
-        "log_every": NEVER,
-        "checkpoint_every": NEVER,
-        "held_out": 0.0,
-        "validate_every": 0,
-    }
-    return run.model.model_copy(update=shape), run.pretrain.model_copy(update=changes)
 
 
 def _prepare(setup: Setup, folder: Path) -> Setup:
@@ -281,15 +179,9 @@ def _face(path: Path) -> NDArray[np.uint8]:
     return np.asarray(open_image(path).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
-def _repeated(setup: Setup) -> OpenFaces:
-    """Return the faces, repeated to as many as a small training has."""
-    shape = np.load(setup.faces, mmap_mode="r").shape
-    places = np.resize(np.arange(shape[0]), RESIDENT)
-    return OpenFaces(FaceFile(setup.faces, shape), places, [], [])
-
-
 def _wall_clock(setup: Setup) -> bool:
-    return setup.device == "cuda" or setup.threads > 1
+    """Tell whether others work for a contestant: further threads, a GPU, the workers of a loader."""
+    return setup.device == "cuda" or setup.threads > 1 or setup.jpegs is not None
 
 
 def _processor() -> str:
@@ -310,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--steps", type=int, help="steps on the clock in a turn")
     parser.add_argument("--jpegs", action="store_true", help="count the data on a CPU too")
-    parser.add_argument("--class-token", action="store_true", help="run ours with a class token as well")
+    parser.add_argument("--variants", action="store_true", help="run ours with a class token, a tuned peer")
     parser.add_argument("--profile", action="store_true", help="tell what ours spends its time on")
     parser.add_argument("--json", action="store_true", help="print the figures as one line of JSON")
     options = parser.parse_args(arguments)
@@ -318,11 +210,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jpegs = Path() if options.jpegs or device == "cuda" else None
     precision = PRECISIONS[options.precision]
     setup = Setup(options.size, device, precision, options.threads, 0, Path(), jpegs)
-    ours = [name for name, each in OURS.items() if options.class_token or not each.class_token]
+    names = [name for name, each in OURS.items() if options.variants or not each.class_token]
+    names += [*PEERS, *(TUNED if options.variants else ())]
     finish(
         lambda: measure(
             setup,
-            [*ours, *PEERS],
+            names,
             options.batches or BATCHES[device],
             options.rounds or ROUNDS[device],
             options.steps or STEPS[device],

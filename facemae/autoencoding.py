@@ -22,7 +22,7 @@ from facemae.models.mae import MaskedAutoencoder, Prediction
 from facemae.parallel import World
 from facemae.perceptual import Perceptual, build_perceptual
 from facemae.randomness import Noise
-from facemae.reconstruction import errors_of, reconstruct
+from facemae.reconstruction import errors_of, keep_visible_pixels, reconstruct
 from facemae.train import LOSS
 
 
@@ -86,7 +86,7 @@ class Autoencoding:
             errors = self.errors(prediction, images, mask)
             losses = {LOSS: errors.mean()}
             self._add_guide(losses, images, mask, prediction, errors)
-            self._add_perceptual(losses, prediction, images)
+            self._add_perceptual(losses, images, mask, prediction)
         return losses
 
     def errors(self, prediction: Prediction, images: Tensor, mask: PatchMask) -> Tensor:
@@ -126,11 +126,15 @@ class Autoencoding:
             # Added for its gradient alone: it reaches no weight of the autoencoder.
             losses[LOSS] = losses[LOSS] + own - own.detach()
 
-    def _add_perceptual(self, losses: dict[str, Tensor], prediction: Prediction, images: Tensor) -> None:
+    def _add_perceptual(
+        self, losses: dict[str, Tensor], images: Tensor, mask: PatchMask, prediction: Prediction
+    ) -> None:
         if self.perceptual is None:
             return
         normalised = self.settings.normalise_target
         picture = reconstruct(prediction, images, self.mae.encoder.patch_size, normalised=normalised)
+        if self.mae.hides_pixels(mask) and self.settings.loss_on == "hidden":
+            picture = keep_visible_pixels(picture, images, mask)
         losses["pixel_loss"], losses["perceptual_loss"] = losses[LOSS], self.perceptual(picture, images)
         losses[LOSS] = losses[LOSS] + self.settings.perceptual.weight * losses["perceptual_loss"]
 
@@ -146,7 +150,8 @@ def build_autoencoding(
         if module is not None:
             compute.place(module)
     masker = Masker(mae, settings, guide)
-    return Autoencoding(mae, compute.compiled(mae), masker, guide, perceptual, feed, settings, compute, seed)
+    compiled = compute.compiled(mae, one_shape=masker.strategy.ratio is None)
+    return Autoencoding(mae, compiled, masker, guide, perceptual, feed, settings, compute, seed)
 
 
 def predicted_ids(mae: MaskedAutoencoder, mask: PatchMask, settings: config.Pretrain, noise: Noise) -> Tensor:

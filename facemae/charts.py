@@ -66,7 +66,8 @@ HOW_TO_READ = {
         "Visible: tokens of an image that the encoder sees. Entropy: how unsure one can be, in bits, whether "
         "a place is hidden; 0 is the same mask for all. Clumping: share of neighbouring patches in the same "
         "state; a chessboard has 0. Then the share of each face region that is hidden. Error: on the hidden "
-        "patches of unseen faces under one random mask for all runs, so that it compares across strategies. "
+        "patches of unseen faces under one random mask for all runs, so that it compares across strategies; "
+        "empty where another ratio, target or loss makes it another question. "
         "Seconds include what a guide costs; the share beside them is of the random mask's."
     ),
     "reconstructions": (

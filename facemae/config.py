@@ -144,6 +144,10 @@ class Training(Section):
     def _parts_are_equal(self) -> Training:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
+        if self.batch_size < 2 * self.accumulate:  # a batch normalisation takes two to have a deviation
+            raise ValueError(
+                f"accumulate {self.accumulate} of batch_size {self.batch_size} leaves one face a part"
+            )
         return self
 
 
@@ -294,7 +298,7 @@ class Experiment(Section):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
     compile: Literal["auto", "on", "off"]
-    """Compile the networks before training; `auto`: on a GPU."""
+    """Compile the masked autoencoder before it is trained; `auto`: on a GPU."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     data: Data
     split: Split

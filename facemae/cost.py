@@ -26,6 +26,7 @@ BACKWARD = 2  # times the forward pass: one product for the gradient of each fac
 WEIGHT_BYTES = 16
 MARGIN = 1.2  # on the estimate, for what is not kept for the backward pass
 GIB = 2**30
+SMALLER = "choose a smaller model, or a larger patch_size."
 OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")
 
 
@@ -70,6 +71,21 @@ def check(cost: Cost, training: config.Training, compute: Compute, label: str, w
     needed, free = cost.bytes(images), free_bytes(compute)
     if needed > free:
         raise UsageError(f"{label} {_advice(cost, training, free, world)}")
+
+
+@contextlib.contextmanager
+def told_before(label: str) -> Iterator[None]:
+    """Say in a sentence that not even the network fits, before there is an estimate.
+
+    Raises:
+        UsageError: it does not.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(text in str(error) for text in OUT_OF_MEMORY):
+            raise
+        raise UsageError(f"{label} ran out of memory before its first step; {SMALLER}") from error
 
 
 @contextlib.contextmanager
@@ -122,10 +138,12 @@ def _advice(cost: Cost, training: config.Training, free: float, world: World) ->
     fits = int((free / MARGIN - cost.fixed_bytes) // cost.image_bytes) if cost.image_bytes else images
     needs = f"needs about {cost.bytes(images) / GIB:.1f} GiB for {images} images at a time, and "
     needs += f"{free / GIB:.1f} GiB are free; "
-    more = range(training.accumulate + 1, share + 1)
+    more = range(training.accumulate + 1, share // 2 + 1)  # no part of one face: config.py
     parts = next((count for count in more if share % count == 0 and share // count <= fits), None)
+    if parts is None and fits >= 2:
+        return needs + f"lower batch_size to {fits * training.accumulate * world.size}."
     if parts is None:
-        return needs + "choose a smaller model, or a larger patch_size."
+        return needs + SMALLER
     return needs + f"raise accumulate to {parts}, or lower batch_size."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import resource
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from facemae.errors import UsageError
 from facemae.models.encoding import set_fused_attention
@@ -20,7 +22,9 @@ from facemae.parallel import local_rank
 # Dense bfloat16 products per second, from NVIDIA's data sheets, by a part of the device's name.
 GPU_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-MATRIX = 1024  # side of the product that measures a device whose speed is not listed
+# Side and number of the products that measure a device whose speed is not listed, by type: so many that the
+# time to start and to wait for them is small beside them.
+PRODUCTS = {"cpu": (1024, 1), "cuda": (8192, 8)}
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,23 @@ class Compute:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def place(self, network: nn.Module) -> None:
-        """Move a network here and give it the faster attention (models/encoder.py)."""
+        """Move a network here and give it the faster attention (models/encoding.py)."""
         set_fused_attention(network, fused=self.on_gpu or self.dtype == torch.float32)
         network.to(self.device)
+        for module in network.modules():
+            if isinstance(module, AveragedModel):  # it looks at its counter, for which it would wait on a GPU
+                module.n_averaged = module.n_averaged.cpu()
 
-    def compiled(self, network: nn.Module) -> nn.Module:
-        """Return the network as it is trained: compiled, sharing its weights, where that pays."""
-        return torch.compile(network, dynamic=False) if self.compiles else network  # type: ignore[return-value]
+    def compiled(self, network: nn.Module, *, one_shape: bool) -> nn.Module:
+        """Return the network as it is trained: compiled, sharing its weights, where that pays.
+
+        Args:
+            network: What is trained.
+            one_shape: Whether all its batches have the same shapes; else every shape would be compiled anew.
+        """
+        if not self.compiles:
+            return network
+        return torch.compile(network, dynamic=None if not one_shape else False)  # type: ignore[return-value]
 
     def utilisation(self, flops: float) -> float:
         """Return the share of the device's matrix products per second that `flops` per second is (MFU).
@@ -118,17 +132,20 @@ def _keep_freed_memory() -> None:
 def _peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     if device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
-        known = [flops for part, flops in GPU_FLOPS.items() if part in name]
+        known = [flops for part, flops in GPU_FLOPS.items() if part in re.split("[ -]", name)]
         if known:
             return known[0]
-    matrix = torch.ones(MATRIX, MATRIX, device=device, dtype=dtype)
-    best = min(_timed_product(matrix) for _ in range(5))
-    return 2 * MATRIX**3 / best
+    side, count = PRODUCTS[device.type]
+    matrix = torch.ones(side, side, device=device, dtype=dtype)
+    best = min(_timed_products(matrix, count) for _ in range(5))
+    return 2 * count * side**3 / best
 
 
-def _timed_product(matrix: torch.Tensor) -> float:
+def _timed_products(matrix: torch.Tensor, count: int) -> float:
     started = time.perf_counter()
-    torch.mm(matrix, matrix).sum().item()  # waits for the result
+    for _ in range(count):
+        product = torch.mm(matrix, matrix)
+    product.sum().item()  # waits for the result
     return time.perf_counter() - started
 
 

@@ -47,7 +47,8 @@ def finetune(task: Task, pretrained: Path | None) -> None:
                 "Fine-tuning normalises over its whole batch, which several processes do not see; run it "
                 "in one process (without torchrun)."
             )
-        _finetune(task, pretrained, compute)
+        with cost.told_before(task.label):
+            _finetune(task, pretrained, compute)
 
 
 def _finetune(task: Task, pretrained: Path | None, compute: Compute) -> None:
@@ -64,7 +65,8 @@ def _finetune(task: Task, pretrained: Path | None, compute: Compute) -> None:
     def ids_at(step: int) -> Tensor:
         return batch_ids(len(faces.places), settings.batch_size, step, task.seed)
 
-    with lock(job), Feed(faces, ids_at, compute, task.workers) as feed:
+    taken = estimate.bytes(settings.batch_size // settings.accumulate)
+    with lock(job), Feed(faces, ids_at, compute, task.workers, taken) as feed:
         start = "pretrained encoder" if pretrained else "scratch"
         say(task.label, f"{len(faces.places)} faces of {len(names)} people, from {start}, {compute}")
         number = {name: place for place, name in enumerate(names)}

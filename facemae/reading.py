@@ -21,7 +21,6 @@ from facemae.data.images import encode_png, open_image
 from facemae.data.quality import DOUBTS
 from facemae.data.sources.base import Photo
 from facemae.errors import FaceMAEError, IntegrityError
-from facemae.masking.parameters import PIXEL_MASKS
 from facemae.results import Results
 
 P = ParamSpec("P")
@@ -228,12 +227,14 @@ def masks(paths: Results) -> pd.DataFrame:
 
     Columns: run, strategy, visible (tokens of an image), entropy (bits), clumping, one `hidden_*` per face
     region (the share of it that is hidden), error (of unseen faces under one and the same random mask; none
-    for masks over pixels) and seconds (of processor or GPU, a pretraining's mean over seeds).
+    where it would not compare with the first run's) and seconds (of processor or GPU, a pretraining's mean
+    over seeds).
 
     Raises:
         FileNotFoundError: a run's pretraining is not done yet.
     """
     setup, rows = experiment(paths), []
+    asked: dict[str, Any] = {}
     for name in pretrained(setup):
         measures = reconstructions(paths, name, setup.seeds[0]).measures
         done = [
@@ -242,21 +243,28 @@ def masks(paths: Results) -> pd.DataFrame:
         errors = [
             entry["value"] for each in done for entry in each["metrics"] if entry["name"] == COMMON_ERROR
         ]
-        strategy = setup.run(name).strategy
+        question = _question(setup.run(name))
+        comparable = errors and question == (asked := asked or question)
         rows.append(
             {
                 "run": name,
-                "strategy": strategy,
+                "strategy": setup.run(name).strategy,
                 "visible": int(measures["visible_tokens"]),
                 "entropy": float(measures["entropy"]),
                 "clumping": float(measures["clumping"]),
                 **{f"hidden_{part}": share for part, share in measures["region_coverage"].items()},
-                # Single pixels are told by their neighbours: an easier task, which compares with no other.
-                "error": np.nan if strategy in PIXEL_MASKS else float(np.mean(errors)),
+                "error": float(np.mean(errors)) if comparable else np.nan,
                 "seconds": float(np.mean([each["seconds"]["pretrain"] for each in done])),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _question(run: config.Run) -> dict[str, Any]:
+    """Return what an error under the common mask depends on besides the network: only equal ones compare."""
+    settings = run.shaping()["pretrain"]
+    question = {name: settings[name] for name in ("mask_ratio", "loss", "loss_on", "normalise_target")}
+    return question | {"patch_size": run.model.patch_size}
 
 
 def run_names(setup: config.Experiment) -> list[str]:

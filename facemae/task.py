@@ -104,7 +104,7 @@ class Task:
         """Return the training's identity: its settings, its precision and the content of its inputs."""
         identity = {
             **settings,
-            "device": str(compute),
+            "device": f"{compute.device.type}, {compute.dtype}",
             "inputs": self.inputs() | {name: files.sha256_of(path) for name, path in inputs.items()},
             "versions": results.versions(),  # another version need not compute the same bits
         }

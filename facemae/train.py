@@ -1,4 +1,4 @@
-"""The training loop, one for pretraining, its rivals and fine-tuning.
+"""The training loop, one for pretraining and fine-tuning.
 
 Every step follows from (seed, step) alone (randomness.py), so a run that was killed goes on from its
 newest checkpoint and ends, on a CPU, with the same bits as one that was not.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ def _unnamed(step: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is trained and to what end; pretraining, rivals and fine-tuning differ in nothing else.
+    """What is trained and to what end; pretraining and fine-tuning differ in nothing else.
 
     Attributes:
         network: Everything that has a state, trained or not.
@@ -81,6 +82,8 @@ class Objective:
         validation: How the training is judged on its way; None: it is not, and the last weights count.
         samples: Names the samples of a step, for the dump of one that diverged.
         flops: Floating-point operations per image, forward and backward; 0 is unknown.
+        clipped_apart: Parts of the network whose gradients are clipped by themselves, so that what they
+            learn beside the others does not shorten the others' steps.
     """
 
     network: nn.Module
@@ -89,6 +92,7 @@ class Objective:
     validation: Validation | None = None
     samples: Callable[[int], list[str]] = _unnamed
     flops: float = 0.0
+    clipped_apart: tuple[nn.Module, ...] = ()
 
 
 @dataclass
@@ -174,6 +178,9 @@ class _Loop:
     def __post_init__(self) -> None:
         self.parts = self.world.parts(self.training.batch_size, self.training.accumulate)
         self.weights = [each for each in self.objective.network.parameters() if each.requires_grad]
+        apart = [list(module.parameters()) for module in self.objective.clipped_apart]
+        others = {id(weight) for weights in apart for weight in weights}
+        self.clipped = [[each for each in self.weights if id(each) not in others], *apart]
         self.diverged_at = torch.tensor(-1, device=self.compute.device)
         self.listen_every = CHECK_EVERY if self.compute.on_gpu else 1
         self.judged_every = [self.objective.validation.every] if self.objective.validation else []
@@ -182,10 +189,12 @@ class _Loop:
         done, training = self.done, self.training
         progress = Progress(self.job.label, training.steps, "steps", done.step)
         clock = self.compute.seconds() - done.seconds
+        self.logged_at = done.step, time.monotonic()
         while not self.finished:
             self.step()
             self.objective.after_step(done.step)
-            stops = self.due(self.listen_every) and self.world.any(stop.requested, self.compute.device)
+            listens = self.world.size == 1 or self.due(self.listen_every)
+            stops = listens and self.world.any(stop.requested, self.compute.device)
             if self.due(self.listen_every, training.log_every, training.checkpoint_every, *self.judged_every):
                 self.check()
             validated = self.validate()
@@ -223,8 +232,10 @@ class _Loop:
         step = self.done.step
         optim.set_learning_rate(self.optimizer, optim.learning_rate(step, self.training))
         losses = self.backward(step)
-        norm = nn.utils.clip_grad_norm_(self.weights, self.training.clip_norm, foreach=True)
-        finite = torch.isfinite(losses[LOSS]) & torch.isfinite(norm)
+        finite = torch.isfinite(losses[LOSS])
+        for weights in self.clipped:
+            norm = nn.utils.clip_grad_norm_(weights, self.training.clip_norm, foreach=True)
+            finite = finite & torch.isfinite(norm)
         self.diverged_at = torch.where(finite | (self.diverged_at >= 0), self.diverged_at, step)
         if self.compute.on_gpu:  # the optimiser's kernel itself leaves the weights as they are
             self.optimizer.found_inf = (self.diverged_at >= 0).float()  # type: ignore[attr-defined]
@@ -275,7 +286,7 @@ class _Loop:
         raise DivergedError(
             f"{self.job.label} diverged at step {step + 1} (loss {losses[LOSS]}, {len(bad)} gradients not "
             f"finite; details in {self.job.state / DUMP}); lower learning_rate or clip_norm, or raise "
-            "warmup_share."
+            f"warmup_share, and delete {self.job.state} to start anew."
         )
 
     def validate(self) -> dict[str, float]:
@@ -304,7 +315,9 @@ class _Loop:
         done = self.done
         recent = [{name: float(value) for name, value in each.items()} for each in done.recent]
         names = recent[-1].keys() if recent else ()
-        rate = done.step * self.training.batch_size / done.seconds if done.seconds else 0.0
+        (step, moment), now = self.logged_at, time.monotonic()
+        self.logged_at = done.step, now
+        rate = (done.step - step) * self.training.batch_size / max(now - moment, 1e-9)
         record = {
             "step": done.step,
             **{name: sum(each[name] for each in recent) / len(recent) for name in names},
@@ -353,8 +366,9 @@ class _Loop:
     def check_identity(self) -> None:
         """Refuse to go on from the state of a training with other settings."""
         path = self.job.state / JOB
-        known = results.read_json(path) if path.exists() else None
-        if known is None and any(self.job.state.glob("step_*.json")):
+        saved = any(self.job.state.glob("step_*.json"))  # else nothing would be lost
+        known = results.read_json(path) if saved and path.exists() else None
+        if saved and known is None:
             raise UsageError(
                 f"{self.job.state} holds an unfinished training whose settings ({JOB}) are gone; delete the "
                 "folder to start anew."
@@ -366,7 +380,8 @@ class _Loop:
                 "go back to those to finish it, or delete the folder to start anew."
             )
         self.world.wait()
-        if self.world.is_first and known is None:
+        if self.world.is_first and not saved:
+            (self.job.state / DUMP).unlink(missing_ok=True)
             files.write_json(path, self.job.identity)
 
 

@@ -18,6 +18,8 @@ WHAT_A_TIE_MEANS = (
     "A tie means that no difference was shown, not that there is none; each verdict's "
     "smallest detectable difference says what this evaluation could have seen."
 )
+MOST_NAMES = 8  # in a sentence
+LARGEST_DIFFERENCE = 0.5  # between two runs; what could only have been told beyond it was not to be told
 
 
 def verdict_in_words(
@@ -55,12 +57,18 @@ def _headline(
     ties = against[against["verdict"] == "tie"]
     if not called:
         return (
-            f"No masking strategy beat training from scratch {where}: {_names(ties['run_a'])} "
-            f"{'ties' if len(ties) == 1 else 'all tie'}; a difference of about "
-            f"{ties['detectable'].median():.3f} would have been seen."
+            f"No masking strategy beat training from scratch {where}: {_some(ties['run_a'])} "
+            f"{'ties' if len(ties) == 1 else 'all tie'}; {_power(ties['detectable'].median())}."
         )
-    rest = f"; {_names(ties['run_a'])} {'ties' if len(ties) == 1 else 'tie'}" if len(ties) else ""
+    rest = f"; {_some(ties['run_a'])} {'ties' if len(ties) == 1 else 'tie'}" if len(ties) else ""
     return f"Against training from scratch {where}: {called}{rest}."
+
+
+def _power(detectable: float) -> str:
+    """Return what an evaluation could have seen; metrics lie between 0 and 1, and chance near a half."""
+    if detectable >= LARGEST_DIFFERENCE:
+        return "so few seeds would hardly have shown any difference among so many comparisons"
+    return f"a difference of about {detectable:.3f} would have been seen"
 
 
 def _group(against: pd.DataFrame, verdict: str) -> str:
@@ -96,7 +104,7 @@ def _controls(table: pd.DataFrame, verdicts: pd.DataFrame, experiment: config.Ex
         (verdict, list(against.loc[against["verdict"] == verdict, "run_a"]))
         for verdict in ("better", "worse", "tie")
     ]
-    words = [f"{_names(names)} {_plural(verdict, len(names))}" for verdict, names in counts if names]
+    words = [f"{_some(names)} {_plural(verdict, len(names))}" for verdict, names in counts if names]
     found = f": against it {'; '.join(words)}" if words else ""
     return f"The best control that trains no network is {best.name} with {best['value']:.3f}{found}."
 
@@ -105,6 +113,12 @@ def _plural(verdict: str, count: int) -> str:
     if verdict == "tie":
         return "ties" if count == 1 else "tie"
     return f"{'is' if count == 1 else 'are'} {verdict}"
+
+
+def _some(names: Any) -> str:
+    """Return the names, or how many there are where nobody would read them all."""
+    listed = list(names)
+    return _names(listed) if len(listed) <= MOST_NAMES else f"{len(listed)} of them"
 
 
 def _names(names: Any) -> str:

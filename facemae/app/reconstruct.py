@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from facemae.models.mae import MaskedAutoencoder
 
 MAX_MODELS = 4
-# A guided strategy asks a network that is not kept beside the model.
-STRATEGIES = tuple(name for name in config.STRATEGIES if name not in MASK_GUIDES)
+# A guided strategy asks a network that is not kept beside the model, and this one how far the training is.
+OF_MOMENT = ("ratio_curriculum",)
+STRATEGIES = tuple(name for name in config.STRATEGIES if name not in (*MASK_GUIDES, *OF_MOMENT))
 USUAL = "random"
 
 
@@ -81,7 +82,7 @@ def _show(setup: config.Experiment, faces: pd.DataFrame, models: dict[str, Path]
 
     image = np.asarray(open_image(shell.load(reading.face, face)))
     network, pretrain = _model(str(models[model]), folder_state(models[model]))
-    masks = setup.defaults.pretrain.masks if setup.defaults.pretrain else pretrain.masks
+    masks = trained.pretrain.masks if trained.pretrain else pretrain.masks
     done = complete(network, pretrain, masks, image, strategy, percent / 100, seed)
     _pictures(image, done)
 
@@ -151,8 +152,8 @@ def complete(
     return Completion(
         masked=charts.masked(image[None], mask.hidden.numpy())[0],
         completed=to_faces(completed)[0].numpy(),
-        visible=mask.visible_ids.shape[1],
-        patches=patches,
+        visible=encoder.side**2 if network.hides_pixels(mask) else mask.visible_ids.shape[1],
+        patches=encoder.side**2,
         error=float(error),
         normalised=pretrain.normalise_target,
     )
@@ -172,4 +173,4 @@ def _pictures(image: charts.Pixels, done: Completion) -> None:
             "theirs from the original, which flatters it."
         )
     else:
-        st.caption("The error is the mean squared difference of pixel values from -1 to 1; lower is better.")
+        st.caption("The error is that of pixel values from -1 to 1, as trained; lower is better.")

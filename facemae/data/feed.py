@@ -21,7 +21,7 @@ from facemae.device import Compute
 from facemae.progress import Progress
 
 Home = Literal["gpu", "staged", "disk"]
-GPU_SHARE = 0.5  # of its free memory; the rest is for the network, its optimiser and activations
+GPU_SHARE = 0.8  # of the memory that is free and not reserved for the training
 LOADED_AT_ONCE = 512  # faces on their way to the GPU
 WHOLE = slice(None)
 
@@ -47,7 +47,12 @@ class Feed:
     """
 
     def __init__(
-        self, faces: OpenFaces, ids_at: Callable[[int], Tensor], compute: Compute, workers: int
+        self,
+        faces: OpenFaces,
+        ids_at: Callable[[int], Tensor],
+        compute: Compute,
+        workers: int,
+        reserved: float = 0.0,
     ) -> None:
         """Make the faces ready.
 
@@ -57,12 +62,13 @@ class Feed:
                 call it, also for a step after the last.
             compute: Where batches are wanted.
             workers: Threads that read that many steps ahead; with 0 a batch is read when it is asked for.
+            reserved: Bytes of a GPU's memory that the training takes besides.
 
         Raises:
             IntegrityError: the cache is cut short, or the disk fails.
         """
         self._faces, self._ids_at, self._workers = faces, ids_at, workers
-        self.home = home_for(faces.size, _free_memory(compute))
+        self.home = home_for(faces.size, _free_memory(compute, reserved))
         self._resident = self._load(compute.device) if self.home == "gpu" else None
         # Made by the thread that chose the GPU; a worker's own choice would be the first GPU.
         self._stream = _stream(compute.device) if self.home == "staged" else None
@@ -148,5 +154,7 @@ def _key(step: int, part: slice) -> _Key:
     return step, part.start, part.stop, part.step
 
 
-def _free_memory(compute: Compute) -> int | None:
-    return torch.cuda.mem_get_info(compute.device)[0] if compute.on_gpu else None
+def _free_memory(compute: Compute, reserved: float) -> int | None:
+    if not compute.on_gpu:
+        return None
+    return max(0, int(torch.cuda.mem_get_info(compute.device)[0] - reserved))

@@ -101,6 +101,8 @@ def _refusal(path: Path, reason: str) -> IntegrityError:
             "take its tensors out into a safetensors file as docs/interoperability.md shows."
         )
     first_line = reason.partition("\n")[0].rstrip(".") or "it ends too early"
+    if first_line.startswith("Weights only"):  # PyTorch would advise to run what the file holds
+        first_line = "it is neither of safetensors nor of torch.save"
     return IntegrityError(f"{path} is no file of weights that can be read ({first_line}); get it again.")
 
 

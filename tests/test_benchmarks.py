@@ -1,0 +1,172 @@
+import functools
+import json
+import multiprocessing
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import strategies
+from benchmarks.turns import Baton, Contestant, Order, Turn
+
+
+class Line:
+    """A contestant's connection: the orders it will be given, and what it has said."""
+
+    def __init__(self, *orders):
+        self.orders, self.said = list(orders), []
+
+    def recv(self):
+        if not self.orders:
+            raise EOFError
+        return self.orders.pop(0)
+
+    def send(self, told):
+        self.said.append(told)
+
+
+def play(losses, baton):
+    baton.begin(torch.nn.Linear(2, 3))
+    for loss in losses:
+        baton.step_done(torch.tensor(loss))
+
+
+def run_out_of_memory(baton):
+    baton.begin(torch.nn.Linear(2, 3))
+    raise torch.OutOfMemoryError("no room for 3 GiB\nmore about it")
+
+
+def test_a_contestant_says_its_size_and_then_one_turn_for_each_order():
+    line = Line(Order(lead=0, steps=2), Order(lead=1, steps=2))
+    with pytest.raises(SystemExit):
+        play([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], Baton(line, "cpu", wall_clock=True))
+    parameters, first, second = line.said
+    assert parameters == 2 * 3 + 3
+    assert first.losses == [0.0, 1.0]
+    assert second.losses == [2.0, 3.0, 4.0]
+    assert second.loss == 3.0
+
+
+def test_the_clock_starts_after_the_lead(monkeypatch):
+    ticks = iter(range(100))
+    monkeypatch.setattr(Baton, "_now", lambda self: next(ticks))
+    line = Line(Order(lead=3, steps=1))
+    baton = Baton(line, "cpu", wall_clock=True)
+    baton.begin(torch.nn.Linear(2, 3))
+    for _ in range(3):
+        baton.step_done(torch.tensor(1.0))
+    assert next(ticks) == 1  # one look at it so far, at the end of the third step
+    with pytest.raises(SystemExit):
+        baton.step_done(torch.tensor(1.0))
+    assert line.said[-1].seconds == 2
+
+
+def test_a_profile_says_where_the_time_went():
+    line = Line(Order(lead=0, steps=1, profiled=True))
+    baton = Baton(line, "cpu", wall_clock=True)
+    baton.begin(torch.nn.Linear(2, 3))
+    torch.ones(64, 64) @ torch.ones(64, 64)
+    with pytest.raises(SystemExit):
+        baton.step_done(torch.tensor(1.0))
+    shares = line.said[-1].profile
+    assert "aten::mm" in shares
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    assert sum(shares.values()) <= 1.01
+
+
+def test_a_loss_that_is_not_finite_ends_the_race():
+    contestant = Contestant(functools.partial(play, [1.0, float("nan")]), "cpu", wall_clock=True)
+    try:
+        assert contestant.turn(Order(lead=0, steps=1)).losses == [1.0]
+        with pytest.raises(RuntimeError, match="not finite"):
+            contestant.turn(Order(lead=0, steps=1))
+    finally:
+        contestant.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a_batch_that_does_not_fit_is_told_apart():
+    contestant = Contestant(run_out_of_memory, "cpu", wall_clock=True)
+    try:
+        with pytest.raises(OverflowError, match=r"^no room for 3 GiB$"):
+            contestant.turn(Order(lead=0, steps=1))
+    finally:
+        contestant.close()
+
+
+def test_strategies_are_compared_round_by_round():
+    found = strategies.compare({"random": [1.0, 2.0, 4.0], "grid": [2.0, 2.0, 12.0]})
+    assert found["ratio"] == {"random": 1.0, "grid": 2.0}
+    assert found["range"]["grid"] == [1.0, 3.0]
+
+
+def test_the_strategies_take_their_turns():
+    found = strategies.measure(["hard_patches"], rounds=2, steps=1)
+    assert list(found["ratio"]) == ["random", "hard_patches"]
+    assert found["ratio"]["hard_patches"] > 1.0
+    json.dumps(found)
+
+
+@pytest.fixture
+def pretrain():
+    for peer in ("lightly", "transformers"):
+        pytest.importorskip(peer, reason=f"the peer {peer} is not installed: pip install '.[bench]'")
+    from benchmarks import pretrain
+
+    return pretrain
+
+
+def test_ours_is_compared_with_the_faster_peer(pretrain):
+    rates = {"same": [20.0, 30.0, 60.0], "huggingface": [5.0] * 3, "lightly": [10.0, 20.0, 10.0]}
+    found = pretrain.compare(rates)
+    assert found["faster_peer"] == "lightly"
+    assert found["ratio_same"] == 2.0
+    assert found["ratio_same_range"] == [1.5, 6.0]
+    assert found["per_s"]["same"] == 30.0
+    assert "ratio_cross" not in found
+
+
+def test_a_tuned_peer_is_told_apart_from_the_faster_one(pretrain):
+    rates = {"same": [20.0], "huggingface": [5.0], "lightly": [10.0], "lightly_plain": [16.0]}
+    found = pretrain.compare(rates)
+    assert found["faster_peer"] == "lightly"
+    assert found["ratio_same"] == 2.0
+    assert found["ratio_same_to_lightly_plain"] == 1.25
+
+
+def test_unequal_networks_are_no_race(pretrain):
+    with pytest.raises(RuntimeError, match="different sizes"):
+        pretrain._check({"same": 100, "lightly": 103}, {})
+
+
+def test_a_network_that_does_not_learn_is_no_contestant(pretrain):
+    turns = {"same": [Turn(1.0, [0.5], {}), Turn(1.0, [0.6], {})]}
+    with pytest.raises(RuntimeError, match="the loss of same does not fall"):
+        pretrain._check({"same": 100}, turns)
+
+
+def test_prepared_batches_are_those_of_the_first_steps(pretrain):
+    from benchmarks.ours import Prepared
+    from benchmarks.peers import READY
+    from facemae.autoencoding import Autoencoding
+
+    class Named(Autoencoding):
+        def _images(self, step, part):
+            return step, part
+
+    parts = dict.fromkeys(("mae", "compiled", "masker", "guide", "perceptual", "feed", "compute", "seed"))
+    prepared = Prepared.of(Named(settings=SimpleNamespace(batch_size=4), **parts))
+    whole = slice(0, 4)
+    assert prepared.ready == [(step, whole) for step in range(READY)]
+    assert prepared._images(READY + 1, whole) == (1, whole)
+
+
+def test_a_race_of_one_round(pretrain):
+    setup = pretrain.Setup("nano", "cpu", "float32", threads=1, batch=0, faces=Path(), jpegs=None)
+    found = pretrain.measure(setup, ["same", "lightly"], batches=[8], rounds=1, steps=3, profiled=False)
+    assert found["faster_peer"] == "lightly"
+    assert np.isfinite(found["ratio_same"])
+    assert found["data"] == "ready in memory"
+    json.dumps(found)
