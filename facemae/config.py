@@ -144,10 +144,6 @@ class Training(Section):
     def _parts_are_equal(self) -> Training:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
-        if self.batch_size < 2 * self.accumulate:  # a batch normalisation takes two to have a deviation
-            raise ValueError(
-                f"accumulate {self.accumulate} of batch_size {self.batch_size} leaves one face a part"
-            )
         return self
 
 
@@ -239,6 +235,14 @@ class Finetune(Training):
     """Largest random rotation in degrees."""
     brightness: Annotated[float, Field(ge=0, le=1)]
     """Largest random relative change of brightness and of contrast."""
+
+    @model_validator(mode="after")
+    def _parts_can_be_normalised(self) -> Finetune:
+        if self.batch_size < 2 * self.accumulate:  # a batch normalisation takes two to have a deviation
+            raise ValueError(
+                f"accumulate {self.accumulate} of batch_size {self.batch_size} leaves one face a part"
+            )
+        return self
 
 
 class Run(Section):

@@ -147,9 +147,10 @@ def _write_training(paths: Results, experiment: config.Experiment, name: str, se
         save_weights(mae.encoder.trunk, out / results.ENCODER)
         save_weights(mae.decoder, out / results.DECODER)
         _write_reconstructions(out, run.pretrain, experiment.data.image_size, run.model.patch_size)
+        scored = [] if run.strategy == "pixel" else ["reconstruction_error_random"]  # as pretrain.py
         results.write_metrics(
             out,
-            [results.metric("reconstruction_error_random", 0.5, n=3, note="")],
+            [results.metric(name_of, 0.5, n=3, note="") for name_of in scored],
             seed=seed, device="cpu", seconds={"pretrain": 10.0 + seed}, inputs={},
         )  # fmt: skip
     out = paths.stage(name, seed, "finetune")

@@ -75,7 +75,7 @@ def test_on_a_processor_networks_are_compiled_only_where_that_is_asked_for(asked
     compute = choose("cpu", "float32", 1, asked)
     assert compute.compiles is compiles
     layer = torch.nn.Linear(2, 2)
-    assert (compute.compiled(layer) is layer) is not compiles
+    assert (compute.compiled(layer, one_shape=True) is layer) is not compiles
 
 
 def test_utilisation_is_a_share_of_what_a_product_reaches(compute, monkeypatch):

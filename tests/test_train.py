@@ -597,6 +597,39 @@ def test_other_settings_do_not_go_on_from_this_state(make, compute, job):
     assert make("finetune").fit(compute, job).step == STEPS  # those it was begun with still may
 
 
+def test_where_nothing_was_saved_other_settings_start_anew(make, compute, job):
+    """As after a run that diverged at once and whose learning rate was lowered, as it was told."""
+    with pytest.raises(BoomError):
+        make("finetune").at(2, boom).fit(compute, job)
+    assert not checkpoints(job)
+    other = replace(job, identity={"another": "one"})
+    assert make("finetune").fit(compute, other).step == STEPS
+    assert results.read_json(job.state / JOB) == {"another": "one"}
+
+
+def test_parts_clipped_apart_do_not_shorten_each_others_steps(make, compute, job):
+    alone = make("pretrain", clip_norm=0.01)
+    alone.fit(compute, job)
+    beside = make("pretrain", clip_norm=0.01)
+    loud = nn.Linear(4, 4)
+    network = nn.ModuleDict({"own": beside.network, "loud": loud})
+    inner = beside.objective.loss
+
+    def loss(step, part):
+        losses = inner(step, part)
+        own = 1000 * loud(torch.ones(1, 4)).square().mean()
+        return {**losses, LOSS: losses[LOSS] + own - own.detach()}
+
+    objective = replace(beside.objective, network=network, loss=loss, validation=None, clipped_apart=(loud,))
+    optimizer = train.optim.adamw(network, beside.training)
+    elsewhere = replace(job, state=job.state.with_name(".beside"))
+    train.fit(objective, optimizer, beside.training, compute, elsewhere)
+    unjudged = make("pretrain", clip_norm=0.01)
+    unjudged.objective = replace(unjudged.objective, validation=None)
+    unjudged.fit(compute, replace(job, state=job.state.with_name(".unjudged")))
+    assert same(tensors(beside.network), tensors(unjudged.network))
+
+
 def test_a_key_that_is_new_and_null_is_named_too(make, compute, job):
     make("finetune").fit(compute, job)
     with pytest.raises(UsageError, match="init"):

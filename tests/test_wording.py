@@ -10,7 +10,10 @@ STRATEGIES = ["random", "block", "grid", "region"]
 def words(small):
     """Return a function that words the verdicts (better, worse, tie) of each run against scratch."""
 
-    def make(against, among=(), controls=(), scratch=True, primary="roc_auc", values=None, seeds=(0, 1, 2)):
+    def make(
+        against, among=(), controls=(), scratch=True, primary="roc_auc", values=None, seeds=(0, 1, 2),
+        detectable=0.0234,
+    ):  # fmt: skip
         dropped = {name: None for name in ("scratch", *STRATEGIES) if name not in against}
         dropped.pop("scratch", None) if scratch else None
         experiment = small(
@@ -21,7 +24,7 @@ def words(small):
         rows += [*among, *controls]
         sign = {"better": 1, "worse": -1, "tie": 0.001, "undecided": 1}
         verdicts = pd.DataFrame(
-            [{"metric": primary, "run_a": a, "run_b": b, "verdict": verdict, "detectable": 0.0234,
+            [{"metric": primary, "run_a": a, "run_b": b, "verdict": verdict, "detectable": detectable,
               "difference": 0.05 * sign[verdict]} for a, b, verdict in rows]
             + [{"metric": "other", "run_a": "random", "run_b": "scratch", "verdict": "worse",
                 "detectable": 9.0, "difference": -9.0}]
@@ -152,3 +155,16 @@ def test_the_best_control_of_an_error_rate_is_the_lowest(words):
 
 def test_without_controls_nothing_is_said_of_them(words):
     assert words({"random": "tie"})["sentences"] == [WHAT_A_TIE_MEANS]
+
+
+def test_what_could_never_have_been_seen_is_not_given_as_a_number(words):
+    headline = words(dict.fromkeys(STRATEGIES, "tie"), detectable=1.117)["headline"]
+    assert headline.endswith("so few seeds would hardly have shown any difference among so many comparisons.")
+    assert "1.117" not in headline
+
+
+def test_more_names_than_anybody_reads_are_counted(words):
+    headline = words({f"run{number}": "tie" for number in range(9)})["headline"]
+    assert "9 of them all tie" in headline
+    headline = words({f"run{number}": "tie" for number in range(8)})["headline"]
+    assert "run0, run1" in headline

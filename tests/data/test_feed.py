@@ -61,8 +61,8 @@ def threads():
     [
         (1, None, "disk"),
         (10**15, None, "disk"),
-        (5 * 10**9, 10**10, "gpu"),
-        (5 * 10**9 + 1, 10**10, "staged"),
+        (8 * 10**9, 10**10, "gpu"),
+        (8 * 10**9 + 1, 10**10, "staged"),
         (1, 0, "staged"),
     ],
 )
@@ -81,7 +81,7 @@ def test_without_a_gpu_faces_stay_on_disk(faces, compute):
 
 def test_faces_that_fit_are_loaded_once_and_never_read_again(faces, compute, expected, monkeypatch):
     """On this machine's own device, since only where the tensor lies differs."""
-    monkeypatch.setattr(module, "_free_memory", lambda compute: 2 * faces.size)
+    monkeypatch.setattr(module, "_free_memory", lambda compute, reserved: 2 * faces.size)
     monkeypatch.setattr(module, "LOADED_AT_ONCE", 7)
     with Feed(faces, ids_at, compute, 2) as feed:
         assert feed.home == "gpu"
