@@ -38,11 +38,15 @@ def export(stage: Path, library: str, out: Path) -> None:
         out: The folder to write; it must not exist.
 
     Raises:
-        UsageError: the run is one that the library cannot express, or `out` exists.
+        UsageError: the folder is no stage's, the library cannot express the run, or `out` exists.
         IntegrityError: the stage's weights or configuration are damaged.
     """
     if out.exists():
         raise UsageError(f"{out} exists already; name a new folder with --out.")
+    if not any((stage / name).is_file() for name in (results.ENCODER, results.EMBEDDER)):
+        raise UsageError(
+            f"{stage} is not the folder of a trained stage; name one, such as results/random/0/pretrain."
+        )
     content = EXPORTS[library](stage)
     with files.atomic_folder(out, sum(map(len, content.values()))) as folder:
         for name, data in content.items():

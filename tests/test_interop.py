@@ -666,3 +666,8 @@ def test_damaged_files_are_refused(run, tmp_path, kind):
 def test_tensors_of_any_shape_are_refused(run, tmp_path, name, value):
     torch.save(timms().state_dict() | {name: value}, tmp_path / "weights.pth")
     refused(encoder_of(run), tmp_path / "weights.pth", "another architecture|three colours|positions for")
+
+
+def test_a_folder_that_is_no_stage_is_named(tmp_path):
+    with pytest.raises(UsageError, match="is not the folder of a trained stage; name one"):
+        export(tmp_path, "timm", tmp_path / "out")

@@ -2,6 +2,7 @@ import json
 import re
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -11,7 +12,8 @@ from facemae import cost, files, results
 from facemae.errors import DataError, UsageError
 from facemae.masking.strategies import STRATEGIES
 from facemae.models.weights import load_autoencoder
-from facemae.pretrain import pretrain
+from facemae.pretrain import PROBED_PHOTOS, _shown_twice, pretrain
+from facemae.probe import MOST_FACES
 from facemae.task import Task
 
 SIZE = 32
@@ -265,3 +267,15 @@ def test_regions_want_faces_on_the_template(small, store, tmp_path, align, own, 
             assert (task.out / results.ENCODER).exists()
     finally:
         files.write_json(store.sources, [SOURCE])
+
+
+def test_the_probe_sees_people_more_than_once_however_many_there_are():
+    people = [f"p{number:05}" for number in range(3000)]
+    rows = pd.DataFrame({"person": [name for name in people for _ in range(8)] + ["alone"]})
+    chosen = _shown_twice(rows)
+    counts = chosen["person"].value_counts()
+    assert len(chosen) == MOST_FACES
+    assert set(counts) == {PROBED_PHOTOS}
+    assert {"p00000", "p02999"} <= set(counts.index)  # from all over the table
+    assert _shown_twice(pd.DataFrame({"person": ["a", "b", "a"]}))["person"].tolist() == ["a", "a"]
+    assert _shown_twice(pd.DataFrame({"person": ["a", "b"]})).empty
