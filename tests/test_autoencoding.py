@@ -238,6 +238,7 @@ def test_a_perceptual_loss_comes_beside_the_pixels(make):
     made = make(perceptual={"weight": 2.0, "network": "ema", "weights": None})
     losses = made.loss(0, slice(0, BATCH))
     assert losses.keys() == {LOSS, "pixel_loss", "perceptual_loss"}
+    losses = {name: value.detach() for name, value in losses.items()}
     expected = float(losses["pixel_loss"]) + 2.0 * float(losses["perceptual_loss"])
     assert float(losses[LOSS].detach()) == pytest.approx(expected)
     assert float(losses["perceptual_loss"]) > 0
