@@ -238,10 +238,9 @@ def test_a_perceptual_loss_comes_beside_the_pixels(make):
     made = make(perceptual={"weight": 2.0, "network": "ema", "weights": None})
     losses = made.loss(0, slice(0, BATCH))
     assert losses.keys() == {LOSS, "pixel_loss", "perceptual_loss"}
-    losses = {name: value.detach() for name, value in losses.items()}
-    expected = float(losses["pixel_loss"]) + 2.0 * float(losses["perceptual_loss"])
-    assert float(losses[LOSS].detach()) == pytest.approx(expected)
-    assert float(losses["perceptual_loss"]) > 0
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    assert values[LOSS] == pytest.approx(values["pixel_loss"] + 2.0 * values["perceptual_loss"])
+    assert values["perceptual_loss"] > 0
     losses["perceptual_loss"].backward()
     assert all(weight.grad is not None for weight in made.mae.decoder.parameters())
     assert not [weight for weight in made.perceptual.parameters() if weight.requires_grad]
