@@ -68,13 +68,9 @@ def _show(setup: config.Experiment, faces: pd.DataFrame, models: dict[str, Path]
     model = right.selectbox("Trained model (run/seed)", list(models), key="model", bind="query-params")
     trained = setup.run(model.partition("/")[0])
     left, right = st.columns(2)
-    strategy = left.segmented_control(
-        "Mask",
-        STRATEGIES,
-        default=trained.strategy if trained.strategy in STRATEGIES else USUAL,
-        required=True,
-        key="mask",
-        bind="query-params",
+    usual = trained.strategy if trained.strategy in STRATEGIES else USUAL
+    strategy = left.selectbox(
+        "Mask", STRATEGIES, index=STRATEGIES.index(usual), key="mask", bind="query-params"
     )
     percent = right.slider("Hidden patches (%)", 5, 95, 75, step=5, key="hidden", bind="query-params")
     seed = int(st.number_input("Seed of the mask", 0, 9999, 0, key="seed", bind="query-params", width=200))
