@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from facemae.masking.parameters import BLOCKS, MASK_GUIDES, PIXEL_MASKS, REGION_MASKS
 from facemae.models import families
+from facemae.models.families import either
 
 if TYPE_CHECKING:
     from facemae.config import Model, Pretrain
@@ -55,14 +56,14 @@ def _problems(model: Model, pretrain: Pretrain | None, image_size: int, aligned:
 def _model_problems(model: Model, image_size: int) -> Iterator[str]:
     cnn = model.encoder == "cnn"
     sizes = families.patch_sizes(image_size) if cnn else _divisors(image_size)
-    instead = f"choose {_either(sizes)}" if sizes else "choose an image_size that is a multiple of 16"
+    instead = f"choose {either(sizes)}" if sizes else "choose an image_size that is a multiple of 16"
     if image_size % model.patch_size:
         yield (
             f"model.patch_size: data.image_size {image_size} is not divisible by {model.patch_size}; "
             f"{instead}."
         )
     if cnn and model.network not in families.NETWORKS:
-        yield f"model.network: {model.network} cannot be masked; choose {_either(families.NETWORKS)}."
+        yield f"model.network: {model.network} cannot be masked; choose {either(families.NETWORKS)}."
     if cnn and model.patch_size not in sizes:
         yield (f"model.patch_size: a cnn's is one of its strides that tile {image_size} pixels; {instead}.")
 
@@ -76,10 +77,10 @@ def _decoder_problems(model: Model, pretrain: Pretrain) -> Iterator[str]:
     if pretrain.decoder not in possible:
         yield (
             f"pretrain.decoder: {pretrain.decoder} needs a token per patch, encoder {model.encoder} gives "
-            f"one vector per image; choose {_either(possible)}."
+            f"one vector per image; choose {either(possible)}."
         )
     if pretrain.decoder == "cross":
-        others = _either([name for name in possible if name != "cross"])
+        others = either([name for name in possible if name != "cross"])
         if pretrain.mask in PIXEL_MASKS:
             yield (
                 f"pretrain.decoder: cross predicts hidden patches from visible ones, and the {pretrain.mask} "
@@ -117,7 +118,7 @@ def _mask_problems(model: Model, pretrain: Pretrain, image_size: int, aligned: b
         possible = [each.mask for each in others if problem(model, each, image_size, aligned=aligned) is None]
         yield (
             f"pretrain.mask: {mask} is led by {guide.replace('_', ' ')}, which takes encoder "
-            f"{_either(GUIDED[guide])}; with encoder {model.encoder} choose {_either(possible)}."
+            f"{either(GUIDED[guide])}; with encoder {model.encoder} choose {either(possible)}."
         )
     if mask in REGION_MASKS and side < MIN_REGION_SIDE:
         yield (
@@ -142,8 +143,3 @@ def _ratios(pretrain: Pretrain) -> Iterator[tuple[str, float]]:
         yield "masks.ratio_curriculum.start", curriculum.start
         yield "masks.ratio_curriculum.end", curriculum.end
     yield "mask_ratio", pretrain.mask_ratio
-
-
-def _either(choices: object) -> str:
-    *others, last = map(str, choices)  # type: ignore[call-overload]
-    return f"{', '.join(others)} or {last}" if others else str(last)

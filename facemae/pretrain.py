@@ -42,7 +42,6 @@ BATCH = 64
 UNSEEN_FACES = 1000  # enough for a mean, and little memory
 HELD_OUT_FACES = 1000  # the same
 PROBED_PHOTOS = 5  # of a person
-COMMON_ERROR = "reconstruction_error_random"
 COMMON_MASK = "random"  # what every run is validated and scored under, whatever its own mask
 
 
@@ -299,7 +298,7 @@ class _Stage:
         ]  # fmt: skip
         if not STRATEGIES[own].pixels:  # single pixels are told by their neighbours: an easier task
             error = self.score(unseen, own_mask=False)
-            metrics.append(results.metric(COMMON_ERROR, error, n=count, note=note(COMMON_MASK)))
+            metrics.append(results.metric(results.COMMON_ERROR, error, n=count, note=note(COMMON_MASK)))
         if trained.best_step is not None:
             loss, step = min(trained.held_out)
             metrics.append(

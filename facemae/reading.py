@@ -27,7 +27,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ROC_POINTS = 160
-COMMON_ERROR = "reconstruction_error_random"
 QUALITY_COLUMNS = [
     "sample_id", "person", "source", "score", "face_px", "residual", "yaw", "sharpness", "doubts",
 ]  # fmt: skip
@@ -241,7 +240,10 @@ def masks(paths: Results) -> pd.DataFrame:
             results.read_json(paths.stage(name, seed, "pretrain") / results.METRICS) for seed in setup.seeds
         ]
         errors = [
-            entry["value"] for each in done for entry in each["metrics"] if entry["name"] == COMMON_ERROR
+            entry["value"]
+            for each in done
+            for entry in each["metrics"]
+            if entry["name"] == results.COMMON_ERROR
         ]
         question = _question(setup.run(name))
         comparable = errors and question == (asked := asked or question)

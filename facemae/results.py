@@ -34,6 +34,7 @@ ENCODER = "encoder.safetensors"
 DECODER = "decoder.safetensors"
 EMBEDDER = "embedder.safetensors"
 RECONSTRUCTIONS = "reconstructions.safetensors"
+COMMON_ERROR = "reconstruction_error_random"  # metric of the pretrain stage: under the mask common to all
 FACTS = "facts"  # key of a safetensors file's metadata, of which there is one
 EMBEDDINGS = "embeddings.parquet"
 SCORES = "scores.parquet"

@@ -202,7 +202,7 @@ def test_averaged_weights_by_hand():
             value if expected is None else 0.75 * expected + 0.25 * value
         )  # the first one is taken whole
         assert float(average.module.weight) == pytest.approx(expected)
-    assert float(layer.weight) == 0.0
+    assert float(layer.weight.detach()) == 0.0
 
 
 def test_averaged_weights_are_not_trained_and_have_their_own_memory(mae, training):

@@ -38,12 +38,13 @@ def stage_widths(network: str, patch_size: int) -> tuple[int, ...]:
         ValueError: there is no such network, or no stage has this stride.
     """
     if network not in NETWORKS:
-        raise ValueError(f"network {network} cannot be masked; choose {_either(NETWORKS)}")
+        raise ValueError(f"network {network} cannot be masked; choose {either(NETWORKS)}")
     if patch_size not in STRIDES:
-        raise ValueError(f"patch_size {patch_size} is no stride of {network}; choose {_either(STRIDES)}")
+        raise ValueError(f"patch_size {patch_size} is no stride of {network}; choose {either(STRIDES)}")
     return NETWORKS[network][: STRIDES.index(patch_size) + 1]
 
 
-def _either(choices: Iterable[object]) -> str:
+def either(choices: Iterable[object]) -> str:
+    """Return choices in words: "1, 2 or 3"."""
     *others, last = map(str, choices)
-    return f"{', '.join(others)} or {last}"
+    return f"{', '.join(others)} or {last}" if others else last
