@@ -396,3 +396,15 @@ def test_a_lock_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError), files.exclusive(tmp_path / "file" / "run.lock"):
         pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    with (
+        pytest.raises(StorageError, match=r"without locks \(No locks available\); mount it with them"),
+        files.exclusive(tmp_path / ".lock"),
+    ):
+        pass
