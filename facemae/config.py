@@ -23,8 +23,14 @@ from facemae.masking.parameters import Masks
 from facemae.section import OpenShare, Positive, Section, Share
 
 STRATEGIES = tuple(Masks.model_fields)
-Baseline = Literal["pixels", "pca", "random_weights"]
-BASELINES_WITHOUT_CHANCE = ("pixels", "pca")
+METHODS = ("mae", "simclr", "moco", "dino")
+Method = Literal["mae", "simclr", "moco", "dino"]
+Baseline = Literal["pixels", "pca", "random_weights", "dlib", "inception"]
+BASELINES_WITHOUT_CHANCE = ("pixels", "pca", "dlib", "inception")
+Occlusion = Literal["block", "sunglasses", "mask", "scarf", "hand", "left", "right"]
+Light = Literal["exposure", "gamma", "side"]
+AttributeTask = Literal["gender", "race", "age", "expression"]
+ALL = "all"  # every run, where runs are named
 RESERVED_RUN_NAMES = ("data", "report", *get_args(Baseline))
 STDIN = Path("-")
 # Width, depth and heads of the sizes with a name: Touvron et al., DeiT, table 1; nano is ours.
@@ -53,6 +59,8 @@ class Data(Section):
     """A data set's name, `name:path`, or a folder or archive of `person/photo.jpg`."""
     unlabelled: list[SourceText]
     """Data sets, folders and archives used for pretraining only."""
+    tested: list[SourceText]
+    """Data sets, folders and archives that nothing trains on: tests of light, expression or other people."""
     raw_dir: Annotated[str, Field(min_length=1)]
     """Folder with the archives of the named data sets, and where downloads go."""
     image_size: Annotated[int, Field(ge=32, le=448)]
@@ -70,8 +78,13 @@ class Data(Section):
 class Split(Section):
     """Which people are kept apart for evaluation."""
 
+    pairs: str | None
+    """A source's list of pairs, such as lfw-view2, whose people are evaluated on; null: people are drawn."""
+    rotations: Positive
+    """1: nothing trains on an evaluation person; more: each run is fine-tuned so many times, each time with
+    the evaluation people of all but one group of folds, on which it is then evaluated."""
     evaluation_share: OpenShare
-    """Share of the people evaluated on."""
+    """Share of the people evaluated on, where they are drawn."""
     folds: Annotated[int, Field(ge=2)]
     """Folds of evaluation people; a fold's threshold comes from the other folds."""
     seed: Annotated[int, Field(ge=0)]
@@ -83,6 +96,12 @@ class Split(Section):
     """Folder of a `finetune` stage whose embeddings also tell near-duplicates; null: none."""
     same_cosine: OpenShare
     """Least cosine similarity at which two embeddings are taken for near-duplicates."""
+
+    @model_validator(mode="after")
+    def _folds_can_be_shared_out(self) -> Split:
+        if self.pairs is None and self.rotations > self.folds:
+            raise ValueError(f"rotations {self.rotations} are more than there are folds, {self.folds}")
+        return self
 
 
 class Model(Section):
@@ -104,6 +123,8 @@ class Model(Section):
     """timm's name of the cnn."""
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     """Stochastic depth rate of the last block while fine-tuning."""
+    head: Literal["pooled", "flatten"]
+    """What the embedding is made from: the pooled token, or all tokens side by side (for large data)."""
     embedding: Annotated[int, Field(ge=2)]
     """Dimensions of the face embedding."""
 
@@ -164,9 +185,33 @@ class Perceptual(Section):
         return self
 
 
-class Pretrain(Training):
-    """Masked-autoencoder pretraining."""
+class Views(Section):
+    """What the rivals of the masked autoencoder learn from: two changed views of each face."""
 
+    crop_least: Annotated[float, Field(gt=0, le=1)]
+    """Least share of the area that a view keeps."""
+    brightness: Share
+    """Largest relative change of brightness and of contrast."""
+    grey: Share
+    """Share of the views without colour."""
+    hidden: Positive
+    """Width of the projection head's hidden layers."""
+    projection: Annotated[int, Field(ge=2)]
+    """Dimensions that views are compared in; of dino the number of prototypes."""
+    temperature: Annotated[float, Field(gt=0)]
+    """Of the softmax over similarities; of dino the student's."""
+    teacher_temperature: Annotated[float, Field(gt=0)]
+    """Of dino's teacher."""
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    """Decay per step of the averaged encoder that moco and dino compare with."""
+
+
+class Pretrain(Training):
+    """Pretraining without labels: a masked autoencoder, or one of its rivals."""
+
+    method: Method
+    """mae, or a rival that compares views: everything about masks and decoders is mae's."""
+    views: Views
     mask: Strategy
     mask_ratio: OpenShare
     """Share of the patches hidden from the encoder."""
@@ -216,15 +261,52 @@ class Pretrain(Training):
         return self.masks.parameters(self.mask)
 
 
+class Labels(Section):
+    """How many of the training people's faces are used with their labels."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Share of the labelled faces that are used."""
+    per_person: Annotated[int, Field(ge=0)]
+    """Most faces of a person; 0: all."""
+    subset: Annotated[int, Field(ge=0)]
+    """Which random subset."""
+
+
 class Finetune(Training):
     """Supervised fine-tuning for identity."""
 
-    loss: Literal["cosface", "arcface", "softmax"]
+    mode: Literal["full", "partial", "lora", "probe", "knn"]
+    """What is trained: all, the last blocks, low-rank changes of attention, the head, or nothing."""
+    last_blocks: Positive
+    """Of mode partial: blocks trained, from the last one back."""
+    lora_rank: Positive
+    """Of mode lora: rank of the change of each query and value matrix."""
+    labels: Labels
+    loss: Literal["cosface", "arcface", "adaface", "subcenter", "softmax"]
     margin: Annotated[float, Field(ge=0, le=1)]
-    """Subtracted from the cosine (cosface) or added to the angle in radians (arcface)."""
-    scale: Annotated[float, Field(gt=0)]
+    """Subtracted from the cosine (cosface, adaface) or added to the angle in radians (arcface, subcenter)."""
+    scale: Annotated[float, Field(gt=0)] | Literal["auto"]
+    """Factor on the cosines; auto: from the number of people."""
     margin_warmup_share: Annotated[float, Field(ge=0, le=1)]
     """Share of the steps over which the margin rises linearly from 0."""
+    subcenters: Positive
+    """Of loss subcenter: vectors per person."""
+    people_per_step: Annotated[float, Field(gt=0, le=1)]
+    """Share of the people that a step's loss is taken over, those in the batch among them; 1: all."""
+    head_steps: Annotated[int, Field(ge=0)]
+    """First steps that train the head alone."""
+    held_out: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the training people that are kept to validate on."""
+    validate_every: Annotated[int, Field(ge=0)]
+    """Steps between two validations; the best weights become the result. 0: never."""
+    patience: Annotated[int, Field(ge=0)]
+    """Validations without a better one after which the training stops; 0: it never does."""
+    patch_drop: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the patches hidden from the encoder at each step: the cheap rival of masked pretraining."""
+    erasing: Share
+    """Share of the faces with a random rectangle erased: the other cheap rival."""
+    low_resolution: Share
+    """Share of the faces that are made coarse."""
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     """Factor on the learning rate per block, from the head down to the patches."""
     shift: Annotated[float, Field(ge=0, le=0.25)]
@@ -244,6 +326,20 @@ class Finetune(Training):
             )
         return self
 
+    @model_validator(mode="after")
+    def _validates_on_somebody(self) -> Finetune:
+        if bool(self.held_out) != bool(self.validate_every):
+            raise ValueError("held_out and validate_every go together: both above 0, or both 0")
+        return self
+
+
+# Settings of the pretraining that only one kind of method has.
+_OF_A_RIVAL = ("views",)
+_OF_A_MASK = (
+    "mask", "mask_ratio", "masks", "decoder", "decoder_width", "decoder_depth", "decoder_heads",
+    "predict_ratio", "loss", "loss_on", "normalise_target", "perceptual", "teacher_decay", "crop_least",
+)  # fmt: skip
+
 
 class Run(Section):
     """One run, whole: a strategy, or a control, with everything that trains it."""
@@ -257,19 +353,28 @@ class Run(Section):
         """Return the settings that shape the run: all but the parameters of strategies it does not use."""
         settings = self.model_dump()
         if self.pretrain:
-            mask = self.pretrain.mask
-            settings["pretrain"]["masks"] = {mask: settings["pretrain"]["masks"][mask]}
+            mask, pretrain = self.pretrain.mask, settings["pretrain"]
+            pretrain["masks"] = {mask: pretrain["masks"][mask]}
+            for name in _OF_A_RIVAL if self.pretrain.method == "mae" else _OF_A_MASK:
+                del pretrain[name]
         return settings
 
     @property
+    def masked(self) -> Pretrain | None:
+        """Return the settings of the masked autoencoder, or None for a run without one."""
+        return self.pretrain if self.pretrain and self.pretrain.method == "mae" else None
+
+    @property
     def strategy(self) -> str:
-        """Return the masking strategy, or "none" for a run without pretraining."""
-        return self.pretrain.mask if self.pretrain else "none"
+        """Return the masking strategy, the rival's name, or "none" for a run without pretraining."""
+        if self.pretrain is None:
+            return "none"
+        return self.pretrain.mask if self.pretrain.method == "mae" else self.pretrain.method
 
     @property
     def mask_ratio(self) -> float | None:
-        """Return the share of hidden patches, or None for a run without pretraining."""
-        return self.pretrain.mask_ratio if self.pretrain else None
+        """Return the share of hidden patches, or None for a run without masks."""
+        return self.masked.mask_ratio if self.masked else None
 
 
 class Evaluate(Section):
@@ -294,6 +399,55 @@ class Evaluate(Section):
         return self
 
 
+RunNames = list[Annotated[str, Field(min_length=1)]]
+
+
+class Robustness(Section):
+    """How recognition holds on changed faces, with the threshold of unchanged ones."""
+
+    runs: RunNames
+    """Runs and baselines that are tested; [all] is every one."""
+    pairs: Annotated[int, Field(ge=20)]
+    """Most pairs that the curves are taken on, half of them genuine."""
+    occlusions: list[Occlusion]
+    areas: list[Annotated[float, Field(gt=0, le=0.7)]]
+    """Shares of the face that are covered."""
+    lights: list[Light]
+    strengths: list[Annotated[float, Field(gt=0, le=1)]]
+    """How far a light goes: 1 is the most."""
+    illumination: str | None
+    """Tested source with light angles, such as yaleb; null: none."""
+
+
+class LabelCurve(Section):
+    """How accuracy grows with the number of labels."""
+
+    runs: RunNames
+    """Runs that are tested; [all] is every one."""
+    shares: list[OpenShare]
+    """Shares of the labelled faces."""
+    per_person: list[Positive]
+    """Most faces of a person."""
+    subsets: Annotated[int, Field(ge=3)]
+    """Random subsets of each size."""
+
+
+class Attributes(Section):
+    """What else than identity a run's encoder tells."""
+
+    runs: RunNames
+    """Runs that are tested; [all] is every one."""
+    tasks: dict[AttributeTask, SourceText]
+    """Each task's source, which has to be among the configuration's."""
+    mode: Literal["probe", "full"]
+    """Train the heads on the frozen encoder, or the encoder with them."""
+    folds: Annotated[int, Field(ge=2)]
+    """Folds of people; each is tested with what the others were trained on."""
+    steps: Positive
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
 class Experiment(Section):
     """Everything in `config.yaml`."""
 
@@ -310,8 +464,11 @@ class Experiment(Section):
     runs: Annotated[dict[RunName, dict[str, Any] | None], Field(min_length=1)]
     """Each run's differences from `defaults`; `null` drops a run that another file named."""
     baselines: list[Baseline]
-    """Cheap controls that train nothing, scored in the same table."""
+    """Controls that train nothing, scored in the same table."""
     evaluate: Evaluate
+    robustness: Robustness
+    label_curve: LabelCurve
+    attributes: Attributes
 
     def run(self, name: str) -> Run:
         """Return run `name` with the defaults filled in.
@@ -339,6 +496,15 @@ class Experiment(Section):
     def run_names(self) -> list[str]:
         """Return the names of the runs, in the order of the file."""
         return [name for name, differences in self.runs.items() if differences is not None]
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the runs and baselines."""
+        return [*self.run_names, *self.baselines]
+
+    def chosen(self, runs: list[str]) -> list[str]:
+        """Return the runs and baselines that a list names, where [all] is every one."""
+        return self.names if runs == [ALL] else list(runs)
 
     def seeds_of(self, name: str) -> list[int]:
         """Return the seeds of a run or baseline; a baseline without chance has one."""
@@ -377,6 +543,7 @@ def parse(content: Mapping[str, Any]) -> Experiment:
         raise UsageError("runs: every run is null; keep at least one.")
     for name in experiment.run_names:
         _check_run(experiment, name)
+    _check_chosen(experiment)
     return experiment
 
 
@@ -496,10 +663,34 @@ def _check_unique(experiment: Experiment) -> None:
         "baselines": experiment.baselines,
         "evaluate.far_targets": experiment.evaluate.far_targets,
         "data.unlabelled": experiment.data.unlabelled,
+        "data.tested": experiment.data.tested,
+        "robustness.runs": experiment.robustness.runs,
+        "robustness.occlusions": experiment.robustness.occlusions,
+        "robustness.areas": experiment.robustness.areas,
+        "robustness.lights": experiment.robustness.lights,
+        "robustness.strengths": experiment.robustness.strengths,
+        "label_curve.runs": experiment.label_curve.runs,
+        "label_curve.shares": experiment.label_curve.shares,
+        "label_curve.per_person": experiment.label_curve.per_person,
+        "attributes.runs": experiment.attributes.runs,
     }
     for path, values in lists.items():
         if len(set(values)) != len(values):
             raise UsageError(f"{path}: {values} names one twice; each must be different.")
+
+
+def _check_chosen(experiment: Experiment) -> None:
+    """Refuse names of runs that are none."""
+    trained = experiment.run_names
+    lists = {
+        "robustness.runs": (experiment.robustness.runs, experiment.names),
+        "label_curve.runs": (experiment.label_curve.runs, trained),
+        "attributes.runs": (experiment.attributes.runs, trained),
+    }
+    for path, (named, known) in lists.items():
+        for name in named:
+            if name not in known and named != [ALL]:
+                raise UsageError(f"{path}: there is no run {name}; known are {', '.join(known)}, or [all].")
 
 
 def _check_run(experiment: Experiment, name: str) -> None:

@@ -61,15 +61,18 @@ class Measurement:
     """One value of an evaluation, or the reason why there is none.
 
     `n` counts what is behind the value: pairs, impostor pairs for a value at a false accept rate, probes
-    for identification. `samples` holds the values of the bootstrap resamples.
+    for identification. `samples` holds the values of the bootstrap resamples. `condition` and `amount` say
+    under what the value was measured, such as "sunglasses" over 0.3 of the face.
     """
 
-    protocol: Literal["verification", "identification"]
+    protocol: str
     name: str
     value: float | None
     n: int
     note: str
     samples: Floats | None
+    condition: str = ""
+    amount: float | None = None
 
 
 def all_pairs(embeddings: NDArray[np.floating], identity: Integers) -> Comparisons:

@@ -47,20 +47,20 @@ SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "enrolled", "sha256"]
 EMBEDDING_COLUMNS = ["sample_id", "person", "embedding"]
 SCORE_COLUMNS = ["first", "second", "genuine", "score"]
 SUMMARY_COLUMNS = [
-    "run", "kind", "strategy", "mask_ratio", "seed", "dataset", "protocol", "metric",
+    "run", "kind", "strategy", "mask_ratio", "seed", "dataset", "protocol", "metric", "condition", "amount",
     "value", "ci_low", "ci_high", "n", "note", "seconds", "device",
 ]  # fmt: skip
 LEADERBOARD_COLUMNS = [
-    "run", "kind", "strategy", "mask_ratio", "metric", "value", "ci_low", "ci_high",
-    "seeds", "people", "seconds_pretrain", "seconds_finetune", "device", "note",
+    "run", "kind", "strategy", "mask_ratio", "protocol", "metric", "condition", "amount",
+    "value", "ci_low", "ci_high", "seeds", "people", "seconds_pretrain", "seconds_finetune", "device", "note",
 ]  # fmt: skip
 VERDICT_COLUMNS = [
     "metric", "run_a", "run_b", "difference", "ci_low", "ci_high", "p_value", "p_adjusted",
     "verdict", "detectable", "seconds_difference", "budget_note",
 ]  # fmt: skip
 
-SET_LABELLED, SET_UNLABELLED = "labelled", "unlabelled"
-ROLE_EVALUATION, ROLE_TRAIN, ROLE_UNLABELLED = "evaluation", "train", "unlabelled"
+SET_LABELLED, SET_UNLABELLED, SET_TESTED = "labelled", "unlabelled", "tested"
+ROLE_EVALUATION, ROLE_TRAIN, ROLE_UNLABELLED, ROLE_TESTED = "evaluation", "train", "unlabelled", "tested"
 
 
 @dataclass(frozen=True)
@@ -260,14 +260,29 @@ def metric(
     n: int,
     interval: tuple[float, float] | None = None,
     protocol: str = "training",
+    condition: str = "",
+    amount: float | None = None,
     note: str = "",
 ) -> dict[str, Any]:
-    """Return one entry of `metrics.json`; a refused metric has no value and says why in `note`."""
+    """Return one entry of `metrics.json`; a refused metric has no value and says why in `note`.
+
+    One metric may be measured several times: under a `condition`, such as "sunglasses", of some `amount`.
+    """
     low, high = interval or (None, None)
     return {
-        "protocol": protocol, "name": name, "value": value,
+        "protocol": protocol, "name": name, "condition": condition, "amount": amount, "value": value,
         "ci_low": low, "ci_high": high, "n": n, "note": note,
     }  # fmt: skip
+
+
+def column(name: str, condition: str = "", amount: float | None = None) -> str:
+    """Return the column of a table of resamples that holds a metric: its name, and under what it was measured.
+
+    >>> column("accuracy", "sunglasses", 0.3)
+    'accuracy@sunglasses=0.3'
+    """
+    where = f"@{condition}" if condition else ""
+    return name + where + ("" if amount is None else f"={amount:g}")
 
 
 def write_metrics(
