@@ -268,6 +268,8 @@ class Labels(Section):
     """Share of the labelled faces that are used."""
     per_person: Annotated[int, Field(ge=0)]
     """Most faces of a person; 0: all."""
+    at_least: Positive
+    """People with fewer faces are left out."""
     subset: Annotated[int, Field(ge=0)]
     """Which random subset."""
 
@@ -509,6 +511,10 @@ class Experiment(Section):
     def seeds_of(self, name: str) -> list[int]:
         """Return the seeds of a run or baseline; a baseline without chance has one."""
         return self.seeds[:1] if name in BASELINES_WITHOUT_CHANCE else self.seeds
+
+    def label_seed(self, subset: int) -> int:
+        """Return the seed that a subset of the labels is trained with: they take turns."""
+        return self.seeds[subset % len(self.seeds)]
 
     @property
     def dataset(self) -> str:

@@ -20,10 +20,10 @@ from facemae.data.detect import mtcnn_version
 from facemae.data.locate import Wanted, clear_unused, find, locate, raw_dir
 from facemae.data.manifest import Entry
 from facemae.data.sources.base import Attribute, Box, Place
-from facemae.data.split import check_split, split_people
+from facemae.data.split import check_split, listed_people, split_people
 from facemae.errors import DataError, UsageError
 from facemae.progress import say, track
-from facemae.results import SET_LABELLED, SET_UNLABELLED, DataFolder
+from facemae.results import SET_LABELLED, SET_TESTED, SET_UNLABELLED, DataFolder
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -49,7 +49,8 @@ def wanted_sources(data: config.Data) -> list[Wanted]:
     """
     raw = raw_dir(data.raw_dir)
     wanted = [find(data.labelled, SET_LABELLED, raw)]
-    wanted += [find(text, SET_UNLABELLED, raw, number) for number, text in enumerate(data.unlabelled)]
+    more = [(text, SET_UNLABELLED) for text in data.unlabelled] + [(text, SET_TESTED) for text in data.tested]
+    wanted += [find(text, part, raw, number) for number, (text, part) in enumerate(more)]
     check_distinct(wanted)
     return wanted
 
@@ -236,7 +237,13 @@ def split(experiment: config.Experiment, folder: DataFolder) -> None:
     columns = ["sample_id", "person", "source", "set", "sha256", "hash"]
     faces = results.read_table(folder.faces, columns)
     embeddings = _embeddings(experiment, folder, faces) if experiment.split.embedder else None
-    roles, overlaps = split_people(faces, experiment.split, embeddings)
+    lists = results.read_table(folder.listed_pairs)
+    listed = None
+    if experiment.split.pairs:
+        photos = results.read_table(folder.photos, ["sample_id", "person"])
+        people = dict(zip(photos["sample_id"], photos["person"], strict=True))
+        listed = listed_people(lists, people, experiment.split)
+    roles, overlaps = split_people(faces, experiment.split, embeddings, listed)
     check_split(roles)
     results.write_table(folder.overlaps, overlaps, results.OVERLAP_COLUMNS)
     for role, part in roles.groupby("role"):
@@ -244,9 +251,8 @@ def split(experiment: config.Experiment, folder: DataFolder) -> None:
     for (kind, action), rows in overlaps.groupby(["kind", "action"]):
         say("split", f"overlap by {kind}: {len(rows)} {action}; {folder.overlaps} lists them")
     evaluated = roles[roles["role"] == results.ROLE_EVALUATION]
-    drawn = pairs.generate(evaluated, seed=experiment.split.seed)
-    listed = results.read_table(folder.listed_pairs)
-    results.write_table(folder.pairs, pd.concat([listed, drawn]), results.PAIR_COLUMNS)
+    drawn = lists[:0] if listed else pairs.generate(evaluated, seed=experiment.split.seed)
+    results.write_table(folder.pairs, pd.concat([lists, drawn]), results.PAIR_COLUMNS)
     results.write_table(folder.split, roles, results.SPLIT_COLUMNS)
 
 

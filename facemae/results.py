@@ -43,8 +43,8 @@ RESAMPLES = "resamples.parquet"
 PHOTO_COLUMNS = ["key", "sample_id", "person", "source", "set", "path", "offset", "length", "sha256", "bytes"]
 PAIR_COLUMNS = ["protocol", "fold", "first", "second", "genuine"]
 OVERLAP_COLUMNS = ["kind", "evaluation", "other", "distance", "action"]
-SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "enrolled", "sha256"]
-EMBEDDING_COLUMNS = ["sample_id", "person", "embedding"]
+SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "part", "trainable", "enrolled", "sha256"]
+EMBEDDING_COLUMNS = ["sample_id", "person", "part", "embedding"]
 SCORE_COLUMNS = ["first", "second", "genuine", "score"]
 SUMMARY_COLUMNS = [
     "run", "kind", "strategy", "mask_ratio", "seed", "dataset", "protocol", "metric", "condition", "amount",
@@ -52,7 +52,8 @@ SUMMARY_COLUMNS = [
 ]  # fmt: skip
 LEADERBOARD_COLUMNS = [
     "run", "kind", "strategy", "mask_ratio", "protocol", "metric", "condition", "amount",
-    "value", "ci_low", "ci_high", "seeds", "people", "seconds_pretrain", "seconds_finetune", "device", "note",
+    "value", "ci_low", "ci_high", "seeds", "people", "seconds_pretrain", "seconds_finetune",
+    "images_pretrain", "images_finetune", "joules", "device", "note",
 ]  # fmt: skip
 VERDICT_COLUMNS = [
     "metric", "run_a", "run_b", "difference", "ci_low", "ci_high", "p_value", "p_adjusted",
@@ -184,6 +185,15 @@ class Results:
     def stage(self, run: str, seed: int, stage: str) -> Path:
         """Return the folder of one stage of one run."""
         return self.root / run / str(seed) / stage
+
+    def labels(self, run: str, seed: int, subset: int) -> Path:
+        """Return the folder of a run's curve over fewer labels, for one random subset of them."""
+        return self.stage(run, seed, "labels") / str(subset)
+
+
+def embedder_file(part: int) -> str:
+    """Return the name of the weights that evaluate a part of the folds; there is one part without rotations."""
+    return EMBEDDER if part == 0 else EMBEDDER.replace(".", f"-{part}.")
 
 
 def digest(value: Any) -> str:

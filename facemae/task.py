@@ -30,6 +30,8 @@ class Task:
     threads: int = 1
     workers: int = 0
     """Threads that read batches ahead of the training."""
+    parts: tuple[int, ...] | None = None
+    """Parts of the evaluation people to train a model for; None: all."""
 
     @property
     def label(self) -> str:
@@ -72,6 +74,34 @@ class Task:
             )
         return rows
 
+    @property
+    def rotations(self) -> int:
+        """Return how many parts the evaluation people are in, each evaluated by a training of its own."""
+        return self.experiment.split.rotations
+
+    @property
+    def wanted_parts(self) -> tuple[int, ...]:
+        """Return the parts to train a model for."""
+        return tuple(range(self.rotations)) if self.parts is None else self.parts
+
+    def training(self, part: int) -> pd.DataFrame:
+        """Return the rows of the split that the model which evaluates a part may learn from, with labels.
+
+        Raises:
+            DataError: there are none.
+        """
+        table = results.read_table(self.data.split)
+        others = (table["role"] == results.ROLE_EVALUATION) & (table["part"] != part) & table["trainable"]
+        rows = table[(table["role"] == results.ROLE_TRAIN) | others]
+        if rows.empty:
+            raise DataError(f"{self.data.split} holds no face to train on; check the data section.")
+        return rows
+
+    def evaluated(self, part: int) -> pd.DataFrame:
+        """Return the rows of the split that a part's model is evaluated on."""
+        rows = self.rows(results.ROLE_EVALUATION)
+        return rows[rows["part"] == part]
+
     def load(self, *roles: str, most: int | None = None) -> Faces:
         """Return the faces with one of `roles` in memory, or `most` of them, evenly chosen.
 
@@ -79,7 +109,15 @@ class Task:
             DataError: there are none.
             IntegrityError: they are damaged, or of another size.
         """
-        faces = load_faces(self.data, evenly(self.rows(*roles), most))
+        return self.load_rows(evenly(self.rows(*roles), most))
+
+    def load_rows(self, rows: pd.DataFrame) -> Faces:
+        """Return the faces of some rows of the split in memory.
+
+        Raises:
+            IntegrityError: they are damaged, or of another size.
+        """
+        faces = load_faces(self.data, rows)
         self._check_size(faces.images.shape[1])
         return faces
 

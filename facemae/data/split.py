@@ -1,14 +1,19 @@
 """Who is trained on and who is evaluated on: by person, with gates that stop a leak.
 
 Roles: `train` people are pretrained on and fine-tuned on, `evaluation` people neither, `unlabelled`
-photos are pretrained on only. What is trained on may not show an evaluation photo, or a person of that name,
-again: such photos are taken out and listed, or stop the run.
+photos are pretrained on only, `tested` photos are in no training at all. What is trained on may not show an
+evaluation or tested photo, or a person of that name, again: such photos are taken out and listed, or stop the
+run.
+
+With `rotations` above 1 the evaluation people are in so many parts, by whole folds. Each part has a model of
+its own, which is fine-tuned on the people of the other parts besides: of these, on what is `trainable`, as no
+other part shows the same picture.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +22,15 @@ from numpy.typing import NDArray
 
 from facemae import config
 from facemae.data.duplicates import HASH_BYTES, Pairs, near_embeddings, near_pairs
-from facemae.errors import DataError, IntegrityError
+from facemae.errors import DataError, IntegrityError, UsageError
 from facemae.results import (
     OVERLAP_COLUMNS,
     ROLE_EVALUATION,
+    ROLE_TESTED,
     ROLE_TRAIN,
     ROLE_UNLABELLED,
     SET_LABELLED,
-    SET_UNLABELLED,
+    SET_TESTED,
     SPLIT_COLUMNS,
 )
 
@@ -49,24 +55,29 @@ class Hits(NamedTuple):
 
 
 def split_people(
-    faces: pd.DataFrame, split: config.Split, embeddings: NDArray[np.floating] | None = None
+    faces: pd.DataFrame,
+    split: config.Split,
+    embeddings: NDArray[np.floating] | None = None,
+    listed: Mapping[str, int] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the role of every usable face, and the faces that were found on both sides or twice.
 
-    Evaluation people are drawn among those with two or more different pictures, since a genuine pair needs
-    two; the first face of each is `enrolled`, the gallery of identification. Spellings that `normal_name`
-    makes equal are one person, called by the first of them. A labelled photo that names nobody may show
-    an evaluation person, so it is left out.
+    Evaluation people are those `listed`, or drawn among those with two or more different pictures, since a
+    genuine pair needs two; the first face of each is `enrolled`, the gallery of identification. Spellings
+    that `normal_name` makes equal are one person, called by the first of them. A labelled photo that names
+    nobody may show an evaluation person, so it is left out.
 
     A face to train on goes, with its photo, if an evaluation face has its name, its bytes, nearly its
     perceptual hash or nearly its embedding; the first of these that applies is listed ("excluded"). Within
     a side only the first photo of the same bytes stays. Among evaluation faces of one person that look
-    the same the first stays (the others are listed as "dropped"); of two people, both ("kept").
+    the same the first stays (the others are listed as "dropped"); of two people, both ("kept"). Those of
+    `listed` people all stay, since a list of pairs names each.
 
     Args:
         faces: Columns sample_id, person (None: not known), source, set, sha256 and hash (may be empty).
         split: Share, folds, seed, and what to do with overlaps.
         embeddings: (len(faces), D); None: not compared.
+        listed: The fold of each person that a list of pairs names; None: evaluation people are drawn.
 
     Returns:
         SPLIT_COLUMNS and OVERLAP_COLUMNS; in rows about evaluation faces only, `training` is the later one.
@@ -76,19 +87,87 @@ def split_people(
         IntegrityError: `split.overlap` is "stop" and something is on both sides.
     """
     table = _usable(faces)
-    labelled = (table["set"] == SET_LABELLED).to_numpy()
-    folds = _folds(table[labelled], split)
-    table["fold"] = table["person"].map(folds).where(labelled).astype("Int64")
+    labelled, tested = ((table["set"] == each).to_numpy() for each in (SET_LABELLED, SET_TESTED))
+    folds = _folds(table[labelled], split) if listed is None else _named(table[labelled | tested], listed)
+    table["fold"] = table["person"].map(folds).where(labelled | tested).astype("Int64")
     is_evaluated = table["fold"].notna().to_numpy()
-    table["role"] = np.select([is_evaluated, labelled], [ROLE_EVALUATION, ROLE_TRAIN], ROLE_UNLABELLED)
-    evaluated, trained = table[is_evaluated], table[~is_evaluated]
-    trained, excluded = _exclude(evaluated, trained, split, embeddings)
-    evaluated, twice = _once(evaluated, split)
-    roles = pd.concat([evaluated, _without_copies(trained)]).sort_index()
-    _check_enough(roles)
+    table["role"] = np.select(
+        [is_evaluated, labelled, tested], [ROLE_EVALUATION, ROLE_TRAIN, ROLE_TESTED], ROLE_UNLABELLED
+    )
+    trained, excluded = _exclude(
+        table[is_evaluated | tested], table[~is_evaluated & ~tested], split, embeddings
+    )
+    evaluated, twice = _once(table[is_evaluated], split, all_stay=listed is not None)
+    left = table[tested & ~is_evaluated]
+    roles = pd.concat([evaluated, _without_copies(trained), left]).sort_index()
+    _check_enough(roles, split)
     roles["enrolled"] = (roles["role"] == ROLE_EVALUATION) & ~roles.duplicated(["role", "name"])
+    roles["part"] = _parts(roles["fold"], split, folds)
+    roles["trainable"] = _trainable(roles, twice, split)
     overlaps = pd.concat([excluded, twice], ignore_index=True)
     return roles[SPLIT_COLUMNS].reset_index(drop=True), overlaps
+
+
+def listed_people(
+    pairs: pd.DataFrame, people: Mapping[str, str | None], split: config.Split
+) -> dict[str, int]:
+    """Return the fold of each person that the list of pairs `split.pairs` names.
+
+    Args:
+        pairs: All lists (PAIR_COLUMNS).
+        people: The person of each sample_id.
+        split: Which list, and in how many parts.
+
+    Raises:
+        UsageError: no source has this list.
+        DataError: it names a photo of nobody, or people are in too many or too few folds for the rotations.
+    """
+    rows = pairs[pairs["protocol"] == split.pairs]
+    if rows.empty:
+        known = ", ".join(sorted(pairs["protocol"].unique())) or "none"
+        raise UsageError(f"split.pairs: no data set here has the list {split.pairs}; there are: {known}.")
+    named = pd.concat([rows[["first", "fold"]].set_axis(["id", "fold"], axis=1),
+                       rows[["second", "fold"]].set_axis(["id", "fold"], axis=1)])  # fmt: skip
+    named["person"] = named["id"].map(people)
+    if named["person"].isna().any():
+        photo = named.loc[named["person"].isna(), "id"].iloc[0]
+        raise DataError(f"split.pairs: {split.pairs} names {photo}, a photo of nobody known.")
+    folds = named.groupby("person")["fold"]
+    if split.rotations > 1 and (folds.nunique() > 1).any():
+        raise DataError(
+            f"split.rotations: in {split.pairs} a person is in several folds, so that no fold can be trained "
+            "without the people of another; set split.rotations to 1."
+        )
+    if split.rotations > rows["fold"].nunique():
+        raise DataError(
+            f"split.rotations: {split.rotations} are more than {split.pairs} has folds, "
+            f"{rows['fold'].nunique()}."
+        )
+    return {str(person): int(fold) for person, fold in folds.min().items()}
+
+
+def _named(table: pd.DataFrame, listed: Mapping[str, int]) -> dict[str, int]:
+    """Return the fold of each listed person, by the spelling that the table has."""
+    keys = {normal_name(person) or person: fold for person, fold in listed.items()}
+    people = [str(person) for person in table["person"].dropna().unique()]
+    return {person: keys[key] for person in people if (key := normal_name(person) or person) in keys}
+
+
+def _parts(fold: pd.Series, split: config.Split, folds: Mapping[str, int]) -> pd.Series:
+    """Return the part of each face's fold: neighbouring folds together, as many in each as can be."""
+    count = max(folds.values(), default=0) + 1
+    return (fold * split.rotations // max(count, split.rotations)).astype("Int64")
+
+
+def _trainable(roles: pd.DataFrame, twice: pd.DataFrame, split: config.Split) -> pd.Series:
+    """Tell which faces may be trained on: of evaluation faces those whose picture is in no other part."""
+    evaluated = roles["role"] == ROLE_EVALUATION
+    if split.rotations == 1:
+        return ~evaluated & (roles["role"] != ROLE_TESTED)
+    part = roles[evaluated].set_index("sample_id")["part"]
+    shared = twice[twice["evaluation"].map(part) != twice["other"].map(part)]
+    lost = roles["sample_id"].isin({*shared["evaluation"], *shared["other"]})
+    return ~(evaluated & lost) & (roles["role"] != ROLE_TESTED)
 
 
 def check_split(table: pd.DataFrame) -> None:
@@ -97,7 +176,7 @@ def check_split(table: pd.DataFrame) -> None:
     Raises:
         IntegrityError: the split leaks; the message names an example.
     """
-    is_evaluated = table["role"] == ROLE_EVALUATION
+    is_evaluated = table["role"].isin([ROLE_EVALUATION, ROLE_TESTED])
     evaluated, trained = table[is_evaluated], table[~is_evaluated]
     labelled = trained[trained["role"] == ROLE_TRAIN]
     sides = {
@@ -113,6 +192,12 @@ def check_split(table: pd.DataFrame) -> None:
                 f"The split leaks: {len(shared)} {what}(s) are both trained on and evaluated on, for example "
                 f"{shared[0]}; delete the split file and run again."
             )
+    parts = evaluated.groupby("person")["part"].nunique()
+    if (parts > 1).any():
+        raise IntegrityError(
+            f"The split leaks: {int((parts > 1).sum())} people are in several parts, for example "
+            f"{parts.index[parts > 1][0]}; delete the split file and run again."
+        )
 
 
 def normal_name(name: str) -> str:
@@ -141,7 +226,7 @@ def _usable(faces: pd.DataFrame) -> pd.DataFrame:
 
     These columns are row (in `faces`), name (-1: none), content and photo.
     """
-    usable = faces["person"].notna() | (faces["set"] == SET_UNLABELLED)
+    usable = faces["person"].notna() | (faces["set"] != SET_LABELLED)
     table = faces.assign(row=np.arange(len(faces)))[usable]
     table = table.sort_values(["set", "sample_id"], ignore_index=True)
     table["name"] = _name_numbers(table)
@@ -200,9 +285,11 @@ def _draw(people: list[str], paired: set[str], split: config.Split) -> list[str]
     return [candidates[place] for place in order[:wanted]]
 
 
-def _check_enough(roles: pd.DataFrame) -> None:
+def _check_enough(roles: pd.DataFrame, split: config.Split) -> None:
     left = roles.loc[roles["role"] == ROLE_TRAIN, "person"].nunique()
-    if left < MIN_TRAIN_PEOPLE:
+    if split.pairs and roles.loc[roles["role"] == ROLE_EVALUATION, "person"].nunique() < MIN_FOLD_PEOPLE:
+        raise DataError(f"split.pairs: no usable face shows people of {split.pairs}; check the data section.")
+    if left < MIN_TRAIN_PEOPLE and split.rotations == 1:
         raise DataError(
             f"There are too few people: {left} to train on where {MIN_TRAIN_PEOPLE} are needed, since photos "
             "of the others show evaluation photos again; add people or lower split.evaluation_share."
@@ -297,9 +384,11 @@ def _without_copies(side: pd.DataFrame) -> pd.DataFrame:
     return side[side["photo"] == side.groupby("content")["photo"].transform("first")]
 
 
-def _once(evaluated: pd.DataFrame, split: config.Split) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _once(
+    evaluated: pd.DataFrame, split: config.Split, *, all_stay: bool
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the evaluation faces without copies and near-duplicates of one person, and the list of them."""
-    kept = _without_copies(evaluated)
+    kept = evaluated if all_stay else _without_copies(evaluated)
     copies = evaluated.drop(kept.index)
     firsts = kept.drop_duplicates("content").set_index("content", drop=False).loc[copies["content"]]
     listed = [_listed("copy", firsts, copies, DROPPED)]
@@ -311,7 +400,7 @@ def _once(evaluated: pd.DataFrame, split: config.Split) -> tuple[pd.DataFrame, p
     names, photos = kept["name"].to_numpy()[pairs], kept["photo"].to_numpy()[pairs]
     alike = names[:, 0] == names[:, 1]
     others = ~alike & (photos[:, 0] != photos[:, 1])
-    dropped = _later_ones(pairs, alike & (distance <= _same_bits(split)))
+    dropped = _later_ones(pairs, alike & (distance <= _same_bits(split)) & (not all_stay))
     for which, action in ((dropped, DROPPED), (others, KEPT)):
         hits = Hits(pairs[which, 0], pairs[which, 1], distance[which].astype(np.float64))
         listed.append(_listed("hash", kept.iloc[hits.evaluation], kept.iloc[hits.other], action, hits))

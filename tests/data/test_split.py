@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facemae.config import Split
-from facemae.data.split import GATES, check_split, normal_name, split_people
-from facemae.errors import DataError, IntegrityError
+from facemae.data.pairs import table as pairs_table
+from facemae.data.sources.base import Pair
+from facemae.data.split import GATES, check_split, listed_people, normal_name, split_people
+from facemae.errors import DataError, IntegrityError, UsageError
 from facemae.results import OVERLAP_COLUMNS, SPLIT_COLUMNS
 
 
@@ -42,9 +44,11 @@ def faces_of(people, unlabelled=0):
     return rows_of([*named, *((f"more/{shot}", None, "unlabelled") for shot in range(unlabelled))])
 
 
-def settings_of(share=0.5, folds=2, seed=0, overlap="exclude", hash_bits=7, same_cosine=0.9):
+def settings_of(
+    share=0.5, folds=2, seed=0, overlap="exclude", hash_bits=7, same_cosine=0.9, pairs=None, rotations=1
+):
     return Split(
-        evaluation_share=share, folds=folds, seed=seed, overlap=overlap, hash_bits=hash_bits, embedder=None,
+        pairs=pairs, rotations=rotations, evaluation_share=share, folds=folds, seed=seed, overlap=overlap, hash_bits=hash_bits, embedder=None,
         same_cosine=same_cosine,
     )  # fmt: skip
 
@@ -527,3 +531,120 @@ def test_a_person_moved_over_by_half_is_a_leak(table):
     with pytest.raises(IntegrityError, match=r"person\(s\) are both trained on and evaluated on") as caught:
         check_split(table)
     assert caught.value.exit_code == 4
+
+
+# --- people that a list of pairs names ---
+
+
+def list_of(*pairs, protocol="list"):
+    """A list of pairs from (fold, first, second), by person and shot; genuine if the person is the same."""
+    return pairs_table(
+        Pair(protocol, fold, f"own/{a}/{i}", f"own/{b}/{j}", a == b) for fold, (a, i), (b, j) in pairs
+    )
+
+
+FOUR = list_of(
+    (0, ("a", 0), ("a", 1)), (0, ("a", 0), ("b", 0)), (1, ("c", 0), ("c", 1)), (1, ("c", 0), ("d", 0))
+)
+SIX = {"a": 2, "b": 1, "c": 2, "d": 1, "e": 3, "f": 1}
+
+
+def listed(faces, lists=FOUR, **changes):
+    settings = settings_of(pairs="list", **changes)
+    people = dict(zip(faces["sample_id"], faces["person"], strict=True))
+    return split_people(faces, settings, None, listed_people(lists, people, settings))
+
+
+def test_the_people_of_a_list_are_evaluated_in_its_folds():
+    table, _ = listed(faces_of(SIX, unlabelled=2))
+    check_split(table)
+    evaluated = table[table["role"] == "evaluation"]
+    assert dict(zip(evaluated["person"], evaluated["fold"], strict=True)) == {"a": 0, "b": 0, "c": 1, "d": 1}
+    assert people_in(table, "train") == {"e", "f"}
+    assert (evaluated["part"] == 0).all()
+    assert not evaluated["trainable"].any()
+    assert table.loc[table["role"] != "evaluation", "trainable"].all()
+
+
+def test_with_rotations_each_part_holds_whole_folds_and_may_train_the_other():
+    table, _ = listed(faces_of(SIX), rotations=2)
+    check_split(table)
+    evaluated = table[table["role"] == "evaluation"]
+    assert dict(zip(evaluated["fold"], evaluated["part"], strict=True)) == {0: 0, 1: 1}
+    assert evaluated["trainable"].all()
+
+
+@pytest.mark.parametrize(("folds", "rotations"), [(10, 2), (10, 10), (10, 3), (5, 5), (7, 2)])
+def test_parts_share_out_the_folds_evenly(folds, rotations):
+    lists = list_of(*((k, (f"p{k}", 0), (f"p{k}", 1)) for k in range(folds)))
+    faces = faces_of({f"p{k}": 2 for k in range(folds)} | {"x": 2, "y": 2})
+    table, _ = listed(faces, lists, rotations=rotations)
+    evaluated = table[table["role"] == "evaluation"]
+    counts = evaluated.groupby("part")["fold"].nunique()
+    assert list(counts.index) == list(range(rotations))
+    assert counts.max() - counts.min() <= 1
+    assert evaluated.groupby("fold")["part"].nunique().eq(1).all()
+
+
+def test_a_picture_that_two_parts_show_trains_neither():
+    faces = faces_of(SIX)
+    row = faces.set_index("sample_id").index
+    faces.loc[row.get_loc("own/c/0"), "hash"] = turned(hash_of("own/a/0"), 3)
+    table, overlaps = listed(faces, rotations=2)
+    lost = set(table.loc[~table["trainable"], "sample_id"])
+    assert lost == {"own/a/0", "own/c/0"}
+    assert list(overlaps["action"]) == ["kept"]
+
+
+def test_listed_photos_all_stay_however_alike():
+    faces = faces_of(SIX)
+    where = faces["sample_id"].isin(["own/a/0", "own/a/1"])
+    faces.loc[where, ["hash", "sha256"]] = [hash_of("one"), "one"]
+    table, _ = listed(faces)
+    assert {"own/a/0", "own/a/1"} <= set(table["sample_id"])
+
+
+def test_a_planted_person_in_two_parts_stops_the_run():
+    table, _ = listed(faces_of(SIX), rotations=2)
+    table.loc[table["sample_id"] == "own/a/1", "part"] = 1
+    with pytest.raises(IntegrityError, match="1 people are in several parts, for example a"):
+        check_split(table)
+
+
+@pytest.mark.parametrize(
+    ("lists", "changes", "error", "message"),
+    [
+        (FOUR, {"pairs": "other"}, UsageError, "no data set here has the list other; there are: list"),
+        (FOUR[:0], {}, UsageError, "there are: none"),
+        (FOUR, {"rotations": 3}, DataError, "3 are more than list has folds, 2"),
+        (
+            list_of((0, ("a", 0), ("a", 1)), (1, ("a", 0), ("b", 0))),
+            {"rotations": 2},
+            DataError,
+            "in several",
+        ),
+        (list_of((0, ("a", 0), ("ghost", 7))), {}, DataError, "own/ghost/7, a photo of nobody known"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_refused(lists, changes, error, message):
+    faces = faces_of(SIX)
+    people = dict(zip(faces["sample_id"], faces["person"], strict=True))
+    with pytest.raises(error, match=message):
+        listed_people(lists, people, settings_of(**({"pairs": "list"} | changes)))
+
+
+def test_more_rotations_than_folds_are_refused():
+    with pytest.raises(ValueError, match="rotations 3 are more than there are folds, 2"):
+        settings_of(rotations=3)
+
+
+def test_tested_photos_train_nothing_and_cost_those_that_show_them_again_their_place():
+    faces = faces_of({f"p{k}": 3 for k in range(8)}, unlabelled=3)
+    tested = rows_of([("light/0", "q", "tested"), ("light/1", None, "tested")])
+    tested.loc[0, "hash"] = turned(hash_of("more/1"), 2)
+    table, overlaps = split_people(pd.concat([faces, tested], ignore_index=True), settings_of())
+    check_split(table)
+    assert set(table.loc[table["role"] == "tested", "sample_id"]) == {"light/0", "light/1"}
+    assert not table.loc[table["role"] == "tested", "trainable"].any()
+    assert "more/1" not in set(table["sample_id"])
+    assert tuples(overlaps)[0][:3] == ("hash", "light/0", "more/1")

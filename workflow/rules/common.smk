@@ -13,7 +13,7 @@ from facemae.driver import driver_version
 from facemae.errors import FaceMAEError
 from facemae.files import exclusive, write_json
 from facemae.prepare import wanted_sources
-from facemae.results import Results
+from facemae.results import Results, embedder_file
 
 
 def fail(error):
@@ -146,23 +146,76 @@ def training_mb(model, training):
     return round((weights + faces * tokens * depth * width * 17 * 4) / 1e6)
 
 
-def evaluated(filename):
-    """Return a file of the evaluate stage of every run, baseline and seed."""
+def of_stage(stage, filename, names):
+    """Return a file of a stage of each named run or baseline, for every seed."""
     return [
-        str(RESULTS.stage(name, seed, "evaluate") / filename)
-        for name in (*EXPERIMENT.run_names, *EXPERIMENT.baselines)
+        str(RESULTS.stage(name, seed, stage) / filename)
+        for name in names
         for seed in EXPERIMENT.seeds_of(name)
     ]
 
 
+def evaluated(filename):
+    """Return a file of the evaluate stage of every run, baseline and seed."""
+    return of_stage("evaluate", filename, EXPERIMENT.names)
+
+
+def measured(filename):
+    """Return a file of every stage that measures something."""
+    trained = set(EXPERIMENT.run_names)
+    curves = [
+        str(RESULTS.labels(name, EXPERIMENT.label_seed(subset), subset) / filename)
+        for name in EXPERIMENT.chosen(EXPERIMENT.label_curve.runs)
+        if name in trained
+        for subset in range(EXPERIMENT.label_curve.subsets)
+    ]
+    robust = EXPERIMENT.chosen(EXPERIMENT.robustness.runs)
+    told = [
+        name
+        for name in EXPERIMENT.chosen(EXPERIMENT.attributes.runs)
+        if name in trained
+    ]
+    return [
+        *evaluated(filename),
+        *of_stage("robustness", filename, robust),
+        *of_stage("attributes", filename, told),
+        *curves,
+    ]
+
+
+def masked_files(filename):
+    """Return a file of the pretrain stage of every masked autoencoder, for every seed."""
+    masked = [
+        name for name in EXPERIMENT.run_names if EXPERIMENT.run(name).masked is not None
+    ]
+    return of_stage("pretrain", filename, masked)
+
+
 def pretrain_files(filename):
     """Return a file of the pretrain stage of every run that has one, for every seed."""
-    return [
-        str(RESULTS.stage(name, seed, "pretrain") / filename)
+    pretrained = [
+        name
         for name in EXPERIMENT.run_names
-        for seed in EXPERIMENT.seeds
         if EXPERIMENT.run(name).pretrain is not None
     ]
+    return of_stage("pretrain", filename, pretrained)
+
+
+def finetuned(wildcards):
+    """Return the weights of every part of the folds that a run was fine-tuned for; none for a baseline."""
+    if wildcards.run in EXPERIMENT.baselines:
+        return []
+    return [
+        f"{STAGE}/finetune/{embedder_file(part)}".format(**wildcards)
+        for part in range(EXPERIMENT.split.rotations)
+    ]
+
+
+def finetuned_option(wildcards):
+    """Return the option that hands the embedder's folder on."""
+    if wildcards.run in EXPERIMENT.baselines:
+        return []
+    return ["--finetuned", RESULTS.stage(wildcards.run, wildcards.seed, "finetune")]
 
 
 def readers(wildcards, resources):

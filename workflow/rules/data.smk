@@ -20,7 +20,9 @@ rule fetch:
     params:
         folder=subpath(output[0], parent=True),
         config=RESULTS.config,
-        data=EXPERIMENT.data.model_dump_json(include={"labelled", "unlabelled"}),
+        data=EXPERIMENT.data.model_dump_json(
+            include={"labelled", "unlabelled", "tested"}
+        ),
         sources=source_states(),
     shell:
         "python -m facemae fetch --config {params.config:q} --data {params.folder:q} 2>&1 | tee -i {log:q}"

@@ -1,23 +1,17 @@
 """From a trained run, or a control, to the verdict and the report's page."""
 
-RUN = "|".join(EXPERIMENT.run_names)
-BASELINE = "|".join(EXPERIMENT.baselines) or "none"
-
 
 rule embed:
     input:
         faces=RESULTS.data.cache_hashes,
         split=RESULTS.data.split,
-        embedder=f"{STAGE}/finetune/embedder.safetensors",
-        metrics=f"{STAGE}/finetune/metrics.json",
+        embedders=finetuned,
     output:
         f"{STAGE}/embed/embeddings.parquet",
         f"{STAGE}/embed/metrics.json",
         f"{STAGE}/embed/config.json",
     log:
         "logs/{run}/{seed}/embed.log",
-    wildcard_constraints:
-        run=RUN,
     conda:
         "../envs/facemae.yaml"
     threads: 1
@@ -29,51 +23,16 @@ rule embed:
         folder=subpath(input.split, parent=True),
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
-        finetuned=subpath(input.embedder, parent=True),
-    shell:
-        """
-        python -m facemae embed \
-            --config {params.config:q} \
-            --run {wildcards.run} \
-            --seed {wildcards.seed} \
-            --data {params.folder:q} \
-            --finetuned {params.finetuned:q} \
-            --out {params.out:q} \
-            --threads {threads} 2>&1 | tee -i {log:q}
-        """
-
-
-rule baseline:
-    input:
-        faces=RESULTS.data.cache_hashes,
-        split=RESULTS.data.split,
-    output:
-        f"{STAGE}/embed/embeddings.parquet",
-        f"{STAGE}/embed/metrics.json",
-        f"{STAGE}/embed/config.json",
-    log:
-        "logs/{run}/{seed}/baseline.log",
-    wildcard_constraints:
-        run=BASELINE,
-    conda:
-        "../envs/facemae.yaml"
-    threads: 1
-    resources:
-        gpu=0,
-        mem_mb=memory(PYTORCH_MB),
-        runtime=60,
-    params:
-        folder=subpath(input.split, parent=True),
-        config=RESULTS.config,
-        out=subpath(output[0], parent=True),
+        finetuned=finetuned_option,
         model=EXPERIMENT.defaults.model.model_dump_json(),
     shell:
         """
-        python -m facemae baseline \
+        python -m facemae embed-run \
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \
             --data {params.folder:q} \
+            {params.finetuned:q} \
             --out {params.out:q} \
             --threads {threads} 2>&1 | tee -i {log:q}
         """
@@ -82,6 +41,7 @@ rule baseline:
 rule evaluate:
     input:
         split=RESULTS.data.split,
+        pairs=RESULTS.data.pairs,
         embeddings=f"{STAGE}/embed/embeddings.parquet",
         metrics=f"{STAGE}/embed/metrics.json",
     output:
@@ -96,29 +56,159 @@ rule evaluate:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=memory(2000),
+        mem_mb=memory(3000),
         runtime=60,
     params:
+        folder=subpath(input.split, parent=True),
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
         embeddings=subpath(input.embeddings, parent=True),
         evaluate=EXPERIMENT.evaluate.model_dump_json(exclude={"primary"}),
     shell:
         """
-        python -m facemae evaluate \
+        python -m facemae evaluate-run \
             --config {params.config:q} \
             --run {wildcards.run} \
             --seed {wildcards.seed} \
             --embeddings {params.embeddings:q} \
-            --split {input.split:q} \
+            --data {params.folder:q} \
             --out {params.out:q} 2>&1 | tee -i {log:q}
+        """
+
+
+rule robustness:
+    input:
+        faces=RESULTS.data.cache_hashes,
+        split=RESULTS.data.split,
+        pairs=RESULTS.data.pairs,
+        embedders=finetuned,
+    output:
+        f"{STAGE}/robustness/metrics.json",
+        f"{STAGE}/robustness/resamples.parquet",
+        f"{STAGE}/robustness/config.json",
+    log:
+        "logs/{run}/{seed}/robustness.log",
+    conda:
+        "../envs/facemae.yaml"
+    threads: 1
+    resources:
+        gpu=gpus,
+        mem_mb=memory(PYTORCH_MB),
+        runtime=240,
+    params:
+        folder=subpath(input.split, parent=True),
+        config=RESULTS.config,
+        out=subpath(output[0], parent=True),
+        finetuned=finetuned_option,
+        settings=EXPERIMENT.robustness.model_dump_json(exclude={"runs"}),
+        evaluate=EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"}),
+    shell:
+        """
+        python -m facemae robustness \
+            --config {params.config:q} \
+            --run {wildcards.run} \
+            --seed {wildcards.seed} \
+            --data {params.folder:q} \
+            {params.finetuned:q} \
+            --out {params.out:q} \
+            --threads {threads} 2>&1 | tee -i {log:q}
+        """
+
+
+rule attributes:
+    input:
+        faces=RESULTS.data.cache_hashes,
+        split=RESULTS.data.split,
+        pretrained=pretrained,
+    output:
+        f"{STAGE}/attributes/metrics.json",
+        f"{STAGE}/attributes/resamples.parquet",
+        f"{STAGE}/attributes/predictions.parquet",
+        f"{STAGE}/attributes/config.json",
+    log:
+        "logs/{run}/{seed}/attributes.log",
+    conda:
+        "../envs/facemae.yaml"
+    threads: 1
+    resources:
+        gpu=gpus,
+        mem_mb=training_memory("finetune"),
+        runtime=240,
+    params:
+        folder=subpath(input.split, parent=True),
+        config=RESULTS.config,
+        out=subpath(output[0], parent=True),
+        pretrained=pretrained_option,
+        section=section("model"),
+        settings=EXPERIMENT.attributes.model_dump_json(exclude={"runs"}),
+        evaluate=EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"}),
+    shell:
+        """
+        trap '' TERM USR1
+        python -m facemae attributes \
+            --config {params.config:q} \
+            --run {wildcards.run} \
+            --seed {wildcards.seed} \
+            --data {params.folder:q} \
+            {params.pretrained:q} \
+            --out {params.out:q} \
+            --threads {threads} 2>&1 | tee -i {log:q}
+        """
+
+
+rule label_curve:
+    input:
+        faces=RESULTS.data.cache_hashes,
+        split=RESULTS.data.split,
+        pairs=RESULTS.data.pairs,
+        pretrained=pretrained,
+        embedders=finetuned,
+    output:
+        f"{STAGE}/labels/{{subset}}/metrics.json",
+        f"{STAGE}/labels/{{subset}}/resamples.parquet",
+        f"{STAGE}/labels/{{subset}}/config.json",
+    log:
+        "logs/{run}/{seed}/labels-{subset}.log",
+    wildcard_constraints:
+        subset=r"\d+",
+    conda:
+        "../envs/facemae.yaml"
+    threads: 1
+    resources:
+        gpu=gpus,
+        mem_mb=training_memory("finetune"),
+        runtime=1440,
+    params:
+        folder=subpath(input.split, parent=True),
+        config=RESULTS.config,
+        out=subpath(output[0], parent=True),
+        pretrained=pretrained_option,
+        finetuned=finetuned_option,
+        section=section("model", "finetune"),
+        settings=EXPERIMENT.label_curve.model_dump_json(
+            include={"shares", "per_person"}
+        ),
+        evaluate=EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"}),
+    shell:
+        """
+        trap '' TERM USR1
+        python -m facemae label-curve \
+            --config {params.config:q} \
+            --run {wildcards.run} \
+            --seed {wildcards.seed} \
+            --subset {wildcards.subset} \
+            --data {params.folder:q} \
+            {params.pretrained:q} \
+            {params.finetuned:q} \
+            --out {params.out:q} \
+            --threads {threads} 2>&1 | tee -i {log:q}
         """
 
 
 rule compare:
     input:
-        metrics=evaluated("metrics.json"),
-        resamples=evaluated("resamples.parquet"),
+        metrics=measured("metrics.json"),
+        resamples=measured("resamples.parquet"),
     output:
         RESULTS.summary,
         RESULTS.leaderboard,
@@ -154,7 +244,7 @@ rule report:
         overlaps=RESULTS.data.overlaps,
         scores=evaluated("scores.parquet"),
         logs=pretrain_files("log.jsonl"),
-        reconstructions=pretrain_files("reconstructions.safetensors"),
+        reconstructions=masked_files("reconstructions.safetensors"),
     output:
         report(
             RESULTS.overview,

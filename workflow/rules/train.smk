@@ -5,6 +5,17 @@ A signal to stop is for the training alone: its shell (trap) and its log stay un
 one GPU is shared out by torchrun, which would take --run for an option of its own.
 """
 
+MASKED = [name for name in EXPERIMENT.run_names if EXPERIMENT.run(name).masked]
+RIVALS = [
+    name
+    for name in EXPERIMENT.run_names
+    if EXPERIMENT.run(name).pretrain and name not in MASKED
+]
+EMBEDDERS = [
+    f"{STAGE}/finetune/{embedder_file(part)}"
+    for part in range(EXPERIMENT.split.rotations)
+]
+
 
 rule pretrain:
     input:
@@ -21,6 +32,8 @@ rule pretrain:
         "logs/{run}/{seed}/pretrain.log",
     benchmark:
         "logs/{run}/{seed}/pretrain.benchmark.tsv"
+    wildcard_constraints:
+        run="|".join(MASKED) or "none",
     conda:
         "../envs/facemae.yaml"
     threads: 1
@@ -50,13 +63,24 @@ rule pretrain:
         """
 
 
+# A rival of the masked autoencoder has no decoder, and completes no face.
+use rule pretrain as pretrain_rival with:
+    output:
+        f"{STAGE}/pretrain/encoder.safetensors",
+        f"{STAGE}/pretrain/log.jsonl",
+        f"{STAGE}/pretrain/metrics.json",
+        f"{STAGE}/pretrain/config.json",
+    wildcard_constraints:
+        run="|".join(RIVALS) or "none",
+
+
 rule finetune:
     input:
         faces=RESULTS.data.cache_hashes,
         split=RESULTS.data.split,
         pretrained=pretrained,
     output:
-        f"{STAGE}/finetune/embedder.safetensors",
+        EMBEDDERS,
         f"{STAGE}/finetune/log.jsonl",
         f"{STAGE}/finetune/metrics.json",
         f"{STAGE}/finetune/config.json",
@@ -75,6 +99,7 @@ rule finetune:
         folder=subpath(input.split, parent=True),
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
+        rotations=EXPERIMENT.split.rotations,
         pretrained=pretrained_option,
         section=section("model", "finetune"),
         compute=[EXPERIMENT.device, EXPERIMENT.precision],
