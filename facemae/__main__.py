@@ -45,10 +45,16 @@ DataOption = Annotated[
     Path, typer.Option("--data", help="Folder of photos and aligned faces, such as results/data.")
 ]
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes that align at a time.")]
-SplitOption = Annotated[Path, typer.Option("--split", help="Role of every face, made by split.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write, named after the stage.")]
 LoadersOption = Annotated[
     int, typer.Option("--workers", min=0, help="Threads that read batches ahead of the training.")
+]
+FinetunedOption = Annotated[
+    Path | None, typer.Option("--finetuned", help="Folder of the run's finetune stage; a baseline has none.")
+]
+PretrainedOption = Annotated[
+    Path | None,
+    typer.Option("--pretrained", help="Folder of the run's pretrain stage; not given: from scratch."),
 ]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")]
 
@@ -134,10 +140,7 @@ def finetune(
     seed: SeedOption,
     folder: DataOption,
     out: OutOption,
-    pretrained: Annotated[
-        Path | None,
-        typer.Option("--pretrained", help="Folder of the run's pretrain stage; not given: from scratch."),
-    ] = None,
+    pretrained: PretrainedOption = None,
     threads: ThreadsOption = 1,
     workers: LoadersOption = 0,
 ) -> None:
@@ -148,52 +151,94 @@ def finetune(
     stage(task, pretrained)
 
 
-@app.command()
-def embed(
+@app.command("embed-run")
+def embed_run(
     config_files: ConfigOption,
     run: RunOption,
     seed: SeedOption,
     folder: DataOption,
     out: OutOption,
-    finetuned: Annotated[Path, typer.Option("--finetuned", help="Folder of the run's finetune stage.")],
+    finetuned: FinetunedOption = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Embed the evaluation people's faces with a trained run."""
+    """Embed the evaluation people's faces with a trained run, or with a control that trains no network."""
     task = _task(config_files, run, seed, folder, out, threads)
     from facemae.embed import embed as stage
 
     stage(task, finetuned)
 
 
-@app.command()
-def baseline(
+@app.command("evaluate-run")
+def evaluate_run(
     config_files: ConfigOption,
     run: RunOption,
     seed: SeedOption,
     folder: DataOption,
     out: OutOption,
-    threads: ThreadsOption = 1,
-) -> None:
-    """Embed the evaluation people's faces with a control that trains no network."""
-    task = _task(config_files, run, seed, folder, out, threads)
-    from facemae.embed import embed_baseline
-
-    embed_baseline(task)
-
-
-@app.command()
-def evaluate(
-    config_files: ConfigOption,
-    run: RunOption,
-    seed: SeedOption,
-    split: SplitOption,
-    out: OutOption,
     embeddings: Annotated[Path, typer.Option("--embeddings", help="Folder of the embed stage.")],
 ) -> None:
     """Score one run's embeddings: verification and identification, with intervals."""
     from facemae.evaluate import evaluate as stage
+    from facemae.results import DataFolder
 
-    stage(config.load(config_files), run, seed, embeddings, split, out)
+    stage(config.load(config_files), run, seed, embeddings, DataFolder(folder), out)
+
+
+@app.command()
+def robustness(
+    config_files: ConfigOption,
+    run: RunOption,
+    seed: SeedOption,
+    folder: DataOption,
+    out: OutOption,
+    finetuned: FinetunedOption = None,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Score a run or baseline on faces with occlusions and under other light."""
+    task = _task(config_files, run, seed, folder, out, threads)
+    from facemae.robustness import robustness as stage
+
+    stage(task, finetuned)
+
+
+@app.command("label-curve")
+def label_curve(
+    config_files: ConfigOption,
+    run: RunOption,
+    seed: SeedOption,
+    folder: DataOption,
+    out: OutOption,
+    subset: Annotated[int, typer.Option("--subset", min=0, help="Which random subset of the labels.")],
+    finetuned: Annotated[Path, typer.Option("--finetuned", help="Folder of the run's finetune stage.")],
+    pretrained: PretrainedOption = None,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Fine-tune a run anew on fewer and fewer labels."""
+    task = _task(config_files, run, seed, folder, out, threads)
+    from facemae.label_curve import label_curve as stage
+
+    stage(task, subset, pretrained, finetuned)
+
+
+@app.command()
+def attributes(
+    config_files: ConfigOption,
+    run: RunOption,
+    seed: SeedOption,
+    folder: DataOption,
+    out: OutOption,
+    pretrained: Annotated[
+        Path | None,
+        typer.Option("--pretrained", help="Folder of the run's pretrain stage; not given: untrained."),
+    ] = None,
+    threads: ThreadsOption = 1,
+    workers: LoadersOption = 0,
+) -> None:
+    """Test what a run's encoder tells of gender, race, age and expression (docs/attributes.md)."""
+    task = _task(config_files, run, seed, folder, out, threads, workers)
+    from facemae.attributes import attributes as stage
+
+    stage(task, pretrained)
 
 
 @app.command()
@@ -230,6 +275,17 @@ def readme(
     from facemae.readme import write_readme
 
     write_readme(file, results)
+
+
+@app.command()
+def document(
+    results: Annotated[Path, typer.Option("--results", help="Folder of results to show.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write into, such as docs/results.")],
+) -> None:
+    """Write a results folder as a page of documentation, with pictures and the numbers behind it."""
+    from facemae.docsresults import document as write
+
+    write(results, out)
 
 
 @app.command()
@@ -272,6 +328,72 @@ def export(
 
     write(stage, library, out)
     say("export", f"{library}: {out}")
+
+
+ImagesOption = Annotated[
+    str, typer.Option("--images", help="Folder of person/photo.jpg, archive, pack or data set.")
+]
+StageOption = Annotated[Path, typer.Option("--model", help="Folder of a finetune stage of ours.")]
+CropOption = Annotated[
+    Literal["auto", "landmarks", "crop"],
+    typer.Option("--align", help="Find the face, or take photos that are faces already."),
+]
+EmbeddingsOption = Annotated[
+    Path | None, typer.Option("--embeddings", help="Embeddings of any model, .parquet or .npz.")
+]
+PairsOption = Annotated[
+    Path | None, typer.Option("--pairs", help="CSV: first, second, genuine, perhaps fold.")
+]
+FarOption = Annotated[list[float], typer.Option("--far", help="False accept rate; may be given often.")]
+CacheOption = Annotated[
+    Path, typer.Option("--cache", help="Folder that keeps faces and embeddings for the next time.")
+]
+ComputeOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
+
+
+@app.command()
+def embed(
+    model: StageOption,
+    images: ImagesOption,
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    mode: CropOption = "auto",
+    workers: WorkersOption = 1,
+    threads: ThreadsOption = 1,
+    raw: RawOption = "data/raw",
+    device: ComputeOption = "auto",
+) -> None:
+    """Find, align and embed the faces of a folder of photos with a trained run (docs/evaluating.md)."""
+    from facemae.embeddings import Photos, embed_photos
+
+    embed_photos(Photos(images, mode, raw, workers, threads, device), model, out)
+
+
+@app.command()
+def evaluate(
+    embeddings: EmbeddingsOption = None,
+    pairs: PairsOption = None,
+    images: Annotated[str | None, typer.Option("--images", help="Photos to embed first.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Finetune stage to embed them with.")] = None,
+    recogniser: Annotated[str | None, typer.Option("--recogniser", help="dlib or inception.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Data set for the recogniser.")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help="List: view1, view2, ...")] = None,
+    far: FarOption = [0.1, 0.01, 0.001],  # noqa: B006 - typer copies it
+    resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap resamples of the people.")] = 1000,
+    level: Annotated[float, typer.Option("--level", help="Level of the intervals.")] = 0.95,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for metrics and card.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with a line of JSON.")] = False,
+    cache: CacheOption = Path("data/evaluated"),
+    mode: CropOption = "auto",
+    workers: WorkersOption = 1,
+    raw: RawOption = "data/raw",
+) -> None:
+    """Score embeddings of any model: on a list of pairs, or all faces against all (docs/evaluating.md)."""
+    from facemae import outside
+    from facemae.embeddings import Photos
+
+    photos = None if images is None else Photos(images, mode, raw, workers)
+    asked = outside.Asked(embeddings, photos, model, recogniser, data, pairs, protocol, raw, cache, workers)
+    outside.run(asked, outside.Settings(tuple(far), resamples, level), out, as_json)
 
 
 def _task(
@@ -336,7 +458,7 @@ def prepare_data(
     from facemae.data.locate import find, raw_dir
 
     data = config.Data(
-        labelled=source, unlabelled=[], raw_dir=raw, image_size=size, align=mode, faces=faces,
+        labelled=source, unlabelled=[], tested=[], raw_dir=raw, image_size=size, align=mode, faces=faces,
         min_score=min_score, max_skipped=max_skipped,
     )  # fmt: skip
     wanted = find(source, results.SET_UNLABELLED if unlabelled else results.SET_LABELLED, raw_dir(raw))

@@ -20,6 +20,9 @@ from facemae.randomness import Noise
 
 LARGEST_RATIO = 4 / 3  # of a crop's sides, as in the peers' recipes; faces that are stretched more look ill
 FRACTIONS = 256  # places between two pixels that are told apart; no more, see `apply_crops`
+COARSE_FACTORS = (2, 3, 4)  # of the side: at 112 pixels what a face at some metres' distance has left
+ERASED_AREA = (0.02, 0.33)  # least and greatest share, as torchvision's RandomErasing has it
+ERASED_RATIO = 3.3
 
 
 def random_crops(noise: Noise, least: float, flip: bool = True) -> Crops:
@@ -99,10 +102,76 @@ def random_flip(images: Tensor, noise: Noise) -> Tensor:
 
 
 def random_view(images: Tensor, finetune: config.Finetune, noise: Noise) -> Tensor:
-    """Mirror, move, scale, rotate and light each image (B, 3, H, H) at random, each image its own way."""
+    """Mirror, move, scale, rotate and light each image (B, 3, H, H) at random, each image its own way.
+
+    Of some images the resolution is lowered, and of some a rectangle is erased.
+    """
     images = random_flip(images, noise)
     images = _random_similarity(images, finetune, noise)
-    return _random_light(images, finetune.brightness, noise)
+    images = _random_light(images, finetune.brightness, noise)
+    if finetune.low_resolution:
+        images = low_resolution(images, finetune.low_resolution, noise)
+    if finetune.erasing:
+        images = erase(images, finetune.erasing, noise)
+    return images
+
+
+def low_resolution(images: Tensor, share: float, noise: Noise) -> Tensor:
+    """Shrink a share of the images (B, 3, H, H) to a half, a third or a quarter of their side, and back.
+
+    By the mean over areas and bilinearly; every factor is computed for the whole batch, so that no kernel's
+    result depends on which images are chosen.
+    """
+    chosen, factor = noise.uniform() < share, noise.integers(len(COARSE_FACTORS))
+    side = images.shape[-1]
+    result = images
+    for number, times in enumerate(COARSE_FACTORS):
+        small = F.interpolate(images, (max(1, round(side / times)),) * 2, mode="area")
+        coarse = F.interpolate(small, (side, side), mode="bilinear", align_corners=False)
+        result = torch.where((chosen & (factor == number))[:, None, None, None], coarse, result)
+    return result
+
+
+def erase(images: Tensor, share: float, noise: Noise) -> Tensor:
+    """Fill a rectangle of a share of the images (B, 3, H, H) with the image's mean colour.
+
+    It takes 0.02 to 0.33 of the area, with a ratio of height to width from 0.3 to 3.3, uniform in logarithm,
+    as far as it fits: Zhong et al., Random Erasing Data Augmentation, AAAI 2020.
+    """
+    lot, size, shape, x, y = noise.uniform(5).double().unbind(dim=1)
+    area = ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * size
+    ratio = (math.log(ERASED_RATIO) * (2.0 * shape - 1.0)).exp()
+    ratio = torch.clamp(ratio, area, 1.0 / area)
+    height, width = (area * ratio).sqrt(), (area / ratio).sqrt()
+    rows = _span(y * (1.0 - height), height, images.shape[-1])
+    columns = _span(x * (1.0 - width), width, images.shape[-1])
+    hole = rows[:, :, None] & columns[:, None, :] & (lot < share)[:, None, None]  # (B, H, H)
+    mean = images.mean(dim=(2, 3), keepdim=True, dtype=torch.float64).to(images.dtype)
+    return torch.where(hole[:, None], mean, images)
+
+
+def _span(start: Tensor, length: Tensor, side: int) -> Tensor:
+    """Return which pixel centres lie in a stretch (B,) of an axis, given in shares, (B, side) bool."""
+    centres = (torch.arange(side, device=start.device, dtype=torch.float64) + 0.5) / side
+    return (centres >= start[:, None]) & (centres < (start + length)[:, None])
+
+
+def self_supervised_view(faces: Tensor, views: config.Views, noise: Noise) -> Tensor:
+    """Return a view (B, 3, H, H) in [-1, 1] of each face (B, H, H, 3) uint8: cropped, mirrored, lit, or grey.
+
+    The changes of Chen et al., A Simple Framework for Contrastive Learning, ICML 2020, appendix A, without
+    changes of hue and without blur: faces are small, and their colour says little.
+    """
+    images = apply_crops(faces, random_crops(noise, views.crop_least))
+    images = _random_light(images, views.brightness, noise)
+    return _random_grey(images, views.grey, noise)
+
+
+def _random_grey(images: Tensor, share: float, noise: Noise) -> Tensor:
+    """Take the colour from a share of the images (B, 3, H, H): luma of ITU-R BT.601."""
+    red, green, blue = images.unbind(dim=1)
+    luma = (red * 0.299 + green * 0.587 + blue * 0.114)[:, None].expand_as(images)
+    return torch.where((noise.uniform() < share)[:, None, None, None], luma, images)
 
 
 def _random_similarity(images: Tensor, finetune: config.Finetune, noise: Noise) -> Tensor:

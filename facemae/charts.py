@@ -16,19 +16,25 @@ from numpy.typing import NDArray
 
 from facemae.data import quality
 from facemae.metrics import higher_is_better, impostors_needed
-from facemae.wording import METRIC_NAMES
+from facemae.wording import metric_label, scalars, turned
 
 Pixels = NDArray[np.uint8]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; grey is for what does not pretrain.
-STRATEGY_COLOURS = {"random": "#0072B2", "block": "#E69F00", "grid": "#009E73", "region": "#CC79A7"}
-MORE_COLOURS = ("#D55E00", "#56B4E9", "#8C6D31", "#7B61A8")
+STRATEGY_COLOURS = {
+    "random": "#0072B2", "block": "#E69F00", "grid": "#009E73", "region": "#CC79A7",
+    "simclr": "#D55E00", "moco": "#56B4E9", "dino": "#7B61A8",
+}  # fmt: skip
+MORE_COLOURS = ("#8C6D31", "#B5446E", "#4C8C3F", "#3F6FD1")
 SCRATCH_COLOUR, BASELINE_COLOUR = "#7A7A7A", "#9E9E9E"
+# Further runs without pretraining: cheap controls, such as dropping patches while fine-tuning.
+CHEAP_COLOURS = ("#A08060", "#6E8898", "#9A7F95")
 # White text on these has a contrast of at least 4.5, on a light page and on a dark one.
 VERDICT_COLOURS = {"worse": "#B34700", "undecided": "#56697D", "tie": "#6E6E6E", "better": "#00735C"}
-_OPPOSITE = {"better": "worse", "worse": "better"}
 _GRID = "rgba(128, 128, 128, 0.25)"
 _DASHES = ("dot", "dash", "dashdot")
+_RIVALS = ("simclr", "moco", "dino")
+RIVAL_DASH = "longdash"
 _HIDDEN_GREY = 128
 _GAP = 4  # pixels between the pictures of a strip
 
@@ -53,6 +59,10 @@ HOW_TO_READ = {
     "finetune": (
         "Lower means that the training people are told apart better, which says little about new people; the "
         "loss rises early where its margin is raised. Thin lines are seeds, the bold one their mean."
+    ),
+    "det": (
+        "The lower a curve, the fewer errors of either kind; both axes are logarithmic. Left of the dotted "
+        "line fewer than 30 false accepts are behind a curve, too few to tell runs apart."
     ),
     "cost": (
         "Further up is better unless the metric is an error rate, further left is cheaper; a run that is "
@@ -85,6 +95,7 @@ ALT = {
     "roc": "Line chart: true accept rate against false accept rate, one curve per run and control.",
     "pretrain": "Line chart: pretraining loss by step for every pretrained run and seed.",
     "finetune": "Line chart: fine-tuning loss by step for every run and seed.",
+    "det": "Line chart: false non-match rate against false accept rate, one curve per run and control.",
     "cost": "Scatter plot: one metric with its interval against the seconds of training, one mark per run.",
     "masks": "One face several times, each time with other patches hidden in grey.",
     "measures": "Table of masks: visible tokens, entropy, clumping, hidden shares, error and seconds.",
@@ -113,7 +124,7 @@ _DONE = {
     "kept": "faces of two evaluation people, both are kept",
 }
 FACES = "faces (logarithmic)"
-FACE_COLOUR, DOUBT_COLOUR = STRATEGY_COLOURS["random"], MORE_COLOURS[0]
+FACE_COLOUR, DOUBT_COLOUR = STRATEGY_COLOURS["random"], STRATEGY_COLOURS["simclr"]
 
 
 @dataclass(frozen=True)
@@ -221,30 +232,39 @@ def ticks(bins: pd.DataFrame, measure: Measure) -> dict[float, str] | None:
     return {float(np.log10(value)): f"{value:g}" for value in values if low <= np.log10(value) <= high}
 
 
-def metric_label(name: str) -> str:
-    """Return a metric's name in words."""
-    kind, _, target = name.partition("=")
-    if kind == "tar_at_far":
-        return f"true accept rate at a FAR of {target}"
-    if kind == "far_at_target":
-        return f"FAR achieved for {target}"
-    return METRIC_NAMES.get(name, name)
-
-
 def palette(leaderboard: pd.DataFrame) -> dict[str, str]:
     """Return each run's colour: its strategy's, or another one where runs share a strategy."""
     colours: dict[str, str] = {}
     more = iter(MORE_COLOURS * len(leaderboard))
-    for row in _rows(leaderboard.drop_duplicates("run")):
+    cheap = iter((SCRATCH_COLOUR, *CHEAP_COLOURS * len(leaderboard)))
+    for row in rows_of(leaderboard.drop_duplicates("run")):
         colour = STRATEGY_COLOURS.get(row["strategy"])
         if row["kind"] == "baseline":
             colour = BASELINE_COLOUR
         elif row["strategy"] == "none":
-            colour = SCRATCH_COLOUR
+            colour = next(cheap)
         elif colour is None or colour in colours.values():
             colour = next(more)
         colours[row["run"]] = colour
     return colours
+
+
+def dashes(leaderboard: pd.DataFrame) -> dict[str, str]:
+    """Return each run's line, by Plotly's names: what is no masked autoencoder has another than solid.
+
+    Training from scratch, the first run without pretraining, is solid too.
+    """
+    lines: dict[str, str] = {}
+    controls = iter(_DASHES * len(leaderboard))
+    cheap = iter(("solid", *_DASHES * len(leaderboard)))
+    for row in rows_of(leaderboard.drop_duplicates("run")):
+        if row["kind"] == "baseline":
+            lines[row["run"]] = next(controls)
+        elif row["strategy"] == "none":
+            lines[row["run"]] = next(cheap)
+        else:
+            lines[row["run"]] = RIVAL_DASH if row["strategy"] in _RIVALS else "solid"
+    return lines
 
 
 def axis_title(metric: str) -> str:
@@ -255,9 +275,15 @@ def axis_title(metric: str) -> str:
 
 def ranked(leaderboard: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the rows of a metric that have a value: controls first, then runs, the best last in each."""
-    table = leaderboard[(leaderboard["metric"] == metric) & leaderboard["value"].notna()]
+    table = measured_values(leaderboard, metric)
     best_last = table.sort_values("value", ascending=higher_is_better(metric))
     return pd.concat([best_last[best_last["kind"] == kind] for kind in ("baseline", "run")])
+
+
+def measured_values(leaderboard: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the rows of a metric that have a value and were measured under no condition, one per run."""
+    table = scalars(leaderboard)
+    return table[(table["metric"] == metric) & table["value"].notna()]
 
 
 def mean_over_seeds(part: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -269,7 +295,7 @@ def verdict_cells(
     verdicts: pd.DataFrame, metric: str, runs: Sequence[str], controls: Sequence[str]
 ) -> dict[str, list[dict[str, Any] | None]]:
     """Return by run and control (row) the comparison of every run (column) with it, from the run's side."""
-    judged = {(row["run_a"], row["run_b"]): row for row in _rows(verdicts[verdicts["metric"] == metric])}
+    judged = {(row["run_a"], row["run_b"]): row for row in rows_of(verdicts[verdicts["metric"] == metric])}
     return {opponent: [_cell(judged, run, opponent) for run in runs] for opponent in (*runs, *controls)}
 
 
@@ -277,7 +303,7 @@ def leaderboard_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
     """Draw a metric with its interval per run, best on top, and the controls below a line."""
     table, controls = ranked(leaderboard, metric), 0
     colours, figure = palette(leaderboard), go.Figure()
-    for row in _rows(table):
+    for row in rows_of(table):
         controls += row["kind"] == "baseline"
         name, colour = row["run"], colours[row["run"]]
         marker = {"size": 11, "symbol": "diamond-open" if row["kind"] == "baseline" else "circle"}
@@ -287,7 +313,7 @@ def leaderboard_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
         )  # fmt: skip
     if 0 < controls < len(table):
         figure.add_hline(y=controls - 0.5, line={"color": _GRID, "width": 2, "dash": "dot"})
-    _finish(figure, x=axis_title(metric), y=None, height=110 + 36 * len(table))
+    finish(figure, x=axis_title(metric), y=None, height=110 + 36 * len(table))
     return figure
 
 
@@ -308,21 +334,20 @@ def verdict_matrix(
             hovertemplate="%{hovertext}<extra></extra>", textfont={"color": "white", "size": 12},
         )
     )  # fmt: skip
-    _finish(figure, x="this run…", y="…against this one", height=130 + 46 * len(opponents))
+    finish(figure, x="this run…", y="…against this one", height=130 + 46 * len(opponents))
     figure.update_xaxes(side="top", showgrid=False, zeroline=False)
     figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
     return figure
 
 
 def roc_chart(
-    curves: pd.DataFrame, colours: Mapping[str, str], controls: Sequence[str], *, every_seed: bool = False
+    curves: pd.DataFrame, colours: Mapping[str, str], dashes: Mapping[str, str], *, every_seed: bool = False
 ) -> go.Figure:
     """Draw ROC curves over a logarithmic false accept rate: the mean over seeds, or every seed."""
     figure = go.Figure()
     for name in curves["run"].unique():
         part = curves[curves["run"] == name]
-        dash = _DASHES[list(controls).index(name) % len(_DASHES)] if name in controls else "solid"
-        style = {"color": colours[name], "dash": dash}
+        style = {"color": colours[name], "dash": dashes[name]}
         lines = (
             [line for _, line in part.groupby("seed")]
             if every_seed
@@ -337,7 +362,7 @@ def roc_chart(
     style = {"color": BASELINE_COLOUR, "dash": "dot"}
     if enough < 1:
         _add_line(figure, [enough, enough], [0, 1], ENOUGH, style)
-    _finish(figure, x=AXES["far"], y=AXES["tar"], height=440)
+    finish(figure, x=AXES["far"], y=AXES["tar"], height=440)
     figure.update_xaxes(type="log", dtick=1, tickformat="~g")
     figure.update_yaxes(range=[0, 1.02])
     return figure
@@ -353,16 +378,16 @@ def learning_chart(curves: pd.DataFrame, colours: Mapping[str, str]) -> go.Figur
             figure.data[-1].opacity = 0.4
         mean = mean_over_seeds(part, "step", "loss")
         _add_line(figure, mean["step"], mean["loss"], name, {"color": colour, "width": 2.5})
-    _finish(figure, x=AXES["step"], y=AXES["loss"], height=360)
+    finish(figure, x=AXES["step"], y=AXES["loss"], height=360)
     return figure
 
 
 def cost_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
     """Draw a metric with its interval against the seconds of all training."""
-    table = leaderboard[(leaderboard["metric"] == metric) & leaderboard["value"].notna()]
+    table = measured_values(leaderboard, metric)
     symbols = ("circle", "square", "diamond", "triangle-up", "star", "cross", "x", "pentagon")
     colours, figure = palette(leaderboard), go.Figure()
-    for place, row in enumerate(_rows(table)):
+    for place, row in enumerate(rows_of(table)):
         name, colour = row["run"], colours[row["run"]]
         seconds = row["seconds_pretrain"] + row["seconds_finetune"]
         symbol = symbols[place % len(symbols)] + ("-open" if row["kind"] == "baseline" else "")
@@ -371,7 +396,7 @@ def cost_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
             marker={"size": 11, "color": colour, "symbol": symbol},
             hovertemplate=f"{name}: {_with_interval(row)}, {seconds:.0f} s<extra></extra>",
         )  # fmt: skip
-    _finish(figure, x=AXES["seconds"], y=axis_title(metric), height=400)
+    finish(figure, x=AXES["seconds"], y=axis_title(metric), height=400)
     longest = float((table["seconds_pretrain"] + table["seconds_finetune"]).max()) if len(table) else 0.0
     figure.update_xaxes(range=[-0.05 * (longest or 1), 1.08 * (longest or 1)])
     return figure
@@ -388,7 +413,7 @@ def quality_chart(measured: pd.DataFrame, measure: Measure) -> go.Figure:
         )  # fmt: skip
     for limit in on_axis(np.array(measure.limits), measure):
         figure.add_vline(x=limit, line={"color": BASELINE_COLOUR, "width": 2, "dash": "dot"})
-    _finish(figure, x=measure.title, y=FACES, height=230)
+    finish(figure, x=measure.title, y=FACES, height=230)
     figure.update_layout(bargap=0, barmode="overlay")
     most = float(bins["faces"].max()) if len(bins) else 1.0
     figure.update_yaxes(type="log", dtick=1, range=[np.log10(0.6), np.log10(most * 1.6)], tickformat="~s")
@@ -462,7 +487,8 @@ def _join(pictures: list[Pixels], axis: int) -> Pixels:
     return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=axis)
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as dictionaries by column."""
     return cast(list[dict[str, Any]], table.to_dict("records"))
 
 
@@ -471,13 +497,7 @@ def _cell(judged: Mapping[tuple[str, str], dict[str, Any]], run: str, opponent: 
     if (run, opponent) in judged:
         return judged[run, opponent]
     row = judged.get((opponent, run))
-    if row is None:
-        return None
-    return row | {
-        "run_a": run, "run_b": opponent, "verdict": _OPPOSITE.get(row["verdict"], row["verdict"]),
-        "difference": -row["difference"], "ci_low": -row["ci_high"], "ci_high": -row["ci_low"],
-        "seconds_difference": -row["seconds_difference"],
-    }  # fmt: skip
+    return None if row is None else turned(row, run)
 
 
 def _cell_text(cell: dict[str, Any] | None) -> str:
@@ -515,7 +535,7 @@ def _add_line(
     )  # fmt: skip
 
 
-def _finish(figure: go.Figure, *, x: str, y: str | None, height: int) -> None:
+def finish(figure: go.Figure, *, x: str, y: str | None, height: int) -> None:
     """Give a figure what all share; text has no colour of its own, so that the page's theme sets it."""
     figure.update_layout(
         template="none", height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",

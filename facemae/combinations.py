@@ -13,7 +13,7 @@ from facemae.models import families
 from facemae.models.families import either
 
 if TYPE_CHECKING:
-    from facemae.config import Model, Pretrain
+    from facemae.config import Finetune, Model, Pretrain
 
 LEAST_PATCH = 4  # pixels along a side, of those offered
 MIN_REGION_SIDE = 4  # patches along a side, below which the boxes of the regions fall together
@@ -36,7 +36,7 @@ def problem(model: Model, pretrain: Pretrain | None, image_size: int, *, aligned
 
     Args:
         model: The encoder.
-        pretrain: The masked autoencoder around it; None trains without.
+        pretrain: The masked autoencoder around it, or its rival; None trains without.
         image_size: Side of a face in pixels.
         aligned: Whether the faces are warped to the template that the face regions lie on.
     """
@@ -45,9 +45,35 @@ def problem(model: Model, pretrain: Pretrain | None, image_size: int, *, aligned
     return None
 
 
+def finetune_problem(model: Model, finetune: Finetune, image_size: int) -> str | None:
+    """Return the first reason for which an encoder cannot be fine-tuned so, as `problem` does, or None."""
+    mode, blocks = finetune.mode, model.shape[1]
+    if mode in ("partial", "lora") and model.encoder != "vit":
+        what = "blocks" if mode == "partial" else "attention"
+        return (
+            f"finetune.mode: {mode} trains {what} of a vision Transformer, which encoder {model.encoder} has "
+            "not; choose full, probe or knn."
+        )
+    if mode == "partial" and finetune.last_blocks > blocks:
+        return f"finetune.last_blocks: {finetune.last_blocks} of {blocks} blocks; choose fewer."
+    if finetune.patch_drop and (model.encoder == "mlp" or model.head == "flatten"):
+        what = "encoder mlp has no patches" if model.encoder == "mlp" else "head flatten takes all patches"
+        return f"finetune.patch_drop: {what}, so none can be left out; choose 0."
+    patches = (image_size // model.patch_size) ** 2
+    if finetune.patch_drop and not 1 <= round(finetune.patch_drop * patches) < patches:
+        return (
+            f"finetune.patch_drop: {finetune.patch_drop} of {patches} patches leaves out none or all; choose "
+            "another share, or 0."
+        )
+    return None
+
+
 def _problems(model: Model, pretrain: Pretrain | None, image_size: int, aligned: bool) -> Iterator[str]:
     yield from _model_problems(model, image_size)
     if pretrain is None:
+        return
+    if pretrain.method != "mae":
+        yield from _rival_problems(pretrain)
         return
     yield from _decoder_problems(model, pretrain)
     yield from _mask_problems(model, pretrain, image_size, aligned)
@@ -70,6 +96,15 @@ def _model_problems(model: Model, image_size: int) -> Iterator[str]:
 
 def _divisors(image_size: int) -> tuple[int, ...]:
     return tuple(size for size in range(LEAST_PATCH, image_size // 2 + 1) if image_size % size == 0)
+
+
+def _rival_problems(pretrain: Pretrain) -> Iterator[str]:
+    """Yield what a rival of the masked autoencoder asks for: every encoder will do, parts of a batch not."""
+    if pretrain.accumulate > 1:
+        yield (
+            f"pretrain.accumulate: {pretrain.method} compares the faces of the whole batch, parts of it "
+            "would be another task; choose 1, and a smaller batch_size if memory is short."
+        )
 
 
 def _decoder_problems(model: Model, pretrain: Pretrain) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from facemae import config, files, results
+from facemae.claims import claims
 from facemae.errors import IntegrityError
 from facemae.metrics import higher_is_better
 from facemae.progress import say
@@ -18,50 +20,93 @@ from facemae.results import Results
 from facemae.statistics import Difference, combine, difference, verdicts
 from facemae.wording import verdict_in_words
 
-COMPARED = ("roc_auc", "eer", "accuracy", "rank1")
+COMPARED = (
+    "roc_auc", "eer", "accuracy", "rank1", "occlusion_accuracy", "light_accuracy", "illumination_rank1",
+    "labels_accuracy", "gender_balanced", "race_balanced", "age_error", "expression_balanced",
+)  # fmt: skip
+
+# Metrics that are no share, so that an interval may leave 0 to 1.
+BEYOND_ONE = ("age_error", "occlusion_drop", "light_drop", "fmr_ratio", "fnmr_ratio")
+
+Key = tuple[str, str, str, float | None]
+"""Protocol, metric, condition and amount."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What a stage measured once: for one seed, or for one subset of the labels.
+
+    Attributes:
+        content: Of its `metrics.json`.
+        samples: Its table of metric values on the shared resamples.
+    """
+
+    content: dict[str, Any]
+    samples: pd.DataFrame
+    seed: int
+
+    @property
+    def entries(self) -> dict[Key, dict[str, Any]]:
+        """Return the metrics by what they are."""
+        return {
+            (each["protocol"], each["name"], each["condition"], each["amount"]): each
+            for each in self.content["metrics"]
+        }
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric of one run over its seeds.
+
+    Attributes:
+        values: (S,)
+        samples: (S, R), or None where there was nothing to resample.
+        people: How many were resampled.
+    """
+
+    entry: dict[str, Any]
+    values: np.ndarray
+    samples: np.ndarray | None
+    people: int
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One run or baseline over its seeds.
-
-    Attributes:
-        metrics: The content of each seed's `metrics.json`.
-        resamples: Each seed's table of metric values on the shared resamples.
-    """
+    """One run or baseline with all that was measured on it."""
 
     name: str
     kind: str
     run: config.Run | None
-    metrics: list[dict[str, Any]]
-    resamples: list[pd.DataFrame]
+    main: list[Repeat]
+    """The evaluation of each seed."""
+    more: list[list[Repeat]] = field(default_factory=list)
+    """The other stages: robustness and attributes by seed, labels by subset."""
 
     @property
     def people(self) -> int:
         """Return the number of evaluation people."""
-        return int(self.metrics[0]["people"])
+        return int(self.main[0].content["people"])
 
     @property
-    def seeds(self) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-        """Return metrics and resamples of each seed."""
-        return list(zip(self.metrics, self.resamples, strict=True))
+    def series(self) -> dict[Key, Series]:
+        """Return every metric; one that was refused for any seed has no values."""
+        return {
+            key: _series(key, repeats) for repeats in (self.main, *self.more) for key in repeats[0].entries
+        }
 
-    def point(self, metric: str) -> np.ndarray:
-        """Return the metric's value for each seed, (S,)."""
-        return np.array([self.entry(seed, metric)["value"] for seed in range(len(self.metrics))])
+    def scalar(self, metric: str) -> Series | None:
+        """Return a metric as it is measured once for a run, under no condition."""
+        found = (one for (_, *rest), one in self.series.items() if rest == [metric, "", None])
+        return next(found, None)
 
-    def samples(self, metric: str) -> np.ndarray:
-        """Return the metric on the resamples, (S, R)."""
-        return np.stack([table[metric].to_numpy() for table in self.resamples])
-
-    def entry(self, seed: int, metric: str) -> dict[str, Any]:
-        """Return the metric's entry for the seed at this place."""
-        entry: dict[str, Any] = next(e for e in self.metrics[seed]["metrics"] if e["name"] == metric)
-        return entry
+    def total(self, what: str, stage: str) -> float:
+        """Return the mean over seeds of what a training stage took, such as seconds; NaN is unknown."""
+        taken = [each.content.get(what, {}).get(stage) for each in self.main]
+        return float(np.mean([np.nan if value is None else value for value in taken]))
 
     def seconds(self, stage: str) -> float:
-        """Return the mean over seeds of the processor seconds that a training stage took."""
-        return float(np.mean([each["seconds"].get(stage, 0.0) for each in self.metrics]))
+        """Return the mean over seeds of the processor seconds that a training stage took; 0 without one."""
+        return float(np.mean([each.content["seconds"].get(stage, 0.0) for each in self.main]))
 
     @property
     def total_seconds(self) -> float:
@@ -69,19 +114,49 @@ class Scored:
         return self.seconds("pretrain") + self.seconds("finetune")
 
 
+def _series(key: Key, repeats: list[Repeat]) -> Series:
+    """Return a metric over the seeds; subsets of the labels that share a seed's networks count as one."""
+    found = [repeat.entries.get(key) for repeat in repeats]
+    values = [None if each is None else each["value"] for each in found]
+    refused = any(value is None for value in values)
+    told = zip(found, values, strict=True)
+    first = next(each for each, value in told if each and refused == (value is None))
+    people = int(first.get("people") or repeats[0].content["people"])
+    if refused:
+        return Series(first, np.array([]), None, people)
+    seeds = [repeat.content["seed"] for repeat in repeats]
+    column = results.column(*key[1:])
+    sampled = all(column in repeat.samples for repeat in repeats)
+    samples = np.stack([repeat.samples[column].to_numpy() for repeat in repeats]) if sampled else None
+    return Series(
+        first,
+        _by_seed(np.array(values, float), seeds),
+        None if samples is None else _by_seed(samples, seeds),
+        people,
+    )
+
+
+def _by_seed(values: np.ndarray, seeds: list[int]) -> np.ndarray:
+    """Return the mean of each seed's rows."""
+    return np.stack([values[np.array(seeds) == seed].mean(axis=0) for seed in dict.fromkeys(seeds)])
+
+
 def compare(experiment: config.Experiment, root: Path) -> None:
-    """Write the summary, the leaderboard, the verdicts and the headline of a results folder.
+    """Write the summary, the leaderboard, the verdicts, the claims and the headline of a results folder.
 
     Raises:
         IntegrityError: a run's results are missing or were made for other people.
     """
     paths = Results(root)
-    scored = [_load(experiment, name, paths) for name in (*experiment.run_names, *experiment.baselines)]
-    if len({(content["evaluated"], len(table)) for each in scored for content, table in each.seeds}) > 1:
+    scored = [_load(experiment, name, paths) for name in experiment.names]
+    if len({(each.content["evaluated"], len(each.samples)) for one in scored for each in one.main}) > 1:
         raise IntegrityError(
             f"The runs in {root} were evaluated on different people or resamples; run the workflow again."
         )
-    leaderboard = pd.DataFrame([row for each in scored for row in _leaderboard_rows(each, experiment)])
+    leaderboard = pd.DataFrame(
+        [row for each in scored for row in _leaderboard_rows(each, experiment)],
+        columns=results.LEADERBOARD_COLUMNS,
+    )
     judged = pd.DataFrame(
         [row for metric in COMPARED for row in _verdict_rows(scored, metric, experiment)],
         columns=results.VERDICT_COLUMNS,
@@ -90,19 +165,38 @@ def compare(experiment: config.Experiment, root: Path) -> None:
     results.write_table(paths.leaderboard, leaderboard, results.LEADERBOARD_COLUMNS)
     results.write_table(paths.verdicts, judged, results.VERDICT_COLUMNS)
     words = verdict_in_words(experiment, leaderboard, judged)
+    words["setting"] = scored[0].main[0].content["setting"]
+    words["claims"] = [asdict(each) for each in claims(experiment, leaderboard, judged)]
     files.write_json(paths.verdict, words)
     say("compare", words["headline"])
 
 
 def _load(experiment: config.Experiment, name: str, paths: Results) -> Scored:
     kind = "baseline" if name in experiment.baselines else "run"
-    folders = [paths.stage(name, seed, "evaluate") for seed in experiment.seeds_of(name)]
+    seeds = experiment.seeds_of(name)
+
+    def of_stage(stage: str) -> list[Repeat]:
+        return [_repeat(paths.stage(name, seed, stage), seed) for seed in seeds]
+
+    more = []
+    if name in experiment.chosen(experiment.robustness.runs):
+        more.append(of_stage("robustness"))
+    if kind == "run" and name in experiment.chosen(experiment.attributes.runs):
+        more.append(of_stage("attributes"))
+    if kind == "run" and name in experiment.chosen(experiment.label_curve.runs):
+        subsets = range(experiment.label_curve.subsets)
+        folders = [paths.labels(name, experiment.label_seed(subset), subset) for subset in subsets]
+        more.append([_repeat(folder, subset) for subset, folder in enumerate(folders)])
+    run = experiment.run(name) if kind == "run" else None
+    return Scored(name, kind, run, of_stage("evaluate"), more)
+
+
+def _repeat(folder: Path, seed: int) -> Repeat:
     try:
-        metrics = [results.read_json(folder / results.METRICS) for folder in folders]
-        resamples = [results.read_table(folder / results.RESAMPLES) for folder in folders]
+        content = results.read_json(folder / results.METRICS)
+        return Repeat(content, results.read_table(folder / results.RESAMPLES), seed)
     except FileNotFoundError as error:
-        raise IntegrityError(f"{error.filename} is missing; run the workflow to evaluate {name}.") from error
-    return Scored(name, kind, experiment.run(name) if kind == "run" else None, metrics, resamples)
+        raise IntegrityError(f"{error.filename} is missing; run the workflow to make it.") from error
 
 
 def _facts(each: Scored) -> dict[str, Any]:
@@ -115,59 +209,85 @@ def _facts(each: Scored) -> dict[str, Any]:
 
 
 def _summary(scored: list[Scored]) -> pd.DataFrame:
-    rows = []
-    for each in scored:
-        for content in each.metrics:
-            more = {
-                "seed": content["seed"],
-                "dataset": content["dataset"],
-                "seconds": sum(content["seconds"].values()),
-                "device": content["device"],
+    rows = [row for each in scored for row in _summary_rows(each)]
+    return pd.DataFrame(rows, columns=results.SUMMARY_COLUMNS).astype({"amount": float})
+
+
+def _summary_rows(each: Scored) -> Iterator[dict[str, Any]]:
+    dataset, seconds = each.main[0].content["dataset"], each.total_seconds
+    for repeats in (each.main, *each.more):
+        for repeat in repeats:
+            own = {
+                "seed": repeat.seed,
+                "dataset": repeat.content.get("dataset", dataset),
+                "seconds": sum(repeat.content["seconds"].values()) or seconds,
+                "device": repeat.content["device"],
             }
-            for entry in content["metrics"]:
-                values = {key: entry[key] for key in ("protocol", "value", "ci_low", "ci_high", "n", "note")}
-                rows.append(_facts(each) | more | values | {"metric": entry["name"]})
-    return pd.DataFrame(rows)
+            for entry in repeat.content["metrics"]:
+                yield (
+                    _facts(each)
+                    | own
+                    | _told(entry)
+                    | {key: entry[key] for key in ("value", "ci_low", "ci_high", "n", "note")}
+                )
+
+
+def _told(entry: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "protocol": entry["protocol"],
+        "metric": entry["name"],
+        "condition": entry["condition"],
+        "amount": entry["amount"],
+    }
 
 
 def _leaderboard_rows(each: Scored, experiment: config.Experiment) -> list[dict[str, Any]]:
     common = _facts(each) | {
-        "seeds": len(each.metrics),
-        "people": each.people,
         "seconds_pretrain": each.seconds("pretrain"),
         "seconds_finetune": each.seconds("finetune"),
-        "device": each.metrics[0]["device"],
+        "images_pretrain": each.total("images_seen", "pretrain"),
+        "images_finetune": each.total("images_seen", "finetune"),
+        "joules": each.total("energy_joules", "pretrain") + each.total("energy_joules", "finetune"),
+        "device": each.main[0].content["device"],
     }
-    rows = []
-    for entry in each.metrics[0]["metrics"]:
-        row = common | {
-            "metric": entry["name"],
-            "value": None,
-            "ci_low": None,
-            "ci_high": None,
-            "note": entry["note"],
-        }
-        if entry["value"] is not None:
-            estimate = combine(
-                each.point(entry["name"]), each.samples(entry["name"]), each.people, experiment.evaluate.level
-            )
-            row |= {
-                "value": estimate.value,
-                "ci_low": max(0.0, estimate.low),
-                "ci_high": min(1.0, estimate.high),
-                "note": "" if estimate.covers_seeds or each.kind == "baseline" else "one seed: people only",
-            }
-        rows.append(row)
-    return rows
+    return [common | _leaderboard_row(one, each.kind, experiment) for one in each.series.values()]
+
+
+def _leaderboard_row(one: Series, kind: str, experiment: config.Experiment) -> dict[str, Any]:
+    row = _told(one.entry) | {
+        "seeds": len(one.values),
+        "people": one.people,
+        "value": None,
+        "ci_low": None,
+        "ci_high": None,
+        "note": one.entry["note"],
+    }
+    if not len(one.values):
+        return row
+    row["value"] = float(one.values.mean())
+    if one.samples is None:
+        return row
+    try:
+        estimate = combine(one.values, one.samples, one.people, experiment.evaluate.level)
+    except ValueError as error:
+        return row | {"note": f"no interval: {error}"}
+    share = one.entry["name"] not in BEYOND_ONE
+    single = "" if estimate.covers_seeds or kind == "baseline" else "one seed: people only"
+    return row | {
+        "ci_low": max(0.0, estimate.low) if share else estimate.low,
+        "ci_high": min(1.0, estimate.high) if share else estimate.high,
+        "note": "; ".join(part for part in (one.entry["note"], single) if part),
+    }
 
 
 def _verdict_rows(scored: list[Scored], metric: str, experiment: config.Experiment) -> list[dict[str, Any]]:
     """Judge all pairs of runs as one family, and all runs against all baselines as another."""
-    runs = [each for each in scored if each.kind == "run"]
-    controls = [each for each in scored if each.kind == "baseline"]
-    runs.sort(
-        key=lambda each: each.run is not None and each.run.pretrain is not None
-    )  # scratch is compared with
+    held = [(each, each.scalar(metric)) for each in scored]
+    measured = [(each, one) for each, one in held if one is not None and one.samples is not None]
+    runs = [pair for pair in measured if pair[0].kind == "run"]
+    controls = [pair for pair in measured if pair[0].kind == "baseline"]
+    # What is trained without pretraining is compared with.
+    runs.sort(key=lambda pair: pair[0].run is not None and pair[0].run.pretrain is not None)
     families = [
         [(b, a) for a, b in combinations(runs, 2)],
         [(run, control) for run in runs for control in controls],
@@ -175,13 +295,14 @@ def _verdict_rows(scored: list[Scored], metric: str, experiment: config.Experime
     return [row for pairs in families for row in _judge(pairs, metric, experiment)]
 
 
-def _judge(
-    pairs: list[tuple[Scored, Scored]], metric: str, experiment: config.Experiment
-) -> list[dict[str, Any]]:
+Pair = tuple[tuple[Scored, Series], tuple[Scored, Series]]
+
+
+def _judge(pairs: list[Pair], metric: str, experiment: config.Experiment) -> list[dict[str, Any]]:
     if not pairs:
         return []
     level = experiment.evaluate.level
-    differences = [_difference(a, b, metric, level) for a, b in pairs]
+    differences = [_difference(a, b, level) for (_, a), (_, b) in pairs]
     judged = verdicts(differences, higher_is_better(metric), alpha=1 - level)
     return [
         {
@@ -198,21 +319,22 @@ def _judge(
             "seconds_difference": a.total_seconds - b.total_seconds,
             "budget_note": _budget_note(a, b),
         }
-        for (a, b), verdict in zip(pairs, judged, strict=True)
+        for ((a, _), (b, _)), verdict in zip(pairs, judged, strict=True)
     ]
 
 
-def _difference(a: Scored, b: Scored, metric: str, level: float) -> Difference:
-    seeds = max(len(a.metrics), len(b.metrics))
-    point_a, samples_a = _over_seeds(a, metric, seeds)
-    point_b, samples_b = _over_seeds(b, metric, seeds)
-    return difference(point_a, samples_a, point_b, samples_b, a.people, level)
+def _difference(a: Series, b: Series, level: float) -> Difference:
+    repeats = max(len(a.values), len(b.values))
+    values_a, samples_a = _repeated(a, repeats)
+    values_b, samples_b = _repeated(b, repeats)
+    return difference(values_a, samples_a, values_b, samples_b, a.people, level)
 
 
-def _over_seeds(each: Scored, metric: str, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+def _repeated(one: Series, repeats: int) -> tuple[np.ndarray, np.ndarray]:
     """Return values and resamples; a baseline without chance has the same for every seed."""
-    repeat = seeds if len(each.metrics) == 1 else 1
-    return np.tile(each.point(metric), repeat), np.tile(each.samples(metric), (repeat, 1))
+    times = repeats if len(one.values) == 1 else 1
+    assert one.samples is not None
+    return np.tile(one.values, times), np.tile(one.samples, (times, 1))
 
 
 def _budget_note(a: Scored, b: Scored) -> str:
@@ -228,7 +350,7 @@ def _budget_note(a: Scored, b: Scored) -> str:
 
 def _differing(a: Any, b: Any, path: str) -> list[str]:
     if isinstance(a, dict) and isinstance(b, dict):
-        keys = [*a, *(key for key in b if key not in a)]
-        parts = (_differing(a.get(key), b.get(key), f"{path}.{key}" if path else key) for key in keys)
+        keys = [key for key in a if key in b]  # another method has other settings
+        parts = (_differing(a[key], b[key], f"{path}.{key}" if path else key) for key in keys)
         return [found for part in parts for found in part]
     return [] if a == b else [path]

@@ -31,7 +31,7 @@ Occlusion = Literal["block", "sunglasses", "mask", "scarf", "hand", "left", "rig
 Light = Literal["exposure", "gamma", "side"]
 AttributeTask = Literal["gender", "race", "age", "expression"]
 ALL = "all"  # every run, where runs are named
-RESERVED_RUN_NAMES = ("data", "report", *get_args(Baseline))
+RESERVED_RUN_NAMES = ("data", "report", ALL, *get_args(Baseline))
 STDIN = Path("-")
 # Width, depth and heads of the sizes with a name: Touvron et al., DeiT, table 1; nano is ours.
 SIZES = {"nano": (128, 8, 4), "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
@@ -211,7 +211,8 @@ class Pretrain(Training):
 
     method: Method
     """mae, or a rival that compares views: everything about masks and decoders is mae's."""
-    views: Views
+    views: Views | None
+    """Null where nothing compares views."""
     mask: Strategy
     mask_ratio: OpenShare
     """Share of the patches hidden from the encoder."""
@@ -253,7 +254,15 @@ class Pretrain(Training):
             raise ValueError(f"masks.{self.mask}: this key is missing; copy it from the shipped config.yaml")
         if bool(self.held_out) != bool(self.validate_every):
             raise ValueError("held_out and validate_every go together: both above 0, or both 0")
+        if self.method != "mae" and self.views is None:
+            raise ValueError(f"views: method {self.method} compares views; copy them from config.yaml")
         return self
+
+    @property
+    def compared_views(self) -> Views:
+        """Return how a rival's views are made; settings without them are refused for it."""
+        assert self.views is not None
+        return self.views
 
     @property
     def mask_parameters(self) -> dict[str, Any]:
@@ -335,8 +344,7 @@ class Finetune(Training):
         return self
 
 
-# Settings of the pretraining that only one kind of method has.
-_OF_A_RIVAL = ("views",)
+# Settings of the pretraining that only the masked autoencoder has.
 _OF_A_MASK = (
     "mask", "mask_ratio", "masks", "decoder", "decoder_width", "decoder_depth", "decoder_heads",
     "predict_ratio", "loss", "loss_on", "normalise_target", "perceptual", "teacher_decay", "crop_least",
@@ -357,8 +365,11 @@ class Run(Section):
         if self.pretrain:
             mask, pretrain = self.pretrain.mask, settings["pretrain"]
             pretrain["masks"] = {mask: pretrain["masks"][mask]}
-            for name in _OF_A_RIVAL if self.pretrain.method == "mae" else _OF_A_MASK:
-                del pretrain[name]
+            if self.pretrain.method == "mae":
+                pretrain["views"] = None
+            else:
+                pretrain = {name: value for name, value in pretrain.items() if name not in _OF_A_MASK}
+            settings["pretrain"] = pretrain
         return settings
 
     @property
@@ -697,6 +708,29 @@ def _check_chosen(experiment: Experiment) -> None:
         for name in named:
             if name not in known and named != [ALL]:
                 raise UsageError(f"{path}: there is no run {name}; known are {', '.join(known)}, or [all].")
+    robustness, attributes = experiment.robustness, experiment.attributes
+    lit = robustness.illumination
+    tested = (
+        (robustness.occlusions and robustness.areas) or (robustness.lights and robustness.strengths) or lit
+    )
+    if robustness.runs and not tested:
+        raise UsageError("robustness.runs: nothing is tested; name occlusions with areas, or lights, or [].")
+    if attributes.runs and not attributes.tasks:
+        raise UsageError(
+            "attributes.runs: attributes.tasks names nothing to tell; name a task, or no run: []."
+        )
+    if lit is not None and lit not in experiment.data.tested:
+        raise UsageError(
+            f"robustness.illumination: {lit} is not among data.tested ({', '.join(experiment.data.tested)}); "
+            "name it there, or set illumination to null."
+        )
+    for task, source in experiment.attributes.tasks.items():
+        data = (experiment.data.labelled, *experiment.data.unlabelled, *experiment.data.tested)
+        if source not in data:
+            raise UsageError(
+                f"attributes.tasks.{task}: {source} is not among the data ({', '.join(data)}); name it under "
+                "data.tested."
+            )
 
 
 def _check_run(experiment: Experiment, name: str) -> None:
@@ -709,6 +743,8 @@ def _check_run(experiment: Experiment, name: str) -> None:
 
 def _check_together(experiment: Experiment, run: Run, where: str) -> None:
     aligned = experiment.data.align != "crop"
-    found = combinations.problem(run.model, run.pretrain, experiment.data.image_size, aligned=aligned)
+    size = experiment.data.image_size
+    found = combinations.problem(run.model, run.pretrain, size, aligned=aligned)
+    found = found or combinations.finetune_problem(run.model, run.finetune, size)
     if found:
         raise UsageError(f"{where}.{found}")

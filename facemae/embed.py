@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from facemae import files, results
 from facemae.baselines import BASELINES
-from facemae.data.cache import Faces
 from facemae.device import Compute
 from facemae.errors import UsageError
 from facemae.models.embedder import embed as embed_batch
@@ -21,58 +23,87 @@ from facemae.task import Task
 
 BATCH = 64
 
+Recogniser = Callable[[NDArray[np.uint8], int], NDArray[np.floating]]
+"""From aligned faces (N, H, H, 3) and a part of the evaluation people to vectors (N, D)."""
 
-def embed(task: Task, finetuned: Path) -> None:
-    """Write the embeddings that a run's face embedder gives the evaluation people.
+
+def embed(task: Task, finetuned: Path | None) -> None:
+    """Write the embeddings that a run or baseline gives the evaluation people, each part by its own model.
 
     Args:
         task: The stage.
-        finetuned: Folder of the run's `finetune` stage.
-    """
-    compute = task.compute()
-    faces = task.load(results.ROLE_EVALUATION)
-    say(task.label, f"{len(faces.images)} faces, {compute}")
-    embeddings = embed_images(finetuned, faces.images, compute, task.label)
-    trained = results.read_json(finetuned / results.METRICS)
-    _write(task, faces, embeddings, str(compute), trained["seconds"])
-
-
-def embed_baseline(task: Task) -> None:
-    """Write the vectors that the baseline `task.name` gives the evaluation people.
+        finetuned: Folder of the run's `finetune` stage; None: `task.name` is a baseline.
 
     Raises:
         UsageError: there is no such baseline.
     """
-    if task.name not in BASELINES:
-        raise UsageError(f"There is no baseline {task.name!r}; known are {', '.join(BASELINES)}.")
+    recognise = recogniser(task, finetuned)
+    tables = []
+    for part in range(task.rotations):
+        faces = task.load_rows(task.evaluated(part))
+        say(task.label, f"{len(faces.images)} faces, part {part + 1} of {task.rotations}")
+        vectors = recognise(faces.images, part).astype(np.float32)
+        columns = {"sample_id": faces.sample_ids, "person": faces.people, "part": part}
+        tables.append(pd.DataFrame(columns | {"embedding": list(vectors)}))
+    trained = results.read_json(finetuned / results.METRICS) if finetuned else {}
+    results.write_table(task.out / results.EMBEDDINGS, pd.concat(tables), results.EMBEDDING_COLUMNS)
+    files.write_json(task.out / results.CONFIG, {"run": task.name, "seed": task.seed})
+    results.write_metrics(
+        task.out,
+        [],
+        seed=task.seed,
+        device=str(task.compute()) if finetuned else "cpu, float32",
+        seconds=trained.get("seconds", {}),
+        images_seen=trained.get("images_seen", {}),
+        energy_joules=trained.get("energy_joules", {}),
+        inputs=task.inputs(),
+    )
+
+
+def recogniser(task: Task, finetuned: Path | None) -> Recogniser:
+    """Return the embedding of a run, by its `finetune` stage, or of the baseline `task.name`.
+
+    Raises:
+        UsageError: there is no such baseline.
+    """
     compute = task.compute()
-    training, faces = task.load(results.ROLE_TRAIN), task.load(results.ROLE_EVALUATION)
-    say(task.label, f"{len(faces.images)} faces, trains nothing, {compute}")
-    embeddings = BASELINES[task.name](training.images, faces.images, task.experiment, task.seed)
-    _write(task, faces, embeddings, "cpu, float32", {})
+    if finetuned is None and task.name not in BASELINES:
+        raise UsageError(f"There is no baseline {task.name!r}; known are {', '.join(BASELINES)}.")
+    models: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.floating]]] = {}
+
+    def of_part(part: int) -> Callable[[NDArray[np.uint8]], NDArray[np.floating]]:
+        if finetuned is None:
+            training = task.load_rows(task.training(part)).images
+            return BASELINES[task.name](training, task.experiment, task.seed)
+        network = load_embedder(finetuned, part)
+        compute.place(network)
+        return lambda images: _embedded(network, images, compute, task.label)
+
+    def recognise(images: NDArray[np.uint8], part: int) -> NDArray[np.floating]:
+        if part not in models:
+            models[part] = of_part(part)
+        return models[part](images)
+
+    return recognise
 
 
-def embed_images(finetuned: Path, faces: np.ndarray, compute: Compute, label: str) -> np.ndarray:
+def embed_images(
+    finetuned: Path, faces: NDArray[np.uint8], compute: Compute, label: str
+) -> NDArray[np.floating]:
     """Return the embeddings (N, D) of aligned faces (N, H, H, 3) uint8 by the embedder in a folder."""
     embedder = load_embedder(finetuned)
     compute.place(embedder)
+    return _embedded(embedder, faces, compute, label)
+
+
+def _embedded(
+    network: nn.Module, faces: NDArray[np.uint8], compute: Compute, label: str
+) -> NDArray[np.floating]:
     starts = range(0, len(faces), BATCH)
     parts = []
     for start in track(starts, len(starts), label, "batches"):
         images = torch.from_numpy(faces[start : start + BATCH]).to(compute.device)
         with compute.autocast():
-            parts.append(embed_batch(embedder, to_input(images)).cpu())
-    return torch.cat(parts).numpy()
-
-
-def _write(task: Task, faces: Faces, embeddings: np.ndarray, device: str, seconds: dict[str, float]) -> None:
-    table = pd.DataFrame(
-        {
-            "sample_id": faces.sample_ids,
-            "person": faces.people,
-            "embedding": list(embeddings.astype(np.float32)),
-        }
-    )
-    results.write_table(task.out / results.EMBEDDINGS, table, results.EMBEDDING_COLUMNS)
-    files.write_json(task.out / results.CONFIG, {"run": task.name, "seed": task.seed})
-    results.write_metrics(task.out, [], seed=task.seed, device=device, seconds=seconds, inputs=task.inputs())
+            parts.append(embed_batch(network, to_input(images)).cpu())
+    vectors: NDArray[np.floating] = torch.cat(parts).numpy()
+    return vectors

@@ -1,21 +1,38 @@
-"""The evaluation stage: from the embeddings of unseen people to metrics with intervals."""
+"""The evaluation stage: from the embeddings of unseen people to metrics with intervals.
+
+Which protocols apply follows from the split. Where people were drawn and are few, every pair of faces is
+compared. Where a list of pairs names them (LFW's View 2), or they are many or in several parts, the list is
+what accuracy rests on, and all pairs of a part give the rates that need many impostors. Faces of two parts
+are never compared: two models embedded them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from facemae import config, files, metrics, results
+from facemae.data.pairs import GENERATED
 from facemae.errors import DataError, IntegrityError
+from facemae.metrics import Measurement
 from facemae.progress import say
+from facemae.protocols import against_all, calibration, fairness, identification, listed
+from facemae.results import DataFolder
 from facemae.statistics import identity_weights, percentile_interval
+
+MOST_PAIRS = 500_000  # that are compared one by one; with more, a list of pairs is what accuracy rests on
+GROUPED_BY = "gender"  # column of the faces, where a source has it
+FPIR_TARGETS = (0.1, 0.01)
 
 
 def evaluate(
-    experiment: config.Experiment, name: str, seed: int, embeddings: Path, split: Path, out: Path
+    experiment: config.Experiment, name: str, seed: int, embeddings: Path, data: DataFolder, out: Path
 ) -> None:
     """Write metrics, pair scores and the values of every metric on the shared resamples of people.
 
@@ -27,7 +44,7 @@ def evaluate(
         name: The run or baseline.
         seed: Its seed.
         embeddings: Folder of its `embed` stage.
-        split: Role and fold of every face.
+        data: Role and fold of every face, and the pairs.
         out: The stage's folder.
 
     Raises:
@@ -35,56 +52,169 @@ def evaluate(
         DataError: there are too few people to measure anything.
     """
     experiment.check_name(name)
-    table = _evaluated(embeddings / results.EMBEDDINGS, split)
-    people, identity = np.unique(table["person"].to_numpy(str), return_inverse=True)
-    vectors = np.stack(table["embedding"].to_list())
-    measured = _measure(experiment, table, vectors, people, identity)
+    found = results.read_table(embeddings / results.EMBEDDINGS)
+    faces = evaluated_faces(found, str(embeddings), data, experiment)
+    try:
+        measured, scores = _measure(experiment, faces, data)
+    except ValueError as error:
+        raise DataError(
+            f"{len(faces.people)} people cannot be evaluated: {error}; add people or lower split.folds."
+        ) from error
+    _write(experiment, seed, measured, faces, results.read_json(embeddings / results.METRICS), data, out)
+    files.write_json(out / results.CONFIG, {"run": name, "seed": seed} | experiment.evaluate.model_dump())
+    results.write_table(out / results.SCORES, scores, results.SCORE_COLUMNS)
+    primary = next(each for each in measured if each.name == experiment.evaluate.primary)
+    told = "not measured" if primary.value is None else f"{primary.value:.3f}"
+    say(f"evaluate {name}/{seed}", f"{primary.name} {told} on {len(faces.people)} unseen people")
 
-    source = results.read_json(embeddings / results.METRICS)
+
+def _write(
+    experiment: config.Experiment,
+    seed: int,
+    measured: list[Measurement],
+    faces: Faces,
+    source: dict[str, Any],
+    data: DataFolder,
+    out: Path,
+) -> None:
+    """Write the measurements, with what the `embed` stage says of the training."""
     results.write_metrics(
         out,
-        [_entry(each, experiment.evaluate.level) for each in measured],
+        [entry(each, experiment.evaluate.level) for each in measured],
         seed=seed,
         device=source["device"],
         seconds=source["seconds"],
-        people=len(people),
-        evaluated=results.digest(table["sample_id"].to_list()),
+        images_seen=source["images_seen"],
+        energy_joules=source["energy_joules"],
+        people=len(faces.people),
+        evaluated=results.digest(
+            [faces.table["sample_id"].to_list(), experiment.split.seed, experiment.split.pairs]
+        ),
         dataset=experiment.dataset,
-        inputs=source["inputs"] | {"split": files.sha256_of(split)},
+        setting=setting(experiment),
+        inputs=source["inputs"]
+        | {"split": files.sha256_of(data.split), "pairs": files.sha256_of(data.pairs)},
     )
-    settings = {"run": name, "seed": seed} | experiment.evaluate.model_dump()
-    files.write_json(out / results.CONFIG, settings)
-    samples = {each.name: each.samples for each in measured if each.samples is not None}
+    write_samples(measured, out)
+
+
+def setting(experiment: config.Experiment) -> str:
+    """Return in words what the evaluated networks had been trained on, as LFW's protocols ask for."""
+    split = experiment.split
+    whom = f"the people of {split.pairs}" if split.pairs else "evaluation people"
+    if split.rotations == 1:
+        return f"outside data: nothing was trained on {whom}"
+    return (
+        f"no outside labels: {whom} are in {split.rotations} parts, each evaluated by a network whose "
+        "labelled photos show other people, those of the other parts among them; it was pretrained on none"
+    )
+
+
+def entry(measured: Measurement, level: float) -> dict[str, Any]:
+    """Return a measurement as an entry of `metrics.json`, with its interval over people."""
+    interval, note = None, measured.note
+    if measured.samples is not None:
+        try:
+            interval = percentile_interval(measured.samples, level)
+        except ValueError as error:
+            note = f"{note}; no interval: {error}" if note else f"no interval: {error}"
+    return results.metric(
+        measured.name,
+        measured.value,
+        n=measured.n,
+        interval=interval,
+        protocol=measured.protocol,
+        condition=measured.condition,
+        amount=measured.amount,
+        note=note,
+        people=measured.people,
+    )
+
+
+def write_samples(measured: list[Measurement], out: Path) -> None:
+    """Write each measurement's values on the resamples of people, a column each."""
+    samples = {
+        results.column(each.name, each.condition, each.amount): each.samples
+        for each in measured
+        if each.samples is not None
+    }
     results.write_table(out / results.RESAMPLES, pd.DataFrame(samples), list(samples))
-    _write_scores(vectors, identity, people, out)
-    primary = next(each for each in measured if each.name == experiment.evaluate.primary)
-    say(f"evaluate {name}/{seed}", f"{primary.name} {primary.value:.3f} on {len(people)} unseen people")
 
 
-def _measure(
-    experiment: config.Experiment,
-    table: pd.DataFrame,
-    vectors: np.ndarray,
-    people: np.ndarray,
-    identity: np.ndarray,
-) -> list[metrics.Measurement]:
-    settings = experiment.evaluate
-    fold = table.groupby("person")["fold"].first().loc[list(people)].to_numpy(int)
-    weights = identity_weights(len(people), settings.resamples, experiment.split.seed)
-    enrolled = table["enrolled"].to_numpy(bool)
-    try:
-        return metrics.evaluate(vectors, identity, fold, enrolled, weights, settings.far_targets)
-    except ValueError as error:
-        raise DataError(
-            f"{len(people)} people cannot be evaluated: {error}; add people or lower split.folds."
-        ) from error
+@dataclass(frozen=True)
+class Faces:
+    """The evaluation people's faces, in the order of their names.
+
+    Attributes:
+        table: A row per face: sample_id, person, fold, part, enrolled.
+        vectors: (N, D) embeddings.
+        people: (P,) names.
+        identity: (N,) whose face each is.
+        weights: (R, P) how often each person is drawn in each resample.
+        group: (P,) a person's group for the fairness of errors, "" where it is not known.
+    """
+
+    table: pd.DataFrame
+    vectors: NDArray[np.floating]
+    people: NDArray[np.str_]
+    identity: NDArray[np.int64]
+    weights: NDArray[np.int64]
+    group: NDArray[np.str_]
+
+    def part(self, number: int) -> Faces:
+        """Return the faces of one part, its people numbered anew."""
+        chosen = (self.table["part"] == number).to_numpy()
+        kept, identity = np.unique(self.identity[chosen], return_inverse=True)
+        return Faces(
+            self.table[chosen].reset_index(drop=True),
+            self.vectors[chosen],
+            self.people[kept],
+            identity,
+            self.weights[:, kept],
+            self.group[kept],
+        )
 
 
-def _evaluated(embeddings: Path, split: Path) -> pd.DataFrame:
-    """Return the embeddings with fold and enrolment, checked against the split."""
-    roles = results.read_table(split)
+def evaluated_faces(
+    found: pd.DataFrame, where: str, data: DataFolder, experiment: config.Experiment, part: int | None = None
+) -> Faces:
+    """Return the embedded faces of the evaluation people, or of one part of them, ready to be compared.
+
+    The resamples are of all evaluation people, so that those of a part belong to those of the whole.
+
+    Args:
+        found: EMBEDDING_COLUMNS.
+        where: What an error calls them.
+        data: Role and fold of every face.
+        experiment: The configuration.
+        part: Which part; None: all.
+
+    Raises:
+        IntegrityError: they are not the embeddings of just these people's faces, each once.
+        DataError: there are too few people.
+    """
+    roles = results.read_table(data.split)
     roles = roles[roles["role"] == results.ROLE_EVALUATION]
-    found = results.read_table(embeddings)
+    everyone = np.unique(roles["person"].to_numpy(str))
+    if len(everyone) < 2:
+        raise DataError(f"{len(everyone)} people cannot be evaluated, 2 are needed; check the data section.")
+    weights = identity_weights(len(everyone), experiment.evaluate.resamples, experiment.split.seed)
+    table = _checked(found, where, roles if part is None else roles[roles["part"] == part])
+    people, identity = np.unique(table["person"].to_numpy(str), return_inverse=True)
+    vectors = np.stack(table.pop("embedding").to_list())
+    weights = weights[:, np.searchsorted(everyone, people)]
+    return Faces(table, vectors, people, identity, weights, _groups(table, people, data))
+
+
+def accuracy(experiment: config.Experiment, faces: Faces, data: DataFolder) -> Measurement:
+    """Return the verification accuracy alone, as `evaluate` measures it."""
+    pairs = _listed_pairs(faces, data, experiment.split.pairs or GENERATED)
+    measured = _on_list(pairs, faces, experiment.evaluate)
+    return next(each for each in measured if each.name == "accuracy")
+
+
+def _checked(found: pd.DataFrame, embeddings: str, roles: pd.DataFrame) -> pd.DataFrame:
+    """Return the embeddings with fold, part and enrolment, checked against the split."""
     if sorted(found["sample_id"]) != sorted(roles["sample_id"]):
         raise IntegrityError(f"{embeddings} was made for another split; run the embed stage again.")
     if not all(np.isfinite(vector).all() and vector.any() for vector in found["embedding"]):
@@ -92,29 +222,174 @@ def _evaluated(embeddings: Path, split: Path) -> pd.DataFrame:
             f"{embeddings} holds an embedding that is zero or not finite; run the embed stage again."
         )
     found = found.sort_values("sample_id", ignore_index=True)
-    return found.drop(columns="person").merge(roles, on="sample_id", validate="one_to_one")
-
-
-def _entry(measured: metrics.Measurement, level: float) -> dict[str, Any]:
-    interval = None if measured.samples is None else percentile_interval(measured.samples, level)
-    return results.metric(
-        measured.name,
-        measured.value,
-        n=measured.n,
-        interval=interval,
-        protocol=measured.protocol,
-        note=measured.note,
+    table = found.drop(columns="person").merge(
+        roles, on="sample_id", validate="one_to_one", suffixes=("_embedded", "")
     )
+    if (table["part_embedded"] != table["part"]).any():
+        raise IntegrityError(
+            f"{embeddings} holds faces that a model embedded which may have been trained on them; run the "
+            "embed stage again."
+        )
+    return table.drop(columns="part_embedded")
 
 
-def _write_scores(vectors: np.ndarray, identity: np.ndarray, people: np.ndarray, out: Path) -> None:
-    pairs = metrics.all_pairs(vectors, identity)
-    table = pd.DataFrame(
+def _groups(table: pd.DataFrame, people: NDArray[np.str_], data: DataFolder) -> NDArray[np.str_]:
+    faces = results.read_table(data.faces)
+    if GROUPED_BY not in faces.columns:
+        return np.full(len(people), "")
+    group = table[["sample_id", "person"]].merge(faces[["sample_id", GROUPED_BY]], on="sample_id", how="left")
+    first = group.dropna().groupby("person")[GROUPED_BY].first()
+    return first.reindex(list(people)).fillna("").to_numpy(str)
+
+
+def _measure(
+    experiment: config.Experiment, faces: Faces, data: DataFolder
+) -> tuple[list[Measurement], pd.DataFrame]:
+    settings = experiment.evaluate
+    compared = len(faces.table) * (len(faces.table) - 1) // 2
+    if experiment.split.pairs is None and experiment.split.rotations == 1 and compared <= MOST_PAIRS:
+        fold = faces.table.groupby("person")["fold"].first().loc[list(faces.people)].to_numpy(int)
+        enrolled = faces.table["enrolled"].to_numpy(bool)
+        measured = metrics.evaluate(
+            faces.vectors, faces.identity, fold, enrolled, faces.weights, settings.far_targets
+        )
+        pairs = metrics.all_pairs(faces.vectors, faces.identity)
+        return measured, _scores(faces.people, pairs.first, pairs.second, pairs.genuine, pairs.score)
+    return _by_list(experiment, faces, data)
+
+
+def _by_list(
+    experiment: config.Experiment, faces: Faces, data: DataFolder
+) -> tuple[list[Measurement], pd.DataFrame]:
+    """Measure on the list of pairs, and on all pairs of each part."""
+    settings = experiment.evaluate
+    pairs = _listed_pairs(faces, data, experiment.split.pairs or GENERATED)
+    measured = _on_list(pairs, faces, settings)
+    parts = [faces.part(number) for number in sorted(faces.table["part"].unique())]
+    measured += _mean_over_parts(parts, lambda part: _of_part(part, settings))
+    columns = [pairs[name].to_numpy() for name in ("one", "other", "genuine", "score")]
+    return measured, _scores(np.append(faces.people, ""), *columns)
+
+
+def _on_list(pairs: pd.DataFrame, faces: Faces, settings: config.Evaluate) -> list[Measurement]:
+    score, one, other, genuine, fold = (pairs[name] for name in ("score", "one", "other", "genuine", "fold"))
+    lost = np.ones((len(faces.weights), 1), np.int64)  # whoever has no face at all is in every resample
+    weights = np.hstack([faces.weights, lost])
+    return [
+        *listed.measure(score, one, other, genuine, fold, weights, settings.far_targets, settings.level),
+        *calibration.measure(score, one, other, genuine, fold, weights),
+    ]
+
+
+def _of_part(part: Faces, settings: config.Evaluate) -> list[Measurement]:
+    """Measure what needs all pairs of a part; what its people are too few for is refused."""
+    enrolled = part.table["enrolled"].to_numpy(bool)
+    half = enrolled & (part.identity % 2 == 0)
+    vectors, identity, weights = part.vectors, part.identity, part.weights
+    steps: dict[str, Callable[[], list[Measurement]]] = {
+        "roc_auc": lambda: against_all.against_all(vectors, identity, weights, settings.far_targets),
+        "blufr_tar=0.001": lambda: identification.low_far(vectors, identity),
+        "rank1": lambda: identification.closed_set(vectors, identity, enrolled, weights),
+        "tpir_at_fpir=0.1": lambda: identification.open_set(vectors, identity, half, weights, FPIR_TARGETS),
+        "fdr": lambda: fairness.measure(vectors, identity, part.group, weights),
+    }
+    return [each for name, step in steps.items() for each in _or_refused(name, step)]
+
+
+def _or_refused(name: str, step: Callable[[], list[Measurement]]) -> list[Measurement]:
+    try:
+        return step()
+    except ValueError as error:
+        condition = against_all.CONDITION if name == "roc_auc" else ""
+        return [Measurement("verification", name, None, 0, str(error), None, condition)]
+
+
+def _mean_over_parts(parts: list[Faces], measure: Callable[[Faces], list[Measurement]]) -> list[Measurement]:
+    """Measure each part by itself and return the means; what one part refuses is refused."""
+    by_name: dict[tuple[str, str, float | None], list[Measurement]] = {}
+    for part in parts:
+        for each in measure(part):
+            by_name.setdefault((each.name, each.condition, each.amount), []).append(each)
+    return [_mean(found, len(parts)) for found in by_name.values()]
+
+
+def _mean(found: list[Measurement], parts: int) -> Measurement:
+    values = [each.value for each in found if each.value is not None]
+    n = sum(each.n for each in found)
+    if len(values) < parts:
+        note = next((each.note for each in found if each.value is None), "not measured in every part")
+        return replace(found[0], value=None, n=n, note=note, samples=None)
+    samples = [each.samples for each in found if each.samples is not None]
+    mean = np.mean(samples, axis=0) if len(samples) == parts else None
+    notes = dict.fromkeys(each.note for each in found if each.note)
+    more = f"mean of {parts} parts" if parts > 1 else ""
+    note = "; ".join([*notes, *([more] if more else [])])
+    return replace(found[0], value=float(np.mean(values)), n=n, note=note, samples=mean)
+
+
+def _listed_pairs(faces: Faces, data: DataFolder, protocol: str) -> pd.DataFrame:
+    """Return the list's pairs with score and people; the score of a pair without one of its faces is NaN."""
+    pairs: pd.DataFrame = results.read_table(data.pairs)
+    pairs = pairs[pairs["protocol"] == protocol].reset_index(drop=True)
+    if pairs.empty:
+        raise DataError(f"{data.pairs} holds no pair of {protocol}; run the split stage again.")
+    place = pd.Index(faces.table["sample_id"])
+    rows = np.stack([place.get_indexer(pd.Index(pairs[side])) for side in ("first", "second")])
+    there = (rows >= 0).all(axis=0)
+    score = np.full(len(pairs), np.nan)
+    score[there] = _cosines(faces.vectors, rows[:, there])
+    people = _people_of(pairs, faces, data)
+    pairs = pairs.assign(score=score, one=people[0], other=people[1])
+    part = faces.table["part"].to_numpy(int)[rows]
+    elsewhere = ~there & _in_another_part(pairs, faces, data)
+    kept: pd.DataFrame = pairs[~elsewhere & (~there | (part[0] == part[1]))]
+    return kept.reset_index(drop=True)
+
+
+def _in_another_part(pairs: pd.DataFrame, faces: Faces, data: DataFolder) -> NDArray[np.bool_]:
+    """Tell which pairs are of evaluation faces that are not among `faces`, or of a fold of only such."""
+    roles = results.read_table(data.split, ["sample_id", "role", "fold"])
+    others = roles[roles["role"] == results.ROLE_EVALUATION]
+    others = others[~others["sample_id"].isin(faces.table["sample_id"])]
+    folds = set(others["fold"]) - set(faces.table["fold"])
+    shown = pairs["first"].isin(others["sample_id"]) | pairs["second"].isin(others["sample_id"])
+    return (shown | pairs["fold"].isin(folds)).to_numpy(bool)
+
+
+def _cosines(vectors: NDArray[np.floating], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    unit = vectors.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosines: NDArray[np.float64] = np.einsum("nd,nd->n", unit[rows[0]], unit[rows[1]])
+    return cosines
+
+
+def _people_of(pairs: pd.DataFrame, faces: Faces, data: DataFolder) -> NDArray[np.int64]:
+    """Return the numbers of both photos' people, (2, N); everyone without any face is number P."""
+    photos = results.read_table(data.photos, ["sample_id", "person"]).set_index("sample_id")["person"]
+    known = dict(zip(faces.table["sample_id"], faces.identity, strict=True))
+    names = {name: number for number, name in enumerate(faces.people)}
+    numbers = []
+    for side in ("first", "second"):
+        numbers.append([
+            known.get(photo, names.get(str(photos[photo]), len(names))) for photo in pairs[side]
+        ])  # fmt: skip
+    return np.array(numbers, np.int64)
+
+
+def _scores(
+    people: NDArray[np.str_],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    genuine: NDArray[np.bool_],
+    score: NDArray[np.floating],
+) -> pd.DataFrame:
+    found = np.isfinite(score)
+    lowest = score[found].min() if found.any() else 0.0
+    return pd.DataFrame(
         {
-            "first": pd.Categorical(people[pairs.first]),
-            "second": pd.Categorical(people[pairs.second]),
-            "genuine": pairs.genuine,
-            "score": pairs.score.astype(np.float32),
+            "first": pd.Categorical(people[first]),
+            "second": pd.Categorical(people[second]),
+            "genuine": genuine,
+            "score": np.where(found, score, lowest - 1).astype(np.float32),
         }
     )
-    results.write_table(out / results.SCORES, table, results.SCORE_COLUMNS)

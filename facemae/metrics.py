@@ -1,7 +1,7 @@
 """Verification and identification from embeddings, with a weight for each identity.
 
 Every metric takes `weights (R, P)`: how often each of the P people is drawn in each of R resamples, so a
-bootstrap over people is one matrix. A genuine pair of person a weighs w_a and an impostor pair of a and b
+bootstrap over people is one matrix. A pair of person a's own images weighs w_a and a pair of a and b
 weighs w_a * w_b: the copies of one person are never compared with each other, as an image would meet
 itself, or one person would pass for two. `weights=None` is the point estimate, one row of ones. A metric
 returns `(R,)` values, NaN where a resample has nothing to measure; an evaluation that has nothing to
@@ -22,29 +22,50 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
+_HIGHER = (
+    "roc_auc", "accuracy", "tar_at_far", "rank1", "rank5", "rank20", "tpir_at_fpir", "blufr_tar", "blufr_dir",
+    "occlusion_accuracy", "light_accuracy", "illumination_rank1", "labels_accuracy", "fdr",
+    "gender_accuracy", "gender_balanced", "gender_f1", "race_accuracy", "race_balanced", "race_f1",
+    "expression_accuracy", "expression_balanced", "expression_f1",
+)  # fmt: skip
+_LOWER = (
+    "eer", "far_at_target", "fpir_at_target", "fmr", "fnmr", "fmr_ratio", "fnmr_ratio", "brier", "ece",
+    "occlusion_drop", "light_drop", "age_error",
+)  # fmt: skip
+
 # Resamples are taken in chunks of about this many values (2 MB): what a pass touches stays in the cache.
 _CHUNK_VALUES = 2**18
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Pairs of images: their similarity and whose images the two are."""
+    """Pairs of images: their similarity and whose images the two are.
+
+    A score of -inf is that of a pair with a face that was not found: no threshold accepts it. `same` says
+    which pairs are genuine where that is known of the pairs rather than of the people.
+    """
 
     score: Floats
     first: Integers
     second: Integers
+    same: Booleans | None = None
 
     @property
     def genuine(self) -> Booleans:
         """Mark the pairs that show one person twice."""
-        return np.asarray(self.first == self.second)
+        return np.asarray(self.first == self.second) if self.same is None else self.same
 
     def __len__(self) -> int:
         return len(self.score)
 
     def take(self, chosen: Integers | Booleans) -> Comparisons:
         """Keep the chosen pairs, in the given order."""
-        return Comparisons(self.score[chosen], self.first[chosen], self.second[chosen])
+        same = None if self.same is None else self.same[chosen]
+        return Comparisons(self.score[chosen], self.first[chosen], self.second[chosen], same)
+
+
+Splits = Sequence[tuple[Comparisons, Comparisons]]
+"""For each fold the pairs that its threshold is chosen on, and those it is tested on."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +94,8 @@ class Measurement:
     samples: Floats | None
     condition: str = ""
     amount: float | None = None
+    people: int | None = None
+    """How many were resampled, where that is not everyone evaluated."""
 
 
 def all_pairs(embeddings: NDArray[np.floating], identity: Integers) -> Comparisons:
@@ -191,8 +214,45 @@ def fold_thresholds(
     rejected score that a resample draws: a cut at the accepted score itself would turn down unseen pairs
     that are as good to within rounding. Of equally good cuts the lowest is taken; -inf accepts all.
     """
-    splits = list(_splits(comparisons, fold))
+    return best_thresholds(list(_splits(comparisons, fold)), weights)
+
+
+def best_thresholds(splits: Splits, weights: NDArray[np.integer] | None = None) -> Floats:
+    """Choose a threshold for each fold, `(R, K)`, as `fold_thresholds` does, without its tested pairs."""
     return np.stack([_best_threshold(others, weights) for others, _ in splits], axis=1)
+
+
+def balanced_accuracies(
+    splits: Splits, thresholds: Floats, weights: NDArray[np.integer] | None = None
+) -> Floats:
+    """Return (TAR + 1 - FAR) / 2 of each fold's tested pairs at its threshold, `(R, K)`.
+
+    NaN where a resample leaves a fold no genuine or no impostor pair.
+    """
+    folds = [_balanced(tested, thresholds[:, k], weights) for k, (_, tested) in enumerate(splits)]
+    return np.stack(folds, axis=1)
+
+
+def mean_of_folds(accuracies: Floats) -> Floats:
+    """Return the mean over the folds, `(R,)`, that have a value."""
+    defined = np.isfinite(accuracies)
+    return _ratio(np.where(defined, accuracies, 0.0).sum(axis=1), defined.sum(axis=1))
+
+
+def split_by_pair(comparisons: Comparisons, fold: Integers) -> Splits:
+    """Return for each fold of the pairs themselves, `(N,)`, all pairs outside it and all inside it.
+
+    Raises:
+        ValueError: there is one fold alone, or one of the two has no genuine or no impostor pair.
+    """
+    folds = np.asarray(fold)
+    if folds.shape != comparisons.score.shape:
+        raise ValueError(f"fold must name the fold of {len(comparisons)} pairs, got shape {folds.shape}")
+    numbers = np.unique(folds)
+    if len(numbers) < 2:
+        raise ValueError(f"a threshold comes from other folds, and there are {len(numbers)} folds in all")
+    parts = [(n, comparisons.take(folds != n), comparisons.take(folds == n)) for n in numbers.tolist()]
+    return [_with_both_kinds(number, others, tested) for number, others, tested in parts]
 
 
 def rank1_hits(
@@ -240,18 +300,10 @@ def higher_is_better(name: str) -> bool:
     Raises:
         ValueError: no measurement has this name.
     """
-    better = {
-        "roc_auc": True,
-        "eer": False,
-        "accuracy": True,
-        "tar_at_far": True,
-        "far_at_target": False,
-        "rank1": True,
-    }
     metric = name.partition("=")[0]
-    if metric not in better:
-        raise ValueError(f"no measurement is called {name!r}; there are {', '.join(better)}")
-    return better[metric]
+    if metric in _HIGHER or metric in _LOWER:
+        return metric in _HIGHER
+    raise ValueError(f"no measurement is called {name!r}; there are {', '.join((*_HIGHER, *_LOWER))}")
 
 
 def evaluate(
@@ -280,16 +332,20 @@ def evaluate(
     if not np.array_equal(people, np.arange(len(fold))):
         raise ValueError(f"fold names {len(fold)} people, the images show {len(people)} or skip a number")
     return [
-        *_verification(comparisons, weights, far_targets),
+        *verification(comparisons, weights, far_targets),
         _fold_accuracy(comparisons, fold, weights),
         _identification(*rank1_hits(embeddings, identity, enrolled), weights),
     ]
 
 
-def _verification(
+def verification(
     comparisons: Comparisons, weights: NDArray[np.integer], far_targets: Sequence[float]
 ) -> list[Measurement]:
-    """Measure what needs no folds, in one pass over the resamples."""
+    """Measure what needs no folds, in one pass over the resamples.
+
+    Raises:
+        ValueError: there is no genuine or no impostor pair.
+    """
     refusals = {far: _far_refusal(comparisons, far) for far in far_targets}
     allowed = [far for far, refusal in refusals.items() if not refusal]
     metrics = [_area, _equal_error, *(metric for far in allowed for metric in _at_far(far))]
@@ -391,9 +447,9 @@ def _ranked(comparisons: Comparisons) -> Comparisons:
     """Sort the pairs by falling score.
 
     Raises:
-        ValueError: there is no genuine or no impostor pair, or a score is not finite.
+        ValueError: there is no genuine or no impostor pair, or a score is NaN or +inf.
     """
-    if not np.isfinite(comparisons.score).all():
+    if not (comparisons.score < np.inf).all():
         raise ValueError("a score is not finite")
     if missing := _missing_kind(comparisons):
         raise ValueError(f"there is no {missing} pair, verification needs both kinds")
@@ -428,7 +484,8 @@ def _chunks(rows: Floats, pairs: int) -> Iterator[Floats]:
 
 def _pair_weights(comparisons: Comparisons, rows: Floats) -> Floats:
     weight = np.take(rows, comparisons.first, axis=1)
-    weight *= np.where(comparisons.genuine, 1.0, np.take(rows, comparisons.second, axis=1))
+    alone = comparisons.first == comparisons.second
+    weight *= np.where(alone, 1.0, np.take(rows, comparisons.second, axis=1))
     return weight
 
 
@@ -458,12 +515,17 @@ def _splits(comparisons: Comparisons, fold: Integers) -> Iterator[tuple[Comparis
         raise ValueError(f"fold must name the fold of each person, got shape {folds.shape}")
     for number in np.unique(folds):
         first, second = folds[comparisons.first] == number, folds[comparisons.second] == number
-        others, tested = comparisons.take(~first & ~second), comparisons.take(first & second)
-        if missing := _missing_kind(tested):
-            raise ValueError(f"fold {number} has no {missing} pair")
-        if missing := _missing_kind(others):
-            raise ValueError(f"the folds other than {number} have no {missing} pair")
-        yield others, tested
+        yield _with_both_kinds(number, comparisons.take(~first & ~second), comparisons.take(first & second))
+
+
+def _with_both_kinds(
+    number: int, others: Comparisons, tested: Comparisons
+) -> tuple[Comparisons, Comparisons]:
+    if missing := _missing_kind(tested):
+        raise ValueError(f"fold {number} has no {missing} pair")
+    if missing := _missing_kind(others):
+        raise ValueError(f"the folds other than {number} have no {missing} pair")
+    return others, tested
 
 
 def _best_threshold(comparisons: Comparisons, weights: NDArray[np.integer] | None) -> Floats:
@@ -484,7 +546,7 @@ def _best_cut(ranked: Comparisons, rows: Floats) -> Floats:
     gain = np.cumsum(weight, axis=1, out=weight)
     inside_tie = np.ones(len(ranked), dtype=np.bool_)
     inside_tie[_last_of_ties(ranked.score)] = False
-    gain[:, inside_tie] = -np.inf
+    gain[:, inside_tie | np.isneginf(ranked.score)] = -np.inf  # no cut accepts a face that was not found
     cut = len(ranked) - 1 - np.argmax(gain[:, ::-1], axis=1)
     # The lowest of the best cuts ends at a pair that is drawn, but need not start at one.
     rejected = np.append(ranked.score, -np.inf)[cut + 1]
@@ -493,6 +555,7 @@ def _best_cut(ranked: Comparisons, rows: Floats) -> Floats:
     accepted = ranked.score[genuine[last]]
     middle = (accepted + rejected) / 2
     threshold = np.where(middle > rejected, middle, np.where(np.isinf(rejected), rejected, accepted))
+    threshold[~drawn.any(axis=1)] = np.inf  # not one genuine pair has both its faces
     return np.where((genuine_sum > 0) & (impostor_sum > 0), threshold, np.nan)
 
 
@@ -500,11 +563,7 @@ def _accuracy(
     comparisons: Comparisons, fold: Integers, thresholds: Floats, weights: NDArray[np.integer] | None
 ) -> Floats:
     """Return the mean of the folds' balanced accuracy at the given thresholds, `(R, K)`."""
-    tested = [inside for _, inside in _splits(comparisons, fold)]
-    folds = [_balanced(pairs, thresholds[:, k], weights) for k, pairs in enumerate(tested)]
-    values = np.stack(folds)
-    defined = np.isfinite(values)
-    return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
+    return mean_of_folds(balanced_accuracies(list(_splits(comparisons, fold)), thresholds, weights))
 
 
 def _balanced(comparisons: Comparisons, thresholds: Floats, weights: NDArray[np.integer] | None) -> Floats:
@@ -515,7 +574,12 @@ def _balanced(comparisons: Comparisons, thresholds: Floats, weights: NDArray[np.
 
 def _balanced_chunk(comparisons: Comparisons, rows: Floats, thresholds: Floats) -> Floats:
     weight, genuine = _pair_weights(comparisons, rows), comparisons.genuine
-    accepted = np.where(comparisons.score >= thresholds, weight, 0.0)
+    accepted = np.where(_accepts(comparisons, thresholds), weight, 0.0)
     tar = _ratio(accepted[:, genuine].sum(axis=1), weight[:, genuine].sum(axis=1))
     far = _ratio(accepted[:, ~genuine].sum(axis=1), weight[:, ~genuine].sum(axis=1))
     return np.asarray(np.where(np.isnan(thresholds[:, 0]), np.nan, (tar + 1 - far) / 2))
+
+
+def _accepts(comparisons: Comparisons, thresholds: Floats) -> Booleans:
+    """Mark the pairs, `(R, N)`, that thresholds `(R, 1)` accept; -inf accepts every face that was found."""
+    return np.asarray((comparisons.score >= thresholds) & ~np.isneginf(comparisons.score))

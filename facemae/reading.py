@@ -6,7 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from facemae import config, metrics, results
+from facemae.claims import FINDINGS, Claim
 from facemae.data import store
 from facemae.data.images import encode_png, open_image
 from facemae.data.quality import DOUBTS
 from facemae.data.sources.base import Photo
 from facemae.errors import FaceMAEError, IntegrityError
 from facemae.results import Results
+from facemae.wording import masked_runs, rival_runs, scratch_runs
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,6 +46,8 @@ class Headline:
     seeds: int
     headline: str
     sentences: list[str]
+    claims: list[Claim] = field(default_factory=list)
+    setting: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,26 +113,51 @@ def verdict(paths: Results) -> Headline:
         int(found["seeds"]),
         str(found["headline"]),
         [str(sentence) for sentence in list(found["sentences"])],
+        [_claim(dict(each)) for each in list(found.get("claims", []))],
+        str(found.get("setting", "")),
     )
+
+
+def _claim(found: dict[str, Any]) -> Claim:
+    finding = FINDINGS[FINDINGS.index(found["finding"])]
+    difference, low, high = (
+        None if found[name] is None else float(found[name]) for name in ("difference", "ci_low", "ci_high")
+    )
+    return Claim(
+        str(found["claim"]), finding, str(found["sentence"]), str(found["metric"]),
+        str(found["run"]), str(found["against"]), difference, low, high,
+    )  # fmt: skip
 
 
 @checked
 def leaderboard(paths: Results) -> pd.DataFrame:
-    """Return one row per run and metric: from scratch first, then pretrained, baselines last."""
-    return _ordered(paths, results.read_table(paths.leaderboard, results.LEADERBOARD_COLUMNS))
+    """Return one row per run, metric, condition and amount: from scratch first, pretrained, baselines last.
+
+    A condition "" is none: `wording.scalars` returns those rows alone, at most one per run and metric.
+    """
+    return _ordered(paths, _whole(paths.leaderboard, results.LEADERBOARD_COLUMNS))
 
 
 @checked
 def summary(paths: Results) -> pd.DataFrame:
     """Return one row per run, seed and metric."""
-    return _ordered(paths, results.read_table(paths.summary, results.SUMMARY_COLUMNS))
+    return _ordered(paths, _whole(paths.summary, results.SUMMARY_COLUMNS))
 
 
 @checked
 def verdicts(paths: Results) -> pd.DataFrame:
     """Return one row per pair of runs and metric, runs against each other first, then against controls."""
-    table, known = results.read_table(paths.verdicts, results.VERDICT_COLUMNS), _names(paths)
+    table, known = _whole(paths.verdicts, results.VERDICT_COLUMNS), _names(paths)
     return table[table["run_a"].isin(known) & table["run_b"].isin(known)].reset_index(drop=True)
+
+
+def _whole(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Return a table that has all the columns; a table of an older version lacks some (LookupError)."""
+    table = results.read_table(path)
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise LookupError(f"no {missing}")
+    return table
 
 
 def _ordered(paths: Results, table: pd.DataFrame) -> pd.DataFrame:
@@ -222,7 +251,7 @@ def reconstructions(paths: Results, run: str, seed: int) -> Reconstructions:
 
 @checked
 def masks(paths: Results) -> pd.DataFrame:
-    """Return what each pretrained run's masks are like and cost, a row per run.
+    """Return what each masked autoencoder's masks are like and cost, a row per run.
 
     Columns: run, strategy, visible (tokens of an image), entropy (bits), clumping, one `hidden_*` per face
     region (the share of it that is hidden), error (of unseen faces under one and the same random mask; none
@@ -234,7 +263,7 @@ def masks(paths: Results) -> pd.DataFrame:
     """
     setup, rows = experiment(paths), []
     asked: dict[str, Any] = {}
-    for name in pretrained(setup):
+    for name in masked(setup):
         measures = reconstructions(paths, name, setup.seeds[0]).measures
         done = [
             results.read_json(paths.stage(name, seed, "pretrain") / results.METRICS) for seed in setup.seeds
@@ -270,13 +299,13 @@ def _question(run: config.Run) -> dict[str, Any]:
 
 
 def run_names(setup: config.Experiment) -> list[str]:
-    """Return the names of the runs, those without pretraining first: the others are held against them."""
-    return sorted(setup.run_names, key=lambda name: setup.run(name).pretrain is not None)
+    """Return the names of the runs: from scratch first, which the others are held against, rivals last."""
+    return [*scratch_runs(setup), *masked_runs(setup), *rival_runs(setup)]
 
 
-def pretrained(setup: config.Experiment) -> list[str]:
-    """Return the names of the runs with pretraining."""
-    return [name for name in setup.run_names if setup.run(name).pretrain is not None]
+def masked(setup: config.Experiment) -> list[str]:
+    """Return the names of the runs that have masks to show: masked autoencoders, not their rivals."""
+    return masked_runs(setup)
 
 
 @checked

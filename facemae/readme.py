@@ -11,7 +11,7 @@ from facemae import files, results
 from facemae.catalogue import as_markdown, catalogue
 from facemae.errors import UsageError
 from facemae.results import Results
-from facemae.wording import METRIC_NAMES
+from facemae.wording import metric_label, scalars
 
 BEGIN, END = "<!-- results: made by `make readme`, do not edit -->", "<!-- /results -->"
 DATA_BEGIN, DATA_END = "<!-- data sets: made by `make readme`, do not edit -->", "<!-- /data sets -->"
@@ -52,7 +52,7 @@ def results_block(root: Path) -> str:
     if not paths.verdict.exists():
         raise UsageError(f"There is no verdict in {root} yet; run: snakemake --cores all")
     words = results.read_json(paths.verdict)
-    leaderboard = results.read_table(paths.leaderboard)
+    leaderboard = scalars(results.read_table(paths.leaderboard, results.LEADERBOARD_COLUMNS))
     verdicts = results.read_table(paths.verdicts)
     runs = set(leaderboard.loc[leaderboard["kind"] == "run", "run"])  # controls: the sentences say enough
     verdicts = verdicts[(verdicts["metric"] == words["metric"]) & verdicts["run_b"].isin(runs)]
@@ -74,10 +74,10 @@ def _leaderboard(table: pd.DataFrame) -> str:
     for run, part in table.groupby("run", sort=False):
         values = {row.metric: row for row in part.itertuples()}
         first = part.iloc[0]
-        cells = [_interval(values[metric]) for metric in SHOWN]
+        cells = [_interval(values.get(metric)) for metric in SHOWN]
         seconds = f"{first['seconds_pretrain']:.0f} + {first['seconds_finetune']:.0f}"
         rows.append([f"`{run}`", *cells, seconds if first["kind"] == "run" else "none"])
-    head = ["run", *[METRIC_NAMES[metric] for metric in SHOWN], "seconds (pretraining + fine-tuning)"]
+    head = ["run", *[metric_label(metric) for metric in SHOWN], "seconds (pretraining + fine-tuning)"]
     return _markdown(head, rows)
 
 
@@ -92,11 +92,13 @@ def _verdicts(table: pd.DataFrame, metric: str) -> str:
         ]
         for row in table.itertuples()
     ]
-    head = ["pair", f"difference in {METRIC_NAMES[metric]}", "adjusted p", "verdict", "would have been seen"]
+    head = ["pair", f"difference in {metric_label(metric)}", "adjusted p", "verdict", "would have been seen"]
     return _markdown(head, rows)
 
 
 def _interval(row: Any) -> str:
+    if row is None or pd.isna(row.value):
+        return "not measured"
     return f"{row.value:.3f} ({row.ci_low:.3f} to {row.ci_high:.3f})"
 
 

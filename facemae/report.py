@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from facemae import charts, config, figures, files, reading
+from facemae import charts, config, curves, figures, files, reading
 from facemae.data import quality
 from facemae.data.images import ImageError, open_image
 from facemae.data.manifest import read_photo
@@ -20,11 +20,21 @@ from facemae.data.sources.base import Photo
 from facemae.errors import IntegrityError
 from facemae.progress import say
 from facemae.results import Results
+from facemae.wording import MAIN_PROTOCOLS, PROTOCOLS, metric_label, scalars
 
 TEMPLATE = "report.html.jinja"
 MAX_REJECTED = 50
 MAX_DOUBTFUL = 12  # of each doubt
 MAX_OVERLAPS = 3  # of each kind and action
+BUDGET = {  # columns of the leaderboard that say what a score took
+    "seconds_pretrain": "Pretraining seconds",
+    "seconds_finetune": "Fine-tuning seconds",
+    "images_pretrain": "Images seen in pretraining",
+    "images_finetune": "Images seen in fine-tuning",
+    "joules": "Joules",
+}
+# The false accept rate that was achieved stands beside the rate it allowed, and so for identification.
+ACHIEVED = {"tar_at_far": ("far_at_target", "FAR"), "tpir_at_fpir": ("fpir_at_target", "FPIR")}
 THUMBNAIL = 64  # pixels
 STRIP = 1080  # pixels; the page is no wider
 # Snakemake's report holds the page as a data: address in base64, and Chromium opens none above 2 MiB.
@@ -61,12 +71,14 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
     details = reading.details(paths)
     return {
         "verdict": reading.verdict(paths),
-        "primary": charts.metric_label(experiment.evaluate.primary),
+        "primary": metric_label(experiment.evaluate.primary),
         "level": f"{experiment.evaluate.level:.0%}",
         "matrix": _matrix(verdicts, experiment),
         "verdict_colours": charts.VERDICT_COLOURS,
         "verdicts": _verdict_tables(verdicts, experiment),
-        "leaderboard": _leaderboard_table(leaderboard),
+        "leaderboards": _leaderboard_tables(leaderboard),
+        "curves": _curves(paths, leaderboard),
+        "groups": curves.grouped_tables(leaderboard),
         "charts": _charts(experiment, paths, leaderboard),
         "how_to_read": charts.HOW_TO_READ,
         "twice": charts.TWICE,
@@ -109,7 +121,7 @@ def _verdict_tables(verdicts: pd.DataFrame, experiment: config.Experiment) -> li
     names.sort(key=lambda name: name != experiment.evaluate.primary)
     return [
         {
-            "metric": charts.metric_label(name),
+            "metric": metric_label(name),
             "rows": [_verdict_row(row) for row in verdicts[verdicts["metric"] == name].to_dict("records")],
         }
         for name in names
@@ -129,10 +141,21 @@ def _verdict_row(row: dict[Any, Any]) -> dict[str, str]:
     }
 
 
-def _leaderboard_table(leaderboard: pd.DataFrame) -> dict[str, Any]:
-    metrics = [name for name in leaderboard["metric"].unique() if not name.startswith("far_at_target")]
+def _leaderboard_tables(leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the table of recognition, and one for each other protocol that has numbers of its own."""
+    table = scalars(leaderboard)
+    protocol = table["protocol"].where(~table["protocol"].isin(MAIN_PROTOCOLS), MAIN_PROTOCOLS[0])
+    names = sorted(protocol.unique(), key=lambda name: name != MAIN_PROTOCOLS[0])
+    return [
+        {"title": PROTOCOLS.get(name, name.capitalize())} | _leaderboard_table(table[protocol == name])
+        for name in names
+    ]
+
+
+def _leaderboard_table(table: pd.DataFrame) -> dict[str, Any]:
+    metrics = [name for name in table["metric"].unique() if "_at_target" not in name]
     rows = []
-    for _, part in leaderboard.groupby("run", sort=False):
+    for _, part in table.groupby("run", sort=False):
         entries = {row["metric"]: row for row in part.to_dict("records")}
         first = next(iter(entries.values()))
         rows.append(
@@ -142,12 +165,20 @@ def _leaderboard_table(leaderboard: pd.DataFrame) -> dict[str, Any]:
                 "values": [_value(entries, name) for name in metrics],
                 "people": first["people"],
                 "seeds": first["seeds"],
-                "pretrain": f"{first['seconds_pretrain']:.0f}",
-                "finetune": f"{first['seconds_finetune']:.0f}",
+                "budget": _budget(first),
                 "device": first["device"],
             }
         )
-    return {"metrics": [charts.metric_label(name) for name in metrics], "rows": rows}
+    return {
+        "metrics": [metric_label(name) for name in metrics],
+        "budget": list(BUDGET.values()),
+        "rows": rows,
+    }
+
+
+def _budget(row: dict[Any, Any]) -> list[str]:
+    """Return what a run's training took, "" where nobody counted."""
+    return ["" if pd.isna(row[name]) else f"{row[name]:,.0f}" for name in BUDGET]
 
 
 def _value(entries: dict[Any, dict[Any, Any]], metric: str) -> dict[str, str]:
@@ -157,31 +188,52 @@ def _value(entries: dict[Any, dict[Any, Any]], metric: str) -> dict[str, str]:
         return {"value": "", "more": ""}
     if pd.isna(entry["value"]):
         return {"value": "refused:", "more": str(entry["note"])}
-    more = f"{entry['ci_low']:.3f} to {entry['ci_high']:.3f}"
-    achieved = entries.get(metric.replace("tar_at_far", "far_at_target")) if "tar_at_far" in metric else None
-    if achieved:
-        more += f", at FAR {achieved['value']:.4f}"
-    return {"value": f"{entry['value']:.3f}", "more": more}
+    known = pd.notna(entry["ci_low"]) and pd.notna(entry["ci_high"])
+    more = [f"{entry['ci_low']:.3f} to {entry['ci_high']:.3f}" if known else "no interval"]
+    kind, _, target = metric.partition("=")
+    achieved = entries.get(f"{ACHIEVED[kind][0]}={target}") if kind in ACHIEVED else None
+    if achieved and pd.notna(achieved["value"]):
+        more.append(f"at {ACHIEVED[kind][1]} {achieved['value']:.4f}")
+    return {"value": f"{entry['value']:.3f}", "more": ", ".join(more)}
+
+
+def _curves(paths: Results, leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the charts of what was measured under ever more of something, each with its numbers."""
+    colours, dashes = charts.palette(leaderboard), charts.dashes(leaderboard)
+    return [
+        {
+            "name": each.name,
+            "title": each.title,
+            "read": each.read,
+            "alt": each.alt,
+            "svg": Markup(figures.curves_figure(each, colours, dashes)),
+            "tables": {title: curves.table_of(panel, each.x) for title, panel in each.panels.items()},
+        }
+        for each in curves.curves_of(leaderboard)
+    ]
 
 
 def _charts(experiment: config.Experiment, paths: Results, leaderboard: pd.DataFrame) -> dict[str, Markup]:
     """Return the charts that have something to show."""
-    primary, colours = experiment.evaluate.primary, charts.palette(leaderboard)
+    primary = experiment.evaluate.primary
+    colours, dashes = charts.palette(leaderboard), charts.dashes(leaderboard)
+    roc = reading.roc_curves(paths)
     drawn = {
         "leaderboard": figures.leaderboard_figure(leaderboard, primary),
-        "roc": figures.roc_figure(reading.roc_curves(paths), colours, experiment.baselines),
+        "roc": figures.roc_figure(roc, colours, dashes),
+        "det": figures.curves_figure(curves.det(roc), colours, dashes),
         "cost": figures.cost_figure(leaderboard, primary),
     }
     for stage in ("pretrain", "finetune"):
-        curves = reading.learning_curves(paths, stage)
-        if len(curves):
-            drawn[stage] = figures.learning_figure(curves, colours, stage)
+        losses = reading.learning_curves(paths, stage)
+        if len(losses):
+            drawn[stage] = figures.learning_figure(losses, colours, stage)
     return {name: Markup(svg) for name, svg in drawn.items()}
 
 
 def _strips(experiment: config.Experiment, paths: Results) -> list[dict[str, str]]:
     strips = []
-    for name in reading.pretrained(experiment):
+    for name in reading.masked(experiment):
         run, seed = experiment.run(name), experiment.seeds[0]
         shown = reading.reconstructions(paths, name, seed)
         picture = charts.reconstruction_strip(shown.face, shown.hidden, shown.reconstruction)
@@ -299,7 +351,7 @@ def _facts(experiment: config.Experiment, details: dict[str, Any]) -> dict[str, 
     versions = ", ".join(f"{name} {version}" for name, version in dict(details["versions"]).items())
     return {
         "Data": str(details["dataset"]),
-        "People evaluated on": f"{details['people']}, none of whom any run was trained on",
+        "People evaluated on": f"{details['people']}, each by networks that had not seen them",
         "Seeds": ", ".join(map(str, experiment.seeds)),
         "Bootstrap resamples of people": str(experiment.evaluate.resamples),
         "Device": str(details["device"]),

@@ -192,7 +192,7 @@ class Results:
 
 
 def embedder_file(part: int) -> str:
-    """Return the name of the weights that evaluate a part of the folds; there is one part without rotations."""
+    """Return the name of the weights that evaluate a part of the folds; without rotations there is one."""
     return EMBEDDER if part == 0 else EMBEDDER.replace(".", f"-{part}.")
 
 
@@ -273,20 +273,23 @@ def metric(
     condition: str = "",
     amount: float | None = None,
     note: str = "",
+    people: int | None = None,
 ) -> dict[str, Any]:
     """Return one entry of `metrics.json`; a refused metric has no value and says why in `note`.
 
     One metric may be measured several times: under a `condition`, such as "sunglasses", of some `amount`.
+    `people` says on how many it rests where these are others than those of the whole stage.
     """
     low, high = interval or (None, None)
-    return {
+    others = {} if people is None else {"people": people}
+    return others | {
         "protocol": protocol, "name": name, "condition": condition, "amount": amount, "value": value,
         "ci_low": low, "ci_high": high, "n": n, "note": note,
     }  # fmt: skip
 
 
 def column(name: str, condition: str = "", amount: float | None = None) -> str:
-    """Return the column of a table of resamples that holds a metric: its name, and under what it was measured.
+    """Return the column of a table of resamples that holds a metric: its name, and its circumstances.
 
     >>> column("accuracy", "sunglasses", 0.3)
     'accuracy@sunglasses=0.3'

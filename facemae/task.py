@@ -35,8 +35,9 @@ class Task:
 
     @property
     def label(self) -> str:
-        """Return what progress lines show, such as "pretrain block/0"."""
-        return f"{self.out.name} {self.name}/{self.seed}"
+        """Return what progress lines show, such as "pretrain block/0", or of a subset "labels-1 block/0"."""
+        stage = f"{self.out.parent.name}-{self.out.name}" if self.out.name.isdigit() else self.out.name
+        return f"{stage} {self.name}/{self.seed}"
 
     @property
     def run(self) -> config.Run:
@@ -66,7 +67,7 @@ class Task:
         Raises:
             DataError: there are none.
         """
-        table = results.read_table(self.data.split)
+        table = results.read_table(self.data.split, results.SPLIT_COLUMNS)
         rows = table[table["role"].isin(roles)]
         if rows.empty:
             raise DataError(
@@ -90,7 +91,7 @@ class Task:
         Raises:
             DataError: there are none.
         """
-        table = results.read_table(self.data.split)
+        table = results.read_table(self.data.split, results.SPLIT_COLUMNS)
         others = (table["role"] == results.ROLE_EVALUATION) & (table["part"] != part) & table["trainable"]
         rows = table[(table["role"] == results.ROLE_TRAIN) | others]
         if rows.empty:

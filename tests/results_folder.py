@@ -16,11 +16,14 @@ from facemae.data.align import Aligned, Outcome
 from facemae.data.cache import build_cache
 from facemae.data.images import encode_png
 from facemae.data.manifest import Entry
+from facemae.data.pairs import generate
 from facemae.data.sources.base import Photo
 from facemae.data.split import split_people
+from facemae.label_curve import points
 from facemae.masking.measure import measures
 from facemae.masking.regions import region_map
 from facemae.masking.strategies import draw_mask
+from facemae.metrics import Measurement
 from facemae.models.mae import build_mae
 from facemae.models.weights import save_weights
 from facemae.randomness import Noise
@@ -35,6 +38,26 @@ DOUBTFUL = {
     f"labelled/{HOSTILE}/1.png": {"yaw": 52.0},
     "labelled/p01/0.png": {"score": 0.9},
 }
+RUNS: dict[str, Any] = {
+    "scratch": {"pretrain": None}, "random": {}, "region": {"pretrain": {"mask": "region"}},
+}  # fmt: skip
+# Laid over the configuration: every protocol, two cheap controls and a rival.
+EVERYTHING: dict[str, Any] = {
+    "runs": {
+        "patch_drop": {"pretrain": None, "finetune": {"patch_drop": 0.5}},
+        "erasing": {"pretrain": None, "finetune": {"erasing": 0.5}},
+        "simclr": {"pretrain": {"method": "simclr"}},
+    },
+    "robustness": {
+        "runs": ["all"],
+        "occlusions": ["block", "sunglasses", "mask", "scarf", "hand", "left", "right"],
+        "areas": [0.1, 0.3, 0.5],
+        "lights": ["exposure", "gamma", "side"],
+        "strengths": [0.5, 1.0],
+    },
+    "label_curve": {"runs": ["all"], "shares": [0.1, 0.25, 0.5], "per_person": [1, 2], "subsets": 3},
+    "attributes": {"runs": ["all"], "tasks": {"gender": "labelled"}},
+}
 LANDMARKS = np.array([(3, 4), (7, 4), (5, 6), (4, 8), (6, 8)], np.float32)
 DOUBTFUL_NAMES = list(DOUBTFUL)
 
@@ -43,7 +66,10 @@ def make_experiment(folder: Path, **changes: Any) -> config.Experiment:
     """Return the tiny experiment with `changes` laid over it."""
     paths = [ROOT / "config.yaml", ROOT / "config" / "tiny.yaml"]
     content = config.load(paths).model_dump()
-    content |= {"results": str(folder), "baselines": ["pixels"]}
+    content |= {"results": str(folder), "baselines": ["pixels"], "runs": RUNS}
+    for protocol in ("robustness", "label_curve", "attributes"):
+        content[protocol]["runs"] = []
+    content["attributes"]["tasks"] = {}
     content["split"] |= {"folds": 2}
     content["evaluate"] |= {"resamples": 100}
     return config.parse(config.merge(content, changes))
@@ -52,13 +78,14 @@ def make_experiment(folder: Path, **changes: Any) -> config.Experiment:
 def make_results(folder: Path, **changes: Any) -> config.Experiment:
     """Fill `folder` as the workflow would, and return the experiment."""
     experiment, paths = make_experiment(folder, **changes), Results(folder)
-    files.write_json(paths.config, experiment.model_dump())
+    files.write_json(paths.config, experiment.model_dump(), sort_keys=False)
     _write_data(paths, experiment)
     for name in (*experiment.run_names, *experiment.baselines):
         for seed in experiment.seeds_of(name):
             if name not in experiment.baselines:
                 _write_training(paths, experiment, name, seed)
             _write_evaluation(paths, experiment, name, seed)
+        _write_protocols(paths, experiment, name)
     compare.compare(experiment, folder)
     return experiment
 
@@ -130,6 +157,8 @@ def _write_split(paths: Results, experiment: config.Experiment) -> None:
     evaluated = roles.loc[roles["role"] == results.ROLE_EVALUATION, "sample_id"]
     row = {"kind": "hash", "evaluation": evaluated.iloc[0], "distance": 3.0, "action": "excluded"}
     rows = [row | {"other": name} for name in (DOUBTFUL_NAMES[0], "unlabelled/gone.png")]
+    drawn = generate(roles[roles["role"] == results.ROLE_EVALUATION], seed=0)
+    results.write_table(paths.data.pairs, drawn, results.PAIR_COLUMNS)
     results.write_table(paths.data.overlaps, pd.DataFrame(rows), results.OVERLAP_COLUMNS)
 
 
@@ -143,11 +172,12 @@ def _write_training(paths: Results, experiment: config.Experiment, name: str, se
             {"run": name, "seed": seed, "image_size": experiment.data.image_size}
             | {section: run.shaping()[section] for section in ("model", "pretrain")},
         )
-        mae = build_mae(run.model, run.pretrain, experiment.data.image_size)
-        save_weights(mae.encoder.trunk, out / results.ENCODER)
-        save_weights(mae.decoder, out / results.DECODER)
-        _write_reconstructions(out, run.pretrain, experiment.data.image_size, run.model.patch_size)
-        scored = [] if run.strategy == "pixel" else ["reconstruction_error_random"]  # as pretrain.py
+        if run.masked:
+            mae = build_mae(run.model, run.pretrain, experiment.data.image_size)
+            save_weights(mae.encoder.trunk, out / results.ENCODER)
+            save_weights(mae.decoder, out / results.DECODER)
+            _write_reconstructions(out, run.pretrain, experiment.data.image_size, run.model.patch_size)
+        scored = ["reconstruction_error_random"] if run.masked and run.strategy != "pixel" else []
         results.write_metrics(
             out,
             [results.metric(name_of, 0.5, n=3, note="") for name_of in scored],
@@ -190,6 +220,76 @@ def _write_evaluation(paths: Results, experiment: config.Experiment, name: str, 
     seconds = {} if name in experiment.baselines else {"finetune": 5.0}
     if name not in experiment.baselines and experiment.run(name).pretrain:
         seconds["pretrain"] = 10.0
-    results.write_metrics(embeddings, [], seed=seed, device=f"cpu {HOSTILE}", seconds=seconds, inputs={})
+    seen = {stage: 100 * round(taken) for stage, taken in seconds.items()}
+    results.write_metrics(
+        embeddings, [], seed=seed, device=f"cpu {HOSTILE}", seconds=seconds, images_seen=seen,
+        energy_joules=dict.fromkeys(seconds), inputs={},
+    )  # fmt: skip
     out = paths.stage(name, seed, "evaluate")
-    evaluate.evaluate(experiment, name, seed, embeddings, paths.data.split, out)
+    evaluate.evaluate(experiment, name, seed, embeddings, paths.data, out)
+
+
+def _write_protocols(paths: Results, experiment: config.Experiment, name: str) -> None:
+    """Write what the configuration asks for besides: the later in the list a run stands, the better it is."""
+    level = 0.8 + 0.1 * experiment.names[::-1].index(name) / len(experiment.names)
+    level = 1.7 - level if name not in experiment.baselines else 0.7
+    for seed in experiment.seeds_of(name):
+        random = np.random.default_rng([seed, experiment.names.index(name)])
+        if name in experiment.chosen(experiment.robustness.runs):
+            rows = _robustness(experiment, level)
+            _write_stage(experiment, paths.stage(name, seed, "robustness"), rows, random)
+        if name in experiment.chosen(experiment.attributes.runs) and name not in experiment.baselines:
+            rows = [
+                ("attributes", f"gender_{kind}", "", None, level) for kind in ("accuracy", "balanced", "f1")
+            ]
+            rows += [("attributes", "gender_accuracy", group, None, level) for group in ("female", "male")]
+            _write_stage(experiment, paths.stage(name, seed, "attributes"), rows, random)
+    if name in experiment.chosen(experiment.label_curve.runs) and name not in experiment.baselines:
+        for subset in range(experiment.label_curve.subsets):
+            random = np.random.default_rng([subset, experiment.names.index(name)])
+            folder = paths.labels(name, experiment.label_seed(subset), subset)
+            _write_stage(experiment, folder, _labels(experiment, level), random)
+
+
+Row = tuple[str, str, str, float | None, float]
+
+
+def _robustness(experiment: config.Experiment, level: float) -> list[Row]:
+    settings, rows = experiment.robustness, list[Row]()
+    for protocol, kinds, amounts in (
+        ("occlusion", settings.occlusions, settings.areas),
+        ("lighting", settings.lights, settings.strengths),
+    ):
+        rows.append((protocol, "accuracy", "none", 0.0, level))
+        for place, kind in enumerate(kinds):
+            drop = 0.2 + 0.03 * place
+            rows += [(protocol, "accuracy", kind, amount, level - drop * amount) for amount in amounts]
+    rows += [("illumination", "rank1", f"S{place}", None, level - place / 10) for place in range(2, 6)]
+    rows += [("illumination", "eer", f"S{place}", None, 1 - level + place / 20) for place in range(2, 6)]
+    rows.append(("occlusion", "occlusion_accuracy", "", None, level - 0.1))
+    rows.append(("lighting", "light_accuracy", "", None, level - 0.15))
+    return [*rows, ("illumination", "illumination_rank1", "", None, level - 0.35)]
+
+
+def _labels(experiment: config.Experiment, level: float) -> list[Row]:
+    few: list[Row] = [
+        ("labels", "accuracy", point.condition, point.amount, level - 0.1 / (0.3 + point.amount))
+        for point in points(experiment.label_curve)
+    ]
+    whole: Row = ("labels", "accuracy", "share", 1.0, level - 0.077)
+    return [whole, *few, ("labels", "labels_accuracy", "", None, level - 0.15)]
+
+
+def _write_stage(
+    experiment: config.Experiment, folder: Path, rows: list[Row], random: np.random.Generator
+) -> None:
+    """Write measurements, each (protocol, metric, condition, amount, value), a little off the value."""
+    luck = 0.005 * random.normal()
+    spread = 0.01 * random.normal(size=experiment.evaluate.resamples)
+    measured = [
+        Measurement(protocol, metric, value + luck, 100, "", value + luck + spread, condition, amount)
+        for protocol, metric, condition, amount, value in rows
+    ]
+    entries = [evaluate.entry(each, experiment.evaluate.level) for each in measured]
+    results.write_metrics(folder, entries, seed=0, device="cpu", seconds={}, people=12, inputs={})
+    evaluate.write_samples(measured, folder)

@@ -23,7 +23,9 @@ def make_folder(root: Path, size: int, people: int = 8, shots: int = 4, images=N
     trained = [int(person[1:]) < people // 2 for person in owners]
     roles = [results.ROLE_TRAIN if each else results.ROLE_EVALUATION for each in trained]
     table = pd.DataFrame({"sample_id": names, "person": owners, "role": roles, "sha256": names})
-    table = table.assign(fold=[int(person[1:]) % 2 for person in owners], enrolled=True)
+    table = table.assign(
+        fold=[int(person[1:]) % 2 for person in owners], part=0, trainable=trained, enrolled=True
+    )
     results.write_table(folder.split, table, results.SPLIT_COLUMNS)
     files.write_json(folder.sources, [SOURCE])
     return folder

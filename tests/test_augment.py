@@ -322,3 +322,82 @@ def test_a_view_has_the_same_bits_whatever_else_is_in_the_batch(experiment, thre
             images[first:last], experiment.defaults.finetune, Noise(range(first, last), "test")
         )
         assert torch.equal(alone, viewed[first:last])
+
+
+# --- rectangles and coarse images ---
+
+
+def holes(images, changed):
+    """Return which pixels were changed, (B, H, W)."""
+    return (images != changed).any(dim=1)
+
+
+def test_an_erased_rectangle_has_its_area_and_shape():
+    images = torch.rand(3000, 1, 100, 100, generator=torch.manual_seed(0)) * 2 - 1
+    hole = holes(images, augment.erase(images, 1.0, noise(3000)))
+    heights, widths = hole.any(dim=2).sum(dim=1), hole.any(dim=1).sum(dim=1)
+    assert torch.equal(hole.sum(dim=(1, 2)), heights * widths)  # a rectangle, filled whole
+    area = (heights * widths) / 100**2
+    slack = 0.02  # a pixel on each side
+    assert area.min() >= 0.02 - slack / 2
+    assert area.max() <= 0.33 + slack
+    assert area.mean() == pytest.approx((0.02 + 0.33) / 2, abs=0.01)
+    ratio = (heights / widths).log()
+    assert ratio.abs().max() <= math.log(3.3) + 0.2
+    assert ratio.max() > 0.8 * math.log(3.3)
+    assert abs(ratio.mean()) < 0.05
+    places = hole.any(dim=2).float().argmax(dim=1) / (100 - heights).clamp(min=1)
+    assert abs(places[heights < 95].mean() - 0.5) < 0.03
+
+
+def test_a_rectangle_is_filled_with_the_images_mean_colour(images):
+    erased = augment.erase(images, 1.0, noise(16))
+    hole = holes(images, erased)
+    for before, after, where in zip(images, erased, hole, strict=True):
+        expected = before.mean(dim=(1, 2))
+        torch.testing.assert_close(after[:, where], expected[:, None].expand(3, int(where.sum())))
+        assert torch.equal(after[:, ~where], before[:, ~where])
+
+
+def test_so_many_of_the_images_are_changed():
+    images = torch.rand(2000, 1, 16, 16, generator=torch.manual_seed(0))
+    for change in (augment.erase, augment.low_resolution):
+        changed = holes(images, change(images, 0.3, noise(2000))).flatten(1).any(dim=1)
+        assert 0.25 < changed.float().mean() < 0.35
+
+
+def test_a_coarse_image_has_only_so_much_left(images):
+    """What is finer than the coarse pixel is gone, what is coarser is kept."""
+    checks = ((torch.arange(SIDE)[:, None] + torch.arange(SIDE)) % 2 * 2.0 - 1.0).expand(16, 3, SIDE, SIDE)
+    coarse = augment.low_resolution(checks, 1.0, noise(16))
+    assert coarse.abs().max() < 0.35  # at a third of 32 pixels the areas are uneven
+    plain = torch.full((16, 3, SIDE, SIDE), 0.25)
+    torch.testing.assert_close(augment.low_resolution(plain, 1.0, noise(16)), plain)
+    expected = {}
+    for times in (2, 3, 4):
+        small = torch.nn.functional.adaptive_avg_pool2d(images, round(SIDE / times))
+        expected[times] = peer.resize(small, [SIDE, SIDE], antialias=False)
+    found = augment.low_resolution(images, 1.0, noise(16))
+    which = [
+        [times for times, each in expected.items() if torch.allclose(each[i], found[i], atol=1e-5)]
+        for i in range(16)
+    ]
+    assert all(len(each) == 1 for each in which)
+    assert {each[0] for each in which} == {2, 3, 4}
+
+
+def test_changes_are_the_same_bits_whatever_else_is_in_the_batch(settings):
+    images = torch.rand(40, 3, SIDE, SIDE, generator=torch.manual_seed(3)) * 2 - 1
+    changes = settings(erasing=0.5, low_resolution=0.5)
+    whole = random_view(images, changes, noise(40))
+    for first, last in PARTS:
+        alone = random_view(images[first:last], changes, Noise(range(first, last), "test"))
+        assert torch.equal(alone, whole[first:last])
+
+
+def test_without_them_a_view_is_what_it_was(settings, images):
+    """The new draws come after the old ones."""
+    plain = random_view(images, settings(shift=0.1, brightness=0.2), noise(16))
+    erased = random_view(images, settings(shift=0.1, brightness=0.2, erasing=1.0), noise(16))
+    same = ~holes(plain, erased)
+    assert 0.5 < same.float().mean() < 0.98

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import strategies
+from benchmarks import protocols, strategies
 from benchmarks.turns import Baton, Contestant, Order, Turn
 
 
@@ -170,3 +170,42 @@ def test_a_race_of_one_round(pretrain):
     assert np.isfinite(found["ratio_same"])
     assert found["data"] == "ready in memory"
     json.dumps(found)
+
+
+def test_people_have_as_many_images_as_in_lfw():
+    images = protocols.sizes()
+    assert (len(images), images.sum(), images.max(), (images == 1).sum()) == (5749, 13233, 530, 4069)
+    assert (np.diff(images) <= 0).all()
+
+
+def test_the_protocols_are_measured_against_scikit_learn():
+    images = protocols.sizes(60, 20, 200, 20)
+    found = protocols.measure(images, resamples=100, rounds=1, names=["values"], million=300)
+    assert found["pairs"] == 200 * 199 // 2
+    assert found["parts"]["values"]["seconds"] > 0
+    assert found["parts"]["values"]["peak_mb"] >= found["parts"]["values"]["before_mb"] > 0
+    assert found["compared_pairs"] == 300 * 299 // 2
+    assert found["ratio"] > 0
+    json.dumps(found)
+
+
+def test_embedding_is_compared_with_the_peer_round_by_round():
+    from benchmarks import embedding
+
+    found = embedding.compare({"tiny8": [20.0, 30.0, 80.0], "inception": [10.0, 20.0, 20.0]})
+    assert found["ratio_tiny8"] == 2.0
+    assert found["ratio_tiny8_range"] == [1.5, 4.0]
+    assert found["per_s"] == {"tiny8": 30.0, "inception": 20.0}
+
+
+@pytest.mark.parametrize("name", ["tiny16", "tiny16_once", "inception", "inception_autocast"])
+def test_a_contestant_of_the_embedding_embeds(name):
+    from benchmarks import embedding
+
+    line = Line(Order(lead=0, steps=1), Order(lead=0, steps=1))
+    with pytest.raises(SystemExit):
+        embedding.play(name, "bfloat16", 2, Baton(line, "cpu", wall_clock=False))
+    parameters, *turns = line.said
+    assert parameters > 5e6
+    assert len({turn.loss for turn in turns}) == 1  # the same faces
+    assert 0 < turns[0].loss < 1  # of unit vectors

@@ -5,8 +5,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from facemae import charts
+from facemae import charts, figures
 from facemae.data import quality, split
+from facemae.metrics import higher_is_better
+from facemae.wording import METRIC_NAMES, metric_label
 
 RUNS = {"scratch": "none", "random": "random", "block": "block", "random-50": "random"}
 
@@ -16,7 +18,8 @@ def leaderboard() -> pd.DataFrame:
     rows = [
         {
             "run": name, "kind": "baseline" if name == "pixels" else "run", "strategy": strategy,
-            "metric": metric, "value": value + place / 100, "ci_low": value - 0.1, "ci_high": value + 0.1,
+            "metric": metric, "condition": "", "value": value + place / 100,
+            "ci_low": value - 0.1, "ci_high": value + 0.1,
             "seconds_pretrain": 10.0 * (strategy in ("random", "block")), "seconds_finetune": 5.0,
         }
         for metric, value in (("roc_auc", 0.8), ("eer", 0.2), ("tar_at_far=0.001", None))
@@ -55,10 +58,42 @@ def test_every_chart_has_both_texts() -> None:
         ("roc_auc", "ROC AUC"),
         ("tar_at_far=0.1", "true accept rate at a FAR of 0.1"),
         ("far_at_target=0.1", "FAR achieved for 0.1"),
+        ("tpir_at_fpir=0.01", "true identification rate at an FPIR of 0.01"),
+        ("blufr_dir=0.01", "BLUFR identification rate at a FAR of 0.01"),
+        ("race_f1", "race: macro F1"),
+        ("unheard_of", "unheard_of"),
     ],
 )
 def test_metrics_have_names_in_words(name: str, label: str) -> None:
-    assert charts.metric_label(name) == label
+    assert metric_label(name) == label
+
+
+@pytest.mark.parametrize("name", METRIC_NAMES)
+def test_every_named_metric_has_a_direction(name: str) -> None:
+    assert higher_is_better(name) in (True, False)
+    assert ("higher" in charts.axis_title(name)) == higher_is_better(name)
+
+
+def test_what_is_no_masked_autoencoder_has_its_own_colour_and_line() -> None:
+    runs = {"scratch": "none", "erasing": "none", "drop": "none", "random": "random", "views": "simclr"}
+    rows = [{"run": run, "kind": "run", "strategy": strategy} for run, strategy in runs.items()]
+    rows += [{"run": name, "kind": "baseline", "strategy": name} for name in ("pixels", "pca")]
+    table = pd.DataFrame(rows)
+    colours, lines = charts.palette(table), charts.dashes(table)
+    assert colours["scratch"] == charts.SCRATCH_COLOUR
+    assert colours["views"] == charts.STRATEGY_COLOURS["simclr"]
+    assert len({colours[run] for run in runs}) == len(runs)
+    assert [lines[run] for run in ("scratch", "random", "views")] == ["solid", "solid", charts.RIVAL_DASH]
+    assert len({lines[run] for run in ("scratch", "erasing", "drop")}) == 3
+    assert lines["pixels"] != lines["pca"]
+    assert set(lines.values()) <= figures._LINES.keys()
+
+
+def test_what_was_measured_under_a_condition_is_in_no_ranking(leaderboard: pd.DataFrame) -> None:
+    covered = leaderboard[leaderboard["metric"] == "roc_auc"].assign(condition="mask", value=0.99)
+    both = pd.concat([leaderboard, covered])
+    pd.testing.assert_frame_equal(charts.ranked(both, "roc_auc"), charts.ranked(leaderboard, "roc_auc"))
+    assert charts.cost_chart(both, "roc_auc") == charts.cost_chart(leaderboard, "roc_auc")
 
 
 def test_leaderboard_has_the_best_on_top_and_baselines_below(leaderboard: pd.DataFrame) -> None:
@@ -112,13 +147,14 @@ def curves() -> pd.DataFrame:
 
 def test_roc_draws_the_mean_or_every_seed() -> None:
     colours = {"random": "#0072B2", "pixels": "#9E9E9E"}
-    mean = charts.roc_chart(curves(), colours, ["pixels"])
+    lines = {"random": "solid", "pixels": "dot"}
+    mean = charts.roc_chart(curves(), colours, lines)
     assert [trace.name for trace in mean.data] == ["random", "pixels", "chance", "30 false accepts"]
     assert mean.data[0].y[0] == pytest.approx(0.15)
     assert mean.data[1].line.dash == "dot"
     assert mean.data[3].x[0] == pytest.approx(0.03)
     assert mean.layout.xaxis.type == "log"
-    every = charts.roc_chart(curves(), colours, ["pixels"], every_seed=True)
+    every = charts.roc_chart(curves(), colours, lines, every_seed=True)
     assert len(every.data) == 6
     assert [trace.showlegend for trace in every.data[:4]] == [True, False, True, False]
 

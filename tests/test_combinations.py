@@ -126,6 +126,11 @@ REFUSED = [
         "another ratio or a smaller patch.",
     ),
     (
+        {"pretrain_method": "moco", "pretrain_accumulate": 2},
+        "pretrain.accumulate: moco compares the faces of the whole batch, parts of it would be another task; "
+        "choose 1, and a smaller batch_size if memory is short.",
+    ),
+    (
         {"model_patch_size": 32, "pretrain_mask": "region"},
         "pretrain.mask: region masks need 4 x 4 patches to tell regions apart, there are 2 x 2; choose a "
         "smaller patch.",
@@ -154,6 +159,18 @@ def test_a_guide_asks_only_encoders_that_can_answer(usual, mask, encoder):
     else:
         assert found.startswith(f"pretrain.mask: {mask} is led by {guide.replace('_', ' ')}, which takes")
         assert f"; with encoder {encoder} choose " in found
+
+
+RIVALS = [method for method in config.METHODS if method != "mae"]
+
+
+@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_rival_takes_every_encoder_and_no_mask_or_decoder(usual, method, encoder):
+    odd = {"pretrain_decoder": "cross", "pretrain_loss_on": "all", "pretrain_mask": "parts_last"}
+    assert usual.with_(model_encoder=encoder, aligned=False, pretrain_method=method, **odd).problem is None
+    assert usual.with_(model_encoder=encoder, aligned=False, **odd).problem is not None
+    assert usual.with_(model_patch_size=7, pretrain_method=method).problem.startswith("model.patch_size")
 
 
 def test_a_run_without_pretraining_asks_for_an_encoder_alone(usual):

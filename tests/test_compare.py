@@ -2,13 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facemae import results
+from facemae import files, results
 from facemae.compare import COMPARED, compare
 from facemae.errors import IntegrityError
 from facemae.results import Results, read_json, read_table
 from facemae.statistics import identity_weights
 
 PEOPLE, RESAMPLES = 30, 200
+LOWER = ("eer", "age_error")
 WEIGHTS = identity_weights(PEOPLE, RESAMPLES, 0)
 EASE = np.random.default_rng(0).normal(0, 0.1, PEOPLE)  # how easy each person is, for every run alike
 
@@ -39,7 +40,7 @@ def write(folder, name, seed, gain, people=PEOPLE):
     luck = np.random.default_rng([len(name), *name.encode(), seed]).normal(0, 0.002)
     own = np.random.default_rng([*name.encode()]).normal(0, 0.01, PEOPLE)
     by_person = 0.7 + EASE + own - own.mean() + gain + luck
-    values = {name: by_person if name != "eer" else 1 - by_person for name in COMPARED}
+    values = {name: by_person if name not in LOWER else 1 - by_person for name in COMPARED}
     entries = [
         results.metric(key, float(value.mean()), n=9, interval=(0.0, 1.0), protocol="verification")
         for key, value in values.items()
@@ -47,7 +48,7 @@ def write(folder, name, seed, gain, people=PEOPLE):
     entries.append(results.metric("tar_at_far=0.001", None, n=9, note="needs more pairs"))
     results.write_metrics(
         folder, entries, seed=seed, device="cpu, float32", people=people, dataset="orl",
-        evaluated=str(people),
+        evaluated=str(people), setting="outside data", images_seen={"finetune": 640}, energy_joules={},
         seconds={"finetune": 10.0 + seed} | ({} if name == "scratch" else {"pretrain": 5.0}),
     )  # fmt: skip
     table = pd.DataFrame({key: WEIGHTS @ value / PEOPLE for key, value in values.items()})
@@ -72,7 +73,7 @@ def test_a_known_difference_is_called_and_none_is_a_tie(made, tmp_path):
             ("random", "scratch"): "better", ("block", "scratch"): "worse", ("grid", "scratch"): "tie",
             ("block", "random"): "worse", ("grid", "random"): "worse", ("grid", "block"): "better",
         }  # fmt: skip
-        sign = -1 if metric == "eer" else 1  # an error rate that falls is an improvement
+        sign = -1 if metric in LOWER else 1  # an error rate that falls is an improvement
         row = found["random", "scratch"]
         assert sign * row.difference == pytest.approx(0.1, abs=0.01)
         assert row.ci_low < row.difference < row.ci_high
@@ -145,8 +146,9 @@ def test_the_tables_hold_a_row_per_run_seed_and_metric(made, tmp_path):
     summary, leaderboard = read_table(Results(tmp_path).summary), read_table(Results(tmp_path).leaderboard)
     assert list(summary.columns) == results.SUMMARY_COLUMNS
     assert list(leaderboard.columns) == results.LEADERBOARD_COLUMNS
-    assert len(summary) == (3 + 3 + 1) * 5
-    assert len(leaderboard) == 3 * 5
+    entries = len(COMPARED) + 1
+    assert len(summary) == (3 + 3 + 1) * entries
+    assert len(leaderboard) == 3 * entries
     assert not summary.duplicated(["run", "seed", "metric"]).any()
     facts = leaderboard.drop_duplicates("run").set_index("run")
     assert facts["kind"].to_dict() == {"scratch": "run", "random": "run", "pixels": "baseline"}
@@ -216,9 +218,7 @@ def test_a_missing_file_is_named(made, tmp_path, name):
     experiment = made({"scratch": 0.0, "random": 0.0})
     path = Results(tmp_path).stage("random", 1, "evaluate") / name
     path.unlink()
-    with pytest.raises(
-        IntegrityError, match=f"{path} is missing; run the workflow to evaluate random"
-    ) as caught:
+    with pytest.raises(IntegrityError, match=f"{path} is missing; run the workflow to make it") as caught:
         compare(experiment, tmp_path)
     assert caught.value.exit_code == 4
     assert not Results(tmp_path).leaderboard.exists()
@@ -226,7 +226,7 @@ def test_a_missing_file_is_named(made, tmp_path, name):
 
 def test_a_missing_seed_or_baseline_is_told(made, tmp_path):
     experiment = made({"scratch": 0.0, "pixels": 0.0}, baselines=["pixels"], skip=[("pixels", 0)])
-    with pytest.raises(IntegrityError, match="to evaluate pixels"):
+    with pytest.raises(IntegrityError, match=r"pixels/0/evaluate/metrics\.json is missing"):
         compare(experiment, tmp_path)
 
 
@@ -252,3 +252,53 @@ def test_runs_with_other_resamples_are_told(made, tmp_path):
         results.write_table(path, read_table(path).iloc[:150], list(COMPARED))
     with pytest.raises(IntegrityError):
         compare(experiment, tmp_path)
+
+
+def add_stage(folder, entries, columns, people=PEOPLE):
+    """Write the folder of a stage that measures besides the evaluation."""
+    results.write_metrics(folder, entries, seed=0, device="cpu", seconds={}, people=people, inputs={})
+    table = pd.DataFrame({name: WEIGHTS @ np.full(PEOPLE, value) / PEOPLE for name, value in columns.items()})
+    results.write_table(folder / results.RESAMPLES, table, list(columns))
+
+
+def test_other_stages_are_in_the_tables_under_their_conditions(small, made, tmp_path):
+    made({"scratch": 0.0, "random": 0.1, "pixels": -0.1}, baselines=["pixels"], seeds=(0, 1))
+    experiment = small(
+        seeds=[0, 1], baselines=["pixels"], evaluate={"resamples": RESAMPLES},
+        runs={"block": None, "grid": None, "region": None}, robustness={"runs": ["all"]},
+        label_curve={"runs": ["random"], "shares": [0.1]},
+    )  # fmt: skip
+    covered = results.metric("accuracy", 0.6, n=9, protocol="occlusion", condition="mask", amount=0.3)
+    whole = results.metric("occlusion_accuracy", 0.7, n=9, protocol="occlusion")
+    columns = {"accuracy@mask=0.3": 0.6, "occlusion_accuracy": 0.7}
+    for name, seed in [("scratch", 0), ("scratch", 1), ("random", 0), ("random", 1), ("pixels", 0)]:
+        add_stage(Results(tmp_path).stage(name, seed, "robustness"), [covered, whole], columns)
+    few = results.metric("accuracy", 0.55, n=9, protocol="labels", condition="share", amount=0.1)
+    for subset, seed in ((0, 0), (1, 1), (2, 0)):
+        add_stage(Results(tmp_path).labels("random", seed, subset), [few], {"accuracy@share=0.1": 0.55})
+    compare(experiment, tmp_path)
+
+    table = read_table(Results(tmp_path).leaderboard)
+    accuracies = table[(table["run"] == "random") & (table["metric"] == "accuracy")]
+    assert accuracies[["protocol", "condition", "amount", "seeds"]].fillna(0).to_numpy().tolist() == [
+        ["verification", "", 0, 2], ["occlusion", "mask", 0.3, 2], ["labels", "share", 0.1, 3],
+    ]  # fmt: skip
+    judged = read_table(Results(tmp_path).verdicts)
+    pairs = judged.loc[judged["metric"] == "occlusion_accuracy", ["run_a", "run_b"]].to_numpy().tolist()
+    assert pairs == [["random", "scratch"], ["scratch", "pixels"], ["random", "pixels"]]
+    summary = read_table(Results(tmp_path).summary)
+    assert len(summary[summary["protocol"] == "labels"]) == 3
+    assert {each["metric"] for each in read_json(Results(tmp_path).verdict)["claims"]}
+
+
+def test_what_a_seed_refused_has_no_value(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.1})
+    path = Results(tmp_path).stage("random", 1, "evaluate") / results.METRICS
+    content = read_json(path)
+    content["metrics"][0] |= {"value": None, "note": "too few"}
+    path.write_bytes(files.dump_json(content))
+    compare(experiment, tmp_path)
+    table = read_table(Results(tmp_path).leaderboard)
+    row = table[(table["run"] == "random") & (table["metric"] == COMPARED[0])].iloc[0]
+    assert np.isnan(row["value"])
+    assert row["note"] == "too few"

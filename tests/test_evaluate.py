@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from facemae import metrics, results
+from facemae.data.pairs import table as pairs_table
+from facemae.data.sources.base import Pair
 from facemae.errors import DataError, FaceMAEError, IntegrityError, UsageError
-from facemae.evaluate import evaluate
+from facemae.evaluate import accuracy, evaluate, evaluated_faces
 from facemae.results import read_json, read_table
 from facemae.statistics import identity_weights
 
@@ -14,7 +18,8 @@ PEOPLE, FACES, FOLDS = 12, 4, 2
 def split_table(people=PEOPLE, first=0):
     rows = [
         {"sample_id": f"p{person:02}/{shot}", "person": f"p{person:02}", "role": "evaluation",
-         "fold": person % FOLDS, "enrolled": shot == 0, "sha256": f"{person}/{shot}"}
+         "fold": person % FOLDS, "part": 0, "trainable": False, "enrolled": shot == 0,
+         "sha256": f"{person}/{shot}"}
         for person in range(first, first + people)
         for shot in range(FACES)
     ]  # fmt: skip
@@ -23,17 +28,29 @@ def split_table(people=PEOPLE, first=0):
         "person": "t",
         "role": "train",
         "fold": None,
+        "part": None,
+        "trainable": True,
         "enrolled": False,
         "sha256": "t",
     }
     table = pd.DataFrame([*rows, training])
-    table["fold"] = table["fold"].astype("Int64")
-    return table
+    return table.astype({"fold": "Int64", "part": "Int64"})
+
+
+def data_of(folder, table, pairs=()):
+    """Write what evaluation reads of a folder of data."""
+    data = results.DataFolder(folder)
+    results.write_table(data.split, table, results.SPLIT_COLUMNS)
+    results.write_table(data.pairs, pairs_table(pairs), results.PAIR_COLUMNS)
+    photos = table[["sample_id", "person"]]
+    results.write_table(data.photos, photos, ["sample_id", "person"])
+    gender = np.where(photos["person"].str[-1].isin(list("02468")), "female", "male")
+    results.write_table(data.faces, photos.assign(gender=gender), ["sample_id", "gender"])
 
 
 @pytest.fixture
 def folder(tmp_path):
-    results.write_table(tmp_path / "split.parquet", split_table(), results.SPLIT_COLUMNS)
+    data_of(tmp_path, split_table())
     return tmp_path
 
 
@@ -43,12 +60,13 @@ def write(folder, vectors, table=None):
     table = table[table["role"] == "evaluation"].assign(embedding=list(np.float32(vectors)))
     results.write_table(folder / "embed" / results.EMBEDDINGS, table, results.EMBEDDING_COLUMNS)
     results.write_metrics(
-        folder / "embed", [], seed=1, device="cpu, float32", seconds={"finetune": 2.5}, inputs={}
-    )
+        folder / "embed", [], seed=1, device="cpu, float32", seconds={"finetune": 2.5}, inputs={},
+        images_seen={"finetune": 640}, energy_joules={},
+    )  # fmt: skip
 
 
 def run(experiment, folder, out="evaluate"):
-    evaluate(experiment, "random", 1, folder / "embed", folder / "split.parquet", folder / out)
+    evaluate(experiment, "random", 1, folder / "embed", results.DataFolder(folder), folder / out)
     content = read_json(folder / out / results.METRICS)
     return content, {entry["name"]: entry for entry in content["metrics"]}
 
@@ -207,7 +225,7 @@ def test_a_damaged_embedding_is_not_blamed_on_the_number_of_people(experiment, f
 
 def test_too_few_people_for_the_folds_are_told(experiment, folder):
     table = split_table(people=2)
-    results.write_table(folder / "split.parquet", table, results.SPLIT_COLUMNS)
+    data_of(folder, table)
     write(folder, noise()[: 2 * FACES], table)
     match = r"^2 people cannot be evaluated: .*; add people or lower split\.folds"
     with pytest.raises(DataError, match=match) as caught:
@@ -218,4 +236,112 @@ def test_too_few_people_for_the_folds_are_told(experiment, folder):
 def test_only_runs_and_baselines_of_the_configuration_are_scored(experiment, folder):
     write(folder, noise())
     with pytest.raises(UsageError, match=r"^runs\.blok: there is no such run"):
-        evaluate(experiment, "blok", 0, folder / "embed", folder / "split.parquet", folder / "evaluate")
+        evaluate(experiment, "blok", 0, folder / "embed", results.DataFolder(folder), folder / "evaluate")
+
+
+# --- on a list of pairs, in parts ---
+
+
+def listed_pairs(people=PEOPLE):
+    """In each fold every person once with themselves and once with the next person of the fold."""
+    for fold in range(FOLDS):
+        own = [f"p{person:02}" for person in range(people) if person % FOLDS == fold]
+        for name, other in zip(own, own[1:] + own[:1], strict=True):
+            yield Pair("list", fold, f"{name}/0", f"{name}/1", True)
+            yield Pair("list", fold, f"{name}/0", f"{other}/2", False)
+
+
+@pytest.fixture
+def by_list(small, tmp_path):
+    """An experiment on a list in two parts, with the folder of its data."""
+    table = split_table()
+    table["part"] = table["fold"]
+    data_of(tmp_path, table, listed_pairs())
+    return small(split={"pairs": "list", "rotations": 2}), tmp_path, table
+
+
+def by_name(content):
+    return {(each["name"], each["condition"]): each for each in content["metrics"]}
+
+
+def test_a_list_in_parts_is_measured_on_its_pairs_and_on_all_pairs_of_each_part(by_list):
+    experiment, folder, table = by_list
+    write(folder, perfect(), table)
+    content, _ = run(experiment, folder)
+    found = by_name(content)
+    assert found["accuracy", ""]["value"] == 1
+    assert found["accuracy", ""]["n"] == 2 * PEOPLE
+    # In each part half of the people, so a quarter of all pairs but those of a person.
+    faces = PEOPLE // 2 * FACES
+    assert found["roc_auc", "all pairs"]["n"] == 2 * (faces * (faces - 1) // 2)
+    assert found["roc_auc", "all pairs"]["value"] == 1
+    assert found["rank1", ""]["value"] == 1
+    assert "mean of 2 parts" in found["rank1", ""]["note"]
+    assert found["brier", ""]["value"] < 0.05
+    assert "part" in content["setting"]
+
+
+def test_faces_of_two_parts_are_never_compared(by_list):
+    """The parts' networks may turn their spaces: nothing that is measured moves."""
+    experiment, folder, table = by_list
+    vectors = noise()
+    write(folder, vectors, table)
+    plain, _ = run(experiment, folder)
+    turn = np.linalg.qr(np.random.default_rng(5).normal(size=(32, 32)))[0]
+    second = (table[table["role"] == "evaluation"]["part"] == 1).to_numpy()
+    write(folder, np.where(second[:, None], vectors @ turn, vectors), table)
+    turned, _ = run(experiment, folder, "turned")
+    for one, other in zip(plain["metrics"], turned["metrics"], strict=True):
+        assert one["value"] == pytest.approx(other["value"], abs=1e-6)
+
+
+def test_a_face_that_was_not_found_is_a_rejected_pair_and_is_told(by_list):
+    experiment, folder, table = by_list
+    gone = "p00/1"
+    data = results.DataFolder(folder)
+    kept = table[table["sample_id"] != gone]
+    results.write_table(data.split, kept, results.SPLIT_COLUMNS)
+    vectors = perfect()[(table[table["role"] == "evaluation"]["sample_id"] != gone).to_numpy()]
+    write(folder, vectors, kept)
+    content, _ = run(experiment, folder)
+    accuracy = by_name(content)["accuracy", ""]
+    assert accuracy["n"] == 2 * PEOPLE
+    assert accuracy["value"] == pytest.approx(1 - 1 / (2 * PEOPLE))  # one genuine pair of six, in one fold
+    assert "face was not found: 1" in accuracy["note"]
+
+
+def test_embeddings_that_another_parts_model_made_are_refused(by_list):
+    experiment, folder, table = by_list
+    write(folder, perfect(), table.assign(part=1 - table["part"]))
+    with pytest.raises(IntegrityError, match="may have been trained on them"):
+        run(experiment, folder)
+
+
+def test_a_list_that_names_no_pair_is_told(by_list):
+    experiment, folder, table = by_list
+    write(folder, perfect(), table)
+    results.write_table(folder / "pairs.parquet", pairs_table([]), results.PAIR_COLUMNS)
+    with pytest.raises(DataError, match="holds no pair of list"):
+        run(experiment, folder)
+
+
+def test_the_accuracy_alone_is_that_of_the_whole_evaluation(by_list):
+    experiment, folder, table = by_list
+    write(folder, noise(), table)
+    content, _ = run(experiment, folder)
+    found = read_table(folder / "embed" / results.EMBEDDINGS)
+    data = results.DataFolder(folder)
+    faces = evaluated_faces(found, "here", data, experiment)
+    assert accuracy(experiment, faces, data).value == by_name(content)["accuracy", ""]["value"]
+    part = evaluated_faces(found[found["part"] == 0], "here", data, experiment, 0)
+    assert accuracy(experiment, part, data).n == PEOPLE  # half of the pairs
+
+
+def test_many_people_are_measured_on_the_generated_pairs(experiment, folder, monkeypatch):
+    monkeypatch.setattr("facemae.evaluate.MOST_PAIRS", 100)
+    table = split_table()
+    data_of(folder, table, (replace(pair, protocol="generated") for pair in listed_pairs()))
+    write(folder, perfect())
+    content, _ = run(experiment, folder)
+    assert by_name(content)["accuracy", ""]["n"] == 2 * PEOPLE
+    assert by_name(content)["roc_auc", "all pairs"]["n"] == PEOPLE * FACES * (PEOPLE * FACES - 1) // 2

@@ -1,24 +1,29 @@
 """The report's figures: what the SVG holds, and that it fits any page, theme and number of neighbours."""
 
+import io
 import re
 import xml.etree.ElementTree as ET
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from facemae import charts, figures
+from facemae import charts, curves, figures
 
 COLOURS = {"random": "#0072B2", "pixels": "#9E9E9E"}
+LINES = {"random": "solid", "pixels": "dot"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def leaderboard() -> pd.DataFrame:
     strategies = {"scratch": "none", "random": "random", "block": "block", "pixels": "pixels", "pca": "pca"}
     return pd.DataFrame(
         {
             "run": name, "kind": "baseline" if strategy[0] == "p" else "run", "strategy": strategy,
-            "metric": metric, "value": value + place / 100, "ci_low": value - 0.1, "ci_high": value + 0.2,
+            "metric": metric, "condition": "", "value": value + place / 100,
+            "ci_low": value - 0.1, "ci_high": value + 0.2,
             "seconds_pretrain": 10.0 * (strategy in ("random", "block")),
             "seconds_finetune": 5.0 * (strategy[0] != "p"),
         }
@@ -27,19 +32,19 @@ def leaderboard() -> pd.DataFrame:
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def roc() -> pd.DataFrame:
     curve = {"far": [0.001, 0.01, 0.1, 1.0], "tar": [0.1, 0.2, 0.5, 1.0], "impostors": 1000}
     return pd.concat(pd.DataFrame(curve).assign(run=run, seed=seed) for run in COLOURS for seed in (0, 1))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def learning() -> pd.DataFrame:
     curve = {"step": range(1, 2001), "loss": [1 / step for step in range(1, 2001)]}
     return pd.concat(pd.DataFrame(curve).assign(run="random", seed=seed) for seed in (0, 1))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def measured() -> pd.DataFrame:
     spread = pd.Series(range(1, 201)) / 200
     return pd.DataFrame(
@@ -48,18 +53,48 @@ def measured() -> pd.DataFrame:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def drawn(
     measured: pd.DataFrame, leaderboard: pd.DataFrame, roc: pd.DataFrame, learning: pd.DataFrame
 ) -> dict[str, str]:
     return {
         "leaderboard": figures.leaderboard_figure(leaderboard, "roc_auc"),
         "cost": figures.cost_figure(leaderboard, "roc_auc"),
-        "roc": figures.roc_figure(roc, COLOURS, ["pixels"]),
+        "roc": figures.roc_figure(roc, COLOURS, LINES),
         "pretrain": figures.learning_figure(learning, COLOURS, "pretrain"),
         "finetune": figures.learning_figure(learning, COLOURS, "finetune"),
+        "det": figures.curves_figure(curves.det(roc), COLOURS, LINES),
+        "labels": figures.curves_figure(several(1), COLOURS, LINES),
+        "kinds": figures.curves_figure(several(7), COLOURS, LINES),
+        "light": figures.curves_figure(in_words(), COLOURS, LINES),
         **{each.column: figures.quality_figure(measured, each) for each in charts.MEASURES},
     }
+
+
+def several(panels: int) -> curves.Curves:
+    line = {
+        "run": "random",
+        "x": [0.0, 0.5],
+        "value": [0.9, 0.7],
+        "ci_low": [0.8, 0.6],
+        "ci_high": [1.0, 0.8],
+    }
+    lines = pd.concat([pd.DataFrame(line), pd.DataFrame(line | {"run": "pixels"})])
+    names = [""] if panels == 1 else [f"kind {place}" for place in range(panels)]
+    return curves.Curves(
+        f"several-{panels}", "Title", "", "", dict.fromkeys(names, lines), "share", "accuracy"
+    )
+
+
+def in_words() -> curves.Curves:
+    line = {
+        "run": "random",
+        "x": ["S2", "S3"],
+        "value": [0.9, 0.7],
+        "ci_low": [0.8, 0.6],
+        "ci_high": [1.0, 0.8],
+    }
+    return curves.Curves("light", "", "", "", {"": pd.DataFrame(line)}, "light", "rate", ticks=["S2", "S3"])
 
 
 def words(svg: str) -> list[str]:
@@ -96,7 +131,7 @@ def test_roc_names_every_curve_and_the_limit_of_what_can_be_told(drawn: dict[str
 
 
 def test_too_few_impostors_for_the_limit_draw_none(roc: pd.DataFrame) -> None:
-    assert charts.ENOUGH not in words(figures.roc_figure(roc.assign(impostors=20), COLOURS, []))
+    assert charts.ENOUGH not in words(figures.roc_figure(roc.assign(impostors=20), COLOURS, LINES))
 
 
 def test_learning_curves_are_thin_per_seed_and_bold_for_the_mean(drawn: dict[str, str]) -> None:
@@ -191,3 +226,41 @@ def test_quality_figures_name_the_measure_and_colour_what_is_doubtful(drawn: dic
 def test_one_face_is_drawn_too(measured: pd.DataFrame) -> None:
     for measure in charts.MEASURES:
         assert charts.FACES in words(figures.quality_figure(measured.head(1), measure))
+
+
+def test_curves_name_their_panels_axes_and_runs_once(drawn: dict[str, str]) -> None:
+    found = words(drawn["kinds"])
+    assert [found.count(f"kind {place}") for place in range(7)] == [1] * 7
+    assert found.count("random") == found.count("pixels") == 1
+    assert {"share", "accuracy"} <= set(found)
+    assert {"S2", "S3", "rate"} <= set(words(drawn["light"]))
+
+
+def test_curves_have_each_run_in_its_colour_and_line(drawn: dict[str, str]) -> None:
+    bands = re.findall(r"fill: (#\w{6}); fill-opacity: 0.13", drawn["labels"])
+    assert bands == [COLOURS[run].lower() for run in ("random", "pixels")]
+    for run, dashed in (("random", False), ("pixels", True)):
+        styles = re.findall(
+            rf'style="(fill: none;[^"]*stroke: {COLOURS[run].lower()}[^"]*)"', drawn["labels"]
+        )
+        assert styles
+        assert all(("stroke-dasharray" in style) == dashed for style in styles)
+
+
+def test_curves_without_an_interval_have_no_band(drawn: dict[str, str]) -> None:
+    assert "fill-opacity: 0.13" not in drawn["det"]
+    assert {charts.AXES["far"], charts.ENOUGH} <= set(words(drawn["det"]))
+
+
+def test_pictures_are_small_on_white_paper_and_the_same_every_time(leaderboard: pd.DataFrame) -> None:
+    def draw() -> bytes:
+        return figures.as_png(lambda: figures.draw_leaderboard(leaderboard, "roc_auc"))
+
+    picture = Image.open(io.BytesIO(draw()))
+    assert picture.format == "PNG"
+    assert picture.width > 600
+    assert len(draw()) < 40_000
+    pixels = np.asarray(picture.convert("RGB"))
+    assert (pixels[0] == 255).all()
+    assert (1, 2, 3) not in set(map(tuple, pixels.reshape(-1, 3).tolist()))
+    assert draw() == draw()

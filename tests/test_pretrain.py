@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 from dataclasses import replace
@@ -8,10 +9,12 @@ import safetensors.torch
 import torch
 from stages import SOURCE, make_folder
 
-from facemae import cost, files, results
+from facemae import contrast, cost, files, results
+from facemae.autoencoding import Autoencoding
 from facemae.errors import DataError, UsageError
 from facemae.masking.strategies import STRATEGIES
 from facemae.models.weights import load_autoencoder
+from facemae.parallel import World
 from facemae.pretrain import PROBED_PHOTOS, _shown_twice, pretrain
 from facemae.probe import MOST_FACES
 from facemae.task import Task
@@ -224,7 +227,7 @@ def test_a_finished_stage_that_was_not_written_is_written(stage, small, store, t
             stage()
     assert (tmp_path / "out" / ".pretrain" / "step_00000004.json").exists()
     assert not (tmp_path / "out" / "pretrain").exists()
-    monkeypatch.setattr(module.Autoencoding, "loss", None)  # no step is taken
+    monkeypatch.setattr(Autoencoding, "loss", None)  # no step is taken
     out = stage()
     assert (out / results.ENCODER).read_bytes() == (whole / results.ENCODER).read_bytes()
 
@@ -279,3 +282,88 @@ def test_the_probe_sees_people_more_than_once_however_many_there_are():
     assert {"p00000", "p02999"} <= set(counts.index)  # from all over the table
     assert _shown_twice(pd.DataFrame({"person": ["a", "b", "a"]}))["person"].tolist() == ["a", "a"]
     assert _shown_twice(pd.DataFrame({"person": ["a", "b"]})).empty
+
+
+# --- rivals ---
+
+RIVALS = list(contrast.KINDS)
+SMALL_HEADS = {"hidden": 8, "projection": 6}
+
+
+@pytest.mark.parametrize("encoder", ["vit", "cnn", "mlp"])
+@pytest.mark.parametrize("method", RIVALS)
+def test_every_rival_comes_to_its_end_with_every_encoder(stage, method, encoder):
+    out = stage("x", model={"encoder": encoder}, method=method, views=SMALL_HEADS, ema=0.5)
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        [results.CONFIG, results.ENCODER, results.LOG, results.METRICS]
+    )
+    assert all(each.isfinite().all() for each in safetensors.torch.load_file(out / results.ENCODER).values())
+    found, log = metrics_of(out), results.read_log(out / results.LOG)
+    assert found.keys() == {"training_loss", "held_out_loss"}
+    assert found["held_out_loss"]["value"] == min(record["held_out_loss"] for record in log)
+    assert all({"held_out_loss", "probe_auc"} <= record.keys() for record in log)
+    settings = results.read_json(out / results.CONFIG)["pretrain"]
+    assert settings["views"]["hidden"] == 8
+    assert "mask" not in settings
+
+
+def test_a_rivals_encoder_is_fine_tuned_as_any(stage, experiment):
+    from facemae.models.embedder import build_embedder
+    from facemae.models.weights import load_weights
+
+    out = stage("x", method="moco", views=SMALL_HEADS)
+    embedder = build_embedder(experiment.defaults.model, SIZE)
+    load_weights(embedder.encoder.trunk, out / results.ENCODER)
+
+
+def test_rivals_start_from_given_weights_too(stage):
+    first = stage(out="a")
+    again = stage("x", out="b", init=str(first / results.ENCODER), method="simclr", learning_rate=1e-9,
+                  weight_decay=0.0, views=SMALL_HEADS)  # fmt: skip
+    for name, value in safetensors.torch.load_file(first / results.ENCODER).items():
+        torch.testing.assert_close(
+            safetensors.torch.load_file(again / results.ENCODER)[name], value, rtol=0, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize(("changes", "views"), [({}, 1), ({"method": "moco", "views": SMALL_HEADS}, 2)])
+def test_what_a_training_has_seen_is_written(stage, changes, views):
+    found = results.read_json(stage("x", **changes) / results.METRICS)
+    assert found["images_seen"] == 4 * 4 * views  # steps times faces
+    assert found["energy_joules"] is None  # no GPU
+
+
+def test_energy_is_the_power_over_the_seconds(stage, small, store, tmp_path, monkeypatch):
+    import facemae.pretrain as module
+
+    monkeypatch.setattr(torch.cuda, "power_draw", lambda device: 250_000)  # milliwatts
+    assert module._watts(torch.device("cpu")) == [250.0]
+    inner = module._Stage.__init__
+
+    def metered(self, *args):
+        inner(self, *args, watts=[100.0, 300.0])
+
+    monkeypatch.setattr(module._Stage, "__init__", metered)
+    found = results.read_json(stage() / results.METRICS)
+    assert found["energy_joules"] == pytest.approx(200.0 * found["seconds"]["pretrain"], abs=0.3)
+
+
+@pytest.mark.parametrize("method", RIVALS)
+def test_rivals_take_one_process_and_the_whole_batch(stage, monkeypatch, method):
+    import facemae.pretrain as module
+
+    with pytest.raises(UsageError, match=rf"^runs\.x\.pretrain\.accumulate: {method} compares"):
+        stage("x", method=method, accumulate=2)
+
+    @contextlib.contextmanager
+    def two(device):
+        yield World(rank=1, size=2)
+
+    monkeypatch.setattr(module, "world", two)
+    with pytest.raises(UsageError, match=rf"^pretrain\.method: {method} .* run it in one process"):
+        stage("x", method=method)
+
+
+def test_a_rival_cannot_be_validated_on_one_face(stage):
+    with pytest.raises(DataError, match="leaves one, which dino can compare with no other"):
+        stage("x", method="dino", held_out=0.12)

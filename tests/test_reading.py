@@ -5,7 +5,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from results_folder import CROPS, DOUBTFUL_NAMES, HOSTILE_PHOTO, LANDMARKS, PEOPLE, SHOTS, make_results
+from results_folder import (
+    CROPS,
+    DOUBTFUL_NAMES,
+    HOSTILE_PHOTO,
+    LANDMARKS,
+    PEOPLE,
+    SHOTS,
+    make_experiment,
+    make_results,
+)
 
 from facemae import files, reading, results
 from facemae.data.images import open_image
@@ -134,3 +143,54 @@ def test_no_error_under_a_common_mask_for_masks_over_pixels(tmp_path: Path) -> N
     make_results(tmp_path, runs={"region": {"pretrain": {"mask": "pixel"}}})
     table = reading.masks(Results(tmp_path)).set_index("run")
     assert table["error"].isna().to_dict() == {"random": False, "region": True}
+
+
+@pytest.mark.parametrize(("table", "column"), [("leaderboard", "condition"), ("summary", "amount")])
+def test_a_table_of_an_older_version_is_one_sentence(
+    paths: Results, tmp_path: Path, table: str, column: str
+) -> None:
+    own = Results(tmp_path)
+    files.atomic_write(own.config, paths.config.read_bytes())
+    old = pd.read_parquet(getattr(paths, table)).drop(columns=column)
+    results.write_table(getattr(own, table), old, list(old.columns))
+    with pytest.raises(IntegrityError, match=f"^The {table} .* made by another version"):
+        getattr(reading, table)(own)
+
+
+def test_the_verdict_has_its_claims(paths: Results) -> None:
+    found = reading.verdict(paths)
+    assert len(found.claims) > 5
+    assert all(claim.sentence.startswith(claim.finding.capitalize() + ": ") for claim in found.claims)
+    assert found.setting
+
+
+def test_a_verdict_of_an_older_version_has_none(paths: Results, tmp_path: Path) -> None:
+    content = results.read_json(paths.verdict)
+    del content["claims"], content["setting"]
+    files.write_json(Results(tmp_path).verdict, content)
+    assert reading.verdict(Results(tmp_path)).claims == []
+
+
+@pytest.mark.parametrize("damage", [{"finding": "<b>"}, {"difference": "much"}, None])
+def test_a_claim_that_cannot_be_understood_is_one_sentence(
+    paths: Results, tmp_path: Path, damage: dict[str, str] | None
+) -> None:
+    content = results.read_json(paths.verdict)
+    content["claims"] = [content["claims"][0] | damage] if damage else [3]
+    files.write_json(Results(tmp_path).verdict, content)
+    with pytest.raises(IntegrityError, match=r"^The verdict in this results folder cannot be read"):
+        reading.verdict(Results(tmp_path))
+
+
+def test_runs_are_in_the_order_they_are_held_against_each_other(tmp_path: Path) -> None:
+    setup = make_experiment(
+        tmp_path,
+        runs={
+            "views": {"pretrain": {"method": "simclr"}},
+            "erasing": {"pretrain": None, "finetune": {"erasing": 0.5}},
+            "scratch": None,
+            "plain": {"pretrain": None},
+        },
+    )
+    assert reading.run_names(setup) == ["plain", "erasing", "random", "region", "views"]
+    assert reading.masked(setup) == ["random", "region"]

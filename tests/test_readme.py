@@ -18,11 +18,21 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 def folder(tmp_path) -> Path:
     paths = Results(tmp_path / "results")
     rows = [
-        {"run": run, "kind": "run", "strategy": run, "metric": metric, "value": value, "ci_low": 0.25}
+        {
+            "run": run,
+            "kind": "run",
+            "strategy": run,
+            "metric": metric,
+            "value": value,
+            "ci_low": 0.25,
+            "condition": "",
+        }
         | {"ci_high": 0.75, "seconds_pretrain": 12.4, "seconds_finetune": 3.0}
         for run, value in (("scratch", 0.5), ("random", 0.625))
         for metric in readme.SHOWN
+        if (run, metric) != ("scratch", "rank1")
     ]
+    rows += [row | {"condition": "mask", "amount": 0.3, "value": 0.01} for row in rows]
     verdict = {"metric": "roc_auc", "run_a": "random", "run_b": "scratch", "difference": 0.125}
     verdict |= {"ci_low": -0.25, "ci_high": 0.5, "p_adjusted": 0.3, "verdict": "tie", "detectable": 0.4}
     empty = pd.DataFrame(columns=results.LEADERBOARD_COLUMNS)
@@ -40,6 +50,8 @@ def test_the_block_holds_the_headline_and_both_tables(folder):
     assert block.startswith("> **It ties.**\n>\n> So it is.\n")
     assert "| `random` | 0.625 (0.250 to 0.750) |" in block
     assert "| 12 + 3 |" in block
+    assert "0.010" not in block  # what was measured under a condition has its own place
+    assert re.search(r"\| `scratch` .* \| not measured \|", block)
     assert "| `random` against `scratch` | +0.125 (-0.250 to +0.500) | 0.300 | **tie** | 0.400 |" in block
 
 

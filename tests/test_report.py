@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from results_folder import HOSTILE, make_results
+from results_folder import EVERYTHING, HOSTILE, make_results
 
 from facemae import config, files, report, results
 from facemae.data import manifest, quality
@@ -61,6 +61,12 @@ def html(made: tuple[config.Experiment, Path], tmp_path_factory: pytest.TempPath
     return out.read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the page of an experiment with every protocol, cheap controls and a rival."""
+    return write(tmp_path_factory.mktemp("everything"), **EVERYTHING)
+
+
 @pytest.fixture
 def own(made: tuple[config.Experiment, Path], tmp_path: Path) -> tuple[config.Experiment, Path]:
     """Return a copy, to damage at will."""
@@ -89,10 +95,10 @@ def test_refused_rates_say_why(html: str) -> None:
 
 
 def test_has_every_chart_with_its_sentence_and_alt_text(html: str) -> None:
-    for name in ("leaderboard", "verdicts", "roc", "cost", "pretrain", "finetune"):
+    for name in ("leaderboard", "verdicts", "roc", "det", "cost", "pretrain", "finetune"):
         assert f'id="chart-{name}"' in html
         assert report.charts.HOW_TO_READ[name] in Page(html).text
-    assert len(re.findall(r'role="img" aria-label="[^"]+"><svg ', html)) == 5 + 5
+    assert len(re.findall(r'role="img" aria-label="[^"]+"><svg ', html)) == 6 + 5
     assert len(re.findall(r"<figure>.*?alt=\"[^\"]+\"", html, re.DOTALL)) == 2
 
 
@@ -271,4 +277,78 @@ def test_a_missing_or_damaged_file_is_one_sentence(
     if name == "data.outcomes" and damage == b"{":
         return  # a torn last line is left out
     with pytest.raises(IntegrityError):
+        report.report(*own, tmp_path / "page.html")
+
+
+CURVES = ("occlusion", "occlusion-kinds", "lighting", "illumination", "labels", "labels-per-person")
+
+
+def test_protocols_that_were_run_have_charts_with_sentence_alt_text_and_numbers(everything: str) -> None:
+    for name in CURVES:
+        assert re.search(rf'id="chart-{name}" role="img" aria-label="[^"]+"><svg ', everything)
+    text = Page(everything).text
+    assert text.count("The same in numbers") == len(CURVES)
+    assert "Where the kinds differ, the place of what is covered matters" in text
+    for title in ("sunglasses", "light from the side", "Run, by share of the labels (logarithmic)"):
+        assert title in text
+
+
+def test_protocols_that_were_not_run_leave_nothing_behind(html: str) -> None:
+    assert not any(f'id="chart-{name}"' in html for name in CURVES)
+    assert "Under harder conditions" not in html
+    assert "The same in numbers" not in html
+
+
+def test_claims_stand_above_the_leaderboard_each_with_its_finding(everything: str, html: str) -> None:
+    for page in (everything, html):
+        assert page.index('id="claims"') < page.index("<h2>Leaderboard</h2>")
+    table = everything[everything.index('id="claims"') :]
+    table = table[: table.index("</table>")]
+    found = re.findall(
+        r'<td>([^<]+)</td><td><span class="badge ([\w-]+)">([^<]+)</span></td>\s*<td>([^<]+)', table
+    )
+    assert len(found) == table.count("<tr>") - 1
+    for _, style, finding, sentence in found:
+        assert style == finding.replace(" ", "-")
+        assert sentence.startswith(finding.capitalize() + ": ")
+        assert f".{style} {{" in everything
+    findings = {claim: finding for claim, _, finding, _ in found}
+    assert findings["MAE pretraining makes recognition more robust to occlusion"] == "not supported"
+    assert findings["MAE pretraining tells age better"] == "not measured"
+    assert "MAE pretraining beats simclr" in findings
+
+
+def test_a_score_stands_beside_what_it_took(everything: str) -> None:
+    table = everything[everything.index("All numbers, controls included") :]
+    table = table[: table.index("</table>")]
+    heads = [head.strip() for head in re.findall(r"<th[^>]*>([^<]+)", table)]
+    assert heads[-6:] == [*report.BUDGET.values(), "Device"]
+    budget = {
+        row[0]: re.findall(r'<td class="short">([^<]*)</td>', row[1])[2:]
+        for row in re.findall(r"<tr[^>]*><td>(\w+)(.*?)</tr>", table, re.DOTALL)
+    }
+    assert budget["random"] == ["10", "5", "1,000", "500", ""]
+    assert budget["scratch"][:2] == ["0", "5"]
+
+
+def test_what_was_measured_under_conditions_is_no_column_of_the_leaderboard(everything: str) -> None:
+    table = everything[everything.index("All numbers, controls included") :]
+    table = table[: table.index("</table>")]
+    assert table.count("verification accuracy") == 1
+    assert "gender" not in table
+    assert "What else the encoder tells" in everything
+    assert "By group: gender: accuracy" in everything
+
+
+def test_rivals_have_no_masks_to_show(everything: str) -> None:
+    assert re.findall(r"<figure><figcaption>(\w+):", everything) == ["random", "region"]
+
+
+def test_results_of_an_older_version_are_one_sentence(
+    own: tuple[config.Experiment, Path], tmp_path: Path
+) -> None:
+    board = Results(own[1]).leaderboard
+    old = pd.read_parquet(board).drop(columns=["protocol", "condition", "amount"])
+    results.write_table(board, old, list(old.columns))
+    with pytest.raises(IntegrityError, match="was made by another version; delete the folder and run"):
         report.report(*own, tmp_path / "page.html")

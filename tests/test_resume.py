@@ -18,6 +18,7 @@ import yaml
 from stages import make_folder
 
 from facemae import config, files, results
+from facemae.contrast import KINDS as RIVALS
 from facemae.errors import UsageError
 from facemae.results import DataFolder
 from facemae.task import Task
@@ -25,6 +26,7 @@ from facemae.task import Task
 ROOT = Path(__file__).parent.parent
 SIZE = 32
 TRAINING = {"steps": 100, "batch_size": 8, "log_every": 7, "checkpoint_every": 5, "ema": 0.9}
+MASKS = ("random", "attention_high", "hard_patches", "loss_ema", "adversarial")
 DIFFERENCE = {
     "device": "cpu",
     "data": {"image_size": SIZE},
@@ -36,13 +38,13 @@ DIFFERENCE = {
         },
         "finetune": TRAINING,
     },
-    "runs": {mask: {"pretrain": {"mask": mask}} for mask in
-             ("random", "attention_high", "hard_patches", "loss_ema", "adversarial")},
+    "runs": {mask: {"pretrain": {"mask": mask}} for mask in MASKS}
+    | {rival: {"pretrain": {"method": rival}} for rival in RIVALS},
 }  # fmt: skip
 
 # Children fork from a server that has imported PyTorch already, so that most kills hit training.
 forked = multiprocessing.get_context("forkserver")
-forked.set_forkserver_preload(["facemae.pretrain", "facemae.finetune"])
+forked.set_forkserver_preload(["facemae.pretrain", "facemae.finetune", "lightly.loss", "lightly.models"])
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,9 @@ def check_kills(task: Task, workers: tuple[int, ...], kills: int, seed: int) -> 
 
 
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize(("name", "run"), [("pretrain", "hard_patches"), ("finetune", "random")])
+@pytest.mark.parametrize(
+    ("name", "run"), [("pretrain", "hard_patches"), ("pretrain", "dino"), ("finetune", "random")]
+)
 def test_killed_training_ends_with_the_same_bits(name, run, experiment, store, tmp_path):
     task = Task(experiment, run, 0, store, tmp_path / name)
     check_kills(task, workers=(0, 2), kills=2, seed=0)
@@ -135,8 +139,7 @@ def test_killed_training_ends_with_the_same_bits(name, run, experiment, store, t
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("name", "run"),
-    [("finetune", "random")]
-    + [("pretrain", run) for run in ("random", "attention_high", "hard_patches", "loss_ema", "adversarial")],
+    [("finetune", "random")] + [("pretrain", run) for run in (*MASKS, *RIVALS)],
 )
 def test_training_killed_many_times_ends_with_the_same_bits(name, run, experiment, store, tmp_path):
     task = Task(experiment, run, 1, store, tmp_path / name)

@@ -1,7 +1,15 @@
 import pandas as pd
 import pytest
 
-from facemae.wording import WHAT_A_TIE_MEANS, verdict_in_words
+from facemae.wording import (
+    WHAT_A_TIE_MEANS,
+    cheap_runs,
+    masked_runs,
+    rival_runs,
+    scratch_runs,
+    turned,
+    verdict_in_words,
+)
 
 STRATEGIES = ["random", "block", "grid", "region"]
 
@@ -31,7 +39,9 @@ def words(small):
         )  # fmt: skip
         runs = [{"run": name, "kind": "run", "value": 0.8} for name in experiment.run_names]
         runs += [{"run": name, "kind": "baseline", "value": value} for name, value in (values or {}).items()]
-        leaderboard = pd.DataFrame([row | {"metric": primary, "people": 20} for row in runs])
+        runs += [row | {"condition": "mask", "value": 0.9} for row in runs]  # which no sentence is about
+        rows = [{"metric": primary, "people": 20, "condition": ""} | row for row in runs]
+        leaderboard = pd.DataFrame(rows)
         return verdict_in_words(experiment, leaderboard, verdicts)
 
     return make
@@ -73,6 +83,11 @@ def words(small):
             {"random": "tie", "block": "tie", "grid": "tie"},
             "No masking strategy beat training from scratch on 20 unseen people, by ROC AUC: "
             "random, block and grid all tie; a difference of about 0.023 would have been seen.",
+        ),
+        (
+            {"random": "tie", "block": "tie"},
+            "No masking strategy beat training from scratch on 20 unseen people, by ROC AUC: "
+            "random and block both tie; a difference of about 0.023 would have been seen.",
         ),
     ],
 )
@@ -168,3 +183,48 @@ def test_more_names_than_anybody_reads_are_counted(words):
     assert "9 of them all tie" in headline
     headline = words({f"run{number}": "tie" for number in range(8)})["headline"]
     assert "run0, run1" in headline
+
+
+def test_runs_are_told_apart_by_how_they_learn(small):
+    experiment = small(
+        runs=dict.fromkeys(["scratch", "block", "grid", "region"])
+        | {
+            "erasing": {"pretrain": None, "finetune": {"erasing": 0.5}},
+            "views": {"pretrain": {"method": "dino"}},
+        }
+        | {"plain": {"pretrain": None}}
+    )
+    assert masked_runs(experiment) == ["random"]
+    assert rival_runs(experiment) == ["views"]
+    assert cheap_runs(experiment) == ["erasing"]
+    assert scratch_runs(experiment) == ["plain", "erasing"]  # what hides nothing comes first
+
+
+def test_a_rival_is_no_masking_strategy_of_the_headline(small):
+    experiment = small(
+        runs=dict.fromkeys(["block", "grid", "region"]) | {"views": {"pretrain": {"method": "simclr"}}},
+        baselines=[],
+    )
+    pairs = [("random", "scratch", "tie"), ("views", "scratch", "better"), ("views", "random", "better")]
+    verdicts = pd.DataFrame(
+        {"metric": "roc_auc", "run_a": a, "run_b": b, "verdict": each, "detectable": 0.01, "difference": 0.1}
+        for a, b, each in pairs
+    )
+    names = experiment.run_names
+    leaderboard = pd.DataFrame({"run": names, "kind": "run", "metric": "roc_auc", "people": 9, "value": 0.5})
+    words = verdict_in_words(experiment, leaderboard.assign(condition=""), verdicts)
+    assert words["headline"].startswith("No masking strategy beat training from scratch")
+    assert not any("views" in text for text in [words["headline"], *words["sentences"]])
+
+
+def test_a_comparison_turned_twice_is_itself():
+    row = {"run_a": "a", "run_b": "b", "verdict": "better", "difference": 0.2, "ci_low": 0.1, "ci_high": 0.4}
+    row |= {"seconds_difference": 3.0}
+    other = turned(row, "b")
+    assert other == {
+        "run_a": "b", "run_b": "a", "verdict": "worse", "difference": -0.2, "ci_low": -0.4, "ci_high": -0.1,
+        "seconds_difference": -3.0,
+    }  # fmt: skip
+    assert turned(other, "a") == row
+    assert turned(row, "a") == row
+    assert turned(row | {"verdict": "tie"}, "b")["verdict"] == "tie"

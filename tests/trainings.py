@@ -1,5 +1,6 @@
 """Trainings of every kind on a few faces in memory, for whatever must hold for all of them."""
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,9 +8,13 @@ from torch import nn
 
 from facemae import config, train
 from facemae.autoencoding import build_autoencoding
+from facemae.contrast import KINDS as RIVALS
+from facemae.contrast import build_contrast, build_rival
+from facemae.data.cache import Faces
 from facemae.finetune import _Recognition
 from facemae.losses import identity_loss
 from facemae.models.embedder import build_embedder
+from facemae.models.encoder import build_encoder
 from facemae.models.mae import build_mae
 from facemae.models.patches import to_input
 from facemae.optim import adamw, averaged
@@ -113,6 +118,36 @@ def _error(network, faces):
     return float(patch_errors(prediction, target, "mse").mean())
 
 
+def contrast(method, experiment, faces, compute, **changes):
+    """A rival: batch normalisation in its heads, an averaged branch, dino's centre, averaged weights."""
+    run, own = experiment.defaults, {"method": method, "ema": 0.5}
+    views = {"hidden": 8, "projection": 4, "momentum": 0.5}
+    settings = config.merge(run.pretrain.model_dump(), {**own, "views": views})
+    settings = config.Pretrain.model_validate(config.merge(settings, changes))
+    torch.manual_seed(5)
+    model = build_rival(build_encoder(run.model, faces.shape[1]), settings, 0)
+    fed = Fed(faces, settings.batch_size)
+    made = build_contrast(model, fed, settings, compute, 0)
+    network = nn.ModuleDict(made.parts | {"average": averaged(model, settings.ema)})
+    held_out = Faces(faces[:6].numpy(), [], [])
+
+    def after_step(step):
+        made.after_step(train.ALONE)
+        network["average"].update_parameters(model)
+
+    def measure(step):
+        return {HELD_OUT: made.score(network["average"].module, held_out)}
+
+    objective = Objective(
+        network,
+        made.loss,
+        after_step,
+        validation=Validation(4, settings.patience, measure),
+        samples=lambda step: [f"face {place}" for place in fed.ids_at(step).tolist()],
+    )
+    return _made(objective, adamw(network, settings), settings)
+
+
 def recognition(experiment, faces, compute, **changes):
     """Batch normalisation, dropped paths, layer decay, a ramped margin: a state of every other kind."""
     run = experiment.defaults
@@ -138,7 +173,12 @@ def _guided(mask):
     return make
 
 
-KINDS = {"pretrain": pretraining, "finetune": recognition} | {mask: _guided(mask) for mask in GUIDED}
+KINDS = {
+    "pretrain": pretraining,
+    "finetune": recognition,
+    **{mask: _guided(mask) for mask in GUIDED},
+    **{rival: functools.partial(contrast, rival) for rival in RIVALS},
+}
 
 
 def tensors(network):

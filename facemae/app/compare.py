@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from facemae import charts, config, reading
+from facemae import charts, config, curves, reading
 from facemae.app import shell
 from facemae.data.images import encode_png
 from facemae.reading import Reconstructions
-from facemae.wording import METRIC_NAMES
+from facemae.wording import METRIC_NAMES, metric_label, scalars
 
 SHOWN = 3  # faces of a strip, so that two strips fit side by side
 
@@ -22,28 +22,48 @@ def render() -> None:
     with shell.explained():
         setup = shell.load(reading.experiment)
         leaderboard, verdicts = shell.load(reading.leaderboard), shell.load(reading.verdicts)
+        shell.claims(shell.load(reading.verdict).claims)
         metric = _metric(setup, leaderboard)
         shell.chart("leaderboard", charts.leaderboard_chart(leaderboard, metric))
-        if len(verdicts):
+        if (verdicts["metric"] == metric).any():
             _verdicts(setup, verdicts, metric)
         st.subheader("What the extra seconds bought")
         shell.chart("cost", charts.cost_chart(leaderboard, metric))
+        _curves(leaderboard)
         _pictures(setup)
 
 
+def _curves(leaderboard: pd.DataFrame) -> None:
+    """Show what was measured under ever more of something, each chart with its numbers."""
+    colours, dashes = charts.palette(leaderboard), charts.dashes(leaderboard)
+    for each in curves.curves_of(leaderboard):
+        st.subheader(each.title)
+        st.caption(each.read)
+        figure = curves.chart(each, colours, dashes)
+        st.plotly_chart(figure, key=each.name, config={"displayModeBar": False}, alt=each.alt)
+        with st.expander("The same in numbers"):
+            for title, panel in each.panels.items():
+                if title:
+                    st.text(title)
+                table = curves.table_of(panel, each.x)
+                st.dataframe(table, hide_index=True, alt=f"Table: {each.title} {title}".strip())
+
+
 def _metric(setup: config.Experiment, leaderboard: pd.DataFrame) -> str:
-    names = [name for name in METRIC_NAMES if name in set(leaderboard["metric"])]
+    table = scalars(leaderboard)
+    found = set(table.loc[table["value"].notna(), "metric"])
+    names = [name for name in METRIC_NAMES if name in found]
     primary = setup.evaluate.primary
     metric: str = st.selectbox(
         "Metric",
         names,
         index=names.index(primary) if primary in names else 0,
-        format_func=charts.metric_label,
+        format_func=metric_label,
         key="metric",
         bind="query-params",
     )
     if metric != primary:
-        st.caption(f"The headline verdict is by {charts.metric_label(primary)}; this is another view of it.")
+        st.caption(f"The headline verdict is by {metric_label(primary)}; this is another view of it.")
     return metric
 
 
@@ -82,7 +102,7 @@ def _columns() -> dict[str, Any]:
 
 
 def _pictures(setup: config.Experiment) -> None:
-    shown = {name: _shown(name, setup.seeds[0]) for name in reading.pretrained(setup)}
+    shown = {name: _shown(name, setup.seeds[0]) for name in reading.masked(setup)}
     if not shown:
         return
     st.subheader("What each strategy hides")

@@ -14,9 +14,9 @@ QUESTION = (
     "What does masked-autoencoder pretraining buy for face recognition, and which masking strategy buys most?"
 )
 ABOUT = {
-    "results": "every number with its interval, ROC and learning curves",
+    "results": "every number with its interval, ROC, DET and learning curves",
     "alignment": "the photos: what became of each, and which faces are doubtful",
-    "compare": "verdicts between the masking strategies, and what each hides",
+    "compare": "verdicts between the masking strategies, robustness, fewer labels, and what each hides",
     "reconstruct": "hide parts of a face and see what a trained model makes of it",
 }
 
@@ -40,6 +40,7 @@ def _verdict(setup: config.Experiment, found: reading.Headline) -> None:
     details = shell.load(reading.details)
     shell.words(found.headline, tag="h3")
     shell.words(*found.sentences)
+    shell.claims(found.claims)
     with st.container(horizontal=True, gap="large"):
         st.metric("Runs", len(setup.run_names), help="trained once per seed", width="content")
         st.metric("Controls", len(setup.baselines), help="scored alike; they train nothing", width="content")

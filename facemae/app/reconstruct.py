@@ -56,7 +56,7 @@ def _models(setup: config.Experiment) -> dict[str, Path]:
     paths = Results(shell.results_root())
     folders = {
         f"{name}/{seed}": paths.stage(name, seed, "pretrain")
-        for name in reading.pretrained(setup)
+        for name in reading.masked(setup)
         for seed in setup.seeds
     }
     return {name: folder for name, folder in folders.items() if (folder / results.DECODER).is_file()}

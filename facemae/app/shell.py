@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from facemae import charts
+from facemae.claims import Claim
 from facemae.data.sources.folder import folder_state
 from facemae.errors import FaceMAEError
 from facemae.results import Results
@@ -77,3 +78,12 @@ def number(label: str, form: str) -> Any:
 def words(*sentences: str, tag: str = "p") -> None:
     """Write sentences that came from a file, literally, each in a paragraph of its own."""
     st.html("".join(f"<{tag}>{html.escape(sentence)}</{tag}>" for sentence in sentences))
+
+
+def claims(found: Sequence[Claim]) -> None:
+    """Show each claim about masked autoencoders with what became of it; nothing where none was judged."""
+    if found:
+        with st.expander("What is claimed of masked autoencoders, and what was found"):
+            for claim in found:
+                words(f"{claim.claim}.", tag="b")
+                words(claim.sentence)

@@ -86,26 +86,28 @@ def split_people(
         DataError: there are too few people.
         IntegrityError: `split.overlap` is "stop" and something is on both sides.
     """
-    table = _usable(faces)
-    labelled, tested = ((table["set"] == each).to_numpy() for each in (SET_LABELLED, SET_TESTED))
-    folds = _folds(table[labelled], split) if listed is None else _named(table[labelled | tested], listed)
-    table["fold"] = table["person"].map(folds).where(labelled | tested).astype("Int64")
-    is_evaluated = table["fold"].notna().to_numpy()
-    table["role"] = np.select(
-        [is_evaluated, labelled, tested], [ROLE_EVALUATION, ROLE_TRAIN, ROLE_TESTED], ROLE_UNLABELLED
-    )
-    trained, excluded = _exclude(
-        table[is_evaluated | tested], table[~is_evaluated & ~tested], split, embeddings
-    )
-    evaluated, twice = _once(table[is_evaluated], split, all_stay=listed is not None)
-    left = table[tested & ~is_evaluated]
-    roles = pd.concat([evaluated, _without_copies(trained), left]).sort_index()
+    table = _with_roles(_usable(faces), split, listed)
+    evaluated, tested = (table[table["role"] == role] for role in (ROLE_EVALUATION, ROLE_TESTED))
+    trained = table.drop([*evaluated.index, *tested.index])
+    trained, excluded = _exclude(pd.concat([evaluated, tested]).sort_index(), trained, split, embeddings)
+    evaluated, twice = _once(evaluated, split, all_stay=listed is not None)
+    roles = pd.concat([evaluated, _without_copies(trained), tested]).sort_index()
     _check_enough(roles, split)
     roles["enrolled"] = (roles["role"] == ROLE_EVALUATION) & ~roles.duplicated(["role", "name"])
-    roles["part"] = _parts(roles["fold"], split, folds)
     roles["trainable"] = _trainable(roles, twice, split)
     overlaps = pd.concat([excluded, twice], ignore_index=True)
     return roles[SPLIT_COLUMNS].reset_index(drop=True), overlaps
+
+
+def _with_roles(table: pd.DataFrame, split: config.Split, listed: Mapping[str, int] | None) -> pd.DataFrame:
+    """Return the faces with fold, part and role."""
+    labelled, tested = ((table["set"] == each).to_numpy() for each in (SET_LABELLED, SET_TESTED))
+    folds = _folds(table[labelled], split) if listed is None else _named(table[labelled | tested], listed)
+    fold = table["person"].map(folds).where(labelled | tested).astype("Int64")
+    evaluated = fold.notna().to_numpy()
+    roles = [ROLE_EVALUATION, ROLE_TRAIN, ROLE_TESTED]
+    role = np.select([evaluated, labelled, tested], roles, ROLE_UNLABELLED)
+    return table.assign(fold=fold, part=_parts(fold, split, folds), role=role)
 
 
 def listed_people(
@@ -163,11 +165,13 @@ def _trainable(roles: pd.DataFrame, twice: pd.DataFrame, split: config.Split) ->
     """Tell which faces may be trained on: of evaluation faces those whose picture is in no other part."""
     evaluated = roles["role"] == ROLE_EVALUATION
     if split.rotations == 1:
-        return ~evaluated & (roles["role"] != ROLE_TESTED)
+        return ~evaluated & (roles["set"] != SET_TESTED)
     part = roles[evaluated].set_index("sample_id")["part"]
     shared = twice[twice["evaluation"].map(part) != twice["other"].map(part)]
+    copies = roles[evaluated].groupby("content")["part"].nunique()
     lost = roles["sample_id"].isin({*shared["evaluation"], *shared["other"]})
-    return ~(evaluated & lost) & (roles["role"] != ROLE_TESTED)
+    lost |= roles["content"].isin(copies.index[copies > 1])
+    return ~(evaluated & lost) & (roles["set"] != SET_TESTED)
 
 
 def check_split(table: pd.DataFrame) -> None:

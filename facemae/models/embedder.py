@@ -5,31 +5,56 @@ Shapes: B batch, D encoder width, M dimensions of the embedding.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facemae import config
+from facemae.masking.mask import PatchMask
 from facemae.models.encoder import build_encoder
-from facemae.models.encoding import Encoder
+from facemae.models.encoding import Encoder, fused_attention
+from facemae.models.mlp import Mlp
+
+Head = Literal["pooled", "flatten"]
 
 
 class Embedder(nn.Module):
-    """Pooled tokens -> LayerNorm -> Linear -> BatchNorm; compare embeddings by cosine."""
+    """One vector of an image -> LayerNorm -> Linear -> BatchNorm; compare embeddings by cosine.
 
-    def __init__(self, encoder: Encoder, embedding: int) -> None:
+    The vector is the encoder's pooled token, or all its tokens side by side, prefix tokens first: the head of
+    InsightFace's vision Transformers, which knows of each token where it is, for N times the weights.
+    """
+
+    def __init__(self, encoder: Encoder, embedding: int, head: Head = "pooled") -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self._head = encoder, head
+        width = encoder.width * (1 if head == "pooled" else _tokens(encoder))
         self.head = nn.Sequential(
-            nn.LayerNorm(encoder.width),
-            nn.Linear(encoder.width, embedding, bias=False),
-            nn.BatchNorm1d(embedding),
+            nn.LayerNorm(width), nn.Linear(width, embedding, bias=False), nn.BatchNorm1d(embedding)
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return embeddings (B, M), not normalised, of images (B, 3, H, H)."""
-        embedding: Tensor = self.head(self.encoder.pool(self.encoder(images)))
+    def forward(self, images: Tensor, mask: PatchMask | None = None) -> Tensor:
+        """Return embeddings (B, M), not normalised, of images (B, 3, H, H), or of what a mask leaves of them.
+
+        A mask takes a pooled head.
+        """
+        embedding: Tensor = self.head(self.features(images, mask))
         return embedding
+
+    def features(self, images: Tensor, mask: PatchMask | None = None) -> Tensor:
+        """Return what the head sees, one vector per image: (B, D), or of a flat head all tokens."""
+        encoding = self.encoder(images, mask)
+        if self._head == "pooled":
+            return self.encoder.pool(encoding)
+        return torch.cat([encoding.prefix, encoding.tokens], dim=1).flatten(1)
+
+
+def _tokens(encoder: Encoder) -> int:
+    """Return how many tokens an encoder makes of an image; an mlp's only one is a prefix."""
+    patches = 0 if isinstance(encoder, Mlp) else encoder.side**2
+    return encoder.prefix_tokens + patches
 
 
 class Frozen(nn.Module):
@@ -46,11 +71,23 @@ class Frozen(nn.Module):
 
 def build_embedder(model: config.Model, image_size: int, *, drop_path: float = 0.0) -> Embedder:
     """Return an untrained face embedder."""
-    return Embedder(build_encoder(model, image_size, drop_path=drop_path), model.embedding)
+    return Embedder(build_encoder(model, image_size, drop_path=drop_path), model.embedding, model.head)
+
+
+def pass_through(embedder: Embedder) -> None:
+    """Make a pooled head of as many dimensions as the encoder is wide pass its input on.
+
+    All that is left of the head is its layer normalisation, which takes off a vector's own mean and length,
+    so that the cosine of two embeddings is the correlation of two pooled tokens.
+    """
+    linear = embedder.head[1]
+    assert isinstance(linear, nn.Linear)
+    nn.init.eye_(linear.weight)
 
 
 @torch.inference_mode()
 def embed(embedder: nn.Module, images: Tensor) -> Tensor:
     """Return unit embeddings (B, M) in float32: the sum of an image's and its mirror image's."""
-    both = embedder(images).float() + embedder(images.flip(-1)).float()
+    with fused_attention(embedder):
+        both = embedder(images).float() + embedder(images.flip(-1)).float()
     return F.normalize(both, dim=1)

@@ -56,11 +56,11 @@ def load_autoencoder(folder: Path) -> tuple[MaskedAutoencoder, config.Pretrain]:
     return mae, pretrain
 
 
-def load_embedder(folder: Path) -> Embedder:
-    """Return the face embedder in a `finetune` stage's folder, ready for use."""
+def load_embedder(folder: Path, part: int = 0) -> Embedder:
+    """Return the face embedder that a `finetune` stage made for a part of the folds, ready for use."""
     with _our_settings(folder) as settings:
         embedder = build_embedder(config.Model.model_validate(settings["model"]), settings["image_size"])
-    load_weights(embedder, folder / results.EMBEDDER)
+    load_weights(embedder, folder / results.embedder_file(part))
     embedder.eval()
     return embedder
 

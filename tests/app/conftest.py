@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from results_folder import make_results
+from results_folder import EVERYTHING, make_results
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +29,18 @@ def own(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made, folder)
     monkeypatch.setenv("FACEMAE_RESULTS", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def made_with_everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a results folder with every protocol, cheap controls and a rival, that no test changes."""
+    folder = tmp_path_factory.mktemp("everything")
+    make_results(folder, **EVERYTHING)
+    return folder
+
+
+@pytest.fixture
+def everything(made_with_everything: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the app show it."""
+    monkeypatch.setenv("FACEMAE_RESULTS", str(made_with_everything))
+    return made_with_everything

@@ -6,6 +6,7 @@ import sys
 from operator import attrgetter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
@@ -59,7 +60,7 @@ def test_home_says_what_it_rests_on() -> None:
 def test_results_page_shows_numbers_and_charts() -> None:
     page = open_page("results")
     assert page.dataframe[0].value["run"].tolist() == ["scratch", "random", "region", "pixels"]
-    assert len(page.get("plotly_chart")) == 3
+    assert len(page.get("plotly_chart")) == 4
     assert len(page.get("download_button")) == 1
     page.selectbox(key="metric").set_value("tar_at_far=0.001")
     assert "impostor pairs" in written(run(page))
@@ -67,9 +68,9 @@ def test_results_page_shows_numbers_and_charts() -> None:
 
 @pytest.mark.usefixtures("shown")
 def test_every_chart_and_picture_has_an_alternative_text() -> None:
-    for name in ("results", "compare"):
+    for name, count in (("results", 4), ("compare", 3)):
         page = open_page(name)
-        assert [bool(chart.proto.alt) for chart in page.get("plotly_chart")] == [True] * 3
+        assert [bool(chart.proto.alt) for chart in page.get("plotly_chart")] == [True] * count
         for sentence in [charts.HOW_TO_READ[key] for key in ("leaderboard", "verdicts", "masks")]:
             assert name == "results" or sentence in written(page)
         assert all(image.alt for block in page.get("image") for image in block.proto.imgs)
@@ -93,6 +94,61 @@ def test_compare_page_follows_the_metric() -> None:
 def test_a_link_restores_the_metric(name: str) -> None:
     assert open_page(name, metric="equal error rate").selectbox(key="metric").value == "eer"
     assert open_page(name, metric=HOSTILE).selectbox(key="metric").value == "roc_auc"
+
+
+@pytest.mark.usefixtures("everything")
+def test_compare_page_has_a_chart_with_its_numbers_for_each_protocol() -> None:
+    page = open_page("compare")
+    text = written(page)
+    for title in ("Covered faces", "Changed light", "Real light from the side", "Fewer labels"):
+        assert title in [heading.value for heading in page.subheader]
+    assert [bool(chart.proto.alt) for chart in page.get("plotly_chart")] == [True] * (3 + 6)
+    assert "Where the kinds differ" in text
+    assert [each.label for each in page.expander].count("The same in numbers") == 1 + 6
+    page.selectbox(key="metric").set_value("labels_accuracy")
+    page = run(page)
+    assert "pixels" not in set(page.dataframe[0].value["run_b"])  # it trains on no labels
+    assert len(page.get("image")) == 4  # a rival has no masks
+
+
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize("name", ["home", "compare"])
+def test_claims_are_told_with_what_was_found(name: str) -> None:
+    page = open_page(name)
+    assert "What is claimed of masked autoencoders, and what was found" in [
+        each.label for each in page.expander
+    ]
+    assert "<b>MAE pretraining makes recognition more robust to occlusion.</b><p>Not supported: " in written(
+        page
+    ).replace("\n", "")
+
+
+@pytest.mark.usefixtures("everything")
+def test_results_page_shows_a_metric_under_one_condition_at_a_time() -> None:
+    page = open_page("results", metric="verification accuracy")
+    runs = ["scratch", "patch_drop", "erasing", "random", "region", "simclr", "pixels"]
+    assert page.dataframe[0].value["run"].tolist() == runs
+    page.selectbox(key="condition").set_value("sunglasses")
+    table = run(page).dataframe[0].value
+    assert table["amount"].tolist() == [0.1, 0.3, 0.5] * len(runs)
+    page.selectbox(key="metric").set_value("roc_auc")
+    page = run(page)
+    assert page.dataframe[0].value["run"].tolist() == runs
+    assert {"images_pretrain", "seconds_pretrain"} <= set(page.dataframe[0].value.columns)
+
+
+@pytest.mark.usefixtures("everything")
+def test_reconstruct_page_offers_no_rival() -> None:
+    models = open_page("reconstruct").selectbox(key="model").options
+    assert models
+    assert not any("simclr" in model for model in models)
+
+
+def test_results_of_an_older_version_are_one_sentence(own: Path) -> None:
+    board = pd.read_parquet(Results(own).leaderboard).drop(columns=["condition", "amount"])
+    results.write_table(Results(own).leaderboard, board, list(board.columns))
+    for name in ("results", "compare"):
+        assert "made by another version" in written(open_page(name))
 
 
 @pytest.mark.usefixtures("shown")

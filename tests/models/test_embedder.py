@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from facemae.losses import identity_loss
-from facemae.models.embedder import Frozen, build_embedder, embed
+from facemae.masking.mask import hide_highest
+from facemae.models.embedder import Frozen, build_embedder, embed, pass_through
 from facemae.models.encoder import ENCODERS, build_encoder
 
 SIZE = 32
@@ -76,7 +77,7 @@ def test_every_encoder_can_be_looked_at_as_it_is(experiment, images, name):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-@pytest.mark.parametrize("loss", ["cosface", "arcface", "softmax"])
+@pytest.mark.parametrize("loss", ["cosface", "arcface", "softmax", "adaface", "subcenter"])
 def test_every_weight_learns(images, experiment, loss, name):
     settings = experiment.defaults.finetune.model_copy(update={"loss": loss})
     model = experiment.defaults.model.model_copy(update={"encoder": name, "class_token": name == "vit"})
@@ -91,3 +92,37 @@ def test_every_weight_learns(images, experiment, loss, name):
         name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()
     ]
     assert untouched == []
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("vit", 16), ("vit with class token", 17), ("cnn", 16), ("mlp", 1)]
+)
+def test_a_flat_head_sees_every_token_in_its_place(experiment, images, name, tokens):
+    changes = {"encoder": name.split()[0], "class_token": "class" in name, "head": "flatten"}
+    model = experiment.defaults.model.model_copy(update=changes)
+    embedder = build_embedder(model, SIZE).eval()
+    encoding = embedder.encoder(images)
+    expected = torch.cat([encoding.prefix.flatten(1), encoding.tokens.flatten(1)], dim=1)
+    assert torch.equal(embedder.features(images), expected)
+    assert embedder.head[1].weight.shape == (8, tokens * embedder.encoder.width)
+    torch.testing.assert_close(embedder(images), embedder.head(expected))
+
+
+def test_what_a_mask_hides_does_not_reach_the_embedding(experiment, images):
+    embedder = build_embedder(experiment.defaults.model, SIZE).eval()
+    mask = hide_highest(torch.rand(6, 16, generator=torch.manual_seed(2)), 8)
+    hidden = mask.hidden.view(6, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    changed = torch.where(hidden, torch.rand_like(images), images)
+    assert torch.equal(embedder(images, mask), embedder(changed, mask))
+    assert not torch.allclose(embedder(images, mask), embedder(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_head_that_passes_on_leaves_the_correlation_of_pooled_tokens(experiment, images, name):
+    model = experiment.defaults.model.model_copy(update={"encoder": name})
+    width = build_encoder(model, SIZE).width
+    embedder = build_embedder(model.model_copy(update={"embedding": width}), SIZE).eval()
+    pass_through(embedder)
+    found = torch.nn.functional.normalize(embedder(images), dim=1)
+    pooled = embedder.encoder.pool(embedder.encoder(images))
+    torch.testing.assert_close(found @ found.T, torch.corrcoef(pooled), rtol=0, atol=1e-3)

@@ -5,7 +5,7 @@ from facemae import config
 from facemae.masking.mask import PatchMask, hide_highest
 from facemae.models.decoder import DECODERS, build_decoder
 from facemae.models.encoder import ENCODERS, build_encoder
-from facemae.models.encoding import gather_tokens, pixel_only, set_fused_attention
+from facemae.models.encoding import fused_attention, gather_tokens, pixel_only, set_fused_attention
 from facemae.models.mae import MaskedAutoencoder
 from facemae.randomness import Noise
 
@@ -74,6 +74,16 @@ def test_only_visible_pixels_are_left(images, side):
                 hidden = mask.hidden[image, row // cell * side + column // cell]
                 expected = torch.zeros(3) if hidden else images[image, :, row, column]
                 assert torch.equal(shown[image, :, row, column], expected)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_attention_is_fused_for_a_while(experiment, before):
+    encoder = build_encoder(experiment.defaults.model, SIZE)
+    set_fused_attention(encoder, before)
+    blocks = encoder.trunk.blocks
+    with fused_attention(encoder):
+        assert [block.attn.fused_attn for block in blocks] == [True] * len(blocks)
+    assert [block.attn.fused_attn for block in blocks] == [before] * len(blocks)
 
 
 @pytest.mark.parametrize("decoder", ["transformer", "cross"])

@@ -1,5 +1,8 @@
 """From a trained run, or a control, to the verdict and the report's page."""
 
+# Whom the resamples draw: another seed changes no file that the rules below read.
+RESAMPLED = EXPERIMENT.split.model_dump_json(include={"pairs", "rotations", "seed"})
+
 
 rule embed:
     input:
@@ -42,6 +45,8 @@ rule evaluate:
     input:
         split=RESULTS.data.split,
         pairs=RESULTS.data.pairs,
+        photos=RESULTS.data.photos,
+        faces=RESULTS.data.faces,
         embeddings=f"{STAGE}/embed/embeddings.parquet",
         metrics=f"{STAGE}/embed/metrics.json",
     output:
@@ -64,6 +69,7 @@ rule evaluate:
         out=subpath(output[0], parent=True),
         embeddings=subpath(input.embeddings, parent=True),
         evaluate=EXPERIMENT.evaluate.model_dump_json(exclude={"primary"}),
+        resamples=RESAMPLED,
     shell:
         """
         python -m facemae evaluate-run \
@@ -100,8 +106,10 @@ rule robustness:
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
         finetuned=finetuned_option,
+        model=EXPERIMENT.defaults.model.model_dump_json(),
         settings=EXPERIMENT.robustness.model_dump_json(exclude={"runs"}),
         evaluate=EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"}),
+        resamples=RESAMPLED,
     shell:
         """
         python -m facemae robustness \
@@ -139,9 +147,10 @@ rule attributes:
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
         pretrained=pretrained_option,
-        section=section("model"),
+        section=section("model", "finetune"),
         settings=EXPERIMENT.attributes.model_dump_json(exclude={"runs"}),
         evaluate=EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"}),
+        resamples=RESAMPLED,
     shell:
         """
         trap '' TERM USR1
@@ -189,6 +198,7 @@ rule label_curve:
             include={"shares", "per_person"}
         ),
         evaluate=EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"}),
+        resamples=RESAMPLED,
     shell:
         """
         trap '' TERM USR1

@@ -1,0 +1,1 @@
+"""Protocols of face recognition: functions from embeddings to `metrics.Measurement`s, each module one."""

@@ -1,0 +1,137 @@
+"""A data set's own list of pairs, embedded by an off-the-shelf recogniser: from archive to vectors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from facemae import config, files, prepare, results
+from facemae.data import store
+from facemae.data.images import ImageError, open_image
+from facemae.data.locate import Wanted, find, raw_dir
+from facemae.errors import DataError, IntegrityError, UsageError
+from facemae.progress import Progress, say
+from facemae.recognisers import IMAGE_SIZE, Recogniser, find_recogniser
+
+BATCH = 64
+MIN_SCORE = 0.9  # of the detector
+
+
+def embeddings_of(
+    name: str, data: str, raw_dir: str, cache: Path, protocol: str | None = None, workers: int = 1
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Embed the faces of a data set's own list of pairs.
+
+    The data set is aligned in a folder of its own below `cache`, where the embeddings stay too: a call that
+    was cut off goes on, and a second one only looks whether the photos are still the same.
+
+    Args:
+        name: Of the recogniser: a key of `RECOGNISERS`.
+        data: A data set's name, `name:path`, or a folder or file, as `data.labelled` in `config.yaml`.
+        raw_dir: Folder of the raw data; the variable FACEMAE_RAW_DIR goes before it.
+        cache: Folder to write to.
+        protocol: Whose pairs, such as "lfw-view2"; None: all that the data set lists.
+        workers: Processes that align.
+
+    Returns:
+        The embeddings with the columns sample_id, person and embedding, without a row for a photo that no
+        face was found in; and the pairs, with the columns of `PAIR_COLUMNS`.
+
+    Raises:
+        UsageError: there is no such recogniser, data set or protocol.
+        DataError: the data set lists no pairs, or no photo of it has a face.
+        IntegrityError: a file is not what it should be.
+    """
+    model = find_recogniser(name)
+    key = model.key()  # first, since aligning takes minutes, and what is missing had better be said at once
+    folder = _prepared(data, raw_dir, cache, workers)
+    pairs = _pairs(folder, data, protocol)
+    faces = results.read_table(folder.faces, ["sample_id", "person", "sha256", "shard", "row"])
+    faces = faces[faces["sample_id"].isin(set(pairs["first"]) | set(pairs["second"]))]
+    if faces.empty:
+        raise DataError(f"No photo of {data}'s pairs has a usable face; {folder.rejected} says why.")
+    settings = Path(faces["shard"].iloc[0]).parent.name
+    stored = folder.root / "embeddings" / f"{name}-{key}-{settings}.parquet"
+    with files.exclusive(stored.with_name(".lock")):
+        vectors = _embedded(model, faces, folder, stored, f"{name} {data}")
+    found = faces.merge(vectors, on=["sample_id", "sha256"])
+    return found[["sample_id", "person", "embedding"]].reset_index(drop=True), pairs
+
+
+def _prepared(data: str, raw: str, cache: Path, workers: int) -> results.DataFolder:
+    """Return the folder with a data set's aligned faces, which are made if need be."""
+    settings = config.Data(
+        labelled=data, unlabelled=[], tested=[], raw_dir=raw, image_size=IMAGE_SIZE, align="auto",
+        faces="auto", min_score=MIN_SCORE, max_skipped=1.0,  # a face that is not found counts as an error
+    )  # fmt: skip
+    place = raw_dir(raw)
+    wanted = find(data, results.SET_LABELLED, place)
+    folder = results.DataFolder(cache / _folder_name(wanted))
+    prepare.fetch([wanted], place, folder)
+    prepare.align(settings, folder, "auto", workers)
+    return folder
+
+
+def _folder_name(wanted: Wanted) -> str:
+    """Return a name that no other data set has; two folders may be called the same."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", wanted.source.name)
+    return f"{name}-{results.digest(str(wanted.path.resolve()))[:8]}" if wanted.path else name
+
+
+def _pairs(folder: results.DataFolder, data: str, protocol: str | None) -> pd.DataFrame:
+    pairs = results.read_table(folder.listed_pairs)
+    known = sorted(pairs["protocol"].unique())
+    if not known:
+        raise DataError(
+            f"{data} lists no pairs of photos to verify; name one that does, such as lfw with its pairs.txt."
+        )
+    if protocol is None:
+        return pairs
+    if protocol not in known:
+        raise UsageError(f"{data} has no list of pairs called {protocol}; it has {', '.join(known)}.")
+    return pairs[pairs["protocol"] == protocol].reset_index(drop=True)
+
+
+def _embedded(
+    model: Recogniser, faces: pd.DataFrame, folder: results.DataFolder, stored: Path, label: str
+) -> pd.DataFrame:
+    """Return the embeddings of `faces` by sample_id and sha256; those that are not stored yet are made."""
+    columns = ["sample_id", "sha256", "embedding"]
+    known = results.read_table(stored, columns) if stored.exists() else pd.DataFrame(columns=columns)
+    have = set(zip(known["sample_id"], known["sha256"], strict=True))
+    wanted = zip(faces["sample_id"], faces["sha256"], strict=True)
+    missing = faces[[each not in have for each in wanted]]
+    if missing.empty:
+        say(label, f"{len(faces)} faces are embedded already")
+        return known
+    done = len(faces) - len(missing)
+    progress = Progress(label, len(faces), "faces", done)
+    embed = model.load(model.weights())
+    for rows, images in _blocks(missing, folder):
+        new = rows[["sample_id", "sha256"]].assign(embedding=list(embed(images)))
+        known = pd.concat([known, new]) if len(known) else new
+        results.write_table(stored, known, columns)  # so that a kill costs one block
+        done += len(rows)
+        progress.update(done)
+    return known
+
+
+def _blocks(faces: pd.DataFrame, folder: results.DataFolder) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    """Yield rows of the index with their faces (N, H, H, 3) uint8, at most `BATCH` at a time."""
+    for shard, rows in faces.groupby("shard"):
+        encoded = store.read_images(folder, str(shard))
+        for start in range(0, len(rows), BATCH):
+            block = rows.iloc[start : start + BATCH]
+            yield block, np.stack([_decoded(encoded[row], folder) for row in block["row"]])
+
+
+def _decoded(image: bytes | None, folder: results.DataFolder) -> NDArray[np.uint8]:
+    try:
+        return np.asarray(open_image(image or b""))
+    except ImageError as error:
+        raise IntegrityError(f"{folder.shards} holds a damaged face ({error}); align again.") from error
