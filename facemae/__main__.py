@@ -402,7 +402,8 @@ def _task(
     experiment = config.load(config_files)
     experiment.check_name(run)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several, of which one speaks
-        say(f"{out.name} {run}/{seed}", "starting")  # loading PyTorch takes seconds
+        stage = f"{out.parent.name}-{out.name}" if out.name.isdigit() else out.name
+        say(f"{stage} {run}/{seed}", "starting")  # loading PyTorch takes seconds
     from facemae.results import DataFolder
     from facemae.task import Task
 

@@ -22,7 +22,7 @@ from facemae.recognisers import Embed, recogniser
 BaselineFn = Callable[[np.ndarray, config.Experiment, int], Embed]
 
 PCA_COMPONENTS = 64
-PCA_FACES = 2000  # that the components are fitted on, evenly chosen: enough for so few, and little memory
+MOST_FACES = 2000  # that a baseline is fitted on: enough for so few components, and little memory
 BATCH = 64
 
 
@@ -38,7 +38,6 @@ def pca(training: np.ndarray, experiment: config.Experiment, seed: int) -> Embed
     """
     from sklearn.decomposition import PCA
 
-    training = training[np.linspace(0, len(training) - 1, min(len(training), PCA_FACES)).astype(int)]
     components = min(PCA_COMPONENTS, len(training) - 1)
     model = PCA(components, whiten=True, svd_solver="full").fit(_centred(training))
 

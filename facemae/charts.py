@@ -373,7 +373,7 @@ def learning_chart(curves: pd.DataFrame, colours: Mapping[str, str]) -> go.Figur
     figure = go.Figure()
     for name in curves["run"].unique():
         part, colour = curves[curves["run"] == name], colours[name]
-        for _, seed in part.groupby("seed"):
+        for _, seed in part.groupby(["seed", "part"]):
             _add_line(figure, seed["step"], seed["loss"], name, {"color": colour, "width": 1}, show=False)
             figure.data[-1].opacity = 0.4
         mean = mean_over_seeds(part, "step", "loss")

@@ -100,7 +100,9 @@ class Scored:
         return next(found, None)
 
     def total(self, what: str, stage: str) -> float:
-        """Return the mean over seeds of what a training stage took, such as seconds; NaN is unknown."""
+        """Return the mean over seeds of what a training stage took, such as images; NaN is unknown."""
+        if self.run is None or (stage == "pretrain" and self.run.pretrain is None):
+            return 0.0
         taken = [each.content.get(what, {}).get(stage) for each in self.main]
         return float(np.mean([np.nan if value is None else value for value in taken]))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -581,15 +582,23 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON schema of `config.yaml`, generated from the types above."""
     schema = Experiment.model_json_schema()
     definitions = schema["$defs"]
-    for name in ("Run", "Model", "Pretrain", "Finetune"):  # a run need not name every key
-        partial = dict(definitions[name])
-        partial.pop("required")
+    for name in _reached(definitions, "Run"):  # a run need not name every key
+        partial = {key: value for key, value in definitions[name].items() if key != "required"}
         definitions[f"Partial{name}"] = json.loads(json.dumps(partial).replace("#/$defs/", "#/$defs/Partial"))
     schema["properties"]["runs"]["patternProperties"] = {
         RunName.__metadata__[0].pattern: {"anyOf": [{"$ref": "#/$defs/PartialRun"}, {"type": "null"}]}  # type: ignore[attr-defined]
     }
     schema["properties"]["runs"]["additionalProperties"] = False
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _reached(definitions: Mapping[str, Any], name: str) -> list[str]:
+    """Return the definitions that one refers to, itself first."""
+    names = [name]
+    for each in names:
+        found = re.findall(r"#/\$defs/(\w+)", json.dumps(definitions[each]))
+        names += [other for other in dict.fromkeys(found) if other not in names]
+    return names
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -708,6 +717,13 @@ def _check_chosen(experiment: Experiment) -> None:
         for name in named:
             if name not in known and named != [ALL]:
                 raise UsageError(f"{path}: there is no run {name}; known are {', '.join(known)}, or [all].")
+    for name in trained if experiment.label_curve.runs == [ALL] else experiment.label_curve.runs:
+        own = experiment.run(name).finetune
+        if own.mode == "knn" or own.labels.share < 1 or own.labels.per_person:
+            raise UsageError(
+                f"label_curve.runs: {name} is by itself fine-tuned on no labels, or on fewer than there are; "
+                "leave it out."
+            )
     robustness, attributes = experiment.robustness, experiment.attributes
     lit = robustness.illumination
     tested = (

@@ -27,6 +27,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 PRODUCTS = {"cpu": (1024, 1), "cuda": (8192, 8)}
 
 
+METERED_EVERY = 20  # steps on a GPU between looks at the power that it draws
+
+
 @dataclass(frozen=True)
 class Compute:
     """A device and the type that matrix products run in."""
@@ -44,6 +47,18 @@ class Compute:
     def on_gpu(self) -> bool:
         """Tell whether this is a CUDA device."""
         return self.device.type == "cuda"
+
+    def watts(self, step: int) -> list[float]:
+        """Return what a GPU draws at every so many steps; nothing in between, or where nobody tells.
+
+        PyTorch asks NVML through the package nvidia-ml-py.
+        """
+        if not self.on_gpu or step % METERED_EVERY:
+            return []
+        try:
+            return [torch.cuda.power_draw(self.device) / 1000]
+        except Exception:  # NVML's errors have no class that is known without that package
+            return []
 
     def autocast(self) -> torch.autocast:
         """Return the context in which to run a network."""
@@ -165,3 +180,8 @@ def _why_no_gpu() -> str:
     except RuntimeError as error:
         return f"no GPU can be used ({str(error).splitlines()[0].rstrip('.')})"
     return "no GPU was found"
+
+
+def joules(watts: list[float], seconds: float) -> float | None:
+    """Return the energy of a training by the power drawn now and then; None where it was not measured."""
+    return round(sum(watts) / len(watts) * seconds, 1) if watts else None

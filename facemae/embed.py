@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from facemae import files, results
-from facemae.baselines import BASELINES
+from facemae.baselines import BASELINES, MOST_FACES
 from facemae.device import Compute
 from facemae.errors import UsageError
 from facemae.models.embedder import embed as embed_batch
 from facemae.models.patches import to_input
 from facemae.models.weights import load_embedder
 from facemae.progress import say, track
-from facemae.task import Task
+from facemae.task import Task, evenly
 
 BATCH = 64
 
@@ -67,13 +67,15 @@ def recogniser(task: Task, finetuned: Path | None) -> Recogniser:
         UsageError: there is no such baseline.
     """
     compute = task.compute()
+    if finetuned is None and task.name in task.experiment.run_names:
+        raise UsageError(f"{task.name} is a run; name the folder of its finetune stage with --finetuned.")
     if finetuned is None and task.name not in BASELINES:
         raise UsageError(f"There is no baseline {task.name!r}; known are {', '.join(BASELINES)}.")
     models: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.floating]]] = {}
 
     def of_part(part: int) -> Callable[[NDArray[np.uint8]], NDArray[np.floating]]:
         if finetuned is None:
-            training = task.load_rows(task.training(part)).images
+            training = task.load_rows(evenly(task.training(part), MOST_FACES)).images
             return BASELINES[task.name](training, task.experiment, task.seed)
         network = load_embedder(finetuned, part)
         compute.place(network)

@@ -105,15 +105,19 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     listed = known.get("without_face", []) if isinstance(known, dict) else None
     if not isinstance(listed, list) or not all(isinstance(each, str) or _is_named(each) for each in listed):
         raise IntegrityError(f"{beside} does not list photos under without_face (docs/evaluating.md).")
+    trained_on = known.get("trained_on", [])
+    if not isinstance(trained_on, list) or not all(isinstance(person, str) for person in trained_on):
+        raise IntegrityError(f"{beside} does not list people under trained_on (docs/evaluating.md).")
     found = {}
     for each in listed:
         row = {"sample_id": each} if isinstance(each, str) else each
         found[row["sample_id"]] = row.get("person")
-    return {"without_face": found, "trained_on": known.get("trained_on", [])}
+    return {"without_face": found, "trained_on": trained_on}
 
 
 def _is_named(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("sample_id"), str)
+    named = isinstance(entry, dict) and isinstance(entry.get("sample_id"), str)
+    return named and isinstance(entry.get("person"), str | None)
 
 
 def from_table(table: pd.DataFrame, source: str, known: Mapping[str, Any] | None = None) -> Embeddings:

@@ -189,7 +189,7 @@ def learning_figure(curves: pd.DataFrame, colours: Mapping[str, str], stage: str
         figure, axes = _figure(height=3.1)
         for name in curves["run"].unique():
             part, colour = curves[curves["run"] == name], colours[name]
-            for _, seed in part.groupby("seed"):
+            for _, seed in part.groupby(["seed", "part"]):
                 line = _thinned(seed.sort_values("step"))
                 axes.plot(line["step"], line["loss"], color=colour, linewidth=0.7, alpha=0.4)
             mean = _thinned(charts.mean_over_seeds(part, "step", "loss"))

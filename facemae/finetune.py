@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from facemae import checkpoint, config, cost, files, results
 from facemae.augment import random_view
 from facemae.data.cache import Faces, load_faces
 from facemae.data.feed import Feed
-from facemae.device import Compute
+from facemae.device import Compute, joules
 from facemae.errors import UsageError
 from facemae.labels import LEAST_PEOPLE, labelled_subset, people_apart
 from facemae.losses import full_margin, identity_loss, loss_over, set_margin, some_people
@@ -110,6 +110,7 @@ class _Done:
     log: list[dict[str, Any]]
     faces: int
     people: int
+    joules: float | None
 
 
 def _trained(part: _Part, pretrained: Path | None, compute: Compute) -> _Done:
@@ -136,7 +137,7 @@ def _train(part: _Part, pretrained: Path | None, compute: Compute) -> tuple[_Don
     task, settings, job = part.task, part.task.run.finetune, part.job
     if settings.mode == "knn":
         say(job.label, "mode knn: the encoder as it is, nothing is trained")
-        return _Done(0, 0.0, [], [], 0, 0), _network(task, LEAST_PEOPLE, pretrained)["embedder"]
+        return _Done(0, 0.0, [], [], 0, 0, None), _network(task, LEAST_PEOPLE, pretrained)["embedder"]
     rows = labelled_subset(task.training(part.number), settings.labels)
     learnt, held_out = people_apart(rows, settings.held_out)
     faces = task.open(learnt)
@@ -168,8 +169,9 @@ def _train(part: _Part, pretrained: Path | None, compute: Compute) -> tuple[_Don
         optimizer = adamw(network, settings, encoder=trunk, layer_decay=settings.layer_decay)
         with cost.explained(estimate, settings, compute, job.label):
             trained = fit(objective, optimizer, settings, compute, job)
-    done = _Done(trained.step, trained.seconds, trained.held_out, trained.log, len(faces.places), len(names))
-    return done, stage.result
+    spent = joules(stage.watts, trained.seconds)
+    found = trained.step, trained.seconds, trained.held_out, trained.log
+    return _Done(*found, len(faces.places), len(names), spent), stage.result
 
 
 def _model(task: Task) -> config.Model:
@@ -263,6 +265,8 @@ def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, devic
     seconds = before.get("seconds", {}) | {"finetune": round(sum(each.seconds for each in done), 3)}
     seen = sum(each.steps for each in done) * task.run.finetune.batch_size
     spent = {name: {"pretrain": before[name]} for name in ("images_seen", "energy_joules") if name in before}
+    metered = [each.joules for each in done if each.joules is not None]
+    energy = {"finetune": sum(metered)} if len(metered) == len(done) else {}
     results.write_metrics(
         task.out,
         _metrics(done),
@@ -271,7 +275,7 @@ def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, devic
         seconds=seconds,
         inputs=task.inputs(),
         images_seen=spent.get("images_seen", {}) | {"finetune": seen},
-        energy_joules=spent.get("energy_joules", {}),
+        energy_joules=spent.get("energy_joules", {}) | energy,
         labels=[{"faces": each.faces, "people": each.people} for each in done],
     )
 
@@ -306,6 +310,7 @@ class _Recognition:
     settings: config.Finetune
     compute: Compute
     seed: int
+    watts: list[float] = field(default_factory=list)
 
     def loss(self, step: int, part: slice) -> dict[str, Tensor]:
         """Return the loss of a part of the step's batch."""
@@ -344,6 +349,7 @@ class _Recognition:
         return Noise(range(part.start, part.stop), self.seed, purpose, step, device=self.compute.device)
 
     def after_step(self, step: int) -> None:
+        self.watts.extend(self.compute.watts(step))
         if self.settings.ema:
             cast(AveragedModel, self.network["average"]).update_parameters(self.network["embedder"])
 

@@ -358,6 +358,8 @@ class Asked:
                 raise UsageError(f"{option} goes with {partner}; give both.")
         if self.pairs and self.protocol:
             raise UsageError("--pairs and --protocol both choose a list of pairs; give one of them.")
+        if self.recogniser and self.pairs:
+            raise UsageError("--recogniser takes a list of the data set's own; name it with --protocol.")
         if self.embeddings and self.protocol:
             raise UsageError("--embeddings have no lists of their own; name one with --pairs.")
 

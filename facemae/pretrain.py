@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from facemae import checkpoint, config, contrast, cost, files, masked, results
 from facemae.data.cache import Faces, load_faces
 from facemae.data.feed import Feed
-from facemae.device import Compute
+from facemae.device import Compute, joules
 from facemae.errors import DataError, UsageError
 from facemae.models.encoding import Encoder
 from facemae.models.weights import save_weights
@@ -31,7 +31,6 @@ from facemae.train import HELD_OUT, LOSS, Objective, Trained, Validation, fit, l
 
 HELD_OUT_FACES = 1000  # enough for a mean, and little memory
 PROBED_PHOTOS = 5  # of a person
-METERED_EVERY = 20  # steps on a GPU between looks at the power that it draws
 
 
 class Method(Protocol):
@@ -237,8 +236,7 @@ class _Stage:
         self.method.after_step(processes)
         if self.average is not None:
             self.average.update_parameters(self.method.model)
-        if self.compute.on_gpu and step % METERED_EVERY == 0:
-            self.watts += _watts(self.compute.device)
+        self.watts += self.compute.watts(step)
 
     def validation(self, held_out: pd.DataFrame) -> Validation:
         faces = load_faces(self.task.data, evenly(held_out, HELD_OUT_FACES))
@@ -282,14 +280,6 @@ class _Stage:
             seconds={"pretrain": round(seconds, 3)},
             inputs=self.task.inputs(),
             images_seen=trained.step * self.settings.batch_size * METHODS[self.settings.method].views,
-            energy_joules=round(sum(self.watts) / len(self.watts) * seconds, 1) if self.watts else None,
+            energy_joules=joules(self.watts, seconds),
         )
         results.write_lines(out / results.LOG, trained.log)
-
-
-def _watts(device: torch.device) -> list[float]:
-    """Return what a GPU draws right now, or nothing where it, or NVML's Python package, does not tell."""
-    try:
-        return [torch.cuda.power_draw(device) / 1000]
-    except Exception:  # NVML's errors have no class that is known without that package
-        return []

@@ -209,16 +209,15 @@ def _roc(scores: pd.DataFrame) -> pd.DataFrame:
 
 @checked
 def learning_curves(paths: Results, stage: str) -> pd.DataFrame:
-    """Return run, seed, step and loss of every log of a training stage ("pretrain" or "finetune")."""
+    """Return run, seed, part, step and loss of every log of a training stage ("pretrain" or "finetune")."""
     setup = experiment(paths)
     logs = [
-        pd.DataFrame(results.read_log(file), columns=["step", "loss"]).assign(run=name, seed=seed)
+        pd.DataFrame(results.read_log(file), columns=["step", "loss", "part"]).assign(run=name, seed=seed)
         for name, seed, file in _stage_files(paths, setup, stage, results.LOG)
     ]
-    table = (
-        pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(columns=["step", "loss", "run", "seed"])
-    )
-    return table.astype({"step": float, "loss": float})
+    empty = pd.DataFrame(columns=["step", "loss", "part", "run", "seed"])
+    table = pd.concat(logs, ignore_index=True) if logs else empty
+    return table.fillna({"part": 0}).astype({"step": float, "loss": float, "part": int})
 
 
 def _stage_files(
@@ -436,7 +435,7 @@ def limits(setup: config.Experiment, people: int) -> list[str]:
     """Return what the evaluation cannot tell, one sentence each."""
     sentences = [
         f"It rests on {people} people, so only large differences can be seen; a tie is no proof of equality.",
-        "It makes no claim about fairness: accuracy by sex, age or skin colour is not measured.",
+        "Errors by group are shown where the data name groups, which says little about other groups.",
         "It says nothing about attacks with photos or masks, nor about any use for access or surveillance.",
     ]
     if setup.data.labelled == "orl":

@@ -49,8 +49,7 @@ def embeddings_of(
     """
     model = find_recogniser(name)
     key = model.key()  # first, since aligning takes minutes, and what is missing had better be said at once
-    folder = _prepared(data, raw_dir, cache, workers)
-    pairs = _pairs(folder, data, protocol)
+    folder, pairs = _prepared(data, raw_dir, cache, workers, protocol)
     faces = results.read_table(folder.faces, ["sample_id", "person", "sha256", "shard", "row"])
     faces = faces[faces["sample_id"].isin(set(pairs["first"]) | set(pairs["second"]))]
     if faces.empty:
@@ -63,8 +62,10 @@ def embeddings_of(
     return found[["sample_id", "person", "embedding"]].reset_index(drop=True), pairs
 
 
-def _prepared(data: str, raw: str, cache: Path, workers: int) -> results.DataFolder:
-    """Return the folder with a data set's aligned faces, which are made if need be."""
+def _prepared(
+    data: str, raw: str, cache: Path, workers: int, protocol: str | None
+) -> tuple[results.DataFolder, pd.DataFrame]:
+    """Return the folder with a data set's aligned faces, which are made if need be, and the pairs."""
     settings = config.Data(
         labelled=data, unlabelled=[], tested=[], raw_dir=raw, image_size=IMAGE_SIZE, align="auto",
         faces="auto", min_score=MIN_SCORE, max_skipped=1.0,  # a face that is not found counts as an error
@@ -73,8 +74,9 @@ def _prepared(data: str, raw: str, cache: Path, workers: int) -> results.DataFol
     wanted = find(data, results.SET_LABELLED, place)
     folder = results.DataFolder(cache / _folder_name(wanted))
     prepare.fetch([wanted], place, folder)
+    pairs = _pairs(folder, data, protocol)  # before the minutes that aligning takes
     prepare.align(settings, folder, "auto", workers)
-    return folder
+    return folder, pairs
 
 
 def _folder_name(wanted: Wanted) -> str:

@@ -13,12 +13,17 @@ TREES = {
     for path in [*FILES, ROOT / "app.py"]
 }
 MODULES = {name for name in TREES if name != "app.py"}
-STAGES = {"prepare", "pretrain", "finetune", "embed", "evaluate", "compare"}
+STAGES = {
+    "prepare", "pretrain", "finetune", "embed", "evaluate", "robustness", "illumination", "label_curve",
+    "attributes", "compare",
+}  # fmt: skip
 TRAINING = {
     "autoencoding",
     "checkpoint",
     "cost",
+    "contrast",
     "guides",
+    "masked",
     "optim",
     "parallel",
     "perceptual",
@@ -152,7 +157,7 @@ def public(tree):
 def test_the_walk_finds_the_package():
     assert len(MODULES) > 30
     assert own(TREES["facemae/masked.py"]) >= {
-        "facemae.masking.strategies", "facemae.models.mae", "facemae.train"
+        "facemae.masking.strategies", "facemae.models.mae", "facemae.reconstruction"
     }  # fmt: skip
 
 

@@ -2,11 +2,8 @@ import json
 import subprocess
 import sys
 
-import numpy as np
-import pandas as pd
 import pytest
 import yaml
-from store_folder import make_store
 from typer.testing import CliRunner
 
 from facemae import __main__ as cli
@@ -52,7 +49,7 @@ def stage_options(tmp_path, *names):
     """Return options that are well-formed; nothing they name exists."""
     values = {
         "config": "config.yaml", "run": "block", "seed": 0, "data": tmp_path / "data",
-        "split": tmp_path / "split.parquet", "out": tmp_path / "out", "finetuned": tmp_path / "finetune",
+        "subset": 0, "out": tmp_path / "out", "finetuned": tmp_path / "finetune",
         "embeddings": tmp_path / "embed", "results": tmp_path,
     }  # fmt: skip
     return [part for name in names for part in (f"--{name}", values[name])]
@@ -69,13 +66,15 @@ def test_the_stages_are_all_there():
         "split",
         "pretrain",
         "finetune",
-        "embed",
-        "baseline",
-        "evaluate",
+        "embed-run",
+        "evaluate-run",
+        "robustness",
+        "label-curve",
+        "attributes",
         "compare",
         "report",
     }
-    assert set(COMMANDS) >= stages | {"config", "schema", "doctor"}
+    assert set(COMMANDS) >= stages | {"config", "schema", "doctor", "embed", "evaluate", "document"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -116,14 +115,28 @@ def test_a_bad_configuration_ends_in_one_line_without_a_traceback(root, tmp_path
 
 @pytest.mark.parametrize(
     "command",
-    ["config", "fetch", "align", "split", "pretrain", "finetune", "embed", "baseline", "evaluate", "compare"],
+    [
+        "config",
+        "fetch",
+        "align",
+        "split",
+        "pretrain",
+        "finetune",
+        "embed-run",
+        "evaluate-run",
+        "robustness",
+        "label-curve",
+        "attributes",
+        "compare",
+    ],
 )
 def test_every_stage_checks_the_configuration_first(facemae, tmp_path, command):
     (tmp_path / "bad.yaml").write_text("nothing: 1")
     names = {
         "config": [], "fetch": ["data"], "align": ["data"], "split": ["data"],
-        "embed": ["run", "seed", "data", "out", "finetuned"], "compare": ["results"],
-        "evaluate": ["run", "seed", "split", "out", "embeddings"],
+        "embed-run": ["run", "seed", "data", "out", "finetuned"], "compare": ["results"],
+        "evaluate-run": ["run", "seed", "data", "out", "embeddings"],
+        "label-curve": ["run", "seed", "subset", "data", "out", "finetuned"],
     }.get(command, ["run", "seed", "data", "out"])  # fmt: skip
     code, out, err = facemae(command, "--config", tmp_path / "bad.yaml", *stage_options(tmp_path, *names))
     assert (code, out) == (2, "")
@@ -191,32 +204,30 @@ def test_a_run_that_does_not_exist(facemae, tmp_path, command):
 
 
 @pytest.mark.parametrize(
-    "command", ["pretrain", "finetune", "baseline", "embed", "evaluate", "split", "align"]
+    "command",
+    ["pretrain", "finetune", "embed-run", "evaluate-run", "robustness", "attributes", "split", "align"],
 )
 def test_a_missing_input_is_told_in_one_line(facemae, tmp_path, command):
     names = {
         "split": ["data"], "align": ["data"],
-        "embed": ["run", "seed", "data", "out", "finetuned"],
-        "evaluate": ["run", "seed", "split", "out", "embeddings"],
-        "baseline": ["seed", "data", "out"],
+        "embed-run": ["run", "seed", "data", "out", "finetuned"],
+        "robustness": ["run", "seed", "data", "out", "finetuned"],
+        "evaluate-run": ["run", "seed", "data", "out", "embeddings"],
     }.get(command, ["run", "seed", "data", "out"])  # fmt: skip
-    more = {"baseline": ["--run", "pixels"]}.get(command, [])
-    code, _, err = facemae(command, "--config", "config.yaml", *stage_options(tmp_path, *names), *more)
+    code, _, err = facemae(command, "--config", "config.yaml", *stage_options(tmp_path, *names))
     assert code in (2, 3, 4)
     assert err.splitlines()[-1].startswith("facemae: ")
     assert str(tmp_path) in err.splitlines()[-1]
 
 
-def test_a_baseline_that_does_not_exist(facemae, tmp_path):
-    images = np.zeros((2, 32, 32, 3), np.uint8)
-    folder = make_store(tmp_path / "data", images, ["a", "b"], ["a", "b"])
-    table = pd.DataFrame({"sample_id": ["a", "b"], "person": ["a", "b"], "role": ["train", "evaluation"],
-                          "fold": 0, "enrolled": True, "sha256": ["a", "b"]})  # fmt: skip
-    results.write_table(folder.split, table, results.SPLIT_COLUMNS)
-    options = stage_options(tmp_path, "config", "run", "seed", "data", "out")
-    code, _, err = facemae("baseline", *options)
+def test_a_run_without_its_embedder_and_a_baseline_that_is_none(facemae, tmp_path):
+    options = stage_options(tmp_path, "config", "seed", "data", "out")
+    code, _, err = facemae("embed-run", *options, "--run", "block")
     assert code == 2
-    assert "block" in err
+    assert "block is a run; name the folder of its finetune stage with --finetuned" in err
+    code, _, err = facemae("embed-run", *options, "--run", "median")
+    assert code == 2
+    assert "there is no such run" in err
 
 
 # --- what the configuration commands print ---

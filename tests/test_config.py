@@ -498,3 +498,68 @@ def test_the_schema_refuses_what_the_types_refuse(shipped, path, value):
     refusal(content)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(content, config.json_schema())
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "config").glob("*.yaml")))
+def test_every_shipped_configuration_is_one_and_fits_the_schema(name):
+    """Snakemake checks what it is given by the schema, in which a run need not name every key."""
+    import jsonschema
+
+    content = {}
+    for path in (ROOT / "config.yaml", ROOT / "config" / name):
+        content = config.merge(content, yaml.safe_load(path.read_text()))
+    config.parse(content)
+    jsonschema.validate(content, config.json_schema())
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"pretrain": {"views": {"projection": 8}}},
+        {"pretrain": {"masks": {"block": {"rounds": 3}}, "perceptual": {"weight": 0.5}}},
+        {"finetune": {"labels": {"share": 0.5}}},
+    ],
+)
+def test_a_run_may_name_a_part_of_any_section(run):
+    import jsonschema
+
+    shipped = yaml.safe_load((ROOT / "config.yaml").read_text())
+    content = config.merge(shipped, {"runs": {"part": run}})
+    config.parse(content)
+    jsonschema.validate(content, config.json_schema())
+
+
+@pytest.mark.parametrize(
+    ("difference", "message"),
+    [
+        ({"robustness": {"runs": ["nobody"]}}, "robustness.runs: there is no run nobody; known are scratch"),
+        ({"label_curve": {"runs": ["pixels"]}}, "label_curve.runs: there is no run pixels"),
+        (
+            {"robustness": {"illumination": "yaleb"}},
+            "robustness.illumination: yaleb is not among data.tested",
+        ),
+        (
+            {"attributes": {"tasks": {"age": "utkface"}}},
+            "attributes.tasks.age: utkface is not among the data",
+        ),
+        ({"attributes": {"runs": ["all"]}}, "attributes.runs: attributes.tasks names nothing to tell"),
+        ({"runs": {"all": {}}}, "runs.all: this name is taken"),
+        (
+            {"runs": {"few": {"finetune": {"labels": {"share": 0.3}}}}, "label_curve": {"runs": ["few"]}},
+            "label_curve.runs: few is by itself fine-tuned on no labels, or on fewer",
+        ),
+        (
+            {"robustness": {"runs": ["all"], "occlusions": [], "lights": []}},
+            "robustness.runs: nothing is tested",
+        ),
+        (
+            {"runs": {"some": {"finetune": {"mode": "partial", "last_blocks": 9}}}},
+            "runs.some.finetune.last_blocks: 9 of 4 blocks",
+        ),
+    ],
+)
+def test_stages_that_could_not_run_are_refused_at_the_start(difference, message):
+    shipped = yaml.safe_load((ROOT / "config.yaml").read_text())
+    with pytest.raises(UsageError) as refused:
+        config.parse(config.merge(shipped, difference))
+    assert str(refused.value).startswith(message)

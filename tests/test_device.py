@@ -111,3 +111,24 @@ def test_the_clock_counts_work_and_not_waiting(compute):
 def test_a_gpu_that_cannot_be_used_is_explained(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "is built without CUDA" in device._why_no_gpu()
+
+
+def test_a_gpu_is_asked_for_its_power_now_and_then(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "power_draw", lambda device: 250_000)  # milliwatts
+    gpu = device.Compute(torch.device("cuda"), torch.float32)
+    assert gpu.watts(0) == [250.0]
+    assert gpu.watts(1) == []
+    assert device.Compute(torch.device("cpu"), torch.float32).watts(0) == []
+
+
+def test_a_gpu_that_does_not_tell_its_power_stops_nothing(monkeypatch):
+    def unknown(asked):
+        raise ModuleNotFoundError("pynvml")
+
+    monkeypatch.setattr(torch.cuda, "power_draw", unknown)
+    assert device.Compute(torch.device("cuda"), torch.float32).watts(0) == []
+
+
+def test_energy_is_the_mean_power_over_the_time():
+    assert device.joules([100.0, 300.0], 2.0) == 400.0
+    assert device.joules([], 2.0) is None

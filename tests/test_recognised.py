@@ -41,7 +41,9 @@ def prepared(tmp_path, orl_images, monkeypatch):
         Pair("second", 0, "p2/0", "lost", False),
     ]
     results.write_table(folder.listed_pairs, table(lists), results.PAIR_COLUMNS)
-    monkeypatch.setattr(recognised, "_prepared", lambda *_: folder)
+    monkeypatch.setattr(
+        recognised, "_prepared", lambda *asked: (folder, recognised._pairs(folder, asked[0], asked[4]))
+    )
     return folder
 
 

@@ -79,22 +79,26 @@ def paths(finished) -> Results:
 def test_every_result_is_there_and_fits_its_schema(paths):
     summary = results.read_table(paths.summary)
     assert list(summary.columns) == results.SUMMARY_COLUMNS
-    assert set(summary["run"]) == {"scratch", "random", "region", "pixels"}
+    assert set(summary["run"]) == {"scratch", "random", "region", "simclr", "pixels"}
     assert set(summary.loc[summary["run"] == "region", "seed"]) == {0, 1}
-    values = summary["value"].dropna()
+    values = summary.loc[~summary["metric"].str.endswith("_drop"), "value"].dropna()
     assert values.between(0, 1).all()
-    inside = summary.dropna(subset=["value"])
+    inside = summary.dropna(subset=["value", "ci_low"])
     assert (inside["ci_low"] <= inside["ci_high"]).all()
     refused = summary[summary["metric"] == "tar_at_far=0.001"]
     assert refused["value"].isna().all()
     assert refused["note"].str.contains("impostor").all()
+    conditions = summary.groupby("protocol")["condition"].unique()
+    assert set(conditions["occlusion"]) == {"", "none", "mask"}
+    assert set(conditions["lighting"]) == {"", "none", "side"}
+    assert set(conditions["labels"]) == {"", "share"}
 
 
 def test_the_verdict_table_compares_every_pair_once(paths):
     verdicts = results.read_table(paths.verdicts)
     primary = verdicts[verdicts["metric"] == "roc_auc"]
     pairs = {frozenset(pair) for pair in zip(primary["run_a"], primary["run_b"], strict=True)}
-    assert len(pairs) == len(primary) == 3 + 3  # the runs with each other, and each with the baseline
+    assert len(pairs) == len(primary) == 6 + 4  # the runs with each other, and each with the baseline
     assert set(verdicts["verdict"]) <= {"better", "worse", "tie"}
     assert results.read_json(paths.verdict)["headline"]
 
@@ -146,7 +150,8 @@ def test_a_change_to_fine_tuning_keeps_the_pretraining(finished):
         rules = {rule for rule, _ in planned(finished)}
     finally:
         write_config(finished, {})
-    assert rules == {"finetune", "embed", "evaluate", "compare", "report", "all"}
+    measuring = {"embed", "evaluate", "robustness", "label_curve"}
+    assert rules == {"finetune", *measuring, "compare", "report", "all"}
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,12 @@ def _verdict(setup: config.Experiment, found: reading.Headline) -> None:
     with st.container(horizontal=True, gap="large"):
         st.metric("Runs", len(setup.run_names), help="trained once per seed", width="content")
         st.metric("Controls", len(setup.baselines), help="scored alike; they train nothing", width="content")
-        st.metric("Unseen people", found.people, help="evaluated on, never trained on", width="content")
+        st.metric(
+            "Unseen people",
+            found.people,
+            help="by the networks that evaluate them",
+            width="content",
+        )
         st.metric("Seeds", found.seeds, help="a verdict needs at least two", width="content")
     st.text(f"Computed on {details['device']}, data {details['dataset']}.")
 

@@ -88,7 +88,7 @@ def _say_what_differs(
 ) -> None:
     """Say how the choice departs from what the model is made for."""
     role = faces.loc[faces["sample_id"] == face, "role"].iloc[0]
-    if role != results.ROLE_EVALUATION:
+    if role not in (results.ROLE_EVALUATION, results.ROLE_TESTED):
         st.warning("The model was trained on this face, so its completion shows memory as well as skill.")
     usual = round(100 * (trained.mask_ratio or 0))
     if (strategy, percent) != (trained.strategy, usual):

@@ -48,8 +48,8 @@ def settings_of(
     share=0.5, folds=2, seed=0, overlap="exclude", hash_bits=7, same_cosine=0.9, pairs=None, rotations=1
 ):
     return Split(
-        pairs=pairs, rotations=rotations, evaluation_share=share, folds=folds, seed=seed, overlap=overlap, hash_bits=hash_bits, embedder=None,
-        same_cosine=same_cosine,
+        pairs=pairs, rotations=rotations, evaluation_share=share, folds=folds, seed=seed, overlap=overlap,
+        hash_bits=hash_bits, embedder=None, same_cosine=same_cosine,
     )  # fmt: skip
 
 
@@ -648,3 +648,20 @@ def test_tested_photos_train_nothing_and_cost_those_that_show_them_again_their_p
     assert not table.loc[table["role"] == "tested", "trainable"].any()
     assert "more/1" not in set(table["sample_id"])
     assert tuples(overlaps)[0][:3] == ("hash", "light/0", "more/1")
+
+
+def test_tested_people_of_a_list_are_evaluated_and_never_trained_on():
+    faces = faces_of(SIX)
+    faces.loc[faces["person"].isin(["a", "b"]), "set"] = "tested"
+    table, _ = listed(faces, rotations=2)
+    evaluated = table[table["role"] == "evaluation"]
+    assert set(evaluated["person"]) == {"a", "b", "c", "d"}
+    assert set(evaluated.loc[evaluated["trainable"], "person"]) == {"c", "d"}
+
+
+def test_equal_bytes_in_two_parts_train_neither():
+    faces = faces_of(SIX)
+    faces.loc[faces["sample_id"].isin(["own/a/0", "own/c/0"]), "sha256"] = "one"
+    faces["hash"] = b""
+    table, _ = listed(faces, rotations=2)
+    assert set(table.loc[~table["trainable"], "sample_id"]) == {"own/a/0", "own/c/0"}

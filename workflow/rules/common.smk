@@ -137,6 +137,8 @@ def training_mb(model, training):
     without attention maps), at most: the encoder sees but the visible patches in pretraining.
     """
     faces = training.batch_size / training.accumulate
+    if getattr(training, "method", "mae") != "mae":
+        faces *= 2  # two views of each
     if model.encoder == "cnn":
         pixels = EXPERIMENT.data.image_size**2
         return round(RESNET50_MB + faces * pixels * RESNET50_BYTES_A_PIXEL / 1e6)
