@@ -644,9 +644,15 @@ def _validate(section: type[S], content: Mapping[str, Any], where: str) -> S:
 def _sentence(error: ValidationError, section: type[Section], where: str) -> str:
     problems = error.errors()
     first = problems[0]
-    path = ".".join([part for part in (where, *map(str, first["loc"])) if part and part != "[key]"])
-    more = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
+    path = ".".join([part for part in (where, *_keys(first["loc"])) if part])
+    others = len({_keys(each["loc"]) for each in problems}) - 1
+    more = f" ({others} more after this one)" if others else ""
     return f"{path or 'config.yaml'}: {_reason(first, section)}{more}."
+
+
+def _keys(location: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return the keys on the way to a problem, without the names that pydantic gives to kinds of a value."""
+    return tuple(part for part in map(str, location) if not re.search(r"^\[key\]$|^literal\[|-float$", part))
 
 
 def _reason(problem: Any, section: type[Section]) -> str:

@@ -83,7 +83,9 @@ def make_task(small, tmp_path):
         sources = tasks if isinstance(tasks, dict) else dict.fromkeys(tasks, "made")
         asked = {"tasks": sources, "folds": 4, "steps": 60, "learning_rate": 0.02}
         run = {"pretrain": None} if name == "scratch" else {}
-        experiment = small(runs={name: run}, baselines=[], attributes={**asked, **changes})
+        experiment = small(
+            runs={name: run}, baselines=[], attributes={**asked, **changes}, data={"tested": ["made", "lfw"]}
+        )
         return Task(experiment, name, 0, folder, tmp_path / out / "attributes")
 
     return make

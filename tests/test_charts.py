@@ -161,8 +161,11 @@ def test_roc_draws_the_mean_or_every_seed() -> None:
 
 def test_learning_curves_are_thin_per_seed_and_bold_for_the_mean() -> None:
     table = pd.DataFrame(
-        {"run": "random", "seed": [0, 0, 1, 1], "step": [1, 2, 1, 2], "loss": [1.0, 0.5, 2.0, 1.5]}
-    )
+        {
+            "run": "random", "seed": [0, 0, 1, 1], "part": 0, "step": [1, 2, 1, 2],
+            "loss": [1.0, 0.5, 2.0, 1.5],
+        }
+    )  # fmt: skip
     figure = charts.learning_chart(table, {"random": "#0072B2"})
     assert [trace.line.width for trace in figure.data] == [1, 1, 2.5]
     assert list(figure.data[2].y) == [1.5, 1.0]

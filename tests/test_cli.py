@@ -205,7 +205,7 @@ def test_a_run_that_does_not_exist(facemae, tmp_path, command):
 
 @pytest.mark.parametrize(
     "command",
-    ["pretrain", "finetune", "embed-run", "evaluate-run", "robustness", "attributes", "split", "align"],
+    ["pretrain", "finetune", "embed-run", "evaluate-run", "robustness", "split", "align"],
 )
 def test_a_missing_input_is_told_in_one_line(facemae, tmp_path, command):
     names = {

@@ -40,7 +40,7 @@ def roc() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def learning() -> pd.DataFrame:
-    curve = {"step": range(1, 2001), "loss": [1 / step for step in range(1, 2001)]}
+    curve = {"part": 0, "step": range(1, 2001), "loss": [1 / step for step in range(1, 2001)]}
     return pd.concat(pd.DataFrame(curve).assign(run="random", seed=seed) for seed in (0, 1))
 
 

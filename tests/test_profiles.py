@@ -17,7 +17,7 @@ PLUGINS = {"slurm": "slurm", "kubernetes": "cluster_generic"}
 RULES = {
     rule
     for file in (ROOT / "workflow" / "rules").glob("*.smk")
-    for rule in re.findall(r"^rule (\w+):", file.read_text(), re.MULTILINE)
+    for rule in re.findall(r"^(?:use rule \w+ as |rule )(\w+)", file.read_text(), re.MULTILINE)
 }
 DATA = ("photos.parquet", "sources.json", "listed_pairs.parquet", "faces.hashes.json", "split.parquet")
 FINETUNED = "results-tiny/random/0/finetune/embedder.safetensors"
@@ -36,10 +36,12 @@ def cluster(request) -> str:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A folder to run the tiny configuration in."""
+    """A folder to run the tiny configuration in, and what it leaves out: ORL has no attributes to tell."""
     for name in ("config.yaml", "config", "profiles"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    with (tmp_path / "config" / "tiny.yaml").open("a") as file:
+        file.write("attributes: {runs: [random], tasks: {gender: orl}}\n")
     return tmp_path
 
 

@@ -93,6 +93,7 @@ def make_task(small, data, out, name="pixels", **changes):
     experiment = small(
         split={"folds": FOLDS, **changes.pop("split", {})},
         baselines=["pixels"],
+        data={"tested": ["yaleb"]},
         robustness=settings(**changes),
     )
     return Task(experiment, name, 0, data, Path(out) / "robustness")
