@@ -237,18 +237,19 @@ def _write_protocols(paths: Results, experiment: config.Experiment, name: str) -
         random = np.random.default_rng([seed, experiment.names.index(name)])
         if name in experiment.chosen(experiment.robustness.runs):
             rows = _robustness(experiment, level)
-            _write_stage(experiment, paths.stage(name, seed, "robustness"), rows, random)
+            _write_stage(experiment, paths.stage(name, seed, "robustness"), rows, random, seed)
         if name in experiment.chosen(experiment.attributes.runs) and name not in experiment.baselines:
             rows = [
                 ("attributes", f"gender_{kind}", "", None, level) for kind in ("accuracy", "balanced", "f1")
             ]
             rows += [("attributes", "gender_accuracy", group, None, level) for group in ("female", "male")]
-            _write_stage(experiment, paths.stage(name, seed, "attributes"), rows, random)
+            _write_stage(experiment, paths.stage(name, seed, "attributes"), rows, random, seed)
     if name in experiment.chosen(experiment.label_curve.runs) and name not in experiment.baselines:
         for subset in range(experiment.label_curve.subsets):
             random = np.random.default_rng([subset, experiment.names.index(name)])
-            folder = paths.labels(name, experiment.label_seed(subset), subset)
-            _write_stage(experiment, folder, _labels(experiment, level), random)
+            seed = experiment.label_seed(subset)
+            folder = paths.labels(name, seed, subset)
+            _write_stage(experiment, folder, _labels(experiment, level), random, seed)
 
 
 Row = tuple[str, str, str, float | None, float]
@@ -281,7 +282,7 @@ def _labels(experiment: config.Experiment, level: float) -> list[Row]:
 
 
 def _write_stage(
-    experiment: config.Experiment, folder: Path, rows: list[Row], random: np.random.Generator
+    experiment: config.Experiment, folder: Path, rows: list[Row], random: np.random.Generator, seed: int
 ) -> None:
     """Write measurements, each (protocol, metric, condition, amount, value), a little off the value."""
     luck = 0.005 * random.normal()
@@ -291,5 +292,5 @@ def _write_stage(
         for protocol, metric, condition, amount, value in rows
     ]
     entries = [evaluate.entry(each, experiment.evaluate.level) for each in measured]
-    results.write_metrics(folder, entries, seed=0, device="cpu", seconds={}, people=12, inputs={})
+    results.write_metrics(folder, entries, seed=seed, device="cpu", seconds={}, people=12, inputs={})
     evaluate.write_samples(measured, folder)
