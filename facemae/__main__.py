@@ -126,7 +126,7 @@ def pretrain(
     threads: ThreadsOption = 1,
     workers: LoadersOption = 0,
 ) -> None:
-    """Train a run's masked autoencoder; the same command goes on after a kill."""
+    """Pretrain a run, by a masked autoencoder or a rival of it; the same command goes on after a kill."""
     task = _task(config_files, run, seed, folder, out, threads, workers)
     from facemae.pretrain import pretrain as stage
 

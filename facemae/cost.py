@@ -138,7 +138,8 @@ def _advice(cost: Cost, training: config.Training, free: float, world: World) ->
     fits = int((free / MARGIN - cost.fixed_bytes) // cost.image_bytes) if cost.image_bytes else images
     needs = f"needs about {cost.bytes(images) / GIB:.1f} GiB for {images} images at a time, and "
     needs += f"{free / GIB:.1f} GiB are free; "
-    more = range(training.accumulate + 1, share // 2 + 1)  # no part of one face: config.py
+    whole = getattr(training, "method", "mae") != "mae"  # which compares all of a batch with each other
+    more = range(training.accumulate + 1, 0 if whole else share // 2 + 1)  # no part of one face: config.py
     parts = next((count for count in more if share % count == 0 and share // count <= fits), None)
     if parts is None and fits >= 2:
         return needs + f"lower batch_size to {fits * training.accumulate * world.size}."
