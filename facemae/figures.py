@@ -50,11 +50,11 @@ _PAPER = {
 
 
 def as_png(draw: Callable[[], Figure]) -> bytes:
-    """Return what `draw` draws as a picture in few colours, the same for the same tables."""
+    """Return what `draw` draws as a picture, the same for the same tables."""
     with matplotlib.style.context(["default", _STYLE | _PAPER]):
         out = io.BytesIO()
         draw().savefig(out, format="png", metadata={"Software": None})
-    picture = Image.open(out).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    picture = Image.open(out).convert("RGB")
     small = io.BytesIO()
     picture.save(small, "PNG", optimize=True)
     return small.getvalue()
