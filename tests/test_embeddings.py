@@ -293,12 +293,17 @@ def test_a_list_of_pairs_in_the_folder_goes_by_the_same_names(stage, photos, tmp
 
 
 def test_people_that_the_model_was_trained_on_are_known(stage, photos, tmp_path, capsys):
-    split = pd.DataFrame({"sample_id": ["a", "b"], "person": ["p1", "p2"], "role": ["train", "evaluation"]})
+    """By role, and of several models the first, which has seen the people of the other parts."""
+    split = pd.DataFrame({
+        "sample_id": ["a", "b", "c"], "person": ["p1", "p2", "p3"],
+        "role": ["train", "evaluation", "evaluation"], "fold": [None, 0, 1], "part": [None, 0, 1],
+        "trainable": True, "enrolled": False, "sha256": ["a", "b", "c"],
+    })  # fmt: skip
     (tmp_path / "results" / "data").mkdir()
     split.to_parquet(results.DataFolder(tmp_path / "results" / "data").split)
     embed_photos(Photos(str(photos), align="crop"), stage, tmp_path / "e.parquet")
-    assert read_embeddings(tmp_path / "e.parquet").trained_on == {"p1"}
-    assert "1 people are named like some that the model was trained on: p1" in capsys.readouterr().err
+    assert read_embeddings(tmp_path / "e.parquet").trained_on == {"p1", "p3"}
+    assert "2 people are named like some that the model was trained on: p1" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_the_model_is_told_before_the_faces_are_looked_for(stage, photos, tmp_path):

@@ -92,7 +92,7 @@ def test_a_number_that_is_not_finite_is_no_line(tmp_path):
 def table():
     vectors = list(np.arange(12, dtype=np.float32).reshape(3, 4))
     return pd.DataFrame(
-        {"person": ["a", None, "c"], "embedding": vectors, "more": 1, "sample_id": list("xyz")}
+        {"person": ["a", None, "c"], "embedding": vectors, "part": 0, "more": 1, "sample_id": list("xyz")}
     )
 
 
@@ -100,7 +100,7 @@ def test_tables_round_trip_with_the_named_columns_in_their_order(tmp_path, table
     path = tmp_path / "deep" / "embeddings.parquet"
     results.write_table(path, table, results.EMBEDDING_COLUMNS)
     found = results.read_table(path)
-    assert list(found.columns) == ["sample_id", "person", "embedding"]
+    assert list(found.columns) == ["sample_id", "person", "part", "embedding"]
     assert found["sample_id"].to_list() == ["x", "y", "z"]
     assert [isinstance(person, str) for person in found["person"]] == [True, False, True]
     assert np.array_equal(np.stack(found["embedding"]), np.stack(table["embedding"]))
@@ -159,7 +159,7 @@ def test_digest_follows_the_value_and_not_the_order_of_its_keys():
 def test_a_metric_is_whole_with_and_without_a_value():
     entry = results.metric("eer", 0.1, n=5, interval=(0.05, 0.2), protocol="verification")
     assert entry == {
-        "protocol": "verification", "name": "eer", "value": 0.1,
+        "protocol": "verification", "name": "eer", "condition": "", "amount": None, "value": 0.1,
         "ci_low": 0.05, "ci_high": 0.2, "n": 5, "note": "",
     }  # fmt: skip
     refused = results.metric("tar", None, n=5, note="needs more")

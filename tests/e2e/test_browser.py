@@ -159,7 +159,7 @@ def test_the_report_is_shown_as_snakemake_embeds_it(
     frame = tab.frame_locator("iframe")
     expect(frame.locator(".headline")).to_be_visible()
     expect(frame.locator("#chart-verdicts td b").first).to_be_visible()
-    expect(frame.locator(".chart svg")).to_have_count(10)
+    expect(frame.locator(".chart svg")).to_have_count(11)
     text, ground = (
         frame.locator(place).first.evaluate(f"each => getComputedStyle(each).{colour}")
         for place, colour in ((".chart svg text", "fill"), ("body", "backgroundColor"))
