@@ -20,10 +20,11 @@ from facemae import files, results
 from facemae.data import pairs as drawn_pairs
 from facemae.embeddings import Embeddings, Photos, embed_photos, from_table, read_embeddings, read_pairs
 from facemae.errors import DataError, IntegrityError, UsageError
+from facemae.evaluate import entry
 from facemae.metrics import Measurement
 from facemae.progress import say
 from facemae.protocols import against_all, calibration, fairness, identification, listed, operating
-from facemae.statistics import identity_weights, percentile_interval
+from facemae.statistics import identity_weights
 
 SEED = 0  # of resamples, folds, drawn pairs and the enrolled half
 LEAST_PAIRS = 5  # of a kind
@@ -433,26 +434,7 @@ def of_protocol(pairs: pd.DataFrame, protocol: str | None) -> pd.DataFrame:
 
 def entries(report: Report, level: float) -> list[dict[str, Any]]:
     """Return the measurements as entries of `metrics.json`, with their intervals."""
-    return [_entry(each, level) for each in report.measured]
-
-
-def _entry(measured: Measurement, level: float) -> dict[str, Any]:
-    interval, note = None, measured.note
-    if measured.samples is not None:
-        try:
-            interval = percentile_interval(measured.samples, level)
-        except ValueError as error:
-            note = "; ".join(part for part in (note, f"no interval: {error}") if part)
-    return results.metric(
-        measured.name,
-        measured.value,
-        n=measured.n,
-        interval=interval,
-        protocol=measured.protocol,
-        condition=measured.condition,
-        amount=measured.amount,
-        note=note,
-    )
+    return [entry(each, level) for each in report.measured]
 
 
 def as_json(report: Report, level: float) -> dict[str, Any]:
