@@ -115,6 +115,7 @@ class Command:
         return os.mkdir, ("made-by-a-weight-file",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # of the hostile one
 @pytest.mark.parametrize("kind", ["text", "another network", "cut short", "code", "a list"])
 def test_what_is_not_inceptions_weights_is_refused_and_never_run(kind, inception_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
