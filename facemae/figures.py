@@ -50,11 +50,13 @@ _PAPER = {
 
 
 def as_png(draw: Callable[[], Figure]) -> bytes:
-    """Return what `draw` draws as a picture, the same for the same tables."""
+    """Return what `draw` draws as a picture in few colours, the same for the same tables."""
     with matplotlib.style.context(["default", _STYLE | _PAPER]):
         out = io.BytesIO()
         draw().savefig(out, format="png", metadata={"Software": None})
+    # Chosen to cover all colours there are: by frequency the bands would take most, and runs look alike.
     picture = Image.open(out).convert("RGB")
+    picture = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     small = io.BytesIO()
     picture.save(small, "PNG", optimize=True)
     return small.getvalue()

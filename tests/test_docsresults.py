@@ -62,7 +62,7 @@ def test_every_picture_is_there_small_and_described(made: Path, page: str) -> No
     for text, name in shown:
         assert len(text) > 40
         content = (made / name).read_bytes()
-        assert len(content) < 250_000
+        assert len(content) < 100_000
         assert Image.open(io.BytesIO(content)).width > 500
 
 
