@@ -462,6 +462,26 @@ class Attributes(Section):
     learning_rate: Annotated[float, Field(gt=0)]
 
 
+def _without_password(url: str) -> str:
+    if re.match(r"[a-z0-9+]+://[^/@]*:[^/@]*@", url):
+        raise ValueError(
+            "the address holds a password, which would be copied into the results; leave it out and set "
+            "PGPASSWORD"
+        )
+    return url
+
+
+class GallerySettings(Section):
+    """Where the people enrolled for recognition are kept, and how recognition decides."""
+
+    url: Annotated[str, Field(min_length=1), AfterValidator(_without_password)]
+    """A file, for SQLite, or the address of a PostgreSQL database with pgvector."""
+    retention_days: Annotated[int, Field(ge=1, le=1096)]
+    """Days after which a person is deleted, unless enrolment says otherwise; three years at most."""
+    false_match_rate: Annotated[float, Field(gt=0, lt=1)]
+    """Share of comparisons of two people that may be taken for one person: it sets the threshold."""
+
+
 class Experiment(Section):
     """Everything in `config.yaml`."""
 
@@ -483,6 +503,7 @@ class Experiment(Section):
     robustness: Robustness
     label_curve: LabelCurve
     attributes: Attributes
+    gallery: GallerySettings
 
     def run(self, name: str) -> Run:
         """Return run `name` with the defaults filled in.

@@ -132,6 +132,20 @@ def choose(
     return Compute(place, dtype, compiles == "on" or (compiles == "auto" and on_gpu))
 
 
+def plain(device: Literal["auto", "cpu", "cuda"]) -> Compute:
+    """Return a device for recognition in float32, and leave threads and memory of the process as they are.
+
+    A server gives freed memory back to the system, and does not decide how a whole process computes.
+
+    Raises:
+        UsageError: `cuda` is asked for and no GPU can be used.
+    """
+    gpu = torch.cuda.is_available()
+    if device == "cuda" and not gpu:
+        raise UsageError(f"device: cuda is asked for, but {_why_no_gpu()}; use device: auto or cpu.")
+    return Compute(torch.device("cuda" if gpu and device != "cpu" else "cpu"), torch.float32)
+
+
 def _keep_freed_memory() -> None:
     """Let the C library hand a step's memory to the next one rather than back to the system.
 

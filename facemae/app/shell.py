@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -22,6 +23,34 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 COMMAND = "snakemake --cores all"
+WAIT, QUEUE = 10.0, 8  # seconds that a visitor waits for a turn, and how many may wait
+
+# Networks run for one visitor at a time: two at once would each take more than twice as long.
+_turn, _waiting = threading.Lock(), threading.BoundedSemaphore(QUEUE + 1)
+
+
+class BusyError(Exception):
+    """Too many visitors are waiting; the message is for the visitor."""
+
+
+@contextlib.contextmanager
+def turn() -> Iterator[None]:
+    """Wait until no other visitor's photo is being worked on, and keep the others waiting.
+
+    Raises:
+        BusyError: too many wait already, or the wait took too long.
+    """
+    if not _waiting.acquire(blocking=False):
+        raise BusyError(f"Busy: {QUEUE} others are waiting already. Try again in half a minute.")
+    try:
+        if not _turn.acquire(timeout=WAIT):
+            raise BusyError(f"Busy: your turn did not come within {WAIT:g} seconds. Try again.")
+        try:
+            yield
+        finally:
+            _turn.release()
+    finally:
+        _waiting.release()
 
 
 def results_root() -> Path:

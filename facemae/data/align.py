@@ -20,7 +20,7 @@ from facemae.data.sources.base import Box
 from facemae.data.warp import residual, similarity, template, warp
 from facemae.results import SET_UNLABELLED
 
-_BETTER_PHOTO = "Try a brighter, front-facing photo."
+BETTER_PHOTO = "Try a brighter, front-facing photo."
 BATCH = 32
 BATCH_PIXELS = 16_000_000
 
@@ -162,21 +162,21 @@ def _crop(outcome: Outcome, image: Image.Image, settings: Settings) -> Outcome:
 
 def _choose(outcome: Outcome, image: Image.Image, faces: list[Face], settings: Settings) -> Outcome:
     if not faces:
-        return replace(outcome, code="NO_FACE", reason="No face found.", hint=_BETTER_PHOTO)
+        return replace(outcome, code="NO_FACE", reason="No face found.", hint=BETTER_PHOTO)
     sure = [face for face in faces if face.score >= settings.min_score]
     best = max(face.score for face in faces)
     outcome = replace(outcome, found=len(sure or faces), score=best)
     if not sure:
         reason = f"The best face scores {best:.2f}; at least {settings.min_score:.2f} is needed."
-        return replace(outcome, code="LOW_SCORE", reason=reason, hint=_BETTER_PHOTO)
+        return replace(outcome, code="LOW_SCORE", reason=reason, hint=BETTER_PHOTO)
     which = settings.faces[outcome.entry.source]
     if which == "all" and outcome.entry.set != SET_UNLABELLED:
         which = "largest"  # a name belongs to one face of a photo, not to the passers-by
-    kept = [_warp(image, face, settings) for face in CHOICES[which](sure, image)]
+    kept = [align_face(image, face, settings.size) for face in CHOICES[which](sure, image)]
     aligned = tuple(face for face in kept if face is not None)
     if not aligned:  # the detector put all landmarks on one point
         reason = "Eyes, nose and mouth were not told apart."
-        return replace(outcome, code="NO_LANDMARKS", reason=reason, hint=_BETTER_PHOTO)
+        return replace(outcome, code="NO_LANDMARKS", reason=reason, hint=BETTER_PHOTO)
     reason, hint = "", ""
     if len(sure) > len(aligned):
         reason = f"{len(sure)} faces found; the {'most central' if which == 'central' else which} is used."
@@ -204,14 +204,15 @@ CHOICES: dict[Which, Callable[[list[Face], Image.Image], list[Face]]] = {
 }
 
 
-def _warp(image: Image.Image, face: Face, settings: Settings) -> Aligned | None:
+def align_face(image: Image.Image, face: Face, size: int) -> Aligned | None:
+    """Warp a face to the template, `size` x `size`, and measure it; None where all landmarks are one point."""
     try:
-        matrix = similarity(face.landmarks, template(settings.size))
+        matrix = similarity(face.landmarks, template(size))
     except ValueError:
         return None
-    pixels = warp(image, matrix, settings.size)
+    pixels = warp(image, matrix, size)
     width = float(face.box[2] - face.box[0])
-    off = residual(face.landmarks, matrix, settings.size)
+    off = residual(face.landmarks, matrix, size)
     turned, sharp = quality.yaw(face.landmarks), quality.sharpness(pixels)
     return Aligned(
         pixels,
@@ -221,5 +222,5 @@ def _warp(image: Image.Image, face: Face, settings: Settings) -> Aligned | None:
         face_px=width,
         residual=off,
         yaw=turned,
-        doubts=quality.doubts(settings.size, face.score, width, off, turned, sharp),
+        doubts=quality.doubts(size, face.score, width, off, turned, sharp),
     )

@@ -1,0 +1,260 @@
+"""The recogniser: find the faces of a photo, align, embed and compare them; used by the app and the commands.
+
+Shapes: N faces, H their side in pixels, D dimensions of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from facemae import results
+from facemae.data.align import BETTER_PHOTO, Aligned, align_face
+from facemae.data.detect import Face, FaceDetector
+from facemae.data.images import ImageError, open_image
+from facemae.recognition.models import Model
+from facemae.recognition.thresholds import Threshold
+
+if TYPE_CHECKING:
+    from facemae.gallery.store import Candidate, Gallery
+    from facemae.models.embedder import Embedder
+    from facemae.models.mae import MaskedAutoencoder
+
+MIN_SCORE = 0.9  # confidence of the detector; the default of data.min_score
+MIN_ENROLLED_PX = 40  # width of a face that is enrolled; below, most of the aligned face is interpolation
+TOP = 5
+BATCH = 64
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A face of a photo: its number from 1, the largest first; its box (4,) in the photo's pixels."""
+
+    number: int
+    box: NDArray[np.float32]
+    face: Aligned
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """Return the aligned face (H, H, 3)."""
+        return self.face.image
+
+    @property
+    def width(self) -> int:
+        """Return how wide the face is in the photo, in pixels."""
+        return round(float(self.box[2] - self.box[0]))
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo, upright, and the faces that were found on it."""
+
+    image: Image.Image
+    faces: list[Found]
+
+
+@dataclass(frozen=True)
+class Identified:
+    """Who a face may be: the people it is most like, best first, and who it is taken for, if anybody."""
+
+    found: Found
+    candidates: list[Candidate]
+    match: Candidate | None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Two faces compared: their cosine similarity and whether it is a match."""
+
+    score: float
+    match: bool
+
+
+class FaceFinder:
+    """Finds and aligns the faces of photos."""
+
+    def __init__(self, size: int, detector: FaceDetector | None = None, device: str = "cpu") -> None:
+        """Load the detector.
+
+        Args:
+            size: Side H of an aligned face.
+            detector: One that is loaded already; None: MTCNN, which looks for everybody.
+            device: Where it runs.
+        """
+        if detector is None:
+            from facemae.data.detect import MtcnnDetector
+
+            detector = MtcnnDetector(device, thorough=True)
+        self._detector, self.size = detector, size
+
+    def find(self, source: Path | bytes) -> Photo:
+        """Return a photo's faces, the largest first; `Photo.faces` is empty where there is none.
+
+        Raises:
+            ImageError: the file is no picture that can be read.
+        """
+        return self.find_all([source])[0]
+
+    def find_all(self, sources: Sequence[Path | bytes]) -> list[Photo]:
+        """Return the faces of several photos.
+
+        Raises:
+            ImageError: one of the files is no picture that can be read.
+        """
+        images = [open_image(source) for source in sources]
+        found = self._detector.detect(images)
+        return [self._aligned(image, faces) for image, faces in zip(images, found, strict=True)]
+
+    def _aligned(self, image: Image.Image, faces: list[Face]) -> Photo:
+        kept: list[Found] = []
+        for face in faces:
+            aligned = align_face(image, face, self.size) if face.score >= MIN_SCORE else None
+            if aligned is not None:
+                kept.append(Found(len(kept) + 1, face.box, aligned))
+        return Photo(image, kept)
+
+
+def only_face(photo: Photo, purpose: str) -> Found:
+    """Return the face of a photo that has to show exactly one.
+
+    Raises:
+        ImageError: NO_FACE or SEVERAL_FACES.
+    """
+    if not photo.faces:
+        raise ImageError("NO_FACE", "No face found.", BETTER_PHOTO)
+    if len(photo.faces) > 1:
+        reason = f"{len(photo.faces)} faces found; {purpose} needs exactly one."
+        raise ImageError("SEVERAL_FACES", reason, "Crop the photo.")
+    return photo.faces[0]
+
+
+def face_to_enrol(photo: Photo) -> Found:
+    """Return the only face of a photo, if it is large enough to enrol.
+
+    Raises:
+        ImageError: NO_FACE, SEVERAL_FACES or SMALL_FACE.
+    """
+    found = only_face(photo, "enrolment")
+    if found.width < MIN_ENROLLED_PX:
+        raise ImageError(
+            "SMALL_FACE",
+            f"The face is {found.width} pixels wide; enrolment needs at least {MIN_ENROLLED_PX}.",
+            "112 or more work best: use a larger photo.",
+        )
+    return found
+
+
+class Recogniser:
+    """One trained model at work. It keeps nothing of the photos that it is given.
+
+    Attributes:
+        model: Which model.
+        fingerprint: What its templates are kept under.
+        size: Side of its faces in pixels.
+        finder: Finds and aligns faces for it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        finder: FaceFinder | None = None,
+    ) -> None:
+        """Load the model; the detector is loaded when a photo comes.
+
+        Raises:
+            IntegrityError: the weights are damaged, or do not fit their configuration.
+        """
+        from facemae import device as devices
+        from facemae.models.weights import load_embedder
+
+        self.model, self.fingerprint = model, model.fingerprint
+        self.embedder: Embedder = load_embedder(model.finetuned)
+        self.size = int(results.read_json(model.finetuned / results.CONFIG)["image_size"])
+        self._compute = devices.plain(device)
+        self._compute.place(self.embedder)
+        self._finder = finder
+
+    @cached_property
+    def finder(self) -> FaceFinder:
+        """Return what finds and aligns faces, loaded at the first use."""
+        return self._finder or FaceFinder(self.size, device=self._compute.device.type)
+
+    @cached_property
+    def autoencoder(self) -> MaskedAutoencoder | None:
+        """Return the run's masked autoencoder, loaded at the first use; None: it has none."""
+        if self.model.pretrained is None:
+            return None
+        from facemae.models.weights import load_autoencoder
+
+        return load_autoencoder(self.model.pretrained)[0]
+
+    def embed(self, faces: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Floats:
+        """Return the embeddings (N, D), of length 1, of aligned faces (N, H, H, 3), as evaluation does."""
+        import torch
+
+        from facemae.models.embedder import embed
+        from facemae.models.patches import to_input
+
+        parts = []
+        for start in range(0, len(faces), BATCH):
+            batch = np.stack(list(faces[start : start + BATCH]))
+            images = torch.from_numpy(batch).to(self._compute.device)
+            with self._compute.autocast():
+                parts.append(embed(self.embedder, to_input(images)).float().cpu().numpy())
+        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+    def identify(
+        self, faces: Sequence[Found], gallery: Gallery, threshold: Threshold, top: int = TOP
+    ) -> list[Identified]:
+        """Search a gallery for faces.
+
+        Raises:
+            IntegrityError: the gallery holds templates of other models only.
+        """
+        if not faces:
+            return []
+        vectors = self.embed([each.image for each in faces])
+        found = gallery.search(vectors, self.fingerprint, top)
+        return [
+            Identified(face, candidates, decide(candidates, threshold))
+            for face, candidates in zip(faces, found, strict=True)
+        ]
+
+    def verify(self, first: NDArray[np.uint8], second: NDArray[np.uint8], threshold: Threshold) -> Verified:
+        """Compare two aligned faces (H, H, 3)."""
+        vectors = self.embed([first, second])
+        score = float(vectors[0] @ vectors[1])
+        return Verified(score, threshold.matches(score))
+
+
+def decide(candidates: Sequence[Candidate], threshold: Threshold) -> Candidate | None:
+    """Return the best candidate if it reaches the threshold; nobody else is ever named."""
+    return candidates[0] if candidates and threshold.matches(candidates[0].score) else None
+
+
+def as_json(identified: Sequence[Identified]) -> list[dict[str, Any]]:
+    """Return what was found on a photo as plain values."""
+    return [
+        {
+            "number": each.found.number,
+            "box": [round(float(edge), 1) for edge in each.found.box],
+            "confidence": each.found.face.score,
+            "doubts": each.found.face.doubts,
+            "decision": "unknown" if each.match is None else "match",
+            "person": None if each.match is None else each.match.person.name,
+            "candidates": [
+                {"name": candidate.person.name, "score": candidate.score} for candidate in each.candidates
+            ],
+        }
+        for each in identified
+    ]
