@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from facemae.app import alignment, compare, home, reconstruct, results
+from facemae.app import alignment, compare, gallery, home, recognise, reconstruct, results
 
 st.set_page_config(page_title="FaceMAE", page_icon="🙂", layout="centered")
 
@@ -10,6 +10,10 @@ others = [
     st.Page(results.render, title="Results", icon=":material/table_chart:", url_path="results"),
     st.Page(compare.render, title="Compare", icon=":material/balance:", url_path="compare"),
     st.Page(reconstruct.render, title="Reconstruct", icon=":material/grid_view:", url_path="reconstruct"),
+    st.Page(
+        recognise.render, title="Recognise", icon=":material/familiar_face_and_zone:", url_path="recognise"
+    ),
+    st.Page(gallery.render, title="Gallery", icon=":material/group:", url_path="gallery"),
     st.Page(alignment.render, title="Alignment", icon=":material/face:", url_path="alignment"),
 ]
 start = st.Page(lambda: home.render(others), title="Home", icon=":material/home:", default=True)

@@ -13,6 +13,7 @@ import typer
 from facemae import __version__, config, files
 from facemae.errors import FaceMAEError, UsageError
 from facemae.progress import say
+from facemae.recognition.commands import gallery_app, identify, verify
 
 if TYPE_CHECKING:
     from facemae.task import Task
@@ -28,6 +29,9 @@ app = typer.Typer(
 
 data_app = typer.Typer(help="Data sets: what is known, and preparing one by itself.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(gallery_app, name="gallery")
+app.command()(identify)
+app.command()(verify)
 
 RawOption = Annotated[
     str, typer.Option("--raw-dir", help="Folder with the archives; FACEMAE_RAW_DIR overrides it.")

@@ -27,25 +27,27 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def atomic_write(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes, *, private: bool = False) -> None:
     """Replace `path` by `data` so that a reader or a kill sees the old file or the new one, never half.
 
-    The bytes and the folder entry are synced before and after the rename.
+    The bytes and the folder entry are synced before and after the rename. A private file is for its owner's
+    eyes alone, from its first byte on.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written; `path` is untouched.
     """
-    with atomic_file(path, len(data)) as file:
+    with atomic_file(path, len(data), private=private) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, needed: int = 0, *, private: bool = False) -> Iterator[BinaryIO]:
     """Open a file that replaces `path`, as `atomic_write` does, when the block ends without an error.
 
     Args:
         path: The file to replace.
         needed: How many bytes it will take, if known, for the message when the disk is full.
+        private: Whether only its owner may read it.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written; `path` is untouched.
@@ -54,7 +56,9 @@ def atomic_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
     try:
         with storage_errors(path, needed):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
+            if private:
+                temporary.unlink(missing_ok=True)
+            with open(temporary, "wb", opener=_private if private else None) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -64,6 +68,10 @@ def atomic_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager

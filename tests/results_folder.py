@@ -24,6 +24,7 @@ from facemae.masking.measure import measures
 from facemae.masking.regions import region_map
 from facemae.masking.strategies import draw_mask
 from facemae.metrics import Measurement
+from facemae.models.embedder import build_embedder
 from facemae.models.mae import build_mae
 from facemae.models.weights import save_weights
 from facemae.randomness import Noise
@@ -185,6 +186,12 @@ def _write_training(paths: Results, experiment: config.Experiment, name: str, se
         )  # fmt: skip
     out = paths.stage(name, seed, "finetune")
     results.write_lines(out / results.LOG, _log(run.finetune.steps, 3.0, seed))
+    torch.manual_seed(seed)
+    save_weights(build_embedder(run.model, experiment.data.image_size), out / results.EMBEDDER)
+    shaping = {section: run.shaping()[section] for section in ("model", "finetune")}
+    files.write_json(
+        out / results.CONFIG, {"run": name, "seed": seed, "image_size": experiment.data.image_size} | shaping
+    )
 
 
 def _write_reconstructions(out: Path, settings: config.Pretrain, size: int, patch: int) -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from facemae.recognition.recogniser import FaceFinder, Found, Photo
 
 SAMPLE, UPLOAD, WEBCAM = "Sample", "Your photo", "Webcam"
-# Also what is refused, so that it is refused with a sentence that says what to do.
-KINDS = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "ppm", "heic", "heif", "avif", "tif", "tiff"]
+# Any picture, also of a kind that is refused: then by a sentence that says what to do.
+KINDS = "image"
 MAX_UPLOAD = 20  # MB, of a photo of 50 megapixels; server.maxUploadSize says the same
 PHOTO_SIDE = 900  # pixels; a photo is shown no larger
 BOX_COLOUR = "#00E5FF"
@@ -96,7 +96,7 @@ def _one_of(key: str, photo: Photo) -> Found:
 def photo_from(key: str, size: int, source: str) -> Photo | None:
     """Return a photo from the visitor's disk or webcam with its faces; None: not yet, or refused."""
     if source == WEBCAM:
-        _say_where_cameras_work()
+        say_where_cameras_work()
         shot = st.camera_input("Take a photo", key=f"{key}_camera")
     else:
         shot = st.file_uploader(
@@ -160,7 +160,7 @@ def boxed(photo: Photo) -> bytes:
     return encode_png(np.asarray(small))
 
 
-def _say_where_cameras_work() -> None:
+def say_where_cameras_work() -> None:
     """Say it where the browser will refuse the camera, before the visitor wonders."""
     address = urlsplit(st.context.url or "")
     if address.scheme == "http" and address.hostname not in LOCAL:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facemae import results
+from facemae import config, results
 from facemae.data.align import BETTER_PHOTO, Aligned, align_face
 from facemae.data.detect import Face, FaceDetector
 from facemae.data.images import ImageError, open_image
@@ -23,7 +23,8 @@ from facemae.recognition.models import Model
 from facemae.recognition.thresholds import Threshold
 
 if TYPE_CHECKING:
-    from facemae.gallery.store import Candidate, Gallery
+    from facemae.gallery.schema import Candidate
+    from facemae.gallery.store import Gallery
     from facemae.models.embedder import Embedder
     from facemae.models.mae import MaskedAutoencoder
 
@@ -179,10 +180,15 @@ class Recogniser:
 
         self.model, self.fingerprint = model, model.fingerprint
         self.embedder: Embedder = load_embedder(model.finetuned)
-        self.size = int(results.read_json(model.finetuned / results.CONFIG)["image_size"])
+        self.size = self.face_size(model)
         self._compute = devices.plain(device)
         self._compute.place(self.embedder)
         self._finder = finder
+
+    @staticmethod
+    def face_size(model: Model) -> int:
+        """Return the side of the faces that a model takes, in pixels."""
+        return int(results.read_json(model.finetuned / results.CONFIG)["image_size"])
 
     @cached_property
     def finder(self) -> FaceFinder:
@@ -190,13 +196,15 @@ class Recogniser:
         return self._finder or FaceFinder(self.size, device=self._compute.device.type)
 
     @cached_property
-    def autoencoder(self) -> MaskedAutoencoder | None:
-        """Return the run's masked autoencoder, loaded at the first use; None: it has none."""
+    def autoencoder(self) -> tuple[MaskedAutoencoder, config.Pretrain] | None:
+        """Return the run's masked autoencoder, if it has one, and how it was trained; loaded at first use."""
         if self.model.pretrained is None:
             return None
         from facemae.models.weights import load_autoencoder
 
-        return load_autoencoder(self.model.pretrained)[0]
+        network, pretrain = load_autoencoder(self.model.pretrained)
+        self._compute.place(network)
+        return network, pretrain
 
     def embed(self, faces: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Floats:
         """Return the embeddings (N, D), of length 1, of aligned faces (N, H, H, 3), as evaluation does."""

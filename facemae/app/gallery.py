@@ -1,0 +1,347 @@
+"""The gallery page: enrol people, see who is enrolled and until when, and delete them again."""
+
+from __future__ import annotations
+
+import datetime
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from facemae.app import engine, photo, shell
+from facemae.errors import FaceMAEError
+from facemae.recognition.places import settings
+
+if TYPE_CHECKING:
+    from facemae.gallery.schema import Person
+    from facemae.gallery.store import Gallery
+    from facemae.recognition.enrolment import Outcome, Terms
+    from facemae.recognition.models import Model
+
+NAME_LENGTH = 100
+UPLOAD, WEBCAM, FOLDER = "Photos", "Webcam", "Folder of people"
+WORD = "ERASE"
+PENDING = "gallery_pending"  # an enrolment that waits for an answer; of one visitor, gone with the session
+MERGES = 10
+
+
+@dataclass
+class Pending:
+    """A person whose face is taken for somebody else's: what was asked for, and whom it is taken for."""
+
+    name: str
+    photos: list[tuple[str, bytes]] = field(repr=False)
+    known_as: str
+    score: float
+
+
+def render() -> None:
+    """Show the page."""
+    st.title("Gallery")
+    st.caption(
+        "The people whom the Recognise page can name. Photos are not kept, only what a model makes of them."
+    )
+    with shell.explained(), engine.told():
+        kept = engine.gallery()
+        model = engine.choose_model("model", "Model that enrols (run/seed)")
+        _numbers(kept, model)
+        _enrol(kept, model)
+        people = kept.people()
+        if people:
+            _people(kept, people)
+            _merges(kept, model)
+            _erase(kept, len(people))
+
+
+def _numbers(kept: Gallery, model: Model) -> None:
+    people = kept.people()
+    with st.container(horizontal=True, gap="large"):
+        st.metric("People", f"{len(people):,}", width="content")
+        st.metric("Templates", f"{sum(kept.models().values()):,}", width="content")
+        own = kept.models().get(model.fingerprint, 0)
+        st.metric("Of this model", f"{own:,}", width="content")
+    if not people:
+        st.info(
+            "Nobody is enrolled yet. Enrol somebody below, or try it with demo people:",
+            icon=":material/info:",
+        )
+    if st.button("Enrol the demo people", icon=":material/group_add:", key="gallery_demo"):
+        with engine.told():
+            count = engine.enrol_demo(model)
+            st.session_state["gallery_said"] = (
+                f"{count} demo people are enrolled." if count else "The demo people are enrolled already."
+            )
+            st.rerun()
+    said = st.session_state.pop("gallery_said", None)
+    if said:
+        st.success("Done.", icon=":material/check:")
+        st.text(said)
+
+
+# --- enrolling ---
+
+
+def _enrol(kept: Gallery, model: Model) -> None:
+    st.subheader("Enrol")
+    if PENDING in st.session_state:
+        _ask(kept, model, st.session_state[PENDING])
+        return
+    source = st.segmented_control(
+        "From", [UPLOAD, WEBCAM, FOLDER], default=UPLOAD, required=True, key="gallery_from"
+    )
+    name = "" if source == FOLDER else st.text_input("Name", max_chars=NAME_LENGTH, key="gallery_name")
+    photos = _photos(source)
+    terms = _terms()
+    add = st.checkbox("Add to a person who is enrolled already", key="gallery_add")
+    ready = bool(photos) and terms.consent and (source == FOLDER or bool(name.strip()))
+    if st.button("Enrol", type="primary", disabled=not ready, key="gallery_enrol"):
+        with engine.told():
+            if source == FOLDER:
+                _import(kept, model, photos, terms, add)
+            else:
+                _enrol_one(kept, model, name, photos, terms, add=add)
+    elif not ready:
+        st.caption("Needed: a photo, a name, and consent.")
+
+
+def _photos(source: str) -> list[tuple[str, bytes]]:
+    if source == WEBCAM:
+        photo.say_where_cameras_work()
+        shot = st.camera_input("Take a photo", key="gallery_camera")
+        return [] if shot is None else [("the photo", shot.getvalue())]
+    several: Any = "directory" if source == FOLDER else True
+    label = "A folder that holds a folder for each person" if source == FOLDER else "Photos, one face on each"
+    found = st.file_uploader(
+        label, type=photo.KINDS, accept_multiple_files=several, max_upload_size=photo.MAX_UPLOAD,
+        key=f"gallery_{source}_{st.session_state.get('gallery_turn', 0)}",
+    )  # fmt: skip
+    return [(each.name, each.getvalue()) for each in found or []]
+
+
+def _terms() -> Terms:
+    from facemae.gallery.store import LONGEST_RETENTION
+    from facemae.recognition.enrolment import Terms, until
+
+    days = settings().retention_days
+    with st.container(border=True):
+        st.markdown(
+            "**What is stored**: the name, and for every photo a list of numbers by which a model can tell "
+            "the face again. That is biometric data: a face can be guessed from it, so it is not anonymous. "
+            "**Who sees it**: everybody who can open this page. **For how long**: until the date below; "
+            "deleting below removes it at once. **What for**: trying out recognition, not for access control."
+        )
+        last = st.date_input(
+            "Delete on",
+            value=until(days),
+            min_value=until(1),
+            max_value=until(LONGEST_RETENTION),
+            key="gallery_until",
+        )
+        thumbnail = st.checkbox(
+            "Keep a picture of 64 pixels to recognise the entry by", key="gallery_thumbnail"
+        )
+        consent = st.checkbox("The people shown have agreed to this", key="gallery_consent")
+    assert isinstance(last, datetime.date)
+    return Terms(consent, last, thumbnail)
+
+
+def _enrol_one(
+    kept: Gallery,
+    model: Model,
+    name: str,
+    photos: Sequence[tuple[str, bytes]],
+    terms: Terms,
+    *,
+    add: bool = False,
+    anyway: bool = False,
+) -> None:
+    from facemae.recognition.enrolment import enrol
+
+    threshold = _threshold(model)
+    with shell.turn(), st.spinner("Enrolling…"):
+        done = enrol(engine.recogniser(model), kept, name, photos, terms, threshold, add=add, anyway=anyway)
+    if done.person is None and done.known_as is not None:
+        st.session_state[PENDING] = Pending(
+            name, list(photos), done.known_as.person.name, done.known_as.score
+        )
+        st.session_state["gallery_terms"] = terms
+        st.rerun()
+    _say_refused(done)
+    if done.person is not None:
+        used = len(photos) - len(done.refused)
+        photos_used = f"{used} photo{'' if used == 1 else 's'}"
+        _finish(
+            f"{done.person.name} is enrolled with {photos_used}, until {terms.retain_until:%d %B %Y}.",
+            not done.refused,
+        )
+
+
+def _finish(said: str, clean: bool) -> None:
+    """Say what was done; where nothing was refused, with an empty form."""
+    st.session_state["gallery_turn"] = st.session_state.get("gallery_turn", 0) + 1
+    if clean:
+        st.session_state["gallery_said"] = said
+        st.rerun()
+    st.success("Done.", icon=":material/check:")
+    st.text(said)
+
+
+def _say_refused(done: Outcome) -> None:
+    for place, reason in done.refused:
+        st.warning("A photo was not used:", icon=":material/image_not_supported:")
+        st.text(f"{PurePosixPath(place).name[:60]}: {reason}")
+
+
+def _threshold(model: Model) -> Any:
+    from facemae.recognition.thresholds import at_rate
+
+    return at_rate(*engine.card(model), settings().false_match_rate)
+
+
+def _ask(kept: Gallery, model: Model, pending: Pending) -> None:
+    """Ask what to do with a face that is taken for somebody else; nothing is merged without an answer."""
+    terms = st.session_state["gallery_terms"]
+    st.warning("This face is taken for somebody who is enrolled.", icon=":material/group:")
+    st.text(f"New: {pending.name}\nEnrolled: {pending.known_as} (score {pending.score:.2f})")
+    with st.container(horizontal=True), engine.told():
+        if st.button("Add the photos to the enrolled person", key="pending_add"):
+            _answered()
+            _enrol_one(kept, model, pending.known_as, pending.photos, terms, add=True, anyway=True)
+        if st.button("Enrol as another person", key="pending_new"):
+            _answered()
+            _enrol_one(kept, model, pending.name, pending.photos, terms, anyway=True)
+        if st.button("Do nothing", key="pending_none"):
+            _answered()
+            st.rerun()
+
+
+def _answered() -> None:
+    st.session_state.pop(PENDING, None)
+    st.session_state.pop("gallery_terms", None)
+
+
+def _import(
+    kept: Gallery, model: Model, photos: Sequence[tuple[str, bytes]], terms: Terms, add: bool
+) -> None:
+    """Enrol everybody of a folder of person/photo.jpg, one after the other, with a bar."""
+    from facemae.recognition.enrolment import enrol
+
+    people: dict[str, list[tuple[str, bytes]]] = {}
+    for path, data in photos:
+        people.setdefault(PurePosixPath(path).parent.name, []).append((path, data))
+    people.pop("", None)
+    if not people:
+        st.warning("The folder holds no folders with photos: arrange them as person/photo.jpg.")
+        return
+    threshold, bar, done = _threshold(model), st.progress(0.0, "Enrolling…"), 0
+    for count, (name, shots) in enumerate(people.items()):
+        try:
+            with shell.turn():
+                outcome = enrol(
+                    engine.recogniser(model), kept, name, shots, terms, threshold, add=add, anyway=True
+                )
+            _say_refused(outcome)
+            done += outcome.person is not None
+        except FaceMAEError as error:
+            st.warning("A person was not enrolled:", icon=":material/person_off:")
+            st.text(str(error))
+        bar.progress((count + 1) / len(people), f"{count + 1} of {len(people)} people")
+    _finish(
+        f"{done} of {len(people)} people are enrolled; who look alike are listed below.", done == len(people)
+    )
+
+
+# --- who is enrolled ---
+
+
+def _people(kept: Gallery, people: list[Person]) -> None:
+    st.subheader("Who is enrolled")
+    text = st.text_input("Find", key="gallery_find", placeholder="a part of the name")
+    shown = kept.find(text) if text else people
+    table = pd.DataFrame(
+        {
+            "name": [each.name for each in shown],
+            "photos": [each.photos for each in shown],
+            "since": [each.created.date() for each in shown],
+            "until": [each.retain_until for each in shown],
+        }
+    )
+    picked: Any = st.dataframe(
+        table,
+        hide_index=True,
+        key="gallery_people",
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={"name": "Name", "photos": "Templates", "since": "Since", "until": "Deleted on"},
+        alt="Table of the people enrolled, with the number of templates and when they will be deleted.",
+    )
+    rows = picked.selection.rows
+    if rows and rows[0] < len(shown):
+        _person(kept, shown[rows[0]])
+    else:
+        st.caption("Choose a row to rename, export or delete that person.")
+
+
+def _person(kept: Gallery, person: Person) -> None:
+    with st.container(border=True):
+        shell.words(person.name, tag="b")
+        picture = kept.thumbnail(person.name)
+        if picture:
+            st.image(picture, width=64, alt="The enrolled face, 64 pixels")
+        new = st.text_input("New name", value=person.name, max_chars=NAME_LENGTH, key=f"rename_{person.id}")
+        with st.container(horizontal=True), engine.told():
+            if st.button("Rename", disabled=new == person.name, key="person_rename"):
+                kept.rename(person.name, new)
+                _done("The person is renamed.")
+            st.download_button(
+                "Export all that is stored",
+                lambda: json.dumps(kept.export(person.name), indent=2, ensure_ascii=False),
+                "facemae-person.json",
+                "application/json",
+                key="person_export",
+            )
+            if st.button("Delete", icon=":material/delete:", key="person_delete"):
+                kept.remove(person.name)
+                _done("The person is deleted; nothing of them is left in the gallery.")
+
+
+def _done(said: str) -> None:
+    st.session_state["gallery_said"] = said
+    st.rerun()
+
+
+def _merges(kept: Gallery, model: Model) -> None:
+    """Suggest to make two people one where their faces match; the visitor decides."""
+    alike = kept.lookalikes(model.fingerprint, _threshold(model).score)
+    if not alike:
+        return
+    with st.expander(f"Perhaps one person ({len(alike)})"):
+        for place, (one, other, score) in enumerate(alike[:MERGES]):
+            names = [f"<bdi>{html.escape(each.name)}</bdi>" for each in (one, other)]
+            st.html(f"{names[0]} and {names[1]}, score {score:.2f}")
+            if st.button("Make them one, under the first name", key=f"merge_{place}"):
+                with engine.told():
+                    kept.merge(other.name, one.name)
+                    _done("They are one person now.")
+
+
+def _erase(kept: Gallery, count: int) -> None:
+    with st.expander("Export or delete everybody"):
+        st.download_button(
+            "Export everybody",
+            lambda: json.dumps(kept.export(), indent=2, ensure_ascii=False),
+            "facemae-gallery.json",
+            "application/json",
+            key="gallery_export",
+        )
+        typed = st.text_input(f"To delete all {count} people, type {WORD}", key="gallery_word")
+        if st.button(
+            "Delete everybody", icon=":material/delete_forever:", disabled=typed != WORD, key="erase"
+        ):
+            with engine.told():
+                _done(f"{kept.erase()} people are deleted; nothing of them is left in the gallery.")

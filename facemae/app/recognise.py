@@ -1,0 +1,217 @@
+"""The recognition page: who is on a photo, whether two show one person, and what an occlusion does to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from facemae import reading
+from facemae.app import engine, photo, shell, twin
+from facemae.data import quality
+from facemae.data.align import BETTER_PHOTO, Aligned
+from facemae.data.images import ImageError, encode_png, open_image
+from facemae.recognition.thresholds import Threshold
+
+if TYPE_CHECKING:
+    from facemae.gallery.store import Gallery
+    from facemae.recognition.models import Model
+    from facemae.recognition.recogniser import Found, Identified, Recogniser
+
+WHO, SAME = "Who is it?", "Same person?"
+CROP = 112  # pixels that an aligned face is shown at
+SHOWN = 12  # faces of one photo; more are left out, the smallest first
+
+
+def render() -> None:
+    """Show the page."""
+    st.title("Recognise")
+    st.caption("Find every face of a photo and look it up among the people enrolled, or compare two photos.")
+    with shell.explained(), engine.told():
+        left, right = st.columns(2)
+        with left:
+            model = engine.choose_model("model")
+        with right:
+            threshold = engine.choose_threshold(model, "fmr")
+        task = st.segmented_control(
+            "Task", [WHO, SAME], default=WHO, required=True, key="task", bind="query-params",
+            label_visibility="collapsed",
+        )  # fmt: skip
+        if task == WHO:
+            _identify(model, threshold)
+        else:
+            _verify(model, threshold)
+        st.caption(
+            "A printed photo passes as a face, and nobody should get in or out by this page: it shows what a "
+            "model does, not who somebody is."
+        )
+
+
+# --- who is it ---
+
+
+def _identify(model: Model, threshold: Threshold) -> None:
+    gallery = engine.gallery()
+    enrolled = len(gallery.people(model.fingerprint))
+    _say_who_is_enrolled(gallery, model, enrolled)
+    faces = _faces(model)
+    if not faces:
+        return
+    with shell.turn(), st.spinner("Comparing…"):
+        recogniser = engine.recogniser(model)
+        found = _looked_up(recogniser, gallery, faces, threshold, enrolled)
+    for each in found:
+        _show(each, threshold)
+    st.caption(engine.stands_for(threshold, enrolled))
+    twin.render(model, threshold, [each.found for each in found])
+
+
+def _say_who_is_enrolled(gallery: Gallery, model: Model, enrolled: int) -> None:
+    if enrolled:
+        st.caption(f"{enrolled} people are enrolled with this model.")
+        return
+    others = [name for name in gallery.models() if name != model.fingerprint]
+    if others:
+        known = {each.fingerprint: each.name for each in engine.models()}
+        names = ", ".join(known.get(each, f"one that is not here ({each[:4]})") for each in others)
+        st.warning(
+            f"The gallery was made with another model: {names}. Choose that one above, or enrol people "
+            f"with {model.name}.",
+            icon=":material/sync_problem:",
+        )
+    else:
+        st.info("The gallery is empty, so everybody is unknown. Enrol someone first:", icon=":material/info:")
+    if st.button("Enrol the demo people", icon=":material/group_add:", key="recognise_demo"):
+        engine.enrol_demo(model)
+        st.rerun()
+
+
+def _faces(model: Model) -> list[Found]:
+    """Return the faces to look up; of a photo all of them, boxed and numbered on it."""
+    from facemae.recognition.recogniser import Recogniser
+
+    size = Recogniser.face_size(model)
+    source = st.segmented_control(
+        "Photo", [photo.SAMPLE, photo.UPLOAD, photo.WEBCAM], default=photo.SAMPLE, required=True,
+        key="recognise_from",
+    )  # fmt: skip
+    if source == photo.SAMPLE:
+        return _sample("face", "Sample")
+    taken = photo.photo_from("recognise", size, source)
+    if taken is None:
+        return []
+    if not taken.faces:
+        photo.say_refused(ImageError("NO_FACE", "No face found.", BETTER_PHOTO))
+        return []
+    count = len(taken.faces)
+    st.image(photo.boxed(taken), width="stretch", alt=f"Your photo, {count} faces boxed and numbered")
+    if count > SHOWN:
+        st.info(f"{count} faces found; the {SHOWN} largest are looked up. Crop the photo for the others.")
+    return taken.faces[:SHOWN]
+
+
+def _sample(key: str, label: str) -> list[Found]:
+    from facemae.recognition.recogniser import Found
+
+    names = shell.load(reading.faces)["sample_id"].to_list()
+    # Of the demo people the first photo is enrolled: another one is the honest probe.
+    name = st.selectbox(label, names, index=min(1, len(names) - 1), key=key, bind="query-params")
+    image = np.asarray(open_image(shell.load(reading.face, name)))
+    box = np.array([0, 0, image.shape[1], image.shape[0]], np.float32)
+    return [Found(1, box, Aligned(image, quality.sharpness(image)))]
+
+
+def _looked_up(
+    recogniser: Recogniser, gallery: Gallery, faces: list[Found], threshold: Threshold, enrolled: int
+) -> list[Identified]:
+    from facemae.recognition.recogniser import Identified
+
+    if not enrolled:
+        return [Identified(each, [], None) for each in faces]
+    return recogniser.identify(faces, gallery, threshold)
+
+
+def _show(each: Identified, threshold: Threshold) -> None:
+    """Show one face: its crop, the decision, and the people it is most like."""
+    number = each.found.number
+    with st.container(border=True, horizontal=True, gap="medium"):
+        with st.container(width=CROP, gap="small"):
+            st.image(each.found.image, width=CROP, alt=f"Face {number}, aligned")
+        with st.container(width="stretch", gap="small"):
+            _decision(each, threshold)
+            if each.candidates:
+                _candidates(each, threshold, f"candidates_{number}")
+            for code in each.found.face.doubts:
+                st.caption(f"Doubtful: {quality.DOUBTS[code]}.")
+
+
+def _decision(each: Identified, threshold: Threshold) -> None:
+    number = each.found.number
+    best = each.candidates[0].score if each.candidates else None
+    if each.match is not None:
+        st.badge("match", icon=":material/check:", color="green")
+        shell.words(f"Face {number}: {each.match.person.name}", tag="b")
+    else:
+        st.badge("unknown", icon=":material/question_mark:", color="gray")
+        shell.words(f"Face {number}: unknown person", tag="b")
+    if best is not None:
+        st.text(f"Best score {best:.2f}, needed {threshold.score:.2f}.")
+
+
+def _candidates(each: Identified, threshold: Threshold, key: str) -> None:
+    table = pd.DataFrame(
+        {
+            "person": [candidate.person.name for candidate in each.candidates],
+            "score": [candidate.score for candidate in each.candidates],
+            "match": [threshold.matches(candidate.score) for candidate in each.candidates],
+        }
+    )
+    st.dataframe(
+        table,
+        hide_index=True,
+        key=key,
+        column_config={
+            "person": "Most like",
+            "score": st.column_config.ProgressColumn("Score", min_value=-1, max_value=1, format="%.2f"),
+            "match": st.column_config.CheckboxColumn("Reaches the threshold"),
+        },
+        alt=f"Table: the people that face {each.found.number} is most like, with scores.",
+    )
+
+
+# --- the same person ---
+
+
+def _verify(model: Model, threshold: Threshold) -> None:
+    from facemae.recognition.recogniser import Recogniser
+
+    size = Recogniser.face_size(model)
+    left, right = st.columns(2)
+    with left:
+        first = photo.aligned_face("first", size, "First photo")
+    with right:
+        other = photo.aligned_face("second", size, "Second photo")
+    if first is None or other is None:
+        st.info("Choose two faces to compare.", icon=":material/info:")
+        return
+    with shell.turn():
+        found = engine.recogniser(model).verify(first.image, other.image, threshold)
+    st.image(_pair(first.image, other.image), width=2 * CROP + 8, alt="The two faces, aligned")
+    if found.match:
+        st.success(
+            f"A match: score {found.score:.2f}, needed {threshold.score:.2f}.", icon=":material/check:"
+        )
+    else:
+        st.info(
+            f"No match: score {found.score:.2f}, needed {threshold.score:.2f}. They may still be one person.",
+            icon=":material/question_mark:",
+        )
+    st.caption(engine.stands_for(threshold, 1))
+
+
+def _pair(first: NDArray[np.uint8], other: NDArray[np.uint8]) -> bytes:
+    gap = np.full((first.shape[0], 8, 3), 255, np.uint8)
+    return encode_png(np.concatenate([first, gap, other], axis=1))

@@ -1,0 +1,244 @@
+"""The occlusion twin: the same face with something in front of it, scored live by one model and another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from facemae import reading, results
+from facemae.app import engine, paint, shell
+from facemae.config import Occlusion
+from facemae.data.images import encode_png, open_image
+from facemae.errors import UsageError
+from facemae.gallery.schema import Candidate
+from facemae.recognition.models import Model
+from facemae.recognition.thresholds import Threshold
+from facemae.results import Results
+
+if TYPE_CHECKING:
+    from facemae.recognition.recogniser import Found, Recogniser
+    from facemae.recognition.twin import Aid
+
+NOTHING, DRAWN = "nothing", "draw it"
+KINDS: dict[str, Occlusion] = {
+    "sunglasses": "sunglasses", "mask": "mask", "block": "block", "scarf": "scarf", "hand": "hand",
+    "left half": "left", "right half": "right",
+}  # fmt: skip
+WIDTH = 112  # pixels that a face is shown at
+MOST_FACES = 400  # of evaluation people, that the aids are measured on
+
+Pixels = NDArray[np.uint8]
+Booleans = NDArray[np.bool_]
+
+
+def render(model: Model, threshold: Threshold, faces: list[Found]) -> None:
+    """Show what something in front of a face changes.
+
+    Args:
+        model: The first model.
+        threshold: Its threshold.
+        faces: Those of the photo.
+    """
+    st.subheader("Occlusion twin")
+    st.caption("Put something in front of the face and watch score and decision, of two models side by side.")
+    left, right = st.columns(2)
+    with left:
+        other = engine.choose_model("other", "Second model (run/seed)", engine.second(model))
+    number = 1
+    if len(faces) > 1:
+        with right:
+            number = int(st.selectbox("Face", [each.number for each in faces], key="twin_face"))
+    _live(model, threshold, other, faces[number - 1].image)
+
+
+@st.fragment
+def _live(model: Model, threshold: Threshold, other: Model, face: Pixels) -> None:
+    """Redraw the twin alone when something is changed."""
+    with engine.told():
+        kind = st.segmented_control(
+            "In front of the face", [NOTHING, *KINDS, DRAWN], default="sunglasses", required=True,
+            key="twin_kind",
+        )  # fmt: skip
+        covered, hidden, area = _covered(face, kind)
+        if hidden.all():
+            raise UsageError("The whole face is covered, so there is nothing to recognise; cover less of it.")
+        with st.container(horizontal=True):
+            drop = st.toggle("Patch drop", key="twin_drop", help="Hide the covered patches from the encoder.")
+            fill = st.toggle(
+                "Reconstruction", key="twin_fill", help="Let the run's masked autoencoder fill them in first."
+            )
+        aids: list[Aid] = ["none"]
+        aids += ["patch_drop"] if drop else []
+        aids += ["reconstruct"] if fill else []
+        if fill:
+            st.warning(
+                "Reconstruction invents what it cannot see: it draws a likely face, which may be another "
+                "person's. A match that only it gives is no evidence.",
+                icon=":material/warning:",
+            )
+        columns = st.columns(2)
+        for place, each in enumerate((model, other)):
+            with columns[place]:
+                limit = threshold if each == model else _usual(each)
+                _one(place, each, limit, face, covered, hidden, aids)
+        if kind in KINDS:
+            _effect(model, threshold, other, KINDS[kind], area)
+
+
+def _usual(model: Model) -> Threshold:
+    from facemae.recognition.places import settings
+    from facemae.recognition.thresholds import at_rate
+
+    return at_rate(*engine.card(model), settings().false_match_rate)
+
+
+def _covered(face: Pixels, kind: str) -> tuple[Pixels, Booleans, float]:
+    """Return the face with the chosen thing in front, which pixels that covers, and which share it is."""
+    from facemae.recognition import twin
+
+    if kind == NOTHING:
+        return face, np.zeros(face.shape[:2], np.bool_), 0.0
+    if kind == DRAWN:
+        cells = paint.cells("twin_cells", encode_png(face), twin.CELLS)
+        image, hidden = twin.cover_painted(face, cells)
+        return image, hidden, float(hidden.mean())
+    left, right = st.columns(2)
+    percent = left.slider("Covered (%)", 5, 70, 20, step=5, key="twin_area")
+    seed = int(right.number_input("Which one", 0, 999, 0, key="twin_seed", help="Another of its kind."))
+    image, hidden = twin.cover(face, KINDS[kind], percent / 100, seed)
+    return image, hidden, percent / 100
+
+
+def _one(
+    column: int,
+    model: Model,
+    threshold: Threshold,
+    face: Pixels,
+    covered: Pixels,
+    hidden: Booleans,
+    aids: list[Aid],
+) -> None:
+    """Show what one model makes of the covered face, with each aid."""
+    from facemae.recognition import twin
+
+    shell.words(model.name, tag="b")
+    with shell.turn():
+        recogniser = engine.recogniser(model)
+        reference = recogniser.embed([face])[0]
+        rows, pictures = [_row("uncovered", recogniser, reference, None, threshold)], [("covered", covered)]
+        for aid in aids:
+            name = "covered" if aid == "none" else twin.AIDS[aid]
+            try:
+                vector = _embed(recogniser, covered, hidden, aid)
+            except UsageError as error:
+                st.caption(str(error))
+                continue
+            rows.append(_row(name, recogniser, vector, reference, threshold))
+            if aid == "reconstruct" and recogniser.autoencoder:
+                pictures.append(
+                    ("filled in", twin.completed(recogniser.autoencoder, covered[None], hidden[None])[0])
+                )
+    with st.container(horizontal=True, gap="small"):
+        for name, picture in pictures:
+            with st.container(width=WIDTH, gap=None):
+                st.image(picture, width=WIDTH, alt=f"The face, {name}")
+                st.caption(name)
+    enrolled = any(row["score"] is not None for row in rows)
+    shown = ["face", "score", "decision"] if enrolled else ["face", "like"]
+    st.dataframe(
+        pd.DataFrame(rows)[shown],
+        hide_index=True,
+        key=f"twin_table_{column}",
+        column_config={
+            "face": "Face",
+            "like": shell.number("Like the uncovered face", "%.2f"),
+            "score": shell.number("Best score", "%.2f"),
+            "decision": "Decision",
+        },
+        alt=f"Table: score and decision of {model.name} for the face uncovered and covered.",
+    )
+    if not enrolled:
+        st.caption("Nobody is enrolled with this model, so the face is compared with itself uncovered.")
+    st.caption(f"Needed for a match: {threshold.score:.2f}.")
+
+
+def _embed(recogniser: Recogniser, covered: Pixels, hidden: Booleans, aid: Aid) -> NDArray[np.float32]:
+    from facemae.recognition import twin
+
+    autoencoder = recogniser.autoencoder if aid == "reconstruct" else None
+    vectors = twin.embed_covered(recogniser.embedder, covered[None], hidden[None], aid, autoencoder)
+    return np.asarray(vectors[0])
+
+
+def _row(
+    name: str,
+    recogniser: Recogniser,
+    vector: NDArray[np.float32],
+    reference: NDArray[np.float32] | None,
+    threshold: Threshold,
+) -> dict[str, object]:
+    from facemae.recognition.recogniser import decide
+
+    candidates = _search(recogniser, vector)
+    match = decide(candidates, threshold)
+    return {
+        "face": name,
+        "like": None if reference is None else float(vector @ reference),
+        "score": candidates[0].score if candidates else None,
+        "decision": None if not candidates else match.person.name if match else "unknown",
+    }
+
+
+def _search(recogniser: Recogniser, vector: NDArray[np.float32]) -> list[Candidate]:
+    kept = engine.gallery()
+    if recogniser.fingerprint not in kept.models():
+        return []
+    return kept.search(vector[None], recogniser.fingerprint, top=1)[0]
+
+
+# --- what the aids are worth ---
+
+
+def _effect(model: Model, threshold: Threshold, other: Model, kind: Occlusion, area: float) -> None:
+    """Offer to measure what the occluder costs and the aids give back, on people nothing was trained on."""
+    from facemae.recognition import twin
+
+    asked = (kind, area, model.name, other.name)
+    if st.button("Measure this occluder and the aids on unseen people", key="twin_measure"):
+        st.session_state["twin_asked"] = asked
+    if st.session_state.get("twin_asked") != asked:
+        st.caption("It takes some seconds, and says whether an aid helps or only seems to.")
+        return
+    for each in dict.fromkeys((model, other)):
+        limit = threshold if each == model else _usual(each)
+        table = measured(each, each.fingerprint, kind, area, limit.score)
+        shell.words(
+            f"{each.name}, {int(table['probes'].iloc[0])} faces of {int(table['people'].iloc[0])} people",
+            tag="b",
+        )
+        for aid in twin.AIDS:
+            st.text(twin.verdict(table, aid))
+
+
+@st.cache_data(max_entries=64, show_spinner="Measuring on people that nothing was trained on…")
+def measured(_model: Model, fingerprint: str, kind: str, area: float, threshold: float) -> pd.DataFrame:
+    """Return `twin.measure` of a model; the faces are the results', not a visitor's, so all may share it."""
+    from facemae.recognition import twin
+
+    faces, people = shell.load(_unseen)
+    with shell.turn():
+        recogniser = engine.recogniser(_model)
+        return twin.measure(recogniser.embedder, recogniser.autoencoder, faces, people, kind, area, threshold)
+
+
+def _unseen(paths: Results) -> tuple[Pixels, list[str]]:
+    """Return faces (N, H, H, 3) of people whom no network was trained on, and whose they are."""
+    table = reading.faces(paths)
+    table = table[table["role"] == results.ROLE_EVALUATION].head(MOST_FACES)
+    pictures = reading.aligned(paths, table["sample_id"].to_list())
+    images = [np.asarray(open_image(pictures[name])) for name in table["sample_id"]]
+    return np.stack(images), table["person"].astype(str).to_list()

@@ -1,0 +1,156 @@
+"""The commands as a user types them, in this process."""
+
+import json
+import sys
+
+import pytest
+
+from facemae import __main__ as cli
+
+
+@pytest.fixture
+def facemae(monkeypatch, capsys, made, tmp_path):
+    """Return a function that runs a command line: exit code, output, errors."""
+    monkeypatch.setenv("FACEMAE_RESULTS", str(made))
+    monkeypatch.setenv("FACEMAE_GALLERY", str(tmp_path / "kept" / "faces.sqlite"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["facemae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        found = capsys.readouterr()
+        return ended.value.code or 0, found.out, found.err
+
+    return run
+
+
+def test_enrol_identify_and_delete(facemae, photos, tmp_path):
+    first, second = photos["orl/s01/01"], photos["orl/s02/01"]
+    assert facemae("gallery", "add", "Ann", first, "--consent")[0] == 0
+    assert facemae("gallery", "add", "Bob", second, "--consent", "--anyway")[0] == 0
+    code, out, _ = facemae("identify", first, "--threshold", 0.999, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["enrolled"] == 2
+    (face,) = found["faces"]
+    assert (face["decision"], face["person"]) == ("match", "Ann")
+    assert [each["name"] for each in face["candidates"]] == ["Ann", "Bob"]
+    assert face["candidates"][0]["score"] == pytest.approx(1, abs=1e-5)
+    assert found["threshold"] == {
+        "score": 0.999, "false_match_rate": None, "fmr_low": None, "fmr_high": None,
+        "false_non_match_rate": None, "people": 0,
+    }  # fmt: skip
+    assert facemae("gallery", "remove", "Ann")[0] == 0
+    assert json.loads(facemae("gallery", "list", "--json")[1])[0]["name"] == "Bob"
+    assert facemae("gallery", "erase", "--yes")[0] == 0
+    assert "Nobody" in facemae("gallery", "list")[1]
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "kept").iterdir())
+    assert b"Ann" not in stored
+    assert b"Bob" not in stored
+
+
+def test_identify_says_what_it_found_and_what_the_threshold_stands_for(facemae, photos, group):
+    facemae("gallery", "add", "Ann", photos["orl/s01/01"], "--consent")
+    code, out, _ = facemae("identify", group, "--fmr", 0.1)
+    assert code == 0
+    assert [line.split(" at ")[0] for line in out.splitlines()[:3]] == ["face 1", "face 2", "face 3"]
+    assert "of comparisons of two people match (" in out
+    assert "measured on 12 people" in out
+
+
+def test_identify_with_nobody_enrolled_knows_nobody(facemae, photos):
+    code, out, _ = facemae("identify", photos["orl/s01/01"])
+    assert code == 0
+    assert "The gallery is empty: enrol someone first with facemae gallery add." in out
+    assert "unknown person (nobody is enrolled" in out
+
+
+def test_verify_compares_two_photos(facemae, photos):
+    code, out, _ = facemae("verify", photos["orl/s01/01"], photos["orl/s01/01"], "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["match"]
+    assert found["score"] == pytest.approx(1, abs=1e-5)
+    _, out, _ = facemae("verify", photos["orl/s01/01"], photos["orl/s02/01"], "--threshold", 1)
+    assert out.startswith("not shown to be the same person: score ")
+    assert "its false match rate is not known" in out
+
+
+def test_a_folder_is_imported_and_lookalikes_are_listed(facemae, photos, tmp_path):
+    import shutil
+
+    for name, photo in (("Ann", "orl/s01/01"), ("Ann's twin", "orl/s01/01"), ("Bob", "orl/s02/01")):
+        (tmp_path / "people" / name).mkdir(parents=True)
+        shutil.copy(photos[photo], tmp_path / "people" / name / "1.pgm")
+    code, _, err = facemae("gallery", "add", "--folder", tmp_path / "people", "--consent")
+    assert code == 0
+    assert "enrolled 3 of 3 people" in err
+    assert "Ann's twin looks like Ann" in err
+    code, out, _ = facemae("gallery", "list", "--alike")
+    assert "1.00  Ann  Ann's twin" in out
+    assert facemae("gallery", "merge", "Ann's twin", "Ann")[0] == 0
+    assert "Ann  2 templates" in facemae("gallery", "list")[1]
+
+
+def test_rename_find_and_export(facemae, photos, tmp_path):
+    facemae("gallery", "add", "Ann <b>", photos["orl/s01/01"], "--consent", "--thumbnail", "--days", 3)
+    assert facemae("gallery", "rename", "Ann <b>", "Änne")[0] == 0
+    assert facemae("gallery", "find", "ÄN")[1].startswith("Änne  1 template, until ")
+    assert facemae("gallery", "export", "Änne", "--out", tmp_path / "mine.json")[0] == 0
+    (person,) = json.loads((tmp_path / "mine.json").read_text())["people"]
+    assert person["name"] == "Änne"
+    assert len(person["templates"]) == 1
+    assert (tmp_path / "mine.json").stat().st_mode & 0o777 == 0o600
+    assert json.loads(facemae("gallery", "export")[1])["people"] == [person]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["gallery", "add", "Ann", "PHOTO"], 2, "needs the person's consent; say --consent"),
+        (["gallery", "add", "--consent"], 2, "Give a name and photos, or --folder"),
+        (["gallery", "add", "Ann", "--consent"], 2, "no photo was given"),
+        (["gallery", "add", "Ann", "TEXT", "--consent"], 3, "Nobody was enrolled: no photo could be used."),
+        (["gallery", "add", "x" * 10_000, "PHOTO", "--consent"], 2, "100"),
+        (
+            ["gallery", "add", "Ann", "PHOTO", "--consent", "--days", 5000],
+            2,
+            "People are kept until a day from",
+        ),
+        (["gallery", "remove", "Ann"], 2, "Nobody is enrolled as"),
+        (["gallery", "erase", "--gallery", "postgresql+psycopg://u:secret@127.0.0.1:1/x", "--yes"], 5, ""),
+        (["identify", "TEXT"], 3, "This file is not a picture we can read. Use JPEG, PNG or WebP."),
+        (["identify", "nowhere.jpg"], 3, "cannot be read"),
+        (["identify", "PHOTO", "--threshold", "0.5", "--fmr", "0.1"], 2, "give one of them"),
+        (["identify", "PHOTO", "--model", "nowhere"], 2, "holds no trained recogniser"),
+        (["identify", "PHOTO", "--results", "nowhere"], 2, "There is no trained recogniser in nowhere"),
+        (["verify", "PHOTO", "GROUP"], 3, "3 faces found; verification needs exactly one. Crop the photo."),
+    ],
+)
+def test_bad_input_ends_with_a_sentence(facemae, photos, group, tmp_path, arguments, code, said):
+    (tmp_path / "text.jpg").write_text("hello")
+    known = {"PHOTO": photos["orl/s01/01"], "TEXT": tmp_path / "text.jpg", "GROUP": group}
+    ended, out, err = facemae(*[known.get(each, each) for each in arguments])
+    assert (ended, "Traceback" in out + err) == (code, False)
+    assert said in err
+    assert len(err.splitlines()[-1]) < 400
+    assert "secret" not in err
+
+
+def test_somebody_who_is_known_is_not_enrolled_under_another_name(facemae, photos):
+    facemae("gallery", "add", "Ann", photos["orl/s01/01"], "--consent")
+    code, _, err = facemae("gallery", "add", "Bob", photos["orl/s01/01"], "--consent")
+    assert code == 3
+    assert "Bob was not enrolled: the face is taken for Ann (score 1.00)" in err
+    assert facemae("gallery", "add", "Bob", photos["orl/s01/01"], "--consent", "--anyway")[0] == 0
+
+
+def test_erase_asks_first(facemae, photos, monkeypatch):
+    import io
+
+    facemae("gallery", "add", "Ann", photos["orl/s01/01"], "--consent")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    code, _, err = facemae("gallery", "erase")
+    assert (code, "Nobody was deleted" in err) == (2, True)
+    assert "Ann" in facemae("gallery", "list")[1]

@@ -1,0 +1,119 @@
+import datetime
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facemae.errors import UsageError
+from facemae.recognition.enrolment import (
+    THUMBNAIL,
+    Terms,
+    demo_faces,
+    enrol,
+    known_as,
+    people_in,
+    read_templates,
+    until,
+)  # fmt: skip
+from facemae.recognition.thresholds import Threshold
+
+NEVER, ALWAYS = Threshold(2.0), Threshold(-1.0)
+TERMS = Terms(True, until(30))
+
+
+def shots(photos, person, *numbers):
+    return [(f"{n}.pgm", photos[f"orl/s{person:02}/0{n}"]) for n in numbers]
+
+
+def test_a_person_is_enrolled_from_several_photos(recogniser, gallery, photos):
+    done = enrol(recogniser, gallery, "Ann", shots(photos, 1, 1, 2), TERMS, NEVER)
+    assert (done.person.name, done.person.photos, done.refused) == ("Ann", 2, [])
+    assert gallery.models() == {recogniser.fingerprint: 2}
+    assert gallery.person("Ann").retain_until == datetime.date.today() + datetime.timedelta(days=30)
+
+
+def test_photos_that_cannot_be_used_are_named_and_the_others_are(recogniser, gallery, photos, group):
+    given = [*shots(photos, 1, 1), ("text.jpg", b"hello"), ("group.png", group)]
+    done = enrol(recogniser, gallery, "Ann", given, TERMS, NEVER)
+    assert done.person.photos == 1
+    assert [name for name, _ in done.refused] == ["text.jpg", "group.png"]
+    assert "3 faces found; enrolment needs exactly one" in done.refused[1][1]
+    nobody = enrol(recogniser, gallery, "Bob", given[1:], TERMS, NEVER)
+    assert nobody.person is None
+    assert [each.name for each in gallery.people()] == ["Ann"]
+
+
+def test_a_face_that_is_known_is_enrolled_only_if_wanted(recogniser, gallery, photos):
+    enrol(recogniser, gallery, "Ann", shots(photos, 1, 1), TERMS, NEVER)
+    same = Threshold(0.9999)
+    asked = enrol(recogniser, gallery, "Bob", shots(photos, 1, 1), TERMS, same)
+    assert asked.person is None
+    assert asked.known_as.person.name == "Ann"
+    assert [each.name for each in gallery.people()] == ["Ann"]
+    told = enrol(recogniser, gallery, "Bob", shots(photos, 1, 1), TERMS, same, anyway=True)
+    assert told.person.name == "Bob"
+    assert told.known_as.person.name == "Ann"
+    assert [(a.name, b.name) for a, b, _ in gallery.lookalikes(recogniser.fingerprint, 0.9999)] == [
+        ("Ann", "Bob")
+    ]
+
+
+def test_more_photos_of_a_person_are_no_double(recogniser, gallery, photos):
+    enrol(recogniser, gallery, "Ann", shots(photos, 1, 1), TERMS, NEVER)
+    with pytest.raises(UsageError, match="enrolled already"):
+        enrol(recogniser, gallery, "Ann", shots(photos, 1, 2), TERMS, ALWAYS)
+    done = enrol(recogniser, gallery, "Ann", shots(photos, 1, 2), TERMS, ALWAYS, add=True)
+    assert done.person.photos == 2
+    templates, _ = read_templates(recogniser, shots(photos, 1, 1), thumbnail=False)
+    assert known_as(gallery, templates, "Ann", ALWAYS) is None
+
+
+def test_no_picture_is_kept_unless_a_thumbnail_is_wanted(recogniser, gallery, photos):
+    enrol(recogniser, gallery, "Ann", shots(photos, 1, 1), TERMS, NEVER)
+    enrol(recogniser, gallery, "Bob", shots(photos, 2, 1), Terms(True, until(30), True), NEVER)
+    assert gallery.thumbnail("Ann") is None
+    kept = Image.open(io.BytesIO(gallery.thumbnail("Bob")))
+    assert kept.size == (THUMBNAIL, THUMBNAIL)
+
+
+def test_nobody_is_enrolled_without_consent(recogniser, gallery, photos):
+    with pytest.raises(UsageError, match="consent"):
+        enrol(recogniser, gallery, "Ann", shots(photos, 1, 1), Terms(False, until(30)), NEVER)
+    assert gallery.people() == []
+
+
+def test_a_folder_of_people_is_read_by_name(tmp_path):
+    for place in (
+        "Ann/1.jpg",
+        "Ann/2.PNG",
+        "Ann/notes.txt",
+        "Bob/x.webp",
+        "Empty/readme.md",
+        ".hidden/1.jpg",
+        "loose.jpg",
+    ):
+        path = tmp_path / place
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    found = people_in(tmp_path)
+    assert {name: [path.name for path in paths] for name, paths in found.items()} == {
+        "Ann": ["1.jpg", "2.PNG"], "Bob": ["x.webp"],
+    }  # fmt: skip
+    with pytest.raises(UsageError, match=r"person/photo\.jpg"):
+        people_in(tmp_path / "Empty")
+    with pytest.raises(UsageError, match="is no folder"):
+        people_in(tmp_path / "nowhere")
+
+
+def test_demo_people_are_those_that_nothing_was_trained_on(paths):
+    from facemae import reading
+
+    roles = reading.faces(paths)
+    unseen = set(roles.loc[roles["role"] == "evaluation", "person"])
+    found = list(demo_faces(paths))
+    assert {name.removeprefix("Demo ") for name, _ in found} <= {
+        str(each).rpartition("/")[2] for each in unseen
+    }
+    assert len({name for name, _ in found}) == len(found) == len(unseen)
+    assert all(face.shape[2] == 3 and face.dtype == np.uint8 for _, face in found)

@@ -1,0 +1,173 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from facemae import embed, results
+from facemae.data.align import Settings, align_photos
+from facemae.data.detect import MtcnnDetector
+from facemae.data.images import ImageError
+from facemae.data.manifest import enter
+from facemae.data.sources.base import Photo as Listed
+from facemae.device import Compute
+from facemae.errors import IntegrityError
+from facemae.gallery.schema import Candidate, Person, Template
+from facemae.gallery.store import GalleryModelError
+from facemae.recognition.enrolment import until
+from facemae.recognition.models import models
+from facemae.recognition.recogniser import (
+    MIN_SCORE,
+    Recogniser,
+    as_json,
+    decide,
+    face_to_enrol,
+    only_face,
+)  # fmt: skip
+from facemae.recognition.thresholds import Threshold
+
+
+def test_faces_are_aligned_as_the_pipeline_aligns_them(photos, finder, tmp_path):
+    chosen = list(photos.items())[:4]
+    entries = [enter(Listed(name, None, path), "orl", "labelled") for name, path in chosen]
+    settings = Settings(112, MIN_SCORE, {"orl": "largest"}, {}, "mtcnn", thorough=True)
+    expected = list(align_photos(entries, MtcnnDetector(thorough=True), settings))
+    found = finder.find_all([path for _, path in chosen])
+    for photo, outcome in zip(found, expected, strict=True):
+        assert outcome.code == "OK"
+        np.testing.assert_array_equal(photo.faces[0].image, outcome.faces[0].image)
+
+
+def test_several_photos_at_once_give_what_each_gives_alone(photos, finder):
+    paths = list(photos.values())[:3]
+    for photo, path in zip(finder.find_all(paths), paths, strict=True):
+        alone = finder.find(path)
+        np.testing.assert_array_equal(photo.faces[0].image, alone.faces[0].image)
+        np.testing.assert_array_equal(photo.faces[0].box, alone.faces[0].box)
+
+
+def test_embeddings_are_those_of_evaluation(recogniser, photos, finder):
+    faces = np.stack([each.faces[0].image for each in finder.find_all(list(photos.values())[:5])])
+    compute = Compute(torch.device("cpu"), torch.float32)
+    expected = embed.embed_images(recogniser.model.finetuned, faces, compute, "test")
+    np.testing.assert_allclose(recogniser.embed(faces), expected, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(recogniser.embed(faces), axis=1), 1, atol=1e-6)
+    one_by_one = np.concatenate([recogniser.embed([face]) for face in faces])
+    np.testing.assert_allclose(one_by_one, expected, atol=1e-5)
+
+
+def test_every_face_of_a_group_is_numbered_from_the_largest_on(finder, group):
+    photo = finder.find(group)
+    assert [each.number for each in photo.faces] == [1, 2, 3]
+    areas = [float(np.prod(each.box[2:] - each.box[:2])) for each in photo.faces]
+    assert areas == sorted(areas, reverse=True)
+    thirds = sorted(int(each.box[[0, 2]].mean() // (photo.image.width / 3)) for each in photo.faces)
+    assert thirds == [0, 1, 2]
+
+
+def test_enrolment_takes_one_face_and_not_a_small_one(finder, group, photos, tmp_path):
+    with pytest.raises(
+        ImageError, match=r"3 faces found; enrolment needs exactly one\. Crop the photo\."
+    ) as error:
+        face_to_enrol(finder.find(group))
+    assert error.value.code == "SEVERAL_FACES"
+    Image.new("RGB", (100, 100), "white").save(tmp_path / "white.png")
+    with pytest.raises(ImageError, match=r"No face found\. Try a brighter, front-facing photo\."):
+        only_face(finder.find(tmp_path / "white.png"), "verification")
+    path = next(iter(photos.values()))
+    small = Image.open(path).convert("RGB").resize((46, 56))
+    small.save(tmp_path / "small.png")
+    photo = finder.find(tmp_path / "small.png")
+    assert photo.faces
+    with pytest.raises(ImageError, match=r"The face is \d\d pixels wide; enrolment needs at least 40"):
+        face_to_enrol(photo)
+
+
+def test_a_sideways_photo_is_recognised_as_the_upright_one(finder, recogniser, photos, tmp_path):
+    upright = Image.open(next(iter(photos.values()))).convert("RGB").resize((276, 336))
+    upright.save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "sideways.png", exif=exif)
+    faces = [finder.find(tmp_path / name).faces[0].image for name in ("upright.png", "sideways.png")]
+    np.testing.assert_array_equal(*faces)
+
+
+def enrol(recogniser, gallery, finder, photos, people):
+    for person in people:
+        face = finder.find(photos[f"orl/s{person:02}/01"]).faces[0].image
+        template = Template(recogniser.embed([face])[0], recogniser.fingerprint)
+        gallery.enrol(f"s{person:02}", [template], consent=True, retain_until=until(30))
+
+
+def test_a_search_ranks_people_and_names_nobody_below_the_threshold(recogniser, gallery, finder, photos):
+    enrol(recogniser, gallery, finder, photos, range(1, 8))
+    probes = [finder.find(photos[f"orl/s{person:02}/01"]).faces[0] for person in (1, 5, 8)]
+    stored = {
+        f"s{n:02}": recogniser.embed([finder.find(photos[f"orl/s{n:02}/01"]).faces[0].image])[0]
+        for n in range(1, 8)
+    }
+    limit = Threshold(0.9999)
+    found = recogniser.identify(probes, gallery, limit)
+    for probe, each in zip(probes, found, strict=True):
+        vector = recogniser.embed([probe.image])[0]
+        score = {name: float(vector @ other) for name, other in stored.items()}
+        order = sorted(score, key=lambda name: -score[name])[:5]
+        assert [c.person.name for c in each.candidates] == order
+        np.testing.assert_allclose([c.score for c in each.candidates], [score[n] for n in order], atol=1e-6)
+    assert [each.match.person.name if each.match else None for each in found] == ["s01", "s05", None]
+    plain = json.loads(json.dumps(as_json(found)))
+    assert [face["decision"] for face in plain] == ["match", "match", "unknown"]
+    assert [face["person"] for face in plain] == ["s01", "s05", None]
+    assert recogniser.identify([], gallery, limit) == []
+
+
+def test_an_empty_gallery_knows_nobody_and_another_models_is_refused(
+    recogniser, gallery, finder, photos, paths
+):
+    probe = finder.find(photos["orl/s01/01"]).faces
+    (nobody,) = recogniser.identify(probe, gallery, Threshold(-1))
+    assert nobody.candidates == []
+    assert nobody.match is None
+    enrol(recogniser, gallery, finder, photos, [1])
+    other = Recogniser(models(paths)[-1], "cpu", finder)
+    with pytest.raises(GalleryModelError, match="another model"):
+        other.identify(probe, gallery, Threshold(0.5))
+
+
+def test_only_the_best_candidate_is_ever_named():
+    people = [Person(n, f"p{n}", None, None, None, 1) for n in range(2)]
+    candidates = [Candidate(people[0], 0.6), Candidate(people[1], 0.59)]
+    assert decide(candidates, Threshold(0.6)).person.name == "p0"
+    assert decide(candidates, Threshold(0.6001)) is None
+    assert decide([], Threshold(-1)) is None
+
+
+def test_verification_compares_two_faces(recogniser, finder, photos):
+    one, other = (finder.find(photos[f"orl/s01/0{n}"]).faces[0].image for n in (1, 2))
+    vectors = recogniser.embed([one, other])
+    found = recogniser.verify(one, other, Threshold(0.0))
+    assert found.score == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-6)
+    assert recogniser.verify(one, one, Threshold(1 - 1e-5)).match
+    assert not recogniser.verify(one, other, Threshold(found.score + 1e-4)).match
+
+
+def test_a_damaged_model_is_refused(made, tmp_path):
+    import shutil
+
+    from facemae.recognition.models import model_at
+
+    stage = tmp_path / "finetune"
+    shutil.copytree(models(results.Results(made))[0].finetuned, stage)
+    (stage / results.EMBEDDER).write_bytes(b"\x80\x04nonsense")
+    with pytest.raises(IntegrityError, match="cannot be read as weights"):
+        Recogniser(model_at(stage), "cpu")
+
+
+def test_a_run_without_pretraining_has_no_autoencoder(paths, finder):
+    by_run = {each.run: each for each in models(paths)}
+    assert Recogniser(by_run["scratch"], "cpu", finder).autoencoder is None
+    network, pretrain = Recogniser(by_run["region"], "cpu", finder).autoencoder
+    assert pretrain.mask == "region"
+    assert not network.training
