@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
+from numpy.typing import NDArray
 
 from facemae import charts, config, curves, reading
-from facemae.app import shell
+from facemae.app import animation, export, shell
 from facemae.data.images import encode_png
-from facemae.reading import Reconstructions
 from facemae.wording import METRIC_NAMES, metric_label, scalars
 
 SHOWN = 3  # faces of a strip, so that two strips fit side by side
+FACE_WIDTH, MAP_WIDTH = 150, 225  # pixels, of which two fit side by side on a telephone, or one
+NOTHING, STILL, MOVING = "nothing", "still", "moving"  # stillness is the default: not everybody bears motion
 
 
 def render() -> None:
@@ -21,38 +24,85 @@ def render() -> None:
     st.title("Compare masking strategies")
     with shell.explained():
         setup = shell.load(reading.experiment)
-        leaderboard, verdicts = shell.load(reading.leaderboard), shell.load(reading.verdicts)
+        every, verdicts = shell.load(reading.leaderboard), shell.load(reading.verdicts)
         shell.claims(shell.load(reading.verdict).claims)
+        chosen = _runs(every)
+        leaderboard = every[every["run"].isin(chosen)]
         metric = _metric(setup, leaderboard)
-        shell.chart("leaderboard", charts.leaderboard_chart(leaderboard, metric))
-        if (verdicts["metric"] == metric).any():
-            _verdicts(setup, verdicts, metric)
+        if metric is None:
+            st.info("None of these runs was measured; choose others.", icon=":material/info:")
+            return
+        form, colours = export.choice("save"), charts.palette(reading.roster(setup))
+        _leaderboard(leaderboard, metric, colours, form)
+        _verdicts(setup, verdicts, metric, chosen, form)
         st.subheader("What the extra seconds bought")
-        shell.chart("cost", charts.cost_chart(leaderboard, metric))
-        _curves(leaderboard)
-        _pictures(setup)
+        export.chart("cost", charts.cost_chart(leaderboard, metric, colours), form)
+        _curves(setup, leaderboard, form)
+        _animated(setup)
+        masked = [name for name in reading.masked(setup) if name in chosen]
+        if masked:
+            _pictures(setup, masked)
+            _errors(setup, masked, form)
 
 
-def _curves(leaderboard: pd.DataFrame) -> None:
-    """Show what was measured under ever more of something, each chart with its numbers."""
-    colours, dashes = charts.palette(leaderboard), charts.dashes(leaderboard)
-    for each in curves.curves_of(leaderboard):
-        st.subheader(each.title)
-        st.caption(each.read)
-        figure = curves.chart(each, colours, dashes)
-        st.plotly_chart(figure, key=each.name, config={"displayModeBar": False}, alt=each.alt)
-        with st.expander("The same in numbers"):
-            for title, panel in each.panels.items():
-                if title:
-                    st.text(title)
-                table = curves.table_of(panel, each.x)
-                st.dataframe(table, hide_index=True, alt=f"Table: {each.title} {title}".strip())
+def _runs(leaderboard: pd.DataFrame) -> list[str]:
+    names = list(dict.fromkeys(leaderboard["run"]))
+    chosen: list[str] = st.multiselect(
+        "Runs and controls", names, default=names, key="runs", bind="query-params",
+        help="Everything on this page follows, but for the claims above, which are judged on all.",
+    )  # fmt: skip
+    return [name for name in names if name in chosen]
 
 
-def _metric(setup: config.Experiment, leaderboard: pd.DataFrame) -> str:
+def _leaderboard(leaderboard: pd.DataFrame, metric: str, colours: dict[str, str], form: str) -> None:
+    export.chart("leaderboard", charts.leaderboard_chart(leaderboard, metric, colours), form)
+    with st.expander("The ranking in numbers"):
+        ranking = charts.ranked(leaderboard, metric).iloc[::-1]
+        st.dataframe(
+            ranking.assign(strategy=ranking["strategy"].where(ranking["kind"] == "run", "control")),
+            hide_index=True,
+            column_config=_ranking_columns(),
+            column_order=list(_ranking_columns()),
+            alt=f"Table: {metric_label(metric)} with its interval, runs first, the best on top.",
+        )
+
+
+def _curves(setup: config.Experiment, leaderboard: pd.DataFrame, form: str) -> None:
+    """Show what was measured under ever more of something: small charts in pairs, then the wide ones."""
+    roster = reading.roster(setup)
+    colours, dashes = charts.palette(roster), charts.dashes(roster)
+    found = curves.curves_of(leaderboard)
+    small = [each for each in found if len(each.panels) == 1]
+    for start in range(0, len(small), 2):
+        pair = small[start : start + 2]
+        for column, each in zip(st.columns(len(pair)), pair, strict=True):
+            with column:
+                _curve(each, colours, dashes, form)
+    for each in found:
+        if each not in small:
+            _curve(each, colours, dashes, form)
+
+
+def _curve(each: curves.Curves, colours: dict[str, str], dashes: dict[str, str], form: str) -> None:
+    st.subheader(each.title)
+    st.caption(each.read)
+    figure = curves.chart(each, colours, dashes)
+    export.draw(figure, form, key=each.name, alt=each.alt, read=each.read)
+    with st.expander("The same in numbers"):
+        for title, panel in each.panels.items():
+            if title:
+                st.text(title)
+            table = curves.table_of(panel, each.x)
+            st.dataframe(table, hide_index=True, alt=f"Table: {each.title} {title}".strip())
+
+
+def _metric(setup: config.Experiment, leaderboard: pd.DataFrame) -> str | None:
+    """Let the reader choose one of the metrics that the runs have a value of; None where there is none."""
     table = scalars(leaderboard)
     found = set(table.loc[table["value"].notna(), "metric"])
     names = [name for name in METRIC_NAMES if name in found]
+    if not names:
+        return None
     primary = setup.evaluate.primary
     metric: str = st.selectbox(
         "Metric",
@@ -67,11 +117,18 @@ def _metric(setup: config.Experiment, leaderboard: pd.DataFrame) -> str:
     return metric
 
 
-def _verdicts(setup: config.Experiment, verdicts: pd.DataFrame, metric: str) -> None:
+def _verdicts(
+    setup: config.Experiment, verdicts: pd.DataFrame, metric: str, chosen: list[str], form: str
+) -> None:
+    table = verdicts[verdicts["run_a"].isin(chosen) & verdicts["run_b"].isin(chosen)]
+    table = table[table["metric"] == metric]
+    if table.empty:
+        return
     st.subheader("Verdicts")
-    runs = reading.run_names(setup)
-    shell.chart("verdicts", charts.verdict_matrix(verdicts, metric, runs, setup.baselines))
-    table = verdicts[verdicts["metric"] == metric].drop(columns=["metric", "p_value"])
+    runs = [name for name in reading.run_names(setup) if name in chosen]
+    controls = [name for name in setup.baselines if name in chosen]
+    export.chart("verdicts", charts.verdict_matrix(table, metric, runs, controls), form)
+    table = table.drop(columns=["metric", "p_value"])
     with st.expander("The same in numbers", expanded=True):
         st.dataframe(
             table,
@@ -101,16 +158,72 @@ def _columns() -> dict[str, Any]:
     }
 
 
-def _pictures(setup: config.Experiment) -> None:
-    shown = {name: _shown(name, setup.seeds[0]) for name in reading.masked(setup)}
-    if not shown:
+def _ranking_columns() -> dict[str, Any]:
+    return {
+        "run": "Run",
+        "strategy": "Mask",
+        "value": shell.number("Value", "%.3f"),
+        "ci_low": shell.number("Interval from", "%.3f"),
+        "ci_high": shell.number("to", "%.3f"),
+        "seeds": "Seeds",
+        "people": "People",
+    }
+
+
+@st.fragment
+@shell.explained()
+def _animated(setup: config.Experiment) -> None:
+    """Show one face under the masks of several strategies, still or moving, once the reader asks for it."""
+    st.subheader("The masks, drawn anew")
+    st.caption(charts.HOW_TO_READ["animated"])
+    own = [run.strategy for name in reading.masked(setup) for run in [setup.run(name)]]
+    parameters = _parameters(setup)
+    known = [name for name in animation.STRATEGIES if name in parameters]
+    usual = [name for name in dict.fromkeys(own) if name in known] or known[:4]
+    chosen = st.multiselect("Masks", known, default=usual, key="masks", bind="query-params")
+    left, right = st.columns(2)
+    names = shell.load(reading.faces)["sample_id"].to_list()
+    face = left.selectbox("Face", names, key="face", bind="query-params")
+    share = round(100 * (setup.defaults.pretrain.mask_ratio if setup.defaults.pretrain else 0.75) / 5) * 5
+    percent = right.slider("Hidden (%)", 5, 95, share, step=5, key="hidden", bind="query-params")
+    drawn = st.segmented_control(
+        "Show", [NOTHING, STILL, MOVING], default=NOTHING, required=True, key="play", bind="query-params"
+    )
+    if drawn == NOTHING or not chosen:
+        st.text("Choose masks, and Still or Moving to draw them.")
         return
+    picture = shell.load(reading.face, face)
+    patches = setup.data.image_size // setup.defaults.model.patch_size
+    with st.container(horizontal=True, gap="small"):
+        for name in chosen:
+            pair = animation.pictures(picture, name, percent / 100, parameters[name], patches)
+            with st.container(width=FACE_WIDTH, gap=None):
+                st.text(name)
+                st.image(
+                    pair[drawn == MOVING], width=FACE_WIDTH, alt=f"{name} mask: {charts.ALT['animated']}"
+                )
+
+
+def _parameters(setup: config.Experiment) -> dict[str, dict[str, Any]]:
+    """Return the parameters of every strategy that the configuration has, a run's own before the defaults'."""
+    found: dict[str, dict[str, Any]] = {}
+    own = [setup.run(name).masked for name in reading.masked(setup)]
+    for settings in (setup.defaults.pretrain, *reversed(own)):
+        for name in config.STRATEGIES if settings else ():
+            if getattr(settings.masks, name) is not None:
+                found[name] = settings.masks.parameters(name)
+    return found
+
+
+def _pictures(setup: config.Experiment, masked: list[str]) -> None:
+    shown = {name: shell.load(reading.reconstructions, name, setup.seeds[0]) for name in masked}
     st.subheader("What each strategy hides")
     st.caption(charts.HOW_TO_READ["masks"])
     face = next(iter(shown.values())).face[0]
     _grid(setup, {name: charts.mask_grid(face, each.hidden, SHOWN) for name, each in shown.items()}, "masks")
+    measured = shell.load(reading.masks)
     st.dataframe(
-        charts.mask_table(shell.load(reading.masks)),
+        charts.mask_table(measured[measured["run"].isin(masked)]),
         hide_index=True,
         alt=charts.ALT["measures"],
     )
@@ -124,10 +237,6 @@ def _pictures(setup: config.Experiment) -> None:
     _grid(setup, strips, "reconstructions")
 
 
-def _shown(run: str, seed: int) -> Reconstructions:
-    return shell.load(reading.reconstructions, run, seed)
-
-
 def _grid(setup: config.Experiment, pictures: dict[str, charts.Pixels], kind: str) -> None:
     columns = st.columns(2)
     for place, (name, picture) in enumerate(pictures.items()):
@@ -135,3 +244,59 @@ def _grid(setup: config.Experiment, pictures: dict[str, charts.Pixels], kind: st
         with columns[place % 2]:
             st.text(f"{name} ({run.strategy} mask, {run.mask_ratio:.0%} hidden)")
             st.image(encode_png(picture), width="stretch", alt=f"{name}: {charts.ALT[kind]}")
+
+
+@st.fragment
+@shell.explained()
+def _errors(setup: config.Experiment, masked: list[str], form: str) -> None:
+    """Show where on the face each run completes badly, as heat maps and by face region."""
+    st.subheader("Where each strategy errs")
+    st.caption(charts.HOW_TO_READ["errors"])
+    found = {name: shell.load(reading.patch_errors, name) for name in masked}
+    with st.container(horizontal=True, gap="small"):
+        for name, each in found.items():
+            with st.container(width=MAP_WIDTH, gap=None):
+                st.text(name)
+                export.draw(
+                    charts.error_map(each), form, key=f"errors_{name}",
+                    alt=f"{name}: {charts.ALT['errors']}", read=charts.HOW_TO_READ["errors"],
+                )  # fmt: skip
+    first = next(iter(found.values()))
+    st.caption(
+        f"This rests on {first.faces} faces of people not trained on, completed by {first.seeds} trainings "
+        "under each run's own masks. It shows where on a face a run errs; it does not rank the runs, since "
+        "each hides other places (the error under one mask for all is in the table above), and where the "
+        "target is normalised, brightness and contrast are borrowed from the original and count as right. "
+        "It says nothing of recognition."
+    )
+    if st.toggle("By face region", key="regions", bind="query-params"):
+        _by_region(setup, found)
+
+
+def _by_region(setup: config.Experiment, found: dict[str, reading.PatchErrors]) -> None:
+    if setup.data.align == "crop":
+        st.info("These faces were taken as they are, so nobody knows where their regions lie.")
+        return
+    rows = []
+    for name, errors in found.items():
+        labels, names = _regions(len(errors.missed))
+        shares = reading.region_errors(errors, labels, names)
+        rows.append({"Run": name} | {title.capitalize(): share for title, share in shares.items()})
+    table = pd.DataFrame(rows)
+    st.dataframe(
+        table,
+        hide_index=True,
+        column_config={
+            name: st.column_config.NumberColumn(format="percent") for name in table.columns if name != "Run"
+        },
+        alt="Table: the share of the variation that each run misses, by face region.",
+    )
+    st.caption("The mean over a region's patches; a region that no patch lies in mostly is empty.")
+
+
+@st.cache_data(show_spinner="Finding the face regions…")
+def _regions(side: int) -> tuple[NDArray[np.int64], list[str]]:
+    # Imported here, since PyTorch takes seconds and the page opens without it.
+    from facemae.masking.regions import REGIONS, region_map
+
+    return region_map(side).numpy(), list(REGIONS)

@@ -27,6 +27,7 @@ NAME_LENGTH = 100
 UPLOAD, WEBCAM, FOLDER = "Photos", "Webcam", "Folder of people"
 WORD = "ERASE"
 PENDING = "gallery_pending"  # an enrolment that waits for an answer; of one visitor, gone with the session
+SAID, TURN = "gallery_said", "gallery_turn"  # what was done last, and how often: each time the form is new
 MERGES = 10
 
 
@@ -73,11 +74,8 @@ def _numbers(kept: Gallery, model: Model) -> None:
     if st.button("Enrol the demo people", icon=":material/group_add:", key="gallery_demo"):
         with engine.told():
             count = engine.enrol_demo(model)
-            st.session_state["gallery_said"] = (
-                f"{count} demo people are enrolled." if count else "The demo people are enrolled already."
-            )
-            st.rerun()
-    said = st.session_state.pop("gallery_said", None)
+            _done(f"{count} demo people are enrolled." if count else "The demo people are enrolled already.")
+    said = st.session_state.pop(SAID, None)
     if said:
         st.success("Done.", icon=":material/check:")
         st.text(said)
@@ -94,10 +92,10 @@ def _enrol(kept: Gallery, model: Model) -> None:
     source = st.segmented_control(
         "From", [UPLOAD, WEBCAM, FOLDER], default=UPLOAD, required=True, key="gallery_from"
     )
-    name = "" if source == FOLDER else st.text_input("Name", max_chars=NAME_LENGTH, key="gallery_name")
+    name = "" if source == FOLDER else st.text_input("Name", max_chars=NAME_LENGTH, key=_fresh("name"))
     photos = _photos(source)
     terms = _terms()
-    add = st.checkbox("Add to a person who is enrolled already", key="gallery_add")
+    add = st.checkbox("Add to a person who is enrolled already", key=_fresh("add"))
     ready = bool(photos) and terms.consent and (source == FOLDER or bool(name.strip()))
     if st.button("Enrol", type="primary", disabled=not ready, key="gallery_enrol"):
         with engine.told():
@@ -109,6 +107,11 @@ def _enrol(kept: Gallery, model: Model) -> None:
         st.caption("Needed: a photo, a name, and consent.")
 
 
+def _fresh(name: str) -> str:
+    """Return a key that is new after everything that was done: each person's consent is asked for anew."""
+    return f"gallery_{name}_{st.session_state.get(TURN, 0)}"
+
+
 def _photos(source: str) -> list[tuple[str, bytes]]:
     if source == WEBCAM:
         photo.say_where_cameras_work()
@@ -118,7 +121,7 @@ def _photos(source: str) -> list[tuple[str, bytes]]:
     label = "A folder that holds a folder for each person" if source == FOLDER else "Photos, one face on each"
     found = st.file_uploader(
         label, type=photo.KINDS, accept_multiple_files=several, max_upload_size=photo.MAX_UPLOAD,
-        key=f"gallery_{source}_{st.session_state.get('gallery_turn', 0)}",
+        key=_fresh(source),
     )  # fmt: skip
     return [(each.name, each.getvalue()) for each in found or []]
 
@@ -145,7 +148,7 @@ def _terms() -> Terms:
         thumbnail = st.checkbox(
             "Keep a picture of 64 pixels to recognise the entry by", key="gallery_thumbnail"
         )
-        consent = st.checkbox("The people shown have agreed to this", key="gallery_consent")
+        consent = st.checkbox("The people shown have agreed to this", key=_fresh("consent"))
     assert isinstance(last, datetime.date)
     return Terms(consent, last, thumbnail)
 
@@ -183,10 +186,8 @@ def _enrol_one(
 
 def _finish(said: str, clean: bool) -> None:
     """Say what was done; where nothing was refused, with an empty form."""
-    st.session_state["gallery_turn"] = st.session_state.get("gallery_turn", 0) + 1
     if clean:
-        st.session_state["gallery_said"] = said
-        st.rerun()
+        _done(said)
     st.success("Done.", icon=":material/check:")
     st.text(said)
 
@@ -271,20 +272,18 @@ def _people(kept: Gallery, people: list[Person]) -> None:
             "until": [each.retain_until for each in shown],
         }
     )
-    picked: Any = st.dataframe(
+    st.dataframe(
         table,
         hide_index=True,
-        key="gallery_people",
-        on_select="rerun",
-        selection_mode="single-row",
         column_config={"name": "Name", "photos": "Templates", "since": "Since", "until": "Deleted on"},
         alt="Table of the people enrolled, with the number of templates and when they will be deleted.",
     )
-    rows = picked.selection.rows
-    if rows and rows[0] < len(shown):
-        _person(kept, shown[rows[0]])
-    else:
-        st.caption("Choose a row to rename, export or delete that person.")
+    chosen = st.selectbox(
+        "Rename, export or delete", shown, index=None, format_func=lambda each: each.name,
+        placeholder="Choose a person", key=_fresh("person"),
+    )  # fmt: skip
+    if chosen is not None:
+        _person(kept, chosen)
 
 
 def _person(kept: Gallery, person: Person) -> None:
@@ -311,7 +310,9 @@ def _person(kept: Gallery, person: Person) -> None:
 
 
 def _done(said: str) -> None:
-    st.session_state["gallery_said"] = said
+    """Draw the page anew, with an empty form and a sentence of what was done."""
+    st.session_state[TURN] = st.session_state.get(TURN, 0) + 1
+    st.session_state[SAID] = said
     st.rerun()
 
 

@@ -1,0 +1,83 @@
+"""The part of a page that follows the trainings in progress, and looks again every few seconds."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from facemae import charts, config, progressing, reading
+from facemae.app import shell
+from facemae.progressing import Underway
+from facemae.results import Results
+
+EVERY = 3.0  # seconds between two looks
+SHOWN = 6  # trainings that are told one by one
+SEEN = "progress_unfinished"  # in the session: whether the last look found something unfinished
+
+
+def show(setup: config.Experiment) -> None:
+    """Show what is being trained, for as long as anything is missing; a sentence where nothing is."""
+    paths = Results(shell.results_root())
+    unfinished = _unfinished(progressing.underway(paths, setup), progressing.done(paths, setup))
+    if not unfinished:
+        st.caption("Every training and evaluation of this configuration is done.")
+        return
+    st.subheader("Training in progress")
+    st.session_state[SEEN] = True
+    st.fragment(_look, run_every=EVERY)(setup)
+
+
+def told(setup: config.Experiment) -> str | None:
+    """Return in one sentence how many trainings go on or stopped, None where there are none."""
+    found = progressing.underway(Results(shell.results_root()), setup)
+    going = sum(each.live for each in found)
+    stopped = len(found) - going
+    parts = [_count(going, "under way"), _count(stopped, "stopped unfinished")]
+    return f"{' and '.join(filter(None, parts))}; Results shows how far." if found else None
+
+
+def _count(number: int, what: str) -> str:
+    trainings = "training is" if number == 1 else "trainings are"
+    return f"{number} {trainings} {what}" if number else ""
+
+
+def _unfinished(found: list[Underway], done: pd.DataFrame) -> bool:
+    return bool(found) or bool((done["done"] < done["of"]).any())
+
+
+@shell.explained()
+def _look(setup: config.Experiment) -> None:
+    paths = Results(shell.results_root())
+    found, done = progressing.underway(paths, setup), progressing.done(paths, setup)
+    if not _unfinished(found, done) and st.session_state.pop(SEEN, False):
+        st.rerun()  # the whole page: there are results to show now
+    if not any(each.live for each in found):
+        st.text("Nothing is being trained on this machine. One command goes on with what is missing:")
+        st.code(shell.COMMAND, language="bash")
+    for each in found[:SHOWN]:
+        st.text(each.sentence)
+        if each.steps:
+            st.progress(each.share)
+    if len(found) > SHOWN:
+        st.text(f"And {len(found) - SHOWN} more.")
+    st.text(_overall(done))
+    _losses(setup, progressing.losses(paths, found))
+
+
+def _overall(done: pd.DataFrame) -> str:
+    parts = [f"{row['stage']} {row['done']} of {row['of']}" for row in charts.rows_of(done)]
+    return f"Done so far: {', '.join(parts)}."
+
+
+def _losses(setup: config.Experiment, logged: pd.DataFrame) -> None:
+    if logged.empty:
+        return
+    st.caption(charts.HOW_TO_READ["progress"])
+    colours = charts.palette(reading.roster(setup))
+    for stage in logged["stage"].unique():
+        st.text(progressing.STAGES[stage].capitalize())
+        shell.draw(
+            "progress",
+            charts.learning_chart(logged[logged["stage"] == stage], colours),
+            key=f"progress_{stage}",
+        )

@@ -1,0 +1,28 @@
+"""Opening a page without a browser, acting on it, and reading what it shows."""
+
+from typing import Any
+
+from streamlit.testing.v1 import AppTest
+
+KINDS = ("title", "subheader", "caption", "markdown", "text", "info", "warning", "error", "success", "code")
+
+
+def open_page(name: str, **query: str) -> AppTest:
+    """Return a page of `facemae.app` as it is first shown."""
+    page = AppTest.from_string(f"from facemae.app import {name}\n{name}.render()", default_timeout=60)
+    for key, value in query.items():
+        page.query_params[key] = value
+    return run(page)
+
+
+def run(acted: Any) -> AppTest:
+    """Run the page of an element that was acted on, or a page itself, and return it."""
+    page: AppTest = acted.run()
+    assert not page.exception, [each.message for each in page.exception]
+    return page
+
+
+def written(page: AppTest) -> str:
+    """Return all text on the page, as it was sent."""
+    parts = [element.value for kind in KINDS for element in page.get(kind)]
+    return "\n".join(parts + [element.proto.body for element in page.get("html")])
