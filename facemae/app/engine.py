@@ -126,7 +126,10 @@ def stands_for(threshold: Threshold, people: int) -> str:
         text += f" {threshold.fmr:.1%} of comparisons of two people reach it"
         if threshold.fmr_low is not None and threshold.fmr_high is not None:
             text += f" ({threshold.fmr_low:.1%} to {threshold.fmr_high:.1%}"
-            text += f", measured on {threshold.people} unseen people)"
+            text += (
+                f", measured on {threshold.people} unseen people of these results; other photos may behave"
+            )
+            text += " otherwise)"
         text += "."
     if threshold.fnmr is not None:
         text += f" {threshold.fnmr:.0%} of comparisons of one person miss it."

@@ -6,7 +6,7 @@ What a visitor shows stays in that visitor's session and is gone with it.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -115,7 +115,7 @@ def found_in(key: str, data: bytes, size: int) -> Photo | None:
     if kept is None or kept[0] != token:
         try:
             with shell.turn(), st.spinner("Looking for faces…"):
-                kept = (token, finder(size).find(data))
+                kept = (token, _small(finder(size).find(data)))
         except ImageError as error:
             say_refused(error)
             return None
@@ -125,6 +125,14 @@ def found_in(key: str, data: bytes, size: int) -> Photo | None:
         st.session_state[f"{key}_found"] = kept
     photo: Photo = kept[1]
     return photo
+
+
+def _small(photo: Photo) -> Photo:
+    """Return a photo no larger than it is shown, which is what a session keeps of it."""
+    share = min(1.0, PHOTO_SIDE / max(photo.image.size))
+    size = (max(1, round(photo.image.width * share)), max(1, round(photo.image.height * share)))
+    image = photo.image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return replace(photo, image=image, faces=[replace(each, box=each.box * share) for each in photo.faces])
 
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the face detector…")
@@ -141,14 +149,12 @@ def say_refused(error: ImageError) -> None:
 
 
 def boxed(photo: Photo) -> bytes:
-    """Return a photo as PNG, no larger than needed, its faces boxed and numbered."""
-    share = min(1.0, PHOTO_SIDE / max(photo.image.size))
-    size = (max(1, round(photo.image.width * share)), max(1, round(photo.image.height * share)))
-    small = photo.image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    draw = ImageDraw.Draw(small)
-    line = max(2, round(max(size) / 300))
+    """Return a photo as PNG, its faces boxed and numbered."""
+    drawn = photo.image.copy()
+    draw = ImageDraw.Draw(drawn)
+    line = max(2, round(max(drawn.size) / 300))
     for each in photo.faces:
-        left, top, right, bottom = (float(edge) * share for edge in each.box)
+        left, top, right, bottom = (float(edge) for edge in each.box)
         draw.rectangle((left, top, right, bottom), outline=BOX_COLOUR, width=line)
         text = str(each.number)
         height = max(14.0, min(28.0, (bottom - top) / 3))
@@ -157,7 +163,7 @@ def boxed(photo: Photo) -> bytes:
             (*place, place[0] + height * (0.35 + 0.6 * len(text)), place[1] + height * 1.2), fill="black"
         )
         draw.text((place[0] + height * 0.2, place[1]), text, fill=BOX_COLOUR, font_size=height)
-    return encode_png(np.asarray(small))
+    return encode_png(np.asarray(drawn))
 
 
 def say_where_cameras_work() -> None:
