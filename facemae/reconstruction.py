@@ -18,6 +18,9 @@ from facemae.models.mae import MaskedAutoencoder, Prediction
 from facemae.models.patches import patchify, unpatchify
 
 EPSILON = 1e-6  # keeps the normalisation of a patch of one colour finite
+# Power of the distance by which a visible patch counts less for the brightness of a hidden one. Of 1, 2, 3, 4
+# and 6 it came nearest to the truth, or as near, on ORL's training people under random and block masks.
+NEARNESS = 4.0
 
 PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": lambda prediction, target: F.mse_loss(prediction, target, reduction="none"),
@@ -102,3 +105,51 @@ def keep_visible_pixels(picture: Tensor, images: Tensor, mask: PatchMask) -> Ten
     """Return the picture with the pixels that a mask over pixels left visible as they were."""
     size = images.shape[-1]
     return torch.where(mask.hidden.view(-1, 1, size, size), picture, images)
+
+
+def fill_in(
+    prediction: Prediction, images: Tensor, mask: PatchMask, patch_size: int, *, normalised: bool
+) -> Tensor:
+    """Return images (B, 3, H, H) with the predicted patches in place of their own, which are never looked at.
+
+    Unlike `reconstruct`, which borrows the brightness and contrast of a normalised patch from the original
+    and so flatters the picture, this takes both from the visible patches around it (`brightness_around`). It
+    is what can be done where the original is not known, as behind an occluder. Pixels may leave [-1, 1].
+
+    Args:
+        prediction: Of patches that the mask hides.
+        images: What the network was given; their hidden patches may hold anything.
+        mask: Over patches, at least one of which is visible.
+        patch_size: Side of a patch in pixels.
+        normalised: Whether patches were predicted at zero mean and unit variance.
+    """
+    patches = patchify(images, patch_size)
+    predicted = prediction.patches.float()
+    if normalised:
+        mean, deviation = brightness_around(patches, mask)
+        ids = prediction.ids[:, :, None]
+        predicted = predicted * deviation.gather(1, ids) + mean.gather(1, ids)
+    ids = prediction.ids[:, :, None].expand_as(predicted)
+    return unpatchify(patches.scatter(1, ids, predicted), patch_size)
+
+
+def brightness_around(patches: Tensor, mask: PatchMask) -> tuple[Tensor, Tensor]:
+    """Return a mean and a deviation (B, N, 1) for each patch from the visible ones of patches (B, N, P).
+
+    Visible patches weigh by their distance to the power of -`NEARNESS` (Shepard, A two-dimensional
+    interpolation function for irregularly-spaced data, 1968); a visible patch has its own values.
+    """
+    _, mean, deviation = normalise_patches(gather_tokens(patches, mask.visible_ids))
+    weight = gather_tokens(_nearness(patches.shape[1], patches.device)[None], mask.visible_ids)  # (B, V, N)
+    weight = weight.transpose(1, 2) / weight.sum(dim=1)[:, :, None]
+    around_mean, around_deviation = weight @ mean, weight @ deviation
+    ids = mask.visible_ids[:, :, None]
+    return around_mean.scatter(1, ids, mean), around_deviation.scatter(1, ids, deviation)
+
+
+def _nearness(count: int, device: torch.device) -> Tensor:
+    """Return how much each of N patches counts for each other, (N, N); finite on the diagonal."""
+    side = round(count**0.5)
+    place = torch.arange(count, device=device)
+    grid = torch.stack([place // side, place % side], dim=1).float()
+    return torch.cdist(grid, grid).clamp(min=1.0) ** -NEARNESS

@@ -10,6 +10,8 @@ from facemae.models.patches import patchify
 from facemae.randomness import Noise
 from facemae.reconstruction import (
     PIXEL_LOSSES,
+    brightness_around,
+    fill_in,
     hidden_pixels,
     keep_visible_pixels,
     normalise_patches,
@@ -200,3 +202,45 @@ def test_visible_pixels_are_put_back(images):
     shown = keep_visible_pixels(torch.zeros_like(images), images, mask)
     hidden = mask.hidden.view(BATCH, 1, SIZE, SIZE)
     assert torch.equal(shown, torch.where(hidden, torch.zeros_like(images), images))
+
+
+# --- the picture where the original is not known ---
+
+
+def test_brightness_around_by_hand():
+    patches = torch.tensor([9.0, 1.0, 2.0, 4.0])[:, None] + torch.tensor([[-3.0, 0.0, 3.0]])
+    patches[3] = torch.tensor([3.0, 4.0, 5.0])  # values 1 apart, where the others are 3 apart
+    mask = hide_highest(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), 1)
+    mean, deviation = brightness_around(patches[None], mask)
+    # The hidden patch is 1, 1 and the root of 2 away, so that the third counts a quarter of the others.
+    assert mean[0, :, 0].tolist() == pytest.approx([(1 + 2 + 4 / 4) / 2.25, 1, 2, 4], rel=1e-5)
+    assert deviation[0, :, 0].tolist() == pytest.approx([(3 + 3 + 1 / 4) / 2.25, 3, 3, 1], rel=1e-5)
+
+
+def test_brightness_around_lies_between_that_of_the_visible_patches(images, mask):
+    mean, deviation = brightness_around(patchify(images, PATCH), mask)
+    for found in (mean, deviation):
+        seen = found.gather(1, mask.visible_ids[:, :, None])
+        assert (found >= seen.amin(dim=1, keepdim=True) - 1e-6).all()
+        assert (found <= seen.amax(dim=1, keepdim=True) + 1e-6).all()
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_filling_in_does_not_look_at_what_is_hidden(whole, images, mask, normalised):
+    hidden = mask.hidden.view(BATCH, 1, 4, 4).repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
+    prediction = of(whole, mask.hidden_ids)
+    found = fill_in(prediction, images, mask, PATCH, normalised=normalised)
+    other = fill_in(prediction, torch.where(hidden, -images, images), mask, PATCH, normalised=normalised)
+    assert torch.equal(found, other)
+    assert torch.equal(found[~hidden.expand_as(found)], images[~hidden.expand_as(images)])
+    borrowed = reconstruct(prediction, images, PATCH, normalised=normalised)
+    assert torch.equal(found, borrowed) == (not normalised)
+
+
+def test_filling_in_gives_a_prediction_the_brightness_and_contrast_around_it(images, mask):
+    flat = of(torch.zeros(BATCH, 16, VALUES), mask.hidden_ids)
+    steep = of(torch.ones(BATCH, 16, VALUES), mask.hidden_ids)
+    mean, deviation = brightness_around(patchify(images, PATCH), mask)
+    for prediction, expected in ((flat, mean), (steep, mean + deviation)):
+        found = patchify(fill_in(prediction, images, mask, PATCH, normalised=True), PATCH)
+        torch.testing.assert_close(found[mask.hidden], expected[mask.hidden].expand(-1, VALUES))

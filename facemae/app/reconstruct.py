@@ -156,10 +156,17 @@ def _show(
 
 
 def _complete_all(faces: pd.DataFrame, chosen: photo.Chosen, models: list[Loaded], puzzle: Puzzle) -> None:
-    done = []
+    done, able = [], []
     for model in models:
         masks = model.run.pretrain.masks if model.run.pretrain else model.pretrain.masks
-        done.append(complete(model.network, model.pretrain, masks, chosen.image, puzzle))
+        try:
+            done.append(complete(model.network, model.pretrain, masks, chosen.image, puzzle))
+            able.append(model)
+        except UsageError as error:
+            st.info(f"{model.name}: {error}")
+    models = able
+    if not models:
+        return
     by_hand = puzzle.painted is not None
     if not by_hand:
         _say_what_differs(faces, chosen, models, puzzle)
@@ -204,7 +211,7 @@ def _painted(models: list[Loaded], chosen: photo.Chosen) -> Puzzle | None:
         st.info(f"These models cut a face into {grids} patches; to paint, choose models of one kind.")
         return None
     side = sides.pop()
-    st.caption("Press and drag over the face to hide patches, or to show hidden ones again.")
+    st.caption("Press and drag over the face to hide patches, or to show them again; so do arrows and space.")
     picture = encode_png(chosen.image)
     painted = paint.cells(f"painted_{side}", picture, side, start=eye_patches(side), unit="patches")
     try:
@@ -273,12 +280,21 @@ def complete(
     image: charts.Pixels,
     puzzle: Puzzle,
 ) -> Completion:
-    """Hide part of one face (H, H, 3) and let the network fill it in."""
+    """Hide part of one face (H, H, 3) and let the network fill it in.
+
+    Raises:
+        UsageError: the network cannot be asked so.
+    """
     import torch
 
     from facemae.models.patches import to_faces, to_input
     from facemae.reconstruction import errors_of, keep_visible_pixels, reconstruct
 
+    if puzzle.strategy in PIXEL_MASKS and pretrain.decoder == "cross":
+        raise UsageError(
+            "This model's decoder predicts whole hidden patches only, and a mask of pixels leaves every "
+            "patch in sight; choose another mask."
+        )
     encoder = network.encoder
     mask = _mask(puzzle, masks, image.shape[0] if puzzle.strategy in PIXEL_MASKS else encoder.side)
     with torch.inference_mode():
@@ -303,7 +319,11 @@ def complete(
 
 
 def _mask(puzzle: Puzzle, masks: Masks, side: int) -> PatchMask:
-    """Return the mask over side x side patches, or pixels."""
+    """Return the mask over side x side patches, or pixels.
+
+    Raises:
+        UsageError: the run says nothing of such a mask.
+    """
     import torch
 
     from facemae.masking.mask import hide_highest
@@ -314,6 +334,10 @@ def _mask(puzzle: Puzzle, masks: Masks, side: int) -> PatchMask:
     if puzzle.painted is not None:
         painted = torch.from_numpy(puzzle.painted.reshape(1, -1)).float()
         return hide_highest(painted, int(painted.sum()))
+    if getattr(masks, puzzle.strategy) is None:
+        raise UsageError(
+            f"This run's configuration has no settings for the {puzzle.strategy} mask; choose another mask."
+        )
     least = 1 / side**2  # at least one patch is hidden and one visible
     ratio = min(max(puzzle.ratio, least), 1 - least)
     regions = None if puzzle.strategy in PIXEL_MASKS else region_map(side)[None]

@@ -114,36 +114,15 @@ def _covered(face: Pixels, kind: str) -> tuple[Pixels, Booleans, float]:
 
 
 def _one(
-    column: int,
-    model: Model,
-    threshold: Threshold,
-    face: Pixels,
-    covered: Pixels,
-    hidden: Booleans,
+    column: int, model: Model, threshold: Threshold, face: Pixels, covered: Pixels, hidden: Booleans,
     aids: list[Aid],
-) -> None:
+) -> None:  # fmt: skip
     """Show what one model makes of the covered face, with each aid."""
-    from facemae.recognition import twin
-
     shell.words(model.name, tag="b")
     with shell.turn():
-        recogniser = engine.recogniser(model)
-        reference = recogniser.embed([face])[0]
-        rows, pictures = [_row("uncovered", recogniser, reference, None, threshold)], [("covered", covered)]
-        for aid in aids:
-            name = "covered" if aid == "none" else twin.AIDS[aid]
-            try:
-                vector = _embed(recogniser, covered, hidden, aid)
-            except UsageError as error:
-                st.caption(str(error))
-                continue
-            rows.append(_row(name, recogniser, vector, reference, threshold))
-            if aid == "reconstruct" and recogniser.autoencoder:
-                pictures.append(
-                    ("filled in", twin.completed(recogniser.autoencoder, covered[None], hidden[None])[0])
-                )
+        rows, pictures = _tried(engine.recogniser(model), threshold, face, covered, hidden, aids)
     with st.container(horizontal=True, gap="small"):
-        for name, picture in pictures:
+        for name, picture in pictures.items():
             with st.container(width=WIDTH, gap=None):
                 st.image(picture, width=WIDTH, alt=f"The face, {name}")
                 st.caption(name)
@@ -164,6 +143,28 @@ def _one(
     if not enrolled:
         st.caption("Nobody is enrolled with this model, so the face is compared with itself uncovered.")
     st.caption(f"Needed for a match: {threshold.score:.2f}.")
+
+
+def _tried(
+    recogniser: Recogniser, threshold: Threshold, face: Pixels, covered: Pixels, hidden: Booleans,
+    aids: list[Aid],
+) -> tuple[list[dict[str, object]], dict[str, Pixels]]:  # fmt: skip
+    """Return a row for the face uncovered and for each aid, and pictures by name; say which aid cannot be."""
+    from facemae.recognition import twin
+
+    reference = recogniser.embed([face])[0]
+    rows, pictures = [_row("uncovered", recogniser, reference, None, threshold)], {"covered": covered}
+    for aid in aids:
+        try:
+            vector = _embed(recogniser, covered, hidden, aid)
+        except UsageError as error:
+            st.caption(str(error))
+            continue
+        name = "covered" if aid == "none" else twin.AIDS[aid]
+        rows.append(_row(name, recogniser, vector, reference, threshold))
+        if aid == "reconstruct" and recogniser.autoencoder:
+            pictures["filled in"] = twin.completed(recogniser.autoencoder, covered[None], hidden[None])[0]
+    return rows, pictures
 
 
 def _embed(recogniser: Recogniser, covered: Pixels, hidden: Booleans, aid: Aid) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from facemae.gallery.store import Gallery
     from facemae.recognition.enrolment import Outcome, Terms
     from facemae.recognition.models import Model
-    from facemae.recognition.recogniser import Photo, Recogniser
+    from facemae.recognition.recogniser import Identified, Photo, Recogniser
     from facemae.recognition.thresholds import Threshold
 
 gallery_app = typer.Typer(
@@ -84,17 +84,7 @@ def identify(
         }
         typer.echo(json.dumps(content, indent=2))
         return
-    if not people:
-        typer.echo("The gallery is empty: enrol someone first with facemae gallery add.")
-    for each in found:
-        best = f"best score {each.candidates[0].score:.2f}" if each.candidates else "nobody is enrolled"
-        who = each.match.person.name if each.match else "unknown person"
-        left, top_edge, right, bottom = (round(float(edge)) for edge in each.found.box)
-        typer.echo(
-            f"face {each.found.number} at {left},{top_edge} to {right},{bottom}: {who} "
-            f"({best}, needed {limit.score:.2f})"
-        )
-    typer.echo(_stands_for(limit, people))
+    _say_who(found, limit, people)
 
 
 def verify(
@@ -123,6 +113,20 @@ def verify(
     answer = "the same person" if found.match else "not shown to be the same person"
     typer.echo(f"{answer}: score {found.score:.2f}, needed {limit.score:.2f}")
     typer.echo(_stands_for(limit, 1))
+
+
+def _say_who(found: list[Identified], limit: Threshold, people: int) -> None:
+    if not people:
+        typer.echo("The gallery is empty: enrol someone first with facemae gallery add.")
+    for each in found:
+        best = f"best score {each.candidates[0].score:.2f}" if each.candidates else "nobody is enrolled"
+        who = each.match.person.name if each.match else "unknown person"
+        left, top_edge, right, bottom = (round(float(edge)) for edge in each.found.box)
+        typer.echo(
+            f"face {each.found.number} at {left},{top_edge} to {right},{bottom}: {who} "
+            f"({best}, needed {limit.score:.2f})"
+        )
+    typer.echo(_stands_for(limit, people))
 
 
 def _faces(recogniser: Recogniser, photo: Path) -> Photo:
@@ -212,18 +216,10 @@ def add(
     device: DeviceOption = "auto",
 ) -> None:
     """Enrol a person from photos, or everybody in a folder; the photos themselves are not kept."""
-    from facemae.recognition.enrolment import Terms, enrol, people_in, until
+    from facemae.recognition.enrolment import Terms, enrol, until
     from facemae.recognition.places import settings
 
-    if (folder is None) == (name is None):
-        raise UsageError("Give a name and photos, or --folder, a folder of person/photo.jpg.")
-    if not consent:
-        raise UsageError(
-            "Enrolment stores biometric data and needs the person's consent; say --consent once you have it."
-        )
-    wanted = {str(name): photos or []} if folder is None else people_in(folder)
-    if not all(wanted.values()):
-        raise UsageError(f"{name}: no photo was given; name at least one.")
+    wanted = _wanted(name, photos or [], folder, consent)
     terms = Terms(True, until(days or settings().retention_days), thumbnail)
     recogniser = _recogniser(model, results, device)
     limit = _threshold(recogniser.model, None, None)
@@ -238,6 +234,29 @@ def add(
             for who, paths in people
         ]  # fmt: skip
     _tell(outcomes, terms, whole)
+
+
+def _wanted(
+    name: str | None, photos: list[Path], folder: Path | None, consent: bool
+) -> dict[str, list[Path]]:
+    """Return whom to enrol, with their photos.
+
+    Raises:
+        UsageError: the options do not go together, or there is no consent.
+    """
+    from facemae.recognition.enrolment import people_in
+
+    if (folder is None) == (name is None):
+        raise UsageError("Give a name and photos, or --folder, a folder of person/photo.jpg.")
+    if not consent:
+        raise UsageError(
+            "Enrolment stores biometric data and needs the person's consent; say --consent once you have it."
+        )
+    if folder is not None:
+        return people_in(folder)
+    if not photos:
+        raise UsageError(f"{name}: no photo was given; name at least one.")
+    return {str(name): photos}
 
 
 def _tell(outcomes: list[Outcome], terms: Terms, whole: bool) -> None:

@@ -263,53 +263,55 @@ def measure(
 ) -> pd.DataFrame:
     """Measure what an occluder costs this one network, and what each aid gives back.
 
-    Each of at most `MOST_PROBES` faces, evenly over people, is covered by an occluder of its own and compared
-    with every other of these faces as it is. The result depends on the arguments alone.
+    Each of at most `MOST_PROBES` faces, evenly over people, has an occluder of its own and is compared with
+    every other of these faces as it is. The result depends on the arguments alone.
 
     Args:
-        embedder: The recogniser.
-        autoencoder: The run's own, if any.
-        faces: (N, H, H, 3) uint8, aligned faces of people that it was not trained on.
-        people: (N,) whose they are.
-        kind: A key of `occlusion.OCCLUSIONS`.
-        area: Share of the picture, 0 to 1.
+        embedder, autoencoder: The recogniser, and its run's masked autoencoder, if any.
+        faces, people: (N, H, H, 3) uint8, aligned faces of people that it was not trained on; whose they are.
+        kind, area: A key of `occlusion.OCCLUSIONS`; share of the picture, 0 to 1.
         threshold: Cosine from which on two faces are taken for one person's.
         seed: Of the occluders, the choice of faces and the resamples.
         progress: Told which share is done, 0 to 1.
 
     Returns:
-        A row for `CLEAN` and for each of `AIDS`, by which it is indexed: tar and far at the threshold and
-        roc_auc, each with `*_low` and `*_high`, an interval over people for this network; `*_gain`,
-        `*_gain_low` and `*_gain_high`, how far it lies above no aid; `note`, why there are no values; and
-        probes and people, how many there were.
+        Rows `CLEAN` and `AIDS`: tar and far at the threshold and roc_auc, each with `*_low` and `*_high`, an
+        interval over people for this network; `*_gain`, `*_gain_low`, `*_gain_high`, how far it lies above no
+        aid; `note`, why there are no values; and probes and people, how many there were.
 
     Raises:
         DataError: there are no two people of whom there are two faces.
     """
     chosen = _chosen(people, seed)
     names, identity = np.unique(np.asarray(people)[chosen], return_inverse=True)
-    identity = identity.astype(np.int64)
-    clean = faces[chosen]
-    noise = Noise(torch.from_numpy(chosen), seed, "twin", kind)
-    covered, hidden = occlude(clean, kind, area, noise)
     weights = identity_weights(len(names), RESAMPLES, seed_of(seed, "twin") % 2**32)
-    reference = embed_covered(embedder, clean, np.zeros_like(hidden), "none")
-    scored = {CLEAN: _score(reference, reference, identity, threshold, weights)}
-    notes = dict.fromkeys((CLEAN, *AIDS), "")
-    for step, aid in enumerate(AIDS, start=1):
+    covered, hidden = occlude(faces[chosen], kind, area, Noise(torch.from_numpy(chosen), seed, "twin", kind))
+    reference = embed_covered(embedder, faces[chosen], np.zeros_like(hidden), "none")
+    found: dict[str, _Scored | str] = {}
+    for step, name in enumerate((CLEAN, *AIDS), start=1):
+        vectors = _vectors(name, reference, embedder, autoencoder, covered, hidden)
+        found[name] = _score(vectors, reference, identity, threshold, weights)
         if progress:
-            progress(step / len(notes))
-        try:
-            vectors = embed_covered(embedder, covered, hidden, aid, autoencoder)
-        except UsageError as error:
-            notes[aid] = str(error)
-            continue
-        scored[aid] = _score(vectors, reference, identity, threshold, weights)
-    if progress:
-        progress(1.0)
-    rows = {name: _row(scored.get(name), scored["none"], len(names), notes[name]) for name in notes}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.assign(probes=len(chosen), people=len(names))
+            progress(step / (len(AIDS) + 1))
+    rows = {name: _row(own, found["none"], len(names)) for name, own in found.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").assign(probes=len(chosen), people=len(names))
+
+
+def _vectors(
+    name: str,
+    reference: NDArray[np.float32],
+    embedder: Embedder,
+    autoencoder: Autoencoder | None,
+    covered: Pixels,
+    hidden: Booleans,
+) -> NDArray[np.float32] | str:
+    """Return the probes' embeddings, or why there are none."""
+    if name == CLEAN:
+        return reference
+    try:
+        return embed_covered(embedder, covered, hidden, cast(Aid, name), autoencoder)
+    except UsageError as error:
+        return str(error)
 
 
 def _chosen(people: Sequence[str], seed: int) -> NDArray[np.int64]:
@@ -330,13 +332,15 @@ def _chosen(people: Sequence[str], seed: int) -> NDArray[np.int64]:
 
 
 def _score(
-    probes: NDArray[np.float32],
+    probes: NDArray[np.float32] | str,
     references: NDArray[np.float32],
     identity: NDArray[np.int64],
     threshold: float,
     weights: NDArray[np.integer],
-) -> _Scored:
-    """Compare every probe with every reference but its own picture."""
+) -> _Scored | str:
+    """Compare every probe with every reference but its own picture; a reason why not stays one."""
+    if isinstance(probes, str):
+        return probes
     first, second = np.nonzero(~np.eye(len(probes), dtype=np.bool_))
     score = (probes.astype(np.float64) @ references.T.astype(np.float64))[first, second]
     pairs = Comparisons(score, identity[first], identity[second])
@@ -345,10 +349,11 @@ def _score(
     return _Scored((1 - fnmr, 1 - fnmr_samples), (far, far_samples), area)
 
 
-def _row(own: _Scored | None, none: _Scored, people: int, note: str) -> dict[str, float | str]:
-    row: dict[str, float | str] = {"note": note}
+def _row(own: _Scored | str, none: _Scored | str, people: int) -> dict[str, float | str]:
+    """Return the columns of one way to embed the probes; of one that cannot be had the reason alone."""
+    row: dict[str, float | str] = {"note": own if isinstance(own, str) else ""}
     for name in COLUMNS:
-        if own is None:
+        if isinstance(own, str) or isinstance(none, str):
             row |= dict.fromkeys(_names(name) + _names(f"{name}_gain"), np.nan)
             continue
         (value, samples), (base, base_samples) = getattr(own, name), getattr(none, name)

@@ -1,4 +1,9 @@
+import itertools
 import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +16,14 @@ from facemae.data.detect import MtcnnDetector
 from facemae.data.images import ImageError
 from facemae.data.manifest import enter
 from facemae.data.sources.base import Photo as Listed
+from facemae.data.sources.orl import orl_photos
 from facemae.device import Compute
 from facemae.errors import IntegrityError
 from facemae.gallery.schema import Candidate, Person, Template
 from facemae.gallery.store import GalleryModelError
-from facemae.recognition.enrolment import until
-from facemae.recognition.models import models
+from facemae.protocols import identification, operating
+from facemae.recognition.enrolment import Terms, enrol, until
+from facemae.recognition.models import model_at, models
 from facemae.recognition.recogniser import (
     MIN_SCORE,
     Recogniser,
@@ -94,7 +101,10 @@ def test_a_sideways_photo_is_recognised_as_the_upright_one(finder, recogniser, p
     np.testing.assert_array_equal(*faces)
 
 
-def enrol(recogniser, gallery, finder, photos, people):
+TERMS = Terms(True, until(30))
+
+
+def enter_first(recogniser, gallery, finder, photos, people):
     for person in people:
         face = finder.find(photos[f"orl/s{person:02}/01"]).faces[0].image
         template = Template(recogniser.embed([face])[0], recogniser.fingerprint)
@@ -102,7 +112,7 @@ def enrol(recogniser, gallery, finder, photos, people):
 
 
 def test_a_search_ranks_people_and_names_nobody_below_the_threshold(recogniser, gallery, finder, photos):
-    enrol(recogniser, gallery, finder, photos, range(1, 8))
+    enter_first(recogniser, gallery, finder, photos, range(1, 8))
     probes = [finder.find(photos[f"orl/s{person:02}/01"]).faces[0] for person in (1, 5, 8)]
     stored = {
         f"s{n:02}": recogniser.embed([finder.find(photos[f"orl/s{n:02}/01"]).faces[0].image])[0]
@@ -130,7 +140,7 @@ def test_an_empty_gallery_knows_nobody_and_another_models_is_refused(
     (nobody,) = recogniser.identify(probe, gallery, Threshold(-1))
     assert nobody.candidates == []
     assert nobody.match is None
-    enrol(recogniser, gallery, finder, photos, [1])
+    enter_first(recogniser, gallery, finder, photos, [1])
     other = Recogniser(models(paths)[-1], "cpu", finder)
     with pytest.raises(GalleryModelError, match="another model"):
         other.identify(probe, gallery, Threshold(0.5))
@@ -154,10 +164,6 @@ def test_verification_compares_two_faces(recogniser, finder, photos):
 
 
 def test_a_damaged_model_is_refused(made, tmp_path):
-    import shutil
-
-    from facemae.recognition.models import model_at
-
     stage = tmp_path / "finetune"
     shutil.copytree(models(results.Results(made))[0].finetuned, stage)
     (stage / results.EMBEDDER).write_bytes(b"\x80\x04nonsense")
@@ -171,3 +177,95 @@ def test_a_run_without_pretraining_has_no_autoencoder(paths, finder):
     network, pretrain = Recogniser(by_run["region"], "cpu", finder).autoencoder
     assert pretrain.mask == "region"
     assert not network.training
+
+
+def agree(recogniser, gallery, enrolled, probes, target):
+    """Hold enrolling and identifying against the evaluation's own alignment, embedding and protocols.
+
+    Args:
+        enrolled: A photo per person, by name.
+        probes: Name and photo of each probe; strangers are those who are not enrolled.
+        target: Of the false positive identification rate.
+    """
+    for name, path in enrolled.items():
+        assert enrol(recogniser, gallery, name, [(name, path)], TERMS, Threshold(2.0)).person
+    found = [
+        recogniser.identify(recogniser.finder.find(path).faces[:1], gallery, Threshold(-1), len(enrolled))[0]
+        for _, path in probes
+    ]
+    best = np.array([each.candidates[0].score for each in found])
+    first = [each.candidates[0].person.name for each in found]
+    mated = np.array([name in enrolled for name, _ in probes])
+    right = np.array([name == other for (name, _), other in zip(probes, first, strict=True)])
+    limit = operating.threshold_at(best[~mated], target)
+    decided = [decide(each.candidates, Threshold(limit)) for each in found]
+    assert [each is not None for each in decided] == (best >= limit).tolist()
+
+    everybody = [*enrolled.items(), *probes]
+    identity = np.unique([name for name, _ in everybody], return_inverse=True)[1].astype(np.int64)
+    vectors = evaluated([path for _, path in everybody], recogniser)
+    gallery_rows = np.arange(len(everybody)) < len(enrolled)
+    open_set = {
+        m.name: m.value for m in identification.open_set(vectors, identity, gallery_rows, None, [target])
+    }
+    kept = np.flatnonzero(np.concatenate([np.ones(len(enrolled), bool), mated]))
+    people = np.unique(identity[kept], return_inverse=True)[1].astype(np.int64)
+    closed = identification.closed_set(vectors[kept], people, gallery_rows[kept], None, [1])
+    counts = {
+        "matches": int((right & (best >= limit))[mated].sum()),
+        "wrong": int((~right & (best >= limit))[mated].sum()),
+        "unknown": int((best < limit)[mated].sum()),
+        "strangers accepted": int((best >= limit)[~mated].sum()),
+    }
+    assert open_set[f"tpir_at_fpir={target:g}"] == counts["matches"] / mated.sum()
+    assert open_set[f"fpir_at_target={target:g}"] == counts["strangers accepted"] / (~mated).sum()
+    assert closed[0].value == right[mated].mean()
+    return counts
+
+
+def evaluated(paths, recogniser):
+    """Return the embeddings of photos as the evaluation makes them, by its own alignment."""
+    entries = [enter(Listed(str(n), None, path), "photos", "labelled") for n, path in enumerate(paths)]
+    settings = Settings(recogniser.size, MIN_SCORE, {"photos": "largest"}, {}, "mtcnn", thorough=True)
+    outcomes = list(align_photos(entries, MtcnnDetector(thorough=True), settings))
+    faces = np.stack([each.faces[0].image for each in outcomes])
+    compute = Compute(torch.device("cpu"), torch.float32)
+    return embed.embed_images(recogniser.model.finetuned, faces, compute, "test")
+
+
+def test_the_counts_are_the_evaluations(recogniser, gallery):
+    known = {each.sample_id: each.path for each in orl_photos()}
+    enrolled = {f"s{n:02}": known[f"orl/s{n:02}/01"] for n in range(1, 11)}
+    probes = [(f"s{n:02}", known[f"orl/s{n:02}/{shot:02}"]) for n in range(1, 11) for shot in (2, 3)]
+    probes += [(f"s{n:02}", known[f"orl/s{n:02}/{shot:02}"]) for n in range(11, 41) for shot in (1, 2)]
+    counts = agree(recogniser, gallery, enrolled, probes, 0.5)
+    assert counts["matches"] + counts["wrong"] + counts["unknown"] == 20
+    assert counts["strangers accepted"] == 30
+
+
+@pytest.fixture(scope="module")
+def lfw(tmp_path_factory):
+    """Return LFW's photos by person."""
+    raw = os.environ.get("FACEMAE_RAW_DIR")
+    archive = Path(raw or "") / "lfw" / "lfw-deepfunneled.tgz"
+    if not raw or not archive.is_file():
+        pytest.skip("LFW is not here: set FACEMAE_RAW_DIR to a folder with lfw/lfw-deepfunneled.tgz")
+    folder = tmp_path_factory.mktemp("lfw")
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    people = next(folder.iterdir())
+    return {each.name: sorted(each.glob("*.jpg")) for each in people.iterdir() if each.is_dir()}
+
+
+@pytest.mark.shared_data
+def test_the_counts_are_the_evaluations_on_fifty_people_of_lfw(recogniser, gallery, lfw):
+    """Enrol 50 people, and look up 200 other photos of them and 200 of strangers."""
+    several = [name for name, paths in sorted(lfw.items()) if len(paths) >= 5]
+    alone = [name for name, paths in sorted(lfw.items()) if len(paths) == 1]
+    one_face = (n for n in several if len(recogniser.finder.find(lfw[n][0]).faces) == 1)
+    people = list(itertools.islice(one_face, 50))
+    enrolled = {name: lfw[name][0] for name in people}
+    probes = [(name, path) for name in people for path in lfw[name][1:5]]
+    probes += [(name, lfw[name][0]) for name in alone[:200]]
+    counts = agree(recogniser, gallery, enrolled, probes, 0.15)
+    assert counts["strangers accepted"] == 30

@@ -1,0 +1,321 @@
+"""The reconstruction page: strategies and painted masks, errors by patch, and several models at once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from results_folder import make_experiment
+from streamlit.testing.v1 import AppTest
+from test_pages import open_page, run, written
+
+from facemae import files, reading, results
+from facemae.app import photo, reconstruct
+from facemae.app.reconstruct import BY_HAND, Puzzle
+from facemae.errors import UsageError
+from facemae.masking.parameters import Masks
+from facemae.models.mae import build_mae
+from facemae.models.weights import save_weights
+from facemae.results import Results
+
+PAINTED = "painted_8"  # the board of the tiny models' 8 x 8 patches
+SIZE, PATCH = 32, 8
+
+
+def alts(page: AppTest) -> list[str]:
+    return [image.alt for block in page.get("image") for image in block.proto.imgs]
+
+
+def choose(page: AppTest, *names: str) -> AppTest:
+    page.multiselect(key="model").set_value(list(names))
+    return run(page)
+
+
+def by_hand(cells: list[int] | None = None, **query: str) -> AppTest:
+    page = open_page("reconstruct", mask=BY_HAND, **query)
+    if cells is not None:
+        page.session_state[PAINTED] = {"cells": cells}
+        run(page)
+    return page
+
+
+# --- the page ---
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_face_is_shown_with_its_errors_and_their_scale() -> None:
+    page = open_page("reconstruct")
+    assert [metric.label for metric in page.metric] == ["Visible patches", "Error on hidden patches"]
+    assert page.metric[0].value == "16 of 64"
+    assert "From left to right" in written(page)
+    assert "error per patch" in written(page)
+    picture, scale = alts(page)
+    assert picture.startswith("random/0: ")
+    assert "row " in picture
+    assert "Colour scale" in scale
+
+
+@pytest.mark.usefixtures("shown")
+def test_up_to_four_models_are_shown_one_below_the_other() -> None:
+    page = choose(open_page("reconstruct"), "random/0", "random/1", "region/0", "region/1")
+    assert [alt.partition(":")[0] for alt in alts(page)[:4]] == [
+        "random/0", "random/1", "region/0", "region/1",
+    ]  # fmt: skip
+    assert len(alts(page)) == 5  # and one scale for all
+    lines = [text.value for text in page.text if "error on hidden patches" in text.value]
+    assert len(lines) == 4
+    assert "Not all of these models were trained with this mask" in written(page)
+    assert page.multiselect(key="model").proto.max_selections == reconstruct.MOST_SHOWN
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_mask_that_no_model_knows_is_said_to_be() -> None:
+    page = open_page("reconstruct", mask="grid")
+    assert "This model was trained with the random mask at 75 %" in written(page)
+    assert "None of these models" in written(choose(page, "random/0", "region/0"))
+    page.selectbox(key="mask").set_value("random")
+    assert "never met" not in written(choose(page, "random/0"))
+    assert "never met" not in written(choose(page, "random/0", "random/1"))
+
+
+@pytest.mark.usefixtures("shown")
+def test_without_a_model_the_page_asks_for_one() -> None:
+    page = choose(open_page("reconstruct"))
+    assert "Choose at least one model." in written(page)
+    assert not page.get("image")
+
+
+@pytest.mark.usefixtures("shown")
+def test_links_restore_several_models() -> None:
+    page = AppTest.from_string(
+        "from facemae.app import reconstruct\nreconstruct.render()", default_timeout=60
+    )
+    page.query_params["model"] = ["region/1", "random/0"]
+    page.query_params["seed"] = "7"
+    run(page)
+    assert page.multiselect(key="model").value == ["region/1", "random/0"]
+    assert page.number_input(key="seed").value == 7
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_face_of_the_training_is_a_warning(shown: Path) -> None:
+    faces = reading.faces(Results(shown))
+    learnt = faces.loc[faces["role"] == results.ROLE_TRAIN, "sample_id"].iloc[0]
+    page = open_page("reconstruct", face=learnt)
+    assert "memory as well as skill" in written(page)
+    assert "The models were trained on this face" in written(choose(page, "random/0", "region/0"))
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_visitors_face_is_no_memory_and_nothing_is_shown_without_one(
+    shown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    face = np.full((112, 112, 3), 90, np.uint8)
+    monkeypatch.setattr(photo, "aligned_face", lambda *_: photo.Chosen(face, "face 1 of your photo"))
+    page = open_page("reconstruct")
+    assert page.metric[0].value == "16 of 64"
+    assert not page.warning
+    assert not page.info
+    monkeypatch.setattr(photo, "aligned_face", lambda *_: None)
+    assert not open_page("reconstruct").metric
+
+
+# --- painted by hand ---
+
+
+@pytest.mark.usefixtures("shown")
+def test_what_is_painted_is_hidden() -> None:
+    page = by_hand()
+    start = reconstruct.eye_patches(8)
+    assert page.metric[0].value == f"{64 - len(start)} of 64"
+    assert not page.slider
+    page.session_state[PAINTED] = {"cells": [0, 9, 63]}
+    assert run(page).metric[0].value == "61 of 64"
+    assert "another mask" in written(page)
+
+
+@pytest.mark.usefixtures("shown")
+@pytest.mark.parametrize(
+    ("cells", "sentence"), [([], "No patch is painted"), (list(range(64)), "Every patch is painted")]
+)
+def test_nothing_or_everything_painted_is_a_sentence(cells: list[int], sentence: str) -> None:
+    page = by_hand(cells)
+    assert sentence in written(page)
+    assert not page.metric
+    page.session_state[PAINTED] = {"cells": [5]}
+    assert run(page).metric[0].value == "63 of 64"
+
+
+def test_models_of_other_patches_are_not_painted_together(own: Path) -> None:
+    paths = Results(own)
+    folder = paths.stage("region", 0, "pretrain")
+    _replace_model(folder, patch_size=16)
+    page = choose(by_hand(), "random/0", "region/0")
+    assert "7 by 7 and 8 by 8 patches" in written(page)
+    page.selectbox(key="mask").set_value("random")
+    assert "16 of 64 patches" not in written(run(page))
+    assert len([text for text in page.text if "error on hidden" in text.value]) == 2
+
+
+def test_a_model_trained_on_another_error_is_not_compared(own: Path) -> None:
+    _replace_model(Results(own).stage("region", 0, "pretrain"), pretrain={"normalise_target": False})
+    page = choose(open_page("reconstruct"), "random/0", "region/0")
+    assert "their numbers do not compare" in written(page)
+    assert len(alts(page)) == 4  # each with a scale of its own
+    assert "flatters" in written(page)
+    assert "pixel values from -1 to 1" in written(page)
+
+
+def test_a_model_that_cannot_be_asked_so_is_left_out_with_a_sentence(own: Path) -> None:
+    _replace_model(Results(own).stage("region", 0, "pretrain"), pretrain={"decoder": "cross"})
+    page = open_page("reconstruct", mask="pixel", model="region/0")
+    assert "region/0: This model's decoder predicts whole hidden patches only" in written(page)
+    assert not page.metric
+    assert page.selectbox(key="mask").value == "pixel"
+    assert len(choose(page, "random/0", "region/0").metric) == 2
+
+
+def _replace_model(folder: Path, pretrain: dict[str, Any] | None = None, **model: Any) -> None:
+    """Put an untrained model with other settings in the place of one."""
+    experiment = make_experiment(folder)
+    run_of = experiment.run("region")
+    assert run_of.pretrain
+    settings = run_of.pretrain.model_copy(update=pretrain or {})
+    shape = run_of.model.model_copy(update=model)
+    mae = build_mae(shape, settings, experiment.data.image_size)
+    save_weights(mae.encoder.trunk, folder / results.ENCODER)
+    save_weights(mae.decoder, folder / results.DECODER)
+    content = results.read_json(folder / results.CONFIG)
+    content["pretrain"] |= pretrain or {}
+    content["model"] |= model
+    files.write_json(folder / results.CONFIG, content)
+
+
+def test_eyes_are_painted_at_first() -> None:
+    for side in (2, 4, 7, 8, 14, 28):
+        cells = reconstruct.eye_patches(side)
+        assert 0 < len(cells) < side * side
+        rows = np.array(cells) // side
+        assert rows.min() / side <= 0.5 <= (rows.max() + 1) / side + 0.1
+    assert reconstruct.eye_patches(8) == [17, 18, 19, 20, 21, 22, 25, 26, 27, 28, 29, 30]
+
+
+def test_only_some_patches_make_a_puzzle() -> None:
+    grid = np.zeros((4, 4), np.bool_)
+    with pytest.raises(UsageError, match="nothing to guess"):
+        reconstruct.hand_made(grid)
+    with pytest.raises(UsageError, match="would see nothing"):
+        reconstruct.hand_made(~grid)
+    grid[0, :2] = True
+    assert reconstruct.hand_made(grid).ratio == 2 / 16
+
+
+# --- what is computed ---
+
+
+@pytest.fixture(scope="module")
+def complete_with(experiment: Any) -> Any:
+    """Return a function that completes a face with an untrained model of some settings."""
+
+    def complete(face: Any, puzzle: Puzzle, model: dict[str, Any], **pretrain: Any) -> Any:
+        torch.manual_seed(0)
+        shape = experiment.defaults.model.model_copy(update=model)
+        settings = experiment.defaults.pretrain.model_copy(update=pretrain)
+        network = build_mae(shape, settings, SIZE).eval()
+        masks = Masks.model_validate(experiment.defaults.pretrain.masks.model_dump() | {"pixel": {}})
+        return reconstruct.complete(network, settings, masks, face, puzzle)
+
+    return complete
+
+
+def test_a_run_without_settings_for_a_mask_says_so(experiment: Any, orl_images: Any) -> None:
+    network = build_mae(experiment.defaults.model, experiment.defaults.pretrain, SIZE)
+    with pytest.raises(UsageError, match="no settings for the block mask"):
+        reconstruct.complete(
+            network, experiment.defaults.pretrain, Masks(), orl_images[0], Puzzle("block", 0.5, 0)
+        )
+
+
+def painted(side: int, *cells: int) -> Puzzle:
+    grid = np.zeros((side, side), np.bool_)
+    grid.flat[list(cells)] = True
+    return reconstruct.hand_made(grid)
+
+
+MODELS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({}, {"decoder": "deconv", "loss_on": "all"}),
+    ({}, {"decoder": "cross"}),
+    ({"patch_size": 16, "class_token": True}, {}),
+    ({}, {"mask": "pixel", "normalise_target": False, "loss": "l1"}),
+    ({"encoder": "cnn"}, {"decoder": "deconv"}),
+    ({"encoder": "cnn"}, {"mask": "pixel", "loss_on": "hidden"}),
+    ({"encoder": "mlp"}, {"decoder": "mlp"}),
+    ({"encoder": "mlp"}, {"decoder": "mlp", "mask": "pixel"}),
+]
+
+
+@pytest.mark.parametrize(("model", "pretrain"), MODELS)
+def test_every_kind_of_model_completes_what_is_painted(
+    complete_with: Any, orl_images: Any, model: Any, pretrain: Any
+) -> None:
+    face, patch = orl_images[0], model.get("patch_size", PATCH)
+    side = SIZE // patch
+    done = complete_with(face, painted(side, 0, side + 1), model, **pretrain)
+    assert (done.visible, done.patches) == (side**2 - 2, side**2)
+    assert np.flatnonzero(~np.isnan(done.errors)).tolist() == [0, side + 1]
+    assert np.nanmean(done.errors) == pytest.approx(done.error, rel=1e-5)
+    hidden = np.zeros((SIZE, SIZE), np.bool_)
+    hidden[:patch, :patch] = hidden[patch : 2 * patch, patch : 2 * patch] = True
+    np.testing.assert_array_equal(done.completed[~hidden], face[~hidden])
+    assert (done.completed[hidden] != face[hidden]).mean() > 0.5
+    assert (done.masked[hidden] == 128).all()
+
+
+@pytest.mark.parametrize(("model", "pretrain"), MODELS)
+@pytest.mark.parametrize("strategy", reconstruct.STRATEGIES)
+def test_every_kind_of_model_completes_every_strategy_or_says_why_not(
+    complete_with: Any, orl_images: Any, model: Any, pretrain: Any, strategy: str
+) -> None:
+    def complete() -> Any:
+        return complete_with(orl_images[0], Puzzle(strategy, 0.5, 3), model, **pretrain)
+
+    if strategy == "pixel" and pretrain.get("decoder") == "cross":
+        with pytest.raises(UsageError, match="leaves every patch in sight"):
+            complete()
+        return
+    done, patches = complete(), (SIZE // model.get("patch_size", PATCH)) ** 2
+    assert np.isfinite(done.error)
+    assert reconstruct.worst(done) >= done.error
+    assert (~np.isnan(done.errors)).sum() == (patches if strategy == "pixel" else patches // 2)
+
+
+# --- the error map ---
+
+
+def test_the_error_map_by_hand() -> None:
+    face = np.zeros((4, 4, 3), np.uint8)
+    face[:2] = 200
+    found = reconstruct.error_map(face, np.array([np.nan, 0.0, 1.0, 2.0]), top=2.0)
+    shades = reconstruct.shades()
+    assert (found[:2, 2:] == shades[0]).all()
+    assert (found[2:, 2:] == shades[-1]).all()
+    assert (found[2:, :2] == shades[128]).all()
+    grey = found[:2, :2]
+    assert (grey == grey[0, 0, 0]).all()
+    assert grey[0, 0, 0] > 200  # pale
+
+
+def test_an_error_beyond_the_scale_has_its_last_colour_and_none_at_all_its_first() -> None:
+    face = np.zeros((2, 2, 3), np.uint8)
+    assert (reconstruct.error_map(face, np.full(4, 9.0), top=1.0) == reconstruct.shades()[-1]).all()
+    assert (reconstruct.error_map(face, np.zeros(4), top=0.0) == reconstruct.shades()[0]).all()
+
+
+def test_the_scale_grows_brighter() -> None:
+    shades = reconstruct.shades()
+    assert shades.shape == (reconstruct.SHADES, 3)
+    lightness = shades @ np.array([0.2126, 0.7152, 0.0722])
+    assert (np.diff(lightness) > -0.5).all()
+    assert lightness[-1] - lightness[0] > 150
