@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WHO, SAME = "Who is it?", "Same person?"
 CROP = 112  # pixels that an aligned face is shown at
+BESIDE = 480  # pixels of what stands beside it, or below it on a telephone
 SHOWN = 12  # faces of one photo; more are left out, the smallest first
 
 
@@ -140,7 +141,7 @@ def _show(each: Identified, threshold: Threshold) -> None:
     with st.container(border=True, horizontal=True, gap="medium"):
         with st.container(width=CROP, gap="small"):
             st.image(each.found.image, width=CROP, alt=f"Face {number}, aligned")
-        with st.container(width="stretch", gap="small"):
+        with st.container(width=BESIDE, gap="small"):
             _decision(each, threshold)
             if each.candidates:
                 _candidates(each, threshold, f"candidates_{number}")
@@ -176,7 +177,7 @@ def _candidates(each: Identified, threshold: Threshold, key: str) -> None:
         column_config={
             "person": "Most like",
             "score": st.column_config.ProgressColumn("Score", min_value=-1, max_value=1, format="%.2f"),
-            "match": st.column_config.CheckboxColumn("Reaches the threshold"),
+            "match": st.column_config.CheckboxColumn("Reaches it", help="the score needed for a match"),
         },
         alt=f"Table: the people that face {each.found.number} is most like, with scores.",
     )

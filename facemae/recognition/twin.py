@@ -229,7 +229,7 @@ def _embed_masked(embedder: Embedder, images: Tensor, mask: PatchMask | None) ->
 
 def _images(faces: Pixels, network: torch.nn.Module) -> Tensor:
     device = next(network.parameters()).device
-    return to_input(torch.from_numpy(np.ascontiguousarray(faces)).to(device))
+    return to_input(torch.tensor(np.ascontiguousarray(faces)).to(device))
 
 
 def _in_batches(faces: Pixels, embed: Callable[[slice], Tensor]) -> NDArray[np.float32]:
