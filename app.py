@@ -2,9 +2,10 @@
 
 import streamlit as st
 
-from facemae.app import alignment, compare, gallery, home, recognise, reconstruct, results
+from facemae.app import alignment, compare, explain, gallery, guard, home, recognise, reconstruct, results
 
 st.set_page_config(page_title="FaceMAE", page_icon="🙂", layout="centered")
+guard.check()
 
 others = [
     st.Page(results.render, title="Results", icon=":material/table_chart:", url_path="results"),
@@ -14,6 +15,7 @@ others = [
         recognise.render, title="Recognise", icon=":material/familiar_face_and_zone:", url_path="recognise"
     ),
     st.Page(gallery.render, title="Gallery", icon=":material/group:", url_path="gallery"),
+    st.Page(explain.render, title="Explain", icon=":material/troubleshoot:", url_path="explain"),
     st.Page(alignment.render, title="Alignment", icon=":material/face:", url_path="alignment"),
 ]
 start = st.Page(lambda: home.render(others), title="Home", icon=":material/home:", default=True)

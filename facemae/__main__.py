@@ -293,6 +293,21 @@ def document(
 
 
 @app.command()
+def card(
+    results: Annotated[Path, typer.Option("--results", help="Folder of results.")],
+    run: RunOption,
+    seed: SeedOption,
+    out: Annotated[Path, typer.Option("--out", help="Markdown file to write.")],
+) -> None:
+    """Write a trained run's model card: what it is for, what was measured, and what was not."""
+    from facemae.modelcard import write_card
+    from facemae.results import Results
+
+    write_card(Results(results), run, seed, out)
+    say("card", f"written: {out}")
+
+
+@app.command()
 def where(config_files: ConfigOption) -> None:
     """Print the verdict and where results, report and app are."""
     from facemae import results

@@ -5,6 +5,7 @@ Shapes: B faces, H side of a face in pixels, N patches. Bool masks: True = hidde
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,7 +16,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from facemae.data import quality
+from facemae.data.images import encode_png
 from facemae.metrics import higher_is_better, impostors_needed
+from facemae.reading import PatchErrors
 from facemae.wording import metric_label, scalars, turned
 
 Pixels = NDArray[np.uint8]
@@ -84,6 +87,19 @@ HOW_TO_READ = {
         "Top: the face; middle: what the encoder sees; bottom: its completion. Sharper pictures do not mean "
         "better recognition, and hidden patches may borrow brightness and contrast from the original."
     ),
+    "errors": (
+        "Each cell is a patch of the face: the share of its own variation that the completion misses, 0 "
+        "(dark) is perfect and 1 (bright) no better than the patch's mean colour. Empty cells were hidden "
+        "too rarely."
+    ),
+    "animated": (
+        "Every picture is the same face under new masks of one strategy, one a second; what never changes "
+        "between them is what the strategy cannot teach the encoder to guess."
+    ),
+    "progress": (
+        "The loss of every training that is not finished, by step: it should fall. Two runs' losses do not "
+        "compare, since each mask sets a puzzle of its own difficulty."
+    ),
     "quality": (
         "Faces beyond a dotted line are doubtful: they are used all the same, but are worth a look. "
         "The counts are logarithmic, so that a single face can be seen."
@@ -100,8 +116,18 @@ ALT = {
     "masks": "One face several times, each time with other patches hidden in grey.",
     "measures": "Table of masks: visible tokens, entropy, clumping, hidden shares, error and seconds.",
     "reconstructions": "Rows of faces: original, with hidden patches in grey, and reconstructed.",
+    "errors": "Heat map over the mean face: the share of each patch's variation that a run misses.",
+    "animated": "One face under a mask that changes every second.",
+    "progress": "Line chart: loss by step of every training that is not finished.",
     "quality": "Histogram: how many faces have which value, with the limit beyond which one is doubtful.",
 }
+
+ROC_INTERVALS = (
+    "The pale band of a curve spans its seeds, the lowest to the highest; a bar is the interval for new "
+    "people and new training at a wanted rate, where enough impostors are behind it. Bars of one rate stand "
+    "side by side to be told apart."
+)
+BAR_STEP = 0.03  # powers of ten between two runs' bars at one rate
 
 AXES = {
     "far": "false accept rate (FAR, logarithmic)",
@@ -299,10 +325,15 @@ def verdict_cells(
     return {opponent: [_cell(judged, run, opponent) for run in runs] for opponent in (*runs, *controls)}
 
 
-def leaderboard_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
-    """Draw a metric with its interval per run, best on top, and the controls below a line."""
+def leaderboard_chart(
+    leaderboard: pd.DataFrame, metric: str, colours: Mapping[str, str] | None = None
+) -> go.Figure:
+    """Draw a metric with its interval per run, best on top, and the controls below a line.
+
+    Where only some of the runs are drawn, `colours` is the palette of all, so that each keeps its own.
+    """
     table, controls = ranked(leaderboard, metric), 0
-    colours, figure = palette(leaderboard), go.Figure()
+    colours, figure = colours or palette(leaderboard), go.Figure()
     for row in rows_of(table):
         controls += row["kind"] == "baseline"
         name, colour = row["run"], colours[row["run"]]
@@ -341,12 +372,22 @@ def verdict_matrix(
 
 
 def roc_chart(
-    curves: pd.DataFrame, colours: Mapping[str, str], dashes: Mapping[str, str], *, every_seed: bool = False
+    curves: pd.DataFrame,
+    colours: Mapping[str, str],
+    dashes: Mapping[str, str],
+    *,
+    every_seed: bool = False,
+    bars: pd.DataFrame | None = None,
 ) -> go.Figure:
-    """Draw ROC curves over a logarithmic false accept rate: the mean over seeds, or every seed."""
+    """Draw ROC curves over a logarithmic false accept rate: the mean over seeds, or every seed.
+
+    With `bars` (see `rate_intervals`) the means have these and bands that span the seeds.
+    """
     figure = go.Figure()
     for name in curves["run"].unique():
         part = curves[curves["run"] == name]
+        if bars is not None and not every_seed:
+            add_band(figure, spread(part, "far", "tar"), colours[name], name)
         style = {"color": colours[name], "dash": dashes[name]}
         lines = (
             [line for _, line in part.groupby("seed")]
@@ -355,6 +396,8 @@ def roc_chart(
         )
         for place, line in enumerate(lines):
             _add_line(figure, line["far"], line["tar"], name, style, show=place == 0)
+    if bars is not None and not every_seed:
+        add_bars(figure, bars.rename(columns={"far": "x"}), colours)
     impostors = int(curves["impostors"].min())
     far = np.geomspace(1 / impostors, 1.0, 50)
     _add_line(figure, far, far, CHANCE, {"color": _GRID})
@@ -365,6 +408,93 @@ def roc_chart(
     finish(figure, x=AXES["far"], y=AXES["tar"], height=440)
     figure.update_xaxes(type="log", dtick=1, tickformat="~g")
     figure.update_yaxes(range=[0, 1.02])
+    return figure
+
+
+def rate_intervals(leaderboard: pd.DataFrame) -> pd.DataFrame:
+    """Return the true accept rates at the wanted false ones: run, far, value, ci_low and ci_high.
+
+    Refused ones are left out. The runs of one rate are set apart by `BAR_STEP`, so that bars do not cover
+    each other.
+    """
+    table = scalars(leaderboard)
+    table = table[table["metric"].str.startswith("tar_at_far=") & table["value"].notna()]
+    order = {name: place for place, name in enumerate(table["run"].unique())}
+    far = [
+        float(metric.partition("=")[2]) * 10 ** (BAR_STEP * (order[run] - (len(order) - 1) / 2))
+        for metric, run in zip(table["metric"], table["run"], strict=True)
+    ]
+    columns = ["run", "far", "value", "ci_low", "ci_high"]
+    return table.assign(far=far)[columns].reset_index(drop=True)
+
+
+def spread(part: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Return the lowest and highest `y` of one run's seeds at every x, with columns x, ci_low and ci_high."""
+    found = part.groupby(x)[y].agg(ci_low="min", ci_high="max").reset_index()
+    return found.rename(columns={x: "x"})
+
+
+def add_band(figure: go.Figure, line: pd.DataFrame, colour: str, name: str, **where: int) -> None:
+    """Draw what lies between ci_low and ci_high along x, pale and in the legend's group of its curve."""
+    line = line[line["ci_low"].notna() & line["ci_high"].notna()]
+    if len(line) < 2:
+        return
+    figure.add_scatter(
+        x=np.concatenate([line["x"], line["x"][::-1]]), fill="toself", mode="lines", hoverinfo="skip",
+        y=np.concatenate([line["ci_high"], line["ci_low"][::-1]]), fillcolor=faint(colour),
+        line={"width": 0}, name=name, legendgroup=name, showlegend=False, **where,
+    )  # fmt: skip
+
+
+def add_bars(figure: go.Figure, bars: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """Draw intervals (columns run, x, value, ci_low, ci_high) as a dot with a bar, beside their curves."""
+    for name in bars["run"].unique():
+        part, colour = bars[bars["run"] == name], colours[name]
+        shape = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 3, "color": colour}
+        above, below = part["ci_high"] - part["value"], part["value"] - part["ci_low"]
+        figure.add_scatter(
+            x=part["x"].to_numpy(), y=part["value"].to_numpy(), mode="markers", name=name, legendgroup=name,
+            showlegend=False, marker={"size": 6, "color": colour},
+            error_y=shape | {"array": above.to_numpy(), "arrayminus": below.to_numpy()},
+            customdata=[_with_interval(row) for row in rows_of(part)],
+            hovertemplate=f"{name}: %{{customdata}}<extra></extra>",
+        )  # fmt: skip
+
+
+def faint(colour: str) -> str:
+    """Return a colour "#RRGGBB" so pale that what lies below can be seen."""
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.14)"
+
+
+def error_map(errors: PatchErrors) -> go.Figure:
+    """Draw the share of each patch's variation that a run's completions miss, over the mean face."""
+    side = len(errors.missed)
+    hover = [
+        [
+            f"missed {share:.0%}<br>{grey:.0f} grey levels<br>hidden {times} times"
+            if times and not np.isnan(share)
+            else f"hidden {times} times, too rarely"
+            for share, grey, times in zip(*row, strict=True)
+        ]
+        for row in zip(errors.missed, errors.grey, errors.times, strict=True)
+    ]
+    picture = base64.b64encode(encode_png(errors.face)).decode()
+    figure = go.Figure(
+        go.Heatmap(
+            z=errors.missed, zmin=0, zmax=1, colorscale="Cividis", opacity=0.72, xgap=1, ygap=1,
+            hovertext=hover, hovertemplate="%{hovertext}<extra></extra>", hoverongaps=True,
+            colorbar={"thickness": 8, "tickvals": [0, 0.5, 1], "len": 0.8, "y": 0.4, "outlinewidth": 0},
+        )
+    )  # fmt: skip
+    figure.add_layout_image(
+        source=f"data:image/png;base64,{picture}", xref="x", yref="y", x=-0.5, y=-0.5, sizex=side,
+        sizey=side, sizing="stretch", layer="below",
+    )  # fmt: skip
+    finish(figure, x="", y=None, height=210)
+    figure.update_layout(margin={"l": 0, "r": 0, "t": 0, "b": 0})
+    figure.update_xaxes(visible=False, range=[-0.5, side - 0.5], constrain="domain")
+    figure.update_yaxes(visible=False, range=[side - 0.5, -0.5], scaleanchor="x", constrain="domain")
     return figure
 
 
@@ -382,11 +512,11 @@ def learning_chart(curves: pd.DataFrame, colours: Mapping[str, str]) -> go.Figur
     return figure
 
 
-def cost_chart(leaderboard: pd.DataFrame, metric: str) -> go.Figure:
-    """Draw a metric with its interval against the seconds of all training."""
+def cost_chart(leaderboard: pd.DataFrame, metric: str, colours: Mapping[str, str] | None = None) -> go.Figure:
+    """Draw a metric with its interval against the seconds of all training, colours as leaderboard_chart."""
     table = measured_values(leaderboard, metric)
     symbols = ("circle", "square", "diamond", "triangle-up", "star", "cross", "x", "pentagon")
-    colours, figure = palette(leaderboard), go.Figure()
+    colours, figure = colours or palette(leaderboard), go.Figure()
     for place, row in enumerate(rows_of(table)):
         name, colour = row["run"], colours[row["run"]]
         seconds = row["seconds_pretrain"] + row["seconds_finetune"]

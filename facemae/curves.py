@@ -193,29 +193,52 @@ def labels_per_person(leaderboard: pd.DataFrame) -> Curves | None:
     )
 
 
-def det(curves: pd.DataFrame) -> Curves:
+def det(curves: pd.DataFrame, *, spread: bool = False) -> Curves:
     """Return the detection error trade-off: both error rates of the ROC curves (reading.roc_curves).
 
     Martin et al., "The DET curve in assessment of detection task performance" (1997), on logarithmic axes.
+    With `spread` the ends of each value are those of its lowest and highest seed, else there are none.
     """
     parts = []
     for name in curves["run"].unique():
-        mean = charts.mean_over_seeds(curves[curves["run"] == name], "far", "tar")
+        part = curves[curves["run"] == name]
+        mean, seeds = charts.mean_over_seeds(part, "far", "tar"), charts.spread(part, "far", "tar")
         line = pd.DataFrame({"run": name, "x": mean["far"], "value": 1 - mean["tar"]})
+        line = line.assign(ci_low=1 - seeds["ci_high"], ci_high=1 - seeds["ci_low"])
         parts.append(line[line["value"] > 0])  # no logarithm of none
+    table = pd.concat(parts, ignore_index=True)
+    # A seed without errors has no place on a logarithmic axis; its band ends below the smallest rate shown.
+    table["ci_low"] = table["ci_low"].clip(lower=table["value"].min() / 2)
+    table = table if spread else table.assign(ci_low=np.nan, ci_high=np.nan)
     enough = impostors_needed(1.0) / int(curves["impostors"].min())
     return Curves(
         name="det",
         title="Both kinds of error",
         read=charts.HOW_TO_READ["det"],
         alt=charts.ALT["det"],
-        panels={"": pd.concat(parts, ignore_index=True).assign(ci_low=np.nan, ci_high=np.nan)},
+        panels={"": table},
         x=charts.AXES["far"],
         y="false non-match rate (logarithmic)",
         log_x=True,
         log_y=True,
         enough=enough if enough < 1 else None,
     )
+
+
+def det_intervals(rates: pd.DataFrame) -> pd.DataFrame:
+    """Return the intervals of true accept rates (charts.rate_intervals) as those of false non-match rates.
+
+    Columns run, x, value, ci_low and ci_high. A rate of no errors has no place on a logarithmic axis; an
+    interval that reaches it ends at a tenth of its value.
+    """
+    table = pd.DataFrame(
+        {
+            "run": rates["run"], "x": rates["far"], "value": 1 - rates["value"],
+            "ci_low": 1 - rates["ci_high"], "ci_high": 1 - rates["ci_low"],
+        }
+    )  # fmt: skip
+    table = table[table["value"] > 0]
+    return table.assign(ci_low=np.maximum(table["ci_low"], table["value"] / 10)).reset_index(drop=True)
 
 
 def table_of(panel: pd.DataFrame, x: str) -> pd.DataFrame:
@@ -260,7 +283,7 @@ def chart(curves: Curves, colours: Mapping[str, str], dashes: Mapping[str, str])
             if curves.ticks:
                 _add_points(figure, line, colours[name], dashes[name], where, show=name not in shown)
             else:
-                _add_band(figure, line, colours[name], where)
+                charts.add_band(figure, line, colours[name], str(name), **where)
                 _add_curve(figure, line, colours[name], dashes[name], where, show=name not in shown)
             shown.add(name)
     if curves.enough:
@@ -301,18 +324,6 @@ def _add_curve(
     )  # fmt: skip
 
 
-def _add_band(figure: go.Figure, line: pd.DataFrame, colour: str, where: Mapping[str, int]) -> None:
-    line = line[line["ci_low"].notna() & line["ci_high"].notna()]
-    if len(line) < 2:
-        return
-    name = str(line["run"].iloc[0])
-    figure.add_scatter(
-        x=np.concatenate([line["x"], line["x"][::-1]]), fill="toself", mode="lines", hoverinfo="skip",
-        y=np.concatenate([line["ci_high"], line["ci_low"][::-1]]), fillcolor=_faint(colour),
-        line={"width": 0}, name=name, legendgroup=name, showlegend=False, **where,
-    )  # fmt: skip
-
-
 def _add_points(
     figure: go.Figure, line: pd.DataFrame, colour: str, dash: str, where: Mapping[str, int], *, show: bool
 ) -> None:
@@ -321,11 +332,6 @@ def _add_points(
     above, below = line["ci_high"] - line["value"], line["value"] - line["ci_low"]
     figure.data[-1].error_y = shape | {"array": above.to_numpy(), "arrayminus": below.to_numpy()}
     figure.data[-1].hovertemplate = f"{line['run'].iloc[0]}: %{{customdata}} at %{{x}}<extra></extra>"
-
-
-def _faint(colour: str) -> str:
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, 0.14)"
 
 
 def _accuracy(leaderboard: pd.DataFrame, protocol: str) -> pd.DataFrame:

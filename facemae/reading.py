@@ -33,6 +33,10 @@ QUALITY_COLUMNS = [
     "sample_id", "person", "source", "score", "face_px", "residual", "yaw", "sharpness", "doubts",
 ]  # fmt: skip
 OUTCOME_COLUMNS = ["sample_id", "person", "code", "reason", "hint"]
+PIXEL_GRID = 8  # most cells along a side that the errors of single hidden pixels are gathered in
+LEAST_HIDDEN = 3  # times that a patch has to be hidden before its error is told
+IN_PARTS = "as below"
+NOT_SET = "not set"  # a setting that one of two runs does not have
 PLACE_COLUMNS = ["key", "sample_id", "path", "offset", "length"]
 RUN_DETAILS = ["commit", "versions", "device", "dataset", "people"]
 
@@ -76,6 +80,29 @@ class Reconstructions:
     hidden: NDArray[np.bool_]
     reconstruction: NDArray[np.uint8]
     measures: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PatchErrors:
+    """How well a run completes each patch of a face, from the few faces that its pretraining kept to show.
+
+    Attributes:
+        missed: (S, S), S patches along a side: the share of a hidden patch's own variation that its
+            completion misses. 0 is perfect, 1 as good as the patch's mean colour; NaN where it was hidden
+            fewer than LEAST_HIDDEN times.
+        grey: (S, S) root of the mean squared error in grey levels, 0 to 255; NaN as above.
+        times: (S, S) int64, how often each patch was hidden.
+        face: (H, H, 3) uint8, the mean of the faces.
+        faces: How many there are; every seed completes the same ones under the same masks.
+        seeds: How many trainings completed them.
+    """
+
+    missed: NDArray[np.float64]
+    grey: NDArray[np.float64]
+    times: NDArray[np.int64]
+    face: NDArray[np.uint8]
+    faces: int
+    seeds: int
 
 
 def checked(read: Callable[P, T]) -> Callable[P, T]:
@@ -249,6 +276,86 @@ def reconstructions(paths: Results, run: str, seed: int) -> Reconstructions:
 
 
 @checked
+def patch_errors(paths: Results, run: str) -> PatchErrors:
+    """Return how well a run completes each patch, over the faces and seeds that are kept to show.
+
+    Raises:
+        FileNotFoundError: the pretraining of a seed is not done yet.
+    """
+    seeds = experiment(paths).seeds
+    shown = [reconstructions(paths, run, seed) for seed in seeds]
+    side = _patches_along(shown[0])
+    squares, variances, pixels, times = (np.zeros(side * side) for _ in range(4))
+    for each in shown:
+        hidden = _in_patches(_hidden_pixels(each), side)[..., 0]
+        face, completed = (_in_patches(faces, side) for faces in (each.face, each.reconstruction))
+        squares += (((completed - face) ** 2).mean(axis=3) * hidden).sum(axis=(0, 2))
+        variances += (face.var(axis=2).mean(axis=2) * hidden.sum(axis=2)).sum(axis=0)
+        pixels += hidden.sum(axis=(0, 2))
+        times += hidden.any(axis=2).sum(axis=0)
+    # Sums first: a flat patch would make a mean of ratios as great as one likes.
+    missed, mean_square = _over(squares, variances, times), _over(squares, pixels, times)
+    return PatchErrors(
+        missed.reshape(side, side),
+        np.sqrt(mean_square).reshape(side, side),
+        times.astype(np.int64).reshape(side, side),
+        shown[0].face.mean(axis=0).round().astype(np.uint8),
+        len(shown[0].face),
+        len(shown),
+    )
+
+
+def _over(
+    total: NDArray[np.float64], whole: NDArray[np.float64], times: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the quotient by patch, NaN where it was hidden too rarely or there is nothing to divide by."""
+    known = (times >= LEAST_HIDDEN) & (whole > 0)
+    quotient = np.full(len(total), np.nan)
+    quotient[known] = total[known] / whole[known]
+    return quotient
+
+
+def _patches_along(shown: Reconstructions) -> int:
+    """Return S: the mask's patches along a side, or for a mask over single pixels a coarse grid of them."""
+    side, size = int(shown.hidden.shape[1] ** 0.5 + 0.5), int(shown.face.shape[1])
+    if side < size:
+        return side
+    return max(count for count in range(1, PIXEL_GRID + 1) if not size % count)
+
+
+def _hidden_pixels(shown: Reconstructions) -> NDArray[np.bool_]:
+    """Return which pixels are hidden, (B, H, H, 1)."""
+    side = round(shown.hidden.shape[1] ** 0.5)
+    size = shown.face.shape[1] // side
+    grid = shown.hidden.reshape(-1, side, side).repeat(size, axis=1).repeat(size, axis=2)
+    return grid[..., None]
+
+
+def _in_patches(pixels: NDArray[Any], side: int) -> NDArray[np.float64]:
+    """Return pictures (B, H, H, C) as (B, N, pixels of a patch, C)."""
+    count, height, _, channels = pixels.shape
+    size = height // side
+    cut = pixels.reshape(count, side, size, side, size, channels).transpose(0, 1, 3, 2, 4, 5)
+    return cut.reshape(count, side * side, size * size, channels).astype(np.float64)
+
+
+def region_errors(found: PatchErrors, regions: NDArray[np.int64], names: list[str]) -> dict[str, float]:
+    """Return the mean of `missed` over the patches of each face region; NaN for a region without any.
+
+    Args:
+        found: A run's.
+        regions: (N,) the region of each patch (masking/regions.py): 0 is none, k the k-th of `names`.
+        names: Of the regions; "rest" is added for the patches of none.
+    """
+    values = found.missed.ravel()
+    means = {}
+    for place, name in enumerate(["rest", *names]):
+        of_region = values[(regions == place) & ~np.isnan(values)]
+        means[name] = float(of_region.mean()) if len(of_region) else float("nan")
+    return {name: means[name] for name in (*names, "rest")}
+
+
+@checked
 def masks(paths: Results) -> pd.DataFrame:
     """Return what each masked autoencoder's masks are like and cost, a row per run.
 
@@ -295,6 +402,52 @@ def _question(run: config.Run) -> dict[str, Any]:
     settings = run.shaping()["pretrain"]
     question = {name: settings[name] for name in ("mask_ratio", "loss", "loss_on", "normalise_target")}
     return question | {"patch_size": run.model.patch_size}
+
+
+def roster(setup: config.Experiment) -> pd.DataFrame:
+    """Return run, kind, strategy and mask_ratio of every run and baseline, ordered as the leaderboard is."""
+    rows: list[dict[str, Any]] = [
+        {"run": name, "kind": "run", "strategy": run.strategy, "mask_ratio": run.mask_ratio}
+        for name in run_names(setup)
+        for run in [setup.run(name)]
+    ]
+    rows += [
+        {"run": name, "kind": "baseline", "strategy": name, "mask_ratio": None} for name in setup.baselines
+    ]
+    return pd.DataFrame(rows)
+
+
+def differences(setup: config.Experiment, first: str, second: str) -> pd.DataFrame:
+    """Return the settings in which two runs differ: setting, and its value as JSON in each run's column.
+
+    Only what shapes a run counts: not, say, the parameters of a mask that it does not use.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    before, after = (_leaves(setup.run(name).shaping()) for name in (first, second))
+    names = [*before, *(name for name in after if name not in before)]
+    rows = [
+        (name, *(_value(name, leaves) for leaves in (before, after)))
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+    return pd.DataFrame(rows, columns=["setting", "first", "second"])
+
+
+def _value(name: str, leaves: dict[str, str]) -> str:
+    """Return a setting's value; a section that only the other run leaves out whole has its values below."""
+    section = any(each.startswith(f"{name}.") for each in leaves)
+    return leaves.get(name, IN_PARTS if section else NOT_SET)
+
+
+def _leaves(tree: dict[str, Any], where: str = "") -> dict[str, str]:
+    """Return every value of nested settings as JSON, by its path, such as "pretrain.mask"."""
+    found: dict[str, str] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, dict) and value
+        found |= _leaves(value, f"{where}{name}.") if nested else {f"{where}{name}": json.dumps(value)}
+    return found
 
 
 def run_names(setup: config.Experiment) -> list[str]:

@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from facemae import charts, figures
+from facemae import charts, figures, reading
 from facemae.data import quality, split
 from facemae.metrics import higher_is_better
 from facemae.wording import METRIC_NAMES, metric_label
@@ -308,3 +308,62 @@ def test_masks_in_words() -> None:
     alone = charts.mask_table(masks[masks["run"] == "pixel"])
     assert alone["Seconds"].tolist() == ["60"]  # there is no random mask to hold it against
     assert charts.mask_table(pd.DataFrame()).empty
+
+
+def test_intervals_at_wanted_rates_stand_side_by_side() -> None:
+    rows = [
+        {"run": run, "metric": metric, "condition": "", "value": value, "ci_low": 0.1, "ci_high": 0.9}
+        for run, value in (("scratch", 0.5), ("random", 0.6))
+        for metric in ("tar_at_far=0.1", "far_at_target=0.1", "roc_auc")
+    ]
+    refused = rows[0] | {"metric": "tar_at_far=0.001", "value": None}
+    covered = rows[0] | {"condition": "mask"}
+    found = charts.rate_intervals(pd.DataFrame([*rows, refused, covered]))
+    assert found[["run", "value"]].values.tolist() == [["scratch", 0.5], ["random", 0.6]]
+    assert found["far"].prod() == pytest.approx(0.01)  # set apart evenly to both sides of the rate
+    assert np.log10(found["far"].iloc[1] / found["far"].iloc[0]) == pytest.approx(charts.BAR_STEP)
+    assert charts.rate_intervals(pd.DataFrame([refused])).empty
+
+
+def test_roc_has_a_band_over_its_seeds_and_bars_at_the_rates() -> None:
+    colours = {"random": "#0072B2", "pixels": "#9E9E9E"}
+    bars = pd.DataFrame({"run": ["random"], "far": [0.1], "value": [0.5], "ci_low": [0.3], "ci_high": [0.6]})
+    figure = charts.roc_chart(curves(), colours, dict.fromkeys(colours, "solid"), bars=bars)
+    bands = [trace for trace in figure.data if trace.fill == "toself"]
+    assert [trace.name for trace in bands] == ["random", "pixels"]
+    assert list(bands[0].y) == pytest.approx([0.2, 0.5, 1.0, 1.0, 0.5, 0.1])  # up one way, down the other
+    (bar,) = [trace for trace in figure.data if trace.error_y.array is not None]
+    assert (bar.error_y.array[0], bar.error_y.arrayminus[0]) == pytest.approx((0.1, 0.2))
+    assert bar.marker.color == colours["random"]
+    every = charts.roc_chart(curves(), colours, dict.fromkeys(colours, "solid"), every_seed=True, bars=bars)
+    assert not [trace for trace in every.data if trace.fill == "toself" or trace.error_y.array is not None]
+
+
+def test_some_runs_alone_keep_the_colours_of_all(leaderboard: pd.DataFrame) -> None:
+    colours = charts.palette(leaderboard)
+    alone = leaderboard[leaderboard["run"] == "random-50"]
+    assert charts.palette(alone)["random-50"] != colours["random-50"]  # else there is nothing to test
+    assert charts.leaderboard_chart(alone, "roc_auc", colours).data[0].marker.color == colours["random-50"]
+    assert charts.cost_chart(alone, "roc_auc", colours).data[0].marker.color == colours["random-50"]
+
+
+def test_an_error_map_has_the_face_below_and_says_what_is_unknown() -> None:
+    errors = reading.PatchErrors(
+        missed=np.array([[0.25, np.nan], [1.5, 0.0]]),
+        grey=np.array([[10.0, np.nan], [40.0, 0.0]]),
+        times=np.array([[6, 2], [6, 6]]),
+        face=np.zeros((4, 4, 3), np.uint8),
+        faces=6,
+        seeds=1,
+    )
+    figure = charts.error_map(errors)
+    heat = figure.data[0]
+    assert (heat.zmin, heat.zmax) == (0, 1)
+    assert list(heat.hovertext[0]) == [
+        "missed 25%<br>10 grey levels<br>hidden 6 times",
+        "hidden 2 times, too rarely",
+    ]
+    (picture,) = figure.layout.images
+    assert picture.source.startswith("data:image/png;base64,")
+    assert (picture.sizex, picture.sizey, picture.layer) == (2, 2, "below")
+    assert figure.layout.yaxis.range == (1.5, -0.5)  # the first row is the forehead

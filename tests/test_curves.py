@@ -163,3 +163,35 @@ def test_bands_hold_the_interval_and_words_have_bars(leaderboard: pd.DataFrame) 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 4), (6, 3), (7, 4)])
 def test_panels_fill_their_rows(count: int, columns: int) -> None:
     assert curves.panel_columns(count) == columns
+
+
+def test_det_has_the_ends_of_its_seeds_where_they_are_asked_for() -> None:
+    table = roc().reset_index(drop=True)
+    table["tar"] = table["tar"].where(table["seed"] == 0, (table["tar"] + 0.2).clip(upper=1.0))
+    assert curves.det(table).panels[""][["ci_low", "ci_high"]].isna().all().all()
+    panel = curves.det(table, spread=True).panels[""]
+    assert panel["value"].tolist() == pytest.approx([0.8, 0.7, 0.4])
+    assert panel["ci_low"].tolist() == pytest.approx([0.7, 0.6, 0.3])
+    assert panel["ci_high"].tolist() == pytest.approx([0.9, 0.8, 0.5])
+
+
+def test_a_seed_without_errors_ends_within_the_logarithmic_axis() -> None:
+    table = roc().reset_index(drop=True)
+    table.loc[(table["seed"] == 1) & (table["far"] == 0.1), "tar"] = 1.0
+    panel = curves.det(table, spread=True).panels[""]
+    assert panel["value"].tolist() == pytest.approx([0.9, 0.8, 0.25])
+    assert panel["ci_low"].tolist() == pytest.approx([0.9, 0.8, 0.125])
+
+
+def test_intervals_of_accepts_are_those_of_non_matches_the_other_way_round() -> None:
+    rates = pd.DataFrame(
+        {
+            "run": ["a", "b", "c"], "far": [0.1, 0.1, 0.1], "value": [0.8, 0.9, 1.0],
+            "ci_low": [0.7, 0.8, 1.0], "ci_high": [0.85, 1.05, 1.0],
+        }
+    )  # fmt: skip
+    found = curves.det_intervals(rates)
+    assert found["run"].tolist() == ["a", "b"]  # no errors have no place on a logarithmic axis
+    assert found["value"].tolist() == pytest.approx([0.2, 0.1])
+    assert found["ci_low"].tolist() == pytest.approx([0.15, 0.01])
+    assert found["ci_high"].tolist() == pytest.approx([0.3, 0.2])

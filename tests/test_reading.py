@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.numpy
 from results_folder import (
     CROPS,
     DOUBTFUL_NAMES,
@@ -15,11 +16,12 @@ from results_folder import (
     make_experiment,
     make_results,
 )
+from sklearn.metrics import r2_score
 
 from facemae import files, reading, results
 from facemae.data.images import open_image
 from facemae.data.manifest import read_photo
-from facemae.errors import IntegrityError
+from facemae.errors import IntegrityError, UsageError
 from facemae.masking.regions import REGIONS, region_map
 from facemae.results import Results
 
@@ -194,3 +196,114 @@ def test_runs_are_in_the_order_they_are_held_against_each_other(tmp_path: Path) 
     )
     assert reading.run_names(setup) == ["plain", "erasing", "random", "region", "views"]
     assert reading.masked(setup) == ["random", "region"]
+
+
+def write_shown(
+    paths: Results, run: str, seed: int, face: np.ndarray, hidden: np.ndarray, completed: np.ndarray
+) -> None:
+    content = safetensors.numpy.save(
+        {"face": face, "hidden": hidden, "reconstruction": completed}, {results.FACTS: '{"mask": {}}'}
+    )
+    files.atomic_write(paths.stage(run, seed, "pretrain") / results.RECONSTRUCTIONS, content)
+
+
+@pytest.fixture
+def faces() -> tuple[np.ndarray, np.ndarray]:
+    """Three faces of 2 x 2 patches of 2 x 2 pixels, and which of the patches are hidden: the first of all
+    three, the second of two, the third of all three, the last of none."""
+    patch = np.array([[0, 20], [20, 0]], np.uint8)  # its variance is 100
+    face = np.zeros((3, 4, 4, 3), np.uint8)
+    face[:, :2, :2] = face[:, :2, 2:] = patch[..., None]
+    face[:, 2:, :2] = 70  # flat
+    return face, np.array([[1, 1, 1, 0], [1, 1, 1, 0], [1, 0, 1, 0]], bool)
+
+
+def test_errors_by_patch_by_hand(tmp_path: Path, faces: tuple[np.ndarray, np.ndarray]) -> None:
+    experiment, paths = make_experiment(tmp_path, seeds=[0]), Results(tmp_path)
+    files.write_json(paths.config, experiment.model_dump(), sort_keys=False)
+    face, hidden = faces
+    completed = face.copy()
+    completed[0, :2, :2] += 5  # mean squared error 25
+    completed[1, :2, :2] = 10  # the patch's mean: 100
+    write_shown(paths, "random", 0, face, hidden, completed)
+    found = reading.patch_errors(paths, "random")
+    assert found.times.tolist() == [[3, 2], [3, 0]]
+    assert found.missed[0, 0] == pytest.approx((25 + 100 + 0) / 300)
+    assert found.grey[0, 0] == pytest.approx(np.sqrt(125 / 3))
+    assert np.isnan(found.missed[0, 1])  # hidden twice
+    assert np.isnan(found.missed[1, 0])  # nothing to miss in a flat patch
+    assert found.grey[1, 0] == 0
+    assert np.isnan(found.missed[1, 1])
+    assert (found.faces, found.seeds) == (3, 1)
+    assert (found.face == face[0]).all()
+
+
+def test_guessing_the_mean_misses_everything(tmp_path: Path) -> None:
+    """A second way to compute it: scikit-learn's share of variance explained, over all hidden pixels."""
+    random = np.random.default_rng(0)
+    experiment, paths = make_experiment(tmp_path, seeds=[0, 1]), Results(tmp_path)
+    files.write_json(paths.config, experiment.model_dump(), sort_keys=False)
+    face = random.integers(0, 255, (5, 8, 8, 3), np.uint8)
+    for seed in (0, 1):
+        guess = random.integers(0, 255, face.shape, np.uint8)
+        write_shown(paths, "random", seed, face, np.ones((5, 1), bool), guess)
+    found = reading.patch_errors(paths, "random")
+    shown = [reading.reconstructions(paths, "random", seed) for seed in (0, 1)]
+    columns = np.concatenate(
+        [each.face.reshape(5, 64, 3).transpose(1, 0, 2).reshape(64, 15) for each in shown], 1
+    )
+    guesses = np.concatenate(
+        [each.reconstruction.reshape(5, 64, 3).transpose(1, 0, 2).reshape(64, 15) for each in shown], 1
+    )
+    explained = r2_score(columns, guesses, multioutput="variance_weighted")
+    assert found.missed[0, 0] == pytest.approx(1 - explained)
+
+
+def test_of_single_hidden_pixels_only_those_count(tmp_path: Path) -> None:
+    experiment, paths = make_experiment(tmp_path, seeds=[0]), Results(tmp_path)
+    files.write_json(paths.config, experiment.model_dump(), sort_keys=False)
+    face = np.random.default_rng(0).integers(0, 200, (4, 16, 16, 3), np.uint8)
+    hidden = np.zeros((4, 16, 16), bool)
+    hidden[:, 0, 0] = hidden[:, 8, 9] = True
+    completed = face.copy()
+    completed[:, 0, 0] += 30
+    completed[:, 5, 5] += 50  # was visible, so that this is no error of the completion
+    write_shown(paths, "random", 0, face, hidden.reshape(4, -1), completed)
+    found = reading.patch_errors(paths, "random")
+    assert found.grey.shape == (reading.PIXEL_GRID, reading.PIXEL_GRID)
+    assert found.grey[0, 0] == pytest.approx(30)
+    assert found.grey[4, 4] == 0
+    assert np.isnan(found.grey).sum() == reading.PIXEL_GRID**2 - 2
+
+
+def test_errors_by_region_are_means_of_its_known_patches() -> None:
+    missed = np.array([[0.2, np.nan], [0.6, 0.1]])
+    errors = reading.PatchErrors(missed, missed, np.ones((2, 2), int), np.zeros((2, 2, 3), np.uint8), 1, 1)
+    found = reading.region_errors(errors, np.array([1, 1, 0, 1]), ["brows", "eyes"])
+    assert list(found) == ["brows", "eyes", "rest"]
+    assert found["brows"] == pytest.approx(0.15)
+    assert np.isnan(found["eyes"])
+    assert found["rest"] == pytest.approx(0.6)
+
+
+def test_the_roster_is_the_leaderboards(paths: Results) -> None:
+    roster, board = reading.roster(reading.experiment(paths)), reading.leaderboard(paths)
+    columns = ["run", "kind", "strategy"]
+    expected = board.drop_duplicates("run")[columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(roster[columns], expected, check_dtype=False)
+
+
+def test_settings_that_differ_are_side_by_side(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    found = reading.differences(experiment, "random", "region").values.tolist()
+    assert found == [
+        ["pretrain.mask", '"random"', '"region"'],
+        ["pretrain.masks.random", "{}", reading.NOT_SET],
+        ["pretrain.masks.region", reading.NOT_SET, "{}"],
+    ]
+    assert reading.differences(experiment, "random", "random").empty
+    whole = reading.differences(experiment, "scratch", "random").set_index("setting")
+    assert whole.loc["pretrain"].to_list() == ["null", reading.IN_PARTS]
+    assert whole.loc["pretrain.mask"].to_list() == [reading.NOT_SET, '"random"']
+    with pytest.raises(UsageError, match="there is no such run"):
+        reading.differences(experiment, "random", "gone")

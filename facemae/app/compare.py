@@ -15,7 +15,7 @@ from facemae.data.images import encode_png
 from facemae.wording import METRIC_NAMES, metric_label, scalars
 
 SHOWN = 3  # faces of a strip, so that two strips fit side by side
-FACE_WIDTH, MAP_WIDTH = 150, 225  # pixels, of which two fit side by side on a telephone, or one
+FACE_WIDTH, MAP_WIDTH = 150, 222  # pixels, of which two fit side by side on a telephone, or one
 NOTHING, STILL, MOVING = "nothing", "still", "moving"  # stillness is the default: not everybody bears motion
 
 
@@ -190,7 +190,7 @@ def _animated(setup: config.Experiment) -> None:
         "Show", [NOTHING, STILL, MOVING], default=NOTHING, required=True, key="play", bind="query-params"
     )
     if drawn == NOTHING or not chosen:
-        st.text("Choose masks, and Still or Moving to draw them.")
+        st.text("Choose masks, and still or moving to draw them.")
         return
     picture = shell.load(reading.face, face)
     patches = setup.data.image_size // setup.defaults.model.patch_size
@@ -205,11 +205,11 @@ def _animated(setup: config.Experiment) -> None:
 
 
 def _parameters(setup: config.Experiment) -> dict[str, dict[str, Any]]:
-    """Return the parameters of every strategy that the configuration has, a run's own before the defaults'."""
+    """Return the parameters of each strategy that is configured, a run's own before the defaults'."""
     found: dict[str, dict[str, Any]] = {}
     own = [setup.run(name).masked for name in reading.masked(setup)]
-    for settings in (setup.defaults.pretrain, *reversed(own)):
-        for name in config.STRATEGIES if settings else ():
+    for settings in filter(None, (setup.defaults.pretrain, *reversed(own))):
+        for name in config.STRATEGIES:
             if getattr(settings.masks, name) is not None:
                 found[name] = settings.masks.parameters(name)
     return found
@@ -238,8 +238,9 @@ def _pictures(setup: config.Experiment, masked: list[str]) -> None:
 
 
 def _grid(setup: config.Experiment, pictures: dict[str, charts.Pixels], kind: str) -> None:
-    columns = st.columns(2)
     for place, (name, picture) in enumerate(pictures.items()):
+        if place % 2 == 0:  # rows of two, so that a telephone shows them in order
+            columns = st.columns(2)
         run = setup.run(name)
         with columns[place % 2]:
             st.text(f"{name} ({run.strategy} mask, {run.mask_ratio:.0%} hidden)")
@@ -281,14 +282,12 @@ def _by_region(setup: config.Experiment, found: dict[str, reading.PatchErrors]) 
     for name, errors in found.items():
         labels, names = _regions(len(errors.missed))
         shares = reading.region_errors(errors, labels, names)
-        rows.append({"Run": name} | {title.capitalize(): share for title, share in shares.items()})
+        rows.append({"Run": name} | {title.capitalize(): 100 * share for title, share in shares.items()})
     table = pd.DataFrame(rows)
     st.dataframe(
         table,
         hide_index=True,
-        column_config={
-            name: st.column_config.NumberColumn(format="percent") for name in table.columns if name != "Run"
-        },
+        column_config={name: shell.number(name, "%.0f%%") for name in table.columns if name != "Run"},
         alt="Table: the share of the variation that each run misses, by face region.",
     )
     st.caption("The mean over a region's patches; a region that no patch lies in mostly is empty.")

@@ -32,17 +32,17 @@ SCALE = 3  # times that a face is enlarged, so that its patches have sharp edges
 FOR_COLOUR, AGAINST_COLOUR = "#D1495B", "#2E6FB7"
 BAR_COLOURS = (charts.MORE_COLOURS[0], charts.MORE_COLOURS[3])
 WARNING = (
-    "An explanation shows what the score reacts to, not why two people are alike: a face with a part covered is "
-    "a picture unlike any that the model was trained on."
+    "An explanation shows what the score reacts to, not why two people are alike: a face with a part covered "
+    "is a picture unlike any that the model was trained on."
 )
 HOW_TO_READ = {
     "attention": (
-        "Middle: attention rollout, the brighter a patch the more of it flows into the embedding by attention; "
-        "what the network does with it is not in there."
+        "Middle: attention rollout, the brighter a patch the more of it flows into the embedding by "
+        "attention; what the network does with it is not in there."
     ),
     "reaction": (
-        "Right: what covering a square around each patch does to the score. Red lowers it: the place spoke for "
-        "a match. Blue raises it: the place spoke against one."
+        "Right: what covering a square around each patch does to the score. Red lowers it: the place spoke "
+        "for a match. Blue raises it: the place spoke against one."
     ),
     "regions": (
         "Bars to the left: without this region the score is lower, so it spoke for a match; to the right it "
@@ -168,14 +168,14 @@ def evaluated_scores(paths: Results, run: str, seed: int) -> tuple[Floats, Float
 
 
 def standing(score: float, genuine: Floats, impostor: Floats) -> str:
-    """Say where a score stands among those of the evaluation's pairs, in rising order, without a threshold."""
+    """Say where a score stands among those of the evaluation's pairs, in rising order."""
     if not len(genuine) or not len(impostor):
         return "There are no scored pairs of the evaluation to hold it against."
     lower = np.searchsorted(genuine, score, side="left") / len(genuine)
     higher = 1 - np.searchsorted(impostor, score, side="left") / len(impostor)
     return (
-        f"Among unseen people {lower:.0%} of the pairs of one person score lower, and {_share(higher)} of the "
-        "pairs of two people score as high or higher."
+        f"Among unseen people {lower:.0%} of the pairs of one person score lower, and {_share(higher)} of "
+        "the pairs of two people score as high or higher."
     )
 
 
@@ -236,7 +236,7 @@ def attended(face: Pixels, attention: Floats, most: float) -> Pixels:
 
 
 def reacted(face: Pixels, change: Floats, reach: float) -> Pixels:
-    """Return a face (H, H, 3) in grey below the score's changes (side, side), opaque where they are `reach`."""
+    """Return a face (H, H, 3) in grey below the score's changes (side, side), strongest at `reach`."""
     colours = np.where((change < 0)[..., None], _rgb(FOR_COLOUR), _rgb(AGAINST_COLOUR))
     return _blended(face, colours, 0.85 * np.clip(np.abs(change) / max(reach, 1e-12), 0, 1))
 
@@ -250,7 +250,7 @@ def _blended(face: Pixels, colours: Floats, opacity: Floats) -> Pixels:
     grey = enlarged(face).mean(axis=2, keepdims=True)
     rows, columns = (np.arange(length) * len(opacity) // length for length in grey.shape[:2])
     over, share = colours[rows][:, columns], opacity[rows][:, columns, None]
-    return (grey * (1 - share) + over * share).round().astype(np.uint8)
+    return np.asarray((grey * (1 - share) + over * share).round(), np.uint8)
 
 
 def _side_by_side(pictures: list[Pixels]) -> Pixels:

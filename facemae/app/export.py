@@ -10,8 +10,12 @@ import streamlit as st
 
 from facemae import charts
 
-NO, PNG, SVG, HTML = "no", "PNG", "SVG", "HTML"
+NO, PNG, SVG, HTML = "off", "PNG", "SVG", "HTML"
 FORMS = (NO, PNG, SVG, HTML)
+CAMERA = (
+    "The camera at the top right of each chart saves it on a clear ground, in the colours of this page; the "
+    "light theme is the one to print."
+)
 SCALE = 3  # pixels of a PNG for each of the page's
 WIDTH = 900  # pixels of a chart on a page of its own
 
@@ -22,8 +26,8 @@ def choice(key: str) -> str:
         "Save charts as", FORMS, default=NO, key=key, required=True, bind="query-params"
     )
     told = {
-        PNG: "The camera at the top right of each chart saves it, in the colours of this page.",
-        SVG: "The camera at the top right of each chart saves it, in the colours of this page.",
+        PNG: CAMERA,
+        SVG: CAMERA,
         HTML: "The button below each chart saves it as one file that opens without a network.",
     }
     if chosen in told:

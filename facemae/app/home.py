@@ -7,18 +7,24 @@ from collections.abc import Sequence
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
-from facemae import config, reading
-from facemae.app import shell
+from facemae import config, reading, wording
+from facemae.app import progress, shell
 
 QUESTION = (
     "What does masked-autoencoder pretraining buy for face recognition, and which masking strategy buys most?"
 )
 ABOUT = {
-    "results": "every number with its interval, ROC, DET and learning curves",
-    "alignment": "the photos: what became of each, and which faces are doubtful",
+    "results": "every number with its interval, ROC, DET and learning curves, and training in progress",
     "compare": "verdicts between the masking strategies, robustness, fewer labels, and what each hides",
     "reconstruct": "hide parts of a face and see what a trained model makes of it",
+    "recognise": "who is in a photo, and how recognition holds when the face is covered",
+    "gallery": "enrol people, rename them and delete them; ten demo people in one click",
+    "explain": "which parts of two faces decided, and a map of all faces",
+    "fairness": "errors by group, what was not measured, and the model card",
+    "alignment": "the photos: what became of each, and which faces are doubtful",
 }
+ROW = 3  # pages side by side
+MOST_NAMED = 12  # runs that are named one by one
 
 
 def render(others: Sequence[StreamlitPage] = ()) -> None:
@@ -30,14 +36,18 @@ def render(others: Sequence[StreamlitPage] = ()) -> None:
     st.title("FaceMAE")
     st.caption(QUESTION)
     with shell.explained():
-        setup, found = shell.load(reading.experiment), shell.load(reading.verdict)
+        setup = shell.load(reading.experiment)
+        underway = progress.told(setup)
+        if underway:
+            st.info(underway, icon=":material/hourglass_top:")
+        found = shell.load(reading.verdict)
         _verdict(setup, found)
-        _links(others)
+        _experiment(setup)
         _small_print(setup, found)
+    _links(others)  # also where there are no results: some pages do without
 
 
 def _verdict(setup: config.Experiment, found: reading.Headline) -> None:
-    details = shell.load(reading.details)
     shell.words(found.headline, tag="h3")
     shell.words(*found.sentences)
     shell.claims(found.claims)
@@ -51,15 +61,45 @@ def _verdict(setup: config.Experiment, found: reading.Headline) -> None:
             width="content",
         )
         st.metric("Seeds", found.seeds, help="a verdict needs at least two", width="content")
-    st.text(f"Computed on {details['device']}, data {details['dataset']}.")
+
+
+def _experiment(setup: config.Experiment) -> None:
+    """Say what was run, on what, and where it was computed."""
+    details, tally = shell.load(reading.details), shell.load(reading.tally)
+    faces, photos = int(tally["faces"].sum()), int(tally["photos"].sum())
+    st.text("\n".join(_what_was_run(setup)))
+    st.text(
+        f"On {faces:,} faces found in {photos:,} photos. "
+        f"Computed on {details['device']}, data {details['dataset']}."
+    )
+
+
+def _what_was_run(setup: config.Experiment) -> list[str]:
+    """Return a sentence for each kind of run, with the names of its runs."""
+    masked, rivals = wording.masked_runs(setup), wording.rival_runs(setup)
+    names = [f"{name} ({setup.run(name).mask_ratio:.0%} hidden)" for name in masked]
+    kinds = (
+        ("Pretrained as masked autoencoders, each with its own mask", names),
+        ("Pretrained by comparing views of a face", rivals),
+        ("From scratch, without pretraining", wording.scratch_runs(setup)),
+        ("Controls that train nothing", list(setup.baselines)),
+    )
+    return [
+        f"{title}: {wording.names_of(found) if len(found) <= MOST_NAMED else f'{len(found)} runs'}."
+        for title, found in kinds
+        if found
+    ]
 
 
 def _links(others: Sequence[StreamlitPage]) -> None:
     """Show the way to each page and what is there."""
-    for column, page in zip(st.columns(len(others)) if others else [], others, strict=True):
-        with column.container(border=True, height="stretch"):
-            st.page_link(page, width="stretch")
-            st.caption(ABOUT[page.url_path])
+    if others:
+        st.subheader("Where to go next")
+    for start in range(0, len(others), ROW):
+        for column, page in zip(st.columns(ROW), others[start : start + ROW], strict=False):
+            with column.container(border=True, height="stretch"):
+                st.page_link(page, width="stretch")
+                st.caption(ABOUT[page.url_path])
 
 
 def _small_print(setup: config.Experiment, found: reading.Headline) -> None:

@@ -16,11 +16,10 @@ SEEN = "progress_unfinished"  # in the session: whether the last look found some
 
 
 def show(setup: config.Experiment) -> None:
-    """Show what is being trained, for as long as anything is missing; a sentence where nothing is."""
+    """Show what is being trained until there is a verdict and no training is left; then a sentence."""
     paths = Results(shell.results_root())
-    unfinished = _unfinished(progressing.underway(paths, setup), progressing.done(paths, setup))
-    if not unfinished:
-        st.caption("Every training and evaluation of this configuration is done.")
+    if not _unfinished(paths, progressing.underway(paths, setup)):
+        st.caption("No training is under way.")
         return
     st.subheader("Training in progress")
     st.session_state[SEEN] = True
@@ -41,26 +40,27 @@ def _count(number: int, what: str) -> str:
     return f"{number} {trainings} {what}" if number else ""
 
 
-def _unfinished(found: list[Underway], done: pd.DataFrame) -> bool:
-    return bool(found) or bool((done["done"] < done["of"]).any())
+def _unfinished(paths: Results, found: list[Underway]) -> bool:
+    return bool(found) or not paths.verdict.is_file()
 
 
 @shell.explained()
 def _look(setup: config.Experiment) -> None:
     paths = Results(shell.results_root())
-    found, done = progressing.underway(paths, setup), progressing.done(paths, setup)
-    if not _unfinished(found, done) and st.session_state.pop(SEEN, False):
+    found = progressing.underway(paths, setup)
+    if not _unfinished(paths, found) and st.session_state.pop(SEEN, False):
         st.rerun()  # the whole page: there are results to show now
     if not any(each.live for each in found):
-        st.text("Nothing is being trained on this machine. One command goes on with what is missing:")
-        st.code(shell.COMMAND, language="bash")
+        st.text("Nothing is being trained here now; the same command goes on with what is missing.")
+        if paths.leaderboard.is_file():  # else the page names the command below
+            st.code(shell.COMMAND, language="bash")
     for each in found[:SHOWN]:
         st.text(each.sentence)
         if each.steps:
             st.progress(each.share)
     if len(found) > SHOWN:
         st.text(f"And {len(found) - SHOWN} more.")
-    st.text(_overall(done))
+    st.text(_overall(progressing.done(paths, setup)))
     _losses(setup, progressing.losses(paths, found))
 
 

@@ -28,8 +28,8 @@ def render() -> None:
         if not Results(shell.results_root()).leaderboard.is_file():
             _learning(roster, export.NO)
         leaderboard = shell.load(reading.leaderboard)
-        form = export.choice("save")
         _numbers(leaderboard)
+        form = export.choice("save")
         _roc(leaderboard, roster, form)
         _learning(roster, form)
         _settings(setup)
@@ -214,6 +214,7 @@ def _settings(setup: config.Experiment) -> None:
 
 def _photos() -> None:
     st.subheader("The photos behind it")
-    st.text(
-        "Alignment shows what became of every photo, which faces are doubtful, and each of them close up."
-    )
+    st.text("What became of every photo, which faces are doubtful, and each of them close up:")
+    # Known by its address alone, so that this page need not be handed the app's list of pages.
+    page = st.Page(alignment.render, title="Alignment", icon=":material/face:", url_path="alignment")
+    st.page_link(page, label="Alignment: look through the faces")

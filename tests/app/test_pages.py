@@ -12,7 +12,7 @@ from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
 from facemae import charts, results
-from facemae.app import shell
+from facemae.app import home, shell
 from facemae.results import Results
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,9 @@ def written(page: AppTest) -> str:
 def test_app_starts_with_the_verdict() -> None:
     page = run(AppTest.from_file(str(ROOT / "app.py"), default_timeout=60))
     assert "Against training from scratch on 12 unseen people" in written(page)
-    assert len(page.get("page_link")) == 4
+    assert len(page.get("page_link")) >= 6
+    assert all(each.value in home.ABOUT.values() for each in page.caption[1:])
+    assert len(page.caption[1:]) == len(page.get("page_link"))
 
 
 @pytest.mark.usefixtures("shown")
@@ -52,7 +54,10 @@ def test_home_says_what_it_rests_on() -> None:
     assert {metric.label: metric.value for metric in page.metric} == {
         "Runs": "3", "Controls": "1", "Unseen people": "12", "Seeds": "2",
     }  # fmt: skip
-    assert f"Computed on cpu {HOSTILE}" in "\n".join(text.value for text in page.text)
+    text = "\n".join(text.value for text in page.text)
+    assert f"On 76 faces found in 77 photos. Computed on cpu {HOSTILE}" in text
+    assert "each with its own mask: random (75% hidden) and region (75% hidden).\nFrom scratch" in text
+    assert "Controls that train nothing: pixels." in text
     assert "What this evaluation cannot tell" in [expander.label for expander in page.expander]
 
 
@@ -61,14 +66,14 @@ def test_results_page_shows_numbers_and_charts() -> None:
     page = open_page("results")
     assert page.dataframe[0].value["run"].tolist() == ["scratch", "random", "region", "pixels"]
     assert len(page.get("plotly_chart")) == 4
-    assert len(page.get("download_button")) == 1
+    assert len(page.get("download_button")) == 4
     page.selectbox(key="metric").set_value("tar_at_far=0.001")
     assert "impostor pairs" in written(run(page))
 
 
 @pytest.mark.usefixtures("shown")
 def test_every_chart_and_picture_has_an_alternative_text() -> None:
-    for name, count in (("results", 4), ("compare", 3)):
+    for name, count in (("results", 4), ("compare", 5)):
         page = open_page(name)
         assert [bool(chart.proto.alt) for chart in page.get("plotly_chart")] == [True] * count
         for sentence in [charts.HOW_TO_READ[key] for key in ("leaderboard", "verdicts", "masks")]:
@@ -79,7 +84,7 @@ def test_every_chart_and_picture_has_an_alternative_text() -> None:
 @pytest.mark.usefixtures("shown")
 def test_compare_page_follows_the_metric() -> None:
     page = open_page("compare")
-    table = page.dataframe[0].value
+    table = page.dataframe[1].value
     assert set(zip(table["run_a"], table["run_b"], strict=True)) == {
         ("random", "scratch"), ("region", "scratch"), ("region", "random"),
         ("scratch", "pixels"), ("random", "pixels"), ("region", "pixels"),
@@ -102,12 +107,12 @@ def test_compare_page_has_a_chart_with_its_numbers_for_each_protocol() -> None:
     text = written(page)
     for title in ("Covered faces", "Changed light", "Real light from the side", "Fewer labels"):
         assert title in [heading.value for heading in page.subheader]
-    assert [bool(chart.proto.alt) for chart in page.get("plotly_chart")] == [True] * (3 + 6)
+    assert [bool(chart.proto.alt) for chart in page.get("plotly_chart")] == [True] * (3 + 6 + 2)
     assert "Where the kinds differ" in text
     assert [each.label for each in page.expander].count("The same in numbers") == 1 + 6
     page.selectbox(key="metric").set_value("labels_accuracy")
     page = run(page)
-    assert "pixels" not in set(page.dataframe[0].value["run_b"])  # it trains on no labels
+    assert "pixels" not in set(page.dataframe[1].value["run_b"])  # it trains on no labels
     assert len(page.get("image")) == 4  # a rival has no masks
 
 
@@ -139,7 +144,7 @@ def test_results_page_shows_a_metric_under_one_condition_at_a_time() -> None:
 
 @pytest.mark.usefixtures("everything")
 def test_reconstruct_page_offers_no_rival() -> None:
-    models = open_page("reconstruct").selectbox(key="model").options
+    models = open_page("reconstruct").multiselect(key="model").options
     assert models
     assert not any("simclr" in model for model in models)
 
@@ -160,7 +165,7 @@ def test_reconstruct_page_hides_as_many_patches_as_asked() -> None:
     page.slider(key="hidden").set_value(50)
     assert run(page).metric[0].value == "32 of 64"
     assert "trained with the random mask at 75 %" in written(page)
-    page.selectbox(key="model").set_value("region/1")
+    page.multiselect(key="model").set_value(["region/1"])
     assert "trained with the region mask" in written(run(page))
     trained = page.selectbox(key="face").options[-1]
     page.selectbox(key="face").set_value(trained)
@@ -170,7 +175,7 @@ def test_reconstruct_page_hides_as_many_patches_as_asked() -> None:
 @pytest.mark.usefixtures("shown")
 def test_a_link_restores_a_reconstruction() -> None:
     page = open_page("reconstruct", model="region/1", mask="grid", hidden="25", seed="7")
-    assert page.selectbox(key="model").value == "region/1"
+    assert page.multiselect(key="model").value == ["region/1"]
     assert page.metric[0].value == "48 of 64"
     assert page.number_input(key="seed").value == 7
 

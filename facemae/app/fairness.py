@@ -1,0 +1,244 @@
+"""Fairness and limits: errors by group, thresholds, failures, what was not measured, and the model card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from facemae import charts, config, modelcard, reading, results
+from facemae.app import engine, shell
+from facemae.recognition.thresholds import threshold_card
+from facemae.results import Results
+from facemae.wording import metric_label
+
+THUMBNAIL = 64  # pixels
+RATES = ("fmr", "fnmr")
+HOW_TO_READ = {
+    "groups": (
+        "Each dot is a group's error at the one threshold for everybody, each bar its interval over people. "
+        "Groups whose bars lie apart are treated differently; bars that overlap are no proof that they are not."
+    ),
+    "thresholds": (
+        "For a wanted false match rate: the least cosine of a match, and the errors at it with their intervals "
+        "over people. A rate is refused where the pairs are too few to speak of it."
+    ),
+    "failures": (
+        "The pairs that this model finds hardest: one person scored lowest, and two people scored highest. "
+        "A threshold low enough for the former would accept the latter."
+    ),
+}
+
+
+def render() -> None:
+    """Show the page."""
+    st.title("Fairness and limits")
+    st.caption("For whom the errors were measured, for whom not, and what a model must not be used for.")
+    with shell.explained(), engine.told():
+        setup, leaderboard = shell.load(reading.experiment), shell.load(reading.leaderboard)
+        run, seed = _model(setup, leaderboard)
+        _groups(leaderboard, run)
+        _attributes(leaderboard, run)
+        _thresholds(run, seed)
+        _failures(run, seed)
+        _limits(setup)
+        _data()
+        _card(run, seed)
+
+
+def _model(setup: config.Experiment, leaderboard: pd.DataFrame) -> tuple[str, int]:
+    """Let the reader choose a trained model; the best run comes first."""
+    names = [f"{run}/{seed}" for run in best_first(setup, leaderboard) for seed in setup.seeds]
+    chosen = st.selectbox("Model (run/seed)", names, key="model", bind="query-params")
+    run, _, seed = str(chosen).rpartition("/")
+    return run, int(seed)
+
+
+def best_first(setup: config.Experiment, leaderboard: pd.DataFrame) -> list[str]:
+    """Return the runs, the best by the primary metric first, and last those that have no value of it."""
+    ranked = charts.ranked(leaderboard, setup.evaluate.primary)
+    best = ranked.loc[ranked["kind"] == "run", "run"].to_list()[::-1]
+    return [*best, *(name for name in reading.run_names(setup) if name not in best)]
+
+
+# --- what was measured by group ---
+
+
+def _groups(leaderboard: pd.DataFrame, run: str) -> None:
+    st.subheader("Errors by group")
+    found = modelcard.groups(leaderboard[leaderboard["run"] == run])
+    if found.why_not:
+        whole = found.rows.empty
+        title = "Not measured." if whole else "Not everything could be measured."
+        st.info(title, icon=":material/block:")
+        st.text(" ".join(each.replace("`", "") for each in found.why_not))
+    if found.rows.empty:
+        return
+    rates = found.rows[found.rows["metric"].isin(RATES)]
+    if len(rates):
+        st.caption(HOW_TO_READ["groups"])
+        st.plotly_chart(
+            group_chart(rates), key="groups", config={"displayModeBar": False},
+            alt="Dot plot: false match and false non-match rate of each group, with intervals.",
+        )  # fmt: skip
+    _table(found.rows.assign(condition=found.rows["condition"].replace("", "between groups")), "Group")
+
+
+def _table(rows: pd.DataFrame, condition: str) -> None:
+    st.dataframe(
+        rows.assign(metric=rows["metric"].map(metric_label)),
+        hide_index=True,
+        column_order=["condition", "metric", "value", "ci_low", "ci_high", "note"],
+        column_config={
+            "condition": condition, "metric": "Measured", "value": shell.number("Value", "%.4f"),
+            "ci_low": shell.number("Interval from", "%.4f"), "ci_high": shell.number("to", "%.4f"),
+            "note": "Note",
+        },
+        alt=f"Table: values with intervals by {condition.lower()}.",
+    )  # fmt: skip
+
+
+def group_chart(rates: pd.DataFrame) -> go.Figure:
+    """Draw each group's false match and false non-match rate with its interval."""
+    figure = go.Figure()
+    for metric, colour, symbol in zip(RATES, charts.MORE_COLOURS[::3], ("circle", "diamond"), strict=True):
+        part = rates[rates["metric"] == metric]
+        ends = {
+            "array": part["ci_high"] - part["value"], "arrayminus": part["value"] - part["ci_low"],
+            "color": colour,
+        }  # fmt: skip
+        figure.add_scatter(
+            x=part["value"], y=part["condition"].map(plain), mode="markers", name=metric_label(metric),
+            marker={"color": colour, "size": 11, "symbol": symbol}, error_x=ends,
+            hovertemplate="%{y}: %{x:.4f}<extra></extra>",
+        )  # fmt: skip
+    charts.finish(figure, x="share of comparisons (lower is better)", y=None,
+                  height=160 + 50 * rates["condition"].nunique())  # fmt: skip
+    return figure
+
+
+def plain(text: str) -> str:
+    """Return text that a chart shows as it is: Plotly takes a few tags, which it finds by their brackets."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _attributes(leaderboard: pd.DataFrame, run: str) -> None:
+    rows = leaderboard[(leaderboard["run"] == run) & (leaderboard["protocol"] == "attributes")]
+    rows = rows[(rows["condition"] != "") & rows["value"].notna()]
+    if rows.empty:
+        return
+    st.subheader("What else the encoder tells, by group")
+    st.caption(
+        "How well gender, race, age or expression can be read from the encoder, for each group of people. That "
+        "they can be read at all is a risk: an embedding says more than who somebody is."
+    )
+    _table(rows, "Group")
+
+
+# --- thresholds and failures ---
+
+
+def _thresholds(run: str, seed: int) -> None:
+    st.subheader("Thresholds")
+    with engine.told():
+        with st.spinner("Measuring the thresholds on unseen people…"):
+            card, people = shell.load(thresholds, run, seed)
+        st.caption(f"{HOW_TO_READ['thresholds']} Measured on {people} people.")
+        st.dataframe(
+            card.assign(note=card["note"].where(card["note"] == "", "refused: " + card["note"])),
+            hide_index=True,
+            column_order=[
+                "target_fmr", "threshold", "fmr", "fmr_low", "fmr_high", "fnmr", "fnmr_low", "fnmr_high", "note",
+            ],
+            column_config=_card_columns(),
+            alt="Table: threshold and errors with intervals by wanted false match rate.",
+        )  # fmt: skip
+
+
+def thresholds(paths: Results, run: str, seed: int) -> tuple[pd.DataFrame, int]:
+    """Return the thresholds of a model by wanted false match rate, and on how many people they rest.
+
+    Raises:
+        DataError, IntegrityError: none can follow.
+    """
+    return threshold_card(paths.stage(run, seed, "embed") / results.EMBEDDINGS)
+
+
+def _card_columns() -> dict[str, Any]:
+    names = {"fmr": "False matches", "fnmr": "False non-matches"}
+    rates = {
+        f"{rate}{end}": shell.number(f"{words}{more}", "%.4f")
+        for rate, words in names.items()
+        for end, more in (("", ""), ("_low", ", from"), ("_high", ", to"))
+    }
+    return rates | {
+        "target_fmr": shell.number("Wanted rate", "%g"), "threshold": shell.number("Threshold", "%.3f"),
+        "note": "Note",
+    }  # fmt: skip
+
+
+def _failures(run: str, seed: int) -> None:
+    st.subheader("Failure cases")
+    with engine.told():
+        try:
+            found = shell.load(modelcard.failures, run, seed)
+        except FileNotFoundError:
+            st.text("The embeddings of the evaluation people are not in this folder, so none can be shown.")
+            return
+        st.caption(HOW_TO_READ["failures"])
+        names = sorted({*found["first"], *found["second"]})
+        pictures = {name: shell.uri(png) for name, png in shell.load(reading.aligned, names).items()}
+        what = {"genuine": "one person", "impostor": "two people"}
+        st.dataframe(
+            found.assign(
+                kind=found["kind"].map(what),
+                first_picture=found["first"].map(pictures), second_picture=found["second"].map(pictures),
+            ),
+            hide_index=True, row_height=THUMBNAIL, height="content",
+            column_order=["first_picture", "second_picture", "score", "kind", "first", "second"],
+            column_config={
+                "first_picture": st.column_config.ImageColumn("First", width="small"),
+                "second_picture": st.column_config.ImageColumn("Second", width="small"),
+                "score": shell.number("Score", "%.3f"), "kind": "Shows",
+                "first": "First photo", "second": "Second photo",
+            },
+            alt="Table: pairs of faces that the model finds hardest, with pictures, score and names.",
+        )  # fmt: skip
+
+
+# --- limits ---
+
+
+def _limits(setup: config.Experiment) -> None:
+    found = shell.load(reading.verdict)
+    st.subheader("What this evaluation cannot tell")
+    shell.words(*reading.limits(setup, found.people))
+    shell.claims(found.claims)
+    st.subheader("Not measured at all")
+    for name, sentence in modelcard.UNMEASURED.items():
+        shell.words(name, tag="b")
+        shell.words(sentence)
+    st.subheader("Use")
+    for title, sentences in (("Meant for", modelcard.INTENDED), ("Not to be used", modelcard.FORBIDDEN)):
+        shell.words(title, tag="b")
+        shell.words(*sentences, tag="li")
+
+
+def _data() -> None:
+    st.subheader("Data and licences")
+    shell.words(*shell.load(reading.credits))
+
+
+def _card(run: str, seed: int) -> None:
+    st.subheader("Model card")
+    with engine.told():
+        card = shell.load(modelcard.model_card, run, seed)
+        st.caption("All of this and more in one file, to go along with the model wherever it goes.")
+        st.download_button(
+            "Download the model card", card, f"facemae-{run}-{seed}-card.md", "text/markdown",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+        with st.expander("Show the model card"):
+            st.code(card, language="markdown", wrap_lines=True)

