@@ -2,7 +2,18 @@
 
 import streamlit as st
 
-from facemae.app import alignment, compare, explain, gallery, guard, home, recognise, reconstruct, results
+from facemae.app import (
+    alignment,
+    compare,
+    explain,
+    fairness,
+    gallery,
+    guard,
+    home,
+    recognise,
+    reconstruct,
+    results,
+)
 
 st.set_page_config(page_title="FaceMAE", page_icon="🙂", layout="centered")
 guard.check()
@@ -16,6 +27,7 @@ others = [
     ),
     st.Page(gallery.render, title="Gallery", icon=":material/group:", url_path="gallery"),
     st.Page(explain.render, title="Explain", icon=":material/troubleshoot:", url_path="explain"),
+    st.Page(fairness.render, title="Fairness", icon=":material/diversity_3:", url_path="fairness"),
     st.Page(alignment.render, title="Alignment", icon=":material/face:", url_path="alignment"),
 ]
 start = st.Page(lambda: home.render(others), title="Home", icon=":material/home:", default=True)

@@ -264,7 +264,8 @@ def test_the_same_folder_gives_the_same_card_and_another_seed_another(made: Resu
 
 
 def test_a_run_without_weights_or_embeddings_says_so(own: Results) -> None:
-    shutil.rmtree(own.stage("scratch", 0, "embed"))
+    for stage in ("embed", "finetune"):
+        shutil.rmtree(own.stage("scratch", 0, stage))
     text = modelcard.model_card(own, "scratch", 0)
     assert "The weights are not in this folder" in section(text, "Files")
     assert section(text, "Thresholds").startswith("Not known")
@@ -289,7 +290,8 @@ def test_no_name_becomes_a_link_html_or_a_line(own: Results) -> None:
     assert {each.type for each in tokens} == {
         "heading_open", "heading_close", "inline", "text", "code_inline", "paragraph_open", "paragraph_close",
         "bullet_list_open", "bullet_list_close", "list_item_open", "list_item_close", "table_open",
-        "thead_open", "tr_open", "th_open", "th_close", "tr_close", "thead_close", "tbody_open", "td_open", "td_close",
+        "thead_open", "tr_open", "th_open", "th_close", "tr_close", "thead_close", "tbody_open",
+        "td_open", "td_close",
         "tbody_close", "table_close",
     }  # fmt: skip
     plain = " ".join(each.content for each in tokens if each.type == "text")

@@ -199,8 +199,12 @@ def _animated(setup: config.Experiment) -> None:
             pair = animation.pictures(picture, name, percent / 100, parameters[name], patches)
             with st.container(width=FACE_WIDTH, gap=None):
                 st.text(name)
+                # As PNG and not scaled by the server, which would make a still of it.
                 st.image(
-                    pair[drawn == MOVING], width=FACE_WIDTH, alt=f"{name} mask: {charts.ALT['animated']}"
+                    pair[drawn == MOVING],
+                    width="stretch",
+                    output_format="PNG",
+                    alt=f"{name} mask: {charts.ALT['animated']}",
                 )
 
 

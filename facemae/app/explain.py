@@ -297,14 +297,15 @@ def region_chart(table: pd.DataFrame) -> go.Figure:
     """Draw the changes of the score by region, a bar for each of the two faces."""
     figure = go.Figure()
     for photo, colour, pattern in zip(SIDES, BAR_COLOURS, ("", "/"), strict=True):
-        part = table[table["photo"] == photo].iloc[::-1]
+        part = table[table["photo"] == photo]
         figure.add_bar(
             x=part["change"], y=part["region"], orientation="h", name=f"{photo} face",
             marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "replace"}},
             hovertemplate="%{y}: %{x:+.3f}<extra>" + photo + " face</extra>",
         )  # fmt: skip
     charts.finish(figure, x="change of the score without the region", y=None, height=380)
-    figure.update_layout(barmode="group", bargap=0.25, legend={"traceorder": "normal"})
+    figure.update_layout(barmode="group", bargap=0.25)
+    figure.update_yaxes(autorange="reversed")
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pandas as pd
@@ -19,11 +20,11 @@ RATES = ("fmr", "fnmr")
 HOW_TO_READ = {
     "groups": (
         "Each dot is a group's error at the one threshold for everybody, each bar its interval over people. "
-        "Groups whose bars lie apart are treated differently; bars that overlap are no proof that they are not."
+        "Groups whose bars lie apart are treated differently; bars that overlap prove no equality."
     ),
     "thresholds": (
-        "For a wanted false match rate: the least cosine of a match, and the errors at it with their intervals "
-        "over people. A rate is refused where the pairs are too few to speak of it."
+        "For a wanted false match rate: the least cosine of a match, and the errors at it with their "
+        "intervals over people. A rate is refused where the pairs are too few to speak of it."
     ),
     "failures": (
         "The pairs that this model finds hardest: one person scored lowest, and two people scored highest. "
@@ -131,8 +132,8 @@ def _attributes(leaderboard: pd.DataFrame, run: str) -> None:
         return
     st.subheader("What else the encoder tells, by group")
     st.caption(
-        "How well gender, race, age or expression can be read from the encoder, for each group of people. That "
-        "they can be read at all is a risk: an embedding says more than who somebody is."
+        "How well gender, race, age or expression can be read from the encoder, for each group of people. "
+        "That they can be read at all is a risk: an embedding says more than who somebody is."
     )
     _table(rows, "Group")
 
@@ -147,14 +148,13 @@ def _thresholds(run: str, seed: int) -> None:
             card, people = shell.load(thresholds, run, seed)
         st.caption(f"{HOW_TO_READ['thresholds']} Measured on {people} people.")
         st.dataframe(
-            card.assign(note=card["note"].where(card["note"] == "", "refused: " + card["note"])),
-            hide_index=True,
-            column_order=[
-                "target_fmr", "threshold", "fmr", "fmr_low", "fmr_high", "fnmr", "fnmr_low", "fnmr_high", "note",
-            ],
-            column_config=_card_columns(),
+            in_words(card), hide_index=True,
             alt="Table: threshold and errors with intervals by wanted false match rate.",
         )  # fmt: skip
+        refused = card[card["note"] != ""]
+        if len(refused):
+            strictest = refused.iloc[0]
+            st.text(f"Refused from {strictest['target_fmr']:g} on: {strictest['note']}.")
 
 
 def thresholds(paths: Results, run: str, seed: int) -> tuple[pd.DataFrame, int]:
@@ -166,17 +166,25 @@ def thresholds(paths: Results, run: str, seed: int) -> tuple[pd.DataFrame, int]:
     return threshold_card(paths.stage(run, seed, "embed") / results.EMBEDDINGS)
 
 
-def _card_columns() -> dict[str, Any]:
-    names = {"fmr": "False matches", "fnmr": "False non-matches"}
-    rates = {
-        f"{rate}{end}": shell.number(f"{words}{more}", "%.4f")
-        for rate, words in names.items()
-        for end, more in (("", ""), ("_low", ", from"), ("_high", ", to"))
-    }
-    return rates | {
-        "target_fmr": shell.number("Wanted rate", "%g"), "threshold": shell.number("Threshold", "%.3f"),
-        "note": "Note",
-    }  # fmt: skip
+def in_words(card: pd.DataFrame) -> pd.DataFrame:
+    """Return a threshold card as text, few enough columns for a telephone; what is not known is refused."""
+    rows = [
+        {
+            "Wanted false matches": f"{row['target_fmr']:g}",
+            "Threshold": "refused" if row["note"] else f"{row['threshold']:.3f}",
+            "False matches": _rate(row, "fmr"),
+            "False non-matches": _rate(row, "fnmr"),
+        }
+        for row in card.to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
+def _rate(row: dict[Any, Any], name: str) -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if pd.isna(value):
+        return ""
+    return f"{value:.3g}" if pd.isna(low) else f"{value:.3g} ({low:.2g} to {high:.2g})"
 
 
 def _failures(run: str, seed: int) -> None:
@@ -189,7 +197,7 @@ def _failures(run: str, seed: int) -> None:
             return
         st.caption(HOW_TO_READ["failures"])
         names = sorted({*found["first"], *found["second"]})
-        pictures = {name: shell.uri(png) for name, png in shell.load(reading.aligned, names).items()}
+        pictures = {name: _uri(png) for name, png in shell.load(reading.aligned, names).items()}
         what = {"genuine": "one person", "impostor": "two people"}
         st.dataframe(
             found.assign(
@@ -206,6 +214,10 @@ def _failures(run: str, seed: int) -> None:
             },
             alt="Table: pairs of faces that the model finds hardest, with pictures, score and names.",
         )  # fmt: skip
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 # --- limits ---

@@ -18,7 +18,7 @@ ABOUT = {
     "compare": "verdicts between the masking strategies, robustness, fewer labels, and what each hides",
     "reconstruct": "hide parts of a face and see what a trained model makes of it",
     "recognise": "who is in a photo, and how recognition holds when the face is covered",
-    "gallery": "enrol people, rename them and delete them; ten demo people in one click",
+    "gallery": "enrol people, rename them and delete them; demo people in one click",
     "explain": "which parts of two faces decided, and a map of all faces",
     "fairness": "errors by group, what was not measured, and the model card",
     "alignment": "the photos: what became of each, and which faces are doubtful",

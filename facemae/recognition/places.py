@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -23,7 +24,14 @@ def settings(path: Path = Path("config.yaml")) -> config.GallerySettings:
     found = next((each for each in (path, SHIPPED) if each.is_file()), None)
     if found is None:
         raise UsageError(f"{path}: there is no such file; start from a copy of the shipped config.yaml.")
-    gallery = config.load([found]).gallery
+    state = found.stat()
+    gallery = _read(found, state.st_mtime_ns, state.st_size)
     address = os.environ.get(VARIABLE)
     # Unlike the file, the variable may hold a password: nothing copies it.
     return gallery.model_copy(update={"url": address}) if address else gallery
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: Path, changed: int, size: int) -> config.GallerySettings:
+    """Return a file's settings, read again only when it has changed: a page asks several times."""
+    return config.load([path]).gallery

@@ -94,6 +94,10 @@ def test_a_link_restores_moving_masks() -> None:
     page = open_page("compare", play="moving", masks="grid", hidden="50")
     assert [alt for alt in alts(page) if alt.startswith("grid mask")]
     assert page.slider(key="hidden").value == 50
+    served = [each for block in page.get("image") for each in block.proto.imgs if "grid mask" in each.alt]
+    assert [each.url.rpartition(".")[2] for each in served] == [
+        "png"
+    ]  # what the server converts stands still
 
 
 @pytest.mark.parametrize("strategy", animation.STRATEGIES)

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 WIDE, NARROW = 1280, 390  # pixels: a laptop and a telephone
+HIGHEST = 16_000  # pixels of a picture that the browser can make
 START = 30.0  # seconds that the server may take to answer
 LONG = 30_000  # milliseconds that a page may take on a busy machine
 # By address, what is on each page once it stands.
@@ -96,7 +97,7 @@ def tab(browser: Browser, address: str, **settings: Any) -> Iterator[Page]:
     page.on("console", lambda message: faults.append(_complaint(message)))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    context.on("request", lambda request: asked.append(_target(request)))
+    context.on("request", lambda request: asked.append(request.url))
     page.on("websocket", lambda socket: asked.append(socket.url.replace("ws://", "http://", 1)))
     try:
         yield page
@@ -104,10 +105,6 @@ def tab(browser: Browser, address: str, **settings: Any) -> Iterator[Page]:
         context.close()
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
     assert [fault for fault in faults if fault] == []
-
-
-def _target(request: Request) -> str:
-    return str(request.url)
 
 
 def _complaint(message: ConsoleMessage) -> str:
@@ -134,15 +131,22 @@ def show(page: Page, address: str, path: str, query: str = "") -> None:
     settle(page)
 
 
-def picture(page: Page, file: Path) -> None:
-    """Write a picture of the whole page: what scrolls is a part of it, so the window is made as high."""
-    size = page.viewport_size or {"width": WIDE, "height": 900}
+def enlarge(page: Page) -> None:
+    """Make the window as high as the page: what scrolls is a part of it, and else it would be cut off."""
+    width = (page.viewport_size or {"width": WIDE})["width"]
     for _ in range(2):  # a higher window may hold more
         height = page.get_by_test_id("stMain").evaluate("each => each.scrollHeight")
-        page.set_viewport_size({"width": size["width"], "height": min(int(height), 16_000)})
+        page.set_viewport_size({"width": width, "height": min(int(height), HIGHEST)})
         settle(page)
+
+
+def picture(page: Page, file: Path) -> None:
+    """Write a picture of the whole page."""
+    size = page.viewport_size
+    enlarge(page)
     page.screenshot(path=file)
-    page.set_viewport_size(size)
+    if size:
+        page.set_viewport_size(size)
 
 
 def too_wide(page: Page) -> list[str]:

