@@ -121,7 +121,7 @@ def choose_threshold(model: Model, key: str) -> Threshold:
 
 def stands_for(threshold: Threshold, people: int) -> str:
     """Return in words what a threshold stands for with so many people enrolled."""
-    text = f"Needed for a match: {threshold.score:.2f}."
+    text = f"Needed for a match: {threshold.score:.3f}."
     if threshold.fmr is not None:
         text += f" {threshold.fmr:.1%} of comparisons of two people reach it"
         if threshold.fmr_low is not None and threshold.fmr_high is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -17,14 +18,15 @@ from facemae.wording import metric_label
 
 THUMBNAIL = 64  # pixels
 RATES = ("fmr", "fnmr")
+_RATE_NAMES = ("False matches", "False non-matches")
 HOW_TO_READ = {
     "groups": (
         "Each dot is a group's error at the one threshold for everybody, each bar its interval over people. "
         "Groups whose bars lie apart are treated differently; bars that overlap prove no equality."
     ),
     "thresholds": (
-        "For a wanted false match rate: the least cosine of a match, and the errors at it with their "
-        "intervals over people. A rate is refused where the pairs are too few to speak of it."
+        "For a false match rate of at most so much: the least cosine of a match, and the errors at it with "
+        "their intervals over people. A rate is refused where the pairs are too few to speak of it."
     ),
     "failures": (
         "The pairs that this model finds hardest: one person scored lowest, and two people scored highest. "
@@ -149,6 +151,7 @@ def _thresholds(run: str, seed: int) -> None:
         st.caption(f"{HOW_TO_READ['thresholds']} Measured on {people} people.")
         st.dataframe(
             in_words(card), hide_index=True,
+            column_config=dict.fromkeys(_RATE_NAMES, st.column_config.TextColumn(width=170)),
             alt="Table: threshold and errors with intervals by wanted false match rate.",
         )  # fmt: skip
         refused = card[card["note"] != ""]
@@ -170,10 +173,9 @@ def in_words(card: pd.DataFrame) -> pd.DataFrame:
     """Return a threshold card as text, few enough columns for a telephone; what is not known is refused."""
     rows = [
         {
-            "Wanted false matches": f"{row['target_fmr']:g}",
+            "At most": np.format_float_positional(row["target_fmr"], trim="-"),
             "Threshold": "refused" if row["note"] else f"{row['threshold']:.3f}",
-            "False matches": _rate(row, "fmr"),
-            "False non-matches": _rate(row, "fnmr"),
+            **{words: _rate(row, rate) for rate, words in zip(RATES, _RATE_NAMES, strict=True)},
         }
         for row in card.to_dict("records")
     ]
@@ -235,7 +237,7 @@ def _limits(setup: config.Experiment) -> None:
     st.subheader("Use")
     for title, sentences in (("Meant for", modelcard.INTENDED), ("Not to be used", modelcard.FORBIDDEN)):
         shell.words(title, tag="b")
-        shell.words(*sentences, tag="li")
+        shell.words(*(f"\N{BULLET} {sentence}" for sentence in sentences))
 
 
 def _data() -> None:

@@ -208,7 +208,7 @@ def _ask(kept: Gallery, model: Model, pending: Pending) -> None:
     """Ask what to do with a face that is taken for somebody else; nothing is merged without an answer."""
     terms = st.session_state["gallery_terms"]
     st.warning("This face is taken for somebody who is enrolled.", icon=":material/group:")
-    st.text(f"New: {pending.name}\nEnrolled: {pending.known_as} (score {pending.score:.2f})")
+    st.text(f"New: {pending.name}\nEnrolled: {pending.known_as} (score {pending.score:.3f})")
     with st.container(horizontal=True), engine.told():
         if st.button("Add the photos to the enrolled person", key="pending_add"):
             _answered()
@@ -324,7 +324,7 @@ def _merges(kept: Gallery, model: Model) -> None:
     with st.expander(f"Perhaps one person ({len(alike)})"):
         for place, (one, other, score) in enumerate(alike[:MERGES]):
             names = [f"<bdi>{html.escape(each.name)}</bdi>" for each in (one, other)]
-            st.html(f"{names[0]} and {names[1]}, score {score:.2f}")
+            st.html(f"{names[0]} and {names[1]}, score {score:.3f}")
             if st.button("Make them one, under the first name", key=f"merge_{place}"):
                 with engine.told():
                     kept.merge(other.name, one.name)

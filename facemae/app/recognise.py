@@ -159,7 +159,7 @@ def _decision(each: Identified, threshold: Threshold) -> None:
         st.badge("unknown", icon=":material/question_mark:", color="gray")
         shell.words(f"Face {number}: unknown person", tag="b")
     if best is not None:
-        st.text(f"Best score {best:.2f}, needed {threshold.score:.2f}.")
+        st.text(f"Best score {best:.3f}, needed {threshold.score:.3f}.")
 
 
 def _candidates(each: Identified, threshold: Threshold, key: str) -> None:
@@ -176,7 +176,7 @@ def _candidates(each: Identified, threshold: Threshold, key: str) -> None:
         key=key,
         column_config={
             "person": "Most like",
-            "score": st.column_config.ProgressColumn("Score", min_value=-1, max_value=1, format="%.2f"),
+            "score": st.column_config.ProgressColumn("Score", min_value=-1, max_value=1, format="%.3f"),
             "match": st.column_config.CheckboxColumn("Reaches it", help="the score needed for a match"),
         },
         alt=f"Table: the people that face {each.found.number} is most like, with scores.",
@@ -203,11 +203,11 @@ def _verify(model: Model, threshold: Threshold) -> None:
     st.image(_pair(first.image, other.image), width=2 * CROP + 8, alt="The two faces, aligned")
     if found.match:
         st.success(
-            f"A match: score {found.score:.2f}, needed {threshold.score:.2f}.", icon=":material/check:"
+            f"A match: score {found.score:.3f}, needed {threshold.score:.3f}.", icon=":material/check:"
         )
     else:
         st.info(
-            f"No match: score {found.score:.2f}, needed {threshold.score:.2f}. They may still be one person.",
+            f"No match: score {found.score:.3f}, needed {threshold.score:.3f}. They may still be one person.",
             icon=":material/question_mark:",
         )
     st.caption(engine.stands_for(threshold, 1))

@@ -134,15 +134,15 @@ def _one(
         key=f"twin_table_{column}",
         column_config={
             "face": "Face",
-            "like": shell.number("Like the uncovered face", "%.2f"),
-            "score": shell.number("Best score", "%.2f"),
+            "like": shell.number("Like the uncovered face", "%.3f"),
+            "score": shell.number("Best score", "%.3f"),
             "decision": "Decision",
         },
         alt=f"Table: score and decision of {model.name} for the face uncovered and covered.",
     )
     if not enrolled:
         st.caption("Nobody is enrolled with this model, so the face is compared with itself uncovered.")
-    st.caption(f"Needed for a match: {threshold.score:.2f}.")
+    st.caption(f"Needed for a match: {threshold.score:.3f}.")
 
 
 def _tried(

@@ -205,7 +205,7 @@ CHOICES: dict[Which, Callable[[list[Face], Image.Image], list[Face]]] = {
 
 
 def align_face(image: Image.Image, face: Face, size: int) -> Aligned | None:
-    """Warp a face to the template, `size` x `size`, and measure it; None where all landmarks are one point."""
+    """Warp a face to the template, `size` x `size`, and measure it; None where its landmarks coincide."""
     try:
         matrix = similarity(face.landmarks, template(size))
     except ValueError:

@@ -42,6 +42,7 @@ _EXACT = 2000  # candidates beyond which the index is left aside
 _INDEXED = 2000  # numbers that an HNSW index takes; longer templates are searched without
 _MAKING, _WIPING = 0x66616365, 0x66616366  # advisory locks
 _NEEDED = (0, 8)  # pgvector's version: earlier ones end a scan too early
+_LOCKED = "55P03"  # the state of a statement that gave up waiting for a lock
 _NO_EXTENSION = (
     "The gallery's database needs pgvector 0.8 or newer; ask whoever runs it for CREATE EXTENSION vector."
 )
@@ -158,15 +159,11 @@ class Postgres:
             try:
                 if not _owned(connection):
                     return False, "the account does not own the tables and may not write them anew"
-                seen_by_nobody = _wait_for_readers(connection)
-                for table in (TEMPLATES, PEOPLE):
-                    connection.execute(text(f"VACUUM (FULL) {table.name}"))
-                kept = _end_log(connection)
+                if not (_wait_for_readers(connection) and _write_anew(connection)):
+                    return False, "a transaction on the server still sees what was removed"
+                return True, _end_log(connection)
             finally:
                 connection.execute(select(func.pg_advisory_unlock(_WIPING)))
-        if not seen_by_nobody:
-            return False, "a transaction on the server still sees what was removed"
-        return True, kept
 
 
 def _settle(connection: Any, record: Any) -> None:
@@ -254,6 +251,21 @@ def _wait_for_readers(connection: Connection) -> bool:
         if time.monotonic() > ending:
             return False
         time.sleep(0.05)
+    return True
+
+
+def _write_anew(connection: Connection) -> bool:
+    """Write the tables without what was removed; return whether nobody was using them for too long."""
+    connection.execute(text(f"SET lock_timeout = {READERS * 1000:.0f}"))
+    try:
+        for table in (TEMPLATES, PEOPLE):
+            connection.execute(text(f"VACUUM (FULL) {table.name}"))
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCKED:
+            raise
+        return False
+    finally:
+        connection.execute(text("RESET lock_timeout"))
     return True
 
 

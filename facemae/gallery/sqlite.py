@@ -118,15 +118,13 @@ class Sqlite:
             assert driver is not None
             try:
                 driver.execute("VACUUM")
-                driver.execute(f"PRAGMA busy_timeout = {READERS * 1000:.0f}")
-                busy = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-                driver.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
+                emptied = _empty_log(driver)
             except sqlite3.Error as error:
                 reason = _NOT_NOW.get(error.sqlite_errorcode & 0xFF)
                 if reason is None:
                     raise DBAPIError(None, None, error, hide_parameters=True) from error
                 return False, reason
-        if busy:
+        if not emptied:
             return False, "another program is reading the gallery and keeps its write-ahead log"
         return True, None
 
@@ -215,6 +213,21 @@ def _settle(connection: Any, record: Any) -> None:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > ending:
                     raise
                 time.sleep(0.02)
+
+
+def _empty_log(driver: Any) -> bool:
+    """Bring the log into the file and cut it to nothing; return whether nobody was in the way for too long."""
+    ending = time.monotonic() + READERS
+    driver.execute(f"PRAGMA busy_timeout = {READERS * 1000:.0f}")
+    try:
+        # SQLite waits for readers, but not for another one who is emptying the log.
+        while driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            if time.monotonic() > ending:
+                return False
+            time.sleep(0.02)
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
+    return True
 
 
 def _begin(connection: Connection) -> None:

@@ -111,7 +111,7 @@ def verify(
         typer.echo(json.dumps(content, indent=2))
         return
     answer = "the same person" if found.match else "not shown to be the same person"
-    typer.echo(f"{answer}: score {found.score:.2f}, needed {limit.score:.2f}")
+    typer.echo(f"{answer}: score {found.score:.3f}, needed {limit.score:.3f}")
     typer.echo(_stands_for(limit, 1))
 
 
@@ -119,12 +119,12 @@ def _say_who(found: list[Identified], limit: Threshold, people: int) -> None:
     if not people:
         typer.echo("The gallery is empty: enrol someone first with facemae gallery add.")
     for each in found:
-        best = f"best score {each.candidates[0].score:.2f}" if each.candidates else "nobody is enrolled"
+        best = f"best score {each.candidates[0].score:.3f}" if each.candidates else "nobody is enrolled"
         who = each.match.person.name if each.match else "unknown person"
         left, top_edge, right, bottom = (round(float(edge)) for edge in each.found.box)
         typer.echo(
             f"face {each.found.number} at {left},{top_edge} to {right},{bottom}: {who} "
-            f"({best}, needed {limit.score:.2f})"
+            f"({best}, needed {limit.score:.3f})"
         )
     typer.echo(_stands_for(limit, people))
 
@@ -267,10 +267,10 @@ def _tell(outcomes: list[Outcome], terms: Terms, whole: bool) -> None:
         if each.person is None and each.known_as is not None:
             raise DataError(
                 f"{each.name} was not enrolled: the face is taken for {each.known_as.person.name} (score "
-                f"{each.known_as.score:.2f}); add the photo to them with --more, or say --anyway."
+                f"{each.known_as.score:.3f}); add the photo to them with --more, or say --anyway."
             )
         if each.person is not None and each.known_as is not None:
-            score = f"score {each.known_as.score:.2f}"
+            score = f"score {each.known_as.score:.3f}"
             say("gallery", f"{each.name} looks like {each.known_as.person.name} ({score}); one person?")
     done = [each for each in outcomes if each.person is not None]
     if not done:
@@ -297,7 +297,7 @@ def list_people(
         recogniser = _recogniser(model, results, "auto")
         limit = _threshold(recogniser.model, None, None)
         for one, other, score in kept.lookalikes(recogniser.fingerprint, limit.score):
-            typer.echo(f"{score:.2f}  {one.name}  {other.name}")
+            typer.echo(f"{score:.3f}  {one.name}  {other.name}")
 
 
 @gallery_app.command()

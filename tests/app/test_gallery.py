@@ -111,7 +111,7 @@ def test_a_name_that_is_taken_says_how_to_add(place, faces):
 def test_a_known_face_under_another_name_is_asked_about(place, faces, answer, expected):
     page = enrol(open_page("gallery"), "Ann", faces(1))
     enrol(page, "Bob", faces(1))
-    assert "New: Bob\nEnrolled: Ann (score 1.00)" in written(page)
+    assert "New: Bob\nEnrolled: Ann (score 1.000)" in written(page)
     assert names(place) == ["Ann"]
     run(page.button(key=answer).click())
     assert names(place) == expected

@@ -112,7 +112,7 @@ def test_two_photos_are_verified(place):
     page = open_page("recognise", task=recognise.SAME)
     options = page.selectbox(key="first").options
     run(page.selectbox(key="second").set_value(options[0]))
-    assert "A match: score 1.00" in written(page)
+    assert "A match: score 1.000" in written(page)
     run(page.selectbox(key="second").set_value(options[-1]))
     assert "score" in written(page)
     assert len(page.get("image")) == 1

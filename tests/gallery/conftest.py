@@ -96,7 +96,7 @@ def address(request):
 
 @pytest.fixture
 def files(address, in_file, request):
-    """A function that returns all bytes on the disk that the gallery may have written, but for empty space."""
+    """A function that returns all bytes on the disk that the gallery may have written."""
     folder = in_file.parent if address == in_file else request.getfixturevalue("server").folder
 
     def read():

@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 import sqlalchemy
-from gallery import mixing
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -24,6 +23,7 @@ from facemae.errors import IntegrityError, UsageError
 from facemae.gallery import schema, store
 from facemae.gallery.schema import PEOPLE, TEMPLATES, Template
 from facemae.gallery.store import Gallery, GalleryModelError, ResidueWarning
+from gallery import mixing
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -483,6 +483,7 @@ def test_a_reader_in_the_way_is_told_and_the_rest_done_later(gallery, address, f
 # Many at once, and killed
 
 
+@pytest.mark.filterwarnings("error")
 def test_threads_share_a_gallery(gallery, enrol):
     enrol(gallery, "common", [1.0, 0, 0, 0])
     numbers = np.random.default_rng(2).normal(size=(6, 20, 4))

@@ -88,7 +88,7 @@ def test_a_folder_is_imported_and_lookalikes_are_listed(facemae, photos, tmp_pat
     assert "enrolled 3 of 3 people" in err
     assert "Ann's twin looks like Ann" in err
     code, out, _ = facemae("gallery", "list", "--alike")
-    assert "1.00  Ann  Ann's twin" in out
+    assert "1.000  Ann  Ann's twin" in out
     assert facemae("gallery", "merge", "Ann's twin", "Ann")[0] == 0
     assert "Ann  2 templates" in facemae("gallery", "list")[1]
 
@@ -142,7 +142,7 @@ def test_somebody_who_is_known_is_not_enrolled_under_another_name(facemae, photo
     facemae("gallery", "add", "Ann", photos["orl/s01/01"], "--consent")
     code, _, err = facemae("gallery", "add", "Bob", photos["orl/s01/01"], "--consent")
     assert code == 3
-    assert "Bob was not enrolled: the face is taken for Ann (score 1.00)" in err
+    assert "Bob was not enrolled: the face is taken for Ann (score 1.000)" in err
     assert facemae("gallery", "add", "Bob", photos["orl/s01/01"], "--consent", "--anyway")[0] == 0
 
 
