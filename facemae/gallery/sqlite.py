@@ -216,7 +216,7 @@ def _settle(connection: Any, record: Any) -> None:
 
 
 def _empty_log(driver: Any) -> bool:
-    """Bring the log into the file and cut it to nothing; return whether nobody was in the way for too long."""
+    """Bring the log into the file and cut it to nothing; return False where others are in the way."""
     ending = time.monotonic() + READERS
     driver.execute(f"PRAGMA busy_timeout = {READERS * 1000:.0f}")
     try:

@@ -17,7 +17,8 @@ from playwright.sync_api import FloatRect, Page
 IMAGES = browsing.ROOT / "docs" / "images"
 WIDTH, SCALE = 960, 4 / 3  # of the window in pixels, and how many of the picture stand for one of them
 MARGIN = 12  # pixels of the window above what is shown
-FREQUENT, RARE = 175, 80  # colours of a picture besides white: of greys and surfaces, and of bright patches
+FREQUENT, RARE = 176, 80  # colours of a picture: those of greys and surfaces, and of the few bright patches
+ALMOST = 249  # of 255: a colour's part beyond it counts as full
 LARGEST = 250_000  # bytes
 
 
@@ -108,7 +109,8 @@ def _write(picture: bytes, file: Path) -> None:
     frequent = whole.quantize(FREQUENT, Image.Quantize.MEDIANCUT).getpalette() or []
     rare = whole.quantize(RARE, Image.Quantize.MAXCOVERAGE).getpalette() or []
     both = Image.new("P", (1, 1))
-    both.putpalette([255, 255, 255, *frequent[: 3 * FREQUENT], *rare[: 3 * RARE]])
+    colours = [*frequent[: 3 * FREQUENT], *rare[: 3 * RARE]]
+    both.putpalette([255 if each > ALMOST else each for each in colours])  # the page's ground stays white
     whole.quantize(palette=both, dither=Image.Dither.NONE).save(file, optimize=True)
     if file.stat().st_size > LARGEST:
         raise RuntimeError(f"{file.name} takes {file.stat().st_size:,} bytes, of {LARGEST:,} allowed")

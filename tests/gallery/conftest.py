@@ -38,7 +38,8 @@ class Server:
 
     def run(self, *statements):
         with self._admin.connect() as connection:
-            return [connection.execute(sqlalchemy.text(each)) for each in statements]
+            found = [connection.execute(sqlalchemy.text(each)) for each in statements]
+            return [rows.all() if rows.returns_rows else [] for rows in found]
 
     def fresh(self):
         name = f"gallery_{next(NUMBERS)}"
@@ -47,6 +48,12 @@ class Server:
 
     def drop(self, url):
         self.run(f"DROP DATABASE {sqlalchemy.make_url(url).database} WITH (FORCE)")
+
+    def others(self, url):
+        """Return the folders of the other databases."""
+        mine = sqlalchemy.make_url(url).database
+        [rows] = self.run(f"SELECT oid FROM pg_database WHERE datname <> '{mine}'")
+        return {self.folder / "base" / str(oid) for (oid,) in rows}
 
     def close(self):
         self._server.cleanup()
@@ -97,10 +104,15 @@ def address(request):
 @pytest.fixture
 def files(address, in_file, request):
     """A function that returns all bytes on the disk that the gallery may have written."""
-    folder = in_file.parent if address == in_file else request.getfixturevalue("server").folder
+    if address == in_file:
+        folder, others = in_file.parent, set()
+    else:
+        server = request.getfixturevalue("server")
+        folder, others = server.folder, server.others(address)
 
     def read():
-        return b"\0\0".join(map(content, folder.rglob("*")))
+        found = [path for path in folder.rglob("*") if path.parent not in others]
+        return b"\0\0".join(map(content, found))
 
     return read
 
