@@ -104,6 +104,8 @@ def _ordered(measured: pd.DataFrame, doubt: str) -> pd.DataFrame:
 
 
 def _sentence(count: int, doubt: str) -> str:
+    if count == 0:
+        return "There is no such face." if doubt == EVERY else "No face is doubtful in this way."
     faces = f"{count:,} face{'' if count == 1 else 's'}"
     if doubt in (ANY, EVERY):
         return f"{faces}, those with most doubts first."

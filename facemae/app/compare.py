@@ -151,7 +151,7 @@ def _columns() -> dict[str, Any]:
         "difference": shell.number("Difference", "%+.3f"),
         "ci_low": shell.number("Interval from", "%+.3f"),
         "ci_high": shell.number("to", "%+.3f"),
-        "p_adjusted": shell.number("Adjusted p", "%.2g"),
+        "p_adjusted": shell.number("Adjusted p", "%.3f"),
         "detectable": shell.number("Detectable", "%.3f"),
         "seconds_difference": shell.number("Extra seconds", "%+.0f"),
         "budget_note": "Budget",

@@ -76,9 +76,11 @@ def _numbers(kept: Gallery, model: Model) -> None:
             count = engine.enrol_demo(model)
             _done(f"{count} demo people are enrolled." if count else "The demo people are enrolled already.")
     said = st.session_state.pop(SAID, None)
-    if said:
-        st.success("Done.", icon=":material/check:")
-        st.text(said)
+    with st.container():  # there also when empty: else what stands below would be drawn anew, and close
+        if said:
+            st.toast("Done.", icon=":material/check:")
+            st.success("Done.", icon=":material/check:")
+            st.text(said)
 
 
 # --- enrolling ---

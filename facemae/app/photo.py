@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from facemae.recognition.recogniser import FaceFinder, Found, Photo
 
 SAMPLE, UPLOAD, WEBCAM = "Sample", "Your photo", "Webcam"
-# Any picture, also of a kind that is refused: then by a sentence that says what to do.
-KINDS = "image"
+# Any picture, also of a kind that is refused: then by a sentence that says what to do. Some computers do not
+# know that HEIC is a picture.
+KINDS = ("image", "heic", "heif")
 MAX_UPLOAD = 20  # MB, of a photo of 50 megapixels; server.maxUploadSize says the same
 PHOTO_SIDE = 900  # pixels; a photo is shown no larger
 BOX_COLOUR = "#00E5FF"
@@ -48,13 +49,14 @@ class Chosen:
     sample_id: str | None = None
 
 
-def aligned_face(key: str, size: int, label: str = "Face") -> Chosen | None:
+def aligned_face(key: str, size: int, label: str = "Face", place: int = 0) -> Chosen | None:
     """Let the visitor choose a face, and return it aligned.
 
     Args:
         key: Of the choice in the address; no two on a page are the same.
         size: Side H of the aligned face.
         label: What the face is for.
+        place: Of the sample that is chosen at first.
 
     Returns:
         None while nothing is chosen, or where no face was found: then a sentence says so.
@@ -63,7 +65,7 @@ def aligned_face(key: str, size: int, label: str = "Face") -> Chosen | None:
         label, [SAMPLE, UPLOAD, WEBCAM], default=SAMPLE, required=True, key=f"{key}_from"
     )
     if source == SAMPLE:
-        return _sample(key, label)
+        return _sample(key, label, place)
     photo = photo_from(key, size, source)
     if photo is None:
         return None
@@ -78,16 +80,17 @@ def aligned_face(key: str, size: int, label: str = "Face") -> Chosen | None:
     return Chosen(found.image, f"face {found.number} of your photo")
 
 
-def _sample(key: str, label: str) -> Chosen | None:
+def _sample(key: str, label: str, place: int) -> Chosen | None:
     names = shell.load(reading.faces)["sample_id"].to_list()
-    name = st.selectbox(f"{label}: sample", names, key=key, bind="query-params")
+    first = min(place, len(names) - 1) if names else None
+    name = st.selectbox(f"{label}: sample", names, index=first, key=key, bind="query-params")
     if name is None:
         return None
     return Chosen(np.asarray(open_image(shell.load(reading.face, name))), str(name), str(name))
 
 
 def _one_of(key: str, photo: Photo) -> Found:
-    st.image(boxed(photo), width="stretch", alt=f"Your photo with {len(photo.faces)} numbered faces")
+    st.image(boxed(photo), width="stretch", alt=described(photo))
     numbers = [each.number for each in photo.faces]
     number = st.segmented_control("Which face", numbers, default=1, required=True, key=f"{key}_number")
     return photo.faces[int(number) - 1]
@@ -146,6 +149,12 @@ def finder(size: int) -> FaceFinder:
 def say_refused(error: ImageError) -> None:
     """Say why a photo was refused, and the next step."""
     st.warning(f"{error.reason} {error.hint}", icon=":material/image_not_supported:")
+
+
+def described(photo: Photo) -> str:
+    """Return the alternative text of a photo with its faces boxed."""
+    count = len(photo.faces)
+    return f"Your photo, {count} face{'' if count == 1 else 's'} boxed and numbered"
 
 
 def boxed(photo: Photo) -> bytes:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import streamlit as st
-from numpy.typing import NDArray
 
 from facemae import reading
 from facemae.app import engine, photo, shell, twin
 from facemae.data import quality
 from facemae.data.align import BETTER_PHOTO, Aligned
-from facemae.data.images import ImageError, encode_png, open_image
+from facemae.data.images import ImageError, open_image
 from facemae.recognition.thresholds import Threshold
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def _faces(model: Model) -> list[Found]:
         photo.say_refused(ImageError("NO_FACE", "No face found.", BETTER_PHOTO))
         return []
     count = len(taken.faces)
-    st.image(photo.boxed(taken), width="stretch", alt=f"Your photo, {count} faces boxed and numbered")
+    st.image(photo.boxed(taken), width="stretch", alt=photo.described(taken))
     if count > SHOWN:
         st.info(f"{count} faces found; the {SHOWN} largest are looked up. Crop the photo for the others.")
     return taken.faces[:SHOWN]
@@ -194,13 +193,15 @@ def _verify(model: Model, threshold: Threshold) -> None:
     with left:
         first = photo.aligned_face("first", size, "First photo")
     with right:
-        other = photo.aligned_face("second", size, "Second photo")
+        other = photo.aligned_face("second", size, "Second photo", place=1)
     if first is None or other is None:
         st.info("Choose two faces to compare.", icon=":material/info:")
         return
     with shell.turn():
         found = engine.recogniser(model).verify(first.image, other.image, threshold)
-    st.image(_pair(first.image, other.image), width=2 * CROP + 8, alt="The two faces, aligned")
+    with st.container(horizontal=True, gap="small"):
+        for name, each in (("first", first), ("second", other)):
+            st.image(each.image, width=CROP, alt=f"The {name} face, aligned")
     if found.match:
         st.success(
             f"A match: score {found.score:.3f}, needed {threshold.score:.3f}.", icon=":material/check:"
@@ -211,8 +212,3 @@ def _verify(model: Model, threshold: Threshold) -> None:
             icon=":material/question_mark:",
         )
     st.caption(engine.stands_for(threshold, 1))
-
-
-def _pair(first: NDArray[np.uint8], other: NDArray[np.uint8]) -> bytes:
-    gap = np.full((first.shape[0], 8, 3), 255, np.uint8)
-    return encode_png(np.concatenate([first, gap, other], axis=1))

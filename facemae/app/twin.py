@@ -129,7 +129,7 @@ def _one(
     enrolled = any(row["score"] is not None for row in rows)
     shown = ["face", "score", "decision"] if enrolled else ["face", "like"]
     st.dataframe(
-        pd.DataFrame(rows)[shown],
+        pd.DataFrame(rows)[shown].dropna(),
         hide_index=True,
         key=f"twin_table_{column}",
         column_config={
@@ -212,7 +212,7 @@ def _effect(model: Model, threshold: Threshold, other: Model, kind: Occlusion, a
     if st.button("Measure this occluder and the aids on unseen people", key="twin_measure"):
         st.session_state["twin_asked"] = asked
     if st.session_state.get("twin_asked") != asked:
-        st.caption("It takes some seconds, and says whether an aid helps or only seems to.")
+        st.caption("It takes up to half a minute, and says whether an aid helps or only seems to.")
         return
     for each in dict.fromkeys((model, other)):
         limit = threshold if each == model else _usual(each)
