@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import protocols, strategies
+from benchmarks import gallery, protocols, strategies
 from benchmarks.turns import Baton, Contestant, Order, Turn
 
 
@@ -209,3 +209,11 @@ def test_a_contestant_of_the_embedding_embeds(name):
     assert parameters > 5e6
     assert len({turn.loss for turn in turns}) == 1  # the same faces
     assert 0 < turns[0].loss < 1  # of unit vectors
+
+
+def test_the_gallery_that_is_measured_finds_the_nearest_people(tmp_path):
+    vectors = gallery.embeddings(60, 16, seed=0)
+    search = gallery.ours(tmp_path, vectors, each=3)
+    query = gallery.embeddings(1, 16, seed=1)[0]
+    best = (vectors @ query).reshape(20, 3).max(axis=1)
+    assert search(query) == np.argsort(-best)[: gallery.TOP].tolist()

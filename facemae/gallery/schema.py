@@ -142,7 +142,8 @@ TEMPLATES = Table(
     Column("quality", Float),
     Column("thumbnail", LargeBinary),
     Column("created", DateTime, nullable=False),
-    Index("ix_gallery_templates_model", "model", "person"),  # whose templates there are, without the vectors
+    # Whose templates there are, and which are new, without touching the vectors.
+    Index("ix_gallery_templates_model", "model", "id", "person"),
     sqlite_autoincrement=True,
 )
 # revision grows with every change; removals with every one that leaves something behind on the disk; wiped

@@ -35,6 +35,14 @@ def best_people(owners: NDArray[np.int64], scores: NDArray[np.float64], top: int
     return [(int(people[each]), float(best[each])) for each in order]
 
 
+def with_room(count: int) -> int:
+    """Return for how many rows to make room, so that people enrolled one by one do not each move all rows.
+
+    The system gives memory to what is written, not to what is reserved.
+    """
+    return count + count // 8
+
+
 class Matrix:
     """The templates of one model, kept in step with the database by `add` and `keep`.
 
@@ -67,9 +75,7 @@ class Matrix:
         """Add templates (N,) of people (N,) with their vectors (N, D)."""
         count, total = len(self), len(self) + len(ids)
         if total > len(self._vectors):
-            # Room for an eighth more, so that people who are enrolled one by one do not each move all rows;
-            # the system gives memory to what is written, not to what is reserved.
-            grown = np.empty((total + total // 8, self.dimension), np.float32)
+            grown = np.empty((with_room(total), self.dimension), np.float32)
             grown[:count] = self._vectors[:count]
             self._vectors = grown
         self._vectors[count:total] = vectors

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 
 from facemae.gallery import schema
 from facemae.gallery.schema import PEOPLE, TEMPLATES, Packed
-from facemae.gallery.search import Matrix
+from facemae.gallery.search import Matrix, with_room
 
 _BATCH = 2000  # templates read at a time
 
@@ -38,7 +38,7 @@ def load(connection: Connection, model: str, matrix: Matrix | None, gone: NDArra
             schema.check_digest(blob, model, expected, owner)
         vectors = schema.unpacked(blobs)
         if matrix is None:
-            matrix = Matrix(vectors.shape[1], count)
+            matrix = Matrix(vectors.shape[1], with_room(count))
         kept = ~np.isin(owners, gone)
         matrix.add(np.array(ids)[kept], np.array(owners)[kept], vectors[kept])
     return matrix
