@@ -1,6 +1,7 @@
 """Ten people use the app at once on this machine: how long each waits for an answer, and whether any fails.
 
-They speak the protocol of a browser without drawing, on the same cores as the server."""
+They speak the protocol of a browser without drawing, on the same cores as the server. The goals are for two
+cores that have nothing else to do; --strict ends with status 1 where one is missed."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ import websockets
 from PIL import Image, ImageFilter
 
 from benchmarks.common import cores, finish, versions
-from benchmarks.visitor import Visitor, serving
+from benchmarks.visitor import Visitor, enrol_demo, serving
 from facemae import reading
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
@@ -36,6 +37,13 @@ PEOPLE, SECONDS, MOST_SECONDS = 10, 120.0, 600.0
 THINK = (3.0, 7.0)  # seconds between an answer and the next wish
 WIDTH, HEIGHT = 4000, 3000  # pixels of a photo: 12 megapixels
 PHOTOS = 5
+GOALS = {  # seconds at most, by what is measured
+    "first_page_s": 3.0,
+    "recognise_page_first_s": 8.0,  # it loads the models
+    "photo_first_s": 8.0,
+    "photo_then_median_s": 1.5,
+    "all": 1.5,
+}
 
 
 @dataclass
@@ -126,14 +134,17 @@ def photo(number: int) -> bytes:
 
 
 def photos(address: str) -> dict[str, Any]:
-    """Give photos to the Recognise page, and return the seconds until each is answered, the first apart."""
+    """Give photos to the Recognise page, and return the seconds until each is answered, the first apart.
+
+    Raises:
+        DataError: a face was not found, or not looked up among people enrolled.
+    """
     visitor, taken = Visitor(address), []
     start = visitor.open("recognise")
     visitor.choose("recognise_from", "string_array_value", ["Your photo"])
     for number in range(PHOTOS + 1):
         taken.append(visitor.upload("recognise_file", "photo.jpg", photo(number), "image/jpeg"))
-        if visitor.faults or not any("face" in each.lower() for each in visitor.said):
-            raise SystemExit(f"The photo was not answered: {visitor.said[-3:]}")
+        visitor.recognised()
     visitor.close()
     return {
         "recognise_page_first_s": round(start, 2),
@@ -152,6 +163,27 @@ def first_page(environment: dict[str, str], port: int) -> float:
     return round(seconds, 2)
 
 
+def missed(found: dict[str, Any]) -> list[str]:
+    """Return a sentence for each goal that a measurement misses.
+
+    The first of the servers that were started may have waited for the disk; the goal is for the others.
+    """
+    seen = {
+        "first_page_s": max(found["first_page_s"][1:]),
+        **{name: found[name] for name in GOALS if name.startswith(("photo", "recognise"))},
+        "all": found["all"]["p95_s"],
+    }
+    said = {"all": "the 95th percentile of all waits"}
+    sentences = [
+        f"Goal missed: {said.get(name, name)} is {seen[name]:g} seconds, at most {goal:g} are wanted."
+        for name, goal in GOALS.items()
+        if seen[name] > goal
+    ]
+    if found["faults"]:
+        sentences.append(f"Goal missed: {found['faults']} answers went wrong, none may.")
+    return sentences
+
+
 def measure(results: Path, people: int, seconds: float, port: int) -> dict[str, Any]:
     """Measure everything on servers of our own, with a gallery of their own."""
     samples = reading.faces(Results(results))["sample_id"].to_list()
@@ -159,17 +191,28 @@ def measure(results: Path, people: int, seconds: float, port: int) -> dict[str, 
         environment = {"FACEMAE_RESULTS": str(results.resolve()), "FACEMAE_GALLERY": f"{folder}/faces.sqlite"}
         found: dict[str, Any] = {"cores": cores(), "load_before": round(os.getloadavg()[0], 1)}
         found["first_page_s"] = [first_page(environment, port) for _ in range(3)]
+        with serving(environment, port) as (address, _):
+            enrol_demo(address)
+        # A server of its own: enrolling loads the models, and the first visit is to wait for them.
         with serving(environment, port) as (address, pid):
             found |= photos(address)
-            visitor = Visitor(address)
-            visitor.open("recognise")
-            visitor.press("recognise_demo")
-            visitor.close()
             found |= crowd(address, samples, people, min(seconds, MOST_SECONDS))
             memory = psutil.Process(pid).memory_full_info()
             found |= {"resident_mb": round(memory.rss / 1e6), "own_mb": round(memory.uss / 1e6)}
         found["load_after"] = round(os.getloadavg()[0], 1)
-    return found | versions("streamlit", "torch")
+    return found | {"missed": missed(found)} | versions("streamlit", "torch")
+
+
+def _main(asked: argparse.Namespace) -> None:
+    found: dict[str, Any] = {}
+
+    def measured() -> dict[str, Any]:
+        found.update(measure(asked.results, asked.people, asked.seconds, asked.port))
+        return found
+
+    finish(measured, asked.json)
+    if asked.strict and found["missed"]:
+        raise SystemExit("\n".join(found["missed"]))
 
 
 if __name__ == "__main__":
@@ -178,6 +221,6 @@ if __name__ == "__main__":
     parser.add_argument("--people", type=int, default=PEOPLE)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--port", type=int, default=8790)
+    parser.add_argument("--strict", action="store_true", help="status 1 where a goal is missed")
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    finish(lambda: measure(asked.results, asked.people, asked.seconds, asked.port), asked.json)
+    _main(parser.parse_args())

@@ -2,7 +2,8 @@
 
 Random templates, several for each person. How long does the search for the five people most like one face
 take in ours, and for the five nearest rows in sqlite-vec and LanceDB, both without an index, so that all are
-exact? The three take turns in one process, query by query, and every answer is held against the others'.
+exact? The three take turns in one process, query by query, and the best of the
+answers of each is held against the others'.
 """
 
 from __future__ import annotations

@@ -24,6 +24,16 @@ from facemae.errors import DataError, UsageError
 APP = Path(__file__).parents[1] / "app.py"
 LONGEST = 90.0  # seconds for one answer
 LARGEST = 64 * 1024**2  # bytes of a message
+# How a page begins when it does not do what was asked for. A refused photo is known by its sign: its reasons
+# are many.
+REFUSALS = (
+    "Busy",
+    "This cannot be done:",
+    "These results cannot be shown.",
+    "There are no complete results here yet.",
+    "No face found",
+)
+REFUSED_PHOTO = ":material/image_not_supported:"
 DONE = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)
 
 
@@ -171,6 +181,17 @@ class Visitor:
         """Return the name that the server gave this tab."""
         return self._session
 
+    def recognised(self) -> None:
+        """See to it that the Recognise page has found a face and looked it up in the gallery.
+
+        Raises:
+            DataError: it has not, or something went wrong.
+        """
+        found = any("Face 1:" in each for each in self.said)  # the name is escaped HTML
+        searched = any(each.startswith("Best score") for each in self.said)
+        if self.faults or not (found and searched):
+            raise DataError(f"The face was not looked up: {self.faults or self.said[-3:]}")
+
     def close(self) -> None:
         """Close the tab."""
         self._open.close()
@@ -220,5 +241,22 @@ class Visitor:
         words = str(fields.get("body", fields.get("message", "")))
         if words:
             self.said.append(words)
-        if kind == "exception" or words.startswith("Busy"):
+        if kind == "exception" or words.startswith(REFUSALS) or fields.get("icon") == REFUSED_PHOTO:
             self.faults.append(words)
+
+
+def enrol_demo(address: str) -> None:
+    """Enrol the demo people, so that every face is looked up.
+
+    Raises:
+        DataError: nobody is enrolled after that.
+    """
+    visitor = Visitor(address)
+    try:
+        visitor.open("recognise")
+        if "recognise_demo" in visitor.widgets:
+            visitor.press("recognise_demo")
+        if visitor.faults or not any("people are enrolled" in each for each in visitor.said):
+            raise DataError(f"The demo people were not enrolled: {visitor.faults or visitor.said[-3:]}")
+    finally:
+        visitor.close()

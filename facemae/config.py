@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
@@ -463,7 +464,8 @@ class Attributes(Section):
 
 
 def _without_password(url: str) -> str:
-    if re.match(r"[a-z0-9+]+://[^/@]*:[^/@]*@", url):
+    parts = urlsplit(url)
+    if parts.password is not None or "password" in parse_qs(parts.query):
         raise ValueError(
             "the address holds a password, which would be copied into the results; leave it out and set "
             "PGPASSWORD"

@@ -292,7 +292,8 @@ def patch_errors(paths: Results, run: str) -> PatchErrors:
         squares += (((completed - face) ** 2).mean(axis=3) * hidden).sum(axis=(0, 2))
         variances += (face.var(axis=2).mean(axis=2) * hidden.sum(axis=2)).sum(axis=0)
         pixels += hidden.sum(axis=(0, 2))
-        times += hidden.any(axis=2).sum(axis=0)
+    # Every seed has the same faces under the same masks.
+    times += _in_patches(_hidden_pixels(shown[0]), side)[..., 0].any(axis=2).sum(axis=0)
     # Sums first: a flat patch would make a mean of ratios as great as one likes.
     missed, mean_square = _over(squares, variances, times), _over(squares, pixels, times)
     return PatchErrors(

@@ -46,6 +46,7 @@ def frames(
     from facemae.randomness import Noise
 
     side = image.shape[0] if strategy in PIXEL_MASKS else patches
+    ratio = possible(ratio, side)
     regions = None if strategy in PIXEL_MASKS else region_map(side)[None]
     hidden = [
         draw_mask(
@@ -55,6 +56,12 @@ def frames(
         for place in range(FRAMES)
     ]  # fmt: skip
     return charts.masked(np.repeat(image[None], FRAMES, axis=0), np.concatenate(hidden))
+
+
+def possible(ratio: float, side: int) -> float:
+    """Return the ratio, or the nearest that hides a patch of side x side and leaves one visible."""
+    least = 1 / side**2
+    return min(max(ratio, least), 1 - least)
 
 
 def moving(pictures: charts.Pixels) -> bytes:

@@ -204,7 +204,7 @@ def _animated(setup: config.Experiment) -> None:
                     pair[drawn == MOVING],
                     width="stretch",
                     output_format="PNG",
-                    alt=f"{name} mask: {charts.ALT['animated']}",
+                    alt=f"{name} mask: {charts.ALT['animated' if drawn == MOVING else 'still']}",
                 )
 
 

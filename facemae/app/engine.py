@@ -119,8 +119,8 @@ def choose_threshold(model: Model, key: str) -> Threshold:
     return known[rate]
 
 
-def stands_for(threshold: Threshold, people: int) -> str:
-    """Return in words what a threshold stands for with so many people enrolled."""
+def stands_for(threshold: Threshold, people: int, templates: int) -> str:
+    """Return in words what a threshold stands for with so many people enrolled by so many templates."""
     text = f"Needed for a match: {threshold.score:.3f}."
     if threshold.fmr is not None:
         text += f" {threshold.fmr:.1%} of comparisons of two people reach it"
@@ -133,9 +133,12 @@ def stands_for(threshold: Threshold, people: int) -> str:
         text += "."
     if threshold.fnmr is not None:
         text += f" {threshold.fnmr:.0%} of comparisons of one person miss it."
-    alarm = threshold.false_alarm(people)
-    if people > 1 and alarm is not None:
-        text += f" With {people} people enrolled, a stranger is taken for one of them in about {alarm:.0%}."
+    alarm = threshold.false_alarm(templates)
+    if templates > 1 and alarm is not None:
+        text += (
+            f" With {people} people enrolled by {templates} templates, a stranger is taken for one of them"
+        )
+        text += f" in about {alarm:.0%}."
     return text
 
 
@@ -146,7 +149,14 @@ def gallery() -> Gallery:
         FaceMAEError: it cannot be opened.
     """
     opened: Gallery = _gallery(settings().url)
+    _purged(settings().url)
     return opened
+
+
+@st.cache_resource(ttl="1h", show_spinner=False)
+def _purged(url: str) -> list[str]:
+    """Delete those whose time is over, once an hour."""
+    return _gallery(url).purge()
 
 
 @st.cache_resource(show_spinner=False)
@@ -181,9 +191,9 @@ def enrol_demo(model: Model) -> int:
     from facemae.recognition.enrolment import template, until
 
     kept, wanted = gallery(), {each.name: each for each in (model, models()[second(model)])}
-    held = {name: {each.name for each in kept.people(m.fingerprint)} for name, m in wanted.items()}
     last, done = until(settings().retention_days), set()
     with shell.turn(), st.spinner("Enrolling the demo people…"):
+        held = {name: {each.name for each in kept.people(m.fingerprint)} for name, m in wanted.items()}
         for person, face in shell.load(_demo):
             missing = [each for name, each in wanted.items() if person not in held[name]]
             made = [template(recogniser(each), face, None, thumbnail=True) for each in missing]

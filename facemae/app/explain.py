@@ -93,15 +93,11 @@ def _faces(model: Model) -> tuple[Chosen, Chosen] | None:
     from facemae.recognition.recogniser import Recogniser
 
     size = Recogniser.face_size(model)
-    names = shell.load(reading.faces)["sample_id"].to_list()
-    # Two different faces to begin with; a link's choice stays.
-    if len(names) > 1 and not {"explain_second"} & {*st.session_state, *st.query_params}:
-        st.session_state["explain_second"] = names[1]
     left, right = st.columns(2)
     with left:
         first = aligned_face("explain_first", size, "First face")
     with right:
-        second = aligned_face("explain_second", size, "Second face")
+        second = aligned_face("explain_second", size, "Second face", place=1)
     return None if first is None or second is None else (first, second)
 
 
@@ -271,7 +267,7 @@ def _regions(found: Explained) -> None:
             "How a region is left out", list(found.regions), default=COVERED, required=True,
             key="left_out", bind="query-params",
             help=f"{COVERED}: painted in the photo's mean colour. {DROPPED}: its patches are kept from the "
-            "encoder, which was pretrained on faces with patches missing, or not at all.",
+            "encoder.",
         )  # fmt: skip
     st.caption(HOW_TO_READ["regions"])
     table = found.regions[how]

@@ -42,8 +42,10 @@ def render() -> None:
     with shell.explained(), engine.told():
         setup, leaderboard = shell.load(reading.experiment), shell.load(reading.leaderboard)
         run, seed = _model(setup, leaderboard)
-        _groups(leaderboard, run)
-        _attributes(leaderboard, run)
+        rows = shell.load(reading.summary)
+        rows = rows[(rows["run"] == run) & (rows["seed"] == seed)]
+        _groups(rows)
+        _attributes(rows)
         _thresholds(run, seed)
         _failures(run, seed)
         _limits(setup)
@@ -69,9 +71,9 @@ def best_first(setup: config.Experiment, leaderboard: pd.DataFrame) -> list[str]
 # --- what was measured by group ---
 
 
-def _groups(leaderboard: pd.DataFrame, run: str) -> None:
+def _groups(rows: pd.DataFrame) -> None:
     st.subheader("Errors by group")
-    found = modelcard.groups(leaderboard[leaderboard["run"] == run])
+    found = modelcard.groups(rows)
     if found.why_not:
         whole = found.rows.empty
         title = "Not measured." if whole else "Not everything could be measured."
@@ -127,8 +129,8 @@ def plain(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _attributes(leaderboard: pd.DataFrame, run: str) -> None:
-    rows = leaderboard[(leaderboard["run"] == run) & (leaderboard["protocol"] == "attributes")]
+def _attributes(rows: pd.DataFrame) -> None:
+    rows = rows[rows["protocol"] == "attributes"]
     rows = rows[(rows["condition"] != "") & rows["value"].notna()]
     if rows.empty:
         return

@@ -55,7 +55,8 @@ def render() -> None:
         people = kept.people()
         if people:
             _people(kept, people)
-            _merges(kept, model)
+            with engine.told():
+                _merges(kept, model)
             _erase(kept, len(people))
 
 
@@ -117,7 +118,7 @@ def _fresh(name: str) -> str:
 def _photos(source: str) -> list[tuple[str, bytes]]:
     if source == WEBCAM:
         photo.say_where_cameras_work()
-        shot = st.camera_input("Take a photo", key="gallery_camera")
+        shot = st.camera_input("Take a photo", key=_fresh("camera"))
         return [] if shot is None else [("the photo", shot.getvalue())]
     several: Any = "directory" if source == FOLDER else True
     label = "A folder that holds a folder for each person" if source == FOLDER else "Photos, one face on each"
@@ -141,14 +142,14 @@ def _terms() -> Terms:
             "deleting below removes it at once. **What for**: trying out recognition, not for access control."
         )
         last = st.date_input(
-            "Delete on",
+            "Keep until",
             value=until(days),
             min_value=until(1),
             max_value=until(LONGEST_RETENTION),
-            key="gallery_until",
+            key=_fresh("until"),
         )
         thumbnail = st.checkbox(
-            "Keep a picture of 64 pixels to recognise the entry by", key="gallery_thumbnail"
+            "Keep a picture of 64 pixels to recognise the entry by", key=_fresh("thumbnail")
         )
         consent = st.checkbox("The people shown have agreed to this", key=_fresh("consent"))
     assert isinstance(last, datetime.date)
@@ -178,6 +179,7 @@ def _enrol_one(
         st.rerun()
     _say_refused(done)
     if done.person is not None:
+        _answered()
         used = len(photos) - len(done.refused)
         photos_used = f"{used} photo{'' if used == 1 else 's'}"
         _finish(
@@ -211,13 +213,12 @@ def _ask(kept: Gallery, model: Model, pending: Pending) -> None:
     terms = st.session_state["gallery_terms"]
     st.warning("This face is taken for somebody who is enrolled.", icon=":material/group:")
     st.text(f"New: {pending.name}\nEnrolled: {pending.known_as} (score {pending.score:.3f})")
+    name = st.text_input("Name of another person", pending.name, max_chars=NAME_LENGTH, key="pending_name")
     with st.container(horizontal=True), engine.told():
         if st.button("Add the photos to the enrolled person", key="pending_add"):
-            _answered()
             _enrol_one(kept, model, pending.known_as, pending.photos, terms, add=True, anyway=True)
         if st.button("Enrol as another person", key="pending_new"):
-            _answered()
-            _enrol_one(kept, model, pending.name, pending.photos, terms, anyway=True)
+            _enrol_one(kept, model, name, pending.photos, terms, anyway=True)
         if st.button("Do nothing", key="pending_none"):
             _answered()
             st.rerun()
@@ -234,13 +235,12 @@ def _import(
     """Enrol everybody of a folder of person/photo.jpg, one after the other, with a bar."""
     from facemae.recognition.enrolment import enrol
 
-    people: dict[str, list[tuple[str, bytes]]] = {}
-    for path, data in photos:
-        people.setdefault(PurePosixPath(path).parent.name, []).append((path, data))
-    people.pop("", None)
+    people = people_of(photos)
     if not people:
         st.warning("The folder holds no folders with photos: arrange them as person/photo.jpg.")
         return
+    if left := len(photos) - sum(map(len, people.values())):
+        st.info(f"{left} files do not lie directly in a person's folder and are left out.")
     threshold, bar, done = _threshold(model), st.progress(0.0, "Enrolling…"), 0
     for count, (name, shots) in enumerate(people.items()):
         try:
@@ -255,8 +255,19 @@ def _import(
             st.text(str(error))
         bar.progress((count + 1) / len(people), f"{count + 1} of {len(people)} people")
     _finish(
-        f"{done} of {len(people)} people are enrolled; who look alike are listed below.", done == len(people)
+        f"{done} of {len(people)} people are enrolled; look below for those who may be one.",
+        done == len(people),
     )
+
+
+def people_of(photos: Sequence[tuple[str, bytes]]) -> dict[str, list[tuple[str, bytes]]]:
+    """Return the photos of an uploaded folder by person: those at folder/person/photo.jpg, no others."""
+    people: dict[str, list[tuple[str, bytes]]] = {}
+    for path, data in photos:
+        parts = PurePosixPath(path).parts
+        if len(parts) == 3:
+            people.setdefault(parts[1], []).append((path, data))
+    return people
 
 
 # --- who is enrolled ---
@@ -277,8 +288,8 @@ def _people(kept: Gallery, people: list[Person]) -> None:
     st.dataframe(
         table,
         hide_index=True,
-        column_config={"name": "Name", "photos": "Templates", "since": "Since", "until": "Deleted on"},
-        alt="Table of the people enrolled, with the number of templates and when they will be deleted.",
+        column_config={"name": "Name", "photos": "Templates", "since": "Since", "until": "Kept until"},
+        alt="Table of the people enrolled, with the number of templates and until when they are kept.",
     )
     chosen = st.selectbox(
         "Rename, export or delete", shown, index=None, format_func=lambda each: each.name,
@@ -298,17 +309,29 @@ def _person(kept: Gallery, person: Person) -> None:
         with st.container(horizontal=True), engine.told():
             if st.button("Rename", disabled=new == person.name, key="person_rename"):
                 kept.rename(person.name, new)
-                _done("The person is renamed.")
+                _done(f"The person is renamed. {kept.residue or ''}")
             st.download_button(
                 "Export all that is stored",
-                lambda: json.dumps(kept.export(person.name), indent=2, ensure_ascii=False),
+                lambda: _exported(kept, person.id),
                 "facemae-person.json",
                 "application/json",
                 key="person_export",
             )
             if st.button("Delete", icon=":material/delete:", key="person_delete"):
                 kept.remove(person.name)
-                _done("The person is deleted; nothing of them is left in the gallery.")
+                _done(f"The person is deleted. {_left(kept)}")
+
+
+def _exported(kept: Gallery, person: int) -> str:
+    """Return all that is stored of a person as JSON; nothing where they are gone or renamed meanwhile."""
+    name = next((each.name for each in kept.people() if each.id == person), None)
+    content = {"people": []} if name is None else kept.export(name)
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def _left(kept: Gallery) -> str:
+    """Return what is left of somebody who was deleted."""
+    return kept.residue or "Nothing of them is left in the gallery."
 
 
 def _done(said: str) -> None:
@@ -320,17 +343,23 @@ def _done(said: str) -> None:
 
 def _merges(kept: Gallery, model: Model) -> None:
     """Suggest to make two people one where their faces match; the visitor decides."""
-    alike = kept.lookalikes(model.fingerprint, _threshold(model).score)
-    if not alike:
+    asked = _fresh(f"alike_{model.fingerprint}")
+    if st.button("Look for people who may be one", key="gallery_alike"):  # of all with all, so not each time
+        with shell.turn(), st.spinner("Comparing everybody with everybody…"):
+            st.session_state[asked] = kept.lookalikes(model.fingerprint, _threshold(model).score)
+    alike = st.session_state.get(asked)
+    if alike is None:
         return
-    with st.expander(f"Perhaps one person ({len(alike)})"):
-        for place, (one, other, score) in enumerate(alike[:MERGES]):
+    with st.expander(f"Perhaps one person ({len(alike)})", expanded=True):
+        if not alike:
+            st.write("Nobody looks like anybody else.")
+        for one, other, score in alike[:MERGES]:
             names = [f"<bdi>{html.escape(each.name)}</bdi>" for each in (one, other)]
             st.html(f"{names[0]} and {names[1]}, score {score:.3f}")
-            if st.button("Make them one, under the first name", key=f"merge_{place}"):
+            if st.button("Make them one, under the first name", key=f"merge_{one.id}_{other.id}"):
                 with engine.told():
                     kept.merge(other.name, one.name)
-                    _done("They are one person now.")
+                    _done(f"They are one person now. {kept.residue or ''}")
 
 
 def _erase(kept: Gallery, count: int) -> None:
@@ -347,4 +376,4 @@ def _erase(kept: Gallery, count: int) -> None:
             "Delete everybody", icon=":material/delete_forever:", disabled=typed != WORD, key="erase"
         ):
             with engine.told():
-                _done(f"{kept.erase()} people are deleted; nothing of them is left in the gallery.")
+                _done(f"{kept.erase()} people are deleted. {_left(kept)}")

@@ -19,7 +19,7 @@ from facemae import reading
 from facemae.app import shell
 from facemae.data import quality
 from facemae.data.align import BETTER_PHOTO
-from facemae.data.images import ImageError, encode_png, open_image
+from facemae.data.images import ImageError, encode_png, is_animated, open_image
 
 if TYPE_CHECKING:
     from facemae.recognition.recogniser import FaceFinder, Found, Photo
@@ -118,7 +118,7 @@ def found_in(key: str, data: bytes, size: int) -> Photo | None:
     if kept is None or kept[0] != token:
         try:
             with shell.turn(), st.spinner("Looking for faces…"):
-                kept = (token, _small(finder(size).find(data)))
+                kept = (token, _small(finder(size).find(data)), is_animated(data))
         except ImageError as error:
             say_refused(error)
             return None
@@ -126,6 +126,8 @@ def found_in(key: str, data: bytes, size: int) -> Photo | None:
             st.warning(str(error))
             return None
         st.session_state[f"{key}_found"] = kept
+    if kept[2]:
+        st.caption("This picture moves; its first frame is used.")
     photo: Photo = kept[1]
     return photo
 

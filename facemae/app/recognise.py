@@ -65,7 +65,7 @@ def _identify(model: Model, threshold: Threshold) -> None:
         found = _looked_up(recogniser, gallery, faces, threshold, enrolled)
     for each in found:
         _show(each, threshold)
-    st.caption(engine.stands_for(threshold, enrolled))
+    st.caption(engine.stands_for(threshold, enrolled, gallery.models().get(model.fingerprint, 0)))
     twin.render(model, threshold, [each.found for each in found])
 
 
@@ -211,4 +211,4 @@ def _verify(model: Model, threshold: Threshold) -> None:
             f"No match: score {found.score:.3f}, needed {threshold.score:.3f}. They may still be one person.",
             icon=":material/question_mark:",
         )
-    st.caption(engine.stands_for(threshold, 1))
+    st.caption(engine.stands_for(threshold, 1, 1))

@@ -156,15 +156,17 @@ def _show(
 
 
 def _complete_all(faces: pd.DataFrame, chosen: photo.Chosen, models: list[Loaded], puzzle: Puzzle) -> None:
-    done, able = [], []
-    for model in models:
-        masks = model.run.pretrain.masks if model.run.pretrain else model.pretrain.masks
-        try:
-            done.append(complete(model.network, model.pretrain, masks, chosen.image, puzzle))
-            able.append(model)
-        except UsageError as error:
-            st.info(f"{model.name}: {error}")
-    models = able
+    try:
+        with shell.turn():
+            tried = {model.name: _tried(model, chosen, puzzle) for model in models}
+    except shell.BusyError as error:
+        st.warning(str(error), icon=":material/hourglass_top:")
+        return
+    for name, each in tried.items():
+        if isinstance(each, UsageError):
+            st.info(f"{name}: {each}")
+    done = [each for each in tried.values() if isinstance(each, Completion)]
+    models = [model for model in models if isinstance(tried[model.name], Completion)]
     if not models:
         return
     by_hand = puzzle.painted is not None
@@ -173,6 +175,15 @@ def _complete_all(faces: pd.DataFrame, chosen: photo.Chosen, models: list[Loaded
     _pictures(chosen, models, done, beside=by_hand)
     if by_hand:  # the pictures stand as high as the face that is painted
         _say_what_differs(faces, chosen, models, puzzle)
+
+
+def _tried(model: Loaded, chosen: photo.Chosen, puzzle: Puzzle) -> Completion | UsageError:
+    """Return what a model makes of the puzzle, or why it cannot be asked."""
+    masks = model.run.pretrain.masks if model.run.pretrain else model.pretrain.masks
+    try:
+        return complete(model.network, model.pretrain, masks, chosen.image, puzzle)
+    except UsageError as error:
+        return error
 
 
 def _load(setup: config.Experiment, name: str, folder: Path) -> Loaded:
@@ -425,9 +436,10 @@ def _alt(name: str, done: Completion) -> str:
 
 def _what_the_error_is(done: Completion) -> str:
     if done.normalised:
+        guess = 0.8 if done.loss == "l1" else 1  # of a normal distribution
         return (
             "The error is measured on patches scaled to unit variance: guessing each patch's mean would give "
-            "about 1. The model predicts no brightness or contrast; in the picture the hidden patches borrow "
-            "theirs from the original, which flatters it."
+            f"about {guess:g}. The model predicts no brightness or contrast; in the picture the hidden patches "
+            "borrow theirs from the original, which flatters it."
         )
     return "The error is that of pixel values from -1 to 1, as trained; lower is better."

@@ -23,7 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 COMMAND = "snakemake --cores all"
-WAIT, QUEUE = 10.0, 8  # seconds that a visitor waits for a turn, and how many may wait
+WAIT, QUEUE = 10.0, 9  # seconds that a visitor waits for a turn, and how many may wait
 
 # Networks run for one visitor at a time: two at once would each take more than twice as long.
 _turn, _waiting = threading.Lock(), threading.BoundedSemaphore(QUEUE + 1)

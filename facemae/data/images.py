@@ -156,6 +156,15 @@ def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Imag
         ) from error
 
 
+def is_animated(data: bytes) -> bool:
+    """Tell whether a picture that `open_image` takes has more frames than the one that is used."""
+    with _Rationed(data) as file:
+        try:
+            return bool(getattr(_choose_decoder(data)(file), "is_animated", False))
+        except Exception:  # the frames after the first may be damaged; it is used all the same
+            return False
+
+
 def encode_png(array: NDArray[np.uint8]) -> bytes:
     """Encode an (H, W, 3) uint8 array as PNG."""
     buffer = io.BytesIO()

@@ -215,16 +215,20 @@ def _nearest(
     from pgvector.sqlalchemy import VECTOR
 
     kind = VECTOR(len(query))
-    connection.execute(text(f"SET LOCAL enable_indexscan = {'on' if limit <= _EXACT else 'off'}"))
+    # Said outright: without fresh statistics the planner takes them for few and sorts all of them.
+    indexed = limit <= _EXACT
+    connection.execute(text(f"SET LOCAL enable_indexscan = {'on' if indexed else 'off'}"))
+    connection.execute(text(f"SET LOCAL enable_sort = {'off' if indexed else 'on'}"))
     connection.execute(text(f"SET LOCAL hnsw.ef_search = {min(max(limit, 40), 1000)}"))
-    # The partial index serves only a query in which the model stands as a constant.
+    # The partial index serves only a query in which the model stands as a constant, and looks dear to the
+    # planner in one that does not say how many rows it wants.
     of_model = TEMPLATES.c.model == bindparam("model", model, literal_execute=True)
     distance = cast(TEMPLATES.c.vector, kind).op("<#>")(bindparam("query", query, type_=kind))
     statement = (
         select(TEMPLATES.c.id, TEMPLATES.c.person, Packed(TEMPLATES.c.vector), TEMPLATES.c.digest)
         .where(of_model)
         .order_by(distance)
-        .limit(limit)
+        .limit(bindparam("most", limit, literal_execute=True))
     )
     rows = connection.execute(statement).tuples().all()
     for _, person, blob, expected in rows:

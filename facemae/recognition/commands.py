@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -73,6 +76,7 @@ def identify(
     limit = _threshold(recogniser.model, threshold, fmr)
     with _gallery(gallery) as kept:
         people = len(kept.people(recogniser.fingerprint))
+        templates = kept.models().get(recogniser.fingerprint, 0)
         found = recogniser.identify(_faces(recogniser, photo).faces, kept, limit, top)
     if as_json:
         content: dict[str, Any] = {"photo": str(photo), "model": recogniser.fingerprint}
@@ -84,7 +88,7 @@ def identify(
         }
         typer.echo(json.dumps(content, indent=2))
         return
-    _say_who(found, limit, people)
+    _say_who(found, limit, people, templates)
 
 
 def verify(
@@ -112,10 +116,10 @@ def verify(
         return
     answer = "the same person" if found.match else "not shown to be the same person"
     typer.echo(f"{answer}: score {found.score:.3f}, needed {limit.score:.3f}")
-    typer.echo(_stands_for(limit, 1))
+    typer.echo(_stands_for(limit, 1, 1))
 
 
-def _say_who(found: list[Identified], limit: Threshold, people: int) -> None:
+def _say_who(found: list[Identified], limit: Threshold, people: int, templates: int) -> None:
     if not people:
         typer.echo("The gallery is empty: enrol someone first with facemae gallery add.")
     for each in found:
@@ -126,7 +130,7 @@ def _say_who(found: list[Identified], limit: Threshold, people: int) -> None:
             f"face {each.found.number} at {left},{top_edge} to {right},{bottom}: {who} "
             f"({best}, needed {limit.score:.3f})"
         )
-    typer.echo(_stands_for(limit, people))
+    typer.echo(_stands_for(limit, people, templates))
 
 
 def _faces(recogniser: Recogniser, photo: Path) -> Photo:
@@ -162,21 +166,21 @@ def _threshold(model: Model, score: float | None, rate: float | None) -> Thresho
             raise UsageError("--threshold and --fmr both set the threshold; give one of them.")
         return thresholds.Threshold(score)
     wanted = rate if rate is not None else settings().false_match_rate
-    return thresholds.at_rate(*thresholds.threshold_card(model.embeddings), wanted)
+    card, people = thresholds.threshold_card(model.embeddings)
+    return thresholds.at_rate(card, people, wanted, strictly=rate is not None)
 
 
-def _stands_for(limit: Threshold, people: int) -> str:
+def _stands_for(limit: Threshold, people: int, templates: int) -> str:
     """Return what a threshold stands for, in words."""
     if limit.fmr is None:
         return "The threshold was given, so its false match rate is not known."
     text = f"At this threshold {limit.fmr:.2%} of comparisons of two people match"
     if limit.fmr_low is not None and limit.fmr_high is not None:
         text += f" ({limit.fmr_low:.2%} to {limit.fmr_high:.2%}, measured on {limit.people} people)"
-    alarm = limit.false_alarm(people)
-    if people > 1 and alarm is not None:
-        text += (
-            f"; a stranger would be taken for one of {people} enrolled people in about {alarm:.0%} of cases"
-        )
+    alarm = limit.false_alarm(templates)
+    if templates > 1 and alarm is not None:
+        text += f"; with {people} people enrolled by {templates} templates, a stranger would be taken for one"
+        text += f" of them in about {alarm:.0%} of cases"
     return f"{text}."
 
 
@@ -185,6 +189,18 @@ def _gallery(url: str | None) -> Gallery:
     from facemae.recognition.places import settings
 
     return Gallery(url or settings().url)
+
+
+@contextlib.contextmanager
+def _residue(kept: Gallery) -> Iterator[None]:
+    """Say afterwards if something of what was removed may still be on a disk."""
+    from facemae.gallery.store import ResidueWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResidueWarning)
+        yield
+    if kept.residue:
+        say("gallery", kept.residue)
 
 
 # --- the gallery ---
@@ -216,7 +232,7 @@ def add(
     device: DeviceOption = "auto",
 ) -> None:
     """Enrol a person from photos, or everybody in a folder; the photos themselves are not kept."""
-    from facemae.recognition.enrolment import Terms, enrol, until
+    from facemae.recognition.enrolment import Outcome, Terms, enrol, until
     from facemae.recognition.places import settings
 
     wanted = _wanted(name, photos or [], folder, consent)
@@ -224,15 +240,19 @@ def add(
     recogniser = _recogniser(model, results, device)
     limit = _threshold(recogniser.model, None, None)
     whole = folder is not None
+
+    def one(kept: Gallery, who: str, paths: list[Path]) -> Outcome:
+        named = [(str(path), path) for path in paths]
+        try:
+            return enrol(recogniser, kept, who, named, terms, limit, add=more, anyway=anyway or whole)
+        except UsageError as error:
+            if not whole:
+                raise
+            return Outcome(who, None, [(who, str(error))])  # the others are enrolled all the same
+
     with _gallery(gallery) as kept:
         people = track(wanted.items(), len(wanted), "gallery", "people") if whole else wanted.items()
-        outcomes = [
-            enrol(
-                recogniser, kept, who, [(str(path), path) for path in paths], terms, limit,
-                add=more, anyway=anyway or whole,
-            )
-            for who, paths in people
-        ]  # fmt: skip
+        outcomes = [one(kept, who, paths) for who, paths in people]
     _tell(outcomes, terms, whole)
 
 
@@ -276,7 +296,7 @@ def _tell(outcomes: list[Outcome], terms: Terms, whole: bool) -> None:
     if not done:
         raise DataError("Nobody was enrolled: no photo could be used.")
     names = done[0].name if len(done) == 1 and not whole else f"{len(done)} of {len(outcomes)} people"
-    say("gallery", f"enrolled {names}, to be deleted on {terms.retain_until.isoformat()}")
+    say("gallery", f"enrolled {names}, kept until {terms.retain_until.isoformat()}")
 
 
 @gallery_app.command("list")
@@ -296,8 +316,15 @@ def list_people(
             return
         recogniser = _recogniser(model, results, "auto")
         limit = _threshold(recogniser.model, None, None)
-        for one, other, score in kept.lookalikes(recogniser.fingerprint, limit.score):
-            typer.echo(f"{score:.3f}  {one.name}  {other.name}")
+        found = kept.lookalikes(recogniser.fingerprint, limit.score)
+    if as_json:
+        pairs = [{"first": one.name, "second": other.name, "score": score} for one, other, score in found]
+        typer.echo(json.dumps(pairs, indent=2))
+        return
+    if not found:
+        typer.echo("Nobody looks like anybody else.")
+    for one, other, score in found:
+        typer.echo(f"{score:.3f}  {one.name}  {other.name}")
 
 
 @gallery_app.command()
@@ -343,9 +370,9 @@ def rename(
     gallery: UrlOption = None,
 ) -> None:
     """Rename a person."""
-    with _gallery(gallery) as kept:
+    with _gallery(gallery) as kept, _residue(kept):
         kept.rename(name, new)
-    say("gallery", "renamed")
+        say("gallery", "renamed")
 
 
 @gallery_app.command()
@@ -355,23 +382,23 @@ def merge(
     gallery: UrlOption = None,
 ) -> None:
     """Make two people one."""
-    with _gallery(gallery) as kept:
+    with _gallery(gallery) as kept, _residue(kept):
         kept.merge(name, into)
-    say("gallery", "merged")
+        say("gallery", "merged")
 
 
 @gallery_app.command()
 def remove(name: NameArgument, gallery: UrlOption = None) -> None:
     """Delete a person; nothing of them stays in the gallery's files."""
-    with _gallery(gallery) as kept:
+    with _gallery(gallery) as kept, _residue(kept):
         kept.remove(name)
-    say("gallery", "removed")
+        say("gallery", "removed")
 
 
 @gallery_app.command()
 def erase(yes: YesOption = False, gallery: UrlOption = None) -> None:
     """Delete everybody."""
-    with _gallery(gallery) as kept:
+    with _gallery(gallery) as kept, _residue(kept):
         people = len(kept.people())
         if not yes and not typer.confirm(f"Delete all {people} people? This cannot be undone."):
             raise UsageError("Nobody was deleted; answer y, or say --yes.")

@@ -17,6 +17,7 @@ from PIL import Image
 from facemae import reading, results
 from facemae.data.images import ImageError, encode_png, open_image
 from facemae.errors import DataError, UsageError
+from facemae.gallery.names import normalised
 from facemae.gallery.schema import Candidate, Person, Template
 from facemae.gallery.store import Gallery
 from facemae.recognition.recogniser import Recogniser, face_to_enrol
@@ -55,8 +56,8 @@ class Outcome:
 
 
 def until(days: int, today: datetime.date | None = None) -> datetime.date:
-    """Return the date so many days from today."""
-    return (today or datetime.date.today()) + datetime.timedelta(days=days)
+    """Return the date so many days from today, which is the same everywhere."""
+    return (today or datetime.datetime.now(datetime.UTC).date()) + datetime.timedelta(days=days)
 
 
 def template(
@@ -100,7 +101,8 @@ def known_as(
         return None
     vectors = np.stack([each.vector for each in templates])
     found = gallery.search(vectors, templates[0].model, top=2)
-    others = [each for candidates in found for each in candidates if each.person.name != name]
+    own = normalised(name)
+    others = [each for candidates in found for each in candidates if each.person.name != own]
     best = max(others, key=lambda each: each.score, default=None)
     return best if best is not None and threshold.matches(best.score) else None
 

@@ -46,10 +46,13 @@ class Threshold:
         """Tell whether a score is a match."""
         return score >= self.score
 
-    def false_alarm(self, enrolled: int) -> float | None:
-        """Return how likely a stranger is taken for one of so many enrolled people, if comparisons were
-        independent: 1 - (1 - FMR) ** enrolled."""
-        return None if self.fmr is None else 1 - (1 - self.fmr) ** enrolled
+    def false_alarm(self, templates: int) -> float | None:
+        """Return how likely a stranger is taken for somebody who is enrolled with one of so many templates.
+
+        A stranger is compared with each of them: 1 - (1 - FMR) ** templates, if comparisons were independent.
+        Those of one person are not, so it is rather too high where people have several.
+        """
+        return None if self.fmr is None else 1 - (1 - self.fmr) ** templates
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -87,22 +90,30 @@ def threshold_card(embeddings: Path) -> tuple[pd.DataFrame, int]:
     return calibration.threshold_card(pairs, weights, LEVEL), len(names)
 
 
-def at_rate(card: pd.DataFrame, people: int, target: float) -> Threshold:
+def at_rate(card: pd.DataFrame, people: int, target: float, *, strictly: bool = False) -> Threshold:
     """Return the threshold of a false match rate, or of the strictest rate that the data can speak of.
 
     Args:
         card: As `threshold_card` returns it.
         people: Behind it.
         target: The wanted rate. Of the card's rates the next lower one is taken, or the lowest supported.
+        strictly: Refuse a rate below those that are supported.
 
     Raises:
-        UsageError: the data can speak of no rate at all.
+        UsageError: the data can speak of no rate at all, or not of this one.
     """
     rows = card[card["note"] == ""].sort_values("target_fmr", ascending=False)
     if rows.empty:
         note = str(card["note"].iloc[0])
         raise UsageError(f"No threshold follows from these people: {note}; give one with --threshold.")
     strict = rows[rows["target_fmr"] <= target * (1 + 1e-9)]
+    if strictly and strict.empty:
+        lowest = rows["target_fmr"].min()
+        note = next(iter(card.loc[card["note"] != "", "note"]), "it is below all rates that are looked at")
+        raise UsageError(
+            f"A false match rate of {target:g} cannot be told from these people ({note}); ask for {lowest:g} "
+            "or more."
+        )
     row = (strict.iloc[0] if len(strict) else rows.iloc[-1]).to_dict()
     return _threshold(row, people)
 

@@ -126,7 +126,11 @@ def test_without_doubts_rejected_photos_and_overlaps_the_page_says_so(own: Path)
     )
     results.write_table(data.overlaps, pd.read_parquet(data.overlaps).head(0), results.OVERLAP_COLUMNS)
     page = open_page("alignment")
-    for sentence in ("No face is doubtful in this way.", "No photo was rejected.", "No evaluation face was found again."):
+    for sentence in (
+        "No face is doubtful in this way.",
+        "No photo was rejected.",
+        "No evaluation face was found again.",
+    ):
         assert sentence in written(page)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from streamlit.testing.v1 import AppTest
 from facemae import explain as explaining
 from facemae import reading, results
 from facemae.app import explain, faces_map, photo, shell
+from facemae.data.sources.orl import orl_photos
 from facemae.errors import UsageError
 from facemae.models.embedder import build_embedder
 from facemae.models.weights import save_weights
@@ -96,6 +99,22 @@ def test_the_explanation_stays_until_another_pair_is_chosen(monkeypatch: pytest.
     assert made == [1]
 
 
+def session(page: AppTest) -> dict[str, Any]:
+    """Return everything that is kept in a visitor's session, widgets included."""
+    return page.session_state._state.filtered_state
+
+
+def holds(kept: Any, face: np.ndarray) -> bool:
+    """Return whether a face (H, H, 3) is anywhere in what is kept, also as a part or a result's field."""
+    if isinstance(kept, np.ndarray):
+        return np.array_equal(kept, face)
+    if dataclasses.is_dataclass(kept):
+        return holds(vars(kept), face)
+    if isinstance(kept, dict):
+        return any(holds(each, face) for each in kept.values())
+    return isinstance(kept, list | tuple) and any(holds(each, face) for each in kept)
+
+
 @pytest.mark.usefixtures("shown")
 def test_a_visitors_face_is_kept_in_the_visitors_session_alone() -> None:
     page = open_page("explain")
@@ -109,6 +128,24 @@ def test_a_visitors_face_is_kept_in_the_visitors_session_alone() -> None:
     assert "No face found." in written(page)
     assert HOSTILE not in written(page)
     assert "Map of the evaluation faces" in written(page)
+    page.file_uploader[0].set_value((f"{HOSTILE}.pgm", orl_photos()[0].path.read_bytes(), "image/x-pgm"))
+    page = run(page)
+    assert page.metric
+    assert HOSTILE not in written(page)
+    mine = session(page)
+    face = mine["explain_second_found"][1].faces[0].image
+    assert holds(mine, face)
+
+    other = open_page("explain")
+    assert other.metric
+    theirs = session(other)
+    assert "explain_second_found" not in theirs
+    assert not holds(theirs, face)
+    assert theirs["explained"] is not mine["explained"]
+    other = run(other.segmented_control(key="explain_second_from").set_value(photo.UPLOAD))
+    assert not other.metric  # a face kept for everybody would be chosen here
+    assert "explain_second_found" not in other.session_state
+    assert not holds(session(other), face)
 
 
 def test_an_encoder_without_attention_is_explained_by_covering(own: Path) -> None:

@@ -29,16 +29,16 @@ def table(page: AppTest, column: str) -> pd.DataFrame:
 
 
 def with_groups(paths: Results, rows: list[tuple[str, str, float, float, float, str]]) -> None:
-    """Add errors by group to the leaderboard for every run."""
-    board = results.read_table(paths.leaderboard)
-    first = board.drop_duplicates("run")
+    """Add errors by group to the summary for every run and seed."""
+    board = results.read_table(paths.summary)
+    first = board.drop_duplicates(["run", "seed"])
     more = [
         first.assign(protocol="fairness", metric=metric, condition=group, amount=np.nan, note=note).assign(
             value=value, ci_low=low, ci_high=high
         )
         for metric, group, value, low, high, note in rows
     ]
-    results.write_table(paths.leaderboard, pd.concat([board, *more]), results.LEADERBOARD_COLUMNS)
+    results.write_table(paths.summary, pd.concat([board, *more]), results.SUMMARY_COLUMNS)
 
 
 GROUPS = [

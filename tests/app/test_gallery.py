@@ -1,15 +1,26 @@
 """The gallery page: enrol, be asked, rename, export, merge and delete."""
 
+import contextlib
+import io
 import json
+import sqlite3
+from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 from driving import open_page, run, written
+from PIL import Image
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
+from facemae.app import gallery
 from facemae.data.sources.orl import orl_photos
 from facemae.gallery.store import Gallery
 from facemae.recognition.enrolment import until
+from facemae.recognition.models import models
+from facemae.recognition.places import settings
+from facemae.recognition.recogniser import Recogniser, face_to_enrol
+from facemae.results import Results
 
 NAMES = [
     HOSTILE, "[a](javascript:alert(1))", "$\\KaTeX$ :material/home: **bold**", "عمر ❤️ 👩‍👩‍👧", "x" * 100,
@@ -132,7 +143,7 @@ def test_a_person_is_renamed_exported_and_deleted(place, faces):
     assert names(place) == ["Anna"]
     run(page.selectbox(key="gallery_person_2").select_index(0))
     run(page.button(key="person_delete").click())
-    assert "nothing of them is left in the gallery" in written(page)
+    assert "Nothing of them is left in the gallery." in written(page)
     assert names(place) == []
     assert b"Ann" not in b"".join(path.read_bytes() for path in place.parent.iterdir())
 
@@ -141,8 +152,12 @@ def test_look_alikes_are_suggested_and_made_one_on_request(place, faces):
     page = enrol(open_page("gallery"), "Ann", faces(1))
     enrol(page, "Bob", faces(1))
     run(page.button(key="pending_new").click())
+    assert "Perhaps one person (1)" not in [each.label for each in page.expander]
+    run(page.button(key="gallery_alike").click())
     assert "Perhaps one person (1)" in [each.label for each in page.expander]
-    run(page.button(key="merge_0").click())
+    with Gallery(place) as kept:
+        one, other = kept.people()
+    run(page.button(key=f"merge_{one.id}_{other.id}").click())
     assert names(place) == ["Ann"]
     assert page.dataframe[0].value["photos"].tolist() == [2]
 
@@ -165,6 +180,67 @@ def test_a_find_narrows_the_table(place):
     page = open_page("gallery")
     run(page.text_input(key="gallery_find").set_value("ANN"))
     assert page.dataframe[0].value["name"].tolist() == ["Ann", "Hannah"]
+    # They are of another model, which nobody can be compared with; but they can be deleted.
+    run(page.button(key="gallery_alike").click())
+    assert "another model" in written(page)
+    assert "Export or delete everybody" in [each.label for each in page.expander]
+
+
+def test_an_answer_that_is_refused_asks_again_and_loses_nothing(place, faces):
+    page = enrol(open_page("gallery"), "Ann", faces(1))
+    enrol(page, "Bob", faces(1))
+    page.text_input(key="pending_name").set_value("Ann")
+    run(page.button(key="pending_new").click())
+    assert "enrolled already" in written(page)
+    assert "New: Bob" in written(page)
+    page.text_input(key="pending_name").set_value("Rob")
+    run(page.button(key="pending_new").click())
+    assert names(place) == ["Ann", "Rob"]
+
+
+def test_a_folder_is_imported_person_by_person(place, faces):
+    data = {person: faces(person)[1] for person in (1, 2)}
+    page = open_page("gallery")
+    run(page.segmented_control(key="gallery_from").set_value(gallery.FOLDER))
+    paths = {
+        "all/Ann/1.pgm": data[1],
+        "all/Bob/x.pgm": data[2],
+        "all/loose.pgm": data[2],
+        "all/Cid/y.jpg": b"no",
+    }
+    page.file_uploader[0].set_value([(path, each, "image/pgm") for path, each in paths.items()])
+    next(each for each in page.checkbox if each.label.startswith("The people")).set_value(True)
+    run(page)
+    run(page.button(key="gallery_enrol").click())
+    assert names(place) == ["Ann", "Bob"]
+    text = written(page)
+    assert "1 files do not lie directly in a person's folder and are left out." in text
+    assert "2 of 3 people are enrolled" in text
+    assert "y.jpg: This file is not a picture we can read." in text
+
+
+def test_only_photos_directly_in_a_persons_folder_are_somebodys():
+    paths = ["all/Ann/1.jpg", "all/Ann/2019/2.jpg", "all/3.jpg", "4.jpg", "all/Bob/5.jpg"]
+    found = gallery.people_of([(path, b"") for path in paths])
+    assert {name: [path for path, _ in photos] for name, photos in found.items()} == {
+        "Ann": ["all/Ann/1.jpg"], "Bob": ["all/Bob/5.jpg"],
+    }  # fmt: skip
+
+
+def test_a_webcam_shot_is_enrolled_once(place):
+    from test_photo import shots
+
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(shots(3))).save(buffer, "JPEG")
+    page = open_page("gallery")
+    run(page.segmented_control(key="gallery_from").set_value(gallery.WEBCAM))
+    page.camera_input[0].set_value(("cam.jpg", buffer.getvalue(), "image/jpeg"))
+    page.text_input[0].set_value("Cid")
+    next(each for each in page.checkbox if each.label.startswith("The people")).set_value(True)
+    run(page)
+    run(page.button(key="gallery_enrol").click())
+    assert names(place) == ["Cid"]
+    assert page.camera_input[0].value is None
 
 
 def test_a_damaged_gallery_is_explained(place):
@@ -175,12 +251,42 @@ def test_a_damaged_gallery_is_explained(place):
     assert "sqlite3" not in written(page)
 
 
-def test_what_is_exported_is_all_that_is_stored(place, faces):
+def stored(file, table):
+    """Return the rows of a gallery's table as they are in the file, by column."""
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute(f"SELECT * FROM {table}")]
+
+
+def test_what_is_exported_is_all_that_is_stored(shown, place, faces):
+    before = datetime.now(UTC).replace(tzinfo=None)
     enrol(open_page("gallery"), "Ann", faces(1))
+    after = datetime.now(UTC).replace(tzinfo=None)
     with Gallery(place) as kept:
         (person,) = json.loads(json.dumps(kept.export()))["people"]
-    assert person["name"] == "Ann"
-    assert "thumbnail" not in person["templates"][0] or person["templates"][0]["thumbnail"] is None
+    (row,), (kept_template,) = stored(place, "gallery_people"), stored(place, "gallery_templates")
+    (template,) = person.pop("templates")
+    assert set(person) == set(row)
+    assert set(template) == set(kept_template) - {"id", "person"}
+
+    recogniser = Recogniser(models(Results(shown))[0], "cpu")
+    face = face_to_enrol(recogniser.finder.find(faces(1)[1]))
+    vector = recogniser.embed([face.image])[0]
+    np.testing.assert_allclose(template["vector"], vector, atol=1e-6)
+    assert np.array_equal(np.float32(template["vector"]), np.frombuffer(kept_template["vector"], ">f4"))
+    assert template["model"] == kept_template["model"] == recogniser.fingerprint
+    assert template["digest"] == kept_template["digest"]
+    assert template["quality"] == kept_template["quality"] == pytest.approx(face.face.score)
+    assert template["thumbnail"] is kept_template["thumbnail"] is None
+
+    assert (person["id"], person["name"]) == (row["id"], "Ann") == (kept_template["person"], row["name"])
+    assert person["retain_until"] == row["retain_until"] == until(settings().retention_days).isoformat()
+    for given, held in ((person, row), (template, kept_template)):
+        for date in {"created", "consent"} & set(given):
+            said = datetime.fromisoformat(given[date])
+            assert said.utcoffset() == timedelta(0)
+            assert said.replace(tzinfo=None) == datetime.fromisoformat(held[date])
+            assert before - timedelta(seconds=1) <= said.replace(tzinfo=None) <= after
 
 
 def test_without_results_the_command_is_named(place, tmp_path, monkeypatch):

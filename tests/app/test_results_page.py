@@ -11,9 +11,10 @@ from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 from test_pages import open_page, run, written
 
-from facemae import charts, files, results, train
+from facemae import charts, files, progressing, results, train
+from facemae.app import progress, shell
 from facemae.app import results as page_module
-from facemae.app import shell
+from facemae.config import Experiment
 from facemae.results import Results
 
 
@@ -136,11 +137,27 @@ def test_what_is_missing_and_not_under_way_names_the_command(own: Path) -> None:
     assert [code.value for code in page.code] == [shell.COMMAND]
 
 
-def test_the_page_is_shown_anew_when_the_last_training_is_done(own: Path) -> None:
+def test_the_page_is_shown_anew_when_the_last_training_is_done(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part that looks again finds nothing left: the page around it is drawn anew, once, without it."""
     begin(own, 20)
     page = open_page("results")
-    shutil.rmtree(own / "random" / "0" / ".pretrain")
-    assert "Training in progress" not in written(run(page))
+    assert page.session_state[progress.SEEN]
+    looks, look = [], progressing.underway
+
+    def then_done(paths: Results, setup: Experiment) -> list[progressing.Underway]:
+        looks.append(found := look(paths, setup))
+        shutil.rmtree(own / "random" / "0" / ".pretrain", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(progressing, "underway", then_done)
+    text = written(run(page))
+    assert [len(found) for found in looks] == [1, 0, 0]  # the page, its part, and the page again
+    assert "Training in progress" not in text
+    assert "No training is under way." in text
+    assert progress.SEEN not in page.session_state
+    assert runs(page) == ["scratch", "random", "region", "pixels"]
 
 
 def test_many_trainings_are_counted(own: Path) -> None:

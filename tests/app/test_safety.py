@@ -327,7 +327,7 @@ HOSTILE_PHOTOS = {
     "speck": (lambda: encoded(portrait().resize((19, 19)), "PNG"), "at least 20 a side are needed"),
     "landscape": (lambda: encoded(Image.new("RGB", (400, 300), (80, 120, 60)), "JPEG"), "No face found."),
     "far away": (lambda: encoded(far_away(), "PNG"), r"No face found\.|Doubtful: "),
-    "animation": (animated, "people are enrolled with this model"),
+    "animation": (animated, "This picture moves; its first frame is used."),
     "crowd": (lambda: encoded(grid(7, 2), "PNG"), "14 faces found; the 12 largest are looked up."),
 }
 

@@ -75,10 +75,23 @@ def test_a_choice_is_in_the_address_and_survives_a_reload(
     browsing.settle(page)
     kept = page.url
     assert query.partition("=")[0] + "=" in kept
+    if path == "results":  # what is seen of it stands there without a filter too
+        _only_the_region_run(page)
     page.reload()
     browsing.said(page, seen)
     browsing.settle(page)
     assert page.url == kept
+    if path == "results":
+        _only_the_region_run(page)
+
+
+def _only_the_region_run(page: Page) -> None:
+    """Wait until the filters say so, and see that the table obeys."""
+    expect(page.get_by_role("textbox", name="Name contains")).to_have_value("reg", timeout=browsing.LONG)
+    expect(page.get_by_role("radio", name="runs", exact=True)).to_be_checked(timeout=browsing.LONG)
+    shown = browsing.cells(page)
+    assert "region" in shown
+    assert not {"scratch", "random", "pixels"} & set(shown)
 
 
 def test_a_choice_made_by_hand_comes_into_the_address(page: Page, address: str) -> None:

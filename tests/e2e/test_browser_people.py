@@ -91,7 +91,7 @@ def test_somebody_is_enrolled_recognised_covered_and_deleted(
     browsing.show(page, address, "gallery")
     browsing.pick(page, "Rename, export or delete", "Ann")
     browsing.press(page, "Delete")
-    browsing.said(page, "The person is deleted; nothing of them is left in the gallery.")
+    browsing.said(page, "The person is deleted. Nothing of them is left in the gallery.")
     assert people(nobody) == []
     recognise(page, address, photo(5))
     browsing.said(page, "Face 1: unknown person")
@@ -160,7 +160,7 @@ def test_everybody_is_deleted_after_the_word_is_typed(
     word.press("Enter")
     expect(erase).to_be_enabled(timeout=browsing.LONG)
     erase.click()
-    browsing.said(page, "nothing of them is left in the gallery")
+    browsing.said(page, "Nothing of them is left in the gallery.")
     assert people(nobody) == []
 
 

@@ -1,6 +1,6 @@
 """How long a visitor waits, printed and not judged: machines differ, and this one has other work besides.
 
-Seen with `pytest -m e2e -s tests/e2e/test_browser_times.py`; the bounds are judged in benchmarks/app_load.py.
+Seen with `pytest -m e2e -s tests/e2e/test_browser_times.py`; `benchmarks/app_load.py --strict` judges.
 """
 
 import time

@@ -49,9 +49,7 @@ def test_who_is_enrolled_by_the_webcam_is_recognised_by_it(page: Page, address: 
     browsing.show(page, address, "recognise")
     browsing.choose(page, "Photo", "Webcam")
     shoot(page)
-    expect(page.get_by_alt_text("Your photo, 1 face boxed and numbered")).to_be_visible(
-        timeout=browsing.LONG
-    )
+    expect(page.get_by_alt_text("Your photo, 1 face boxed and numbered")).to_be_visible(timeout=browsing.LONG)
     browsing.said(page, "Face 1: Cam")
 
 

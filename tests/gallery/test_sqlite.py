@@ -1,15 +1,14 @@
 import os
 import sqlite3
 import stat
-import warnings
 
 import numpy as np
 import pytest
 
 from facemae.errors import IntegrityError, StorageError, UsageError
-from facemae.gallery import schema, sqlite, templates
+from facemae.gallery import sqlite, templates
 from facemae.gallery.sqlite import Sqlite
-from facemae.gallery.store import Gallery, ResidueWarning
+from facemae.gallery.store import Gallery
 
 
 @pytest.fixture
@@ -100,29 +99,27 @@ def test_what_is_no_database_is_refused_and_left_alone(in_file):
     assert in_file.read_bytes() == b"These are my notes.\n" * 500
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_damaged_file_is_told_in_a_sentence(gallery, enrol, in_file, seed):
-    """Wherever the bytes are wrong: an answer is right or refused, and nothing else is raised."""
-    random = np.random.default_rng(seed)
+def test_a_damaged_file_is_told_in_a_sentence(gallery, enrol, in_file):
+    """Wherever the bytes are wrong: the answer is right or refused, and nothing else is raised."""
+    random = np.random.default_rng(0)
     vectors = random.normal(size=(40, 64))
     for number, vector in enumerate(vectors):
         enrol(gallery, f"Person {number}", vector)
     gallery.close()
-    whole = bytearray(in_file.read_bytes())
-    start = int(random.integers(100, len(whole) - 3000))
-    whole[start : start + 3000] = random.bytes(3000)
-    in_file.write_bytes(whole)
-    told = 0
-    for number in range(0, 40, 8):
+    whole, told = in_file.read_bytes(), []
+    for start in range(0, len(whole) - 1000, 1500):
+        damaged = bytearray(whole)
+        damaged[start : start + 1000] = random.bytes(1000)
+        in_file.write_bytes(damaged)
         try:
             with Gallery(in_file) as again:
-                found = again.search(vectors[number : number + 1], "model-a")[0]
-                assert found[0].person.name == f"Person {number}"
-                again.export()
-        except (IntegrityError, UsageError) as error:
-            told += 1
-            assert "damaged" in str(error) or "Nobody" in str(error)
-    assert told
+                found = again.search(vectors, "model-a", top=1)
+                assert [each.person.name for (each,) in found] == [f"Person {number}" for number in range(40)]
+                assert len(again.export()["people"]) == 40
+        except IntegrityError as error:
+            told.append(str(error))
+    assert len(told) > len(whole) / 1500 / 2
+    assert all("damaged" in each for each in told)
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path):
@@ -172,10 +169,7 @@ def test_only_what_is_new_is_read(gallery, enrol, monkeypatch):
     for number in range(30):
         enrol(gallery, f"Person {number}", np.random.default_rng(number).normal(size=4))
     checked = []
-    check = schema.check_digest
-    monkeypatch.setattr(
-        templates.schema, "check_digest", lambda *given: checked.append(given) or check(*given)
-    )
+    monkeypatch.setattr(templates.schema, "check_digest", lambda *given: checked.append(given))
     query = np.ones((1, 4))
 
     def read():
@@ -203,19 +197,3 @@ def test_few_models_are_held_in_memory(gallery, enrol):
         gallery.search(np.eye(2), f"model-{number}")
     assert isinstance(gallery._backend, Sqlite)
     assert list(gallery._backend._matrices) == ["model-3", "model-4"]
-
-
-def test_without_writing_the_file_anew_something_would_be_left(gallery, enrol, in_file, monkeypatch):
-    """Why `wipe` does not leave it at overwriting: what was moved between pages stays where it was."""
-    monkeypatch.setattr(Sqlite, "wipe", lambda self: (False, "it was not tried"))
-    names = [f"{number:03} {'name' * 20}" for number in range(120)]
-    random = np.random.default_rng(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResidueWarning)
-        for number in random.permutation(120):
-            enrol(gallery, names[number], [1, 0])
-        for name in names:
-            gallery.remove(name)
-    gallery.close()
-    left = in_file.read_bytes()
-    assert any(name.encode() in left for name in names)

@@ -51,11 +51,12 @@ def test_enrol_identify_and_delete(facemae, photos, tmp_path):
 
 
 def test_identify_says_what_it_found_and_what_the_threshold_stands_for(facemae, photos, group):
-    facemae("gallery", "add", "Ann", photos["orl/s01/01"], "--consent")
+    facemae("gallery", "add", "Ann", photos["orl/s01/01"], photos["orl/s01/02"], "--consent")
     code, out, _ = facemae("identify", group, "--fmr", 0.1)
     assert code == 0
     assert [line.split(" at ")[0] for line in out.splitlines()[:3]] == ["face 1", "face 2", "face 3"]
     assert "of comparisons of two people match (" in out
+    assert "with 1 people enrolled by 2 templates, a stranger would be taken" in out
     assert "measured on 12 people" in out
 
 
@@ -87,6 +88,11 @@ def test_a_folder_is_imported_and_lookalikes_are_listed(facemae, photos, tmp_pat
     assert code == 0
     assert "enrolled 3 of 3 people" in err
     assert "Ann's twin looks like Ann" in err
+    pairs = json.loads(facemae("gallery", "list", "--alike", "--json")[1])
+    assert pairs[0] == {"first": "Ann", "second": "Ann's twin", "score": pytest.approx(1)}
+    again = facemae("gallery", "add", "--folder", tmp_path / "people", "--consent")
+    assert again[0] == 3
+    assert again[2].count("is enrolled already") == 3  # everybody was tried
     code, out, _ = facemae("gallery", "list", "--alike")
     assert "1.000  Ann  Ann's twin" in out
     assert facemae("gallery", "merge", "Ann's twin", "Ann")[0] == 0
@@ -119,10 +125,15 @@ def test_rename_find_and_export(facemae, photos, tmp_path):
             "People are kept until a day from",
         ),
         (["gallery", "remove", "Ann"], 2, "Nobody is enrolled as"),
-        (["gallery", "erase", "--gallery", "postgresql+psycopg://u:secret@127.0.0.1:1/x", "--yes"], 5, ""),
+        (
+            ["gallery", "erase", "--gallery", "postgresql+psycopg://u:secret@127.0.0.1:1/x", "--yes"],
+            5,
+            "cannot be reached",
+        ),
         (["identify", "TEXT"], 3, "This file is not a picture we can read. Use JPEG, PNG or WebP."),
         (["identify", "nowhere.jpg"], 3, "cannot be read"),
         (["identify", "PHOTO", "--threshold", "0.5", "--fmr", "0.1"], 2, "give one of them"),
+        (["identify", "PHOTO", "--fmr", "0.001"], 2, "ask for 0.1 or more"),
         (["identify", "PHOTO", "--model", "nowhere"], 2, "holds no trained recogniser"),
         (["identify", "PHOTO", "--results", "nowhere"], 2, "There is no trained recogniser in nowhere"),
         (["verify", "PHOTO", "GROUP"], 3, "3 faces found; verification needs exactly one. Crop the photo."),

@@ -69,6 +69,14 @@ def test_more_photos_of_a_person_are_no_double(recogniser, gallery, photos):
     assert known_as(gallery, templates, "Ann", ALWAYS) is None
 
 
+def test_a_name_is_the_same_however_it_is_typed(recogniser, gallery, photos):
+    enrol(recogniser, gallery, "José", shots(photos, 1, 1), TERMS, NEVER)
+    for typed in ("Jose\u0301", " José "):
+        done = enrol(recogniser, gallery, typed, shots(photos, 1, 2), TERMS, ALWAYS, add=True)
+        assert done.known_as is None
+    assert gallery.person("José").photos == 3
+
+
 def test_no_picture_is_kept_unless_a_thumbnail_is_wanted(recogniser, gallery, photos):
     enrol(recogniser, gallery, "Ann", shots(photos, 1, 1), TERMS, NEVER)
     enrol(recogniser, gallery, "Bob", shots(photos, 2, 1), Terms(True, until(30), True), NEVER)

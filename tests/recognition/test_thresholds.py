@@ -66,6 +66,17 @@ def test_a_rate_beyond_the_data_takes_the_strictest_they_can_speak_of(tmp_path):
     assert at_rate(card, people, 1e-5) == supported[0.01]
 
 
+def test_a_rate_that_was_asked_for_is_refused_where_the_data_cannot_tell_it(tmp_path):
+    write(tmp_path / "embeddings.parquet")
+    card, people = threshold_card(tmp_path / "embeddings.parquet")
+    assert at_rate(card, people, 0.01, strictly=True) == at_rate(card, people, 0.01)
+    for rate in (0.001, 0.0):
+        with pytest.raises(
+            UsageError, match=r"cannot be told .*30000 impostor pairs.*; ask for 0\.01 or more"
+        ):
+            at_rate(card, people, rate, strictly=True)
+
+
 def test_too_few_people_give_no_threshold(tmp_path):
     write(tmp_path / "few.parquet", people=3)
     with pytest.raises(UsageError, match="give one with --threshold"):
