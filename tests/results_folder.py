@@ -186,7 +186,7 @@ def _write_training(paths: Results, experiment: config.Experiment, name: str, se
         )  # fmt: skip
     out = paths.stage(name, seed, "finetune")
     results.write_lines(out / results.LOG, _log(run.finetune.steps, 3.0, seed))
-    torch.manual_seed(seed)
+    torch.manual_seed(100 * experiment.run_names.index(name) + seed)
     save_weights(build_embedder(run.model, experiment.data.image_size), out / results.EMBEDDER)
     shaping = {section: run.shaping()[section] for section in ("model", "finetune")}
     files.write_json(

@@ -439,7 +439,7 @@ def _what_the_error_is(done: Completion) -> str:
         guess = 0.8 if done.loss == "l1" else 1  # of a normal distribution
         return (
             "The error is measured on patches scaled to unit variance: guessing each patch's mean would give "
-            f"about {guess:g}. The model predicts no brightness or contrast; in the picture the hidden patches "
-            "borrow theirs from the original, which flatters it."
+            f"about {guess:g}. The model predicts no brightness or contrast; in the picture the hidden "
+            "patches borrow theirs from the original, which flatters it."
         )
     return "The error is that of pixel values from -1 to 1, as trained; lower is better."

@@ -7,7 +7,8 @@ import datetime
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -232,28 +233,33 @@ def add(
     device: DeviceOption = "auto",
 ) -> None:
     """Enrol a person from photos, or everybody in a folder; the photos themselves are not kept."""
-    from facemae.recognition.enrolment import Outcome, Terms, enrol, until
+    from facemae.recognition.enrolment import Terms, enrol, until
     from facemae.recognition.places import settings
 
     wanted = _wanted(name, photos or [], folder, consent)
     terms = Terms(True, until(days or settings().retention_days), thumbnail)
     recogniser = _recogniser(model, results, device)
-    limit = _threshold(recogniser.model, None, None)
-    whole = folder is not None
-
-    def one(kept: Gallery, who: str, paths: list[Path]) -> Outcome:
-        named = [(str(path), path) for path in paths]
-        try:
-            return enrol(recogniser, kept, who, named, terms, limit, add=more, anyway=anyway or whole)
-        except UsageError as error:
-            if not whole:
-                raise
-            return Outcome(who, None, [(who, str(error))])  # the others are enrolled all the same
-
+    limit, whole = _threshold(recogniser.model, None, None), folder is not None
     with _gallery(gallery) as kept:
         people = track(wanted.items(), len(wanted), "gallery", "people") if whole else wanted.items()
-        outcomes = [one(kept, who, paths) for who, paths in people]
+        how = partial(enrol, threshold=limit, add=more, anyway=anyway or whole)
+        outcomes = [_enrolled(how, recogniser, kept, who, paths, terms, whole) for who, paths in people]
     _tell(outcomes, terms, whole)
+
+
+def _enrolled(
+    how: Callable[..., Outcome], recogniser: Recogniser, kept: Gallery, who: str, paths: list[Path],
+    terms: Terms, whole: bool,
+) -> Outcome:  # fmt: skip
+    """Enrol one person; of a whole folder, who cannot be enrolled does not keep the others out."""
+    from facemae.recognition.enrolment import Outcome
+
+    try:
+        return how(recogniser, kept, who, [(str(path), path) for path in paths], terms)
+    except UsageError as error:
+        if not whole:
+            raise
+        return Outcome(who, None, [(who, str(error))])
 
 
 def _wanted(

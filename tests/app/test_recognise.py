@@ -67,7 +67,9 @@ def test_demo_people_are_found_by_the_photo_they_were_enrolled_with(place):
     assert len(table) == 5
     assert table["score"].is_monotonic_decreasing
     assert f"Face 1: {table['person'].iloc[0]}" in decisions(page)[0]
-    assert "With 12 people enrolled, a stranger is taken for one of them in about" in written(page)
+    assert "With 12 people enrolled by 12 templates, a stranger is taken for one of them in about" in written(
+        page
+    )
 
 
 def test_every_face_of_a_photo_is_numbered_and_looked_up(place):
