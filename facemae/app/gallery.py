@@ -283,12 +283,19 @@ def _people(kept: Gallery, people: list[Person]) -> None:
             "photos": [each.photos for each in shown],
             "since": [each.created.date() for each in shown],
             "until": [each.retain_until for each in shown],
+            "number": [each.id for each in shown],
         }
     )
     st.dataframe(
         table,
         hide_index=True,
-        column_config={"name": "Name", "photos": "Templates", "since": "Since", "until": "Kept until"},
+        column_config={
+            "name": "Name",
+            "photos": "Templates",
+            "since": "Since",
+            "until": "Kept until",
+            "number": "No.",
+        },
         alt="Table of the people enrolled, with the number of templates and until when they are kept.",
     )
     chosen = st.selectbox(

@@ -194,8 +194,8 @@ def check_digest(blob: bytes, model: str, expected: str, person: int) -> None:
     """
     if digest(blob, model) != expected:
         raise IntegrityError(
-            f"A template of person {person} is damaged: its checksum is wrong; remove this person and "
-            "enrol them again."
+            f"A template of person {person} is damaged: its checksum is wrong; remove this person "
+            "(the list of people shows the numbers) and enrol them again."
         )
 
 

@@ -352,11 +352,12 @@ def _show(people: list[Person], as_json: bool) -> None:
         typer.echo("Nobody: enrol someone with facemae gallery add.")
     for person in people:
         photos = f"{person.photos} template{'' if person.photos == 1 else 's'}"
-        typer.echo(f"{person.name}  {photos}, until {person.retain_until.isoformat()}")
+        typer.echo(f"{person.name}  {photos}, until {person.retain_until.isoformat()}, no. {person.id}")
 
 
 def _row(person: Person) -> dict[str, str | int]:
     return {
+        "id": person.id,
         "name": person.name,
         "templates": person.photos,
         "created": _text(person.created),
