@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from typing import Any
 
@@ -240,11 +239,7 @@ def _thumbnail(photo: Photo | None) -> str | None:
     except ImageError:
         return None
     image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
-    return _uri(_png(image))
-
-
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return shell.picture(_png(image))
 
 
 @st.fragment
@@ -264,7 +259,7 @@ def _overlaps() -> None:
     )
     shown = _page(overlaps, TABLE_ROWS, "overlaps_page")
     names = sorted({str(name) for name in (*shown["evaluation"], *shown["other"])})
-    pictures = {name: _uri(png) for name, png in shell.load(reading.aligned, names).items()}
+    pictures = {name: shell.picture(png) for name, png in shell.load(reading.aligned, names).items()}
     sides = {f"{side}_picture": shown[side].map(pictures) for side in ("evaluation", "other")}
     st.dataframe(
         shown.assign(**sides),

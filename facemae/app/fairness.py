@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import numpy as np
@@ -201,7 +200,7 @@ def _failures(run: str, seed: int) -> None:
             return
         st.caption(HOW_TO_READ["failures"])
         names = sorted({*found["first"], *found["second"]})
-        pictures = {name: _uri(png) for name, png in shell.load(reading.aligned, names).items()}
+        pictures = {name: shell.picture(png) for name, png in shell.load(reading.aligned, names).items()}
         what = {"genuine": "one person", "impostor": "two people"}
         st.dataframe(
             found.assign(
@@ -218,10 +217,6 @@ def _failures(run: str, seed: int) -> None:
             },
             alt="Table: pairs of faces that the model finds hardest, with pictures, score and names.",
         )  # fmt: skip
-
-
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 # --- limits ---

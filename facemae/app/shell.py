@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import html
 import os
@@ -88,15 +89,14 @@ def explained() -> Iterator[None]:
         st.code(COMMAND, language="bash")
 
 
-def chart(name: str, figure: go.Figure, *, key: str | None = None) -> None:
-    """Draw a chart below the sentence that says how to read it."""
-    st.caption(charts.HOW_TO_READ[name])
-    draw(name, figure, key=key)
-
-
 def draw(name: str, figure: go.Figure, *, key: str | None = None) -> None:
     """Draw a chart whose sentence stands elsewhere."""
     st.plotly_chart(figure, key=key or name, config={"displayModeBar": False}, alt=charts.ALT[name])
+
+
+def picture(png: bytes) -> str:
+    """Return a picture as an address, for a table's column of pictures."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def number(label: str, form: str) -> Any:
