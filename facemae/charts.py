@@ -118,7 +118,6 @@ ALT = {
     "reconstructions": "Rows of faces: original, with hidden patches in grey, and reconstructed.",
     "errors": "Heat map over the mean face: the share of each patch's variation that a run misses.",
     "animated": "One face under a mask that changes every second.",
-    "still": "One face under a mask.",
     "progress": "Line chart: loss by step of every training that is not finished.",
     "quality": "Histogram: how many faces have which value, with the limit beyond which one is doubtful.",
 }

@@ -17,6 +17,7 @@ from facemae.wording import METRIC_NAMES, metric_label, scalars
 SHOWN = 3  # faces of a strip, so that two strips fit side by side
 FACE_WIDTH, MAP_WIDTH = 150, 222  # pixels, of which two fit side by side on a telephone, or one
 NOTHING, STILL, MOVING = "nothing", "still", "moving"  # stillness is the default: not everybody bears motion
+ALT_STILL = "One face under a mask."
 
 
 def render() -> None:
@@ -204,7 +205,7 @@ def _animated(setup: config.Experiment) -> None:
                     pair[drawn == MOVING],
                     width="stretch",
                     output_format="PNG",
-                    alt=f"{name} mask: {charts.ALT['animated' if drawn == MOVING else 'still']}",
+                    alt=f"{name} mask: {charts.ALT['animated'] if drawn == MOVING else ALT_STILL}",
                 )
 
 

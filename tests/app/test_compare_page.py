@@ -84,8 +84,8 @@ def test_masks_are_drawn_when_asked_and_stand_still_at_first() -> None:
     before = len(page.get("image"))
     page.get("button_group")[1].set_value(compare.STILL)
     page = run(page)
-    drawn = [alt for alt in alts(page) if charts.ALT["still"] in alt]
-    assert drawn == [f"{name} mask: {charts.ALT['still']}" for name in ("random", "region")]
+    drawn = [alt for alt in alts(page) if compare.ALT_STILL in alt]
+    assert drawn == [f"{name} mask: {compare.ALT_STILL}" for name in ("random", "region")]
     assert len(page.get("image")) == before + 2
 
 
