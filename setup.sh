@@ -10,7 +10,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
     echo "facemae: Python 3.11 or newer is needed, and $python is not; name another with PYTHON=python3.12 make" >&2
     exit 2
 fi
-echo "Setting up $venv: about 3.4 GB to download (mostly PyTorch with CUDA) and 6.7 GB on disk; 1 to 10 minutes."
+echo "Setting up $venv: about 3.5 GB to download (mostly PyTorch with CUDA) and 7 GB on disk; 1 to 10 minutes."
 
 # uv installs several times faster than pip; it is used if it is there or can be had.
 if command -v uv >/dev/null 2>&1; then

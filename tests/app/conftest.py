@@ -44,3 +44,9 @@ def everything(made_with_everything: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """Let the app show it."""
     monkeypatch.setenv("FACEMAE_RESULTS", str(made_with_everything))
     return made_with_everything
+
+
+@pytest.fixture(autouse=True)
+def _own_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep everybody whom a test enrols apart, also from people enrolled on this machine."""
+    monkeypatch.setenv("FACEMAE_GALLERY", str(tmp_path / "gallery" / "faces.sqlite"))

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from driving import open_page, run, written
 from PIL import Image
 from results_folder import CROPS, DOUBTFUL_NAMES, HOSTILE_PHOTO, PEOPLE, SHOTS
 from streamlit.testing.v1 import AppTest
-from test_pages import open_page, run, written
 
 from facemae import charts, results
 from facemae.app import alignment

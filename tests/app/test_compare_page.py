@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from driving import open_page, run, written
 from PIL import Image
 from results_folder import HOSTILE, make_experiment
 from streamlit.testing.v1 import AppTest
-from test_pages import open_page, run, written
 
 from facemae import charts, files, reading, results
 from facemae.app import animation, compare, export

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from driving import open_page, run, written
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
@@ -16,27 +17,9 @@ from facemae.app import home, shell
 from facemae.results import Results
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("home", "results", "compare", "reconstruct", "alignment")
-
-
-def open_page(name: str, **query: str) -> AppTest:
-    page = AppTest.from_string(f"from facemae.app import {name}\n{name}.render()", default_timeout=60)
-    for key, value in query.items():
-        page.query_params[key] = value
-    return run(page)
-
-
-def run(page: AppTest) -> AppTest:
-    page.run()
-    assert not page.exception
-    return page
-
-
-def written(page: AppTest) -> str:
-    """Return all text on the page, as it was sent."""
-    kinds = ("title", "subheader", "caption", "markdown", "text", "info", "warning", "error", "code")
-    parts = [element.value for kind in kinds for element in page.get(kind)]
-    return "\n".join(parts + [element.proto.body for element in page.get("html")])
+PAGES = (
+    "home", "results", "compare", "reconstruct", "recognise", "gallery", "explain", "fairness", "alignment",
+)  # fmt: skip
 
 
 @pytest.mark.usefixtures("shown")

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from driving import open_page, run, written
 from results_folder import make_experiment
 from streamlit.testing.v1 import AppTest
-from test_pages import open_page, run, written
 
 from facemae import files, reading, results
 from facemae.app import photo, reconstruct

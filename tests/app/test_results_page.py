@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from driving import open_page, run, written
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
-from test_pages import open_page, run, written
 
 from facemae import charts, files, progressing, results, train
 from facemae.app import progress, shell
