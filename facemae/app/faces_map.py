@@ -9,11 +9,9 @@ from __future__ import annotations
 import base64
 import io
 import math
-from importlib import resources
 
 import numpy as np
 import pandas as pd
-import streamlit as st
 from PIL import Image
 
 from facemae import files, reading
@@ -35,13 +33,7 @@ _HTML = """
 """
 
 
-def _beside(name: str) -> str:
-    return resources.files("facemae.app").joinpath(name).read_text(encoding="utf-8")
-
-
-_map = st.components.v2.component(
-    "facemae_faces_map", html=_HTML, css=_beside("faces_map.css"), js=_beside("faces_map.js")
-)
+_map = shell.component("faces_map", _HTML)
 
 
 def show(table: pd.DataFrame, what: str, key: str) -> None:

@@ -11,6 +11,7 @@ import streamlit as st
 
 from facemae import charts, config, modelcard, reading, results
 from facemae.app import engine, shell
+from facemae.recognition.models import best_first
 from facemae.recognition.thresholds import threshold_card
 from facemae.results import Results
 from facemae.wording import metric_label
@@ -58,13 +59,6 @@ def _model(setup: config.Experiment, leaderboard: pd.DataFrame) -> tuple[str, in
     chosen = st.selectbox("Model (run/seed)", names, key="model", bind="query-params")
     run, _, seed = str(chosen).rpartition("/")
     return run, int(seed)
-
-
-def best_first(setup: config.Experiment, leaderboard: pd.DataFrame) -> list[str]:
-    """Return the runs, the best by the primary metric first, and last those that have no value of it."""
-    ranked = charts.ranked(leaderboard, setup.evaluate.primary)
-    best = ranked.loc[ranked["kind"] == "run", "run"].to_list()[::-1]
-    return [*best, *(name for name in reading.run_names(setup) if name not in best)]
 
 
 # --- what was measured by group ---

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
+
+from facemae.app import shell
 
 WIDTH = 280  # pixels: on a telephone it leaves a margin to scroll the page by
 GREY = "#808080"  # what charts.masked paints hidden patches in
@@ -34,13 +35,7 @@ _HTML = """
 """
 
 
-def _beside(name: str) -> str:
-    return resources.files("facemae.app").joinpath(name).read_text(encoding="utf-8")
-
-
-_board = st.components.v2.component(
-    "facemae_paint", html=_HTML, css=_beside("paint.css"), js=_beside("paint.js")
-)
+_board = shell.component("paint", _HTML)
 
 
 def cells(

@@ -8,6 +8,7 @@ import html
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -62,7 +63,8 @@ def results_root() -> Path:
 def load(read: Callable[Concatenate[Results, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return what a function of `facemae.reading` finds, read again only when the folder has changed."""
     root = results_root()
-    found: T = _load(read.__name__, folder_state(root), str(root), args, kwargs, read)
+    name = f"{read.__module__}.{read.__qualname__}"  # two modules may call theirs alike
+    found: T = _load(name, folder_state(root), str(root), args, kwargs, read)
     return found
 
 
@@ -92,6 +94,16 @@ def explained() -> Iterator[None]:
 def draw(name: str, figure: go.Figure, *, key: str | None = None) -> None:
     """Draw a chart whose sentence stands elsewhere."""
     st.plotly_chart(figure, key=key or name, config={"displayModeBar": False}, alt=charts.ALT[name])
+
+
+def component(name: str, markup: str) -> Any:
+    """Return a component of our own, whose script and style are the files of its name beside this one.
+
+    They are given to Streamlit as text, so that nothing is loaded from elsewhere.
+    """
+    beside = resources.files("facemae.app")
+    style, script = (beside.joinpath(f"{name}.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    return st.components.v2.component(f"facemae_{name}", html=markup, css=style, js=script)
 
 
 def picture(png: bytes) -> str:

@@ -6,6 +6,8 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from facemae import config, files, reading, results
 from facemae.errors import UsageError
 from facemae.metrics import higher_is_better
@@ -58,10 +60,10 @@ def models(paths: Results) -> list[Model]:
         FileNotFoundError: there are no results.
         IntegrityError: they are damaged.
     """
-    setup = reading.experiment(paths)
+    setup, ranked = reading.experiment(paths), paths.leaderboard.is_file()
     found = [
         Model(name, seed, folder, _autoencoder(paths, setup, name, seed))
-        for name in _best_first(paths, setup)
+        for name in (best_first(setup, reading.leaderboard(paths)) if ranked else reading.run_names(setup))
         for seed in setup.seeds
         if all((folder := paths.stage(name, seed, "finetune")).joinpath(file).is_file() for file in _FILES)
     ]
@@ -77,14 +79,13 @@ def _autoencoder(paths: Results, setup: config.Experiment, name: str, seed: int)
     return folder if whole else None
 
 
-def _best_first(paths: Results, setup: config.Experiment) -> list[str]:
-    names = reading.run_names(setup)
-    if not paths.leaderboard.is_file():
-        return names
+def best_first(setup: config.Experiment, leaderboard: pd.DataFrame) -> list[str]:
+    """Return the runs, the best by the primary metric first, and last those that have no value of it."""
     primary = setup.evaluate.primary
-    table = scalars(reading.leaderboard(paths))
+    table = scalars(leaderboard)
     value = table[table["metric"] == primary].set_index("run")["value"].dropna().to_dict()
     sign = -1 if higher_is_better(primary) else 1
+    names = reading.run_names(setup)
     return sorted(names, key=lambda name: sign * value[name] if name in value else float("inf"))
 
 
