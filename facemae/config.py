@@ -403,6 +403,16 @@ class Evaluate(Section):
     """Confidence level of the intervals; 1 - level is the family-wise error of the verdicts."""
     primary: Literal["roc_auc", "eer", "accuracy", "rank1"]
     """The metric of the headline verdict."""
+    against: list[Annotated[str, Field(min_length=1)]]
+    """Runs that every masked one is held against by `primary`: the family of comparisons that decides."""
+    equivalence: Annotated[float, Field(gt=0, le=0.5)]
+    """Two runs are equivalent where the interval of their difference lies within this; of shares, 0 to 1."""
+    equivalence_years: Annotated[float, Field(gt=0)]
+    """The same of an error in years."""
+
+    def margin(self, metric: str) -> float:
+        """Return within which difference two runs are equivalent, in the metric's own unit."""
+        return self.equivalence_years if metric == "age_error" else self.equivalence
 
     @model_validator(mode="after")
     def _enough_resamples(self) -> Evaluate:
@@ -543,6 +553,18 @@ class Experiment(Section):
         """Return the runs and baselines that a list names, where [all] is every one."""
         return self.names if runs == [ALL] else list(runs)
 
+    @property
+    def controls(self) -> list[str]:
+        """Return the runs that `evaluate.against` names, without those that another file dropped."""
+        return [name for name in self.evaluate.against if name in self.run_names]
+
+    @property
+    def primary_pairs(self) -> list[tuple[str, str]]:
+        """Return the comparisons that decide, each once: a masked run and the run it is held against."""
+        masked = [name for name in self.run_names if self.run(name).masked]
+        pairs = [(run, control) for control in self.controls for run in masked if run != control]
+        return [pair for place, pair in enumerate(pairs) if pair[::-1] not in pairs[:place]]
+
     def seeds_of(self, name: str) -> list[int]:
         """Return the seeds of a run or baseline; a baseline without chance has one."""
         return self.seeds[:1] if name in BASELINES_WITHOUT_CHANCE else self.seeds
@@ -585,6 +607,7 @@ def parse(content: Mapping[str, Any]) -> Experiment:
     for name in experiment.run_names:
         _check_run(experiment, name)
     _check_chosen(experiment)
+    _check_against(experiment)
     return experiment
 
 
@@ -717,6 +740,7 @@ def _check_unique(experiment: Experiment) -> None:
         "seeds": experiment.seeds,
         "baselines": experiment.baselines,
         "evaluate.far_targets": experiment.evaluate.far_targets,
+        "evaluate.against": experiment.evaluate.against,
         "data.unlabelled": experiment.data.unlabelled,
         "data.tested": experiment.data.tested,
         "robustness.runs": experiment.robustness.runs,
@@ -775,6 +799,16 @@ def _check_chosen(experiment: Experiment) -> None:
             raise UsageError(
                 f"attributes.tasks.{task}: {source} is not among the data ({', '.join(data)}); name it under "
                 "data.tested."
+            )
+
+
+def _check_against(experiment: Experiment) -> None:
+    """Refuse names that are no runs; one that another file dropped with null is left out in silence."""
+    for name in experiment.evaluate.against:
+        if name not in experiment.runs:
+            raise UsageError(
+                f"evaluate.against: there is no run {name} to hold masked runs against; known are "
+                f"{', '.join(experiment.run_names)}."
             )
 
 

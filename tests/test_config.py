@@ -219,6 +219,10 @@ WRONG = [
     ("evaluate.level", 0.5, "greater than 0.5"),
     ("evaluate.level", 1, "less than 1"),
     ("evaluate.primary", "auc", "'roc_auc', 'eer', 'accuracy' or 'rank1'"),
+    ("evaluate.against", ["scratch", "scrach"], "there is no run scrach to hold masked runs against"),
+    ("evaluate.against", ["pixels"], "known are scratch, random, block, grid, region"),
+    *(("evaluate.equivalence", margin, f"got {margin}") for margin in (0, 0.51, -0.01)),
+    ("evaluate.equivalence_years", 0, "greater than 0"),
 ]  # fmt: skip
 
 
@@ -253,6 +257,10 @@ def test_values_that_do_not_go_together(shipped):
             "runs.grid.model.patch_size: data.image_size 112 is not divisible by 15; "
             "choose 4, 7, 8, 14, 16, 28 or 56.",
         ),
+        (
+            "evaluate.against", ["random", "random"],
+            "evaluate.against: ['random', 'random'] names one twice; each must be different.",
+        ),
         ("seeds", [3, 1, 3], "seeds: [3, 1, 3] names one twice; each must be different."),
         (
             "data.unlabelled", ["a", "b", "a"],
@@ -276,6 +284,7 @@ def test_the_ratio_check_is_the_one_that_masks_are_drawn_by(shipped):
 
     for ratio in (0.0079, 0.007, 0.9921, 0.993, 0.5):
         content = laid(shipped, "runs", {"one": {"pretrain": {"mask_ratio": ratio}}})
+        content = laid(content, "evaluate.against", [])
         try:
             hidden_count(64, ratio)
         except ValueError:
@@ -317,6 +326,36 @@ def test_a_run_over_defaults_without_pretraining_names_what_it_lacks(shipped):
 
 def test_resamples_too_few_for_the_level_are_refused(shipped):
     refusal(laid(shipped, "evaluate", shipped["evaluate"] | {"level": 0.99, "resamples": 100}))
+
+
+@pytest.mark.parametrize(
+    ("against", "pairs"),
+    [
+        (["scratch"], "random-scratch block-scratch"),
+        (["scratch", "random"], "random-scratch block-scratch block-random"),
+        (["random", "block"], "block-random"),  # and not random-block besides
+        (["views"], "random-views block-views"),
+        ([], ""),
+    ],
+)
+def test_the_primary_family_holds_masked_runs_against_those_named_beforehand(small, against, pairs):
+    runs = {"grid": None, "region": None, "views": {"pretrain": {"method": "simclr"}}}
+    experiment = small(runs=runs, evaluate={"against": against})
+    assert " ".join(map("-".join, experiment.primary_pairs)) == pairs
+
+
+def test_a_run_that_is_dropped_is_no_control_and_no_mistake(small):
+    experiment = small(runs={"random": None, "grid": None, "region": None})
+    assert experiment.evaluate.against == ["scratch", "random"]
+    assert experiment.controls == ["scratch"]
+    assert experiment.primary_pairs == [("block", "scratch")]
+
+
+def test_the_margin_of_equivalence_is_in_the_metrics_unit(small):
+    settings = small(evaluate={"equivalence": 0.02, "equivalence_years": 0.4}).evaluate
+    assert [settings.margin(metric) for metric in ("roc_auc", "labels_accuracy", "age_error")] == [
+        0.02, 0.02, 0.4,
+    ]  # fmt: skip
 
 
 def test_a_baseline_named_twice_is_refused(shipped):

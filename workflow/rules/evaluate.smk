@@ -68,7 +68,9 @@ rule evaluate:
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
         embeddings=subpath(input.embeddings, parent=True),
-        evaluate=EXPERIMENT.evaluate.model_dump_json(exclude={"primary"}),
+        evaluate=EXPERIMENT.evaluate.model_dump_json(
+            include={"far_targets", "resamples", "level"}
+        ),
         resamples=RESAMPLED,
     shell:
         """
