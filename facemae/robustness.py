@@ -89,7 +89,7 @@ class Trial:
         first_person: (N,) people counted from 0.
         second_person: (N,) as well.
         genuine: (N,) whether both show one person.
-        fold: (N,) of each pair.
+        fold: (N,) of each pair, of one part alone.
         weights: (R, P) resamples of all evaluation people.
         seed: Of the changes.
         names: (N, 2) the photos' names.
@@ -110,6 +110,11 @@ class Trial:
     def compared(self, score: ArrayLike) -> Comparisons:
         """Return the pairs with their scores (N,), NaN where a photo has no embedding."""
         return listed.comparisons(score, self.first_person, self.second_person, self.genuine)
+
+    def splits(self, pairs: Comparisons) -> metrics.Splits:
+        """Return for each fold, rising, the pairs of its part's other folds and its own."""
+        parts = [np.flatnonzero(self.part == part) for part in np.unique(self.part)]
+        return [split for part in parts for split in metrics.split_by_pair(pairs.take(part), self.fold[part])]
 
 
 def load_trial(task: Task) -> Trial:
@@ -166,12 +171,17 @@ def choose_pairs(pairs: pd.DataFrame, faces: pd.DataFrame, most: int, seed: int)
         DataError: a fold has no pair of one kind.
     """
     table = _with_people(pairs, faces)
-    folds = sorted(table["fold"].unique())
-    quota = most // (2 * len(folds)) if folds else 0
-    if folds and not quota:
+    if table.empty:
+        raise DataError(
+            "Robustness needs pairs whose faces are both there, there are none; check split.pairs and the "
+            "data section."
+        )
+    folds = table["fold"].nunique()
+    quota = most // (2 * folds)
+    if not quota:
         raise UsageError(
-            f"robustness.pairs: {most} pairs leave {len(folds)} folds none of either kind; "
-            f"set it to at least {2 * len(folds)}."
+            f"robustness.pairs: {most} pairs leave {folds} folds none of either kind; "
+            f"set it to at least {2 * folds}."
         )
     chosen = []
     for fold, part in table.groupby("fold"):
@@ -183,21 +193,12 @@ def choose_pairs(pairs: pd.DataFrame, faces: pd.DataFrame, most: int, seed: int)
                 f"{len(kinds[0])} and {len(kinds[1])} whose faces are both there; lower split.folds."
             )
         chosen += [_evenly(kind, count, seed) for kind in kinds]
-    if len(folds) < 2:
-        raise DataError(
-            "Robustness needs pairs in 2 folds whose faces are both there, and there are "
-            f"{len(folds)}; check split.pairs and the data section."
-        )
     return pd.concat(chosen).sort_values(["fold", "first", "second"], ignore_index=True)
 
 
 def _with_people(pairs: pd.DataFrame, faces: pd.DataFrame) -> pd.DataFrame:
-    """Return the pairs whose two faces have one model, with their people."""
-    try:
-        folds = listed.pair_folds(pairs["fold"].to_numpy(int), pairs["genuine"].to_numpy(bool))
-    except ValueError as error:
-        raise DataError(f"The pairs to test robustness on cannot be used: {error}.") from error
-    table = pairs.assign(fold=folds)
+    """Return the pairs whose two faces have one model, with their people, in folds of one model each."""
+    table = pairs
     known = faces[["sample_id", "person", "part"]]
     for side in ("first", "second"):
         names = {"sample_id": side, "person": f"{side}_person", "part": f"{side}_part"}
@@ -208,7 +209,26 @@ def _with_people(pairs: pd.DataFrame, faces: pd.DataFrame) -> pd.DataFrame:
             "The pairs and the split disagree on who is the same person; prepare the data again."
         )
     table = table.rename(columns={"first_part": "part"}).drop(columns=["second_part", "protocol"])
-    return table.sort_values(["fold", "first", "second"], ignore_index=True)
+    table = table.sort_values(["part", "fold", "first", "second"], ignore_index=True)
+    return table.assign(fold=_folds_within_parts(table))
+
+
+def _folds_within_parts(table: pd.DataFrame) -> Integers:
+    """Return folds (N,) of which no two parts share one, so that each threshold is of one network's scores.
+
+    A part in a single fold is cut into five (`listed.pair_folds`).
+    """
+    folds, used = np.empty(len(table), np.int64), 0
+    for part in table["part"].unique():
+        mine = (table["part"] == part).to_numpy()
+        fold, genuine = table.loc[mine, "fold"].to_numpy(int), table.loc[mine, "genuine"].to_numpy(bool)
+        try:
+            own = listed.pair_folds(fold, genuine)
+        except ValueError as error:
+            raise DataError(f"The pairs to test robustness on cannot be used: {error}.") from error
+        folds[mine] = used + np.unique(own, return_inverse=True)[1]
+        used = int(folds[mine].max()) + 1
+    return folds
 
 
 def _evenly(pairs: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
@@ -355,7 +375,7 @@ def unit_rows(vectors: NDArray[np.floating]) -> Floats:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Each fold's threshold, from the unchanged pairs of the other folds: nothing that is changed moves it.
+    """Each fold's threshold, from the unchanged pairs of its part's other folds: no change moves it.
 
     Attributes:
         point: (1, K).
@@ -368,7 +388,7 @@ class Thresholds:
     @staticmethod
     def choose(trial: Trial, clean: Floats) -> Thresholds:
         """Choose them on unchanged scores (N,) by the best balanced accuracy (`metrics.fold_thresholds`)."""
-        splits = metrics.split_by_pair(trial.compared(clean), trial.fold)
+        splits = trial.splits(trial.compared(clean))
         return Thresholds(metrics.best_thresholds(splits), metrics.best_thresholds(splits, trial.weights))
 
     def measure(
@@ -376,7 +396,7 @@ class Thresholds:
     ) -> Measurement:
         """Return the mean over folds of (TAR + 1 - FAR) / 2, which is the accuracy on half genuine pairs."""
         pairs = trial.compared(scores)
-        splits = metrics.split_by_pair(pairs, trial.fold)
+        splits = trial.splits(pairs)
         value = metrics.mean_of_folds(metrics.balanced_accuracies(splits, self.point))[0]
         samples = metrics.mean_of_folds(metrics.balanced_accuracies(splits, self.samples, trial.weights))
         note = self._rates(trial, pairs)

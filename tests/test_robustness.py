@@ -316,10 +316,38 @@ def test_each_part_is_embedded_by_its_own_model(small, tmp_path):
         )  # parts do not fit together; a cosine within one does
 
     _, entries, _ = run(task, recognise)
-    one = make_task(small, make_data(tmp_path / "other"), tmp_path / "o", illumination="yaleb")
+    same = make_task(small, folder, tmp_path / "same", split={"rotations": 2}, illumination="yaleb")
     assert set(asked) == {0, 1}
-    assert entries["accuracy@left=0.5"]["value"] == run(one)[1]["accuracy@left=0.5"]["value"]
+    assert entries["accuracy@left=0.5"]["value"] == run(same)[1]["accuracy@left=0.5"]["value"]
     assert entries["rank1@S2"]["note"] == "by the model of part 1 of 2"
+
+
+def test_two_perfect_networks_with_shifted_scores_stay_perfect(small, tmp_path):
+    """The impostors of one score above the genuine pairs of the other: no threshold fits both."""
+    folder = make_data(tmp_path / "data", parts=2, noise=1)
+    task = make_task(small, folder, tmp_path, split={"rotations": 2})
+
+    def recognise(images, part):
+        vectors = shrunk(images)
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        own = np.stack([np.random.default_rng(each.ravel()).normal(size=1024) / 32 for each in images])
+        return np.hstack([unit, own if part == 0 else np.full_like(own, 0.2)])
+
+    trial = robustness.load_trial(task)
+    _, clean = robustness.enrol(trial, recognise)
+    assert clean[(trial.part == 1) & ~trial.genuine].min() > clean[trial.part == 0].max()
+    assert run(task, recognise)[1]["accuracy@none=0"]["value"] == 1.0
+
+
+def test_no_fold_has_pairs_of_two_parts(data):
+    listed, faces = listing(data)
+    apart = faces.assign(part=(faces["fold"] > 0).astype(int))
+    chosen = robustness.choose_pairs(listed, apart, 60, 0)
+    folds = chosen.groupby("part")["fold"].unique()
+    assert [sorted(each) for each in folds] == [
+        [0, 1, 2, 3, 4],
+        [5, 6],
+    ]  # a part in one fold is cut into five
 
 
 # --- the two values of all conditions ---
@@ -416,7 +444,7 @@ def test_what_cannot_be_tested_on_is_told(data):
     cases = [
         (UsageError, r"^robustness\.pairs: 5 pairs leave 3 folds", (listed, faces, 5, 0)),
         (DataError, "fold 0 has 20 and 0", (listed[listed["genuine"] | (listed["fold"] > 0)], faces, 60, 0)),
-        (DataError, "there are 0", (listed[:0], faces, 60, 0)),
+        (DataError, "there are none", (listed[:0], faces, 60, 0)),
         (IntegrityError, "disagree", (listed.assign(genuine=~listed["genuine"]), faces, 60, 0)),
     ]
     for error, match, arguments in cases:
