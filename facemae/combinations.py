@@ -56,9 +56,8 @@ def finetune_problem(model: Model, finetune: Finetune, image_size: int) -> str |
         )
     if mode == "partial" and finetune.last_blocks > blocks:
         return f"finetune.last_blocks: {finetune.last_blocks} of {blocks} blocks; choose fewer."
-    if finetune.patch_drop and (model.encoder == "mlp" or model.head == "flatten"):
-        what = "encoder mlp has no patches" if model.encoder == "mlp" else "head flatten takes all patches"
-        return f"finetune.patch_drop: {what}, so none can be left out; choose 0."
+    if finetune.patch_drop and model.encoder == "mlp":
+        return "finetune.patch_drop: encoder mlp has no patches, so none can be left out; choose 0."
     patches = (image_size // model.patch_size) ** 2
     if finetune.patch_drop and not 1 <= round(finetune.patch_drop * patches) < patches:
         return (

@@ -316,6 +316,8 @@ class Finetune(Training):
     """Validations without a better one after which the training stops; 0: it never does."""
     patch_drop: Annotated[float, Field(ge=0, lt=1)]
     """Share of the patches hidden from the encoder at each step: the cheap rival of masked pretraining."""
+    patch_drop_until: Share
+    """Share of the steps after which no patch is hidden any more."""
     erasing: Share
     """Share of the faces with a random rectangle erased: the other cheap rival."""
     low_resolution: Share

@@ -129,10 +129,8 @@ def _pooling(encoder: Encoder) -> Tensor:
 
 
 def can_drop(embedder: Embedder) -> bool:
-    """Tell whether hidden patches can be kept from the encoder: a vision Transformer with a pooled head."""
-    norm = embedder.head[0]
-    assert isinstance(norm, nn.LayerNorm)
-    return isinstance(embedder.encoder, Vit) and norm.normalized_shape == (embedder.encoder.width,)
+    """Tell whether hidden patches can be kept from the encoder, as a vision Transformer can do with fewer."""
+    return isinstance(embedder.encoder, Vit)
 
 
 def score(embedder: Embedder, first: Face, second: Face) -> float:
@@ -212,8 +210,8 @@ def _hidden_scores(
     """Return the score of a pair, and its scores (2, V) with the patches `hidden` (V, N) of either photo."""
     if drop and not can_drop(embedder):
         raise UsageError(
-            "This model needs all of its patches; only a vision Transformer with a pooled head can do "
-            "with fewer: cover the regions instead."
+            "This model needs all of its patches; only a vision Transformer can do with fewer: cover the "
+            "regions instead."
         )
     images = _pair(embedder, first, second)
     whole = _embedded(embedder, images)

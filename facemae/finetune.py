@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from facemae import checkpoint, config, cost, files, results
+from facemae import checkpoint, config, cost, files, health, results
 from facemae.augment import random_view
 from facemae.data.cache import Faces, load_faces
 from facemae.data.feed import Feed
 from facemae.device import Compute, joules
 from facemae.errors import UsageError
-from facemae.labels import LEAST_PEOPLE, labelled_subset, people_apart
-from facemae.losses import full_margin, identity_loss, loss_over, set_margin, some_people
+from facemae.labels import LEAST_PEOPLE, known_faces, labelled_subset, people_apart
+from facemae.losses import chance, full_margin, identity_loss, loss_over, set_margin, some_people
 from facemae.masking.mask import PatchMask, hidden_count, hide_highest
 from facemae.metrics import all_pairs, roc_auc_score
 from facemae.models.adapters import add_adapters, merged
@@ -111,6 +111,8 @@ class _Done:
     faces: int
     people: int
     joules: float | None
+    health: dict[str, Any]
+    """See health.py; {} where nothing was trained."""
 
 
 def _trained(part: _Part, pretrained: Path | None, compute: Compute) -> _Done:
@@ -137,7 +139,7 @@ def _train(part: _Part, pretrained: Path | None, compute: Compute) -> tuple[_Don
     task, settings, job = part.task, part.task.run.finetune, part.job
     if settings.mode == "knn":
         say(job.label, "mode knn: the encoder as it is, nothing is trained")
-        return _Done(0, 0.0, [], [], 0, 0, None), _network(task, LEAST_PEOPLE, pretrained)["embedder"]
+        return _Done(0, 0.0, [], [], 0, 0, None, {}), _network(task, LEAST_PEOPLE, pretrained)["embedder"]
     rows = labelled_subset(task.training(part.number), settings.labels)
     learnt, held_out = people_apart(rows, settings.held_out)
     faces = task.open(learnt)
@@ -156,7 +158,8 @@ def _train(part: _Part, pretrained: Path | None, compute: Compute) -> tuple[_Don
         say(job.label, f"{len(faces.places)} faces of {len(names)} people, from {start}, {compute}")
         number = {name: place for place, name in enumerate(names)}
         labels = torch.tensor([number[str(person)] for person in faces.people], device=compute.device)
-        stage = _Recognition(network, feed, labels, ids_at, settings, compute, task.seed)
+        known = load_faces(task.data, known_faces(learnt))
+        stage = _Recognition(network, feed, labels, ids_at, settings, compute, task.seed, known)
         objective = Objective(
             network=network,
             loss=stage.loss,
@@ -171,7 +174,17 @@ def _train(part: _Part, pretrained: Path | None, compute: Compute) -> tuple[_Don
             trained = fit(objective, optimizer, settings, compute, job)
     spent = joules(stage.watts, trained.seconds)
     found = trained.step, trained.seconds, trained.held_out, trained.log
-    return _Done(*found, len(faces.places), len(names), spent), stage.result
+    checked = stage.judged(trained.log, len(names), aligned=task.experiment.data.align != "crop")
+    say(job.label, _in_words(checked))
+    return _Done(*found, len(faces.places), len(names), spent, checked), stage.result
+
+
+def _in_words(checked: dict[str, Any]) -> str:
+    """Return the line that a log shows of a training's health."""
+    told = f"loss {checked['loss_of_chance']:.0%} of chance"
+    if "rank1" in checked:
+        told += f", effective dimension {checked['effective_dimension']:.1f}, rank 1 {checked['rank1']:.0%}"
+    return told if checked["learnt"] else f"has not learnt: {checked['reason']} ({told})"
 
 
 def _model(task: Task) -> config.Model:
@@ -277,6 +290,7 @@ def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, devic
         images_seen=spent.get("images_seen", {}) | {"finetune": seen},
         energy_joules=spent.get("energy_joules", {}) | energy,
         labels=[{"faces": each.faces, "people": each.people} for each in done],
+        health=[each.health for each in done if each.health],
     )
 
 
@@ -310,6 +324,8 @@ class _Recognition:
     settings: config.Finetune
     compute: Compute
     seed: int
+    known: Faces
+    """Some of the faces that it learns from, to look at what the embedding does with them."""
     watts: list[float] = field(default_factory=list)
 
     def loss(self, step: int, part: slice) -> dict[str, Tensor]:
@@ -329,7 +345,8 @@ class _Recognition:
         still = still_modules(embedder, settings, step)
         for module in still:
             module.eval()
-        mask = dropped_patches(embedder, settings, self._noise("patches", step, part))
+        drops = step < settings.patch_drop_until * settings.steps
+        mask = dropped_patches(embedder, settings, self._noise("patches", step, part)) if drops else None
         with self.compute.autocast():
             with torch.set_grad_enabled(embedder.encoder not in still):
                 features = embedder.features(images, mask)
@@ -358,10 +375,35 @@ class _Recognition:
         people = np.unique([str(person) for person in held_out.people], return_inverse=True)[1]
 
         def measure(step: int) -> dict[str, float]:
-            vectors = _embeddings(self.result, held_out.images, self.compute)
-            return {HELD_OUT: 1.0 - float(roc_auc_score(all_pairs(vectors, people))[0])}
+            vectors = self.embedded(held_out.images)
+            found = {HELD_OUT: 1.0 - float(roc_auc_score(all_pairs(vectors, people))[0])}
+            return found | (asdict(measured) if (measured := self.measured()) else {})
 
         return Validation(self.settings.validate_every, self.settings.patience, measure)
+
+    def embedded(self, faces: NDArray[np.uint8]) -> NDArray[np.floating]:
+        """Return the embeddings (N, M) of faces (N, H, H, 3) as the network is now."""
+        return _embeddings(self.result.eval(), faces, self.compute)
+
+    def measured(self) -> health.Health | None:
+        """Return what the embedding does with faces that it learns from; None where nobody is shown twice."""
+        if not len(self.known.images):
+            return None
+        return health.measure(self.embedded(self.known.images), self.known_people)
+
+    def judged(self, log: list[dict[str, Any]], people: int, *, aligned: bool) -> dict[str, Any]:
+        """Return whether the training has learnt, with the figures that say so (health.py)."""
+        last = log[-max(1, len(log) // 10) :]
+        loss = sum(line[LOSS] for line in last) / len(last) / chance(self.settings, people)
+        measured, share = self.measured(), None
+        if measured and aligned:
+            share = health.frame_share(self.embedded, self.known.images, self.known_people)
+        return health.entry(measured, loss, share)
+
+    @property
+    def known_people(self) -> NDArray[np.int64]:
+        """Whose faces the known ones are, as numbers."""
+        return np.unique([str(person) for person in self.known.people], return_inverse=True)[1]
 
     @property
     def result(self) -> nn.Module:

@@ -14,6 +14,7 @@ from facemae.task import evenly
 LEAST_PEOPLE = 2  # of whom any can be told from another
 VALIDATED_PEOPLE = 200  # enough for two digits, and little memory
 VALIDATED_PHOTOS = 5  # of a person
+KNOWN_PHOTOS = 2
 
 
 def labelled_subset(rows: pd.DataFrame, labels: config.Labels) -> pd.DataFrame:
@@ -73,6 +74,15 @@ def people_apart(rows: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.Dat
             "to learn from or to validate on; change it, or set held_out and validate_every to 0."
         )
     apart = rows[rows["person"].isin(held_out)]
-    some = evenly(pd.DataFrame({"person": np.sort(held_out)}), VALIDATED_PEOPLE)["person"]
-    validated = apart[apart["person"].isin(some)].groupby("person", sort=False).head(VALIDATED_PHOTOS)
-    return rows.drop(apart.index), validated
+    return rows.drop(apart.index), _some_of(apart, list(held_out), VALIDATED_PHOTOS)
+
+
+def known_faces(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of two faces each of some people, to look at while they are learnt; maybe of nobody."""
+    sizes = rows.groupby("person", sort=True).size()
+    return _some_of(rows, list(sizes.index[sizes > 1]), KNOWN_PHOTOS)
+
+
+def _some_of(rows: pd.DataFrame, people: list[str], photos: int) -> pd.DataFrame:
+    some = evenly(pd.DataFrame({"person": np.sort(people)}), VALIDATED_PEOPLE)["person"]
+    return rows[rows["person"].isin(some)].groupby("person", sort=False).head(photos)

@@ -6,6 +6,7 @@ Shapes: B batch, M dimensions of an embedding, C people, S people of one step.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from torch.func import functional_call
 from facemae import config
 
 CONFIDENCE = 0.99  # what a face is given for its own person where it lies as it should, see `scale_of`
+VECTOR_DEVIATION = 0.02  # of the class vectors' elements at the start
 AWAY_FROM_ENDS = 1e-3  # radians that an angle with a margin stays off 0 and pi, as in AdaFace's code
 
 
@@ -31,6 +33,7 @@ def identity_loss(finetune: config.Finetune, people: int, embedding: int) -> nn.
         "num_classes": people,
         "embedding_size": embedding,
         "scale": scale_of(finetune, people),
+        "weight_init_func": _short,
     }
     degrees = math.degrees(finetune.margin)
     loss: nn.Module
@@ -43,6 +46,23 @@ def identity_loss(finetune: config.Finetune, people: int, embedding: int) -> nn.
     else:
         loss = CosFaceLoss(**common, margin=full_margin(finetune))
     return loss
+
+
+def _short(vectors: Tensor) -> Tensor:
+    """Draw class vectors so short that a training turns them.
+
+    The loss normalises them, and AdamW moves a weight by about its rate in a step, whatever the gradient:
+    drawn with a deviation of 1 they turn by a few per cent in a whole training of hundreds of steps.
+    """
+    return nn.init.normal_(vectors, std=VECTOR_DEVIATION)
+
+
+def chance(finetune: config.Finetune, people: int) -> float:
+    """Return the loss of embeddings at right angles to all class vectors, with the full margin."""
+    margin = full_margin(finetune)
+    own = -math.sin(margin) if finetune.loss in ("arcface", "subcenter") else -margin
+    scale = scale_of(finetune, people)
+    return math.log(math.exp(scale * own) + people - 1) - scale * own
 
 
 def scale_of(finetune: config.Finetune, people: int) -> float:
@@ -87,11 +107,18 @@ class AdaFace(nn.Module):
     deviation: Tensor
     batches: Tensor
 
-    def __init__(self, num_classes: int, embedding_size: int, scale: float, margin: float) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        scale: float,
+        margin: float,
+        weight_init_func: Callable[[Tensor], Tensor] = nn.init.normal_,
+    ) -> None:
         """Build one with a random vector per person, `margin` being a cosine's."""
         super().__init__()
         self.num_classes, self.scale, self.margin = num_classes, scale, margin
-        self.W = nn.Parameter(torch.randn(embedding_size, num_classes))
+        self.W = nn.Parameter(weight_init_func(torch.empty(embedding_size, num_classes)))
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))

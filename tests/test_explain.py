@@ -186,7 +186,7 @@ def test_dropping_keeps_patches_from_the_encoder_in_the_mirror_image_too() -> No
 def test_what_has_no_patches_to_drop_is_told_to_cover() -> None:
     embedder = model(encoder="mlp")
     assert not explain.can_drop(embedder)
-    assert not explain.can_drop(model(head="flatten"))
+    assert explain.can_drop(model(head="flatten"))
     assert explain.can_drop(model())
     with pytest.raises(UsageError, match="needs all of its patches"):
         explain.leave_out(embedder, *faces(), drop=True)

@@ -225,7 +225,6 @@ def test_knn_gives_the_encoder_as_it_is(stage, small, store, head):
         ({"encoder": "mlp"}, {"mode": "partial"}, "partial trains blocks of a vision Transformer"),
         ({}, {"mode": "partial", "last_blocks": 3}, "last_blocks: 3 of 2 blocks"),
         ({"encoder": "mlp"}, {"patch_drop": 0.5}, "encoder mlp has no patches"),
-        ({"head": "flatten"}, {"patch_drop": 0.5}, "head flatten takes all patches"),
         ({}, {"patch_drop": 0.01}, "0.01 of 16 patches leaves out none"),
     ],
 )
@@ -398,3 +397,31 @@ def test_a_part_that_was_finished_is_kept(stage, rotating, monkeypatch, tmp_path
     for part in (0, 1):
         name = results.embedder_file(part)
         assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_patches_are_dropped_for_the_first_part_of_the_training_alone(stage, monkeypatch):
+    counts, original = [], stages.Embedder.features
+
+    def spied(self, images, mask=None):
+        if self.training:
+            counts.append(mask and mask.visible_ids.shape[1])
+        return original(self, images, mask)
+
+    monkeypatch.setattr(stages.Embedder, "features", spied)
+    stage(patch_drop=0.75, patch_drop_until=0.5, steps=4, model={"head": "flatten"})
+    assert counts[-4:] == [4, 4, None, None]
+
+
+def test_a_training_says_whether_it_has_learnt(stage, orl_images):
+    young = results.read_json(stage(out="a") / results.METRICS)["health"]
+    assert [each["learnt"] for each in young] == [False]
+    assert "of chance" in young[0]["reason"]
+    settings = {"steps": 60, "batch_size": 8, "learning_rate": 0.003, "margin": 0.1, "log_every": 20,
+                "held_out": 0.5, "validate_every": 30, "rotation": 0.0}  # fmt: skip
+    out = stage(out="b", **settings)
+    (old,) = results.read_json(out / results.METRICS)["health"]
+    assert old["learnt"], old["reason"]
+    assert old["loss_of_chance"] < young[0]["loss_of_chance"]
+    assert 0 <= old["frame_share"] <= 1
+    validated = [line for line in results.read_log(out / results.LOG) if "held_out_loss" in line]
+    assert all("effective_dimension" in line for line in validated)

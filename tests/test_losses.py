@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from facemae.losses import (
     AdaFace,
+    chance,
     full_margin,
     identity_loss,
     loss_over,
@@ -244,3 +245,32 @@ def test_some_people_are_those_in_the_batch_and_others_at_random():
 
 def test_a_batch_with_more_people_than_the_share_has_them_all():
     assert some_people(torch.arange(8), 20, 0.1, generator(0)).tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("name", ["cosface", "arcface", "adaface", "subcenter", "softmax"])
+def test_chance_is_the_loss_of_embeddings_at_right_angles_to_all_class_vectors(settings, name):
+    finetune = settings(name)
+    loss = identity_loss(finetune, PEOPLE, DIMENSIONS)
+    with torch.no_grad():
+        loss.W.zero_()
+        loss.W[: DIMENSIONS // 2] = torch.randn(DIMENSIONS // 2, loss.W.shape[1])
+    across = torch.zeros(12, DIMENSIONS)
+    across[:, DIMENSIONS // 2 :] = 1  # of one length, so that adaface finds all of one quality
+    found = loss.eval()(across, torch.arange(12) % PEOPLE)
+    tolerance = 1.0 if name == "adaface" else 1e-3  # whose margin follows the lengths
+    assert float(found.detach()) == pytest.approx(chance(finetune, PEOPLE), abs=tolerance)
+
+
+@pytest.mark.parametrize("name", ["cosface", "arcface", "adaface", "subcenter", "softmax"])
+def test_class_vectors_are_short_enough_to_turn(settings, batch, name):
+    """Forty steps of the size of AdamW's turn them well away from where they were drawn."""
+    loss = identity_loss(settings(name), PEOPLE, 128)
+    before = F.normalize(loss.W.detach().clone(), dim=0)
+    optimizer = torch.optim.AdamW(loss.parameters(), lr=1e-3)
+    embeddings, labels = torch.randn(12, 128), batch[1]
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss(embeddings, labels).backward()
+        optimizer.step()
+    turned = (before * F.normalize(loss.W.detach(), dim=0)).sum(dim=0)
+    assert turned.min() < 0.9  # of subcenter only the nearest vector learns

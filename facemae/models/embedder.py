@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from facemae import config
 from facemae.masking.mask import PatchMask
 from facemae.models.encoder import build_encoder
-from facemae.models.encoding import Encoder, fused_attention
+from facemae.models.encoding import Encoder, fused_attention, in_place
 from facemae.models.mlp import Mlp
 
 Head = Literal["pooled", "flatten"]
@@ -36,19 +36,20 @@ class Embedder(nn.Module):
         )
 
     def forward(self, images: Tensor, mask: PatchMask | None = None) -> Tensor:
-        """Return embeddings (B, M), not normalised, of images (B, 3, H, H), or of what a mask leaves of them.
-
-        A mask takes a pooled head.
-        """
+        """Return embeddings (B, M), not normalised, of images (B, 3, H, H) or what a mask leaves of them."""
         embedding: Tensor = self.head(self.features(images, mask))
         return embedding
 
     def features(self, images: Tensor, mask: PatchMask | None = None) -> Tensor:
-        """Return what the head sees, one vector per image: (B, D), or of a flat head all tokens."""
+        """Return what the head sees, one vector per image: (B, D), or of a flat head all tokens.
+
+        To a flat head a hidden token is zero, as one that dropout took: its place stays its own.
+        """
         encoding = self.encoder(images, mask)
         if self._head == "pooled":
             return self.encoder.pool(encoding)
-        return torch.cat([encoding.prefix, encoding.tokens], dim=1).flatten(1)
+        tokens = encoding.tokens if mask is None else in_place(encoding.tokens, mask)
+        return torch.cat([encoding.prefix, tokens], dim=1).flatten(1)
 
 
 def _tokens(encoder: Encoder) -> int:

@@ -61,6 +61,12 @@ def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     return tokens.expand(len(ids), -1, -1).gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
+def in_place(tokens: Tensor, mask: PatchMask) -> Tensor:
+    """Return visible patches' tokens (B, V, D) in their places among all, (B, N, D), zero where hidden."""
+    ids = mask.visible_ids[:, :, None].expand(-1, -1, tokens.shape[2])
+    return tokens.new_zeros(len(tokens), mask.hidden.shape[1], tokens.shape[2]).scatter(1, ids, tokens)
+
+
 def set_fused_attention(network: nn.Module, fused: bool) -> None:
     """Choose between PyTorch's fused attention and matmul-softmax-matmul in every block.
 

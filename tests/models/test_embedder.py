@@ -108,6 +108,19 @@ def test_a_flat_head_sees_every_token_in_its_place(experiment, images, name, tok
     torch.testing.assert_close(embedder(images), embedder.head(expected))
 
 
+@pytest.mark.parametrize("encoder", ["vit", "cnn"])
+def test_to_a_flat_head_hidden_tokens_are_zero_and_the_others_stay_where_they_are(
+    experiment, images, encoder
+):
+    model = experiment.defaults.model.model_copy(update={"encoder": encoder, "head": "flatten"})
+    embedder = build_embedder(model, SIZE).eval()
+    mask = hide_highest(torch.rand(6, 16, generator=torch.manual_seed(2)), 5)
+    tokens = embedder.features(images, mask).view(6, 16, -1)
+    assert torch.equal((tokens == 0).all(dim=2), mask.hidden)
+    visible = tokens.gather(1, mask.visible_ids[:, :, None].expand(-1, -1, tokens.shape[2]))
+    torch.testing.assert_close(visible, embedder.encoder(images, mask).tokens)
+
+
 def test_what_a_mask_hides_does_not_reach_the_embedding(experiment, images):
     embedder = build_embedder(experiment.defaults.model, SIZE).eval()
     mask = hide_highest(torch.rand(6, 16, generator=torch.manual_seed(2)), 8)
