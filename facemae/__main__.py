@@ -162,14 +162,13 @@ def embed_run(
     seed: SeedOption,
     folder: DataOption,
     out: OutOption,
-    finetuned: FinetunedOption = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Embed the evaluation people's faces with a trained run, or with a control that trains no network."""
+    """Embed the evaluation people's faces with a baseline, a control that trains no network."""
     task = _task(config_files, run, seed, folder, out, threads)
     from facemae.embed import embed as stage
 
-    stage(task, finetuned)
+    stage(task)
 
 
 @app.command("evaluate-run")
@@ -179,7 +178,7 @@ def evaluate_run(
     seed: SeedOption,
     folder: DataOption,
     out: OutOption,
-    embeddings: Annotated[Path, typer.Option("--embeddings", help="Folder of the embed stage.")],
+    embeddings: Annotated[Path, typer.Option("--embeddings", help="Folder of the stage that embedded.")],
 ) -> None:
     """Score one run's embeddings: verification and identification, with intervals."""
     from facemae.evaluate import evaluate as stage

@@ -1,4 +1,4 @@
-"""The embedding stage: evaluation people's faces as vectors, by a trained run or by a baseline."""
+"""Evaluation people's faces as vectors: by a run, where its fine-tuning ends, or by a baseline."""
 
 from __future__ import annotations
 
@@ -27,37 +27,39 @@ Recogniser = Callable[[NDArray[np.uint8], int], NDArray[np.floating]]
 """From aligned faces (N, H, H, 3) and a part of the evaluation people to vectors (N, D)."""
 
 
-def embed(task: Task, finetuned: Path | None) -> None:
-    """Write the embeddings that a run or baseline gives the evaluation people, each part by its own model.
+def embed(task: Task) -> None:
+    """Write the embeddings that a baseline gives the evaluation people: the stage of that name.
+
+    Raises:
+        UsageError: there is no such baseline.
+    """
+    embed_people(task, None)
+    files.write_json(task.out / results.CONFIG, {"run": task.name, "seed": task.seed})
+    results.write_metrics(
+        task.out, [], seed=task.seed, device="cpu, float32", seconds={}, inputs=task.inputs(),
+        images_seen={}, energy_joules={},
+    )  # fmt: skip
+
+
+def embed_people(task: Task, finetuned: Path | None) -> None:
+    """Write the evaluation people's embeddings, each part's by its own model, into the stage's folder.
 
     Args:
-        task: The stage.
-        finetuned: Folder of the run's `finetune` stage; None: `task.name` is a baseline.
+        task: The stage; its parts are embedded.
+        finetuned: Folder of a run's embedders; None: `task.name` is a baseline.
 
     Raises:
         UsageError: there is no such baseline.
     """
     recognise = recogniser(task, finetuned)
     tables = []
-    for part in range(task.rotations):
+    for part in task.wanted_parts:
         faces = task.load_rows(task.evaluated(part))
         say(task.label, f"{len(faces.images)} faces, part {part + 1} of {task.rotations}")
         vectors = recognise(faces.images, part).astype(np.float32)
         columns = {"sample_id": faces.sample_ids, "person": faces.people, "part": part}
         tables.append(pd.DataFrame(columns | {"embedding": list(vectors)}))
-    trained = results.read_json(finetuned / results.METRICS) if finetuned else {}
     results.write_table(task.out / results.EMBEDDINGS, pd.concat(tables), results.EMBEDDING_COLUMNS)
-    files.write_json(task.out / results.CONFIG, {"run": task.name, "seed": task.seed})
-    results.write_metrics(
-        task.out,
-        [],
-        seed=task.seed,
-        device=str(task.compute()) if finetuned else "cpu, float32",
-        seconds=trained.get("seconds", {}),
-        images_seen=trained.get("images_seen", {}),
-        energy_joules=trained.get("energy_joules", {}),
-        inputs=task.inputs(),
-    )
 
 
 def recogniser(task: Task, finetuned: Path | None) -> Recogniser:

@@ -43,7 +43,7 @@ def evaluate(
         experiment: The configuration.
         name: The run or baseline.
         seed: Its seed.
-        embeddings: Folder of its `embed` stage.
+        embeddings: Folder of the stage that embedded: `finetune`, of a baseline `embed`.
         data: Role and fold of every face, and the pairs.
         out: The stage's folder.
 
@@ -77,7 +77,7 @@ def _write(
     data: DataFolder,
     out: Path,
 ) -> None:
-    """Write the measurements, with what the `embed` stage says of the training."""
+    """Write the measurements, with what the stage that embedded says of the training."""
     results.write_metrics(
         out,
         [entry(each, experiment.evaluate.level) for each in measured],
@@ -216,19 +216,17 @@ def accuracy(experiment: config.Experiment, faces: Faces, data: DataFolder) -> M
 def _checked(found: pd.DataFrame, embeddings: str, roles: pd.DataFrame) -> pd.DataFrame:
     """Return the embeddings with fold, part and enrolment, checked against the split."""
     if sorted(found["sample_id"]) != sorted(roles["sample_id"]):
-        raise IntegrityError(f"{embeddings} was made for another split; run the embed stage again.")
+        raise IntegrityError(f"{embeddings} was made for another split; make it again.")
     if not all(np.isfinite(vector).all() and vector.any() for vector in found["embedding"]):
-        raise IntegrityError(
-            f"{embeddings} holds an embedding that is zero or not finite; run the embed stage again."
-        )
+        raise IntegrityError(f"{embeddings} holds an embedding that is zero or not finite; make it again.")
     found = found.sort_values("sample_id", ignore_index=True)
     table = found.drop(columns="person").merge(
         roles, on="sample_id", validate="one_to_one", suffixes=("_embedded", "")
     )
     if (table["part_embedded"] != table["part"]).any():
         raise IntegrityError(
-            f"{embeddings} holds faces that a model embedded which may have been trained on them; run the "
-            "embed stage again."
+            f"{embeddings} holds faces that a model embedded which may have been trained on them; make "
+            "it again."
         )
     return table.drop(columns="part_embedded")
 

@@ -303,7 +303,7 @@ def embedding_map(paths: Results, run: str, seed: int, method: str, most: int = 
     if method not in methods():
         raise UsageError("UMAP is not installed; pip install 'facemae[map]' adds it, or choose t-SNE.")
     found = results.read_table(
-        paths.stage(run, seed, "embed") / results.EMBEDDINGS, results.EMBEDDING_COLUMNS
+        paths.stage(run, seed, "finetune") / results.EMBEDDINGS, results.EMBEDDING_COLUMNS
     )
     table, notes = _chosen(found, most)
     if len(table) < LEAST_FACES:

@@ -22,6 +22,7 @@ from facemae.augment import random_view
 from facemae.data.cache import Faces, load_faces
 from facemae.data.feed import Feed
 from facemae.device import Compute, joules
+from facemae.embed import embed_people
 from facemae.errors import UsageError
 from facemae.labels import LEAST_PEOPLE, known_faces, labelled_subset, people_apart
 from facemae.losses import chance, full_margin, identity_loss, loss_over, set_margin, some_people
@@ -45,7 +46,7 @@ PART = "part.json"  # beside a finished part's weights, while the next ones are 
 
 
 def finetune(task: Task, pretrained: Path | None) -> None:
-    """Train and write the embedders, one for each part of the evaluation people, log and metrics.
+    """Write the embedders, one for each part of the evaluation people, their embeddings, log and metrics.
 
     Args:
         task: The stage.
@@ -268,6 +269,7 @@ def _write(task: Task, parts: list[_Part], done: list[_Done], pretrained: Path |
     files.write_json(task.out / results.CONFIG, settings)
     for part in parts:
         files.atomic_write(task.out / results.embedder_file(part.number), part.weights.read_bytes())
+    embed_people(task, task.out)
     _write_metrics(task, done, pretrained, device)
     log = [{"part": part.number, **line} for part, each in zip(parts, done, strict=True) for line in each.log]
     results.write_lines(task.out / results.LOG, log)

@@ -11,10 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from facemae import config, files, results
-from facemae.embed import recogniser
 from facemae.errors import DataError
 from facemae.evaluate import Faces, accuracy, entry, evaluated_faces, write_samples
 from facemae.finetune import finetune
@@ -92,11 +90,9 @@ def _with_labels(task: Task, labels: dict[str, float]) -> config.Experiment:
 
 
 def _accuracy(task: Task, finetuned: Path) -> Measurement:
-    faces = task.load_rows(task.evaluated(PART))
-    vectors = recogniser(task, finetuned)(faces.images, PART).astype(np.float32)
-    columns = {"sample_id": faces.sample_ids, "person": faces.people, "part": PART}
-    table = pd.DataFrame(columns | {"embedding": list(vectors)})
-    found: Faces = evaluated_faces(table, "the embeddings", task.data, task.experiment, PART)
+    table = results.read_table(finetuned / results.EMBEDDINGS, results.EMBEDDING_COLUMNS)
+    table = table[table["part"] == PART]
+    found: Faces = evaluated_faces(table, str(finetuned), task.data, task.experiment, PART)
     return accuracy(task.experiment, found, task.data)
 
 

@@ -104,7 +104,7 @@ def failures(paths: Results, run: str, seed: int, count: int = FAILURES) -> pd.D
     Raises:
         FileNotFoundError: there are no embeddings.
     """
-    path = paths.stage(run, seed, "embed") / results.EMBEDDINGS
+    path = paths.stage(run, seed, "finetune") / results.EMBEDDINGS
     faces = results.read_table(path, results.EMBEDDING_COLUMNS)
     faces = faces[faces["part"] == faces["part"].min()].sort_values("sample_id", ignore_index=True)
     number = pd.factorize(faces["person"])[0]
@@ -375,7 +375,7 @@ def _thresholds(paths: Results, run: str, seed: int) -> str:
     from facemae.recognition.thresholds import LEVEL, threshold_card
 
     try:
-        card, people = threshold_card(paths.stage(run, seed, "embed") / results.EMBEDDINGS)
+        card, people = threshold_card(paths.stage(run, seed, "finetune") / results.EMBEDDINGS)
     except DataError:
         return "Not known: the embeddings of the evaluation people are not in this folder."
     lines = [

@@ -134,7 +134,7 @@ def test_every_stage_checks_the_configuration_first(facemae, tmp_path, command):
     (tmp_path / "bad.yaml").write_text("nothing: 1")
     names = {
         "config": [], "fetch": ["data"], "align": ["data"], "split": ["data"],
-        "embed-run": ["run", "seed", "data", "out", "finetuned"], "compare": ["results"],
+        "compare": ["results"],
         "evaluate-run": ["run", "seed", "data", "out", "embeddings"],
         "label-curve": ["run", "seed", "subset", "data", "out", "finetuned"],
     }.get(command, ["run", "seed", "data", "out"])  # fmt: skip
@@ -205,12 +205,11 @@ def test_a_run_that_does_not_exist(facemae, tmp_path, command):
 
 @pytest.mark.parametrize(
     "command",
-    ["pretrain", "finetune", "embed-run", "evaluate-run", "robustness", "split", "align"],
+    ["pretrain", "finetune", "evaluate-run", "robustness", "split", "align"],
 )
 def test_a_missing_input_is_told_in_one_line(facemae, tmp_path, command):
     names = {
         "split": ["data"], "align": ["data"],
-        "embed-run": ["run", "seed", "data", "out", "finetuned"],
         "robustness": ["run", "seed", "data", "out", "finetuned"],
         "evaluate-run": ["run", "seed", "data", "out", "embeddings"],
     }.get(command, ["run", "seed", "data", "out"])  # fmt: skip
@@ -222,10 +221,10 @@ def test_a_missing_input_is_told_in_one_line(facemae, tmp_path, command):
 
 def test_a_run_without_its_embedder_and_a_baseline_that_is_none(facemae, tmp_path):
     options = stage_options(tmp_path, "config", "seed", "data", "out")
-    code, _, err = facemae("embed-run", *options, "--run", "block")
+    code, _, err = facemae("robustness", *options, "--run", "block")
     assert code == 2
     assert "block is a run; name the folder of its finetune stage with --finetuned" in err
-    code, _, err = facemae("embed-run", *options, "--run", "median")
+    code, _, err = facemae("robustness", *options, "--run", "median")
     assert code == 2
     assert "there is no such run" in err
 

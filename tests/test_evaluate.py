@@ -55,7 +55,7 @@ def folder(tmp_path):
 
 
 def write(folder, vectors, table=None):
-    """Write an embed stage's folder."""
+    """Write the folder of a stage that embedded."""
     table = split_table() if table is None else table
     table = table[table["role"] == "evaluation"].assign(embedding=list(np.float32(vectors)))
     results.write_table(folder / "embed" / results.EMBEDDINGS, table, results.EMBEDDING_COLUMNS)
@@ -189,9 +189,7 @@ def test_embeddings_of_another_split_are_refused(experiment, folder, other):
         "training": pd.concat([table, table.iloc[:1].assign(sample_id="t/0")]),
     }[other]
     write(folder, np.ones((len(table), 3)), table)
-    with pytest.raises(
-        IntegrityError, match="was made for another split; run the embed stage again"
-    ) as caught:
+    with pytest.raises(IntegrityError, match="was made for another split; make it again") as caught:
         run(experiment, folder)
     assert caught.value.exit_code == 4
     assert not (folder / "evaluate").exists()

@@ -251,7 +251,7 @@ def with_embeddings(folder: Path, people: int, shots: int, *, parts: int = 1) ->
         }
     )
     paths = Results(folder)
-    path = paths.stage("random", 0, "embed") / results.EMBEDDINGS
+    path = paths.stage("random", 0, "finetune") / results.EMBEDDINGS
     results.write_table(path, table, results.EMBEDDING_COLUMNS)
     return paths
 
@@ -272,7 +272,7 @@ def test_a_map_is_the_same_each_time_and_tells_people_apart(method: str, tmp_pat
 def test_the_directions_are_those_of_the_singular_values(tmp_path: Path) -> None:
     paths = with_embeddings(tmp_path, people=4, shots=5)
     found = explain.embedding_map(paths, "random", 0, explain.PCA)
-    table = results.read_table(paths.stage("random", 0, "embed") / results.EMBEDDINGS)
+    table = results.read_table(paths.stage("random", 0, "finetune") / results.EMBEDDINGS)
     vectors = np.stack(table.sort_values(["person", "sample_id"])["embedding"].to_list()).astype(float)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     _, values, axes = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
@@ -334,6 +334,6 @@ def test_umap_lays_out_neighbours(tmp_path: Path) -> None:
 
 def test_damaged_embeddings_are_one_sentence(tmp_path: Path) -> None:
     paths = with_embeddings(tmp_path, people=3, shots=4)
-    (paths.stage("random", 0, "embed") / results.EMBEDDINGS).write_bytes(b"PAR1")
+    (paths.stage("random", 0, "finetune") / results.EMBEDDINGS).write_bytes(b"PAR1")
     with pytest.raises(FaceMAEError, match="damaged"):
         explain.embedding_map(paths, "random", 0, explain.PCA)

@@ -63,7 +63,7 @@ def pretrained(small, store, tmp_path):
 def test_everything_that_is_promised_is_written(stage):
     out = stage()
     assert {path.name for path in out.iterdir()} == {
-        results.CONFIG, results.EMBEDDER, results.LOG, results.METRICS
+        results.CONFIG, results.EMBEDDER, results.EMBEDDINGS, results.LOG, results.METRICS
     }  # fmt: skip
     log = results.read_log(out / results.LOG)
     assert [(record["part"], record["step"]) for record in log] == [(0, 3), (0, 4)]
@@ -77,7 +77,7 @@ def test_everything_that_is_promised_is_written(stage):
 
 def test_two_trainings_write_the_same_bytes(stage):
     first, second = stage(out="a"), stage(out="b", workers=2)
-    for name in (results.EMBEDDER, results.CONFIG):
+    for name in (results.EMBEDDER, results.EMBEDDINGS, results.CONFIG):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
@@ -295,6 +295,40 @@ def test_a_training_that_was_interrupted_ends_with_the_same_bits(stage, monkeypa
     assert (out / results.EMBEDDER).read_bytes() == (whole / results.EMBEDDER).read_bytes()
     logs = [results.read_log(folder / results.LOG) for folder in (whole, out)]
     assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
+
+
+# --- embeddings ---
+
+
+def test_each_part_of_the_evaluation_people_is_embedded_by_its_own_model(stage, rotating):
+    out = stage(data=rotating, rotations=2)
+    found = results.read_table(out / results.EMBEDDINGS)
+    rows = results.read_table(rotating.split)
+    assert list(found.columns) == results.EMBEDDING_COLUMNS
+    assert dict(zip(found["sample_id"], found["part"], strict=True)) == dict(
+        zip(rows["sample_id"], rows["part"], strict=True)
+    )
+    for part, table in found.groupby("part"):
+        faces = load_faces(rotating, rows[rows["part"] == part])
+        expected = embed(load_embedder(out, part), to_input(torch.from_numpy(faces.images))).numpy()
+        by_name = table.set_index("sample_id").loc[faces.sample_ids, "embedding"]
+        np.testing.assert_allclose(np.stack(by_name.to_list()), expected, atol=1e-5)
+
+
+def test_a_kill_while_embedding_trains_nothing_again(stage, monkeypatch):
+    """The results of the stage are deleted with the job that failed; its checkpoints are not."""
+    trained, fit, embed_people = [], stages.fit, stages.embed_people
+    monkeypatch.setattr(stages, "fit", lambda *given: trained.append(1) or fit(*given))
+
+    def killed(task, finetuned):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "embed_people", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stage()
+    monkeypatch.setattr(stages, "embed_people", embed_people)
+    assert (stage() / results.EMBEDDINGS).exists()
+    assert trained == [1]
 
 
 # --- validation ---

@@ -183,7 +183,7 @@ def test_groups_that_were_measured_have_a_table_and_the_others_their_reason(own:
 
 def test_thresholds_are_those_of_the_threshold_card(made: Results, card: str) -> None:
     text = section(card, "Thresholds")
-    wanted, people = threshold_card(made.stage("random", 0, "embed") / results.EMBEDDINGS)
+    wanted, people = threshold_card(made.stage("random", 0, "finetune") / results.EMBEDDINGS)
     rows = cells(text)
     assert [float(row[0]) for row in rows] == wanted["target_fmr"].tolist()
     for row, known in zip(rows, wanted.to_dict("records"), strict=True):
@@ -196,7 +196,7 @@ def test_thresholds_are_those_of_the_threshold_card(made: Results, card: str) ->
 
 
 def test_failure_cases_are_the_hardest_of_all_pairs(made: Results, card: str) -> None:
-    table = results.read_table(made.stage("random", 0, "embed") / results.EMBEDDINGS)
+    table = results.read_table(made.stage("random", 0, "finetune") / results.EMBEDDINGS)
     table = table.sort_values("sample_id", ignore_index=True)
     vectors, identity = np.stack(table["embedding"].to_list()), pd.factorize(table["person"])[0]
     pairs = metrics.all_pairs(vectors, identity)  # a second implementation
@@ -264,8 +264,7 @@ def test_the_same_folder_gives_the_same_card_and_another_seed_another(made: Resu
 
 
 def test_a_run_without_weights_or_embeddings_says_so(own: Results) -> None:
-    for stage in ("embed", "finetune"):
-        shutil.rmtree(own.stage("scratch", 0, stage))
+    shutil.rmtree(own.stage("scratch", 0, "finetune"))
     text = modelcard.model_card(own, "scratch", 0)
     assert "The weights are not in this folder" in section(text, "Files")
     assert section(text, "Thresholds").startswith("Not known")
@@ -276,7 +275,7 @@ def test_a_run_without_weights_or_embeddings_says_so(own: Results) -> None:
 
 def test_no_name_becomes_a_link_html_or_a_line(own: Results) -> None:
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
-    path = own.stage("random", 0, "embed") / results.EMBEDDINGS
+    path = own.stage("random", 0, "finetune") / results.EMBEDDINGS
     table = results.read_table(path)
     names = [f"{number}{NASTY[number % len(NASTY)]}" for number in range(len(table))]
     results.write_table(path, table.assign(sample_id=names), results.EMBEDDING_COLUMNS)

@@ -18,7 +18,7 @@ from facemae import results
 from facemae.results import Results
 
 ROOT = Path(__file__).parent.parent
-STAGES = {"pretrain", "finetune", "embed", "evaluate"}
+STAGES = {"pretrain", "finetune", "evaluate"}
 
 
 def command(*arguments: str) -> list[str]:
@@ -109,7 +109,7 @@ def test_evaluation_people_are_in_no_training(paths):
     trained = set(split.loc[split["role"] != "evaluation", "person"])
     assert len(evaluated) == len(trained) == 20
     assert not evaluated & trained
-    embedded = results.read_table(paths.stage("region", 0, "embed") / results.EMBEDDINGS)
+    embedded = results.read_table(paths.stage("region", 0, "finetune") / results.EMBEDDINGS)
     assert set(embedded["person"]) == evaluated
 
 
@@ -150,7 +150,7 @@ def test_a_change_to_fine_tuning_keeps_the_pretraining(finished):
         rules = {rule for rule, _ in planned(finished)}
     finally:
         write_config(finished, {})
-    measuring = {"embed", "evaluate", "robustness", "label_curve"}
+    measuring = {"evaluate", "robustness", "label_curve"}
     assert rules == {"finetune", *measuring, "compare", "report", "all"}
 
 

@@ -161,7 +161,7 @@ def thresholds(paths: Results, run: str, seed: int) -> tuple[pd.DataFrame, int]:
     Raises:
         DataError, IntegrityError: none can follow.
     """
-    return threshold_card(paths.stage(run, seed, "embed") / results.EMBEDDINGS)
+    return threshold_card(paths.stage(run, seed, "finetune") / results.EMBEDDINGS)
 
 
 def in_words(card: pd.DataFrame) -> pd.DataFrame:

@@ -45,7 +45,7 @@ class Model:
     @property
     def embeddings(self) -> Path:
         """The evaluation people's embeddings, from which its threshold follows."""
-        return self.finetuned.parent / "embed" / results.EMBEDDINGS
+        return self.finetuned / results.EMBEDDINGS
 
 
 @functools.lru_cache(maxsize=64)

@@ -66,7 +66,7 @@ def threshold_card(embeddings: Path) -> tuple[pd.DataFrame, int]:
     """Return the thresholds by wanted false match rate (`calibration.threshold_card`), and the people behind.
 
     Args:
-        embeddings: What an `embed` stage made of the evaluation people; of several parts the first, since the
+        embeddings: The evaluation people's, of a `finetune` stage; of several parts the first, since the
             others have networks of their own.
 
     Raises:

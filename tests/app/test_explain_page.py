@@ -181,7 +181,7 @@ def test_an_empty_folder_shows_the_command(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("stage", "file"), [
-    ("finetune", results.EMBEDDER), ("embed", results.EMBEDDINGS), ("evaluate", results.SCORES),
+    ("finetune", results.EMBEDDER), ("finetune", results.EMBEDDINGS), ("evaluate", results.SCORES),
 ])  # fmt: skip
 def test_a_damaged_file_is_one_sentence(stage: str, file: str, own: Path) -> None:
     for path in own.glob(f"*/*/{stage}/{file}"):

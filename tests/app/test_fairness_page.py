@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,7 +126,7 @@ def test_runs_without_the_primary_metric_come_last(shown: Path) -> None:
 
 def test_thresholds_are_those_of_the_threshold_card(shown: Path) -> None:
     page = open_page("fairness", model="random/1")
-    card, people = threshold_card(Results(shown).stage("random", 1, "embed") / results.EMBEDDINGS)
+    card, people = threshold_card(Results(shown).stage("random", 1, "finetune") / results.EMBEDDINGS)
     rows = table(page, "Threshold")
     assert rows["Threshold"].tolist() == [
         "refused" if each["note"] else f"{each['threshold']:.3f}" for each in card.to_dict("records")
@@ -174,7 +173,7 @@ def test_the_model_card_is_shown_as_text_and_to_download(shown: Path) -> None:
 
 
 def test_without_embeddings_the_rest_of_the_page_is_there(own: Path) -> None:
-    shutil.rmtree(Results(own).stage("region", 0, "embed"))
+    (Results(own).stage("region", 0, "finetune") / results.EMBEDDINGS).unlink()
     page = open_page("fairness", model="region/0")
     assert "no threshold follows" in written(page)
     assert "none can be shown" in written(page)
@@ -188,7 +187,7 @@ def test_an_empty_folder_shows_the_command(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("stage", "file"), [
-    ("embed", results.EMBEDDINGS), ("evaluate", results.METRICS),
+    ("finetune", results.EMBEDDINGS), ("evaluate", results.METRICS),
 ])  # fmt: skip
 def test_a_damaged_file_is_one_sentence(stage: str, file: str, own: Path) -> None:
     for path in own.glob(f"*/*/{stage}/{file}"):

@@ -30,7 +30,6 @@ except FaceMAEError as error:
 validate(config, "../schemas/config.schema.json")
 
 RESULTS = Results(Path(EXPERIMENT.results))
-# Runs and baselines give the same two files of embeddings, so that one rule evaluates both.
 STAGE = str(RESULTS.root / "{run}" / "{seed}")
 
 
@@ -155,6 +154,16 @@ def of_stage(stage, filename, names):
         for name in names
         for seed in EXPERIMENT.seeds_of(name)
     ]
+
+
+def embedded(filename):
+    """Return a function of a run or baseline: a file of the stage that embeds with it."""
+
+    def of_run(wildcards):
+        stage = "embed" if wildcards.run in EXPERIMENT.baselines else "finetune"
+        return str(RESULTS.stage(wildcards.run, wildcards.seed, stage) / filename)
+
+    return of_run
 
 
 def evaluated(filename):

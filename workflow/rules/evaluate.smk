@@ -8,13 +8,14 @@ rule embed:
     input:
         faces=RESULTS.data.cache_hashes,
         split=RESULTS.data.split,
-        embedders=finetuned,
     output:
         f"{STAGE}/embed/embeddings.parquet",
         f"{STAGE}/embed/metrics.json",
         f"{STAGE}/embed/config.json",
     log:
         "logs/{run}/{seed}/embed.log",
+    wildcard_constraints:
+        run="|".join(EXPERIMENT.baselines) or "none",
     conda:
         "../envs/facemae.yaml"
     threads: 1
@@ -26,7 +27,6 @@ rule embed:
         folder=subpath(input.split, parent=True),
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
-        finetuned=finetuned_option,
         model=EXPERIMENT.defaults.model.model_dump_json(),
     shell:
         """
@@ -35,7 +35,6 @@ rule embed:
             --run {wildcards.run} \
             --seed {wildcards.seed} \
             --data {params.folder:q} \
-            {params.finetuned:q} \
             --out {params.out:q} \
             --threads {threads} 2>&1 | tee -i {log:q}
         """
@@ -47,8 +46,8 @@ rule evaluate:
         pairs=RESULTS.data.pairs,
         photos=RESULTS.data.photos,
         faces=RESULTS.data.faces,
-        embeddings=f"{STAGE}/embed/embeddings.parquet",
-        metrics=f"{STAGE}/embed/metrics.json",
+        embeddings=embedded("embeddings.parquet"),
+        metrics=embedded("metrics.json"),
     output:
         f"{STAGE}/evaluate/metrics.json",
         f"{STAGE}/evaluate/scores.parquet",

@@ -81,6 +81,7 @@ rule finetune:
         pretrained=pretrained,
     output:
         EMBEDDERS,
+        f"{STAGE}/finetune/embeddings.parquet",
         f"{STAGE}/finetune/log.jsonl",
         f"{STAGE}/finetune/metrics.json",
         f"{STAGE}/finetune/config.json",
