@@ -82,6 +82,8 @@ class Split(Section):
 
     pairs: str | None
     """A source's list of pairs, such as lfw-view2, whose people are evaluated on; null: people are drawn."""
+    pair_folds: Annotated[int, Field(ge=2)] | None
+    """How many of the list's folds are evaluated on, its first; the people of the others train. null: all."""
     rotations: Positive
     """1: nothing trains on an evaluation person; more: each run is fine-tuned so many times, each time with
     the evaluation people of all but one group of folds, on which it is then evaluated."""
@@ -103,6 +105,8 @@ class Split(Section):
     def _folds_can_be_shared_out(self) -> Split:
         if self.pairs is None and self.rotations > self.folds:
             raise ValueError(f"rotations {self.rotations} are more than there are folds, {self.folds}")
+        if self.pair_folds is not None and self.pairs is None:
+            raise ValueError("pair_folds is about a list of pairs; name one under pairs, or set it to null")
         return self
 
 

@@ -102,6 +102,11 @@ def setting(experiment: config.Experiment) -> str:
     """Return in words what the evaluated networks had been trained on, as LFW's protocols ask for."""
     split = experiment.split
     whom = f"the people of {split.pairs}" if split.pairs else "evaluation people"
+    if split.pair_folds is not None:
+        return (
+            f"no outside labels: evaluated on the people of {split.pair_folds} folds of {split.pairs}, on "
+            "whom nothing was trained; the people of its other folds are among the training people"
+        )
     if split.rotations == 1:
         return f"outside data: nothing was trained on {whom}"
     return (

@@ -20,7 +20,7 @@ from facemae.data.detect import mtcnn_version
 from facemae.data.locate import Wanted, clear_unused, find, locate, raw_dir
 from facemae.data.manifest import Entry
 from facemae.data.sources.base import Attribute, Box, Place
-from facemae.data.split import check_split, listed_people, split_people
+from facemae.data.split import check_split, evaluated_pairs, listed_people, split_people
 from facemae.errors import DataError, UsageError
 from facemae.progress import say, track
 from facemae.results import SET_LABELLED, SET_TESTED, SET_UNLABELLED, DataFolder
@@ -251,6 +251,7 @@ def split(experiment: config.Experiment, folder: DataFolder) -> None:
     for (kind, action), rows in overlaps.groupby(["kind", "action"]):
         say("split", f"overlap by {kind}: {len(rows)} {action}; {folder.overlaps} lists them")
     evaluated = roles[roles["role"] == results.ROLE_EVALUATION]
+    lists = evaluated_pairs(lists, experiment.split)
     drawn = lists[:0] if listed else pairs.generate(evaluated, seed=experiment.split.seed)
     results.write_table(folder.pairs, pd.concat([lists, drawn]), results.PAIR_COLUMNS)
     results.write_table(folder.split, roles, results.SPLIT_COLUMNS)

@@ -124,7 +124,8 @@ def listed_people(
         UsageError: no source has this list.
         DataError: it names a photo of nobody, or people are in too many or too few folds for the rotations.
     """
-    rows = pairs[pairs["protocol"] == split.pairs]
+    rows = evaluated_pairs(pairs, split)
+    rows = rows[rows["protocol"] == split.pairs]
     if rows.empty:
         known = ", ".join(sorted(pairs["protocol"].unique())) or "none"
         raise UsageError(f"split.pairs: no data set here has the list {split.pairs}; there are: {known}.")
@@ -146,6 +147,23 @@ def listed_people(
             f"{rows['fold'].nunique()}."
         )
     return {str(person): int(fold) for person, fold in folds.min().items()}
+
+
+def evaluated_pairs(pairs: pd.DataFrame, split: config.Split) -> pd.DataFrame:
+    """Return the lists of pairs (PAIR_COLUMNS), that of `split.pairs` without the folds that train.
+
+    Raises:
+        UsageError: the list has fewer folds than are to be evaluated on.
+    """
+    if split.pair_folds is None:
+        return pairs
+    own = pairs["protocol"] == split.pairs
+    folds = sorted(pairs.loc[own, "fold"].unique())
+    if own.any() and split.pair_folds > len(folds):
+        raise UsageError(
+            f"split.pair_folds: {split.pair_folds} are more than {split.pairs} has folds, {len(folds)}."
+        )
+    return pairs[~own | pairs["fold"].isin(folds[: split.pair_folds])]
 
 
 def _named(table: pd.DataFrame, listed: Mapping[str, int]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from facemae.config import Split
 from facemae.data.pairs import table as pairs_table
 from facemae.data.sources.base import Pair
-from facemae.data.split import GATES, check_split, listed_people, normal_name, split_people
+from facemae.data.split import GATES, check_split, evaluated_pairs, listed_people, normal_name, split_people
 from facemae.errors import DataError, IntegrityError, UsageError
 from facemae.results import OVERLAP_COLUMNS, SPLIT_COLUMNS
 
@@ -45,11 +45,19 @@ def faces_of(people, unlabelled=0):
 
 
 def settings_of(
-    share=0.5, folds=2, seed=0, overlap="exclude", hash_bits=7, same_cosine=0.9, pairs=None, rotations=1
+    share=0.5,
+    folds=2,
+    seed=0,
+    overlap="exclude",
+    hash_bits=7,
+    same_cosine=0.9,
+    pairs=None,
+    rotations=1,
+    pair_folds=None,
 ):
     return Split(
         pairs=pairs, rotations=rotations, evaluation_share=share, folds=folds, seed=seed, overlap=overlap,
-        hash_bits=hash_bits, embedder=None, same_cosine=same_cosine,
+        hash_bits=hash_bits, embedder=None, same_cosine=same_cosine, pair_folds=pair_folds,
     )  # fmt: skip
 
 
@@ -623,6 +631,7 @@ def test_a_planted_person_in_two_parts_stops_the_run():
             DataError,
             "in several",
         ),
+        (FOUR, {"pair_folds": 3}, UsageError, "3 are more than list has folds, 2"),
         (list_of((0, ("a", 0), ("ghost", 7))), {}, DataError, "own/ghost/7, a photo of nobody known"),
     ],
 )
@@ -631,6 +640,24 @@ def test_a_list_that_cannot_be_used_is_refused(lists, changes, error, message):
     people = dict(zip(faces["sample_id"], faces["person"], strict=True))
     with pytest.raises(error, match=message):
         listed_people(lists, people, settings_of(**({"pairs": "list"} | changes)))
+
+
+def test_people_of_folds_that_are_not_evaluated_on_are_trained_on():
+    lists = pd.concat([FOUR, list_of((2, ("e", 0), ("e", 1)), (2, ("e", 0), ("f", 0)))], ignore_index=True)
+    table, _ = listed(faces_of(SIX), lists, pair_folds=2)
+    check_split(table)
+    assert people_in(table, "evaluation") == {"a", "b", "c", "d"}
+    assert people_in(table, "train") == {"e", "f"}
+    assert table.loc[table["role"] == "train", "trainable"].all()
+    other = lists.assign(protocol="other")
+    kept = evaluated_pairs(pd.concat([lists, other]), settings_of(pairs="list", pair_folds=2))
+    assert set(kept.loc[kept["protocol"] == "list", "fold"]) == {0, 1}
+    assert len(kept[kept["protocol"] == "other"]) == len(other)
+
+
+def test_folds_of_no_list_are_refused():
+    with pytest.raises(ValueError, match="pair_folds is about a list of pairs"):
+        settings_of(pair_folds=2)
 
 
 def test_more_rotations_than_folds_are_refused():
