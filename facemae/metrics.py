@@ -42,13 +42,15 @@ class Comparisons:
     """Pairs of images: their similarity and whose images the two are.
 
     A score of -inf is that of a pair with a face that was not found: no threshold accepts it. `same` says
-    which pairs are genuine where that is known of the pairs rather than of the people.
+    which pairs are genuine where that is known of the pairs rather than of the people. `weight` says how much
+    a pair counts in every resample; None: all alike.
     """
 
     score: Floats
     first: Integers
     second: Integers
     same: Booleans | None = None
+    weight: Floats | None = None
 
     @property
     def genuine(self) -> Booleans:
@@ -61,7 +63,8 @@ class Comparisons:
     def take(self, chosen: Integers | Booleans) -> Comparisons:
         """Keep the chosen pairs, in the given order."""
         same = None if self.same is None else self.same[chosen]
-        return Comparisons(self.score[chosen], self.first[chosen], self.second[chosen], same)
+        weight = None if self.weight is None else self.weight[chosen]
+        return Comparisons(self.score[chosen], self.first[chosen], self.second[chosen], same, weight)
 
 
 Splits = Sequence[tuple[Comparisons, Comparisons]]
@@ -284,7 +287,9 @@ def rank1_hits(
     return np.bincount(probe[right], minlength=size), np.bincount(probe, minlength=size)
 
 
-def rank1_score(hits: Integers, probes: Integers, weights: NDArray[np.integer] | None = None) -> Floats:
+def rank1_score(
+    hits: Integers | Floats, probes: Integers, weights: NDArray[np.integer] | None = None
+) -> Floats:
     """Return the share of probes that are identified."""
     people = len(probes)
     rows = np.ones((1, people)) if weights is None else _checked(weights, people)[:, :people]
@@ -486,6 +491,8 @@ def _pair_weights(comparisons: Comparisons, rows: Floats) -> Floats:
     weight = np.take(rows, comparisons.first, axis=1)
     alone = comparisons.first == comparisons.second
     weight *= np.where(alone, 1.0, np.take(rows, comparisons.second, axis=1))
+    if comparisons.weight is not None:
+        weight *= comparisons.weight
     return weight
 
 

@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from facemae import metrics
 from facemae.metrics import Floats, Integers, Measurement
 from facemae.protocols import operating
+from facemae.protocols.against_all import LEAST_PEOPLE
 from facemae.protocols.operating import EveryPair
 
 FMR_TARGET = 0.001
 FALLBACKS = (0.01, 0.1)  # where the pairs do not support the target
-LEAST_PEOPLE = 30
 ALPHA = 0.5  # weight of the false matches in the FDR
 
 Weights = NDArray[np.integer]
@@ -49,8 +49,9 @@ def measure(
 
     The threshold keeps to `fmr_target` over all impostor pairs of all people, those of no known group
     included; where that would leave fewer than two groups to compare, to the first of 0.01 and 0.1 that does
-    not. It stays the same in every resample. A group is refused below 30 people, below the impostor pairs
-    that the target needs (`metrics.impostors_needed`), or without genuine pairs.
+    not. It stays the same in every resample. A group's FNMR is the mean over its people with two faces or
+    more. A group is refused below 30 such people, or below the impostor pairs that the target needs
+    (`metrics.impostors_needed`).
 
     Args:
         embeddings: (N, D).
@@ -117,7 +118,7 @@ def _of_group(
     counts = {"fmr": _impostor_count(part), "fnmr": part.genuine_count}
     if reason := _refusal(part, target):
         return Rates(*(_measurement(each, None, n, reason, None, name) for each, n in counts.items()))
-    note = f"{_people_count(part)} people; {note}"
+    note = f"{part.genuine_people} people with two faces or more; {note}"
     found = operating.rates(part, threshold, weights)
     return Rates(
         *(
@@ -127,21 +128,17 @@ def _of_group(
     )
 
 
-def _people_count(part: EveryPair) -> int:
-    return int(part.identity.max(initial=-1)) + 1
-
-
 def _impostor_count(part: EveryPair) -> int:
     return len(part.identity) * (len(part.identity) - 1) // 2 - part.genuine_count
 
 
 def _refusal(part: EveryPair, target: float) -> str:
-    people, impostors, needed = _people_count(part), _impostor_count(part), metrics.impostors_needed(target)
+    people, impostors, needed = part.genuine_people, _impostor_count(part), metrics.impostors_needed(target)
     if people < LEAST_PEOPLE:
-        return f"this group has {people} people, and {LEAST_PEOPLE} are needed"
+        return f"this group has {people} people with two faces or more, and {LEAST_PEOPLE} are needed"
     if impostors < needed:
         return f"a false match rate of {target:g} needs {needed} impostor pairs, this group has {impostors}"
-    return "" if part.genuine_count else "this group has no genuine pair"
+    return ""
 
 
 def _apart(rates: list[Rates], faces: int, note: str) -> list[Measurement]:

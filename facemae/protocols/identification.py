@@ -2,7 +2,9 @@
 
 A probe is compared with the enrolled images of everyone, and scores with a person what it scores with the
 best of that person's images. Its rank is the number of people who score at least as high as its own person,
-so a tie counts against it. The gallery is the same in every resample: resamples weigh the probes' people.
+so a tie counts against it. A rate is the mean over people of the share of each one's probes, as one person in
+thousands can be in a seventh of the photos. The gallery is the same in every resample: resamples weigh the
+probes' people.
 Shapes: N images, P people, R resamples.
 """
 
@@ -23,6 +25,7 @@ from facemae.randomness import seed_of
 PROTOCOL, BLUFR = "identification", "blufr"
 BLUFR_TAR_AT, BLUFR_DIR_AT = 0.001, 0.01  # false accept rates that its benchmark reports
 _BLOCK_VALUES = 2**22  # similarities of a block of probes: 32 MB
+_ROUNDING = 1e-9  # by which a sum of weights may miss a rate
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,17 @@ def closed_set(
     rows = None if weights is None else people_weights(weights, people).astype(np.int64)
     probes = _search(unit, person, gallery)
     count = np.bincount(probes.person, minlength=people)
+    asked, said = (count > 0).astype(np.int64), _people_note(count)
     found = []
     for rank in dict.fromkeys(ranks):
         if people <= rank:
             note = f"needs more than {rank} enrolled people, this gallery has {people}"
             found.append(Measurement(PROTOCOL, f"rank{rank}", None, len(probes.person), note, None))
             continue
-        hits = np.bincount(probes.person[probes.rank <= rank], minlength=people)
-        value = float(metrics.rank1_score(hits, count)[0])
-        samples = None if rows is None else metrics.rank1_score(hits, count, rows)
-        found.append(Measurement(PROTOCOL, f"rank{rank}", value, len(probes.person), "", samples))
+        hits = np.bincount(probes.person[probes.rank <= rank], minlength=people) / np.maximum(1, count)
+        value = float(metrics.rank1_score(hits, asked)[0])
+        samples = None if rows is None else metrics.rank1_score(hits, asked, rows)
+        found.append(Measurement(PROTOCOL, f"rank{rank}", value, len(probes.person), said, samples))
     return found
 
 
@@ -92,12 +96,12 @@ def open_set(
 ) -> list[Measurement]:
     """Measure the true positive identification rate at false positive identification rates.
 
-    Probes of enrolled people are mated, probes of all others are not. FPIR(t) is the share of non-mated
-    probes with any candidate at or above t, TPIR(t) that of mated probes whose own person comes first, at or
-    above t (NIST FRVT 1:N, Grother et al., 2019). As for verification, the threshold is the lowest that keeps
-    to the target, for each resample anew, and a target is refused below 30 expected errors, that is
-    30 / target non-mated probes: the rule of three, 3 / target, would do to bound a rate at which no error
-    was seen, but not to set a threshold by the errors that were.
+    Probes of enrolled people are mated, probes of all others are not. FPIR(t) is the share of a person's
+    non-mated probes with any candidate at or above t, TPIR(t) that of mated probes whose own person comes
+    first, at or above t (NIST FRVT 1:N, Grother et al., 2019), each the mean over people. As for
+    verification, the threshold is the lowest that keeps to the target, for each resample anew, and a target
+    is refused below 30 expected errors, that is 30 / target non-mated probes: the rule of three, 3 / target,
+    would do to bound a rate at which no error was seen, but not to set a threshold by the errors that were.
 
     Args:
         embeddings: (N, D), as for `closed_set`.
@@ -133,7 +137,8 @@ def low_far(
     0.1 % on every pair of their images; `blufr_dir=0.01` is the rate of detection and identification at rank
     1 and a false accept rate of 1 %, with half of the drawn people enrolled by one image. The value is the
     mean over the trials, and the note holds their standard deviation; trials share people, so it is no
-    interval. Unlike BLUFR's ten lists the halves are drawn here, and nothing is trained on the other half.
+    interval. Unlike BLUFR's ten lists the halves are drawn here, and nothing is trained on the other half;
+    and people weigh alike, where BLUFR counts pairs and probes singly.
 
     Args:
         embeddings: (N, D), as for `closed_set`.
@@ -207,7 +212,7 @@ def _open_set(probes: _Probes, target: float, rows: Floats | None, people: int) 
         return [Measurement(PROTOCOL, name, None, strangers, note, None) for name in names]
     values = _at_fpir(probes, target, np.ones((1, people)))[:, 0]
     samples = [None, None] if rows is None else list(_at_fpir(probes, target, rows))
-    note = f"{mated} mated probes"
+    note = f"{mated} mated probes; {_people_note(np.bincount(probes.person[probes.mated]))}"
     return [
         Measurement(PROTOCOL, name, float(value), strangers, note, sample)
         for name, value, sample in zip(names, values, samples, strict=True)
@@ -219,19 +224,27 @@ def _at_fpir(probes: _Probes, target: float, rows: Floats) -> Floats:
     stranger = np.flatnonzero(~probes.mated)
     stranger = stranger[np.argsort(-probes.top[stranger], kind="stable")]
     score, hit = probes.top[stranger], probes.rank == 1
+    once = against_all.each_person_once(probes.person)  # nobody has both kinds of probes
     values = np.full((2, len(rows)), np.nan)
     for number, row in enumerate(rows):
-        weight, mated = row[probes.person[stranger]], row[probes.person[probes.mated]].sum()
+        weighed = row[probes.person] * once
+        weight, mated = weighed[stranger], weighed[probes.mated].sum()
         if not mated or not weight.any():
             continue
         accepted = np.concatenate([[0.0], np.cumsum(weight)])
-        above = accepted[1:] / accepted[-1] > target
+        above = accepted[1:] / accepted[-1] > target * (1 + _ROUNDING)
         # The threshold lies above the score with which the target would be missed, its ties included.
         missed = score[np.argmax(above)] if above.any() else -np.inf
         found = hit & (probes.top > missed)
-        values[0, number] = row[probes.person[found]].sum() / mated
+        values[0, number] = weighed[found].sum() / mated
         values[1, number] = accepted[int((score > missed).sum())] / accepted[-1]
     return values
+
+
+def _people_note(probes: Integers) -> str:
+    """Return how many people are behind a rate, given everyone's number of probes."""
+    people = int((probes > 0).sum())
+    return against_all.people_text(f"mean over {people} people", people)
 
 
 def _trial(unit: Floats, person: Integers, draw: np.random.Generator) -> tuple[Measurement, Measurement]:
@@ -252,6 +265,7 @@ def _trial(unit: Floats, person: Integers, draw: np.random.Generator) -> tuple[M
         note = "needs genuine pairs, half of these people have none"
     tar = None
     if not note:
+        note = _people_note(images - 1)
         tar = against_all.tar_at_far(against_all.score_pairs(vectors, own), BLUFR_TAR_AT)[0]
     verification = Measurement(BLUFR, name, tar, impostors, note, None)
     shuffled = draw.permutation(len(own))
@@ -272,4 +286,5 @@ def _mean(trials: Sequence[Measurement]) -> Measurement:
             return Measurement(first.protocol, first.name, None, least, trial.note, None)
     values = np.array([trial.value for trial in trials])
     note = f"standard deviation {values.std(ddof=1):.4f} over {len(trials)} halves of the people"
+    note = f"{note}; of the first half {first.note}"
     return Measurement(first.protocol, first.name, float(values.mean()), least, note, None)

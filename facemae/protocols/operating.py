@@ -1,7 +1,9 @@
 """One threshold for everybody: how often it accepts impostors and rejects genuine pairs.
 
 Pairs are those of a list, or every two faces. The latter are compared block by block, and only the impostor
-scores stay in memory: of LFW's 13,233 faces 350 MB. N faces or pairs, P people, R resamples of them.
+scores stay in memory: of LFW's 13,233 faces 350 MB. Of every two faces, the genuine pairs of a person weigh 1
+in sum, for the reason that `against_all` gives; the pairs of a list were chosen, and count singly. N faces or
+pairs, P people, R resamples of them.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Pairs(Protocol):
         """Return the false match rate (R,) at a threshold: the share of impostor pairs at or above it."""
 
     def false_non_matches(self, threshold: float, weights: Weights | None = None) -> Floats:
-        """Return the false non-match rate (R,) at a threshold: the share of genuine pairs below it."""
+        """Return the false non-match rate (R,) at a threshold: how many genuine pairs lie below it."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ class EveryPair:
         """Return the number of genuine pairs."""
         return int((self._sizes * (self._sizes - 1) // 2).sum())
 
+    @property
+    def genuine_people(self) -> int:
+        """Return the number of people with a genuine pair."""
+        return int((self._sizes > 1).sum())
+
     @cached_property
     def impostors(self) -> Scores:
         """Return the impostor pairs' scores, float32."""
@@ -140,10 +147,11 @@ class EveryPair:
         return _ratio(_products(matrix, rows), everyone)
 
     def false_non_matches(self, threshold: float, weights: Weights | None = None) -> Floats:
-        """Return the false non-match rate (R,) at a threshold."""
+        """Return the false non-match rate (R,) at a threshold: the mean over people with such pairs."""
         rows = _rows(weights, len(self._sizes))
         low = np.bincount(self._genuine.first[self._genuine.score < threshold], minlength=rows.shape[1])
-        return _ratio(rows @ low, rows @ (self._sizes * (self._sizes - 1) // 2))
+        own = self._sizes * (self._sizes - 1) // 2
+        return _ratio(rows @ (low / np.maximum(1, own)), rows @ (own > 0))
 
     def _above(self, threshold: float) -> tuple[NDArray[np.float32], Integers]:
         """Return the scores of the impostor pairs at or above a threshold, at least, and their people.

@@ -1,5 +1,7 @@
 """Every pair of images: against `metrics`, scikit-learn and brute force."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -28,11 +30,20 @@ def comparisons(scores):
         np.concatenate([scores.genuine, scores.impostor]).astype(float),
         np.concatenate([own, others]),
         np.concatenate([own, others + 1]),
+        weight=np.concatenate([1 / np.bincount(own)[own], np.ones(len(others))]),
     )
 
 
-def scored(genuine, impostor):
-    return Scores(np.sort(genuine), np.zeros(len(genuine), int), np.sort(impostor))
+def scored(genuine, impostor, owner=None):
+    order = np.argsort(genuine, kind="stable")
+    owner = np.zeros(len(genuine), int) if owner is None else np.asarray(owner)
+    return Scores(np.asarray(genuine)[order], owner[order], np.sort(impostor))
+
+
+def weighed(pairs):
+    """Return pairs of images, those of each person with a weight of 1 in sum."""
+    count = np.bincount(pairs.first[pairs.genuine], minlength=int(pairs.second.max()) + 1)
+    return replace(pairs, weight=np.where(pairs.genuine, 1 / np.maximum(1, count)[pairs.first], 1.0))
 
 
 @pytest.fixture
@@ -46,7 +57,10 @@ def on_a_grid(monkeypatch):
 @pytest.mark.parametrize("decimals", [1, 9])
 def test_values_are_those_of_metrics_on_the_same_scores(seed, decimals):
     rng = np.random.default_rng(seed)
-    scores = scored(rng.normal(1, 1, 200 + seed).round(decimals), rng.normal(0, 1, 3000).round(decimals))
+    owner = rng.integers(0, 9, 200 + seed) ** 2 // 9  # people of 1 to 3 ninths
+    scores = scored(
+        rng.normal(1, 1, 200 + seed).round(decimals), rng.normal(0, 1, 3000).round(decimals), owner
+    )
     pairs = comparisons(scores)
     assert against_all.roc_auc(scores) == pytest.approx(metrics.roc_auc_score(pairs)[0], abs=1e-12)
     assert against_all.equal_error_rate(scores) == pytest.approx(
@@ -75,9 +89,11 @@ def test_a_million_pairs_as_scikit_learn_sees_them():
     assert len(scores.genuine) + len(scores.impostor) == 1415 * 1414 // 2 == 1_000_405
     score = np.concatenate([scores.genuine, scores.impostor])
     genuine = np.arange(len(score)) < len(scores.genuine)
-    auc = sklearn.metrics.roc_auc_score(genuine, score)
+    weight = np.ones(len(score))
+    weight[genuine] = 1 / np.bincount(scores.owner)[scores.owner]
+    auc = sklearn.metrics.roc_auc_score(genuine, score, sample_weight=weight)
     assert against_all.roc_auc(scores) == pytest.approx(auc, abs=1e-12)
-    far, tar, _ = sklearn.metrics.roc_curve(genuine, score, drop_intermediate=False)
+    far, tar, _ = sklearn.metrics.roc_curve(genuine, score, sample_weight=weight, drop_intermediate=False)
     after = np.argmax(far + tar >= 1)
     low, high = (far + tar - 1)[after - 1], (far + tar - 1)[after]
     eer = far[after - 1] - low / (high - low) * (far[after] - far[after - 1])
@@ -101,13 +117,35 @@ def test_few_pairs_are_measured_by_metrics():
     found = against_all.against_all(embeddings, identity, weights, TARGETS)
     exact = metrics.verification(metrics.all_pairs(embeddings, identity), weights, TARGETS)
     for ours, theirs in zip(found, exact, strict=True):
-        assert (ours.protocol, ours.name, ours.n, ours.note) == (
-            theirs.protocol, theirs.name, theirs.n, theirs.note
-        )  # fmt: skip
+        assert (ours.protocol, ours.name, ours.n) == (theirs.protocol, theirs.name, theirs.n)
         assert ours.condition == "all pairs"
         if theirs.value is not None:
             assert ours.value == pytest.approx(theirs.value, abs=1e-4)  # embeddings are rounded to float32
             np.testing.assert_allclose(ours.samples, theirs.samples, atol=1e-3)
+            assert ours.note == "60 people weigh alike in genuine pairs, and as 60 in impostor pairs"
+
+
+def photographed_often(way):
+    """Nine people whose two photos are alike, and one whose ten photos are as unlike as strangers'."""
+    embeddings = np.vstack([np.repeat(np.eye(19)[:9], 2, axis=0), np.eye(19)[9:]])
+    identity = np.repeat(np.arange(10), [2] * 9 + [10])
+    return {each.name: each for each in way(embeddings, identity, np.ones((1, 10), int), [0.1, 0.5])}
+
+
+@pytest.mark.parametrize("most", [0, 10**6])
+def test_a_person_of_many_photos_weighs_as_much_as_any_other(monkeypatch, most):
+    """By hand: 9 genuine pairs of 54 score 1, all others 0; nine people of ten, not a sixth of the pairs."""
+    monkeypatch.setattr(against_all, "EXACT_PAIRS", most)
+    found = photographed_often(against_all.against_all)
+    assert found["roc_auc"].value == pytest.approx(0.9 + 0.1 / 2)
+    assert found["tar_at_far=0.5"].value == pytest.approx(0.9)
+    assert found["roc_auc"].samples == pytest.approx(found["roc_auc"].value)
+    assert found["tar_at_far=0.5"].samples == pytest.approx(0.9)
+    assert found["eer"].value == pytest.approx(0.1 / 1.1)  # on the line from (0, 0.1) to (1, 0)
+    # Impostor pairs: 2 * 26 of each of nine people, 10 * 18 of the tenth; 648**2 / (9 * 52**2 + 180**2) = 7.4
+    assert found["roc_auc"].note == (
+        "10 people weigh alike in genuine pairs, and as 7 in impostor pairs, which is too few for a rate"
+    )
 
 
 def test_a_target_with_too_few_impostors_is_refused(on_a_grid):
@@ -141,7 +179,7 @@ def test_the_grid_follows_the_exact_bootstrap(on_a_grid):
     embeddings, identity = faces((2, 5, 3) * 80, noise=1.2)
     weights = identity_weights(240, 60, 0)
     found = against_all.against_all(embeddings, identity, weights, TARGETS)
-    exact = metrics.verification(metrics.all_pairs(embeddings, identity), weights, TARGETS)
+    exact = metrics.verification(weighed(metrics.all_pairs(embeddings, identity)), weights, TARGETS)
     for ours, theirs in zip(found, exact, strict=True):
         assert ours.value == pytest.approx(theirs.value, abs=1e-6), ours.name
         if not ours.name.startswith("far"):

@@ -45,7 +45,7 @@ def test_rates_of_groups_are_those_of_all_pairs_at_once():
     for name, (fmr, fnmr) in expected_rates(embeddings, identity, halves(), 0.01).items():
         assert found["fmr", name].value == pytest.approx(fmr, abs=1e-12)
         assert found["fnmr", name].value == pytest.approx(fnmr, abs=1e-12)
-        assert found["fmr", name].note.startswith("40 people; threshold ")
+        assert found["fmr", name].note.startswith("40 people with two faces or more; threshold ")
         assert "at a false match rate of 0.01 over everyone" in found["fmr", name].note
         assert (found["fmr", name].n, found["fnmr", name].n) == (40 * 39 // 2 * 16, 40 * 6)
         assert len(found["fmr", name].samples) == 100
@@ -102,7 +102,7 @@ def test_small_groups_are_refused_and_the_others_compared():
     group = np.array(["a"] * 35 + ["b"] * 35 + ["c"] * 10)
     found = run(*faces(), group)
     assert found["fmr", "c"].value is found["fnmr", "c"].value is None
-    assert found["fmr", "c"].note == "this group has 10 people, and 30 are needed"
+    assert found["fmr", "c"].note == "this group has 10 people with two faces or more, and 30 are needed"
     assert found["fdr", ""].note.startswith("2 groups; ")
     one = run(*faces(), np.array(["a"] * 70 + ["c"] * 10))
     assert one["fmr", "a"].value is not None
@@ -110,17 +110,28 @@ def test_small_groups_are_refused_and_the_others_compared():
     assert one["fdr", ""].note == "1 groups are large enough, and two are needed to compare"
 
 
-def test_a_group_with_too_few_impostors_or_no_genuine_pair_is_refused():
+def test_a_group_with_too_few_impostors_or_too_few_people_with_a_pair_is_refused():
     rng = np.random.default_rng(0)
-    sizes = np.array([1] * 35 + [4] * 45)
-    identity = np.repeat(np.arange(80), sizes)
-    group = np.array(["single"] * 35 + ["many"] * 45)
+    sizes = np.array([1] * 35 + [2] * 29 + [4] * 45)
+    identity = np.repeat(np.arange(109), sizes)
+    group = np.array(["single"] * 64 + ["many"] * 45)
     found = run(rng.normal(size=(len(identity), 8)), identity, group)
-    assert found["fmr", "single"].note == (
-        "a false match rate of 0.01 needs 3000 impostor pairs, this group has 595"
+    assert found["fnmr", "single"].note == (
+        "this group has 29 people with two faces or more, and 30 are needed"
     )
-    found = run(rng.normal(size=(len(identity), 8)), identity, group, 0.1)
-    assert found["fnmr", "single"].note == "this group has no genuine pair"
+    refused = fairness._refusal(fairness.EveryPair.of(*faces(people=31, images=2)), 0.01)
+    assert refused == "a false match rate of 0.01 needs 3000 impostor pairs, this group has 1860"
+
+
+def test_a_person_of_many_photos_weighs_as_much_as_any_other():
+    """One of 31 men is not recognised in 200 photos: an FNMR of 1/31; pairs counted singly give 0.9."""
+    rng = np.random.default_rng(0)
+    identity = np.repeat(np.arange(62), [2] * 61 + [200])
+    embeddings = np.eye(62)[identity] + 1e-3 * rng.normal(size=(len(identity), 62))
+    embeddings[identity == 61] = rng.normal(size=(200, 62))
+    found = run(embeddings, identity, np.repeat(["women", "men"], 31))
+    assert found["fnmr", "men"].value == pytest.approx(1 / 31, abs=5e-3)  # some of his pairs match by chance
+    assert found["fnmr", "women"].value == 0
 
 
 def test_a_group_without_errors_has_no_geometric_mean():

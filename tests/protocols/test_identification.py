@@ -100,16 +100,38 @@ def test_open_set_by_hand():
     assert probes.mated.tolist() == [True] * 4 + [False] * 10
     assert probes.rank.tolist() == [1, 1, 1, 2] + [0] * 10
     everyone = np.ones((1, 12))
+    # Person 0 is found by two probes of three and person 1 by the only one: 5/6 of a person on the average.
     # At an FPIR of 0 the stranger at 40 degrees has to be turned down, the probe at 39 need not be.
-    assert identification._at_fpir(probes, 0.05, everyone)[:, 0].tolist() == [0.75, 0.0]
-    assert identification._at_fpir(probes, 0.1, everyone)[:, 0].tolist() == [0.75, 0.1]
-    assert identification._at_fpir(probes, 0.95, everyone)[:, 0].tolist() == [0.75, 0.1]
-    assert identification._at_fpir(probes, 1.0, everyone)[:, 0].tolist() == [0.75, 1.0]
+    for target, fpir in ((0.05, 0.0), (0.1, 0.1), (0.95, 0.1), (1.0, 1.0)):
+        found = identification._at_fpir(probes, target, everyone)[:, 0]
+        assert found == pytest.approx([5 / 6, fpir])
     # Without person 1's probe two of three are found; a stranger drawn twice is two of eleven.
     weights = np.array([[1, 0, *[1] * 10], [1, 1, 2, *[1] * 9]], float)
     tpir, fpir = identification._at_fpir(probes, 0.2, weights)
-    assert tpir.tolist() == pytest.approx([2 / 3, 0.75])
+    assert tpir.tolist() == pytest.approx([2 / 3, 5 / 6])
     assert fpir.tolist() == pytest.approx([0.1, 2 / 11])
+
+
+def test_a_stranger_of_many_photos_is_one_stranger():
+    """One of ten strangers looks like somebody enrolled in each of 90 photos: an FPIR of 0.1, not 0.9."""
+    embeddings = at_angles(0, 1, *[2] * 90, *[60] * 9)
+    identity = np.array([0, 0, *[1] * 90, *range(2, 11)])
+    found = open_set(embeddings, identity, np.arange(101) == 0, fpir_targets=[0.5, 0.9])
+    values = {each.name: each.value for each in found}
+    assert values == pytest.approx({
+        "tpir_at_fpir=0.5": 1.0, "fpir_at_target=0.5": 0.1,
+        "tpir_at_fpir=0.9": 1.0, "fpir_at_target=0.9": 0.1,
+    })  # fmt: skip
+
+
+def test_a_rank_is_the_mean_over_people():
+    embeddings = at_angles(0, 90, 80, *[10] * 3, 100)
+    found = closed_set(
+        embeddings, np.array([0, 1, 0, 0, 0, 0, 1]), np.arange(7) < 2, np.array([[1, 1], [1, 3]]), [1]
+    )
+    assert found[0].value == pytest.approx((3 / 4 + 1) / 2)
+    assert found[0].samples == pytest.approx([7 / 8, (3 / 4 + 3) / 4])
+    assert found[0].note == "mean over 2 people, which is too few for a rate"
 
 
 @pytest.mark.parametrize("target", [0.1, 0.25])
@@ -129,7 +151,7 @@ def test_open_set_as_loops_find_it(in_blocks, target):
     assert fpir.value == pytest.approx(np.mean(np.array(strangers) >= min(cuts)))
     assert (tpir.name, fpir.name) == (f"tpir_at_fpir={target}", f"fpir_at_target={target}")
     assert tpir.n == 400
-    assert tpir.note == "320 mated probes"
+    assert tpir.note == "320 mated probes; mean over 80 people"
 
 
 def test_resamples_of_the_open_set_are_literal_copies():
@@ -137,12 +159,19 @@ def test_resamples_of_the_open_set_are_literal_copies():
     enrolled = first_of_each(identity) & (identity % 2 == 0)
     weights = identity_weights(160, 3, 0)
     found = open_set(embeddings, identity, enrolled, weights, [0.1])[0]
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    probes = identification._search(unit, identity, enrolled)
     for row, sample in zip(weights, found.samples, strict=True):
-        copies = np.repeat(np.arange(800), np.where(enrolled, 1, row[identity]))
-        # Who is not drawn has no probe, but stays enrolled under the old number.
-        unit, own, gallery = embeddings[copies], identity[copies], enrolled[copies]
-        probes = identification._search(unit / np.linalg.norm(unit, axis=1, keepdims=True), own, gallery)
-        assert identification._at_fpir(probes, 0.1, np.ones((1, 160)))[0, 0] == pytest.approx(sample)
+        # Everyone drawn twice is two people with the same probes.
+        drawn = [
+            (np.flatnonzero(probes.person == person), number)
+            for number, person in enumerate(np.repeat(np.arange(160), row))
+        ]
+        places = np.concatenate([own for own, _ in drawn])
+        people = np.concatenate([np.full(len(own), number) for own, number in drawn])
+        copies = identification._Probes(people, probes.mated[places], probes.rank[places], probes.top[places])
+        once = identification._at_fpir(copies, 0.1, np.ones((1, len(drawn))))
+        assert once[0, 0] == pytest.approx(sample)
 
 
 def test_few_strangers_are_refused():
@@ -178,7 +207,7 @@ def test_low_far_is_the_mean_over_halves(monkeypatch):
     assert tar.n == 630 * 629 // 2 - 42 * 15 * 14 // 2
     assert rate.n == 21 * 15
     assert tar.note.startswith("standard deviation 0.0")
-    assert tar.note.endswith(" over 2 halves of the people")
+    assert tar.note.endswith(" over 2 halves of the people; of the first half mean over 42 people")
     assert low_far(embeddings, identity, trials=2)[0].value == tar.value
     assert low_far(embeddings, identity, trials=2, seed=1)[0].value != tar.value
 

@@ -50,6 +50,15 @@ def test_a_resample_is_its_copies(monkeypatch, dense):
         assert found[1] == pytest.approx((copies.score[copies.genuine] < 0.2).mean(), nan_ok=True)
 
 
+def test_false_non_matches_are_a_mean_over_people():
+    """Person 0 has 3 pairs of which 2 are rejected, person 1 one that is accepted, person 2 none."""
+    embeddings = np.array([[1, 0], [1, 0], [0, 1], [0, -1], [0, -1], [-1, 0]], float)
+    every = EveryPair.of(embeddings, np.array([0, 0, 0, 1, 1, 2]))
+    found = every.false_non_matches(0.5, np.array([[1, 1, 1], [1, 3, 0], [0, 1, 5], [0, 0, 1]]))
+    assert found == pytest.approx([1 / 3, 1 / 6, 0, np.nan], nan_ok=True)
+    assert every.genuine_people == 2
+
+
 def test_a_genuine_pair_of_two_names_weighs_both():
     pairs = Comparisons(np.array([0.9, 0.1]), np.array([0, 2]), np.array([1, 2]), np.array([True, True]))
     found = ListedPairs(pairs).false_non_matches(0.5, np.array([[1, 1, 1], [3, 2, 1], [0, 2, 2]]))
