@@ -21,6 +21,7 @@ from facemae.protocols.operating import EveryPair
 FMR_TARGET = 0.001
 FALLBACKS = (0.01, 0.1)  # where the pairs do not support the target
 ALPHA = 0.5  # weight of the false matches in the FDR
+LARGEST_FNMR = 0.5  # of everyone: where most genuine pairs are rejected, those of all groups are, alike
 
 Weights = NDArray[np.integer]
 
@@ -62,7 +63,8 @@ def measure(
 
     Returns:
         `fmr` and `fnmr` under the condition of each group, `fdr`, `fmr_ratio` and `fnmr_ratio`; nothing where
-        no group is known.
+        no group is known. `fdr` and `fnmr_ratio` are refused where the FNMR of everyone is above 0.5: nobody
+        would use such a threshold, and groups that are rejected alike are not treated fairly by it.
 
     Raises:
         ValueError: an embedding is zero or not finite, or the arguments do not belong together.
@@ -81,7 +83,8 @@ def measure(
     note = f"threshold {threshold:.4f}, at a false match rate of {target:g} over everyone"
     rates = [_of_group(name, one, target, threshold, note, weights[:, p]) for name, (one, p) in parts.items()]
     each = [measured for found in rates for measured in (found.fmr, found.fnmr)]
-    return each + _apart([found for found in rates if found.measured], len(people), note)
+    apart = _apart([found for found in rates if found.measured], len(people), note)
+    return each + _unless_useless(apart, float(pairs.false_non_matches(threshold)[0]), target)
 
 
 def _check_sizes(faces: int, people: Integers, groups: NDArray[np.str_]) -> None:
@@ -155,6 +158,21 @@ def _apart(rates: list[Rates], faces: int, note: str) -> list[Measurement]:
         for name, value in zip(names, values, strict=True)
     ]
     return [_unless_zero(each) for each in found]
+
+
+def _unless_useless(apart: list[Measurement], fnmr: float, target: float) -> list[Measurement]:
+    """Return the sums over groups without those that a high FNMR of everyone would make look fair."""
+    if not fnmr > LARGEST_FNMR:
+        return apart
+    note = (
+        f"at a false match rate of {target:g}, {fnmr:.2f} of the genuine pairs are rejected; above "
+        f"{LARGEST_FNMR:g} these errors cannot tell whether groups are treated alike"
+    )
+    refused = [each.value is not None and each.name != "fmr_ratio" for each in apart]
+    return [
+        replace(each, value=None, note=note, samples=None) if hide else each
+        for each, hide in zip(apart, refused, strict=True)
+    ]
 
 
 def discrepancy(fmr: Floats, fnmr: Floats, alpha: float = ALPHA) -> Floats:

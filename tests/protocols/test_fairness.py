@@ -73,14 +73,14 @@ def test_sums_by_hand():
 
 def test_a_group_that_is_harder_is_seen():
     rng = np.random.default_rng(0)
-    embeddings, identity = faces()
+    embeddings, identity = faces(noise=0.3)
     alike = np.isin(identity, np.flatnonzero(halves() == "women"))
     embeddings[alike] = 0.5 * embeddings[alike] + rng.normal(size=8)
     found = run(embeddings, identity, halves())
     assert found["fmr", "women"].value > 5 * found["fmr", "men"].value
     assert found["fmr_ratio", ""].value > 2
     assert found["fdr", ""].value < 0.99
-    fair = run(*faces(), halves())
+    fair = run(*faces(noise=0.3), halves())
     assert fair["fmr_ratio", ""].value < 1.5
     low, high = np.nanquantile(fair["fdr", ""].samples, [0.025, 0.975])
     assert low < fair["fdr", ""].value <= high <= 1
@@ -132,6 +132,16 @@ def test_a_person_of_many_photos_weighs_as_much_as_any_other():
     found = run(embeddings, identity, np.repeat(["women", "men"], 31))
     assert found["fnmr", "men"].value == pytest.approx(1 / 31, abs=5e-3)  # some of his pairs match by chance
     assert found["fnmr", "women"].value == 0
+
+
+def test_a_threshold_that_rejects_nearly_everyone_cannot_be_fair():
+    """Embeddings without any person in them: FNMR 0.99 in both groups, a difference of next to nothing."""
+    found = run(*faces(noise=100.0), halves())
+    assert found["fnmr", "men"].value > 0.98
+    for name in ("fdr", "fnmr_ratio"):
+        assert (found[name, ""].value, found[name, ""].samples) == (None, None)
+        assert "0.99 of the genuine pairs are rejected; above 0.5 these errors cannot" in found[name, ""].note
+    assert found["fmr_ratio", ""].value is not None
 
 
 def test_a_group_without_errors_has_no_geometric_mean():
