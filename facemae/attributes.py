@@ -29,7 +29,7 @@ from facemae.data.cache import OpenFaces
 from facemae.data.feed import Feed
 from facemae.device import Compute
 from facemae.errors import DataError, UsageError
-from facemae.evaluate import entry
+from facemae.evaluate import entry, write_samples
 from facemae.metrics import Measurement
 from facemae.models.attribute_heads import (
     AGES,
@@ -773,12 +773,7 @@ def _write(
     ]
     table = pd.concat(tables, ignore_index=True).astype({"fold": "int64"})
     results.write_table(task.out / PREDICTIONS, table, PREDICTION_COLUMNS)
-    samples = {
-        results.column(each.name, each.condition, each.amount): each.samples
-        for each in measured
-        if each.samples is not None
-    }
-    results.write_table(task.out / results.RESAMPLES, pd.DataFrame(samples), list(samples))
+    write_samples(measured, task.out)
     files.write_json(task.out / results.CONFIG, _settings(task))
     results.write_metrics(
         task.out,

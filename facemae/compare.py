@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,22 @@ import pandas as pd
 from facemae import config, files, results
 from facemae.claims import claims
 from facemae.errors import IntegrityError
+from facemae.influence import PEOPLE
 from facemae.metrics import higher_is_better
 from facemae.progress import say
 from facemae.results import Results
-from facemae.statistics import Difference, combine, difference, verdicts
+from facemae.statistics import (
+    NO_CHANCE,
+    Dyads,
+    Estimate,
+    Evidence,
+    Resampled,
+    Training,
+    Variance,
+    added,
+    estimate,
+    verdicts,
+)
 from facemae.wording import verdict_in_words
 
 COMPARED = (
@@ -39,19 +52,18 @@ class Repeat:
     Attributes:
         content: Of its `metrics.json`.
         samples: Its table of metric values on the shared resamples.
+        influence: Its table of the influence of each two people's pairs.
     """
 
     content: dict[str, Any]
     samples: pd.DataFrame
+    influence: pd.DataFrame
     seed: int
 
     @property
     def entries(self) -> dict[Key, dict[str, Any]]:
         """Return the metrics by what they are."""
-        return {
-            (each["protocol"], each["name"], each["condition"], each["amount"]): each
-            for each in self.content["metrics"]
-        }
+        return {_key(each): each for each in self.content["metrics"]}
 
 
 @dataclass(frozen=True)
@@ -60,13 +72,13 @@ class Series:
 
     Attributes:
         values: (S,)
-        samples: (S, R), or None where there was nothing to resample.
-        people: How many were resampled.
+        evidence: What other people would have changed, or None where that was not measured.
+        people: How many were evaluated.
     """
 
     entry: dict[str, Any]
     values: np.ndarray
-    samples: np.ndarray | None
+    evidence: Evidence | None
     people: int
 
 
@@ -88,6 +100,13 @@ class Scored:
         return int(self.main[0].content["people"])
 
     @property
+    def refusal(self) -> str:
+        """Return why nothing may be said of this run: a training that has not learnt; "" where all have."""
+        health = [each for repeat in self.main for each in repeat.content.get("health", [])]
+        reason = next((each["reason"] for each in health if not each["learnt"]), "")
+        return f"{self.name} has not learnt: {reason}" if reason else ""
+
+    @cached_property
     def series(self) -> dict[Key, Series]:
         """Return every metric; one that was refused for any seed has no values."""
         return {
@@ -127,15 +146,20 @@ def _series(key: Key, repeats: list[Repeat]) -> Series:
     if refused:
         return Series(first, np.array([]), None, people)
     seeds = [repeat.content["seed"] for repeat in repeats]
-    column = results.column(*key[1:])
-    sampled = all(column in repeat.samples for repeat in repeats)
-    samples = np.stack([repeat.samples[column].to_numpy() for repeat in repeats]) if sampled else None
-    return Series(
-        first,
-        _by_seed(np.array(values, float), seeds),
-        None if samples is None else _by_seed(samples, seeds),
-        people,
-    )
+    evidence = _evidence(results.column(*key[1:]), repeats, seeds, people)
+    return Series(first, _by_seed(np.array(values, float), seeds), evidence, people)
+
+
+def _evidence(column: str, repeats: list[Repeat], seeds: list[int], people: int) -> Evidence | None:
+    """Return what the tables hold of a metric; the influence of pairs where there is one."""
+    if all(column in repeat.influence for repeat in repeats):
+        rows = np.stack([repeat.influence[column].to_numpy() for repeat in repeats])
+        first, second = (repeats[0].influence[side].to_numpy() for side in PEOPLE)
+        return Dyads(_by_seed(rows, seeds), first, second)
+    if all(column in repeat.samples for repeat in repeats):
+        rows = np.stack([repeat.samples[column].to_numpy() for repeat in repeats])
+        return Resampled(_by_seed(rows, seeds), people)
+    return None
 
 
 def _by_seed(values: np.ndarray, seeds: list[int]) -> np.ndarray:
@@ -151,16 +175,18 @@ def compare(experiment: config.Experiment, root: Path) -> None:
     """
     paths = Results(root)
     scored = [_load(experiment, name, paths) for name in experiment.names]
-    if len({(each.content["evaluated"], len(each.samples)) for one in scored for each in one.main}) > 1:
+    repeats = [each for one in scored for each in one.main]
+    if len({(each.content["evaluated"], len(each.samples), len(each.influence)) for each in repeats}) > 1:
         raise IntegrityError(
             f"The runs in {root} were evaluated on different people or resamples; run the workflow again."
         )
+    chances = _Chances(scored)
     leaderboard = pd.DataFrame(
-        [row for each in scored for row in _leaderboard_rows(each, experiment)],
+        [row for each in scored for row in _leaderboard_rows(each, chances, experiment)],
         columns=results.LEADERBOARD_COLUMNS,
     )
     judged = pd.DataFrame(
-        [row for metric in COMPARED for row in _verdict_rows(scored, metric, experiment)],
+        [row for metric in COMPARED for row in _verdict_rows(scored, metric, chances, experiment)],
         columns=results.VERDICT_COLUMNS,
     )
     results.write_table(paths.summary, _summary(scored), results.SUMMARY_COLUMNS)
@@ -196,7 +222,8 @@ def _load(experiment: config.Experiment, name: str, paths: Results) -> Scored:
 def _repeat(folder: Path, seed: int) -> Repeat:
     try:
         content = results.read_json(folder / results.METRICS)
-        return Repeat(content, results.read_table(folder / results.RESAMPLES), seed)
+        tables = [results.read_table(folder / name) for name in (results.RESAMPLES, results.INFLUENCE)]
+        return Repeat(content, *tables, seed)
     except FileNotFoundError as error:
         raise IntegrityError(f"{error.filename} is missing; run the workflow to make it.") from error
 
@@ -243,7 +270,7 @@ def _told(entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _leaderboard_rows(each: Scored, experiment: config.Experiment) -> list[dict[str, Any]]:
+def _leaderboard_rows(each: Scored, chances: _Chances, experiment: config.Experiment) -> list[dict[str, Any]]:
     common = _facts(each) | {
         "seconds_pretrain": each.seconds("pretrain"),
         "seconds_finetune": each.seconds("finetune"),
@@ -252,10 +279,15 @@ def _leaderboard_rows(each: Scored, experiment: config.Experiment) -> list[dict[
         "joules": each.total("energy_joules", "pretrain") + each.total("energy_joules", "finetune"),
         "device": each.main[0].content["device"],
     }
-    return [common | _leaderboard_row(one, each.kind, experiment) for one in each.series.values()]
+    return [
+        common | _leaderboard_row(one, each.kind, chances.of(each, key), experiment)
+        for key, one in each.series.items()
+    ]
 
 
-def _leaderboard_row(one: Series, kind: str, experiment: config.Experiment) -> dict[str, Any]:
+def _leaderboard_row(
+    one: Series, kind: str, training: Variance, experiment: config.Experiment
+) -> dict[str, Any]:
     row = _told(one.entry) | {
         "seeds": len(one.values),
         "people": one.people,
@@ -267,48 +299,106 @@ def _leaderboard_row(one: Series, kind: str, experiment: config.Experiment) -> d
     if not len(one.values):
         return row
     row["value"] = float(one.values.mean())
-    if one.samples is None:
+    if one.evidence is None:
         return row
     try:
-        estimate = combine(one.values, one.samples, one.people, experiment.evaluate.level)
+        found = estimate(one.values, one.evidence, training, experiment.evaluate.level)
     except ValueError as error:
         return row | {"note": f"no interval: {error}"}
     share = one.entry["name"] not in BEYOND_ONE
-    single = "" if estimate.covers_seeds or kind == "baseline" else "one seed: people only"
+    single = "" if found.covers_seeds or kind == "baseline" else "one seed: people only"
     return row | {
-        "ci_low": max(0.0, estimate.low) if share else estimate.low,
-        "ci_high": min(1.0, estimate.high) if share else estimate.high,
+        "ci_low": max(0.0, found.low) if share else found.low,
+        "ci_high": min(1.0, found.high) if share else found.high,
         "note": "; ".join(part for part in (one.entry["note"], single) if part),
     }
 
 
-def _verdict_rows(scored: list[Scored], metric: str, experiment: config.Experiment) -> list[dict[str, Any]]:
-    """Judge all pairs of runs as one family, and all runs against all baselines as another."""
+class _Chances:
+    """The variance that the training's luck brings each run, metric by metric.
+
+    Runs that have learnt are analysed together, since they share their seeds. Whatever else is drawn by
+    chance stands alone: runs that have not learnt, and baselines.
+    """
+
+    def __init__(self, scored: list[Scored]) -> None:
+        self._scored = scored
+        self._found: dict[Key, dict[str, tuple[Training, int]]] = {}
+
+    def of(self, one: Scored, key: Key) -> Variance:
+        """Return the variance of the value of one seed."""
+        found = self._at(key).get(one.name)
+        return found[0].single(found[1]) if found else NO_CHANCE
+
+    def between(self, a: Scored, b: Scored, key: Key) -> Variance:
+        """Return the variance of the difference of one seed."""
+        found = [self._at(key).get(each.name) for each in (a, b)]
+        if found[0] and found[1] and found[0][0] is found[1][0]:
+            return found[0][0].between(found[0][1], found[1][1])
+        return added(self.of(a, key), self.of(b, key))
+
+    def _at(self, key: Key) -> dict[str, tuple[Training, int]]:
+        if key not in self._found:
+            values = {each.name: each.series[key].values for each in self._scored if key in each.series}
+            drawn = {name: value for name, value in values.items() if len(value) > 1}
+            learnt = [
+                each.name
+                for each in self._scored
+                if each.name in drawn and each.kind == "run" and not each.refusal
+            ]
+            groups = [learnt, *([name] for name in drawn if name not in learnt)]
+            self._found[key] = {
+                name: (training, place)
+                for group in groups
+                if group
+                for training in [Training.of(np.stack([drawn[name] for name in group]))]
+                for place, name in enumerate(group)
+            }
+        return self._found[key]
+
+
+Measured = tuple[Scored, Series]
+Pair = tuple[Measured, Measured]
+
+
+def _verdict_rows(
+    scored: list[Scored], metric: str, chances: _Chances, experiment: config.Experiment
+) -> list[dict[str, Any]]:
+    """Judge the comparisons that decide as one family, and what else there is as others.
+
+    The others are the rest of the pairs of runs, and all runs against all baselines.
+    """
     held = [(each, each.scalar(metric)) for each in scored]
-    measured = [(each, one) for each, one in held if one is not None and one.samples is not None]
+    measured = [(each, one) for each, one in held if one is not None and one.evidence is not None]
     runs = [pair for pair in measured if pair[0].kind == "run"]
     controls = [pair for pair in measured if pair[0].kind == "baseline"]
     # What is trained without pretraining is compared with.
     runs.sort(key=lambda pair: pair[0].run is not None and pair[0].run.pretrain is not None)
-    families = [
-        [(b, a) for a, b in combinations(runs, 2)],
-        [(run, control) for run in runs for control in controls],
+    by_name = {one.name: (one, series) for one, series in runs}
+    wanted = experiment.primary_pairs if metric == experiment.evaluate.primary else []
+    decisive = [(by_name[a], by_name[b]) for a, b in wanted if a in by_name and b in by_name]
+    known = [{a[0].name, b[0].name} for a, b in decisive]
+    others = [(b, a) for a, b in combinations(runs, 2) if {a[0].name, b[0].name} not in known]
+    against = [(run, control) for run in runs for control in controls]
+    families = [(results.PRIMARY, decisive), (results.EXPLORATORY, others), (results.EXPLORATORY, against)]
+    return [
+        {"metric": metric, "family": family} | row
+        for family, pairs in families
+        for row in _judge(pairs, metric, chances, experiment)
     ]
-    return [row for pairs in families for row in _judge(pairs, metric, experiment)]
 
 
-Pair = tuple[tuple[Scored, Series], tuple[Scored, Series]]
-
-
-def _judge(pairs: list[Pair], metric: str, experiment: config.Experiment) -> list[dict[str, Any]]:
-    if not pairs:
-        return []
-    level = experiment.evaluate.level
-    differences = [_difference(a, b, level) for (_, a), (_, b) in pairs]
-    judged = verdicts(differences, higher_is_better(metric), alpha=1 - level)
+def _judge(
+    pairs: list[Pair], metric: str, chances: _Chances, experiment: config.Experiment
+) -> list[dict[str, Any]]:
+    settings = experiment.evaluate
+    differences = [_difference(a, b, chances, settings.level) for a, b in pairs]
+    refusals = [a.refusal or b.refusal for (a, _), (b, _) in pairs]
+    judged = verdicts(
+        differences, higher_is_better(metric), settings.margin(metric), 1 - settings.level, refusals
+    )
     return [
         {
-            "metric": metric,
             "run_a": a.name,
             "run_b": b.name,
             "difference": verdict.estimate.value,
@@ -318,6 +408,7 @@ def _judge(pairs: list[Pair], metric: str, experiment: config.Experiment) -> lis
             "p_adjusted": verdict.p_adjusted,
             "verdict": verdict.verdict,
             "detectable": verdict.detectable,
+            "note": verdict.note,
             "seconds_difference": a.total_seconds - b.total_seconds,
             "budget_note": _budget_note(a, b),
         }
@@ -325,18 +416,23 @@ def _judge(pairs: list[Pair], metric: str, experiment: config.Experiment) -> lis
     ]
 
 
-def _difference(a: Series, b: Series, level: float) -> Difference:
-    repeats = max(len(a.values), len(b.values))
-    values_a, samples_a = _repeated(a, repeats)
-    values_b, samples_b = _repeated(b, repeats)
-    return difference(values_a, samples_a, values_b, samples_b, a.people, level)
+def _difference(a: Measured, b: Measured, chances: _Chances, level: float) -> Estimate:
+    """Compare two runs seed by seed; a baseline without chance is the same for every seed."""
+    repeats = max(len(one.values) for _, one in (a, b))
+    values, evidence = zip(*(_repeated(one, repeats) for _, one in (a, b)), strict=True)
+    key = _key(a[1].entry)
+    training = chances.between(a[0], b[0], key) if repeats > 1 else NO_CHANCE
+    return estimate(values[0] - values[1], evidence[0] - evidence[1], training, level)
 
 
-def _repeated(one: Series, repeats: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return values and resamples; a baseline without chance has the same for every seed."""
+def _key(entry: dict[str, Any]) -> Key:
+    return entry["protocol"], entry["name"], entry["condition"], entry["amount"]
+
+
+def _repeated(one: Series, repeats: int) -> tuple[np.ndarray, Any]:
     times = repeats if len(one.values) == 1 else 1
-    assert one.samples is not None
-    return np.tile(one.values, times), np.tile(one.samples, (times, 1))
+    assert one.evidence is not None
+    return np.tile(one.values, times), one.evidence.repeated(times)
 
 
 def _budget_note(a: Scored, b: Scored) -> str:

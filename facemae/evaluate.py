@@ -11,24 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from facemae import config, files, metrics, results
+from facemae import config, files, influence, metrics, results
 from facemae.data.pairs import GENERATED
 from facemae.errors import DataError, IntegrityError
+from facemae.influence import PEOPLE
 from facemae.metrics import Measurement
 from facemae.progress import say
 from facemae.protocols import against_all, calibration, fairness, identification, listed
 from facemae.results import DataFolder
-from facemae.statistics import identity_weights, percentile_interval
+from facemae.statistics import Dyads, estimate, identity_weights, percentile_interval
 
 MOST_PAIRS = 500_000  # that are compared one by one; with more, a list of pairs is what accuracy rests on
 GROUPED_BY = "gender"  # column of the faces, where a source has it
 FPIR_TARGETS = (0.1, 0.01)
+
+P = TypeVar("P")
 
 
 def evaluate(
@@ -86,6 +89,7 @@ def _write(
         seconds=source["seconds"],
         images_seen=source["images_seen"],
         energy_joules=source["energy_joules"],
+        health=source.get("health", []),
         people=len(faces.people),
         evaluated=results.digest(
             [faces.table["sample_id"].to_list(), experiment.split.seed, experiment.split.pairs]
@@ -117,12 +121,10 @@ def setting(experiment: config.Experiment) -> str:
 
 def entry(measured: Measurement, level: float) -> dict[str, Any]:
     """Return a measurement as an entry of `metrics.json`, with its interval over people."""
-    interval, note = None, measured.note
-    if measured.samples is not None:
-        try:
-            interval = percentile_interval(measured.samples, level)
-        except ValueError as error:
-            note = f"{note}; no interval: {error}" if note else f"no interval: {error}"
+    try:
+        interval, note = _interval(measured, level), measured.note
+    except ValueError as error:
+        interval, note = None, "; ".join(part for part in (measured.note, f"no interval: {error}") if part)
     return results.metric(
         measured.name,
         measured.value,
@@ -136,14 +138,32 @@ def entry(measured: Measurement, level: float) -> dict[str, Any]:
     )
 
 
+def _interval(measured: Measurement, level: float) -> tuple[float, float] | None:
+    """Return the interval for this network; what pairs have an influence on is a share."""
+    if measured.influence is not None and measured.value is not None:
+        people = measured.influence.index
+        first, second = (people.get_level_values(side).to_numpy() for side in PEOPLE)
+        dyads = Dyads(measured.influence.to_numpy()[None], first, second)
+        found = estimate([measured.value], dyads, level=level)
+        return max(0.0, found.low), min(1.0, found.high)
+    return None if measured.samples is None else percentile_interval(measured.samples, level)
+
+
 def write_samples(measured: list[Measurement], out: Path) -> None:
-    """Write each measurement's values on the resamples of people, a column each."""
-    samples = {
-        results.column(each.name, each.condition, each.amount): each.samples
-        for each in measured
-        if each.samples is not None
-    }
+    """Write what other people would have changed: a column for each measurement in one of two tables.
+
+    One holds the influence of each two people's pairs, the other values on the resamples of people.
+    """
+    samples = {_column(each): each.samples for each in measured if each.samples is not None}
     results.write_table(out / results.RESAMPLES, pd.DataFrame(samples), list(samples))
+    moved = {_column(each): each.influence for each in measured if each.influence is not None}
+    none = pd.MultiIndex.from_arrays([[], []], names=PEOPLE)
+    table = pd.DataFrame(moved, index=None if moved else none).fillna(0.0).sort_index()
+    results.write_table(out / results.INFLUENCE, table.reset_index(), [*PEOPLE, *moved])
+
+
+def _column(measured: Measurement) -> str:
+    return results.column(measured.name, measured.condition, measured.amount)
 
 
 @dataclass(frozen=True)
@@ -267,21 +287,23 @@ def _by_list(
     """Measure on the list of pairs, and on all pairs of each part."""
     settings = experiment.evaluate
     pairs = _listed_pairs(faces, data, experiment.split.pairs or GENERATED)
-    measured = _on_list(pairs, faces, settings)
     parts = [faces.part(number) for number in sorted(faces.table["part"].unique())]
+    measured = _on_list(pairs, faces, settings)
     measured += _mean_over_parts(parts, lambda part: _of_part(part, settings))
     columns = [pairs[name].to_numpy() for name in ("one", "other", "genuine", "score")]
     return measured, _scores(np.append(faces.people, ""), *columns)
 
 
 def _on_list(pairs: pd.DataFrame, faces: Faces, settings: config.Evaluate) -> list[Measurement]:
-    score, one, other, genuine, fold = (pairs[name] for name in ("score", "one", "other", "genuine", "fold"))
+    """Measure each part's pairs by themselves: a threshold, and a curve, belongs to one network's scores."""
     lost = np.ones((len(faces.weights), 1), np.int64)  # whoever has no face at all is in every resample
     weights = np.hstack([faces.weights, lost])
-    return [
-        *listed.measure(score, one, other, genuine, fold, weights, settings.far_targets, settings.level),
-        *calibration.measure(score, one, other, genuine, fold, weights),
-    ]
+
+    def measure(of_part: pd.DataFrame) -> list[Measurement]:
+        columns = [of_part[name] for name in ("score", "one", "other", "genuine", "fold")]
+        return [*listed.measure(*columns, settings.far_targets), *calibration.measure(*columns, weights)]
+
+    return _mean_over_parts([of_part for _, of_part in pairs.groupby("part")], measure)
 
 
 def _of_part(part: Faces, settings: config.Evaluate) -> list[Measurement]:
@@ -307,7 +329,7 @@ def _or_refused(name: str, step: Callable[[], list[Measurement]]) -> list[Measur
         return [Measurement("verification", name, None, 0, str(error), None, condition)]
 
 
-def _mean_over_parts(parts: list[Faces], measure: Callable[[Faces], list[Measurement]]) -> list[Measurement]:
+def _mean_over_parts(parts: list[P], measure: Callable[[P], list[Measurement]]) -> list[Measurement]:
     """Measure each part by itself and return the means; what one part refuses is refused."""
     by_name: dict[tuple[str, str, float | None], list[Measurement]] = {}
     for part in parts:
@@ -321,13 +343,17 @@ def _mean(found: list[Measurement], parts: int) -> Measurement:
     n = sum(each.n for each in found)
     if len(values) < parts:
         note = next((each.note for each in found if each.value is None), "not measured in every part")
-        return replace(found[0], value=None, n=n, note=note, samples=None)
+        return replace(found[0], value=None, n=n, note=note, samples=None, influence=None)
+    if parts == 1:
+        return found[0]
     samples = [each.samples for each in found if each.samples is not None]
     mean = np.mean(samples, axis=0) if len(samples) == parts else None
+    influences = [each.influence for each in found if each.influence is not None]
+    of_pairs = influence.mean(influences) if len(influences) == parts else None
     notes = dict.fromkeys(each.note for each in found if each.note)
-    more = f"mean of {parts} parts" if parts > 1 else ""
-    note = "; ".join([*notes, *([more] if more else [])])
-    return replace(found[0], value=float(np.mean(values)), n=n, note=note, samples=mean)
+    note = "; ".join([*notes, f"mean of {parts} parts"])
+    value = float(np.mean(values))
+    return replace(found[0], value=value, n=n, note=note, samples=mean, influence=of_pairs)
 
 
 def _listed_pairs(faces: Faces, data: DataFolder, protocol: str) -> pd.DataFrame:
@@ -342,8 +368,11 @@ def _listed_pairs(faces: Faces, data: DataFolder, protocol: str) -> pd.DataFrame
     score = np.full(len(pairs), np.nan)
     score[there] = _cosines(faces.vectors, rows[:, there])
     people = _people_of(pairs, faces, data)
-    pairs = pairs.assign(score=score, one=people[0], other=people[1])
     part = faces.table["part"].to_numpy(int)[rows]
+    of_fold = pairs["fold"].map(faces.table.groupby("fold")["part"].first()).fillna(faces.table["part"].min())
+    pairs = pairs.assign(
+        score=score, one=people[0], other=people[1], part=np.where(there, part[0], of_fold.astype(int))
+    )
     elsewhere = ~there & _in_another_part(pairs, faces, data)
     kept: pd.DataFrame = pairs[~elsewhere & (~there | (part[0] == part[1]))]
     return kept.reset_index(drop=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facemae import config, files, results
+from facemae import config, files, influence, results
 from facemae.errors import DataError
 from facemae.evaluate import Faces, accuracy, entry, evaluated_faces, write_samples
 from facemae.finetune import finetune
@@ -107,13 +107,13 @@ def _named(measured: Measurement, point: Point, task: Task, finetuned: Path) -> 
 def _refused(measured: Measurement, point: Point, reason: str) -> Measurement:
     """Return what stands for a number of labels that is too small to train on."""
     where = replace(measured, protocol="labels", condition=point.condition, amount=point.amount)
-    return replace(where, value=None, n=0, note=reason, samples=None)
+    return replace(where, value=None, n=0, note=reason, influence=None)
 
 
 def _area(measured: list[Measurement]) -> Measurement:
     """Return the mean accuracy over all numbers of labels; without one of them there is none."""
     values = [each.value for each in measured]
-    samples = [each.samples for each in measured]
+    influences = [each.influence for each in measured if each.influence is not None]
     defined = all(value is not None for value in values)
     return replace(
         measured[0],
@@ -121,7 +121,7 @@ def _area(measured: list[Measurement]) -> Measurement:
         condition="",
         amount=None,
         value=float(np.mean(values)) if defined else None,  # type: ignore[arg-type]
-        samples=np.mean(samples, axis=0) if all(each is not None for each in samples) else None,  # type: ignore[arg-type]
+        influence=influence.mean(influences) if defined else None,
         note=f"mean over {len(measured)} numbers of labels" if defined else "some numbers are too small",
     )
 

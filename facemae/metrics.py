@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+
+from facemae import influence
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -85,8 +88,9 @@ class Measurement:
     """One value of an evaluation, or the reason why there is none.
 
     `n` counts what is behind the value: pairs, impostor pairs for a value at a false accept rate, probes
-    for identification. `samples` holds the values of the bootstrap resamples. `condition` and `amount` say
-    under what the value was measured, such as "sunglasses" over 0.3 of the face.
+    for identification. What other people would have changed is in `influence`, of each two people's pairs
+    (`influence.by_people`), or else in `samples`, the values of the bootstrap resamples. `condition` and
+    `amount` say under what the value was measured, such as "sunglasses" over 0.3 of the face.
     """
 
     protocol: str
@@ -99,6 +103,7 @@ class Measurement:
     amount: float | None = None
     people: int | None = None
     """How many were resampled, where that is not everyone evaluated."""
+    influence: pd.Series[float] | None = None
 
 
 def all_pairs(embeddings: NDArray[np.floating], identity: Integers) -> Comparisons:
@@ -337,47 +342,84 @@ def evaluate(
     if not np.array_equal(people, np.arange(len(fold))):
         raise ValueError(f"fold names {len(fold)} people, the images show {len(people)} or skip a number")
     return [
-        *verification(comparisons, weights, far_targets),
-        _fold_accuracy(comparisons, fold, weights),
+        *verification(comparisons, far_targets),
+        _fold_accuracy(comparisons, fold),
         _identification(*rank1_hits(embeddings, identity, enrolled), weights),
     ]
 
 
-def verification(
-    comparisons: Comparisons, weights: NDArray[np.integer], far_targets: Sequence[float]
-) -> list[Measurement]:
-    """Measure what needs no folds, in one pass over the resamples.
+def verification(comparisons: Comparisons, far_targets: Sequence[float]) -> list[Measurement]:
+    """Measure what needs no folds.
+
+    The false accept rate that a target achieves is what the threshold was chosen for, and has no interval.
 
     Raises:
         ValueError: there is no genuine or no impostor pair.
     """
-    refusals = {far: _far_refusal(comparisons, far) for far in far_targets}
-    allowed = [far for far, refusal in refusals.items() if not refusal]
-    metrics = [_area, _equal_error, *(metric for far in allowed for metric in _at_far(far))]
-    names = ["roc_auc", "eer", *(name for far in allowed for name in _far_names(far))]
-    values = [float(value[0]) for value in _per_resample(comparisons, None, metrics)]
-    samples = _per_resample(comparisons, weights, metrics)
-    impostors = int((~comparisons.genuine).sum())
-    sizes = [len(comparisons)] * 2 + [impostors] * (2 * len(allowed))
-    found = zip(names, values, sizes, samples, strict=True)
-    refused = [(name, note) for far, note in refusals.items() if note for name in _far_names(far)]
-    return [
-        *(Measurement("verification", name, value, n, "", sample) for name, value, n, sample in found),
-        *(Measurement("verification", name, None, impostors, note, None) for name, note in refused),
+    values = rates(comparisons, None, [far for far in far_targets if not _far_refusal(comparisons, far)])
+    score, genuine = comparisons.score, comparisons.genuine
+    measured = [
+        _of_pairs(comparisons, "roc_auc", values[0], influence.area(score, genuine)),
+        _of_pairs(comparisons, "eer", values[1], influence.equal_error(score, genuine)),
     ]
+    impostors, at_far = int((~genuine).sum()), iter(values[2:])
+    for far in far_targets:
+        names = _far_names(far)
+        if refusal := _far_refusal(comparisons, far):
+            measured += [Measurement("verification", name, None, impostors, refusal, None) for name in names]
+            continue
+        tar = _of_pairs(comparisons, names[0], next(at_far), influence.true_accepts(score, genuine, far))
+        achieved = Measurement("verification", names[1], float(next(at_far)[0]), impostors, "", None)
+        measured += [replace(tar, n=impostors), achieved]
+    return measured
+
+
+def _of_pairs(comparisons: Comparisons, name: str, value: Floats, of_pair: Floats) -> Measurement:
+    people = influence.by_people(comparisons.first, comparisons.second, of_pair)
+    return Measurement("verification", name, float(value[0]), len(comparisons), "", None, influence=people)
+
+
+def rates(
+    comparisons: Comparisons, weights: NDArray[np.integer] | None, far_targets: Sequence[float]
+) -> list[Floats]:
+    """Return ROC AUC, EER, and TAR and FAR at each target, (R,) each, in one pass over the resamples.
+
+    Raises:
+        ValueError: there is no genuine or no impostor pair.
+    """
+    at_far = [metric for far in far_targets for metric in _at_far(far)]
+    return _per_resample(comparisons, weights, [_area, _equal_error, *at_far])
 
 
 def _far_names(far_target: float) -> tuple[str, str]:
     return f"tar_at_far={far_target:g}", f"far_at_target={far_target:g}"
 
 
-def _fold_accuracy(comparisons: Comparisons, fold: Integers, weights: NDArray[np.integer]) -> Measurement:
-    thresholds = fold_thresholds(comparisons, fold)
-    value = float(_accuracy(comparisons, fold, thresholds, None)[0])
-    tested = sum(len(inside) for _, inside in _splits(comparisons, fold))
-    note = f"thresholds {thresholds.min():.3f} to {thresholds.max():.3f}"
-    samples = accuracy_score(comparisons, fold, weights)
-    return Measurement("verification", "accuracy", value, tested, note, samples)
+def _fold_accuracy(comparisons: Comparisons, fold: Integers) -> Measurement:
+    return fold_accuracy(list(_splits(comparisons, fold)))
+
+
+def fold_accuracy(splits: Splits) -> Measurement:
+    """Measure the mean over folds of the balanced accuracy at the threshold of the other folds' pairs."""
+    thresholds = best_thresholds(splits)
+    by_fold = balanced_accuracies(splits, thresholds)[0]
+    parts = [
+        influence.by_people(
+            tested.first,
+            tested.second,
+            influence.balanced(_accepts(tested, np.array([[threshold]]))[0], tested.genuine),
+        )
+        for (_, tested), threshold in zip(splits, thresholds[0], strict=True)
+    ]
+    error = float(by_fold.std(ddof=1)) / math.sqrt(len(by_fold))
+    note = (
+        f"standard error {error:.4f} over {len(by_fold)} folds; "
+        f"thresholds {thresholds.min():.3f} to {thresholds.max():.3f}"
+    )
+    tested = sum(len(inside) for _, inside in splits)
+    return Measurement(
+        "verification", "accuracy", float(by_fold.mean()), tested, note, None, influence=influence.mean(parts)
+    )
 
 
 def _identification(hits: Integers, probes: Integers, weights: NDArray[np.integer]) -> Measurement:

@@ -124,7 +124,7 @@ def _on_list(embeddings: Embeddings, pairs: pd.DataFrame, settings: Settings) ->
     columns = (score, one, other, pairs["genuine"].to_numpy(bool))
     fold = pairs["fold"].to_numpy(int)
     measured = [
-        *listed.measure(*columns, fold, weights, settings.far_targets, settings.level),
+        *listed.measure(*columns, fold, settings.far_targets),
         *calibration.measure(*columns, fold, weights),
     ]
     card = calibration.threshold_card(
@@ -284,7 +284,7 @@ def _on_drawn(faces: _Faces, weights: NDArray[np.int64], settings: Settings) -> 
     unit = operating.EveryPair.of(faces.vectors, faces.identity).unit.astype(np.float64)
     score = np.einsum("nd,nd->n", unit[rows[0]], unit[rows[1]])
     columns = (score, faces.identity[rows[0]], faces.identity[rows[1]], pairs["genuine"], pairs["fold"])
-    found = listed.measure(*columns, weights, (), settings.level)
+    found = listed.measure(*columns, ())
     measured = [each for each in found if each.name == "accuracy"] + calibration.measure(*columns, weights)
     how = "on pairs drawn from the people"
     return [replace(each, note=f"{how}; {each.note}" if each.note else how) for each in measured]

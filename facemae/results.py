@@ -39,6 +39,7 @@ FACTS = "facts"  # key of a safetensors file's metadata, of which there is one
 EMBEDDINGS = "embeddings.parquet"
 SCORES = "scores.parquet"
 RESAMPLES = "resamples.parquet"
+INFLUENCE = "influence.parquet"
 
 PHOTO_COLUMNS = ["key", "sample_id", "person", "source", "set", "path", "offset", "length", "sha256", "bytes"]
 PAIR_COLUMNS = ["protocol", "fold", "first", "second", "genuine"]
@@ -46,6 +47,7 @@ OVERLAP_COLUMNS = ["kind", "evaluation", "other", "distance", "action"]
 SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "part", "trainable", "enrolled", "sha256"]
 EMBEDDING_COLUMNS = ["sample_id", "person", "part", "embedding"]
 SCORE_COLUMNS = ["first", "second", "genuine", "score"]
+PRIMARY, EXPLORATORY = "primary", "exploratory"  # families of verdicts
 SUMMARY_COLUMNS = [
     "run", "kind", "strategy", "mask_ratio", "seed", "dataset", "protocol", "metric", "condition", "amount",
     "value", "ci_low", "ci_high", "n", "note", "seconds", "device",
@@ -56,8 +58,8 @@ LEADERBOARD_COLUMNS = [
     "images_pretrain", "images_finetune", "joules", "device", "note",
 ]  # fmt: skip
 VERDICT_COLUMNS = [
-    "metric", "run_a", "run_b", "difference", "ci_low", "ci_high", "p_value", "p_adjusted",
-    "verdict", "detectable", "seconds_difference", "budget_note",
+    "metric", "family", "run_a", "run_b", "difference", "ci_low", "ci_high", "p_value", "p_adjusted",
+    "verdict", "detectable", "note", "seconds_difference", "budget_note",
 ]  # fmt: skip
 
 SET_LABELLED, SET_UNLABELLED, SET_TESTED = "labelled", "unlabelled", "tested"

@@ -6,10 +6,11 @@ from facemae import files, results
 from facemae.compare import COMPARED, compare
 from facemae.errors import IntegrityError
 from facemae.results import Results, read_json, read_table
-from facemae.statistics import identity_weights
+from facemae.statistics import ONE_SEED, identity_weights
 
 PEOPLE, RESAMPLES = 30, 200
 LOWER = ("eer", "age_error")
+OF_PAIRS = ("roc_auc", "eer", "accuracy")  # whose people are told by influence; of the others by resamples
 WEIGHTS = identity_weights(PEOPLE, RESAMPLES, 0)
 EASE = np.random.default_rng(0).normal(0, 0.1, PEOPLE)  # how easy each person is, for every run alike
 
@@ -25,7 +26,7 @@ def made(small, tmp_path):
         }
         experiment = small(
             seeds=list(seeds), runs=dropped | runs, baselines=list(baselines),
-            evaluate={"primary": primary, "resamples": RESAMPLES},
+            evaluate={"primary": primary, "resamples": RESAMPLES, "equivalence_years": 0.01},
         )  # fmt: skip
         for name, gain in gains.items():
             for seed in experiment.seeds_of(name):
@@ -37,8 +38,8 @@ def made(small, tmp_path):
 
 
 def write(folder, name, seed, gain, people=PEOPLE):
-    luck = np.random.default_rng([len(name), *name.encode(), seed]).normal(0, 0.002)
-    own = np.random.default_rng([*name.encode()]).normal(0, 0.01, PEOPLE)
+    luck = np.random.default_rng([len(name), *name.encode(), seed]).normal(0, 0.001)
+    own = np.random.default_rng([*name.encode()]).normal(0, 0.003, PEOPLE)
     by_person = 0.7 + EASE + own - own.mean() + gain + luck
     values = {name: by_person if name not in LOWER else 1 - by_person for name in COMPARED}
     entries = [
@@ -51,8 +52,12 @@ def write(folder, name, seed, gain, people=PEOPLE):
         evaluated=str(people), setting="outside data", images_seen={"finetune": 640}, energy_joules={},
         seconds={"finetune": 10.0 + seed} | ({} if name == "scratch" else {"pretrain": 5.0}),
     )  # fmt: skip
-    table = pd.DataFrame({key: WEIGHTS @ value / PEOPLE for key, value in values.items()})
-    results.write_table(folder / results.RESAMPLES, table, list(values))
+    of_pairs = [key for key in values if key in OF_PAIRS]
+    table = pd.DataFrame({key: WEIGHTS @ values[key] / PEOPLE for key in values if key not in of_pairs})
+    results.write_table(folder / results.RESAMPLES, table, list(table.columns))
+    moved = {key: (values[key] - values[key].mean()) / PEOPLE for key in of_pairs}
+    table = pd.DataFrame({"first": range(PEOPLE), "second": range(PEOPLE)} | moved)
+    results.write_table(folder / results.INFLUENCE, table, list(table.columns))
 
 
 def judged(experiment, root, metric="roc_auc"):
@@ -64,13 +69,13 @@ def judged(experiment, root, metric="roc_auc"):
     return {(row.run_a, row.run_b): row for row in rows.itertuples()}
 
 
-def test_a_known_difference_is_called_and_none_is_a_tie(made, tmp_path):
+def test_a_known_difference_is_called_and_none_is_equivalent(made, tmp_path):
     experiment = made({"scratch": 0.0, "random": 0.1, "block": -0.1, "grid": 0.0})
     for metric in COMPARED:
         found = judged(experiment, tmp_path, metric)
         verdicts = {pair: row.verdict for pair, row in found.items()}
         assert verdicts == {
-            ("random", "scratch"): "better", ("block", "scratch"): "worse", ("grid", "scratch"): "tie",
+            ("random", "scratch"): "better", ("block", "scratch"): "worse", ("grid", "scratch"): "equivalent",
             ("block", "random"): "worse", ("grid", "random"): "worse", ("grid", "block"): "better",
         }  # fmt: skip
         sign = -1 if metric in LOWER else 1  # an error rate that falls is an improvement
@@ -87,14 +92,18 @@ def test_every_pair_is_judged_once_and_families_are_corrected(made, tmp_path):
     experiment = made(gains, runs={name: {} for name in names}, baselines=["pixels", "random_weights"])
     found = judged(experiment, tmp_path)
     among = [pair for pair in found if set(pair) <= set(names)]
+    decisive = [pair for pair in found if found[pair].family == "primary"]
+    assert decisive == [
+        (mask, control) for control in ("scratch", "random") for mask in names[1:] if mask != control
+    ]
+    assert {row.family for pair, row in found.items() if pair not in decisive} == {"exploratory"}
     assert len(among) == 10
     assert len({frozenset(pair) for pair in found}) == len(found) == 10 + 5 * 2
     assert all(second == "scratch" for first, second in among if "scratch" in (first, second))
-    smallest = min(among, key=lambda pair: found[pair].p_value)
-    assert found[smallest].p_adjusted == pytest.approx(min(1, 10 * found[smallest].p_value))
     controls = [pair for pair in found if pair not in among]
-    smallest = min(controls, key=lambda pair: found[pair].p_value)
-    assert found[smallest].p_adjusted == pytest.approx(min(1, 10 * found[smallest].p_value))
+    for family in (decisive, [pair for pair in among if pair not in decisive], controls):
+        smallest = min(family, key=lambda pair: found[pair].p_value)
+        assert found[smallest].p_adjusted == pytest.approx(min(1, len(family) * found[smallest].p_value))
     assert {found[pair].verdict for pair in controls} == {"better"}
 
 
@@ -120,11 +129,49 @@ def test_seeds_are_paired_and_averaged(made, tmp_path):
 def test_one_seed_decides_nothing(made, tmp_path):
     experiment = made({"scratch": 0.0, "random": 0.1, "pixels": -0.2}, baselines=["pixels"], seeds=[3])
     found = judged(experiment, tmp_path)
-    assert {row.verdict for row in found.values()} == {"undecided"}
+    assert {(row.verdict, row.note) for row in found.values()} == {("undecided", ONE_SEED)}
     leaderboard = read_table(Results(tmp_path).leaderboard).set_index(["run", "metric"])
     assert leaderboard.loc[("random", "roc_auc"), "note"] == "one seed: people only"
     assert leaderboard.loc[("pixels", "roc_auc"), "note"] == ""
     assert read_json(Results(tmp_path).verdict)["headline"].startswith("No verdict: one seed")
+
+
+def test_other_metrics_than_the_primary_one_are_exploratory(made, tmp_path):
+    found = judged(made(dict.fromkeys(["scratch", "random", "block"], 0.0)), tmp_path, "rank1")
+    assert {row.family for row in found.values()} == {"exploratory"}
+
+
+def test_a_run_that_has_not_learnt_is_refused_and_does_not_count_for_the_others(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.1, "block": 0.2})
+
+    path = Results(tmp_path).stage("block", 1, "evaluate") / results.METRICS
+    content = read_json(path)
+    health = [{"learnt": True, "reason": ""}, {"learnt": False, "reason": "the loss stays at chance"}]
+    content |= {"health": health}
+    content["metrics"][0]["value"] -= 0.5  # and its seeds differ wildly
+    path.write_bytes(files.dump_json(content))
+    found = judged(experiment, tmp_path)
+    for pair in (("block", "scratch"), ("block", "random")):
+        assert found[pair].verdict == "undecided"
+        assert found[pair].note == "block has not learnt: the loss stays at chance"
+    assert found["random", "scratch"].verdict == "better"
+    assert found["random", "scratch"].detectable < 0.02
+
+
+def test_training_is_estimated_from_all_runs_together(made, tmp_path):
+    """Seeds of two runs that agree by luck make no verdict: all runs say how far seeds differ."""
+    names = ["scratch", "random", "block", "grid", "region"]
+    experiment = made(dict.fromkeys(names, 0.0))
+    for name in names:
+        for seed in range(3):
+            path = Results(tmp_path).stage(name, seed, "evaluate") / results.METRICS
+            content = read_json(path)
+            luck = 0.0 if name in ("scratch", "random") else 0.05 * (seed - 1) * (-1) ** len(name)
+            content["metrics"][0]["value"] = 0.7 + luck + 0.03 * (name == "random")
+            path.write_bytes(files.dump_json(content))
+    found = judged(experiment, tmp_path)["random", "scratch"]
+    assert found.difference == pytest.approx(0.03)
+    assert found.ci_low < 0
 
 
 @pytest.mark.parametrize("names", [["random", "block"], ["scratch"], ["scratch", "random"]])
@@ -213,7 +260,7 @@ def test_a_note_names_every_setting_but_the_mask_that_differs(made, tmp_path):
 # --- what is missing or does not fit ---
 
 
-@pytest.mark.parametrize("name", [results.METRICS, results.RESAMPLES])
+@pytest.mark.parametrize("name", [results.METRICS, results.RESAMPLES, results.INFLUENCE])
 def test_a_missing_file_is_named(made, tmp_path, name):
     experiment = made({"scratch": 0.0, "random": 0.0})
     path = Results(tmp_path).stage("random", 1, "evaluate") / name
@@ -249,7 +296,8 @@ def test_runs_with_other_resamples_are_told(made, tmp_path):
     experiment = made({"scratch": 0.0, "random": 0.0})
     for seed in range(3):
         path = Results(tmp_path).stage("random", seed, "evaluate") / results.RESAMPLES
-        results.write_table(path, read_table(path).iloc[:150], list(COMPARED))
+        table = read_table(path)
+        results.write_table(path, table.iloc[:150], list(table.columns))
     with pytest.raises(IntegrityError):
         compare(experiment, tmp_path)
 
@@ -259,6 +307,8 @@ def add_stage(folder, entries, columns, seed, people=PEOPLE):
     results.write_metrics(folder, entries, seed=seed, device="cpu", seconds={}, people=people, inputs={})
     table = pd.DataFrame({name: WEIGHTS @ np.full(PEOPLE, value) / PEOPLE for name, value in columns.items()})
     results.write_table(folder / results.RESAMPLES, table, list(columns))
+    none = pd.DataFrame({"first": [], "second": []}, dtype=int)
+    results.write_table(folder / results.INFLUENCE, none, list(none.columns))
 
 
 def test_other_stages_are_in_the_tables_under_their_conditions(small, made, tmp_path):

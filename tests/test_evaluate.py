@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facemae import metrics, results
+from facemae import files, metrics, results
 from facemae.data.pairs import table as pairs_table
 from facemae.data.sources.base import Pair
 from facemae.errors import DataError, FaceMAEError, IntegrityError, UsageError
@@ -117,7 +117,7 @@ def test_twice_is_the_same_to_the_byte(experiment, folder):
     write(folder, noise())
     for out in ("first", "second"):
         run(experiment, folder, out)
-    for name in (results.METRICS, results.SCORES, results.RESAMPLES, results.CONFIG):
+    for name in (results.METRICS, results.SCORES, results.RESAMPLES, results.INFLUENCE, results.CONFIG):
         assert (folder / "first" / name).read_bytes() == (folder / "second" / name).read_bytes()
 
 
@@ -145,13 +145,18 @@ def test_scores_are_the_cosines_of_all_pairs(experiment, folder):
     assert (scores["genuine"] == (scores["first"].astype(str) == scores["second"].astype(str))).all()
 
 
-def test_resamples_hold_every_metric_on_the_people_that_every_run_shares(experiment, folder):
+def test_one_of_two_tables_tells_every_metric_on_people_that_all_runs_share(experiment, folder):
     weights = identity_weights(PEOPLE, experiment.evaluate.resamples, experiment.split.seed)
     for seed in range(2):
         write(folder, noise(seed))
         _, found = run(experiment, folder)
         table = read_table(folder / "evaluate" / results.RESAMPLES)
-        assert set(table.columns) == {name for name, entry in found.items() if entry["value"] is not None}
+        influence = read_table(folder / "evaluate" / results.INFLUENCE)
+        assert set(table.columns) == {"rank1"}
+        measured = {name for name, entry in found.items() if entry["ci_low"] is not None}
+        assert {*table.columns, *influence.columns} == {*measured, "first", "second"}
+        assert len(influence) == PEOPLE * (PEOPLE + 1) // 2  # everyone with everyone, and alone
+        assert influence["roc_auc"].sum() == pytest.approx(0, abs=1e-9)
         people = np.repeat(np.arange(PEOPLE), FACES)
         hits, probes = metrics.rank1_hits(
             np.float32(noise(seed)), people, np.arange(len(people)) % FACES == 0
@@ -291,6 +296,34 @@ def test_faces_of_two_parts_are_never_compared(by_list):
     turned, _ = run(experiment, folder, "turned")
     for one, other in zip(plain["metrics"], turned["metrics"], strict=True):
         assert one["value"] == pytest.approx(other["value"], abs=1e-6)
+
+
+def test_two_perfect_networks_with_shifted_scores_are_perfect(by_list):
+    """A threshold and a curve belong to one network: another's scores may lie anywhere."""
+    experiment, folder, table = by_list
+    # In the second part all faces share a large common direction, so that impostors score above any pair of
+    # the first part, where genuine pairs are far apart.
+    vectors = perfect() + 0.0
+    second = (table[table["role"] == "evaluation"]["part"] == 1).to_numpy()
+    noise_of_first = np.random.default_rng(0).normal(size=vectors.shape) * np.abs(vectors).max() / 4
+    vectors = np.where(second[:, None], vectors + 20 * vectors.mean(axis=0), vectors + noise_of_first)
+    write(folder, vectors, table)
+    content, _ = run(experiment, folder)
+    scores = read_table(folder / "evaluate" / results.SCORES)
+    assert scores.loc[~scores["genuine"], "score"].max() > scores.loc[scores["genuine"], "score"].min()
+    found = by_name(content)
+    assert found["accuracy", ""]["value"] == 1
+    assert found["roc_auc", ""]["value"] == 1
+    assert found["eer", ""]["value"] == 0
+
+
+def test_the_health_of_the_training_is_handed_on(experiment, folder):
+    write(folder, noise())
+    assert run(experiment, folder)[0]["health"] == []
+    source = folder / "embed" / results.METRICS
+    health = [{"learnt": False, "reason": "it collapsed"}]
+    source.write_bytes(files.dump_json(read_json(source) | {"health": health}))
+    assert run(experiment, folder, "again")[0]["health"] == health
 
 
 def test_a_face_that_was_not_found_is_a_rejected_pair_and_is_told(by_list):

@@ -360,38 +360,38 @@ def test_shuffled_labels_give_chance():
 def test_equal_weights_are_the_point_estimate_of_every_metric(weight):
     found = measured(*faces(), weights=np.full((3, 12), weight))
     assert list(found) == ["roc_auc", "eer", "tar_at_far=0.1", "far_at_target=0.1", "accuracy", "rank1"]
-    for each in found.values():
-        assert each.samples == pytest.approx(np.full(3, each.value), abs=1e-12)
+    assert found["rank1"].samples == pytest.approx(np.full(3, found["rank1"].value), abs=1e-12)
+    assert [each.influence is None for each in found.values()] == [False, False, False, True, False, True]
 
 
 def test_evaluate_reports_what_the_single_metrics_say():
     embeddings, identity = faces(noise=1.0)
     pairs, weights, fold = metrics.all_pairs(embeddings, identity), counts(12, 6), np.arange(12) % 3
-    tar, far = metrics.tar_at_far(pairs, 0.1, weights)
+    tar, far = metrics.tar_at_far(pairs, 0.1)
     hits, probes = metrics.rank1_hits(embeddings, identity, enrolment(identity))
     inside = fold[pairs.first] == fold[pairs.second]
     impostors = int((~pairs.genuine).sum())
     expected = {
-        "roc_auc": ("verification", len(pairs), metrics.roc_auc_score(pairs, weights)),
-        "eer": ("verification", len(pairs), metrics.equal_error_rate(pairs, weights)),
+        "roc_auc": ("verification", len(pairs), metrics.roc_auc_score(pairs)),
+        "eer": ("verification", len(pairs), metrics.equal_error_rate(pairs)),
         "tar_at_far=0.1": ("verification", impostors, tar),
         "far_at_target=0.1": ("verification", impostors, far),
-        "accuracy": ("verification", int(inside.sum()), metrics.accuracy_score(pairs, fold, weights)),
-        "rank1": ("identification", 36, metrics.rank1_score(hits, probes, weights)),
+        "accuracy": ("verification", int(inside.sum()), metrics.accuracy_score(pairs, fold)),
+        "rank1": ("identification", 36, metrics.rank1_score(hits, probes)),
     }
     found = measured(embeddings, identity, weights)
     assert found.keys() == expected.keys()
-    for name, (protocol, n, samples) in expected.items():
+    for name, (protocol, n, value) in expected.items():
         assert (found[name].protocol, found[name].n) == (protocol, n)
-        assert np.array_equal(found[name].samples, samples)
+        assert found[name].value == value[0]
+    assert np.array_equal(found["rank1"].samples, metrics.rank1_score(hits, probes, weights))
 
 
 def test_evaluate_refuses_a_rate_that_the_data_cannot_show():
     found = measured(*faces(), far_targets=(0.1, 0.001))
     for name in ("tar_at_far=0.001", "far_at_target=0.001"):
         refused = found[name]
-        assert refused.value is None
-        assert refused.samples is None
+        assert (refused.value, refused.samples, refused.influence) == (None, None, None)
         assert refused.n == 1056
         assert refused.note == "needs 30000 impostor pairs, this evaluation has 1056"
     assert found["tar_at_far=0.1"].value is not None

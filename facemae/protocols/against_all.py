@@ -385,9 +385,8 @@ def _rates(scores: Scores, threshold: float, side: Literal["left", "right"]) -> 
 
 def _exact(comparisons: metrics.Comparisons, weights: Floats | None, far_targets: Sequence[float]) -> Floats:
     """Return ROC AUC, EER, and TAR and FAR of each target, `(2 + 2 targets, R)`, by `metrics`."""
-    rows = np.ones((1, int(comparisons.second.max()) + 1)) if weights is None else weights
-    measured = metrics.verification(comparisons, rows.astype(np.int64), far_targets)
-    return np.stack([each.samples for each in measured if each.samples is not None])
+    rows = None if weights is None else weights.astype(np.int64)
+    return np.stack(metrics.rates(comparisons, rows, far_targets))
 
 
 def _point(scores: Scores, far_targets: Sequence[float]) -> Floats:

@@ -2,26 +2,22 @@
 
 Of ten folds nine choose a threshold and the tenth is tested with it, in turn (LFW's View 2; Huang et al.,
 2007). The fold is the pair's own: a list says which pairs belong together. Evaluation is exact, N pairs of
-P people in K folds and R resamples of the people.
+P people in K folds.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from facemae import metrics
-from facemae.metrics import Booleans, Comparisons, Floats, Integers, Measurement
-from facemae.statistics import percentile_interval
+from facemae.metrics import Booleans, Comparisons, Integers, Measurement
 
 FOLDS = 5  # that a list in one fold, such as LFW's View 1, is cut into
-
-Weights = NDArray[np.integer]
 
 
 def measure(
@@ -30,9 +26,7 @@ def measure(
     second: ArrayLike,
     genuine: ArrayLike,
     fold: ArrayLike,
-    weights: Weights,
     far_targets: Sequence[float],
-    level: float,
 ) -> list[Measurement]:
     """Measure accuracy, ROC AUC, EER and TAR at FAR on a list of pairs.
 
@@ -46,9 +40,7 @@ def measure(
         first, second: (N,) whose photos the two are, people counted from 0.
         genuine: (N,) whether the list says that both show one person.
         fold: (N,) the fold of each pair; a list in one fold is cut into five.
-        weights: (R, P) resamples of the people.
         far_targets: False accept rates to report the true accept rate at, as far as the pairs support them.
-        level: Of the intervals; where too few resamples have a value for one, the samples are left out.
 
     Raises:
         ValueError: there is no genuine or no impostor pair, or the arguments do not belong together.
@@ -57,9 +49,9 @@ def measure(
     folds = np.asarray(fold)
     if folds.shape != pairs.score.shape:
         raise ValueError(f"fold must name the fold of {len(pairs)} pairs, got shape {folds.shape}")
-    measured = [*metrics.verification(pairs, weights, far_targets), _accuracy(pairs, folds, weights)]
+    measured = [*metrics.verification(pairs, far_targets), _accuracy(pairs, folds)]
     missing = _missing_note(pairs)
-    return [_with_interval(_noted(each, missing), level) for each in measured]
+    return [_noted(each, missing) for each in measured]
 
 
 def comparisons(score: ArrayLike, first: ArrayLike, second: ArrayLike, genuine: ArrayLike) -> Comparisons:
@@ -117,29 +109,15 @@ def pair_folds(fold: ArrayLike, genuine: Booleans) -> Integers:
     return cut
 
 
-def _accuracy(pairs: Comparisons, fold: Integers, weights: Weights) -> Measurement:
+def _accuracy(pairs: Comparisons, fold: Integers) -> Measurement:
     """Measure the accuracy, or refuse it with the reason."""
-    refused = Measurement("verification", "accuracy", None, len(pairs), "", None)
     try:
         folds = pair_folds(fold, pairs.genuine)
         splits = metrics.split_by_pair(pairs, folds)
     except ValueError as error:
-        return replace(refused, note=str(error))
-    thresholds = metrics.best_thresholds(splits)
-    by_fold = metrics.balanced_accuracies(splits, thresholds)[0]
-    samples = metrics.balanced_accuracies(splits, metrics.best_thresholds(splits, weights), weights)
+        return Measurement("verification", "accuracy", None, len(pairs), str(error), None)
     people = pd.DataFrame({"first": pairs.first, "second": pairs.second, "fold": folds})
-    note = "; ".join(part for part in (_fold_note(by_fold, thresholds[0]), check_people(people)) if part)
-    value = float(by_fold.mean())
-    return replace(refused, value=value, note=note, samples=metrics.mean_of_folds(samples))
-
-
-def _fold_note(by_fold: Floats, thresholds: Floats) -> str:
-    error = float(by_fold.std(ddof=1)) / math.sqrt(len(by_fold))
-    return (
-        f"standard error {error:.4f} over {len(by_fold)} folds; "
-        f"thresholds {thresholds.min():.3f} to {thresholds.max():.3f}"
-    )
+    return _noted(metrics.fold_accuracy(splits), check_people(people))
 
 
 def _missing_note(pairs: Comparisons) -> str:
@@ -149,14 +127,3 @@ def _missing_note(pairs: Comparisons) -> str:
 
 def _noted(measured: Measurement, note: str) -> Measurement:
     return replace(measured, note="; ".join(part for part in (measured.note, note) if part))
-
-
-def _with_interval(measured: Measurement, level: float) -> Measurement:
-    """Leave out samples that are too few for an interval, and say so."""
-    if measured.samples is None:
-        return measured
-    try:
-        percentile_interval(measured.samples, level)
-    except ValueError as error:
-        return _noted(replace(measured, samples=None), f"no interval: {error}")
-    return measured

@@ -35,7 +35,7 @@ from facemae.occlusion import occlude
 from facemae.protocols.operating import ListedPairs, rates
 from facemae.randomness import Noise, seed_of
 from facemae.reconstruction import fill_in
-from facemae.statistics import Estimate, combine, difference, identity_weights
+from facemae.statistics import Estimate, Resampled, estimate, identity_weights
 
 Pixels = NDArray[np.uint8]
 Booleans = NDArray[np.bool_]
@@ -357,9 +357,9 @@ def _row(own: _Scored | str, none: _Scored | str, people: int) -> dict[str, floa
             row |= dict.fromkeys(_names(name) + _names(f"{name}_gain"), np.nan)
             continue
         (value, samples), (base, base_samples) = getattr(own, name), getattr(none, name)
-        gain = difference([value], [samples], [base], [base_samples], people, LEVEL).estimate
-        row |= _columns(name, combine([value], [samples], people, LEVEL), inside=True)
-        row |= _columns(f"{name}_gain", gain)
+        ours, theirs = (Resampled(each[None], people) for each in (samples, base_samples))
+        row |= _columns(name, estimate([value], ours, level=LEVEL), inside=True)
+        row |= _columns(f"{name}_gain", estimate([value - base], ours - theirs, level=LEVEL))
     return row
 
 

@@ -52,6 +52,7 @@ rule evaluate:
         f"{STAGE}/evaluate/metrics.json",
         f"{STAGE}/evaluate/scores.parquet",
         f"{STAGE}/evaluate/resamples.parquet",
+        f"{STAGE}/evaluate/influence.parquet",
         f"{STAGE}/evaluate/config.json",
     log:
         "logs/{run}/{seed}/evaluate.log",
@@ -92,6 +93,7 @@ rule robustness:
     output:
         f"{STAGE}/robustness/metrics.json",
         f"{STAGE}/robustness/resamples.parquet",
+        f"{STAGE}/robustness/influence.parquet",
         f"{STAGE}/robustness/config.json",
     log:
         "logs/{run}/{seed}/robustness.log",
@@ -132,6 +134,7 @@ rule attributes:
     output:
         f"{STAGE}/attributes/metrics.json",
         f"{STAGE}/attributes/resamples.parquet",
+        f"{STAGE}/attributes/influence.parquet",
         f"{STAGE}/attributes/predictions.parquet",
         f"{STAGE}/attributes/config.json",
     log:
@@ -176,6 +179,7 @@ rule label_curve:
     output:
         f"{STAGE}/labels/{{subset}}/metrics.json",
         f"{STAGE}/labels/{{subset}}/resamples.parquet",
+        f"{STAGE}/labels/{{subset}}/influence.parquet",
         f"{STAGE}/labels/{{subset}}/config.json",
     log:
         "logs/{run}/{seed}/labels-{subset}.log",
@@ -220,6 +224,7 @@ rule compare:
     input:
         metrics=measured("metrics.json"),
         resamples=measured("resamples.parquet"),
+        influence=measured("influence.parquet"),
     output:
         RESULTS.summary,
         RESULTS.leaderboard,
