@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from stages import make_folder
 
-from benchmarks import gallery, protocols, strategies
+from benchmarks import gallery, protocols, strategies, trial
 from benchmarks.turns import Baton, Contestant, Order, Turn
+from facemae.errors import UsageError
 
 
 class Line:
@@ -217,3 +219,20 @@ def test_the_gallery_that_is_measured_finds_the_nearest_people(tmp_path):
     query = gallery.embeddings(1, 16, seed=1)[0]
     best = (vectors @ query).reshape(20, 3).max(axis=1)
     assert search(query) == np.argsort(-best)[: gallery.TOP].tolist()
+
+
+def test_a_trial_is_judged_on_training_people_that_it_did_not_learn_from(tmp_path):
+    folder = make_folder(tmp_path / "data", 32, people=24, shots=2)
+    settings = tmp_path / "small.yaml"
+    settings.write_text(
+        "data: {image_size: 32}\n"
+        "defaults:\n"
+        "  model: {patch_size: 8, width: 16, depth: 1, heads: 2, embedding: 8}\n"
+        "  finetune: {steps: 3, batch_size: 4}\n"
+    )
+    found = trial.measure([settings], folder.root, "scratch", 0, None, ["steps=2", "margin=0.1"])
+    assert (found["steps"], found["margin"], found["learnt"]) == (2, 0.1, False)
+    assert 0 <= found["held_out_loss"] <= 1
+    assert found["faces_per_second"] > 0
+    with pytest.raises(UsageError, match="write key=value"):
+        trial.measure([settings], folder.root, "scratch", 0, None, ["steps"])
