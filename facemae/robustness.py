@@ -417,24 +417,23 @@ class Thresholds:
 def summarise(
     family: Family, unchanged: Measurement, conditions: list[list[Measurement]], level: float
 ) -> list[Measurement]:
-    """Return the mean accuracy over all amounts, and which share of the accuracy above chance it has lost.
+    """Return the mean accuracy over kinds and amounts, and which share of the accuracy above chance is lost.
 
-    The mean is the area under the curve of accuracy, averaged over the kinds, from 0 to the largest amount,
-    divided by that amount. The loss is refused where the interval of the unchanged accuracy comes within
+    Unchanged photos are no condition: they would say of a run that recognises these better that it bears
+    changes better. The loss is refused where the interval of the unchanged accuracy comes within
     `LEAST_ABOVE_CHANCE` of chance: a share of next to nothing is noise.
 
     Args:
         family: What was changed.
         unchanged: The accuracy without any change.
-        conditions: That of each amount, in rising order, and kind.
+        conditions: That of each amount and kind.
         level: Of the interval.
     """
     clean = _whole(unchanged)
-    curve = [clean, *(np.mean([_whole(each) for each in row], axis=0) for row in conditions)]
-    amounts = [0.0, *family.amounts]
-    area = np.trapezoid(np.stack(curve), amounts, axis=0) / amounts[-1]
+    changed = np.mean([_whole(each) for row in conditions for each in row], axis=0)
     pairs, protocol = unchanged.n, family.protocol
-    mean = Measurement(protocol, f"{family.short}_accuracy", float(area[-1]), pairs, "", area[:-1])
+    note = f"mean of {sum(map(len, conditions))} conditions"
+    mean = Measurement(protocol, f"{family.short}_accuracy", float(changed[-1]), pairs, note, changed[:-1])
     name = f"{family.short}_drop"
     low = _lower_end(clean[:-1], level)
     if low <= CHANCE + LEAST_ABOVE_CHANCE:
@@ -444,7 +443,7 @@ def summarise(
         )
         return [mean, Measurement(protocol, name, None, pairs, note, None)]
     above = np.where(clean > CHANCE, clean - CHANCE, np.nan)
-    drop = 1 - (area - CHANCE) / above
+    drop = 1 - (changed - CHANCE) / above
     return [mean, Measurement(protocol, name, float(drop[-1]), pairs, "", drop[:-1])]
 
 

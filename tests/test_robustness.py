@@ -362,14 +362,20 @@ def family(amounts):
     return robustness.Family("occlusion", "occlusion", ["a", "b"], amounts, None)
 
 
-def test_the_area_under_the_curve_by_hand():
+def test_the_mean_over_conditions_by_hand():
     rows = [[measurement(0.8), measurement(0.6)], [measurement(0.6), measurement(0.5)]]
     mean, drop = robustness.summarise(family([0.1, 0.5]), measurement(0.9), rows, 0.95)
-    # 0.9 to 0.7 over 0.1 and 0.7 to 0.55 over 0.4, divided by 0.5
-    expected = (0.8 * 0.1 + 0.625 * 0.4) / 0.5
+    expected = (0.8 + 0.6 + 0.6 + 0.5) / 4
     assert (mean.name, mean.value) == ("occlusion_accuracy", pytest.approx(expected))
     assert (drop.name, drop.value) == ("occlusion_drop", pytest.approx(1 - (expected - 0.5) / 0.4))
     np.testing.assert_allclose(mean.samples, expected)
+    assert mean.note == "mean of 4 conditions"
+
+
+def test_unchanged_faces_have_no_part_in_the_mean():
+    rows = [[measurement(0.7), measurement(0.6)]]
+    means = [robustness.summarise(family([0.5]), measurement(clean), rows, 0.95)[0] for clean in (0.7, 0.95)]
+    assert means[0].value == means[1].value == pytest.approx(0.65)
 
 
 def test_what_keeps_its_accuracy_drops_by_nothing_and_chance_is_all():
