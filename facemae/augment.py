@@ -163,8 +163,12 @@ def self_supervised_view(faces: Tensor, views: config.Views, noise: Noise) -> Te
     changes of hue and without blur: faces are small, and their colour says little.
     """
     images = apply_crops(faces, random_crops(noise, views.crop_least))
-    images = _random_light(images, views.brightness, noise)
-    return _random_grey(images, views.grey, noise)
+    return random_colour(images, views.brightness, views.grey, noise)
+
+
+def random_colour(images: Tensor, brightness: float, grey: float, noise: Noise) -> Tensor:
+    """Light each image (B, 3, H, H) at random, and take the colour from a share of them."""
+    return _random_grey(_random_light(images, brightness, noise), grey, noise)
 
 
 def _random_grey(images: Tensor, share: float, noise: Noise) -> Tensor:

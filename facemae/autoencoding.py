@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from facemae import config
-from facemae.augment import apply_crops, random_crops
+from facemae.augment import apply_crops, random_colour, random_crops
 from facemae.crops import Crops
 from facemae.data.feed import Feed
 from facemae.device import Compute
@@ -103,7 +103,11 @@ class Autoencoding:
     def _images(self, step: int, part: slice) -> tuple[Tensor, Crops]:
         faces = self.feed.batch(step, part)
         crops = random_crops(self._noise(part, "crop", step), self.settings.crop_least)
-        return apply_crops(faces, crops), crops
+        images = apply_crops(faces, crops)
+        if self.settings.brightness or self.settings.grey:
+            noise = self._noise(part, "colour", step)
+            images = random_colour(images, self.settings.brightness, self.settings.grey, noise)
+        return images, crops
 
     def _noise(self, part: slice, purpose: str, step: int) -> Noise:
         places = range(part.start, part.stop)

@@ -439,11 +439,32 @@ def _budget_note(a: Scored, b: Scored) -> str:
     """Return which settings besides the mask differ, so that no comparison looks fairer than it is."""
     if a.run is None or b.run is None:
         return "the control trains nothing"
-    differing = sorted(_differing(a.run.shaping(), b.run.shaping(), ""))
+    differing = sorted(_differing(_shaping(a.run), _shaping(b.run), ""))
     # Another mask has other parameters; those of the same mask are worth telling.
     masks = ("pretrain.mask", *([] if a.run.strategy == b.run.strategy else ["pretrain.masks."]))
     differing = [key for key in differing if key != masks[0] and not key.startswith(masks[1:])]
-    return f"differ in {', '.join(differing)}" if differing else ""
+    told = [f"differ in {', '.join(differing)}"] if differing else []
+    return "; ".join([*told, *_spent(a, b)])
+
+
+def _shaping(run: config.Run) -> dict[str, Any]:
+    """Return a run's settings, augmentation under one name whatever the method."""
+    settings = run.shaping()
+    return (
+        settings | {"pretrain": settings["pretrain"] | run.pretrain.augmentation}
+        if run.pretrain
+        else settings
+    )
+
+
+def _spent(a: Scored, b: Scored) -> list[str]:
+    """Return how the images and seconds of two pretrainings compare, where the images (views) differ."""
+    images = [each.total("images_seen", "pretrain") for each in (a, b)]
+    seconds = [each.seconds("pretrain") for each in (a, b)]
+    if not all(value > 0 for value in (*images, *seconds)) or images[0] == images[1]:
+        return []
+    ratios = images[0] / images[1], seconds[0] / seconds[1]
+    return ["{:.2g} times the images in {:.2g} times the seconds of pretraining".format(*ratios)]
 
 
 def _differing(a: Any, b: Any, path: str) -> list[str]:

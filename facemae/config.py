@@ -228,6 +228,10 @@ class Pretrain(Training):
     """File of weights to start the encoder from; null: random ones."""
     crop_least: Annotated[float, Field(gt=0, le=1)]
     """Least share of the area that a random crop keeps; 1: no crops, faces are mirrored only."""
+    brightness: Share
+    """Largest relative change of brightness and of contrast; 0: none."""
+    grey: Share
+    """Share of the faces without colour."""
     decoder: Literal["transformer", "cross", "deconv", "mlp"]
     decoder_width: Annotated[int, Field(ge=4, multiple_of=4)]
     decoder_depth: Positive
@@ -269,6 +273,12 @@ class Pretrain(Training):
         """Return how a rival's views are made; settings without them are refused for it."""
         assert self.views is not None
         return self.views
+
+    @property
+    def augmentation(self) -> dict[str, float]:
+        """Return how faces are changed before they are learnt from, a rival's views among them."""
+        changed = self if self.method == "mae" else self.compared_views
+        return {name: getattr(changed, name) for name in ("crop_least", "brightness", "grey")}
 
     @property
     def mask_parameters(self) -> dict[str, Any]:
@@ -356,6 +366,7 @@ class Finetune(Training):
 _OF_A_MASK = (
     "mask", "mask_ratio", "masks", "decoder", "decoder_width", "decoder_depth", "decoder_heads",
     "predict_ratio", "loss", "loss_on", "normalise_target", "perceptual", "teacher_decay", "crop_least",
+    "brightness", "grey",
 )  # fmt: skip
 
 

@@ -257,6 +257,19 @@ def test_without_crops_a_face_is_whole_or_mirrored(make, faces):
     assert crops.boxes.shape == (BATCH, 4)
 
 
+def test_faces_are_lit_and_grey_as_a_rivals_are(make, faces):
+    plain = make()._images(0, slice(0, BATCH))[0]
+    grey = make(grey=1.0)._images(0, slice(0, BATCH))[0]
+    assert torch.equal(grey, grey[:, :1].expand_as(grey))
+    weights = torch.tensor([0.299, 0.587, 0.114])[None, :, None, None]
+    torch.testing.assert_close(grey[:, 0], (plain * weights).sum(dim=1))
+    lit = make(brightness=0.4)._images(0, slice(0, BATCH))[0]
+    assert not torch.equal(lit, plain)
+    assert (lit - plain).abs().max() <= 0.4 * 2 + 0.4 * 2  # brightness, and contrast of a range of 2
+    halves = [make(brightness=0.4)._images(0, part)[0] for part in (slice(0, 1), slice(1, BATCH))]
+    assert torch.equal(torch.cat(halves), lit)
+
+
 def test_regions_move_with_the_crop(make):
     made = make(mask="parts_first", mask_ratio=0.25)
     images = to_input(made.feed.batch(0))

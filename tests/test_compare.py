@@ -47,10 +47,13 @@ def write(folder, name, seed, gain, people=PEOPLE):
         for key, value in values.items()
     ]
     entries.append(results.metric("tar_at_far=0.001", None, n=9, note="needs more pairs"))
+    views = 2 if name == "views" else 1
+    images = {} if name == "scratch" else {"pretrain": 320 * views}
+    seconds = {} if name == "scratch" else {"pretrain": 5.0 * views**2}
     results.write_metrics(
         folder, entries, seed=seed, device="cpu, float32", people=people, dataset="orl",
-        evaluated=str(people), setting="outside data", images_seen={"finetune": 640}, energy_joules={},
-        seconds={"finetune": 10.0 + seed} | ({} if name == "scratch" else {"pretrain": 5.0}),
+        evaluated=str(people), setting="outside data", images_seen={"finetune": 640} | images,
+        energy_joules={}, seconds={"finetune": 10.0 + seed} | seconds,
     )  # fmt: skip
     of_pairs = [key for key in values if key in OF_PAIRS]
     table = pd.DataFrame({key: WEIGHTS @ values[key] / PEOPLE for key in values if key not in of_pairs})
@@ -255,6 +258,25 @@ def test_a_note_names_every_setting_but_the_mask_that_differs(made, tmp_path):
     assert notes["long", "random"] == "differ in finetune.scale, model.depth, pretrain.steps"
     assert notes["random", "scratch"] == "differ in finetune.layer_decay, pretrain"
     assert notes["half", "pixels"] == "the control trains nothing"
+
+
+def test_a_note_tells_what_a_rival_saw_and_took(made, tmp_path):
+    same = {"crop_least": 0.4, "brightness": 0.4, "grey": 0.2}
+    runs = {
+        "scratch": {"pretrain": None},
+        "random": {"pretrain": same},
+        "plain": {},
+        "views": {"pretrain": {"method": "simclr", "views": same}},
+    }
+    experiment = made(dict.fromkeys(runs, 0.0), runs=runs)
+    notes = {pair: row.budget_note for pair, row in judged(experiment, tmp_path).items()}
+    spent = "2 times the images in 4 times the seconds of pretraining"
+    assert notes["views", "random"] == f"differ in pretrain.method, pretrain.views; {spent}"
+    assert notes["views", "plain"] == (
+        "differ in pretrain.brightness, pretrain.crop_least, pretrain.grey, pretrain.method, pretrain.views; "
+        + spent
+    )
+    assert notes["plain", "random"] == "differ in pretrain.brightness, pretrain.crop_least, pretrain.grey"
 
 
 # --- what is missing or does not fit ---
