@@ -121,13 +121,12 @@ def against_all(
         scores = _score(faces)
         point = _point(scores, allowed)
         samples = None if rows is None else _resampled(faces, scores, rows, point, allowed)
-    note = _people_note(faces.images)
     names = ["roc_auc", "eer", *(name for far in allowed for name in _names(far))]
     sizes = [genuine + impostors] * 2 + [impostors] * (2 * len(allowed))
     refused = [(name, note) for far, note in refusals.items() if note for name in _names(far)]
     return [
         *(
-            Measurement(PROTOCOL, name, float(value), n, note, row, CONDITION)
+            Measurement(PROTOCOL, name, float(value), n, _people_note(faces.images), row, CONDITION)
             for name, value, n, row in zip(names, point, sizes, _rows(samples, len(names)), strict=True)
         ),
         *(Measurement(PROTOCOL, name, None, impostors, note, None, CONDITION) for name, note in refused),

@@ -63,8 +63,8 @@ def measure(
 
     Returns:
         `fmr` and `fnmr` under the condition of each group, `fdr`, `fmr_ratio` and `fnmr_ratio`; nothing where
-        no group is known. `fdr` and `fnmr_ratio` are refused where the FNMR of everyone is above 0.5: nobody
-        would use such a threshold, and groups that are rejected alike are not treated fairly by it.
+        no group is known. `fdr` and `fnmr_ratio` are refused where the FNMR of everyone is above 0.5: groups
+        that are all rejected are rejected alike.
 
     Raises:
         ValueError: an embedding is zero or not finite, or the arguments do not belong together.
