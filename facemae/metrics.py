@@ -349,13 +349,15 @@ def evaluate(
 
 
 def verification(comparisons: Comparisons, far_targets: Sequence[float]) -> list[Measurement]:
-    """Measure what needs no folds.
+    """Measure what needs no folds, on pairs that weigh alike.
 
     The false accept rate that a target achieves is what the threshold was chosen for, and has no interval.
 
     Raises:
-        ValueError: there is no genuine or no impostor pair.
+        ValueError: there is no genuine or no impostor pair, or the pairs have weights.
     """
+    if comparisons.weight is not None:
+        raise ValueError("the influence of pairs is that of pairs that weigh alike")
     values = rates(comparisons, None, [far for far in far_targets if not _far_refusal(comparisons, far)])
     score, genuine = comparisons.score, comparisons.genuine
     measured = [

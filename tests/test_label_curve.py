@@ -61,8 +61,10 @@ def test_every_number_of_labels_has_an_accuracy_and_says_what_it_saw(task):
     assert found["", None]["name"] == "labels_accuracy"
     assert found["", None]["value"] == pytest.approx(np.mean(values))
     assert content["people"] == PEOPLE - trained
-    samples = read_table(task.out / results.RESAMPLES)
-    assert set(samples) == {
+    influence = read_table(task.out / results.INFLUENCE)
+    assert set(influence) == {
+        "first",
+        "second",
         "accuracy@share=1",
         "accuracy@share=0.5",
         "accuracy@per_person=1",

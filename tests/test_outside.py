@@ -57,17 +57,15 @@ def test_a_list_is_measured_by_its_cosines_and_its_people():
         for a, b in zip(pairs["first"], pairs["second"], strict=True)
     ]
     people = [[int(name[1:3]) for name in pairs[side]] for side in ("first", "second")]
-    weights = outside.identity_weights(12, 100, outside.SEED)
-    expected = outside.listed.measure(
-        np.array(cosine), *map(np.array, people), pairs["genuine"], pairs["fold"], weights, (0.1,), 0.95
-    )
+    columns = (np.array(cosine), *map(np.array, people), pairs["genuine"], pairs["fold"])
+    expected = outside.listed.measure(*columns, (0.1,))
     for each in expected:
         found = named(report)[each.name]
         assert (found.value, found.note) == (
             pytest.approx(each.value) if each.value else each.value,
             each.note,
         )
-    np.testing.assert_allclose(named(report)["accuracy"].samples, expected[-1].samples)
+    pd.testing.assert_series_equal(named(report)["accuracy"].influence, expected[-1].influence)
     assert {"brier", "ece"} <= set(named(report))
     assert (report.people, report.photos, report.notes) == (12, 48, [])
     assert len(report.card) == 6
@@ -92,7 +90,7 @@ def test_people_who_are_not_named_are_photos_and_it_is_said():
     unnamed = Embeddings("E", whole.sample_ids, whole.vectors, [None] * 48)
     report = outside.evaluate(unnamed, pairs_of(), QUICK)
     assert (report.people, report.photos) == (0, 48)
-    assert named(report)["accuracy"].samples.std() > 0
+    assert named(report)["accuracy"].influence.abs().sum() > 0
     assert report.notes == [
         "48 of 48 photos name nobody: the resamples behind the intervals draw photos in the place of people."
     ]
