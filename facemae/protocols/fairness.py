@@ -51,8 +51,7 @@ def measure(
     The threshold keeps to `fmr_target` over all impostor pairs of all people, those of no known group
     included; where that would leave fewer than two groups to compare, to the first of 0.01 and 0.1 that does
     not. It stays the same in every resample. A group's FNMR is the mean over its people with two faces or
-    more. A group is refused below 30 such people, or below the impostor pairs that the target needs
-    (`metrics.impostors_needed`).
+    more; it is refused below 30 of them, or below the impostor pairs that `metrics.impostors_needed` tells.
 
     Args:
         embeddings: (N, D).
