@@ -65,6 +65,12 @@ WEIGHTED = (
 )  # tasks whose classes count alike in the loss: CK+ shows surprise 5 times per contempt
 GROUPING = ("gender", "race")
 SCORES = ("accuracy", "balanced", "f1")
+HEADS = {  # what is trained, by mode and whether there is a pretrained encoder
+    ("probe", True): "heads on the frozen pretrained encoder",
+    ("probe", False): "heads on an untrained encoder",
+    ("full", True): "pretrained encoder and heads trained",
+    ("full", False): "encoder and heads trained from scratch",
+}
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -136,7 +142,9 @@ def attributes(task: Task, pretrained: Path | None) -> None:
             predicted, taken = _Stage(task, labelled, faces, encoder, compute, job).predict()
             seconds += taken
             tables.append(predictions(labelled, predicted))
-            measured += measure(labelled, predicted, _note(task, labelled), *_resampling(task))
+            measured += measure(
+                labelled, predicted, _note(task, labelled, pretrained is not None), *_resampling(task)
+            )
         _write(task, pretrained, tested, measured, tables, str(compute), seconds)
         checkpoint.remove(job.state)
 
@@ -744,9 +752,9 @@ def predictions(labelled: Labelled, predicted: Mapping[str, Floats]) -> pd.DataF
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-def _note(task: Task, labelled: Labelled) -> str:
+def _note(task: Task, labelled: Labelled, pretrained: bool) -> str:
     settings = task.experiment.attributes
-    heads = "heads on the frozen encoder" if settings.mode == "probe" else "encoder and heads trained"
+    heads = HEADS[settings.mode, pretrained]
     rows = results.read_table(task.data.split, ["sample_id", "role"])
     unlabelled = set(rows.loc[rows["role"] == results.ROLE_UNLABELLED, "sample_id"])
     seen = task.run.pretrain is not None and not unlabelled.isdisjoint(labelled.rows["sample_id"])

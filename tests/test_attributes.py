@@ -108,11 +108,23 @@ def test_what_can_be_read_off_a_picture_is_found(make_task, store_folder):
     assert found["age_error"]["value"] < 10  # years; always the median gives about 15
     assert found["gender_accuracy"]["n"] == PEOPLE * SHOTS
     assert {each["protocol"] for each in found.values()} == {"attributes"}
-    assert "4 folds of 40 subjects, heads on the frozen encoder" in found["gender_f1"]["note"]
+    assert "4 folds of 40 subjects, heads on an untrained encoder;" in found["gender_f1"]["note"]
     assert "would give 0.500" in found["gender_balanced"]["note"]
-    names = {results.METRICS, results.CONFIG, results.RESAMPLES, PREDICTIONS}
+    names = {results.METRICS, results.CONFIG, results.RESAMPLES, results.INFLUENCE, PREDICTIONS}
     assert {path.name for path in task.out.iterdir()} == names
     assert not task.out.with_name(".attributes").exists()
+
+
+@pytest.mark.parametrize(("mode", "pretrained", "told"), [
+    ("probe", True, "heads on the frozen pretrained encoder"),
+    ("probe", False, "heads on an untrained encoder"),
+    ("full", True, "pretrained encoder and heads trained"),
+    ("full", False, "encoder and heads trained from scratch"),
+])  # fmt: skip
+def test_a_note_says_what_was_trained_and_from_what(make_task, store_folder, mode, pretrained, told):
+    task = make_task(store_folder, mode=mode)
+    labelled = module.read_labelled(task, "made", ["gender"])
+    assert module._note(task, labelled, pretrained) == f"4 folds of 40 subjects, {told}"
 
 
 def test_the_numbers_follow_from_the_predictions(make_task, store_folder):
@@ -153,7 +165,7 @@ def test_the_encoder_can_be_trained_along(make_task, store_folder):
     attributes(task, None)
     found = found_in(task.out)
     assert found["gender_accuracy"]["value"] > 0.9
-    assert "encoder and heads trained" in found["race_f1"]["note"]
+    assert "encoder and heads trained from scratch" in found["race_f1"]["note"]
 
 
 @pytest.mark.parametrize("mode", ["probe", "full"])
