@@ -1,7 +1,9 @@
 """How accuracy grows with the number of labels: a run fine-tuned anew on random subsets of them.
 
-Every run meets the same subsets. Where the evaluation people are in several parts, the curve is that of the
-first part's, to save time.
+Every run meets the same subsets. Equal at every number of labels are steps, batch, rates and schedule, and so
+the faces that are seen, not the epochs: of fewer faces each is seen more often, so that no number of labels
+ends less trained than all of them. A note says how often, and whether a training has not learnt (health.py).
+Where the evaluation people are in several parts, the curve is that of the first part's, to save time.
 """
 
 from __future__ import annotations
@@ -97,10 +99,15 @@ def _accuracy(task: Task, finetuned: Path) -> Measurement:
 
 
 def _named(measured: Measurement, point: Point, task: Task, finetuned: Path) -> Measurement:
-    labels = results.read_json(finetuned / results.METRICS)["labels"][PART]
-    told = f"{labels['faces']} faces of {labels['people']} people"
+    trained = results.read_json(finetuned / results.METRICS)
+    labels, seen = trained["labels"][PART], trained["images_seen"]["finetune"] / len(trained["labels"])
+    told = (
+        f"{labels['faces']} faces of {labels['people']} people, each seen {seen / labels['faces']:.0f} times"
+    )
     parts = f"part 1 of {task.rotations} only" if task.rotations > 1 else ""
-    note = "; ".join(part for part in (told, parts) if part)
+    reasons = [each["reason"] for each in trained.get("health", [])[PART : PART + 1] if not each["learnt"]]
+    doubt = f"has not learnt: {reasons[0]}" if reasons else ""
+    note = "; ".join(part for part in (told, parts, doubt) if part)
     return replace(measured, protocol="labels", condition=point.condition, amount=point.amount, note=note)
 
 
