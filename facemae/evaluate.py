@@ -277,7 +277,8 @@ def _measure(
             faces.vectors, faces.identity, fold, enrolled, faces.weights, settings.far_targets
         )
         pairs = metrics.all_pairs(faces.vectors, faces.identity)
-        return measured, _scores(faces.people, pairs.first, pairs.second, pairs.genuine, pairs.score)
+        scores = _scores(faces.people, pairs.first, pairs.second, pairs.genuine, pairs.score)
+        return measured, scores.assign(part=0)
     return _by_list(experiment, faces, data)
 
 
@@ -291,7 +292,7 @@ def _by_list(
     measured = _on_list(pairs, faces, settings)
     measured += _mean_over_parts(parts, lambda part: _of_part(part, settings))
     columns = [pairs[name].to_numpy() for name in ("one", "other", "genuine", "score")]
-    return measured, _scores(np.append(faces.people, ""), *columns)
+    return measured, _scores(np.append(faces.people, ""), *columns).assign(part=pairs["part"].to_numpy(int))
 
 
 def _on_list(pairs: pd.DataFrame, faces: Faces, settings: config.Evaluate) -> list[Measurement]:

@@ -219,19 +219,26 @@ def roc_curves(paths: Results) -> pd.DataFrame:
     for name in [*run_names(setup), *setup.baselines]:
         for seed in setup.seeds_of(name):
             file = paths.stage(name, seed, "evaluate") / results.SCORES
-            curves.append(_roc(results.read_table(file, ["genuine", "score"])).assign(run=name, seed=seed))
+            scores = results.read_table(file, ["genuine", "score", "part"])
+            curves.append(_roc(scores).assign(run=name, seed=seed))
     return pd.concat(curves, ignore_index=True)
 
 
 def _roc(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean curve over the parts: two networks' scores have no threshold in common."""
+    parts = [part for _, part in scores.groupby("part")]
+    impostors = min(int((~part["genuine"]).sum()) for part in parts)
+    far = np.geomspace(1 / impostors, 1.0, ROC_POINTS)
+    tar = np.mean([_true_accepts(part, far) for part in parts], axis=0)
+    return pd.DataFrame({"far": far, "tar": tar, "impostors": impostors})
+
+
+def _true_accepts(scores: pd.DataFrame, far: NDArray[np.float64]) -> NDArray[np.float64]:
     genuine = scores["genuine"].to_numpy(bool)
     side = np.zeros(len(scores), dtype=np.int64)
-    pairs = metrics.Comparisons(scores["score"].to_numpy(float), side, side + ~genuine)
-    curve, impostors = metrics.roc(pairs), int((~genuine).sum())
-    far = np.geomspace(1 / impostors, 1.0, ROC_POINTS)
+    curve = metrics.roc(metrics.Comparisons(scores["score"].to_numpy(float), side, side + ~genuine))
     # The last threshold that keeps to a rate; between two thresholds nothing is assumed.
-    last = np.searchsorted(curve.far, far * (1 + 1e-9), side="right") - 1
-    return pd.DataFrame({"far": far, "tar": curve.tar[last], "impostors": impostors})
+    return curve.tar[np.searchsorted(curve.far, far * (1 + 1e-9), side="right") - 1]
 
 
 @checked

@@ -46,7 +46,7 @@ PAIR_COLUMNS = ["protocol", "fold", "first", "second", "genuine"]
 OVERLAP_COLUMNS = ["kind", "evaluation", "other", "distance", "action"]
 SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "part", "trainable", "enrolled", "sha256"]
 EMBEDDING_COLUMNS = ["sample_id", "person", "part", "embedding"]
-SCORE_COLUMNS = ["first", "second", "genuine", "score"]
+SCORE_COLUMNS = ["first", "second", "genuine", "score", "part"]
 PRIMARY, EXPLORATORY = "primary", "exploratory"  # families of verdicts
 SUMMARY_COLUMNS = [
     "run", "kind", "strategy", "mask_ratio", "seed", "dataset", "protocol", "metric", "condition", "amount",

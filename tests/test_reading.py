@@ -307,3 +307,14 @@ def test_settings_that_differ_are_side_by_side(tmp_path: Path) -> None:
     assert whole.loc["pretrain.mask"].to_list() == [reading.NOT_SET, '"random"']
     with pytest.raises(UsageError, match="there is no such run"):
         reading.differences(experiment, "random", "gone")
+
+
+def test_the_curve_of_two_perfect_networks_is_perfect():
+    """One's impostors score above the other's genuine pairs; pooled, half of the pairs would be mistaken."""
+    genuine = np.tile(np.repeat([True, False], [10, 40]), 2)
+    part = np.repeat([0, 1], 50)
+    scores = pd.DataFrame({"genuine": genuine, "score": genuine * 0.1 + part * 0.5, "part": part})
+    curve = reading._roc(scores)
+    assert (curve["tar"] == 1).all()
+    assert curve["far"].iloc[[0, -1]].to_list() == pytest.approx([1 / 40, 1])
+    assert (reading._roc(scores.assign(part=0))["tar"].iloc[:10] <= 0.5).all()
