@@ -50,8 +50,9 @@ lock: ## Write requirements.lock anew from pyproject.toml (needs uv)
 schema: install ## Write the configuration's JSON schema anew
 	python -m facemae schema > workflow/schemas/config.schema.json
 
-readme: install ## Write the verdict in results/ into README.md
+readme: install ## Write the verdict in results/ into README.md, and its page in docs/results
 	python -m facemae readme --file README.md --results results
+	python -m facemae document --results results --out docs/results
 
 clean: ## Delete results, logs and checkpoints; the environment stays
 	rm -rf results results-tiny logs .snakemake

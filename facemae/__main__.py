@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -304,6 +305,24 @@ def card(
 
     write_card(Results(results), run, seed, out)
     say("card", f"written: {out}")
+
+
+@app.command()
+def plan(
+    config_files: ConfigOption,
+    root: Annotated[
+        Path | None, typer.Option("--results", help="Results to plan with; the configuration's if not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with a line of JSON.")] = False,
+) -> None:
+    """Say before a run what difference its people and seeds can decide, and what it costs."""
+    from facemae import plan as planning
+
+    experiment = config.load(config_files)
+    found = planning.plan(experiment, root or Path(experiment.results))
+    typer.echo(planning.in_words(found, experiment))
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
 
 
 @app.command()

@@ -15,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from facemae import results
 from facemae.data import quality
 from facemae.data.images import encode_png
 from facemae.metrics import higher_is_better, impostors_needed
@@ -33,7 +34,7 @@ SCRATCH_COLOUR, BASELINE_COLOUR = "#7A7A7A", "#9E9E9E"
 # Further runs without pretraining: cheap controls, such as dropping patches while fine-tuning.
 CHEAP_COLOURS = ("#A08060", "#6E8898", "#9A7F95")
 # White text on these has a contrast of at least 4.5, on a light page and on a dark one.
-VERDICT_COLOURS = {"worse": "#B34700", "undecided": "#56697D", "tie": "#6E6E6E", "better": "#00735C"}
+VERDICT_COLOURS = {"worse": "#B34700", "undecided": "#56697D", "equivalent": "#6E6E6E", "better": "#00735C"}
 _GRID = "rgba(128, 128, 128, 0.25)"
 _DASHES = ("dot", "dash", "dashdot")
 _RIVALS = ("simclr", "moco", "dino")
@@ -44,12 +45,13 @@ _GAP = 4  # pixels between the pictures of a strip
 HOW_TO_READ = {
     "leaderboard": (
         "Each dot is the mean over seeds and each bar its interval for new people and new training; "
-        "overlapping bars do not make two runs a tie, because the verdict compares them person by person."
+        "overlapping bars do not make two runs equal, because the verdict compares them person by person."
     ),
     "verdicts": (
-        "Read down a column: that run is better or worse than the row's, or a tie, which is no proof of "
-        "equality; since the verdict allows for the number of comparisons, a single interval may leave out "
-        "zero and still be a tie."
+        "Read down a column: that run is better than, worse than or equivalent to the row's, or undecided, "
+        "which is no proof of equality; verdicts allow for the number of comparisons, so an interval may "
+        "leave out zero and still be undecided. What is marked primary was fixed before the run; all else is "
+        "exploratory."
     ),
     "roc": (
         "The higher a curve at a false accept rate, the better; left of the dotted line fewer than 30 "
@@ -107,7 +109,7 @@ HOW_TO_READ = {
 }
 ALT = {
     "leaderboard": "Dot plot: one metric with its interval for every run, and the controls below a line.",
-    "verdicts": "Matrix of verdicts, better, tie, worse or undecided, for every run against every other.",
+    "verdicts": "Matrix of verdicts: better, worse, equivalent or undecided, each run against each other.",
     "roc": "Line chart: true accept rate against false accept rate, one curve per run and control.",
     "pretrain": "Line chart: pretraining loss by step for every pretrained run and seed.",
     "finetune": "Line chart: fine-tuning loss by step for every run and seed.",
@@ -631,7 +633,10 @@ def _cell(judged: Mapping[tuple[str, str], dict[str, Any]], run: str, opponent: 
 
 
 def _cell_text(cell: dict[str, Any] | None) -> str:
-    return f"<b>{cell['verdict']}</b><br>{cell['difference']:+.3f}" if cell else ""
+    if cell is None:
+        return ""
+    primary = "<br>primary" if cell["family"] == results.PRIMARY else ""
+    return f"<b>{cell['verdict']}</b><br>{cell['difference']:+.3f}{primary}"
 
 
 def _cell_hover(cell: dict[str, Any] | None, metric: str) -> str:
@@ -641,8 +646,8 @@ def _cell_hover(cell: dict[str, Any] | None, metric: str) -> str:
     return (
         f"<b>{cell['run_a']} against {cell['run_b']}: {cell['verdict']}</b><br>"
         f"{metric_label(metric)}: {cell['difference']:+.3f} ({interval})<br>"
-        f"adjusted p: {cell['p_adjusted']:.3f}<br>"
-        f"a difference of {cell['detectable']:.3f} would have been seen"
+        f"adjusted p: {cell['p_adjusted']:.3f}, {cell['family']}"
+        + (f"<br>{cell['note']}" if cell["note"] else "")
     )
 
 

@@ -1,8 +1,9 @@
 """What masked autoencoders are said to be good for, held against what was measured.
 
-Each claim is judged by one metric, against one control, on one run that is chosen before any number is
-seen: the run with random masks, or else the first masked autoencoder of the configuration. Choosing the run
-that came out best would find a winner among equals.
+Each claim is judged by one metric, on one run and against one control that are chosen before any number is
+seen: the run with random masks, or else the first masked autoencoder of the configuration; and the control
+that `evaluate.against` names, or else the first of the configuration. Choosing what came out best would find
+a winner among equals. The claims are a family of comparisons, and corrected as one.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from facemae import config
-from facemae.metrics import higher_is_better
+from facemae.savings import label_curve, labels_saved
+from facemae.statistics import holm
 from facemae.wording import (
+    OPPOSITE,
+    VERDICTS,
     cheap_runs,
+    compared,
     masked_runs,
     metric_label,
     names_of,
@@ -32,9 +35,7 @@ Finding = Literal["supported", "not supported", "undecided", "not measured"]
 FINDINGS: tuple[Finding, ...] = ("supported", "not supported", "undecided", "not measured")
 Control = Literal["scratch", "cheap", "rivals", "masks"]
 
-# A tie speaks against a claim where a difference of this size would have been seen; metrics run from 0 to 1.
-SMALL = 0.02
-SMALL_YEARS = 0.5
+CANNOT_TELL = "these people and seeds cannot tell"
 PRIMARY = "primary"  # stands for the configuration's primary metric
 
 
@@ -45,8 +46,9 @@ class Question:
     Attributes:
         claim: What is said of masked autoencoders.
         metric: What it is judged by.
-        against: scratch: training from scratch. cheap: the strongest run without pretraining, those that
-            hide patches in fine-tuning included. rivals: every other way to pretrain. masks: each other.
+        against: scratch: training from scratch. cheap: a run without pretraining that hides something in
+            fine-tuning, from scratch where there is none. rivals: every other way to pretrain. masks: each
+            other.
         needs: What has to be in the configuration for the metric to be measured.
     """
 
@@ -89,7 +91,8 @@ QUESTIONS = (
 class Claim:
     """A claim and what became of it; `sentence` says it all, the rest is for tables.
 
-    `difference` and its interval are of `run` minus `against`, None where nothing was compared.
+    `difference` and its interval are of `run` minus `against`, and `p_adjusted` is corrected for the number
+    of claims; None where nothing was compared.
     """
 
     claim: str
@@ -101,6 +104,21 @@ class Claim:
     difference: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
+    p_adjusted: float | None = None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A claim before the correction: what was compared (None: nothing), its p value, and what else to say.
+
+    Where nothing was compared `more` is the reason.
+    """
+
+    claim: str
+    metric: str
+    row: dict[str, Any] | None
+    more: str
+    p_value: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -123,58 +141,62 @@ class _Tables:
 
     def compared(self, metric: str, run: str, opponent: str) -> dict[str, Any] | None:
         """Return the comparison of two runs from the side of the first, None where there is none."""
-        table = self.verdicts[self.verdicts["metric"] == metric]
-        pair = table[
-            ((table["run_a"] == run) & (table["run_b"] == opponent))
-            | ((table["run_a"] == opponent) & (table["run_b"] == run))
-        ]
-        rows = pair.to_dict("records")
-        return turned({str(key): value for key, value in rows[0].items()}, run) if rows else None
-
-    def strongest(self, metric: str, names: list[str]) -> str:
-        """Return the run with the best value."""
-        table = scalars(self.leaderboard)
-        table = table[(table["metric"] == metric) & table["run"].isin(names)]
-        best = table.sort_values("value", ascending=not higher_is_better(metric), kind="stable")
-        return str(best["run"].iloc[0])
+        return compared(self.verdicts, metric, run, opponent)
 
 
 def claims(experiment: config.Experiment, leaderboard: pd.DataFrame, verdicts: pd.DataFrame) -> list[Claim]:
     """Judge every claim about masked autoencoders by the tables of a comparison.
 
-    A claim is supported where the verdict is "better", and not supported where it is "worse" or a tie that
-    would not have hidden a difference of SMALL (of the age: SMALL_YEARS). It is undecided with one seed, and
-    where a tie may hide more than that. Where the numbers are missing it is not measured, and the sentence
-    says what the configuration lacks.
+    A claim is supported where the verdict is "better", and not supported where it is "worse" or "equivalent";
+    how large a difference would have been seen is no evidence that there is none. A better or worse that does
+    not outlive Holm's correction over all claims is undecided. Where the numbers are missing the claim is not
+    measured, and the sentence says what the configuration lacks.
     """
     tables = _Tables(experiment, leaderboard, verdicts)
-    return [claim for question in QUESTIONS for claim in _answers(tables, question)]
+    answers = [answer for question in QUESTIONS for answer in _answers(tables, question)]
+    adjusted = iter(holm([each.p_value for each in answers if each.row is not None]).tolist())
+    return [
+        _unmeasured(each) if each.row is None else _claim(each, each.row, next(adjusted), experiment.evaluate)
+        for each in answers
+    ]
 
 
-def _answers(tables: _Tables, question: Question) -> list[Claim]:
+def _answers(tables: _Tables, question: Question) -> list[_Answer]:
     metric = tables.experiment.evaluate.primary if question.metric == PRIMARY else question.metric
     masked = tables.measured(metric, _random_first(tables.experiment))
     if not masked:
-        return [_unmeasured(question, metric, _why_not(tables, question, metric))]
+        return [_Answer(question.claim, metric, None, _why_not(tables, question, metric))]
     if question.against == "masks":
         return [_between_masks(tables, question, metric, masked)]
     if question.against == "rivals":
         return _against_rivals(tables, question, metric, masked)
-    controls = tables.measured(metric, scratch_runs(tables.experiment))
+    controls = tables.measured(metric, _without_pretraining(tables.experiment, question.against))
     if not controls:
-        return [_unmeasured(question, metric, "no run without pretraining was measured")]
-    if question.against == "scratch":
-        claim = _judged(tables, question, metric, masked, controls[0])
-        return [_with_labels(tables, claim) if metric == "labels_accuracy" else claim]
-    strongest = tables.strongest(metric, controls)
-    claim = _judged(tables, question, metric, masked, strongest)
-    if len(controls) > 1:
-        claim = _more(claim, f"Best of the {len(controls)} runs without pretraining: {strongest}.")
+        return [_Answer(question.claim, metric, None, "no run without pretraining was measured")]
+    more = [_others(tables, metric, masked[1:], controls[0])]
+    if question.against == "cheap":
+        more += _beside_cheap(tables, metric, masked[0], controls)
+    if metric == "labels_accuracy":
+        more.append(_labels_saved(tables, masked[0], controls[0]))
+    return [_judged(tables, question.claim, metric, masked[0], controls[0], more)]
+
+
+def _without_pretraining(experiment: config.Experiment, against: Control) -> list[str]:
+    """Return the runs without pretraining: the one to hold a claim against first, whatever came out."""
+    cheap = cheap_runs(experiment) if against == "cheap" else []
+    return sorted(
+        scratch_runs(experiment), key=lambda name: (name not in cheap, name not in experiment.controls)
+    )
+
+
+def _beside_cheap(tables: _Tables, metric: str, run: str, controls: list[str]) -> list[str]:
+    """Return how the run does against the other controls, and whether a cheap one is missing."""
+    rows = [tables.compared(metric, run, name) for name in controls[1:]]
+    told = [f"{row['run_b']}: {row['verdict']} ({row['difference']:+.3f})" for row in rows if row]
+    words = [f"Against the other runs without pretraining: {', '.join(told)}."] if told else []
     if not set(controls) & set(cheap_runs(tables.experiment)):
-        claim = _more(
-            claim, "No run with patch_drop or erasing, the cheap rivals, was there to compare with."
-        )
-    return [claim]
+        words.append("No run with patch_drop or erasing, the cheap rivals, was there to compare with.")
+    return words
 
 
 def _random_first(experiment: config.Experiment) -> list[str]:
@@ -189,81 +211,80 @@ def _why_not(tables: _Tables, question: Question, metric: str) -> str:
     return tables.refusal(metric) or f"that takes {question.needs or 'its evaluation'}"
 
 
-def _unmeasured(question: Question, metric: str, reason: str) -> Claim:
-    return Claim(question.claim, "not measured", f"Not measured: {reason} ({metric_label(metric)}).", metric)
-
-
-def _judged(tables: _Tables, question: Question, metric: str, masked: list[str], control: str) -> Claim:
-    """Judge the first of the runs against the control, and tell how the others do."""
-    run, *others = masked
+def _judged(
+    tables: _Tables, claim: str, metric: str, run: str, control: str, more: Iterable[str] = ()
+) -> _Answer:
+    """Judge the run against the control; `more` are sentences to tell beside it."""
     row = tables.compared(metric, run, control)
     if row is None:
-        return _unmeasured(question, metric, f"{run} was not compared with {control}")
-    claim = _claim(question.claim, metric, row)
-    words = _others(tables, metric, others, control)
-    return _more(claim, words) if words else claim
+        return _Answer(claim, metric, None, f"{run} was not compared with {control}")
+    return _Answer(claim, metric, row, " ".join(filter(None, more)), _p_value(row))
 
 
-def _claim(text: str, metric: str, row: dict[str, Any]) -> Claim:
-    finding, how = _finding(metric, row)
+def _p_value(row: dict[str, Any]) -> float:
+    """Return what a comparison brings into the correction: a refused one must not ease that of the others."""
+    return 1.0 if row["verdict"] == "undecided" else float(row["p_value"])
+
+
+def _unmeasured(answer: _Answer) -> Claim:
+    sentence = f"Not measured: {answer.more} ({metric_label(answer.metric)})."
+    return Claim(answer.claim, "not measured", sentence, answer.metric)
+
+
+def _claim(answer: _Answer, row: dict[str, Any], p_adjusted: float, settings: config.Evaluate) -> Claim:
+    finding, how = _finding(answer.metric, row, p_adjusted, settings)
     low, high = f"{row['ci_low']:+.3f}", f"{row['ci_high']:+.3f}"
-    number = f"{metric_label(metric)} {row['difference']:+.3f} ({low} to {high})"
+    number = f"{metric_label(answer.metric)} {row['difference']:+.3f} ({low} to {high})"
     seconds = round(float(row["seconds_difference"]))
     spent = f", for {seconds:+d} s of training" if seconds else ""
     sentence = f"{finding.capitalize()}: {row['run_a']} {how[0]} {row['run_b']}, {number}{spent}{how[1]}."
     return Claim(
-        text, finding, sentence, metric, str(row["run_a"]), str(row["run_b"]),
-        float(row["difference"]), float(row["ci_low"]), float(row["ci_high"]),
+        answer.claim, finding, f"{sentence} {answer.more}".strip(), answer.metric, str(row["run_a"]),
+        str(row["run_b"]), float(row["difference"]), float(row["ci_low"]), float(row["ci_high"]), p_adjusted,
     )  # fmt: skip
 
 
-def _finding(metric: str, row: dict[str, Any]) -> tuple[Finding, tuple[str, str]]:
+def _finding(
+    metric: str, row: dict[str, Any], p_adjusted: float, settings: config.Evaluate
+) -> tuple[Finding, tuple[str, str]]:
     """Return what a comparison makes of a claim, and the words before and after its number."""
-    verdict, detectable = row["verdict"], float(row["detectable"])
+    verdict = row["verdict"]
     if verdict == "undecided":
-        return "undecided", ("against", "; one seed cannot tell a strategy from the luck of its training")
-    if verdict == "better":
-        return "supported", ("is better than", "")
-    if verdict == "worse":
-        return "not supported", ("is worse than", "")
-    if detectable < _small(metric):
-        return "not supported", ("ties with", f"; a difference of {detectable:.3f} would have been seen")
-    return "undecided", ("ties with", f"; a difference below {detectable:.3f} may have gone unseen")
-
-
-def _small(metric: str) -> float:
-    return SMALL_YEARS if metric == "age_error" else SMALL
+        return "undecided", ("against", f"; {row['note'] or CANNOT_TELL}")
+    if verdict == "equivalent":
+        margin = f"; the interval lies within {settings.margin(metric):g}"
+        return "not supported", ("is equivalent to", margin)
+    if p_adjusted > 1 - settings.level:
+        return "undecided", ("against", f"; corrected for the number of claims p is {p_adjusted:.2f}")
+    return ("supported" if verdict == "better" else "not supported"), (f"is {verdict} than", "")
 
 
 def _others(tables: _Tables, metric: str, others: list[str], control: str) -> str:
-    rows = [(name, tables.compared(metric, name, control)) for name in others]
-    told = [(name, row["verdict"], row["difference"]) for name, row in rows if row]
+    rows = [row for name in others if (row := tables.compared(metric, name, control))]
     parts = []
-    for verdict, words in (
-        ("better", "better"),
-        ("worse", "worse"),
-        ("tie", "a tie"),
-        ("undecided", "undecided"),
-    ):
-        names = [f"{name} ({difference:+.3f})" for name, found, difference in told if found == verdict]
-        if names:
-            parts.append(f"{words}: {names_of(names)}")
+    for verdict in VERDICTS:
+        found = [f"{row['run_a']} ({row['difference']:+.3f})" for row in rows if row["verdict"] == verdict]
+        if found:
+            parts.append(f"{verdict}: {names_of(found)}")
     return f"The other masks against {control}: {'; '.join(parts)}." if parts else ""
 
 
-def _against_rivals(tables: _Tables, question: Question, metric: str, masked: list[str]) -> list[Claim]:
+def _against_rivals(tables: _Tables, question: Question, metric: str, masked: list[str]) -> list[_Answer]:
     """Judge one claim for each rival."""
     rivals = tables.measured(metric, rival_runs(tables.experiment))
     if not rivals:
         reason = "there is no run with pretrain.method simclr, moco or dino"
-        return [_unmeasured(question, metric, reason)]
+        return [_Answer(question.claim, metric, None, reason)]
     return [
-        _judged(tables, Question(f"MAE pretraining beats {name}", metric, "rivals"), metric, masked, name)
+        _judged(
+            tables, f"MAE pretraining beats {name}", metric, masked[0], name,
+            [_others(tables, metric, masked[1:], name)],
+        )
         for name in rivals
-    ]
+    ]  # fmt: skip
 
 
-def _between_masks(tables: _Tables, question: Question, metric: str, masked: list[str]) -> Claim:
+def _between_masks(tables: _Tables, question: Question, metric: str, masked: list[str]) -> _Answer:
     """Judge whether any two masks differ; pairs of runs with the same mask differ in something else."""
     strategy = {name: tables.experiment.run(name).strategy for name in masked}
     pairs = [
@@ -274,126 +295,35 @@ def _between_masks(tables: _Tables, question: Question, metric: str, masked: lis
     ]
     rows = [row for row in pairs if row is not None]
     if not rows:
-        return _unmeasured(question, metric, "that takes two masked autoencoders with different masks")
-    called = [row for row in rows if row["verdict"] in ("better", "worse")]
+        return _Answer(
+            question.claim, metric, None, "that takes two masked autoencoders with different masks"
+        )
+    # Any of them would support the claim, so it has the p value of the whole family.
+    p_value = float(holm([_p_value(row) for row in rows]).min())
+    called = [row for row in rows if row["verdict"] in OPPOSITE]
+    counted = (
+        f"Of {len(rows)} pairs of masks {len(called) or 'none'} {'differs' if len(called) < 2 else 'differ'}."
+    )
+    more = counted if len(rows) > 1 else ""
     if called:
         widest = max(called, key=lambda row: abs(row["difference"]))
         winner = widest["run_a"] if widest["verdict"] == "better" else widest["run_b"]
-        claim = _claim(question.claim, metric, turned(widest, winner))
-        return (
-            _more(claim, f"Of {len(rows)} pairs of masks {len(called)} differ.") if len(rows) > 1 else claim
-        )
-    least_sure = max(rows, key=lambda row: (row["verdict"] == "undecided", row["detectable"]))
-    claim = _claim(question.claim, metric, least_sure)
-    return _more(claim, f"Of {len(rows)} pairs of masks none differs.") if len(rows) > 1 else claim
+        return _Answer(question.claim, metric, turned(widest, winner), more, p_value)
+    least_sure = max(rows, key=lambda row: row["verdict"] == "undecided")
+    return _Answer(question.claim, metric, least_sure, more, p_value)
 
 
-def _more(claim: Claim, words: str) -> Claim:
-    return Claim(**{**claim.__dict__, "sentence": f"{claim.sentence} {words}"})
-
-
-def label_curve(leaderboard: pd.DataFrame, condition: str = "share") -> pd.DataFrame:
-    """Return accuracy by number of labels, few labels first: the rows of the protocol "labels".
-
-    Args:
-        leaderboard: Of a comparison.
-        condition: "share": of the labels, all of them (1) included; "per_person": faces of a person.
-    """
-    curve = leaderboard[
-        (leaderboard["protocol"] == "labels")
-        & (leaderboard["metric"] == "accuracy")
-        & (leaderboard["condition"] == condition)
-        & leaderboard["value"].notna()
-    ]
-    return curve.sort_values("amount", kind="stable")
-
-
-def share_needed(share: ArrayLike, accuracy: ArrayLike, target: float) -> float:
-    """Return the least share of labels with which a curve reaches `target`, linear in the share's logarithm.
-
-    Args:
-        share: Shares of the labels, `(K,)`, above 0 and rising.
-        accuracy: What each reaches, `(K,)`.
-        target: The accuracy wanted.
-
-    Returns:
-        The share; the first one where even that reaches the target, infinity where none does.
-
-    Raises:
-        ValueError: there is no share, they do not rise from above 0, or the lengths differ.
-    """
-    shares, values = np.asarray(share, dtype=np.float64), np.asarray(accuracy, dtype=np.float64)
-    if shares.shape != values.shape or shares.ndim != 1 or not len(shares):
-        raise ValueError(f"need (K,) shares and (K,) accuracies, got {shares.shape} and {values.shape}")
-    if shares[0] <= 0 or (np.diff(shares) <= 0).any():
-        raise ValueError(f"shares rise from above 0, got {shares.tolist()}")
-    reached = np.flatnonzero(values >= target)
-    if not len(reached):
-        return float("inf")
-    after = int(reached[0])
-    if after == 0:
-        return float(shares[0])
-    low, high = values[after - 1], values[after]
-    position = (target - low) / (high - low)
-    return float(np.exp(np.interp(position, [0, 1], np.log(shares[after - 1 : after + 1]))))
-
-
-@dataclass(frozen=True)
-class Saved:
-    """The share of labels that one curve saves against another at an accuracy.
-
-    `low` and `high` hold one curve's lower ends against the other's upper ends, which is wider than an
-    interval at the curves' level; None where an end reaches the accuracy nowhere and leaves it open.
-    """
-
-    accuracy: float
-    value: float
-    low: float | None
-    high: float | None
-
-
-def labels_saved(curve: pd.DataFrame, control: pd.DataFrame) -> Saved | None:
-    """Return the labels saved at the highest accuracy that both curves reach.
-
-    Args:
-        curve: Columns amount (share of the labels, rising), value, ci_low and ci_high.
-        control: The same of the curve that it is held against.
-
-    Returns:
-        1 - s / s', with s and s' the shares that the curves need (`share_needed`); negative where the curve
-        needs more labels than the control. None where there is no such accuracy.
-    """
-    if curve.empty or control.empty:
-        return None
-    target = min(float(curve["value"].max()), float(control["value"].max()))
-    ratios = [
-        _ratio(curve, ours, control, theirs, target)
-        for ours, theirs in (("value", "value"), ("ci_low", "ci_high"), ("ci_high", "ci_low"))
-    ]
-    if ratios[0] is None:
-        return None
-    low, high = (None if ratio is None else 1 - ratio for ratio in ratios[1:])
-    return Saved(target, 1 - ratios[0], low, high)
-
-
-def _ratio(curve: pd.DataFrame, ours: str, control: pd.DataFrame, theirs: str, target: float) -> float | None:
-    needed = share_needed(curve["amount"], curve[ours], target)
-    usual = share_needed(control["amount"], control[theirs], target)
-    return needed / usual if np.isfinite([needed, usual]).all() else None
-
-
-def _with_labels(tables: _Tables, claim: Claim) -> Claim:
-    """Add how many labels are saved, where both curves are there."""
+def _labels_saved(tables: _Tables, run: str, control: str) -> str:
+    """Return how many labels are saved, "" where a curve is not there."""
     curves = label_curve(tables.leaderboard)
-    if not claim.run or not claim.against:
-        return claim
-    saved = labels_saved(curves[curves["run"] == claim.run], curves[curves["run"] == claim.against])
+    ours, theirs = (curves[curves["run"] == name] for name in (run, control))
+    if ours.empty or theirs.empty:
+        return ""
+    saved = labels_saved(ours, theirs)
     if saved is None:
-        return claim
-    low, high = ("an open end" if end is None else f"{end:.0%}" for end in (saved.low, saved.high))
-    verb = "saves" if saved.value >= 0 else "costs"
-    words = (
-        f"At an accuracy of {saved.accuracy:.3f} it {verb} {abs(saved.value):.0%} of the labels "
-        f"(savings from {low} to {high} by the ends of both curves' intervals)."
+        return "How many labels that saves is open, since an interval reaches the accuracy nowhere."
+    return (
+        f"At an accuracy of {saved.accuracy:.3f} it {'saves' if saved.value >= 0 else 'costs'} "
+        f"{abs(saved.value):.0%} of the labels (savings from {saved.low:.0%} to {saved.high:.0%} by the ends "
+        "of both curves' intervals)."
     )
-    return _more(claim, words)

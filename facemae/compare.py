@@ -29,6 +29,7 @@ from facemae.statistics import (
     Variance,
     added,
     estimate,
+    people_variance,
     verdicts,
 )
 from facemae.wording import verdict_in_words
@@ -195,6 +196,7 @@ def compare(experiment: config.Experiment, root: Path) -> None:
     words = verdict_in_words(experiment, leaderboard, judged)
     words["setting"] = scored[0].main[0].content["setting"]
     words["claims"] = [asdict(each) for each in claims(experiment, leaderboard, judged)]
+    words["noise"] = _noise(scored, chances, experiment)
     files.write_json(paths.verdict, words)
     say("compare", words["headline"])
 
@@ -423,6 +425,25 @@ def _difference(a: Measured, b: Measured, chances: _Chances, level: float) -> Es
     key = _key(a[1].entry)
     training = chances.between(a[0], b[0], key) if repeats > 1 else NO_CHANCE
     return estimate(values[0] - values[1], evidence[0] - evidence[1], training, level)
+
+
+def _noise(scored: list[Scored], chances: _Chances, experiment: config.Experiment) -> dict[str, float]:
+    """Return how far a difference moves by chance, the mean over the comparisons that decide (plan.Noise).
+
+    Of runs that have learnt and have two seeds or more; nothing where no two are compared.
+    """
+    held = [(each, each.scalar(experiment.evaluate.primary)) for each in scored if not each.refusal]
+    known = {each.name: (each, one) for each, one in held if one and len(one.values) > 1 and one.evidence}
+    pairs = [(known[a], known[b]) for a, b in experiment.primary_pairs if a in known and b in known]
+    if not pairs:
+        return {}
+    evidence = [_repeated(a, 1)[1] - _repeated(b, 1)[1] for (_, a), (_, b) in pairs]
+    training = [chances.between(a, b, _key(one.entry)) for (a, one), (b, _) in pairs]
+    return {
+        "people": pairs[0][0][1].people,
+        "people_variance": float(np.mean([people_variance(each).value for each in evidence])),
+        "training_variance": float(np.mean([each.value for each in training])),
+    }
 
 
 def _key(entry: dict[str, Any]) -> Key:

@@ -28,6 +28,7 @@ STRATEGIES = tuple(Masks.model_fields)
 METHODS = ("mae", "simclr", "moco", "dino")
 Method = Literal["mae", "simclr", "moco", "dino"]
 Baseline = Literal["pixels", "pca", "random_weights", "dlib", "inception"]
+BASELINES_FROM_LABELS = ("fisherfaces", "hog_lda")  # they learn from the labels that the runs learn from
 BASELINES_WITHOUT_CHANCE = ("pixels", "pca", "dlib", "inception")
 Occlusion = Literal["block", "sunglasses", "mask", "scarf", "hand", "left", "right"]
 Light = Literal["exposure", "gamma", "side"]

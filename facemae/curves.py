@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from facemae import charts
-from facemae.claims import label_curve
 from facemae.metrics import impostors_needed
+from facemae.savings import label_curve
 from facemae.wording import metric_label
 
 COLUMNS = ["run", "x", "value", "ci_low", "ci_high"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from facemae import charts, config, curves, figures, files, reading
+from facemae import charts, config, curves, figures, files, reading, results
 from facemae.errors import UsageError
 from facemae.progress import say
 from facemae.results import Results
@@ -28,8 +28,8 @@ _RUN = (
 )  # fmt: skip
 _ROW = ("run", "protocol", "metric", "condition", "value", "ci_low", "ci_high", "note")
 _VERDICT = (
-    "metric", "run_a", "run_b", "difference", "ci_low", "ci_high", "p_adjusted", "verdict", "detectable",
-    "seconds_difference", "budget_note",
+    "metric", "family", "run_a", "run_b", "difference", "ci_low", "ci_high", "p_adjusted", "verdict",
+    "detectable", "note", "seconds_difference", "budget_note",
 )  # fmt: skip
 # Metrics of recognition that the page shows; the JSON file has all.
 _SHOWN = ("roc_auc", "eer", "accuracy", "rank1", "tar_at_far", "tpir_at_fpir")
@@ -39,17 +39,20 @@ def document(root: Path, out: Path) -> None:
     """Write `<name>.md`, `<name>.json` and its pictures into `out`; the name is the folder's.
 
     Args:
-        root: A results folder; of its name a leading "results-" is left out.
+        root: A results folder; of its name a leading "results-" is left out, and "results" alone stands for
+            its data set.
         out: The folder to write into.
 
     Raises:
         UsageError: there is no verdict in `root`.
         IntegrityError: a file of the folder is damaged.
     """
-    paths, name = Results(root), root.resolve().name.removeprefix("results-")
+    paths = Results(root)
     if not paths.verdict.exists():
         raise UsageError(f"There is no verdict in {root} yet; run: snakemake --cores all")
     leaderboard, setup = reading.leaderboard(paths), reading.experiment(paths)
+    folder = root.resolve().name
+    name = setup.dataset if folder == "results" else folder.removeprefix("results-")
     pictures = _pictures(leaderboard, setup.evaluate.primary)
     for which, picture in pictures.items():
         files.atomic_write(out / f"{name}-{which}.png", picture)
@@ -78,8 +81,11 @@ def as_markdown(content: Mapping[str, Any]) -> str:
         f"![{metric_label(content['primary'])}. {charts.ALT['leaderboard']}]({name}-leaderboard.png)",
         _numbers(content, MAIN_PROTOCOLS, budget=True),
         *_grouped(content),
-        f"## Verdicts against {_text(content['scratch'])}",
-        _verdicts(content),
+        "## The verdicts that decide",
+        "Fixed before the run, and corrected as one family.",
+        _verdicts(content, results.PRIMARY),
+        f"## Exploratory verdicts against {_text(content['scratch'])}",
+        _verdicts(content, results.EXPLORATORY),
         *[part for protocol in _others(content) for part in _protocol(content, protocol)],
         "## How it was measured",
         "\n".join([*facts, *credits]),
@@ -93,7 +99,7 @@ def _content(
     """Return everything the page tells, as JSON values."""
     headline, details, verdicts = reading.verdict(paths), reading.details(paths), reading.verdicts(paths)
     scratch = reading.run_names(setup)[0] if scratch_runs(setup) else ""
-    against = verdicts[(verdicts["run_b"] == scratch) & verdicts["run_a"].isin(setup.run_names)]
+    against = verdicts[(verdicts["family"] == results.PRIMARY) | (verdicts["run_b"] == scratch)]
     charted = leaderboard["protocol"].isin(curves.CHARTED) & (leaderboard["condition"] != "")
     return {
         "name": name,
@@ -114,6 +120,7 @@ def _content(
             for each in curves.curves_of(leaderboard)
         ],
         "facts": _facts(setup, details, headline),
+        "noise": headline.noise,
         "credits": reading.credits(paths),
     }  # fmt: skip
 
@@ -229,21 +236,21 @@ def _budget(run: Mapping[str, Any]) -> list[str]:
     return [" + ".join("?" if each is None else f"{each:,.0f}" for each in pair) for pair in pairs]
 
 
-def _verdicts(content: Mapping[str, Any]) -> str:
-    rows = sorted(content["verdicts"], key=lambda row: bool(row["metric"] != content["primary"]))
+def _verdicts(content: Mapping[str, Any], family: str) -> str:
+    found = [row for row in content["verdicts"] if row["family"] == family]
+    rows = sorted(found, key=lambda row: bool(row["metric"] != content["primary"]))
     lines = [
         [
             metric_label(row["metric"]),
-            f"`{row['run_a']}`",
+            f"`{row['run_a']}` against `{row['run_b']}`",
             f"{row['difference']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})",
             f"{row['p_adjusted']:.3f}" if row["p_adjusted"] >= 0.001 else "< 0.001",
-            f"**{row['verdict']}**",
-            f"{row['detectable']:.3f}",
+            f"**{row['verdict']}**" + (f": {row['note']}" if row["note"] else ""),
             f"{row['seconds_difference']:+.0f}",
         ]
         for row in rows
     ]
-    head = ["metric", "run", "difference", "adjusted p", "verdict", "would have been seen", "extra seconds"]
+    head = ["metric", "runs", "difference", "adjusted p", "verdict", "extra seconds"]
     return _table(head, lines)
 
 

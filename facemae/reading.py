@@ -52,6 +52,7 @@ class Headline:
     sentences: list[str]
     claims: list[Claim] = field(default_factory=list)
     setting: str = ""
+    noise: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,17 +143,19 @@ def verdict(paths: Results) -> Headline:
         [str(sentence) for sentence in list(found["sentences"])],
         [_claim(dict(each)) for each in list(found.get("claims", []))],
         str(found.get("setting", "")),
+        {str(name): float(value) for name, value in dict(found.get("noise", {})).items()},
     )
 
 
 def _claim(found: dict[str, Any]) -> Claim:
     finding = FINDINGS[FINDINGS.index(found["finding"])]
-    difference, low, high = (
-        None if found[name] is None else float(found[name]) for name in ("difference", "ci_low", "ci_high")
+    difference, low, high, p_adjusted = (
+        None if found[name] is None else float(found[name])
+        for name in ("difference", "ci_low", "ci_high", "p_adjusted")
     )
     return Claim(
         str(found["claim"]), finding, str(found["sentence"]), str(found["metric"]),
-        str(found["run"]), str(found["against"]), difference, low, high,
+        str(found["run"]), str(found["against"]), difference, low, high, p_adjusted,
     )  # fmt: skip
 
 
@@ -595,7 +598,8 @@ def credits(paths: Results) -> list[str]:
 def limits(setup: config.Experiment, people: int) -> list[str]:
     """Return what the evaluation cannot tell, one sentence each."""
     sentences = [
-        f"It rests on {people} people, so only large differences can be seen; a tie is no proof of equality.",
+        f"It rests on {people} people, so only large differences can be seen; undecided is no proof of "
+        "equality.",
         "Errors by group are shown where the data name groups, which says little about other groups.",
         "It says nothing about attacks with photos or masks, nor about any use for access or surveillance.",
     ]

@@ -11,7 +11,7 @@ from facemae import files, results
 from facemae.catalogue import as_markdown, catalogue
 from facemae.errors import UsageError
 from facemae.results import Results
-from facemae.wording import metric_label, scalars
+from facemae.wording import metric_label, primary_first, scalars
 
 BEGIN, END = "<!-- results: made by `make readme`, do not edit -->", "<!-- /results -->"
 DATA_BEGIN, DATA_END = "<!-- data sets: made by `make readme`, do not edit -->", "<!-- /data sets -->"
@@ -56,6 +56,7 @@ def results_block(root: Path) -> str:
     verdicts = results.read_table(paths.verdicts)
     runs = set(leaderboard.loc[leaderboard["kind"] == "run", "run"])  # controls: the sentences say enough
     verdicts = verdicts[(verdicts["metric"] == words["metric"]) & verdicts["run_b"].isin(runs)]
+    verdicts = primary_first(verdicts)
     parts = [
         f"> **{words['headline']}**",
         *[f"> {sentence}" for sentence in words["sentences"]],
@@ -87,12 +88,12 @@ def _verdicts(table: pd.DataFrame, metric: str) -> str:
             f"`{row.run_a}` against `{row.run_b}`",
             f"{row.difference:+.3f} ({row.ci_low:+.3f} to {row.ci_high:+.3f})",
             f"{row.p_adjusted:.3f}",
-            f"**{row.verdict}**",
-            f"{row.detectable:.3f}",
+            f"**{row.verdict}**{f': {row.note!s}' if row.note else ''}",
+            str(row.family),
         ]
         for row in table.itertuples()
     ]
-    head = ["pair", f"difference in {metric_label(metric)}", "adjusted p", "verdict", "would have been seen"]
+    head = ["pair", f"difference in {metric_label(metric)}", "adjusted p", "verdict", "family"]
     return _markdown(head, rows)
 
 

@@ -20,7 +20,7 @@ from facemae.data.sources.base import Photo
 from facemae.errors import IntegrityError
 from facemae.progress import say
 from facemae.results import Results
-from facemae.wording import MAIN_PROTOCOLS, PROTOCOLS, metric_label, scalars
+from facemae.wording import MAIN_PROTOCOLS, PROTOCOLS, metric_label, primary_first, scalars
 
 TEMPLATE = "report.html.jinja"
 MAX_REJECTED = 50
@@ -111,8 +111,9 @@ def _matrix(verdicts: pd.DataFrame, experiment: config.Experiment) -> dict[str, 
 
 def _matrix_cell(cell: dict[str, Any] | None) -> dict[str, str]:
     if cell is None:
-        return {"verdict": "", "difference": ""}
-    return {"verdict": str(cell["verdict"]), "difference": f"{cell['difference']:+.3f}"}
+        return {"verdict": "", "difference": "", "family": ""}
+    difference = f"{cell['difference']:+.3f}"
+    return {"verdict": str(cell["verdict"]), "difference": difference, "family": str(cell["family"])}
 
 
 def _verdict_tables(verdicts: pd.DataFrame, experiment: config.Experiment) -> list[dict[str, Any]]:
@@ -122,7 +123,10 @@ def _verdict_tables(verdicts: pd.DataFrame, experiment: config.Experiment) -> li
     return [
         {
             "metric": metric_label(name),
-            "rows": [_verdict_row(row) for row in verdicts[verdicts["metric"] == name].to_dict("records")],
+            "rows": [
+                _verdict_row(row)
+                for row in primary_first(verdicts[verdicts["metric"] == name]).to_dict("records")
+            ],
         }
         for name in names
     ]
@@ -135,7 +139,8 @@ def _verdict_row(row: dict[Any, Any]) -> dict[str, str]:
         "difference": f"{row['difference']:+.3f} ({interval})",
         "p": f"{row['p_adjusted']:.3f}" if row["p_adjusted"] >= 0.001 else "< 0.001",
         "verdict": str(row["verdict"]),
-        "detectable": f"{row['detectable']:.3f}",
+        "note": str(row["note"]),
+        "family": str(row["family"]),
         "seconds": f"{row['seconds_difference']:+.0f}",
         "budget": str(row["budget_note"]) or "equal but for the mask",
     }

@@ -411,12 +411,12 @@ def verdicts(
 
     judged = zip(differences, holm(p_values).tolist(), notes, strict=True)
     return [
-        Verdict(each, each.p_value, p, "undecided" if note else word(each, p), _detectable(each, share), note)
+        Verdict(each, each.p_value, p, "undecided" if note else word(each, p), detectable(each, share), note)
         for each, p, note in judged
     ]
 
 
-def _detectable(each: Estimate, alpha: float) -> float:
-    """Return the difference that is called with 80 % power at the two-sided level `alpha`."""
-    quantiles = stdtrit(each.degrees_of_freedom, [1 - alpha / 2, _POWER])
+def detectable(each: Estimate, alpha: float, power: float = _POWER) -> float:
+    """Return the difference that is called with this power at the two-sided level `alpha`."""
+    quantiles = stdtrit(each.degrees_of_freedom, [1 - alpha / 2, power])
     return float(quantiles.sum()) * each.standard_error

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from facemae import config
+from facemae import config, results
 from facemae.metrics import higher_is_better
 
 METRIC_NAMES = {
@@ -45,6 +45,7 @@ _AT = {
     "blufr_tar": "BLUFR verification rate at a FAR of {}",
     "blufr_dir": "BLUFR identification rate at a FAR of {}",
 }
+VERDICTS = ("better", "worse", "equivalent", "undecided")
 OPPOSITE = {"better": "worse", "worse": "better"}
 MAIN_PROTOCOLS = ("verification", "identification")
 # Titles of what each protocol measured; the protocols of recognition share a table.
@@ -56,13 +57,11 @@ PROTOCOLS = {
     "labels": "Fewer labels",
     "attributes": "What else the encoder tells",
 }
-WHAT_A_TIE_MEANS = (
-    "A tie means that no difference was shown, not that there is none; each verdict's "
-    "smallest detectable difference says what this evaluation could have seen."
-)
 MOST_NAMES = 8  # in a sentence
-_TIES = {1: "ties", 2: "both tie"}
-LARGEST_DIFFERENCE = 0.5  # between two runs; what could only have been told beyond it was not to be told
+NO_FAMILY = (
+    "No verdict on pretraining: that takes a masked autoencoder, and a run named in evaluate.against that it "
+    "is held against."
+)
 
 
 def metric_label(name: str) -> str:
@@ -74,6 +73,11 @@ def metric_label(name: str) -> str:
 def scalars(leaderboard: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that were measured under no condition: at most one for each run and metric."""
     return leaderboard[leaderboard["condition"] == ""]
+
+
+def primary_first(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparisons that decide before the exploratory ones, each in their order."""
+    return verdicts.sort_values("family", key=lambda family: family != results.PRIMARY, kind="stable")
 
 
 def turned(row: Mapping[str, Any], run: str) -> dict[str, Any]:
@@ -116,103 +120,129 @@ def _hides(finetune: config.Finetune) -> bool:
     return bool(finetune.patch_drop or finetune.erasing)
 
 
+def compared(verdicts: pd.DataFrame, metric: str, run: str, opponent: str) -> dict[str, Any] | None:
+    """Return the comparison of two runs by a metric from the side of the first, None where there is none."""
+    table = verdicts[verdicts["metric"] == metric]
+    here = (table["run_a"] == run) & (table["run_b"] == opponent)
+    there = (table["run_a"] == opponent) & (table["run_b"] == run)
+    rows = table[here | there].to_dict("records")
+    return turned({str(key): value for key, value in rows[0].items()}, run) if rows else None
+
+
 def verdict_in_words(
     experiment: config.Experiment, leaderboard: pd.DataFrame, verdicts: pd.DataFrame
 ) -> dict[str, Any]:
     """Return the primary metric, the headline and the sentences that go with it.
 
-    The headline holds masked autoencoders against training from scratch; what else a configuration has,
-    rivals and cheap controls, is the claims' business (claims.py).
+    The headline and the sentences after it tell the primary family, which was fixed before the run: every
+    masked run against the runs of `evaluate.against`. What follows is exploratory and says so. Rivals and
+    cheap controls are the claims' business (claims.py).
     """
     metric = experiment.evaluate.primary
-    verdicts = verdicts[verdicts["metric"] == metric]
     table = scalars(leaderboard)
     table = table[table["metric"] == metric].set_index("run")
-    scratch, pretrained = scratch_runs(experiment), masked_runs(experiment)
-    sentences = [_among_strategies(verdicts, pretrained), _controls(table, verdicts, experiment)]
     people = int(table["people"].iloc[0])
+    pairs = [compared(verdicts, metric, *pair) for pair in experiment.primary_pairs]
+    rows = [row for row in pairs if row is not None]
+    first, *others = [*dict.fromkeys(row["run_b"] for row in rows)] or [""]
+    where = f" on {people} unseen people, by {METRIC_NAMES[metric]}"
+    headline = _against(experiment, rows, first, where) if first else _no_verdict(experiment)
+    sentences = [
+        *[_against(experiment, rows, control, "") for control in others],
+        *_reasons(rows),
+        _among_strategies(experiment, verdicts),
+        _best_control(experiment, table, verdicts),
+        what_verdicts_mean(experiment),
+    ]
     return {
         "metric": metric,
         "people": people,
         "seeds": len(experiment.seeds),
-        "headline": _headline(verdicts, scratch, pretrained, METRIC_NAMES[metric], people),
-        "sentences": [sentence for sentence in (*sentences, WHAT_A_TIE_MEANS) if sentence],
+        "headline": headline,
+        "sentences": [sentence for sentence in sentences if sentence],
     }
 
 
-def _headline(
-    verdicts: pd.DataFrame, scratch: list[str], pretrained: list[str], metric: str, people: int
-) -> str:
-    if not scratch or not pretrained:
-        return "No verdict on pretraining: that takes a run with pretraining and one without."
-    control = scratch[0]
-    against = verdicts[(verdicts["run_b"] == control) & verdicts["run_a"].isin(pretrained)]
-    where = f"on {people} unseen people, by {metric}"
-    if against.empty:
-        return f"No verdict: {metric} was not measured; the tables say why."
-    if (against["verdict"] == "undecided").any():
-        return "No verdict: one seed cannot tell a strategy from the luck of its training; use two or more."
-    parts = [_group(against, verdict) for verdict in ("better", "worse")]
-    called = " and ".join(part for part in parts if part)
-    ties = against[against["verdict"] == "tie"]
-    if not called:
-        return (
-            f"No masking strategy beat training from scratch {where}: {some_names(ties['run_a'])} "
-            f"{_TIES.get(len(ties), 'all tie')}; {_power(ties['detectable'].median())}."
-        )
-    rest = f"; {some_names(ties['run_a'])} {'ties' if len(ties) == 1 else 'tie'}" if len(ties) else ""
-    return f"Against training from scratch {where}: {called}{rest}."
+def what_verdicts_mean(experiment: config.Experiment) -> str:
+    """Return what the words of a verdict stand for, and which verdicts decide."""
+    margin = f"{experiment.evaluate.equivalence:g}"
+    words = (
+        f"Equivalent means that the interval of the difference lies within {margin} either way; undecided "
+        "means that these people and seeds cannot tell, which is no proof of equality."
+    )
+    if not experiment.primary_pairs:
+        return f"{words} No comparison was fixed beforehand, so all are exploratory."
+    return (
+        f"{words} The comparisons against {names_of(experiment.controls)} were fixed before the run and are "
+        "corrected together; all others are exploratory."
+    )
 
 
-def _power(detectable: float) -> str:
-    """Return what an evaluation could have seen; metrics lie between 0 and 1, and chance near a half."""
-    if detectable >= LARGEST_DIFFERENCE:
-        return "so few seeds would hardly have shown any difference among so many comparisons"
-    return f"a difference of about {detectable:.3f} would have been seen"
+def _no_verdict(experiment: config.Experiment) -> str:
+    if not experiment.primary_pairs:
+        return NO_FAMILY
+    return f"No verdict: {METRIC_NAMES[experiment.evaluate.primary]} was not measured; the tables say why."
 
 
-def _group(against: pd.DataFrame, verdict: str) -> str:
-    rows = against[against["verdict"] == verdict]
-    if rows.empty:
-        return ""
-    gains = [f"{row.run_a} ({row.difference:+.3f})" for row in rows.itertuples()]
-    return f"{names_of(gains)} {'is' if len(gains) == 1 else 'are'} {verdict}"
+def _against(experiment: config.Experiment, rows: list[dict[str, Any]], control: str, where: str) -> str:
+    """Return how the masked runs do against one control."""
+    against = [row for row in rows if row["run_b"] == control]
+    plain = control in _without_pretraining(experiment) and not _hides(experiment.run(control).finetune)
+    return f"Against {'training from scratch' if plain else control}{where}: {_told(against)}."
 
 
-def _among_strategies(verdicts: pd.DataFrame, pretrained: list[str]) -> str:
-    among = verdicts[verdicts["run_a"].isin(pretrained) & verdicts["run_b"].isin(pretrained)]
-    if among.empty or (among["verdict"] == "undecided").any():
-        return ""
-    called = among[among["verdict"] != "tie"]
-    ties = len(among) - len(called)
-    if called.empty:
-        pairs = "1 pair, a tie" if ties == 1 else f"{ties} pairs, all ties"
-        return f"Between the masking strategies no difference was shown ({pairs})."
-    wins = [f"{row.run_a} is {row.verdict} than {row.run_b}" for row in called.itertuples()]
-    rest = {0: "", 1: "; the other pair ties"}.get(ties, f"; the other {ties} pairs tie")
-    return f"Between the masking strategies, {names_of(wins)}{rest}."
+def _told(rows: list[dict[str, Any]]) -> str:
+    """Return the runs by verdict, with their differences where there is one to speak of."""
+    parts = []
+    for verdict in VERDICTS:
+        found = [row for row in rows if row["verdict"] == verdict]
+        names = [row["run_a"] for row in found]
+        if verdict in OPPOSITE:
+            names = [f"{row['run_a']} ({row['difference']:+.3f})" for row in found]
+        if names:
+            parts.append(f"{some_names(names)} {'is' if len(names) == 1 else 'are'} {verdict}")
+    return "; ".join(parts)
 
 
-def _controls(table: pd.DataFrame, verdicts: pd.DataFrame, experiment: config.Experiment) -> str:
-    baselines = table[(table["kind"] == "baseline") & table["value"].notna()]
-    if baselines.empty:
-        return ""
-    ascending = not higher_is_better(experiment.evaluate.primary)
-    best = baselines.sort_values("value", ascending=ascending).iloc[0]
-    against = verdicts[verdicts["run_b"] == best.name]
-    counts = [
-        (verdict, list(against.loc[against["verdict"] == verdict, "run_a"]))
-        for verdict in ("better", "worse", "tie")
+def _reasons(rows: list[dict[str, Any]]) -> list[str]:
+    """Return why comparisons are undecided, each reason once."""
+    notes = dict.fromkeys(str(row["note"]) for row in rows if row["note"])
+    return [f"Undecided because {note}." for note in notes]
+
+
+def _among_strategies(experiment: config.Experiment, verdicts: pd.DataFrame) -> str:
+    """Return what was found between masks that were not compared as the primary family."""
+    names, primary = masked_runs(experiment), experiment.primary_pairs
+    pairs = [
+        (b, a)
+        for place, a in enumerate(names)
+        for b in names[place + 1 :]
+        if (a, b) not in primary and (b, a) not in primary
     ]
-    words = [f"{some_names(names)} {_plural(verdict, len(names))}" for verdict, names in counts if names]
-    found = f": against it {'; '.join(words)}" if words else ""
-    return f"The best control that trains no network is {best.name} with {best['value']:.3f}{found}."
+    found = [compared(verdicts, experiment.evaluate.primary, *pair) for pair in pairs]
+    rows = [row for row in found if row is not None]
+    called = [row for row in rows if row["verdict"] in OPPOSITE]
+    wins = [f"{row['run_a']} is {row['verdict']} than {row['run_b']}" for row in called]
+    rest = [(v, sum(row["verdict"] == v for row in rows)) for v in VERDICTS if v not in OPPOSITE]
+    counts = [f"{count} {'pair is' if count == 1 else 'pairs are'} {v}" for v, count in rest if count]
+    words = "; ".join([names_of(wins)] * bool(wins) + [names_of(counts)] * bool(counts))
+    return f"Between the other masking strategies (exploratory): {words}." if words else ""
 
 
-def _plural(verdict: str, count: int) -> str:
-    if verdict == "tie":
-        return "ties" if count == 1 else "tie"
-    return f"{'is' if count == 1 else 'are'} {verdict}"
+def _best_control(experiment: config.Experiment, table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """Return who beats the best control: of those that learn from the same labels, where there is one."""
+    controls = table[(table["kind"] == "baseline") & table["value"].notna()]
+    learning = controls[controls.index.isin(config.BASELINES_FROM_LABELS)]
+    best = learning if len(learning) else controls
+    if best.empty:
+        return ""
+    metric = experiment.evaluate.primary
+    name = best.sort_values("value", ascending=not higher_is_better(metric), kind="stable").index[0]
+    found = [compared(verdicts, metric, run, name) for run in experiment.run_names]
+    told = _told([row for row in found if row is not None])
+    what = "learns from the same labels" if len(learning) else "trains no network"
+    against = f": against it {told} (exploratory)" if told else ""
+    return f"The best control that {what} is {name} with {best.loc[name, 'value']:.3f}{against}."
 
 
 def some_names(names: Any) -> str:

@@ -33,9 +33,13 @@ def leaderboard() -> pd.DataFrame:
 @pytest.fixture
 def verdicts() -> pd.DataFrame:
     row = {"metric": "roc_auc", "ci_low": 0.01, "ci_high": 0.03, "p_value": 0.001, "p_adjusted": 0.002}
-    row |= {"difference": 0.02, "detectable": 0.015, "seconds_difference": 10.0, "budget_note": ""}
-    pairs = [("random", "scratch", "better"), ("block", "random", "tie"), ("random", "pixels", "undecided")]
-    return pd.DataFrame([row | {"run_a": a, "run_b": b, "verdict": verdict} for a, b, verdict in pairs])
+    row |= {"difference": 0.02, "seconds_difference": 10.0, "budget_note": ""}
+    pairs = [
+        ("random", "scratch", "better", "primary", ""), ("block", "random", "equivalent", "exploratory", ""),
+        ("random", "pixels", "undecided", "exploratory", "random has not learnt"),
+    ]  # fmt: skip
+    names = ("run_a", "run_b", "verdict", "family", "note")
+    return pd.DataFrame([row | dict(zip(names, pair, strict=True)) for pair in pairs])
 
 
 def test_colours_are_fixed_and_distinct(leaderboard: pd.DataFrame) -> None:
@@ -49,7 +53,7 @@ def test_colours_are_fixed_and_distinct(leaderboard: pd.DataFrame) -> None:
 
 def test_every_chart_has_both_texts() -> None:
     assert charts.HOW_TO_READ.keys() == charts.ALT.keys()
-    assert "do not make two runs a tie" in charts.HOW_TO_READ["leaderboard"]
+    assert "do not make two runs equal" in charts.HOW_TO_READ["leaderboard"]
 
 
 @pytest.mark.parametrize(
@@ -115,13 +119,14 @@ def test_a_refused_metric_draws_nothing(leaderboard: pd.DataFrame) -> None:
 def test_matrix_says_verdicts_in_words_from_both_sides(verdicts: pd.DataFrame) -> None:
     heat = charts.verdict_matrix(verdicts, "roc_auc", ["scratch", "random", "block"], ["pixels"]).data[0]
     text = {row: list(cells) for row, cells in zip(heat.y, heat.text, strict=True)}
-    assert text["scratch"] == ["", "<b>better</b><br>+0.020", ""]
-    assert text["random"] == ["<b>worse</b><br>-0.020", "", "<b>tie</b><br>+0.020"]
+    assert text["scratch"] == ["", "<b>better</b><br>+0.020<br>primary", ""]
+    assert text["random"] == ["<b>worse</b><br>-0.020<br>primary", "", "<b>equivalent</b><br>+0.020"]
     assert text["pixels"] == ["", "<b>undecided</b><br>+0.020", ""]
     hover = heat.hovertext[1][0]
     assert "scratch against random: worse" in hover
     assert "-0.020 (-0.030 to -0.010)" in hover
-    assert "a difference of 0.015 would have been seen" in hover
+    assert hover.endswith("adjusted p: 0.002, primary")
+    assert heat.hovertext[3][1].endswith("exploratory<br>random has not learnt")
 
 
 def test_matrix_text_is_readable_on_every_verdict() -> None:

@@ -34,25 +34,35 @@ def folder(tmp_path) -> Path:
     ]
     rows += [row | {"condition": "mask", "amount": 0.3, "value": 0.01} for row in rows]
     verdict = {"metric": "roc_auc", "run_a": "random", "run_b": "scratch", "difference": 0.125}
-    verdict |= {"ci_low": -0.25, "ci_high": 0.5, "p_adjusted": 0.3, "verdict": "tie", "detectable": 0.4}
+    verdict |= {
+        "ci_low": -0.25,
+        "ci_high": 0.5,
+        "p_adjusted": 0.3,
+        "verdict": "undecided",
+        "family": "primary",
+    }
+    verdict |= {"note": ""}
     empty = pd.DataFrame(columns=results.LEADERBOARD_COLUMNS)
     results.write_table(
         paths.leaderboard, pd.concat([empty, pd.DataFrame(rows)]), results.LEADERBOARD_COLUMNS
     )
     table = pd.DataFrame([verdict]).reindex(columns=results.VERDICT_COLUMNS)
     results.write_table(paths.verdicts, table, results.VERDICT_COLUMNS)
-    files.write_json(paths.verdict, {"metric": "roc_auc", "headline": "It ties.", "sentences": ["So it is."]})
+    files.write_json(paths.verdict, {"metric": "roc_auc", "headline": "It wins.", "sentences": ["So it is."]})
     return paths.root
 
 
 def test_the_block_holds_the_headline_and_both_tables(folder):
     block = readme.results_block(folder)
-    assert block.startswith("> **It ties.**\n>\n> So it is.\n")
+    assert block.startswith("> **It wins.**\n>\n> So it is.\n")
     assert "| `random` | 0.625 (0.250 to 0.750) |" in block
     assert "| 12 + 3 |" in block
     assert "0.010" not in block  # what was measured under a condition has its own place
     assert re.search(r"\| `scratch` .* \| not measured \|", block)
-    assert "| `random` against `scratch` | +0.125 (-0.250 to +0.500) | 0.300 | **tie** | 0.400 |" in block
+    assert (
+        "| `random` against `scratch` | +0.125 (-0.250 to +0.500) | 0.300 | **undecided** | primary |"
+        in block
+    )
 
 
 def test_only_the_block_is_replaced_and_twice_is_once(folder, tmp_path):

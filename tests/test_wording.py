@@ -1,10 +1,14 @@
+from typing import get_args
+
 import pandas as pd
 import pytest
 
+from facemae import config
 from facemae.wording import (
-    WHAT_A_TIE_MEANS,
+    NO_FAMILY,
     cheap_runs,
     masked_runs,
+    primary_first,
     rival_runs,
     scratch_runs,
     turned,
@@ -14,88 +18,68 @@ from facemae.wording import (
 STRATEGIES = ["random", "block", "grid", "region"]
 
 
+MEANS = (
+    "Equivalent means that the interval of the difference lies within 0.01 either way; undecided means that "
+    "these people and seeds cannot tell, which is no proof of equality. The comparisons against {} were "
+    "fixed before the run and are corrected together; all others are exploratory."
+)
+
+
 @pytest.fixture
 def words(small):
-    """Return a function that words the verdicts (better, worse, tie) of each run against scratch."""
+    """Return a function that words verdicts: of each run against scratch, and (run_a, run_b, verdict)."""
 
     def make(
-        against, among=(), controls=(), scratch=True, primary="roc_auc", values=None, seeds=(0, 1, 2),
-        detectable=0.0234,
+        against, more=(), primary="roc_auc", values=None, note="", controls=("scratch",),
     ):  # fmt: skip
-        dropped = {name: None for name in ("scratch", *STRATEGIES) if name not in against}
-        dropped.pop("scratch", None) if scratch else None
+        dropped = {name: None for name in STRATEGIES if name not in against}
         experiment = small(
-            runs=dropped | {name: {} for name in against}, evaluate={"primary": primary},
-            baselines=list(values or {}), seeds=list(seeds),
-        )  # fmt: skip
-        rows = [(name, "scratch", verdict) for name, verdict in against.items()] if scratch else []
-        rows += [*among, *controls]
-        sign = {"better": 1, "worse": -1, "tie": 0.001, "undecided": 1}
+            runs=dropped | {name: {} for name in against},
+            evaluate={"primary": primary, "against": list(controls)},
+            baselines=[name for name in values or {} if name in get_args(config.Baseline)],
+        )
+        rows = [(name, "scratch", verdict) for name, verdict in against.items()]
+        sign = {"better": 1, "worse": -1, "equivalent": 0.001, "undecided": 1}
         verdicts = pd.DataFrame(
-            [{"metric": primary, "run_a": a, "run_b": b, "verdict": verdict, "detectable": detectable,
-              "difference": 0.05 * sign[verdict]} for a, b, verdict in rows]
-            + [{"metric": "other", "run_a": "random", "run_b": "scratch", "verdict": "worse",
-                "detectable": 9.0, "difference": -9.0}]
+            [{"metric": primary, "run_a": a, "run_b": b, "verdict": verdict, "note": note, "ci_low": 0.0,
+              "ci_high": 0.0, "seconds_difference": 0.0, "difference": 0.05 * sign[verdict]}
+             for a, b, verdict in [*rows, *more]]
+            + [{"metric": "other", "run_a": "random", "run_b": "scratch", "verdict": "worse"}]
         )  # fmt: skip
         runs = [{"run": name, "kind": "run", "value": 0.8} for name in experiment.run_names]
         runs += [{"run": name, "kind": "baseline", "value": value} for name, value in (values or {}).items()]
         runs += [row | {"condition": "mask", "value": 0.9} for row in runs]  # which no sentence is about
         rows = [{"metric": primary, "people": 20, "condition": ""} | row for row in runs]
-        leaderboard = pd.DataFrame(rows)
-        return verdict_in_words(experiment, leaderboard, verdicts)
+        return verdict_in_words(experiment, pd.DataFrame(rows), verdicts)
 
     return make
 
 
 @pytest.mark.parametrize(
-    ("against", "headline"),
+    ("against", "told"),
     [
-        (
-            {"random": "better"},
-            "Against training from scratch on 20 unseen people, by ROC AUC: random (+0.050) is better.",
-        ),
+        ({"random": "better"}, "random (+0.050) is better."),
         (
             {"random": "better", "block": "better"},
-            "Against training from scratch on 20 unseen people, by ROC AUC: "
             "random (+0.050) and block (+0.050) are better.",
         ),
         (
-            {"random": "better", "block": "worse", "grid": "tie"},
-            "Against training from scratch on 20 unseen people, by ROC AUC: "
-            "random (+0.050) is better and block (-0.050) is worse; grid ties.",
+            {"random": "better", "block": "worse", "grid": "equivalent"},
+            "random (+0.050) is better; block (-0.050) is worse; grid is equivalent.",
         ),
         (
-            {"random": "better", "block": "better", "grid": "better", "region": "tie"},
-            "Against training from scratch on 20 unseen people, by ROC AUC: "
-            "random (+0.050), block (+0.050) and grid (+0.050) are better; region ties.",
+            {"random": "worse", "block": "undecided", "grid": "undecided", "region": "equivalent"},
+            "random (-0.050) is worse; region is equivalent; block and grid are undecided.",
         ),
-        (
-            {"random": "worse", "block": "tie", "grid": "tie"},
-            "Against training from scratch on 20 unseen people, by ROC AUC: "
-            "random (-0.050) is worse; block and grid tie.",
-        ),
-        (
-            {"random": "tie"},
-            "No masking strategy beat training from scratch on 20 unseen people, by ROC AUC: random ties; "
-            "a difference of about 0.023 would have been seen.",
-        ),
-        (
-            {"random": "tie", "block": "tie", "grid": "tie"},
-            "No masking strategy beat training from scratch on 20 unseen people, by ROC AUC: "
-            "random, block and grid all tie; a difference of about 0.023 would have been seen.",
-        ),
-        (
-            {"random": "tie", "block": "tie"},
-            "No masking strategy beat training from scratch on 20 unseen people, by ROC AUC: "
-            "random and block both tie; a difference of about 0.023 would have been seen.",
-        ),
+        ({"random": "equivalent", "block": "equivalent"}, "random and block are equivalent."),
+        ({"random": "undecided"}, "random is undecided."),
     ],
 )
-def test_the_headline_says_who_wins(words, against, headline):
+def test_the_headline_says_who_wins(words, against, told):
     found = words(against)
-    assert found["headline"] == headline
-    assert (found["metric"], found["people"], found["seeds"]) == ("roc_auc", 20, 3)
-    assert found["sentences"][-1] == WHAT_A_TIE_MEANS
+    assert found["headline"] == f"Against training from scratch on 20 unseen people, by ROC AUC: {told}"
+    assert (found["metric"], found["people"], found["seeds"]) == ("roc_auc", 20, 2)
+    assert found["sentences"] == [MEANS.format("scratch")]
 
 
 @pytest.mark.parametrize(
@@ -108,81 +92,108 @@ def test_the_headline_follows_the_primary_metric(words, primary, name):
     assert found["metric"] == primary
 
 
-def test_one_seed_has_no_verdict(words):
+def test_each_control_of_the_primary_family_has_its_sentence(words):
     found = words(
-        {"random": "undecided", "block": "undecided"}, among=[("block", "random", "undecided")], seeds=[0]
+        {"random": "undecided", "block": "better", "grid": "better"},
+        more=[("block", "random", "worse"), ("random", "grid", "better")],
+        controls=("scratch", "random"),
     )
-    assert found["headline"].startswith("No verdict: one seed cannot tell")
-    assert found["sentences"] == [WHAT_A_TIE_MEANS]
+    assert found["headline"].startswith("Against training from scratch on 20 unseen people")
+    assert found["sentences"] == [
+        "Against random: block (-0.050) and grid (-0.050) are worse.",
+        MEANS.format("scratch and random"),
+    ]
 
 
-def test_without_scratch_or_without_pretraining_there_is_no_verdict_on_it(words):
-    expected = "No verdict on pretraining: that takes a run with pretraining and one without."
-    assert words({"random": "tie", "block": "tie"}, scratch=False)["headline"] == expected
-    assert words({})["headline"] == expected
+def test_a_reason_is_told_once(words):
+    note = "one seed cannot tell a run from the luck of its training; use two or more"
+    found = words({"random": "undecided", "block": "undecided"}, note=note)
+    assert found["headline"].endswith("random and block are undecided.")
+    assert found["sentences"] == [f"Undecided because {note}.", MEANS.format("scratch")]
 
 
-def test_between_the_strategies(words):
+def test_a_run_that_has_not_learnt_is_named(words):
+    found = words({"random": "undecided"}, note="random has not learnt: its embedding has collapsed")
+    assert found["sentences"][0] == "Undecided because random has not learnt: its embedding has collapsed."
+
+
+def test_without_a_family_there_is_no_verdict_and_all_is_exploratory(words):
+    for found in (words({"random": "better"}, controls=()), words({})):
+        assert found["headline"] == NO_FAMILY
+        assert found["sentences"][-1].endswith("No comparison was fixed beforehand, so all are exploratory.")
+
+
+def test_a_family_without_numbers_has_no_verdict(words):
+    found = words({"random": "better"}, controls=("random",))
+    assert found["headline"] == NO_FAMILY  # a run is not held against itself
+    found = words({"random": "better", "block": "better"}, controls=("random",))
+    assert found["headline"] == "No verdict: ROC AUC was not measured; the tables say why."
+
+
+def test_between_the_other_strategies_all_is_exploratory(words):
     def sentence(*verdicts):
         pairs = [("block", "random"), ("grid", "random"), ("grid", "block")]
-        among = [(*pair, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
-        return words(dict.fromkeys(["random", "block", "grid"], "tie"), among=among)["sentences"][0]
+        more = [(*pair, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
+        return words(dict.fromkeys(["random", "block", "grid"], "undecided"), more=more)["sentences"][0]
 
-    assert sentence("tie", "tie", "tie") == (
-        "Between the masking strategies no difference was shown (3 pairs, all ties)."
+    start = "Between the other masking strategies (exploratory): "
+    assert sentence("undecided", "undecided", "undecided") == f"{start}3 pairs are undecided."
+    assert sentence("equivalent", "undecided", "undecided") == (
+        f"{start}1 pair is equivalent and 2 pairs are undecided."
     )
-    assert sentence("worse", "tie", "tie") == (
-        "Between the masking strategies, block is worse than random; the other 2 pairs tie."
-    )
-    assert sentence("worse", "better", "tie").startswith(
-        "Between the masking strategies, block is worse than random and grid is better than random; the other"
+    assert sentence("worse", "better", "undecided") == (
+        f"{start}block is worse than random and grid is better than random; 1 pair is undecided."
     )
 
 
-@pytest.mark.parametrize("verdicts", [("worse", "better", "tie"), ("worse", "better", "worse"), ("tie",)])
-def test_between_the_strategies_in_the_singular(words, verdicts):
-    pairs = [("block", "random"), ("grid", "random"), ("grid", "block")]
-    among = [(*pair, verdict) for pair, verdict in zip(pairs, verdicts, strict=False)]
-    names = ["random", "block", "grid"] if len(among) > 1 else ["random", "block"]
-    sentence = words(dict.fromkeys(names, "tie"), among=among)["sentences"][0]
-    assert "0 pairs" not in sentence
-    assert "1 pairs" not in sentence
+def test_a_pair_of_the_primary_family_is_not_told_again(words):
+    found = words(
+        {"random": "undecided", "block": "better"},
+        more=[("block", "random", "worse")],
+        controls=("scratch", "random"),
+    )
+    assert sum("worse" in sentence for sentence in found["sentences"]) == 1
 
 
 def test_the_best_control_is_named_with_who_beats_it(words):
-    controls = [("random", "pca", "better"), ("block", "pca", "tie"), ("grid", "pca", "better"),
-                ("random", "pixels", "worse"), ("scratch", "pca", "worse")]  # fmt: skip
+    more = [("random", "pca", "better"), ("block", "pca", "undecided"), ("grid", "pca", "better"),
+            ("random", "pixels", "worse"), ("scratch", "pca", "worse")]  # fmt: skip
     found = words(
-        dict.fromkeys(["random", "block", "grid"], "tie"),
-        controls=controls,
+        dict.fromkeys(["random", "block", "grid"], "undecided"), more=more,
         values={"pixels": 0.7, "pca": 0.755},
-    )
+    )  # fmt: skip
     assert found["sentences"][0] == (
-        "The best control that trains no network is pca with 0.755: against it random and grid are better; "
-        "scratch is worse; block ties."
+        "The best control that trains no network is pca with 0.755: against it random (+0.050) and grid "
+        "(+0.050) are better; scratch (-0.050) is worse; block is undecided (exploratory)."
+    )
+
+
+def test_a_control_that_learns_from_the_same_labels_comes_before_a_better_one_that_does_not(words):
+    found = words(
+        {"random": "undecided"}, more=[("random", "fisherfaces", "better"), ("random", "pca", "worse")],
+        values={"pca": 0.9, "fisherfaces": 0.823, "hog_lda": 0.8},
+    )  # fmt: skip
+    assert found["sentences"][0] == (
+        "The best control that learns from the same labels is fisherfaces with 0.823: against it random "
+        "(+0.050) is better (exploratory)."
     )
 
 
 def test_the_best_control_of_an_error_rate_is_the_lowest(words):
-    found = words({"random": "tie"}, primary="eer", values={"pixels": 0.3, "pca": 0.2})
-    assert found["sentences"][0].startswith("The best control that trains no network is pca with 0.200")
-
-
-def test_without_controls_nothing_is_said_of_them(words):
-    assert words({"random": "tie"})["sentences"] == [WHAT_A_TIE_MEANS]
-
-
-def test_what_could_never_have_been_seen_is_not_given_as_a_number(words):
-    headline = words(dict.fromkeys(STRATEGIES, "tie"), detectable=1.117)["headline"]
-    assert headline.endswith("so few seeds would hardly have shown any difference among so many comparisons.")
-    assert "1.117" not in headline
+    found = words({"random": "undecided"}, primary="eer", values={"pixels": 0.3, "pca": 0.2})
+    assert found["sentences"][0] == "The best control that trains no network is pca with 0.200."
 
 
 def test_more_names_than_anybody_reads_are_counted(words):
-    headline = words({f"run{number}": "tie" for number in range(9)})["headline"]
-    assert "9 of them all tie" in headline
-    headline = words({f"run{number}": "tie" for number in range(8)})["headline"]
+    headline = words({f"run{number}": "undecided" for number in range(9)})["headline"]
+    assert "9 of them are undecided" in headline
+    headline = words({f"run{number}": "undecided" for number in range(8)})["headline"]
     assert "run0, run1" in headline
+
+
+def test_what_decides_is_told_first():
+    table = pd.DataFrame({"run_a": list("abcd"), "family": ["exploratory", "primary"] * 2})
+    assert primary_first(table)["run_a"].tolist() == ["b", "d", "a", "c"]
 
 
 def test_runs_are_told_apart_by_how_they_learn(small):
@@ -205,15 +216,15 @@ def test_a_rival_is_no_masking_strategy_of_the_headline(small):
         runs=dict.fromkeys(["block", "grid", "region"]) | {"views": {"pretrain": {"method": "simclr"}}},
         baselines=[],
     )
-    pairs = [("random", "scratch", "tie"), ("views", "scratch", "better"), ("views", "random", "better")]
+    pairs = [("random", "scratch", "worse"), ("views", "scratch", "better"), ("views", "random", "better")]
     verdicts = pd.DataFrame(
-        {"metric": "roc_auc", "run_a": a, "run_b": b, "verdict": each, "detectable": 0.01, "difference": 0.1}
+        {"metric": "roc_auc", "run_a": a, "run_b": b, "verdict": each, "note": "", "difference": 0.1}
         for a, b, each in pairs
     )
     names = experiment.run_names
     leaderboard = pd.DataFrame({"run": names, "kind": "run", "metric": "roc_auc", "people": 9, "value": 0.5})
     words = verdict_in_words(experiment, leaderboard.assign(condition=""), verdicts)
-    assert words["headline"].startswith("No masking strategy beat training from scratch")
+    assert words["headline"].endswith("by ROC AUC: random (+0.100) is worse.")
     assert not any("views" in text for text in [words["headline"], *words["sentences"]])
 
 
@@ -227,4 +238,4 @@ def test_a_comparison_turned_twice_is_itself():
     }  # fmt: skip
     assert turned(other, "a") == row
     assert turned(row, "a") == row
-    assert turned(row | {"verdict": "tie"}, "b")["verdict"] == "tie"
+    assert turned(row | {"verdict": "equivalent"}, "b")["verdict"] == "equivalent"

@@ -99,7 +99,7 @@ def test_the_verdict_table_compares_every_pair_once(paths):
     primary = verdicts[verdicts["metric"] == "roc_auc"]
     pairs = {frozenset(pair) for pair in zip(primary["run_a"], primary["run_b"], strict=True)}
     assert len(pairs) == len(primary) == 6 + 4  # the runs with each other, and each with the baseline
-    assert set(verdicts["verdict"]) <= {"better", "worse", "tie"}
+    assert set(verdicts["verdict"]) <= {"better", "worse", "equivalent", "undecided"}
     assert results.read_json(paths.verdict)["headline"]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from facemae import charts, config, curves, reading
 from facemae.app import animation, export, shell
 from facemae.data.images import encode_png
-from facemae.wording import METRIC_NAMES, metric_label, scalars
+from facemae.wording import METRIC_NAMES, metric_label, primary_first, scalars
 
 SHOWN = 3  # faces of a strip, so that two strips fit side by side
 FACE_WIDTH, MAP_WIDTH = 150, 222  # pixels, of which two fit side by side on a telephone, or one
@@ -114,7 +114,7 @@ def _metric(setup: config.Experiment, leaderboard: pd.DataFrame) -> str | None:
         bind="query-params",
     )
     if metric != primary:
-        st.caption(f"The headline verdict is by {metric_label(primary)}; this is another view of it.")
+        st.caption(f"The headline verdict is by {metric_label(primary)}; this is exploratory.")
     return metric
 
 
@@ -129,18 +129,18 @@ def _verdicts(
     runs = [name for name in reading.run_names(setup) if name in chosen]
     controls = [name for name in setup.baselines if name in chosen]
     export.chart("verdicts", charts.verdict_matrix(table, metric, runs, controls), form)
-    table = table.drop(columns=["metric", "p_value"])
+    table = primary_first(table).drop(columns=["metric", "p_value"])
     with st.expander("The same in numbers", expanded=True):
         st.dataframe(
             table,
             hide_index=True,
             column_config=_columns(),
             column_order=list(_columns()),
-            alt="Table of verdicts with difference, interval, adjusted p value and detectable difference.",
+            alt="Table of verdicts with their family, difference, interval and adjusted p value.",
         )
         st.caption(
-            "The p value is adjusted for the number of comparisons; a true difference as large as the "
-            "detectable one would be called in four of five such evaluations."
+            "The p value is adjusted for the number of comparisons of its family. The primary family was "
+            "fixed before the run and decides; the other comparisons are exploratory."
         )
 
 
@@ -149,11 +149,12 @@ def _columns() -> dict[str, Any]:
         "run_a": "Run",
         "run_b": "Against",
         "verdict": "Verdict",
+        "note": "Why",
+        "family": "Family",
         "difference": shell.number("Difference", "%+.3f"),
         "ci_low": shell.number("Interval from", "%+.3f"),
         "ci_high": shell.number("to", "%+.3f"),
         "p_adjusted": shell.number("Adjusted p", "%.3f"),
-        "detectable": shell.number("Detectable", "%.3f"),
         "seconds_difference": shell.number("Extra seconds", "%+.0f"),
         "budget_note": "Budget",
     }

@@ -377,7 +377,7 @@ def _columns(name: str, estimate: Estimate, *, inside: bool = False) -> dict[str
 def verdict(table: pd.DataFrame, aid: Aid) -> str:
     """Return in one sentence what `measure` found of an aid, by the ROC AUC, which no threshold moves.
 
-    A tie is where the interval of the difference includes 0. For "none": what the occluder costs.
+    Undecided is where the interval of the difference includes 0. For "none": what the occluder costs.
     """
     row, none = _cells(table, aid), _cells(table, "none")
     if row["note"]:
@@ -400,7 +400,7 @@ def _change(low: float, high: float, before: float, after: float) -> str:
     values = f"the ROC AUC from {before:.3f} to {after:.3f}"
     interval = f"{low:+.3f} to {high:+.3f}"
     if low <= 0 <= high:
-        return f"moves {values}, and the interval of the difference, {interval}, includes 0: a tie"
+        return f"moves {values}, and the interval of the difference, {interval}, includes 0: undecided"
     return f"{'raises' if low > 0 else 'lowers'} {values} (interval of the difference {interval})"
 
 

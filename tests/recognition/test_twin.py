@@ -276,7 +276,7 @@ def test_a_measurement_repeats(make, autoencoder_of, faces, people, measured):
 def test_where_nothing_is_covered_every_aid_ties(make, autoencoder_of, faces, people):
     table = twin.measure(make(), autoencoder_of(), faces, people, "mask", 0.0, 0.9)
     assert (table["roc_auc"] == table.loc["clean", "roc_auc"]).all()
-    assert all("a tie" in twin.verdict(table, aid) for aid in twin.AIDS)
+    assert all("undecided" in twin.verdict(table, aid) for aid in twin.AIDS)
 
 
 def test_an_aid_that_cannot_be_had_is_a_note(make, faces, people):
@@ -330,6 +330,6 @@ def test_verdicts_by_hand():
         "Patch drop raises the ROC AUC from 0.700 to 0.750 (interval of the difference +0.010 to +0.090); at "
         "the threshold, genuine pairs accepted go from 50.0% to 50.0% and impostor pairs from 1.0% to 2.0%."
     )
-    assert "-0.030 to +0.010, includes 0: a tie" in twin.verdict(table, "reconstruct")
+    assert "-0.030 to +0.010, includes 0: undecided" in twin.verdict(table, "reconstruct")
     worse = table.assign(roc_auc_gain_high=-0.005)
     assert "Reconstruction lowers the ROC AUC" in twin.verdict(worse, "reconstruct")
