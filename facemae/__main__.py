@@ -411,7 +411,9 @@ def evaluate(
     pairs: PairsOption = None,
     images: Annotated[str | None, typer.Option("--images", help="Photos to embed first.")] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Finetune stage to embed them with.")] = None,
-    recogniser: Annotated[str | None, typer.Option("--recogniser", help="dlib or inception.")] = None,
+    recogniser: Annotated[
+        str | None, typer.Option("--recogniser", help="dlib, inception, fisherfaces, hog_lda or pca.")
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Data set for the recogniser.")] = None,
     protocol: Annotated[str | None, typer.Option("--protocol", help="List: view1, view2, ...")] = None,
     far: FarOption = [0.1, 0.01, 0.001],  # noqa: B006 - typer copies it

@@ -1,54 +1,114 @@
 """Controls that this project trains no network for: what a strategy has to beat, and how far one can get.
 
-A baseline is fitted once and embeds often: `(training images, experiment, seed) -> (images -> vectors)`.
-Images are (N, H, H, 3) uint8, vectors (N, M). `pixels`, `pca` and `random_weights` are the floor; `dlib` and
-`inception` are off-the-shelf recognisers, trained by others on millions of faces, and the ceiling.
+A baseline is fitted once and embeds often: `(training faces, experiment, seed) -> (images -> vectors)`.
+Images are (N, H, H, 3) uint8, vectors (N, M). `pixels` and `random_weights` learn nothing and are the floor;
+`pca` learns from the training faces, `fisherfaces` and `hog_lda` also from their labels, the same as a run.
+`dlib` and `inception` are off-the-shelf recognisers, trained by others on millions of faces: the ceiling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from facemae import config
+from facemae.closed_form import Floats, Head, fit, whiten
+from facemae.data.cache import Faces
+from facemae.labels import labelled_subset
 from facemae.models.embedder import Frozen, embed
 from facemae.models.encoder import build_encoder
 from facemae.models.patches import to_input
 from facemae.randomness import seed_of
 from facemae.recognisers import Embed, recogniser
 
-BaselineFn = Callable[[np.ndarray, config.Experiment, int], Embed]
+BaselineFn = Callable[[Faces, config.Experiment, int], Embed]
 
-PCA_COMPONENTS = 64
-MOST_FACES = 2000  # that a baseline is fitted on: enough for so few components, and little memory
+GREY_SIDE, GREY_COMPONENTS = 32, 300
+HOG_SIDE, HOG_COMPONENTS = 64, 400
 BATCH = 64
 
 
-def pixels(training: np.ndarray, experiment: config.Experiment, seed: int) -> Embed:
+@dataclass(frozen=True)
+class Learner:
+    """A control that learns from labelled faces.
+
+    Attributes:
+        features: From images (N, H, H, 3) uint8 to vectors (N, D), the same for every training.
+        components: Most principal components.
+        labels: Whether it learns from who is on the faces, or from the faces alone.
+    """
+
+    features: Embed
+    components: int
+    labels: bool = True
+
+    def fit(self, features: Floats, people: Sequence[str | None], name: str) -> Head:
+        """Return the head that the training faces give.
+
+        Raises:
+            DataError: they do not allow one.
+        """
+        return (fit if self.labels else whiten)(features, people, self.components, name)
+
+
+def grey(images: NDArray[np.uint8]) -> Floats:
+    """Return the grey values of each image at 32 x 32 pixels, (N, 1024)."""
+    return np.stack([np.asarray(_small(image, GREY_SIDE), np.float32).ravel() for image in images])
+
+
+def gradients(images: NDArray[np.uint8]) -> Floats:
+    """Return histograms of oriented gradients of each image at 64 x 64 pixels, (N, 1568).
+
+    8 orientations, cells of 8 pixels, blocks of 2 x 2, square roots of the values; Dalal and Triggs, 2005.
+    """
+    from skimage.feature import hog
+
+    settings = {"orientations": 8, "pixels_per_cell": (8, 8), "cells_per_block": (2, 2)}
+    found = [hog(np.asarray(_small(image, HOG_SIDE)), transform_sqrt=True, **settings) for image in images]
+    return np.array(found, np.float32)
+
+
+def _small(image: NDArray[np.uint8], side: int) -> Image.Image:
+    return Image.fromarray(image).convert("L").resize((side, side), Image.Resampling.BILINEAR)
+
+
+LEARNERS = {
+    "pca": Learner(grey, GREY_COMPONENTS, labels=False),
+    "fisherfaces": Learner(grey, GREY_COMPONENTS),
+    "hog_lda": Learner(gradients, HOG_COMPONENTS),
+}
+
+
+def learnt_from(name: str, rows: pd.DataFrame, labels: config.Labels) -> pd.DataFrame:
+    """Return the training people's rows that a baseline learns from; those with labels are the runs' own."""
+    if name not in LEARNERS:
+        return rows[:0]
+    return labelled_subset(rows, labels) if LEARNERS[name].labels else rows
+
+
+def _learnt(name: str) -> BaselineFn:
+    """Return a learner as a baseline."""
+
+    def fitted(training: Faces, experiment: config.Experiment, seed: int) -> Embed:
+        learner = LEARNERS[name]
+        head = learner.fit(learner.features(training.images), training.people, name)
+        return lambda images: head(learner.features(images))
+
+    return fitted
+
+
+def pixels(training: Faces, experiment: config.Experiment, seed: int) -> Embed:
     """Embed as the grey values of each image less their mean, so that the cosine is a correlation."""
     return _centred
 
 
-def pca(training: np.ndarray, experiment: config.Experiment, seed: int) -> Embed:
-    """Embed as whitened coordinates in the training faces' principal components.
-
-    Turk and Pentland, Eigenfaces for Recognition, 1991.
-    """
-    from sklearn.decomposition import PCA
-
-    components = min(PCA_COMPONENTS, len(training) - 1)
-    model = PCA(components, whiten=True, svd_solver="full").fit(_centred(training))
-
-    def coordinates(images: np.ndarray) -> np.ndarray:
-        found: np.ndarray = model.transform(_centred(images))
-        return found
-
-    return coordinates
-
-
-def random_weights(training: np.ndarray, experiment: config.Experiment, seed: int) -> Embed:
+def random_weights(training: Faces, experiment: config.Experiment, seed: int) -> Embed:
     """Embed as the mean token of the untrained encoder that every run of this seed starts from."""
     torch.manual_seed(seed_of(seed, "weights"))
     network = Frozen(build_encoder(experiment.defaults.model, experiment.data.image_size)).eval()
@@ -62,7 +122,7 @@ def random_weights(training: np.ndarray, experiment: config.Experiment, seed: in
     return tokens
 
 
-def dlib(training: np.ndarray, experiment: config.Experiment, seed: int) -> Embed:
+def dlib(training: Faces, experiment: config.Experiment, seed: int) -> Embed:
     """Embed with dlib's network, which learns nothing from the training faces (facemae/recognisers.py).
 
     Raises:
@@ -71,7 +131,7 @@ def dlib(training: np.ndarray, experiment: config.Experiment, seed: int) -> Embe
     return recogniser("dlib")
 
 
-def inception(training: np.ndarray, experiment: config.Experiment, seed: int) -> Embed:
+def inception(training: Faces, experiment: config.Experiment, seed: int) -> Embed:
     """Embed with facenet-pytorch's network, which learns nothing from the training faces either.
 
     Raises:
@@ -82,7 +142,9 @@ def inception(training: np.ndarray, experiment: config.Experiment, seed: int) ->
 
 BASELINES: dict[str, BaselineFn] = {
     "pixels": pixels,
-    "pca": pca,
+    "pca": _learnt("pca"),
+    "fisherfaces": _learnt("fisherfaces"),
+    "hog_lda": _learnt("hog_lda"),
     "random_weights": random_weights,
     "dlib": dlib,
     "inception": inception,

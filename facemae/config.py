@@ -27,9 +27,9 @@ from facemae.section import OpenShare, Positive, Section, Share
 STRATEGIES = tuple(Masks.model_fields)
 METHODS = ("mae", "simclr", "moco", "dino")
 Method = Literal["mae", "simclr", "moco", "dino"]
-Baseline = Literal["pixels", "pca", "random_weights", "dlib", "inception"]
+Baseline = Literal["pixels", "pca", "fisherfaces", "hog_lda", "random_weights", "dlib", "inception"]
 BASELINES_FROM_LABELS = ("fisherfaces", "hog_lda")  # they learn from the labels that the runs learn from
-BASELINES_WITHOUT_CHANCE = ("pixels", "pca", "dlib", "inception")
+BASELINES_WITHOUT_CHANCE = ("pixels", "pca", *BASELINES_FROM_LABELS, "dlib", "inception")
 Occlusion = Literal["block", "sunglasses", "mask", "scarf", "hand", "left", "right"]
 Light = Literal["exposure", "gamma", "side"]
 AttributeTask = Literal["gender", "race", "age", "expression"]

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from facemae import files, results
-from facemae.baselines import BASELINES, MOST_FACES
+from facemae.baselines import BASELINES, learnt_from
 from facemae.device import Compute
 from facemae.errors import UsageError
 from facemae.models.embedder import embed as embed_batch
 from facemae.models.patches import to_input
 from facemae.models.weights import load_embedder
 from facemae.progress import say, track
-from facemae.task import Task, evenly
+from facemae.task import Task
 
 BATCH = 64
 
@@ -77,8 +77,9 @@ def recogniser(task: Task, finetuned: Path | None) -> Recogniser:
 
     def of_part(part: int) -> Callable[[NDArray[np.uint8]], NDArray[np.floating]]:
         if finetuned is None:
-            training = task.load_rows(evenly(task.training(part), MOST_FACES)).images
-            return BASELINES[task.name](training, task.experiment, task.seed)
+            labels = task.experiment.defaults.finetune.labels
+            rows = learnt_from(task.name, task.training(part), labels)
+            return BASELINES[task.name](task.load_rows(rows), task.experiment, task.seed)
         network = load_embedder(finetuned, part)
         compute.place(network)
         return lambda images: _embedded(network, images, compute, task.label)

@@ -135,7 +135,10 @@ def _on_list(embeddings: Embeddings, pairs: pd.DataFrame, settings: Settings) ->
 
 
 def _scores(embeddings: Embeddings, pairs: pd.DataFrame) -> tuple[NDArray[np.float64], list[str]]:
-    """Return the cosine of each pair, NaN where a photo has no face, and what there is to say of them."""
+    """Return the score of each pair, NaN where a photo has no face, and what there is to say of them.
+
+    It is the cosine, unless the pairs have scores since several models share the list.
+    """
     place = pd.Index(embeddings.sample_ids)
     rows = np.stack([place.get_indexer(pd.Index(pairs[side])) for side in ("first", "second")])
     for side, found in zip(("first", "second"), rows, strict=True):
@@ -151,9 +154,15 @@ def _scores(embeddings: Embeddings, pairs: pd.DataFrame) -> tuple[NDArray[np.flo
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     score = np.full(len(pairs), np.nan)
     score[there] = np.einsum("nd,nd->n", unit[rows[0, there]], unit[rows[1, there]])
+    notes = []
+    if "score" in pairs:
+        score = pairs["score"].to_numpy(np.float64)
+        notes = [
+            "Each fold has a model of its own, fitted to other people; a score is its log odds of one person."
+        ]
     key = pd.Series(np.sort(pairs[["first", "second"]].to_numpy(str), axis=1).tolist()).map(tuple)
     twice = int(key.duplicated().sum())
-    return score, [f"Pairs listed more than once: {twice}."] if twice else []
+    return score, notes + ([f"Pairs listed more than once: {twice}."] if twice else [])
 
 
 def _people(
@@ -324,7 +333,7 @@ class Asked:
     Attributes:
         embeddings: A file of embeddings.
         photos, model: Photos, and the `finetune` stage to embed them with.
-        recogniser, data: "dlib" or "inception", and a data set.
+        recogniser, data: An off-the-shelf recogniser or a control that learns, and a data set.
         pairs: A list of pairs.
         protocol: Which of the lists that come with the photos or the data set.
         cache: Folder that keeps aligned faces and embeddings for the next time.
@@ -392,10 +401,10 @@ def inputs(asked: Asked) -> tuple[Embeddings, pd.DataFrame | None]:
 def of_recogniser(
     name: str, data: str, protocol: str | None, raw_dir: str, cache: Path, workers: int = 1
 ) -> tuple[Embeddings, pd.DataFrame]:
-    """Return the embeddings that an off-the-shelf recogniser makes of a data set, and its list of pairs.
+    """Return the embeddings that a recogniser makes of a data set, and its list of pairs.
 
     Args:
-        name: "dlib" or "inception".
+        name: "dlib" or "inception", or a control that learns: "pca", "fisherfaces", "hog_lda".
         data: A data set, such as "lfw".
         protocol: A list of pairs; "view1" and "view2" are LFW's; None: the only one there is.
         raw_dir: Folder of the data sets.

@@ -1,4 +1,10 @@
-"""A data set's own list of pairs, embedded by an off-the-shelf recogniser: from archive to vectors."""
+"""A data set's own list of pairs, embedded by an off-the-shelf recogniser or by a control that learns.
+
+A control is fitted anew for each fold of the list, as LFW's View 2 asks for: to the people of the other folds
+and those outside the list, through the gates of a run's split, so that no person and no picture of the fold
+is learnt from. Cosines by two models share no scale. So each model's are calibrated on training people who
+were held out when its settings were chosen, and the score of a pair is the log odds of one person.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +17,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from facemae import config, files, prepare, results
-from facemae.data import store
+from facemae.baselines import LEARNERS
+from facemae.data import split, store
 from facemae.data.images import ImageError, open_image
 from facemae.data.locate import Wanted, find, raw_dir
 from facemae.errors import DataError, IntegrityError, UsageError
 from facemae.progress import Progress, say
-from facemae.recognisers import IMAGE_SIZE, Recogniser, find_recogniser
+from facemae.recognisers import IMAGE_SIZE, Embed, Recogniser, find_recogniser
 
 BATCH = 64
 MIN_SCORE = 0.9  # of the detector
+SPLIT = config.Split(
+    pairs=None, pair_folds=None, rotations=1, evaluation_share=0.5, folds=2, seed=0, overlap="exclude",
+    hash_bits=31, embedder=None, same_cosine=0.9,
+)  # fmt: skip
 
 
 def embeddings_of(
@@ -31,7 +42,7 @@ def embeddings_of(
     was cut off goes on, and a second one only looks whether the photos are still the same.
 
     Args:
-        name: Of the recogniser: a key of `RECOGNISERS`.
+        name: A key of `RECOGNISERS`, or of `LEARNERS`.
         data: A data set's name, `name:path`, or a folder or file, as `data.labelled` in `config.yaml`.
         raw_dir: Folder of the raw data; the variable FACEMAE_RAW_DIR goes before it.
         cache: Folder to write to.
@@ -40,14 +51,11 @@ def embeddings_of(
 
     Returns:
         The embeddings with the columns sample_id, person and embedding, without a row for a photo that no
-        face was found in; and the pairs, with the columns of `PAIR_COLUMNS`.
-
-    Raises:
-        UsageError: there is no such recogniser, data set or protocol.
-        DataError: the data set lists no pairs, or no photo of it has a face.
-        IntegrityError: a file is not what it should be.
+        face was XX        IntegrityError: a file is not what it should be.
     """
-    model = find_recogniser(name)
+    if name in LEARNERS:
+        return _scored_by_fold(name, *_prepared(data, raw_dir, cache, workers, protocol))
+    model = find_recogniser(name, LEARNERS)
     key = model.key()  # first, since aligning takes minutes, and what is missing had better be said at once
     folder, pairs = _prepared(data, raw_dir, cache, workers, protocol)
     faces = results.read_table(folder.faces, ["sample_id", "person", "sha256", "shard", "row"])
@@ -60,6 +68,72 @@ def embeddings_of(
         vectors = _embedded(model, faces, folder, stored, f"{name} {data}")
     found = faces.merge(vectors, on=["sample_id", "sha256"])
     return found[["sample_id", "person", "embedding"]].reset_index(drop=True), pairs
+
+
+def _scored_by_fold(
+    name: str, folder: results.DataFolder, pairs: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the faces of the list with their embeddings, and its pairs with their scores, fold by fold."""
+    if (lists := pairs["protocol"].nunique()) > 1:
+        raise UsageError(f"{name} is fitted to one list of pairs, of {lists}; name it with --protocol.")
+    learner, photos = LEARNERS[name], results.read_table(folder.photos, ["sample_id", "person"])
+    columns = ["sample_id", "person", "source", "set", "sha256", "hash", "shard", "row"]
+    faces = results.read_table(folder.faces, columns)
+    features = _features(learner.features, faces, folder, name)
+    known = photos.dropna().set_index("sample_id")["person"].to_dict()
+    place, embedded = pd.Index(faces["sample_id"]), []
+    score = pd.Series(np.nan, pairs.index)
+    for fold, rows in pairs.groupby("fold"):
+        learnt = place.get_indexer(pd.Index(_learnt_from(faces, rows, known)))
+        head = learner.fit(features[learnt], faces["person"].iloc[learnt].to_list(), name)
+        say(name, f"fold {fold}: {len(learnt)} faces, {head}")
+        shown = faces[faces["sample_id"].isin({*rows["first"], *rows["second"]})]
+        vectors = head(features[shown.index])
+        table = shown[["sample_id", "person"]].assign(embedding=list(_as_wide(vectors, learner.components)))
+        embedded.append(table)
+        score[rows.index] = head.calibration.logit(_cosines(rows, table))
+    table = pd.concat(embedded).drop_duplicates("sample_id").reset_index(drop=True)
+    return table, pairs.assign(score=score)
+
+
+def _learnt_from(faces: pd.DataFrame, pairs: pd.DataFrame, known: dict[str, str]) -> list[str]:
+    """Return the sample_ids of the faces that a model may learn from which is tested on some pairs.
+
+    Raises:
+        DataError: a pair shows somebody who is not known.
+    """
+    named = SPLIT.model_copy(update={"pairs": pairs["protocol"].iloc[0]})
+    roles, _ = split.split_people(faces, named, listed=split.listed_people(pairs, known, named))
+    split.check_split(roles)
+    return list(roles.loc[roles["role"] == results.ROLE_TRAIN, "sample_id"])
+
+
+def _features(
+    features: Embed, faces: pd.DataFrame, folder: results.DataFolder, name: str
+) -> NDArray[np.floating]:
+    """Return the features (N, D) of all faces, in their order."""
+    progress, done = Progress(name, len(faces), "faces"), 0
+    parts, places = [], []
+    for rows, images in _blocks(faces, folder):
+        parts.append(features(images))
+        places.extend(rows.index)
+        progress.update(done := done + len(rows))
+    return np.concatenate(parts)[np.argsort(places)]
+
+
+def _as_wide(vectors: NDArray[np.floating], width: int) -> NDArray[np.floating]:
+    """Return vectors (N, K) with zeros after them, (N, width): models of two folds differ in K."""
+    return np.pad(vectors, ((0, 0), (0, width - vectors.shape[1])))
+
+
+def _cosines(pairs: pd.DataFrame, embedded: pd.DataFrame) -> NDArray[np.floating]:
+    """Return the cosine of each pair, NaN without one of its faces."""
+    vectors = np.stack(embedded["embedding"].to_list())
+    unit = np.vstack([vectors / np.linalg.norm(vectors, axis=1, keepdims=True), vectors[:1] * np.nan])
+    place = pd.Index(embedded["sample_id"])
+    one, other = (unit[place.get_indexer(pd.Index(pairs[side]))] for side in ("first", "second"))
+    cosines: NDArray[np.floating] = np.einsum("nd,nd->n", one, other)
+    return cosines
 
 
 def _prepared(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,12 +159,12 @@ RECOGNISERS = {
 }
 
 
-def find_recogniser(name: str) -> Recogniser:
-    """Return the recogniser of a name.
+def find_recogniser(name: str, others: Iterable[str] = ()) -> Recogniser:
+    """Return the recogniser of a name; `others` are names that an error gives besides.
 
     Raises:
         UsageError: there is none.
     """
     if name not in RECOGNISERS:
-        raise UsageError(f"There is no recogniser {name}; known are {', '.join(RECOGNISERS)}.")
+        raise UsageError(f"There is no recogniser {name}; known are {', '.join([*RECOGNISERS, *others])}.")
     return RECOGNISERS[name]

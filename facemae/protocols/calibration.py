@@ -47,10 +47,13 @@ class Calibration:
     slope: float
     offset: float
 
+    def logit(self, score: ArrayLike) -> Floats:
+        """Return the log odds of one person for scores of any shape."""
+        return np.asarray(self.slope * np.asarray(score, np.float64) + self.offset)
+
     def probability(self, score: ArrayLike) -> Floats:
         """Return the probability of one person for scores of any shape."""
-        logit = self.slope * np.asarray(score, np.float64) + self.offset
-        return np.asarray(np.exp(-np.logaddexp(0, -logit)))
+        return np.asarray(np.exp(-np.logaddexp(0, -self.logit(score))))
 
 
 def fit(score: ArrayLike, genuine: ArrayLike) -> Calibration:
