@@ -1,15 +1,18 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from store_folder import make_store
 
-from facemae import recognised, recognisers, results
+from facemae import baselines, recognised, recognisers, results
+from facemae.closed_form import Head
 from facemae.data.pairs import table
 from facemae.data.sources.base import Pair
 from facemae.data.sources.orl import orl_photos
 from facemae.errors import DataError, UsageError
+from facemae.protocols.calibration import Calibration
 from facemae.recognised import embeddings_of
 from facemae.recognisers import Recogniser
 
@@ -48,7 +51,7 @@ def prepared(tmp_path, orl_images, monkeypatch):
 
 
 def test_an_unknown_recogniser_is_told_the_known_ones(tmp_path):
-    with pytest.raises(UsageError, match="dlib, inception"):
+    with pytest.raises(UsageError, match="dlib, inception, pca, fisherfaces, hog_lda"):
         embeddings_of("deepface", "lfw", "data/raw", tmp_path)
 
 
@@ -134,3 +137,100 @@ def test_from_photos_and_a_list_to_embeddings(tmp_path, monkeypatch):
     assert pairs["genuine"].tolist() == [True, False]
     embeddings_of("colour", named, str(tmp_path), tmp_path / "cache", "lfw-view2")
     assert counting.seen == 3
+
+
+class Recording:
+    """A control whose features are a face's mean colour; it keeps whom it was fitted to, model by model."""
+
+    components = 5
+
+    def __init__(self, monkeypatch):
+        self.fitted = []
+        monkeypatch.setitem(baselines.LEARNERS, "recording", self)
+
+    def features(self, images):
+        return images.mean(axis=(1, 2)).astype(np.float32)
+
+    def fit(self, features, people, name):
+        self.fitted.append((features, list(people)))
+        return Head(features.mean(axis=0), np.eye(3, dtype=np.float32), Calibration(len(self.fitted), 0.5))
+
+
+@pytest.fixture
+def folds(tmp_path, orl_images, monkeypatch):
+    """Eight people's faces with a list in two folds, and some of fold 0's people and pictures elsewhere."""
+    names = [f"p{number // 2}/{number % 2}" for number in range(16)]
+    people = [name[:2] for name in names]
+    planted = {"other/spelling": ("P0", 8), "other/copy": ("q0", 0), "other/nobody": (None, 9)}
+    images = [*orl_images, *(orl_images[place] // 2 if name != "other/copy" else orl_images[place]
+                             for name, (_, place) in planted.items())]  # fmt: skip
+    folder = make_store(
+        tmp_path / "set",
+        np.stack(images),
+        [*names, *planted],
+        [*people, *(each for each, _ in planted.values())],
+    )
+    pairs = [
+        Pair("two", fold, f"p{first}/0", f"p{second}/1", first == second)
+        for fold, (one, other) in enumerate([(0, 1), (2, 3)])
+        for first, second in ((one, one), (other, other), (one, other), (other, one))
+    ]
+    results.write_table(folder.listed_pairs, table(pairs), results.PAIR_COLUMNS)
+    monkeypatch.setattr(
+        recognised, "_prepared", lambda *asked: (folder, recognised._pairs(folder, asked[0], asked[4]))
+    )
+    return folder
+
+
+def test_a_control_learns_from_nobody_and_no_picture_of_its_fold(folds, orl_images, monkeypatch):
+    recording = Recording(monkeypatch)
+    embeddings_of("recording", "any", "raw", folds.root)
+    (first, people), (_, others) = recording.fitted
+    assert sorted(set(people)) == ["p2", "p3", "p4", "p5", "p6", "p7"]
+    assert sorted(set(others)) == ["P0", "p1", "p4", "p5", "p6", "p7", "q0"]
+    copied = orl_images[0].mean(axis=(0, 1))
+    assert np.abs(first - copied).max(axis=1).min() > 1e-3
+
+
+def test_each_fold_is_scored_by_its_own_model_and_calibration(folds, monkeypatch):
+    recording = Recording(monkeypatch)
+    found, pairs = embeddings_of("recording", "any", "raw", folds.root)
+    vectors = dict(zip(found["sample_id"], found["embedding"], strict=True))
+    for row in pairs.itertuples():
+        one, other = vectors[row.first], vectors[row.second]
+        cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+        assert row.score == pytest.approx((row.fold + 1) * cosine + 0.5, abs=1e-5)
+    assert len(recording.fitted) == 2
+
+
+def test_a_pair_without_a_face_has_no_score(folds, monkeypatch):
+    Recording(monkeypatch)
+    pairs = results.read_table(folds.listed_pairs)
+    pairs.loc[0, "second"] = "p0/lost"
+    results.write_table(folds.listed_pairs, pairs, results.PAIR_COLUMNS)
+    photos = results.read_table(folds.photos)
+    lost = photos[photos["sample_id"] == "p0/1"].assign(sample_id="p0/lost")
+    results.write_table(folds.photos, pd.concat([photos, lost]), list(photos.columns))
+    score = embeddings_of("recording", "any", "raw", folds.root)[1]["score"]
+    assert score.isna().tolist() == [True, *[False] * 7]
+
+
+def test_pairs_of_people_who_are_not_known_are_refused(folds, monkeypatch):
+    Recording(monkeypatch)
+    pairs = results.read_table(folds.listed_pairs)
+    pairs.loc[0, "second"] = "other/nobody"
+    results.write_table(folds.listed_pairs, pairs, results.PAIR_COLUMNS)
+    with pytest.raises(DataError, match="other/nobody, a photo of nobody known"):
+        embeddings_of("recording", "any", "raw", folds.root)
+
+
+def test_a_control_takes_one_list(prepared, monkeypatch):
+    Recording(monkeypatch)
+    with pytest.raises(UsageError, match="one list of pairs, of 2; name it with --protocol"):
+        embeddings_of("recording", "any", "raw", prepared.root)
+
+
+def test_fisherfaces_score_the_same_twice(folds):
+    one, other = (embeddings_of("fisherfaces", "any", "raw", folds.root)[1] for _ in range(2))
+    assert one.equals(other)
+    assert one["score"].notna().all()
