@@ -9,7 +9,7 @@ were held out when its settings were chosen, and the score of a pair is the log 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +80,11 @@ def _scored_by_fold(
     columns = ["sample_id", "person", "source", "set", "sha256", "hash", "shard", "row"]
     faces = results.read_table(folder.faces, columns)
     features = _features(learner.features, faces, folder, name)
-    known = photos.dropna().set_index("sample_id")["person"].to_dict()
+    known = dict(zip(photos["sample_id"], photos["person"], strict=True))
     place, embedded = pd.Index(faces["sample_id"]), []
     score = pd.Series(np.nan, pairs.index)
     for fold, rows in pairs.groupby("fold"):
-        learnt = place.get_indexer(pd.Index(_learnt_from(faces, rows, known)))
+        learnt = place.get_indexer(pd.Series(_learnt_from(faces, rows, known)))
         head = learner.fit(features[learnt], faces["person"].iloc[learnt].to_list(), name)
         say(name, f"fold {fold}: {len(learnt)} faces, {head}")
         shown = faces[faces["sample_id"].isin({*rows["first"], *rows["second"]})]
@@ -96,7 +96,7 @@ def _scored_by_fold(
     return table, pairs.assign(score=score)
 
 
-def _learnt_from(faces: pd.DataFrame, pairs: pd.DataFrame, known: dict[str, str]) -> list[str]:
+def _learnt_from(faces: pd.DataFrame, pairs: pd.DataFrame, known: Mapping[str, str | None]) -> list[str]:
     """Return the sample_ids of the faces that a model may learn from which is tested on some pairs.
 
     Raises:
@@ -113,7 +113,8 @@ def _features(
 ) -> NDArray[np.floating]:
     """Return the features (N, D) of all faces, in their order."""
     progress, done = Progress(name, len(faces), "faces"), 0
-    parts, places = [], []
+    parts: list[NDArray[np.floating]] = []
+    places: list[int] = []
     for rows, images in _blocks(faces, folder):
         parts.append(features(images))
         places.extend(rows.index)

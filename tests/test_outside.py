@@ -71,6 +71,14 @@ def test_a_list_is_measured_by_its_cosines_and_its_people():
     assert len(report.card) == 6
 
 
+def test_pairs_that_several_models_scored_keep_their_scores_and_it_is_said():
+    pairs = pairs_of()
+    score = np.where(pairs["genuine"], 3.0, -3.0)
+    report = outside.evaluate(made(), pairs.assign(score=score), QUICK)
+    assert named(report)["accuracy"].value == named(report)["roc_auc"].value == 1.0
+    assert "a model of its own" in report.notes[0]
+
+
 def test_a_face_that_was_not_found_is_its_persons_failure():
     whole, pairs = made(), pairs_of()
     gone = whole.sample_ids.index("p03/1")

@@ -162,7 +162,7 @@ def folds(tmp_path, orl_images, monkeypatch):
     names = [f"p{number // 2}/{number % 2}" for number in range(16)]
     people = [name[:2] for name in names]
     planted = {"other/spelling": ("P0", 8), "other/copy": ("q0", 0), "other/nobody": (None, 9)}
-    images = [*orl_images, *(orl_images[place] // 2 if name != "other/copy" else orl_images[place]
+    images = [*orl_images, *(255 - orl_images[place] if name != "other/copy" else orl_images[place]
                              for name, (_, place) in planted.items())]  # fmt: skip
     folder = make_store(
         tmp_path / "set",
@@ -187,7 +187,8 @@ def test_a_control_learns_from_nobody_and_no_picture_of_its_fold(folds, orl_imag
     embeddings_of("recording", "any", "raw", folds.root)
     (first, people), (_, others) = recording.fitted
     assert sorted(set(people)) == ["p2", "p3", "p4", "p5", "p6", "p7"]
-    assert sorted(set(others)) == ["P0", "p1", "p4", "p5", "p6", "p7", "q0"]
+    assert {"p1", "p4", "p5", "p6", "p7"} <= set(others)
+    assert not {"p2", "p3", None} & set(others)
     copied = orl_images[0].mean(axis=(0, 1))
     assert np.abs(first - copied).max(axis=1).min() > 1e-3
 
