@@ -41,12 +41,10 @@ class Learner:
     Attributes:
         features: From images (N, H, H, 3) uint8 to vectors (N, D), the same for every training.
         components: Most principal components.
-        labels: Whether it learns from who is on the faces, or from the faces alone.
     """
 
     features: Embed
     components: int
-    labels: bool = True
 
     def fit(self, features: Floats, people: Sequence[str | None], name: str) -> Head:
         """Return the head that the training faces give.
@@ -54,7 +52,8 @@ class Learner:
         Raises:
             DataError: they do not allow one.
         """
-        return (fit if self.labels else whiten)(features, people, self.components, name)
+        learn = fit if name in config.BASELINES_FROM_LABELS else whiten
+        return learn(features, people, self.components, name)
 
 
 def grey(images: NDArray[np.uint8]) -> Floats:
@@ -79,7 +78,7 @@ def _small(image: NDArray[np.uint8], side: int) -> Image.Image:
 
 
 LEARNERS = {
-    "pca": Learner(grey, GREY_COMPONENTS, labels=False),
+    "pca": Learner(grey, GREY_COMPONENTS),
     "fisherfaces": Learner(grey, GREY_COMPONENTS),
     "hog_lda": Learner(gradients, HOG_COMPONENTS),
 }
@@ -89,7 +88,7 @@ def learnt_from(name: str, rows: pd.DataFrame, labels: config.Labels) -> pd.Data
     """Return the training people's rows that a baseline learns from; those with labels are the runs' own."""
     if name not in LEARNERS:
         return rows[:0]
-    return labelled_subset(rows, labels) if LEARNERS[name].labels else rows
+    return labelled_subset(rows, labels) if name in config.BASELINES_FROM_LABELS else rows
 
 
 def _learnt(name: str) -> BaselineFn:
