@@ -196,6 +196,8 @@ def compare(experiment: config.Experiment, root: Path) -> None:
     words = verdict_in_words(experiment, leaderboard, judged)
     words["setting"] = scored[0].main[0].content["setting"]
     words["claims"] = [asdict(each) for each in claims(experiment, leaderboard, judged)]
+    trained = [each.content for one in scored if one.kind == "run" for each in one.main]
+    words["trained_on"] = sorted({f"{each['processor']} ({each['device']})" for each in trained})
     words["noise"] = _noise(scored, chances, experiment)
     files.write_json(paths.verdict, words)
     say("compare", words["headline"])

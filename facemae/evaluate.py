@@ -86,6 +86,7 @@ def _write(
         [entry(each, experiment.evaluate.level) for each in measured],
         seed=seed,
         device=source["device"],
+        processor=source.get("processor", "unknown"),
         seconds=source["seconds"],
         images_seen=source["images_seen"],
         energy_joules=source["energy_joules"],

@@ -60,6 +60,7 @@ def results_block(root: Path) -> str:
     parts = [
         f"> **{words['headline']}**",
         *[f"> {sentence}" for sentence in words["sentences"]],
+        f"> Trained on {' and '.join(words['trained_on'])}.",
     ]
     return (
         "\n>\n".join(parts)

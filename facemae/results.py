@@ -9,11 +9,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import io
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -323,6 +325,7 @@ def write_metrics(
         "schema_version": SCHEMA_VERSION,
         "seed": seed,
         "device": device,
+        "processor": processor(),
         "seconds": dict(seconds),
         "commit": commit(),
         "versions": versions(),
@@ -330,6 +333,16 @@ def write_metrics(
         **more,
     }
     files.write_json(folder / METRICS, content)
+
+
+@functools.cache
+def processor() -> str:
+    """Return the name of this machine's processor, or of its architecture."""
+    with contextlib.suppress(OSError):
+        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if named:
+            return named[1]
+    return platform.processor() or platform.machine()
 
 
 @functools.cache

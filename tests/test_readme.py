@@ -48,13 +48,21 @@ def folder(tmp_path) -> Path:
     )
     table = pd.DataFrame([verdict]).reindex(columns=results.VERDICT_COLUMNS)
     results.write_table(paths.verdicts, table, results.VERDICT_COLUMNS)
-    files.write_json(paths.verdict, {"metric": "roc_auc", "headline": "It wins.", "sentences": ["So it is."]})
+    files.write_json(
+        paths.verdict,
+        {
+            "metric": "roc_auc",
+            "headline": "It wins.",
+            "sentences": ["So it is."],
+            "trained_on": ["a processor"],
+        },
+    )
     return paths.root
 
 
 def test_the_block_holds_the_headline_and_both_tables(folder):
     block = readme.results_block(folder)
-    assert block.startswith("> **It wins.**\n>\n> So it is.\n")
+    assert block.startswith("> **It wins.**\n>\n> So it is.\n>\n> Trained on a processor.\n")
     assert "| `random` | 0.625 (0.250 to 0.750) |" in block
     assert "| 12 + 3 |" in block
     assert "0.010" not in block  # what was measured under a condition has its own place
