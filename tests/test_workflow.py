@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from facemae import results
+from facemae import readme, results
 from facemae.results import Results
 
 ROOT = Path(__file__).parent.parent
@@ -265,3 +265,32 @@ def test_photos_that_are_added_are_listed_by_the_next_run(tmp_path):
     assert {rule for rule, _ in planned(tmp_path, "data")} == {"fetch", "align", "cache", "data"}
     done = snakemake(tmp_path, "data")
     assert "40 of 41 photos are aligned already" in done.stdout + done.stderr
+
+
+README_TOLERANCE = 0.03  # of a mean over seeds, when another processor trains
+
+
+def table_of(text: str, first: str) -> dict[str, list[str]]:
+    """Return the README's table whose head begins with `first`, by the first cell of each row."""
+    rows = text.split(f"| {first} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return {row[0]: row[1:] for row in cells}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_another_processor_gives_the_verdicts_that_the_readme_shows(tmp_path):
+    """Without bfloat16 the same seeds give other networks: numbers that are near, and the same verdicts."""
+    content = yaml.safe_load((ROOT / "config.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(json.dumps(content | {"precision": "float32"}))
+    done = snakemake(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = (ROOT / "README.md").read_text().split(readme.BEGIN)[1].split(readme.END)[0]
+    found = readme.results_block(tmp_path / "results")
+    verdicts, again = (table_of(text, "pair") for text in (shown, found))
+    assert {pair: row[2] for pair, row in again.items()} == {pair: row[2] for pair, row in verdicts.items()}
+    numbers, anew = (table_of(text, "run") for text in (shown, found))
+    assert numbers.keys() == anew.keys()
+    for run, row in numbers.items():
+        values = [float(each[run][0].split()[0]) for each in (numbers, anew)]
+        assert values[1] == pytest.approx(values[0], abs=README_TOLERANCE), (run, row[0], anew[run][0])
