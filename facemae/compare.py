@@ -226,8 +226,8 @@ def _load(experiment: config.Experiment, name: str, paths: Results) -> Scored:
 def _repeat(folder: Path, seed: int) -> Repeat:
     try:
         content = results.read_json(folder / results.METRICS)
-        tables = [results.read_table(folder / name) for name in (results.RESAMPLES, results.INFLUENCE)]
-        return Repeat(content, *tables, seed)
+        samples = results.read_table(folder / results.RESAMPLES)
+        return Repeat(content, samples, results.read_table(folder / results.INFLUENCE), seed)
     except FileNotFoundError as error:
         raise IntegrityError(f"{error.filename} is missing; run the workflow to make it.") from error
 

@@ -144,7 +144,7 @@ def _interval(measured: Measurement, level: float) -> tuple[float, float] | None
     if measured.influence is not None and measured.value is not None:
         people = measured.influence.index
         first, second = (people.get_level_values(side).to_numpy() for side in PEOPLE)
-        dyads = Dyads(measured.influence.to_numpy()[None], first, second)
+        dyads = Dyads(np.asarray(measured.influence, np.float64)[None], first, second)
         found = estimate([measured.value], dyads, level=level)
         return max(0.0, found.low), min(1.0, found.high)
     return None if measured.samples is None else percentile_interval(measured.samples, level)
@@ -302,8 +302,13 @@ def _on_list(pairs: pd.DataFrame, faces: Faces, settings: config.Evaluate) -> li
     weights = np.hstack([faces.weights, lost])
 
     def measure(of_part: pd.DataFrame) -> list[Measurement]:
-        columns = [of_part[name] for name in ("score", "one", "other", "genuine", "fold")]
-        return [*listed.measure(*columns, settings.far_targets), *calibration.measure(*columns, weights)]
+        score, one, other, genuine, fold = (
+            of_part[name] for name in ("score", "one", "other", "genuine", "fold")
+        )
+        return [
+            *listed.measure(score, one, other, genuine, fold, settings.far_targets),
+            *calibration.measure(score, one, other, genuine, fold, weights),
+        ]
 
     return _mean_over_parts([of_part for _, of_part in pairs.groupby("part")], measure)
 

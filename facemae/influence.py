@@ -23,7 +23,7 @@ PEOPLE = ["first", "second"]
 
 def by_people(first: Integers, second: Integers, influence: Floats) -> pd.Series[float]:
     """Return the sums over the pairs of each two people, or of one person, by their numbers in order."""
-    people = pd.MultiIndex.from_arrays(np.sort([first, second], axis=0).astype(np.int32), names=PEOPLE)
+    people = pd.MultiIndex.from_arrays(list(np.sort([first, second], axis=0)), names=PEOPLE)
     return pd.Series(influence, people).groupby(level=PEOPLE).sum()
 
 
@@ -43,8 +43,8 @@ def area(score: Floats, genuine: Booleans) -> Floats:
 
 def _share_below(ranked: Floats, score: Floats) -> Floats:
     """Return which share of ranked scores lies below each score; equal ones count one half."""
-    sides = [np.searchsorted(ranked, score, side=side) for side in ("left", "right")]  # type: ignore[call-overload]
-    return np.asarray((sides[0] + sides[1]) / (2 * len(ranked)))
+    below, upto = np.searchsorted(ranked, score, "left"), np.searchsorted(ranked, score, "right")
+    return np.asarray((below + upto) / (2 * len(ranked)))
 
 
 def equal_error(score: Floats, genuine: Booleans) -> Floats:

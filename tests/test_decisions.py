@@ -102,7 +102,8 @@ def said(found, effect):
     words = np.array([
         [each.verdict for each in statistics.verdicts(family, True, MARGIN)] for family in families
     ])  # fmt: skip
-    wrong = np.where(truth > 0, words == "worse", np.isin(words, ["better", "worse"]))
+    signs = (words == "better").astype(int) - (words == "worse")
+    wrong = (signs != 0) & (signs != np.sign(truth))
     equal = (words == "equivalent") & (np.abs(truth) >= MARGIN)
     power = (words[:, DECISIVE.index((2, 0))] == "better").mean()
     return wrong.any(axis=1).mean(), equal.any(axis=1).mean(), power
