@@ -301,9 +301,12 @@ def _between_masks(tables: _Tables, question: Question, metric: str, masked: lis
     # Any of them would support the claim, so it has the p value of the whole family.
     p_value = float(holm([_p_value(row) for row in rows]).min())
     called = [row for row in rows if row["verdict"] in OPPOSITE]
-    counted = (
-        f"Of {len(rows)} pairs of masks {len(called) or 'none'} {'differs' if len(called) < 2 else 'differ'}."
+    told = (
+        f"{len(called)} {'differs' if len(called) == 1 else 'differ'}"
+        if called
+        else "none is shown to differ"
     )
+    counted = f"Of {len(rows)} pairs of masks {told}."
     more = counted if len(rows) > 1 else ""
     if called:
         widest = max(called, key=lambda row: abs(row["difference"]))

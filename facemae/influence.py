@@ -78,12 +78,21 @@ def true_accepts(score: Floats, genuine: Booleans, far: float) -> Floats:
     return _centred(np.where(genuine, accepted, -slope * accepted), genuine)
 
 
-def balanced(accepted: Booleans, genuine: Booleans) -> Floats:
-    """Return each pair's influence on (TAR + 1 - FAR) / 2, given which pairs a threshold accepts.
+def balanced(accepted: Booleans, genuine: Booleans, fold: Integers) -> Floats:
+    """Return each pair's influence on the mean over folds of (TAR + 1 - FAR) / 2, given what is accepted.
 
-    What moves a threshold counts for nothing: near the best one the accuracy is flat.
+    What moves a threshold counts for nothing: near the best one the accuracy is flat. A pair is held against
+    the mean of all folds, since people come into a fold by chance: the mean of a fold of four people would
+    take most of what they differ in with it.
     """
-    return _centred(np.where(genuine, accepted, ~accepted) / 2, genuine)
+    right = np.where(genuine, accepted, ~accepted) / 2
+    number = np.unique(fold, return_inverse=True)[1]
+    cell = 2 * number + genuine
+    share = 1 / (np.bincount(cell)[cell] * (number.max() + 1))
+    influence = np.empty(len(right))
+    for kind in (genuine, ~genuine):
+        influence[kind] = (right[kind] - right[kind] @ share[kind]) * share[kind]
+    return influence
 
 
 def _centred(part: Floats, genuine: Booleans) -> Floats:

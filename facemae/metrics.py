@@ -405,23 +405,20 @@ def fold_accuracy(splits: Splits) -> Measurement:
     """Measure the mean over folds of the balanced accuracy at the threshold of the other folds' pairs."""
     thresholds = best_thresholds(splits)
     by_fold = balanced_accuracies(splits, thresholds)[0]
-    parts = [
-        influence.by_people(
-            tested.first,
-            tested.second,
-            influence.balanced(_accepts(tested, np.array([[threshold]]))[0], tested.genuine),
-        )
-        for (_, tested), threshold in zip(splits, thresholds[0], strict=True)
-    ]
+    tested = [inside for _, inside in splits]
+    first, second, genuine = (
+        np.concatenate([getattr(each, side) for each in tested]) for side in ("first", "second", "genuine")
+    )
+    accepted = [_accepts(each, cut[None, None])[0] for each, cut in zip(tested, thresholds[0], strict=True)]
+    fold = np.repeat(np.arange(len(tested)), [len(each) for each in tested])
+    moved = influence.by_people(first, second, influence.balanced(np.concatenate(accepted), genuine, fold))
     error = float(by_fold.std(ddof=1)) / math.sqrt(len(by_fold))
     note = (
         f"standard error {error:.4f} over {len(by_fold)} folds; "
         f"thresholds {thresholds.min():.3f} to {thresholds.max():.3f}"
     )
-    tested = sum(len(inside) for _, inside in splits)
-    return Measurement(
-        "verification", "accuracy", float(by_fold.mean()), tested, note, None, influence=influence.mean(parts)
-    )
+    value = float(by_fold.mean())
+    return Measurement("verification", "accuracy", value, len(genuine), note, None, influence=moved)
 
 
 def _identification(hits: Integers, probes: Integers, weights: NDArray[np.integer]) -> Measurement:

@@ -22,6 +22,7 @@ Integers = NDArray[np.int64]
 VerdictWord = Literal["better", "worse", "equivalent", "undecided"]
 
 ONE_SEED = "one seed cannot tell a run from the luck of its training; use two or more"
+NO_SPREAD = "nothing differs between people or seeds; on so few people, or such easy ones, that tells nothing"
 _POWER = 0.8
 
 
@@ -396,9 +397,7 @@ def verdicts(
     if not 0 < alpha < 1:
         raise ValueError(f"alpha lies between 0 and 1, got {alpha}")
     given = refusals or [""] * len(differences)
-    notes = [
-        note or ("" if each.covers_seeds else ONE_SEED) for each, note in zip(differences, given, strict=True)
-    ]
+    notes = [note or _nothing_to_tell(each) for each, note in zip(differences, given, strict=True)]
     p_values = [1.0 if note else each.p_value for each, note in zip(differences, notes, strict=True)]
     share = alpha / max(1, len(differences))
 
@@ -414,6 +413,13 @@ def verdicts(
         Verdict(each, each.p_value, p, "undecided" if note else word(each, p), detectable(each, share), note)
         for each, p, note in judged
     ]
+
+
+def _nothing_to_tell(each: Estimate) -> str:
+    """Return why a comparison can be no evidence; two runs without an error have an interval of no width."""
+    if not each.covers_seeds:
+        return ONE_SEED
+    return "" if each.standard_error > 0 else NO_SPREAD
 
 
 def detectable(each: Estimate, alpha: float, power: float = _POWER) -> float:

@@ -5,6 +5,7 @@ import pytest
 
 from facemae import influence, metrics
 from facemae.metrics import Comparisons
+from facemae.statistics import Dyads, people_variance
 
 
 def scored(count=2000, separation=1.5, seed=0, decimals=6):
@@ -46,7 +47,9 @@ def test_what_has_a_derivative_is_it(decimals):
         influence.area(score, genuine), derivatives(weighted_area, score, genuine), atol=1e-8
     )
     np.testing.assert_allclose(
-        influence.balanced(score >= 1, genuine), derivatives(weighted_balance, score, genuine), atol=1e-8
+        influence.balanced(score >= 1, genuine, np.zeros(len(score))),
+        derivatives(weighted_balance, score, genuine),
+        atol=1e-8,
     )
 
 
@@ -79,6 +82,31 @@ def test_the_choice_of_thresholds_adds_little_to_the_spread_of_accuracy():
         values.append(measured.value)
         errors.append(np.sqrt((measured.influence**2).sum()))
     assert 0.85 < np.std(values) / np.mean(errors) < 1.25
+
+
+def test_a_pair_is_held_against_all_folds_by_hand():
+    # Of fold 0 both genuine pairs are right, of fold 1 one of one is wrong: TAR is 1 and 0, the mean 1 / 2.
+    genuine = np.array([True, True, True, False, False])
+    accepted, fold = np.array([True, True, False, False, True]), np.array([0, 0, 1, 0, 1])
+    moved = influence.balanced(accepted, genuine, fold)
+    assert moved == pytest.approx([1 / 16, 1 / 16, -1 / 8, 1 / 8, -1 / 8])
+
+
+def test_people_in_folds_of_few_spread_as_far_as_their_influence_says():
+    """Two people in a fold hardly differ from their own mean, which would halve the interval."""
+    values, variances = [], []
+    first, second = np.triu_indices(20)
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        ease = rng.normal(size=20)  # of each person, in all that he or she is in
+        score = 2.0 * (first == second) + np.where(first == second, ease[first], ease[first] + ease[second])
+        pairs = Comparisons(score + 0.1 * rng.normal(size=len(score)), first, second)
+        measured = metrics.fold_accuracy(list(metrics._splits(pairs, np.arange(20) // 2)))
+        one, other = (measured.influence.index.get_level_values(side) for side in influence.PEOPLE)
+        dyads = Dyads(measured.influence.to_numpy()[None], one.to_numpy(), other.to_numpy())
+        values.append(measured.value)
+        variances.append(people_variance(dyads).value)
+    assert 0.7 < np.mean(variances) / np.var(values) < 1.5
 
 
 def test_perfect_scores_have_no_influence():

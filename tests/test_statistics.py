@@ -333,6 +333,13 @@ def test_what_is_refused_and_single_seeds_are_undecided_and_ease_no_correction()
     assert (refused.verdict, refused.note, refused.p_adjusted) == ("undecided", "it has not learnt", 1)
 
 
+def test_runs_that_make_no_error_at_all_are_not_equivalent():
+    perfect = a_difference(0.0, error=0.0)
+    found = statistics.verdicts([perfect, a_difference(2.4)], True, MARGIN)
+    assert [each.verdict for each in found] == ["undecided", "undecided"]
+    assert found[0].note == statistics.NO_SPREAD
+
+
 def test_detectable_by_hand():
     found = statistics.verdicts([a_difference(0.0, error=0.02, freedom=8.0)] * 5, True, 0.001)
     expected = (scipy.stats.t.ppf(1 - 0.05 / 10, 8) + scipy.stats.t.ppf(0.8, 8)) * 0.02
