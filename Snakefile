@@ -1,6 +1,6 @@
 """FaceMAE: what does masked-autoencoder pretraining buy, and which masking strategy buys the most?
 
-fetch -> align -> split -> pretrain -> finetune -> embed -> evaluate -> compare -> report
+fetch -> align -> split -> pretrain -> finetune -> evaluate -> compare -> report
 
 Run with:  snakemake --cores all
 """

@@ -61,6 +61,7 @@ PretrainedOption = Annotated[
     Path | None,
     typer.Option("--pretrained", help="Folder of the run's pretrain stage; not given: from scratch."),
 ]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of results to read and write into.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")]
 
 
@@ -156,36 +157,24 @@ def finetune(
     stage(task, pretrained)
 
 
-@app.command("embed-run")
-def embed_run(
-    config_files: ConfigOption,
-    run: RunOption,
-    seed: SeedOption,
-    folder: DataOption,
-    out: OutOption,
-    threads: ThreadsOption = 1,
-) -> None:
-    """Embed the evaluation people's faces with a baseline, a control that trains no network."""
-    task = _task(config_files, run, seed, folder, out, threads)
-    from facemae.embed import embed as stage
+@app.command()
+def baselines(config_files: ConfigOption, results: ResultsOption, threads: ThreadsOption = 1) -> None:
+    """Embed the evaluation people's faces with every control that trains no network."""
+    experiment = config.load(config_files)
+    from facemae.embed import embed_baselines
+    from facemae.results import Results
 
-    stage(task)
+    embed_baselines(experiment, Results(results), threads)
 
 
-@app.command("evaluate-run")
-def evaluate_run(
-    config_files: ConfigOption,
-    run: RunOption,
-    seed: SeedOption,
-    folder: DataOption,
-    out: OutOption,
-    embeddings: Annotated[Path, typer.Option("--embeddings", help="Folder of the stage that embedded.")],
-) -> None:
-    """Score one run's embeddings: verification and identification, with intervals."""
-    from facemae.evaluate import evaluate as stage
-    from facemae.results import DataFolder
+@app.command("evaluate-runs")
+def evaluate_runs(config_files: ConfigOption, results: ResultsOption) -> None:
+    """Score the embeddings of every run and baseline: verification and identification, with intervals."""
+    experiment = config.load(config_files)
+    from facemae.evaluate import evaluate_all
+    from facemae.results import Results
 
-    stage(config.load(config_files), run, seed, embeddings, DataFolder(folder), out)
+    evaluate_all(experiment, Results(results))
 
 
 @app.command()
@@ -246,12 +235,7 @@ def attributes(
 
 
 @app.command()
-def compare(
-    config_files: ConfigOption,
-    results: Annotated[
-        Path, typer.Option("--results", help="Folder of results to compare and to write into.")
-    ],
-) -> None:
+def compare(config_files: ConfigOption, results: ResultsOption) -> None:
     """Compare all runs pair by pair and write the verdict."""
     from facemae.compare import compare as stage
 

@@ -46,7 +46,8 @@ from facemae.models.weights import load_weights
 from facemae.optim import adamw
 from facemae.parallel import world
 from facemae.progress import say, track
-from facemae.randomness import Noise, batch_ids, seed_of
+from facemae.randomness import Noise, batch_ids
+from facemae.seeds import seed_of
 from facemae.statistics import identity_weights
 from facemae.task import Task, evenly
 from facemae.train import LOSS, Job, Objective, fit, lock

@@ -24,8 +24,8 @@ from facemae.labels import labelled_subset
 from facemae.models.embedder import Frozen, embed
 from facemae.models.encoder import build_encoder
 from facemae.models.patches import to_input
-from facemae.randomness import seed_of
 from facemae.recognisers import Embed, recogniser
+from facemae.seeds import seed_of
 
 BaselineFn = Callable[[Faces, config.Experiment, int], Embed]
 

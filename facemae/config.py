@@ -587,6 +587,10 @@ class Experiment(Section):
         """Return the seeds of a run or baseline; a baseline without chance has one."""
         return self.seeds[:1] if name in BASELINES_WITHOUT_CHANCE else self.seeds
 
+    def embedding_stage(self, name: str) -> str:
+        """Return the stage that embeds the evaluation people with a run or baseline."""
+        return "embed" if name in self.baselines else "finetune"
+
     def label_seed(self, subset: int) -> int:
         """Return the seed that a subset of the labels is trained with: they take turns."""
         return self.seeds[subset % len(self.seeds)]

@@ -35,7 +35,8 @@ from facemae.models.encoder import build_encoder
 from facemae.models.encoding import Encoder
 from facemae.optim import averaged
 from facemae.parallel import World
-from facemae.randomness import Noise, seed_of
+from facemae.randomness import Noise
+from facemae.seeds import seed_of
 from facemae.task import Task
 from facemae.train import LOSS
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from facemae import files, results
+from facemae import config, files, results
 from facemae.baselines import BASELINES, learnt_from
 from facemae.device import Compute
 from facemae.errors import UsageError
@@ -19,6 +19,7 @@ from facemae.models.embedder import embed as embed_batch
 from facemae.models.patches import to_input
 from facemae.models.weights import load_embedder
 from facemae.progress import say, track
+from facemae.results import Results
 from facemae.task import Task
 
 BATCH = 64
@@ -27,18 +28,19 @@ Recogniser = Callable[[NDArray[np.uint8], int], NDArray[np.floating]]
 """From aligned faces (N, H, H, 3) and a part of the evaluation people to vectors (N, D)."""
 
 
-def embed(task: Task) -> None:
-    """Write the embeddings that a baseline gives the evaluation people: the stage of that name.
-
-    Raises:
-        UsageError: there is no such baseline.
-    """
-    embed_people(task, None)
-    files.write_json(task.out / results.CONFIG, {"run": task.name, "seed": task.seed})
-    results.write_metrics(
-        task.out, [], seed=task.seed, device="cpu, float32", seconds={}, inputs=task.inputs(),
-        images_seen={}, energy_joules={},
-    )  # fmt: skip
+def embed_baselines(experiment: config.Experiment, paths: Results, threads: int) -> None:
+    """Write the embeddings that every baseline gives the evaluation people: their `embed` stage."""
+    experiment = experiment.model_copy(update={"device": "cpu"})  # that is where baselines compute
+    for name in experiment.baselines:
+        for seed in experiment.seeds_of(name):
+            out = paths.stage(name, seed, experiment.embedding_stage(name))
+            task = Task(experiment, name, seed, paths.data, out, threads)
+            embed_people(task, None)
+            files.write_json(out / results.CONFIG, {"run": name, "seed": seed})
+            results.write_metrics(
+                out, [], seed=seed, device="cpu, float32", seconds={}, inputs=task.inputs(),
+                images_seen={}, energy_joules={},
+            )  # fmt: skip
 
 
 def embed_people(task: Task, finetuned: Path | None) -> None:

@@ -24,7 +24,7 @@ from facemae.influence import PEOPLE
 from facemae.metrics import Measurement
 from facemae.progress import say
 from facemae.protocols import against_all, calibration, fairness, identification, listed
-from facemae.results import DataFolder
+from facemae.results import DataFolder, Results
 from facemae.statistics import Dyads, estimate, identity_weights, percentile_interval
 
 MOST_PAIRS = 500_000  # that are compared one by one; with more, a list of pairs is what accuracy rests on
@@ -32,6 +32,14 @@ GROUPED_BY = "gender"  # column of the faces, where a source has it
 FPIR_TARGETS = (0.1, 0.01)
 
 P = TypeVar("P")
+
+
+def evaluate_all(experiment: config.Experiment, paths: Results) -> None:
+    """Evaluate every run and baseline with each of its seeds (see `evaluate`)."""
+    for name in experiment.names:
+        for seed in experiment.seeds_of(name):
+            embedded = paths.stage(name, seed, experiment.embedding_stage(name))
+            evaluate(experiment, name, seed, embedded, paths.data, paths.stage(name, seed, "evaluate"))
 
 
 def evaluate(

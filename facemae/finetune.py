@@ -37,7 +37,8 @@ from facemae.models.weights import load_weights, save_weights
 from facemae.optim import adamw, averaged, ramp
 from facemae.parallel import world
 from facemae.progress import say
-from facemae.randomness import Noise, batch_ids, generator, seed_of
+from facemae.randomness import Noise, batch_ids, generator
+from facemae.seeds import seed_of
 from facemae.task import Task
 from facemae.train import HELD_OUT, JOB, LOSS, Job, Objective, Validation, fit, lock
 

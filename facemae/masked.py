@@ -30,8 +30,9 @@ from facemae.models.mae import MaskedAutoencoder, Prediction, build_mae
 from facemae.models.patches import to_faces, to_input
 from facemae.models.weights import save_weights
 from facemae.parallel import World
-from facemae.randomness import Noise, seed_of
+from facemae.randomness import Noise
 from facemae.reconstruction import errors_of, keep_visible_pixels, reconstruct
+from facemae.seeds import seed_of
 from facemae.task import Task
 
 WHOLE_PHOTO = [0.0, 0.0, 1.0, 1.0]  # the crop of a source of which nobody said where its faces are

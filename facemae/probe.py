@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from facemae.device import Compute
+from facemae.metrics import Comparisons, roc_auc_score
 from facemae.models.embedder import Frozen, embed
 from facemae.models.encoding import Encoder
 from facemae.models.patches import to_input
@@ -39,14 +39,15 @@ def probe(encoder: Encoder, faces: Tensor, people: Sequence[str], compute: Compu
     cosine = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
     names = np.unique(np.array(people), return_inverse=True)[1]
     same = names[:, None] == names[None, :]
-    pairs = np.triu_indices(len(names), k=1)
-    if not same[pairs].any() or same[pairs].all():
+    first, second = np.triu_indices(len(names), k=1)
+    pairs = Comparisons(cosine.numpy()[first, second], names[first], names[second])
+    if not pairs.genuine.any() or pairs.genuine.all():
         return {}
     nearest = cosine.argmax(dim=1).numpy()
     shown_twice = same.sum(axis=1) > 1
     return {
         "probe_knn": float((names[nearest] == names)[shown_twice].mean()),
-        "probe_auc": float(roc_auc_score(same[pairs], cosine.numpy()[pairs])),
+        "probe_auc": float(roc_auc_score(pairs)[0]),
     }
 
 

@@ -8,11 +8,12 @@ processes share the batch. Shapes: B batch.
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 
 import torch
 from torch import Generator, Tensor
+
+from facemae.seeds import seed_of
 
 # Steele et al., Fast Splittable Pseudorandom Number Generators, 2014: the constants of SplitMix64, as
 # signed numbers. PyTorch's 64-bit integers wrap around like the unsigned ones of the paper.
@@ -20,12 +21,6 @@ _STEP, _MIX_1, _MIX_2 = (
     value - (1 << 64) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
 _BITS = 24  # of a float32's fraction
-
-
-def seed_of(*key: str | int) -> int:
-    """Return a 63-bit seed that is a fixed function of `key`."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(*key: str | int) -> Generator:

@@ -23,7 +23,7 @@ from facemae.device import Compute
 from facemae.errors import DivergedError, UsageError
 from facemae.parallel import ALONE, World
 from facemae.progress import Progress, say
-from facemae.randomness import seed_of
+from facemae.seeds import seed_of
 from facemae.stop import Stop, stop_signal
 
 LOSS, HELD_OUT = "loss", "held_out_loss"

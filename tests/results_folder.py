@@ -218,7 +218,7 @@ def _write_evaluation(paths: Results, experiment: config.Experiment, name: str, 
     noise = 1.5 - names.index(name) / len(names)
     person = pd.factorize(table["person"])[0]
     vectors = np.eye(PEOPLE)[person] + noise * random.normal(size=(len(table), PEOPLE)) / 4
-    embeddings = paths.stage(name, seed, "embed" if name in experiment.baselines else "finetune")
+    embeddings = paths.stage(name, seed, experiment.embedding_stage(name))
     results.write_table(
         embeddings / results.EMBEDDINGS,
         table.assign(embedding=list(vectors.astype(np.float32))),

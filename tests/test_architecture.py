@@ -43,7 +43,8 @@ LEAVES = {
     "facemae/metrics.py": {"facemae.influence"},
     "facemae/statistics.py": set(),
     "facemae/progress.py": set(),
-    "facemae/randomness.py": set(),
+    "facemae/randomness.py": {"facemae.seeds"},
+    "facemae/seeds.py": set(),
     "facemae/combinations.py": {"facemae.config", "facemae.masking.parameters", "facemae.models.families"},
     "facemae/config.py": {
         "facemae.combinations",
@@ -85,6 +86,7 @@ LEAVES = {
     },
     "facemae/probe.py": {
         "facemae.device",
+        "facemae.metrics",
         "facemae.models.embedder",
         "facemae.models.encoding",
         "facemae.models.patches",
@@ -104,7 +106,7 @@ LEAVES = {
 }
 
 
-LEAF_NAMES = {"facemae.crops", "facemae.randomness", "facemae.section"}
+LEAF_NAMES = {"facemae.crops", "facemae.randomness", "facemae.section", "facemae.seeds"}
 
 
 def imports(tree):
@@ -250,6 +252,31 @@ def test_what_every_command_imports_is_light(name):
     top = {part for node in TREES[f"facemae/{name}.py"].body for part in roots(ast.Module([node], []))
            if isinstance(node, ast.Import | ast.ImportFrom)}  # fmt: skip
     assert not top & {"torch", "timm", "pandas", "numpy", "sklearn", "scipy", "plotly", "PIL"}
+
+
+def loaded(module):
+    """Return every package that importing a module of ours imports; imports in functions come later."""
+    found, waiting, seen = set(), [module], set()
+    while waiting:
+        seen.add(each := waiting.pop())
+        top = [node for node in running(TREES[each]).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        tree = ast.Module(top, [])
+        found |= roots(tree)
+        waiting += {f"{name.replace('.', '/')}.py" for name in own(tree)} & MODULES - seen
+    return found
+
+
+HEAVY = {"torch", "timm", "torchvision", "sklearn", "skimage", "pytorch_metric_learning", "facenet_pytorch"}
+
+
+@pytest.mark.parametrize("stage", ["prepare", "evaluate", "compare", "report"])
+def test_what_uses_no_network_loads_no_pytorch(stage):
+    assert loaded(f"facemae/{stage}.py") & HEAVY == set()
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_training_loads_its_networks_alone(stage):
+    assert loaded(f"facemae/{stage}.py") & HEAVY <= {"torch", "timm", "pytorch_metric_learning"}
 
 
 def test_the_package_has_no_import_cycle():

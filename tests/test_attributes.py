@@ -25,8 +25,8 @@ from facemae.data.sources.base import AGE, EXPRESSION, GENDER, RACE, Photo
 from facemae.errors import DataError, PreemptedError, UsageError
 from facemae.models.embedder import build_embedder
 from facemae.pretrain import pretrain
-from facemae.randomness import seed_of
 from facemae.results import DataFolder
+from facemae.seeds import seed_of
 from facemae.statistics import identity_weights
 from facemae.stop import Stop
 from facemae.task import Task

@@ -15,7 +15,7 @@ from facemae.labels import labelled_subset
 from facemae.metrics import all_pairs, roc_auc_score
 from facemae.models.mae import build_mae
 from facemae.models.patches import to_input
-from facemae.randomness import seed_of
+from facemae.seeds import seed_of
 
 OURS = ("pixels", "pca", "fisherfaces", "hog_lda", "random_weights")
 

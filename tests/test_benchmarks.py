@@ -9,7 +9,7 @@ import pytest
 import torch
 from stages import make_folder
 
-from benchmarks import gallery, protocols, strategies, trial
+from benchmarks import gallery, main_job, protocols, strategies, trial
 from benchmarks.turns import Baton, Contestant, Order, Turn
 from facemae.errors import UsageError
 
@@ -236,3 +236,39 @@ def test_a_trial_is_judged_on_training_people_that_it_did_not_learn_from(tmp_pat
     assert found["faces_per_second"] > 0
     with pytest.raises(UsageError, match="write key=value"):
         trial.measure([settings], folder.root, "scratch", 0, None, ["steps"])
+
+
+def test_two_versions_of_the_main_job_train_the_same(monkeypatch, tmp_path):
+    """Every setting of both is the earlier one; what only one knows stays out of it."""
+    theirs = {"seeds": [0], "model": {"width": 8, "gone": 1}, "runs": {"scratch": {"pretrain": None}}}
+    ours = {"seeds": [0, 1], "model": {"width": 9, "new": 2}, "runs": {"scratch": {}, "grid": {}}}
+    assert main_job.shared(theirs, ours) == {
+        "seeds": [0], "model": {"width": 8, "new": 2}, "runs": {"scratch": {"pretrain": None}, "grid": None}
+    }  # fmt: skip
+
+
+def test_the_main_job_s_ratio_is_of_processor_time(monkeypatch):
+    """The workflows are not run; the earlier work tree is, and is gone afterwards."""
+    settings, trees = {}, []
+
+    def spent(tree, folder, content, threads):
+        assert (tree / "Snakefile").is_file()
+        settings[folder.name] = content
+        trees.append(tree)
+        seconds = {"before": 50.0, "now": 20.0}[folder.name]
+        return {"processor_seconds": seconds, "wall_seconds": seconds / 2, "jobs": 3}
+
+    monkeypatch.setattr(main_job, "run", spent)
+    found = main_job.measure("HEAD", {"seeds": [7]}, threads=2)
+    assert (found["ratio"], found["commit"], found["cores"]) == (0.4, "HEAD", 2)
+    assert settings["before"] == settings["now"]
+    assert settings["now"]["seeds"] == [7]
+    assert trees[1] == main_job.ROOT
+    assert not trees[0].exists()
+
+
+def test_a_main_job_that_fails_or_a_commit_that_is_none_is_told(tmp_path):
+    with pytest.raises(UsageError, match="no-such-commit cannot be checked out"):
+        main_job.measure("no-such-commit", {}, threads=1)
+    with pytest.raises(UsageError, match="this key is missing"):
+        main_job.run(main_job.ROOT, tmp_path / "now", {"seeds": []}, threads=1)

@@ -50,7 +50,7 @@ def stage_options(tmp_path, *names):
     values = {
         "config": "config.yaml", "run": "block", "seed": 0, "data": tmp_path / "data",
         "subset": 0, "out": tmp_path / "out", "finetuned": tmp_path / "finetune",
-        "embeddings": tmp_path / "embed", "results": tmp_path,
+        "results": tmp_path,
     }  # fmt: skip
     return [part for name in names for part in (f"--{name}", values[name])]
 
@@ -66,8 +66,8 @@ def test_the_stages_are_all_there():
         "split",
         "pretrain",
         "finetune",
-        "embed-run",
-        "evaluate-run",
+        "baselines",
+        "evaluate-runs",
         "robustness",
         "label-curve",
         "attributes",
@@ -122,8 +122,8 @@ def test_a_bad_configuration_ends_in_one_line_without_a_traceback(root, tmp_path
         "split",
         "pretrain",
         "finetune",
-        "embed-run",
-        "evaluate-run",
+        "baselines",
+        "evaluate-runs",
         "robustness",
         "label-curve",
         "attributes",
@@ -135,7 +135,7 @@ def test_every_stage_checks_the_configuration_first(facemae, tmp_path, command):
     names = {
         "config": [], "fetch": ["data"], "align": ["data"], "split": ["data"],
         "compare": ["results"],
-        "evaluate-run": ["run", "seed", "data", "out", "embeddings"],
+        "baselines": ["results"], "evaluate-runs": ["results"],
         "label-curve": ["run", "seed", "subset", "data", "out", "finetuned"],
     }.get(command, ["run", "seed", "data", "out"])  # fmt: skip
     code, out, err = facemae(command, "--config", tmp_path / "bad.yaml", *stage_options(tmp_path, *names))
@@ -205,13 +205,13 @@ def test_a_run_that_does_not_exist(facemae, tmp_path, command):
 
 @pytest.mark.parametrize(
     "command",
-    ["pretrain", "finetune", "evaluate-run", "robustness", "split", "align"],
+    ["pretrain", "finetune", "baselines", "evaluate-runs", "robustness", "split", "align"],
 )
 def test_a_missing_input_is_told_in_one_line(facemae, tmp_path, command):
     names = {
         "split": ["data"], "align": ["data"],
         "robustness": ["run", "seed", "data", "out", "finetuned"],
-        "evaluate-run": ["run", "seed", "data", "out", "embeddings"],
+        "evaluate-runs": ["results"], "baselines": ["results"],
     }.get(command, ["run", "seed", "data", "out"])  # fmt: skip
     code, _, err = facemae(command, "--config", "config.yaml", *stage_options(tmp_path, *names))
     assert code in (2, 3, 4)

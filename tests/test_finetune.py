@@ -15,7 +15,8 @@ from facemae.models.embedder import build_embedder, embed
 from facemae.models.patches import to_input
 from facemae.models.weights import load_embedder
 from facemae.pretrain import pretrain
-from facemae.randomness import Noise, seed_of
+from facemae.randomness import Noise
+from facemae.seeds import seed_of
 from facemae.task import Task
 
 SIZE = 32

@@ -79,7 +79,7 @@ def test_a_cluster_s_jobs_ask_for_gpu_memory_disk_and_time(cluster, folder):
     found = planned(folder, "--workflow-profile", f"profiles/{cluster}")
     assert found.keys() == RULES | {"all"}
     on_gpu = {rule for rule in RULES if found[rule]["gpu"] == "1"}
-    assert on_gpu == {"align", "pretrain", "finetune", "embed"}
+    assert on_gpu == {"align", "pretrain", "finetune"}
     for rule in RULES:
         asked = {name: int(found[rule][name]) for name in ("mem_mb", "runtime", "disk_mb")}
         assert min(asked.values()) > 0, (rule, asked)

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facemae.randomness import Noise, batch_ids, generator, seed_of
+from facemae.randomness import Noise, batch_ids, generator
+from facemae.seeds import seed_of
 
 
 def test_seeds_are_fixed_for_good():
@@ -18,7 +19,7 @@ def test_seeds_are_fixed_for_good():
 
 
 def test_seeds_are_the_same_in_another_process():
-    code = "from facemae.randomness import seed_of; print(seed_of(7, 'mask', 12))"
+    code = "from facemae.seeds import seed_of; print(seed_of(7, 'mask', 12))"
     environment = os.environ | {"PYTHONHASHSEED": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
     assert int(done.stdout) == seed_of(7, "mask", 12)

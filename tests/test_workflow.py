@@ -18,7 +18,7 @@ from facemae import readme, results
 from facemae.results import Results
 
 ROOT = Path(__file__).parent.parent
-STAGES = {"pretrain", "finetune", "evaluate"}
+STAGES = {"pretrain", "finetune"}
 
 
 def command(*arguments: str) -> list[str]:
@@ -141,7 +141,7 @@ def test_a_change_to_one_run_runs_that_runs_stages_only(finished):
         write_config(finished, {})
     assert {run for _, run in found} == {"region", ""}
     assert {rule for rule, run in found if run == "region"} == STAGES
-    assert {rule for rule, run in found if not run} == {"compare", "report", "all"}
+    assert {rule for rule, run in found if not run} == {"evaluate", "compare", "report", "all"}
 
 
 def test_a_change_to_fine_tuning_keeps_the_pretraining(finished):

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.linear_model import LogisticRegression
 
 from facemae import metrics
 from facemae.metrics import Comparisons, Floats, Integers, Measurement
@@ -62,6 +61,8 @@ def fit(score: ArrayLike, genuine: ArrayLike) -> Calibration:
     Raises:
         ValueError: there is no genuine or no impostor pair, or a score is not finite.
     """
+    from sklearn.linear_model import LogisticRegression
+
     scores, same = np.asarray(score, np.float64), np.asarray(genuine, bool)
     if not np.isfinite(scores).all():
         raise ValueError("a score is not finite")

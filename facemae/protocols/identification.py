@@ -20,7 +20,7 @@ from facemae import metrics
 from facemae.metrics import Booleans, Floats, Integers, Measurement
 from facemae.protocols import against_all
 from facemae.protocols.against_all import directions, people_numbers, people_weights
-from facemae.randomness import seed_of
+from facemae.seeds import seed_of
 
 PROTOCOL, BLUFR = "identification", "blufr"
 BLUFR_TAR_AT, BLUFR_DIR_AT = 0.001, 0.01  # false accept rates that its benchmark reports

@@ -33,8 +33,9 @@ from facemae.models.mlp import Mlp
 from facemae.models.patches import to_faces, to_input
 from facemae.occlusion import occlude
 from facemae.protocols.operating import ListedPairs, rates
-from facemae.randomness import Noise, seed_of
+from facemae.randomness import Noise
 from facemae.reconstruction import fill_in
+from facemae.seeds import seed_of
 from facemae.statistics import Estimate, Resampled, estimate, identity_weights
 
 Pixels = NDArray[np.uint8]

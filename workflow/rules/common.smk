@@ -157,13 +157,12 @@ def of_stage(stage, filename, names):
 
 
 def embedded(filename):
-    """Return a function of a run or baseline: a file of the stage that embeds with it."""
-
-    def of_run(wildcards):
-        stage = "embed" if wildcards.run in EXPERIMENT.baselines else "finetune"
-        return str(RESULTS.stage(wildcards.run, wildcards.seed, stage) / filename)
-
-    return of_run
+    """Return a file of the stage that embeds with it, of every run, baseline and seed."""
+    return [
+        path
+        for name in EXPERIMENT.names
+        for path in of_stage(EXPERIMENT.embedding_stage(name), filename, [name])
+    ]
 
 
 def evaluated(filename):

@@ -4,38 +4,34 @@
 RESAMPLED = EXPERIMENT.split.model_dump_json(include={"pairs", "rotations", "seed"})
 
 
-rule embed:
+# One process for all of them, since each takes longer to start than to embed or to evaluate.
+rule baselines:
     input:
         faces=RESULTS.data.cache_hashes,
         split=RESULTS.data.split,
     output:
-        f"{STAGE}/embed/embeddings.parquet",
-        f"{STAGE}/embed/metrics.json",
-        f"{STAGE}/embed/config.json",
+        of_stage("embed", "embeddings.parquet", EXPERIMENT.baselines),
+        of_stage("embed", "metrics.json", EXPERIMENT.baselines),
+        of_stage("embed", "config.json", EXPERIMENT.baselines),
     log:
-        "logs/{run}/{seed}/embed.log",
-    wildcard_constraints:
-        run="|".join(EXPERIMENT.baselines) or "none",
+        "logs/baselines.log",
     conda:
         "../envs/facemae.yaml"
     threads: 1
     resources:
-        gpu=gpus,
+        gpu=0,
         mem_mb=memory(PYTORCH_MB),
-        runtime=60,
+        runtime=240,
     params:
-        folder=subpath(input.split, parent=True),
         config=RESULTS.config,
-        out=subpath(output[0], parent=True),
+        results=RESULTS.root,
         model=EXPERIMENT.defaults.model.model_dump_json(),
+        labels=EXPERIMENT.defaults.finetune.labels.model_dump_json(),
     shell:
         """
-        python -m facemae embed-run \
+        python -m facemae baselines \
             --config {params.config:q} \
-            --run {wildcards.run} \
-            --seed {wildcards.seed} \
-            --data {params.folder:q} \
-            --out {params.out:q} \
+            --results {params.results:q} \
             --threads {threads} 2>&1 | tee -i {log:q}
         """
 
@@ -49,38 +45,32 @@ rule evaluate:
         embeddings=embedded("embeddings.parquet"),
         metrics=embedded("metrics.json"),
     output:
-        f"{STAGE}/evaluate/metrics.json",
-        f"{STAGE}/evaluate/scores.parquet",
-        f"{STAGE}/evaluate/resamples.parquet",
-        f"{STAGE}/evaluate/influence.parquet",
-        f"{STAGE}/evaluate/config.json",
+        evaluated("metrics.json"),
+        evaluated("scores.parquet"),
+        evaluated("resamples.parquet"),
+        evaluated("influence.parquet"),
+        evaluated("config.json"),
     log:
-        "logs/{run}/{seed}/evaluate.log",
+        "logs/evaluate.log",
     conda:
         "../envs/facemae.yaml"
     threads: 1
     resources:
         gpu=0,
         mem_mb=memory(3000),
-        runtime=60,
+        runtime=720,
     params:
-        folder=subpath(input.split, parent=True),
         config=RESULTS.config,
-        out=subpath(output[0], parent=True),
-        embeddings=subpath(input.embeddings, parent=True),
+        results=RESULTS.root,
         evaluate=EXPERIMENT.evaluate.model_dump_json(
             include={"far_targets", "resamples", "level"}
         ),
         resamples=RESAMPLED,
     shell:
         """
-        python -m facemae evaluate-run \
+        python -m facemae evaluate-runs \
             --config {params.config:q} \
-            --run {wildcards.run} \
-            --seed {wildcards.seed} \
-            --embeddings {params.embeddings:q} \
-            --data {params.folder:q} \
-            --out {params.out:q} 2>&1 | tee -i {log:q}
+            --results {params.results:q} 2>&1 | tee -i {log:q}
         """
 
 
