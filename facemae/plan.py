@@ -31,6 +31,11 @@ NO_NOISE = (
     "No earlier comparison of this data by {metric} tells how far a difference moves by chance: run two "
     "seeds first (snakemake --cores all), then plan again with --results and their folder."
 )
+NOT_LEARNT = (
+    "{source} holds no comparison of the primary family between runs that have learnt, with two seeds or "
+    "more, so it does not tell how far a difference moves by chance: mend what its report marks, and run it "
+    "again."
+)
 NO_PEOPLE = (
     "How many people are evaluated is known once they are set apart: run snakemake --cores all "
     "{split}, then plan again."
@@ -233,7 +238,8 @@ def _sentences(asked: _Asked, root: Path, pilot: Pilot) -> list[str]:
     if len(experiment.seeds) < 2:
         found.append(ONE_SEED)
     elif pilot.noise is None:
-        found.append(NO_NOISE.format(metric=metric_label(experiment.evaluate.primary)))
+        reason = NOT_LEARNT if pilot.source else NO_NOISE
+        found.append(reason.format(source=pilot.source, metric=metric_label(experiment.evaluate.primary)))
     if asked.people is None:
         found.append(NO_PEOPLE.format(split=Results(root).data.split))
     if not pilot.runs:

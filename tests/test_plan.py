@@ -145,6 +145,14 @@ def test_without_an_earlier_run_there_is_no_number(planned, tmp_path):
     assert found.people == 20  # of ORL's forty
 
 
+def test_an_earlier_run_that_has_not_learnt_tells_no_noise(planned, published):
+    content = {"facts": {"Data": "orl"}, "primary": "roc_auc", "noise": {}, "runs": RUNS}
+    files.write_json(published / "b.json", content)
+    found = planned()
+    assert (found.detectable, found.smallest_margin) == (None, None)
+    assert found.sentences == [plan.NOT_LEARNT.format(source="docs/results/b.json")]
+
+
 def test_a_result_by_another_metric_is_no_pilot(planned):
     assert planned(evaluate={"primary": "accuracy"}).source == ""
 
