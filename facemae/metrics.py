@@ -193,40 +193,13 @@ def impostors_needed(far_target: float) -> int:
     return math.ceil(round(30 / far_target, 6))  # 30 / 0.0003 is a little more than 100000
 
 
-def accuracy_score(
-    comparisons: Comparisons, fold: Integers, weights: NDArray[np.integer] | None = None
-) -> Floats:
-    """Return the mean over folds of the balanced accuracy (TAR + 1 - FAR) / 2 on unseen people.
-
-    This is the accuracy on half genuine, half impostor pairs, measured like View 2 of LFW (Huang et al.,
-    2007): a fold is tested on the pairs of two of its people with the threshold of `fold_thresholds`. A
-    fold that loses all its genuine or all its impostor pairs in a resample is left out of its mean.
-
-    Args:
-        comparisons: The pairs.
-        fold: The fold of each person.
-        weights: The resamples.
-
-    Raises:
-        ValueError: a fold, or the rest beside a fold, has no genuine or no impostor pair.
-    """
-    return _accuracy(comparisons, fold, fold_thresholds(comparisons, fold, weights), weights)
-
-
-def fold_thresholds(
-    comparisons: Comparisons, fold: Integers, weights: NDArray[np.integer] | None = None
-) -> Floats:
-    """Choose the threshold of each fold, `(R, K)`, on the pairs of two people of the other folds.
+def best_thresholds(splits: Splits, weights: NDArray[np.integer] | None = None) -> Floats:
+    """Choose the threshold of each fold, `(R, K)`, without its tested pairs.
 
     It is the cut with the best balanced accuracy, half way between the lowest accepted and the highest
     rejected score that a resample draws: a cut at the accepted score itself would turn down unseen pairs
     that are as good to within rounding. Of equally good cuts the lowest is taken; -inf accepts all.
     """
-    return best_thresholds(list(_splits(comparisons, fold)), weights)
-
-
-def best_thresholds(splits: Splits, weights: NDArray[np.integer] | None = None) -> Floats:
-    """Choose a threshold for each fold, `(R, K)`, as `fold_thresholds` does, without its tested pairs."""
     return np.stack([_best_threshold(others, weights) for others, _ in splits], axis=1)
 
 
@@ -245,6 +218,23 @@ def mean_of_folds(accuracies: Floats) -> Floats:
     """Return the mean over the folds, `(R,)`, that have a value."""
     defined = np.isfinite(accuracies)
     return _ratio(np.where(defined, accuracies, 0.0).sum(axis=1), defined.sum(axis=1))
+
+
+def split_by_person(comparisons: Comparisons, fold: Integers) -> Splits:
+    """Return for each fold of the people, `(P,)`, the pairs of two people outside it and of two inside it.
+
+    Raises:
+        ValueError: one of the two has no genuine or no impostor pair.
+    """
+    folds = np.asarray(fold)
+    if folds.ndim != 1 or len(folds) <= max(comparisons.first.max(), comparisons.second.max()):
+        raise ValueError(f"fold must name the fold of each person, got shape {folds.shape}")
+    splits = []
+    for number in np.unique(folds):
+        first, second = folds[comparisons.first] == number, folds[comparisons.second] == number
+        others, tested = comparisons.take(~first & ~second), comparisons.take(first & second)
+        splits.append(_with_both_kinds(number, others, tested))
+    return splits
 
 
 def split_by_pair(comparisons: Comparisons, fold: Integers) -> Splits:
@@ -343,7 +333,7 @@ def evaluate(
         raise ValueError(f"fold names {len(fold)} people, the images show {len(people)} or skip a number")
     return [
         *verification(comparisons, far_targets),
-        _fold_accuracy(comparisons, fold),
+        fold_accuracy(split_by_person(comparisons, fold)),
         _identification(*rank1_hits(embeddings, identity, enrolled), weights),
     ]
 
@@ -395,10 +385,6 @@ def rates(
 
 def _far_names(far_target: float) -> tuple[str, str]:
     return f"tar_at_far={far_target:g}", f"far_at_target={far_target:g}"
-
-
-def _fold_accuracy(comparisons: Comparisons, fold: Integers) -> Measurement:
-    return fold_accuracy(list(_splits(comparisons, fold)))
 
 
 def fold_accuracy(splits: Splits) -> Measurement:
@@ -552,20 +538,6 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
         return np.asarray(part / whole)
 
 
-def _splits(comparisons: Comparisons, fold: Integers) -> Iterator[tuple[Comparisons, Comparisons]]:
-    """Yield for each fold the pairs of two people outside it and of two people inside it.
-
-    Raises:
-        ValueError: one of the two has no genuine or no impostor pair.
-    """
-    folds = np.asarray(fold)
-    if folds.ndim != 1 or len(folds) <= max(comparisons.first.max(), comparisons.second.max()):
-        raise ValueError(f"fold must name the fold of each person, got shape {folds.shape}")
-    for number in np.unique(folds):
-        first, second = folds[comparisons.first] == number, folds[comparisons.second] == number
-        yield _with_both_kinds(number, comparisons.take(~first & ~second), comparisons.take(first & second))
-
-
 def _with_both_kinds(
     number: int, others: Comparisons, tested: Comparisons
 ) -> tuple[Comparisons, Comparisons]:
@@ -605,13 +577,6 @@ def _best_cut(ranked: Comparisons, rows: Floats) -> Floats:
     threshold = np.where(middle > rejected, middle, np.where(np.isinf(rejected), rejected, accepted))
     threshold[~drawn.any(axis=1)] = np.inf  # not one genuine pair has both its faces
     return np.where((genuine_sum > 0) & (impostor_sum > 0), threshold, np.nan)
-
-
-def _accuracy(
-    comparisons: Comparisons, fold: Integers, thresholds: Floats, weights: NDArray[np.integer] | None
-) -> Floats:
-    """Return the mean of the folds' balanced accuracy at the given thresholds, `(R, K)`."""
-    return mean_of_folds(balanced_accuracies(list(_splits(comparisons, fold)), thresholds, weights))
 
 
 def _balanced(comparisons: Comparisons, thresholds: Floats, weights: NDArray[np.integer] | None) -> Floats:

@@ -387,7 +387,7 @@ class Thresholds:
 
     @staticmethod
     def choose(trial: Trial, clean: Floats) -> Thresholds:
-        """Choose them on unchanged scores (N,) by the best balanced accuracy (`metrics.fold_thresholds`)."""
+        """Choose them on unchanged scores (N,) by the best balanced accuracy (`metrics.best_thresholds`)."""
         splits = trial.splits(trial.compared(clean))
         return Thresholds(metrics.best_thresholds(splits), metrics.best_thresholds(splits, trial.weights))
 

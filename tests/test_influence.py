@@ -101,7 +101,7 @@ def test_people_in_folds_of_few_spread_as_far_as_their_influence_says():
         ease = rng.normal(size=20)  # of each person, in all that he or she is in
         score = 2.0 * (first == second) + np.where(first == second, ease[first], ease[first] + ease[second])
         pairs = Comparisons(score + 0.1 * rng.normal(size=len(score)), first, second)
-        measured = metrics.fold_accuracy(list(metrics._splits(pairs, np.arange(20) // 2)))
+        measured = metrics.fold_accuracy(metrics.split_by_person(pairs, np.arange(20) // 2))
         one, other = (measured.influence.index.get_level_values(side) for side in influence.PEOPLE)
         dyads = Dyads(measured.influence.to_numpy()[None], one.to_numpy(), other.to_numpy())
         values.append(measured.value)

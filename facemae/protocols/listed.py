@@ -32,7 +32,7 @@ def measure(
 
     Accuracy is the mean over the folds of (TAR + 1 - FAR) / 2, which on as many genuine as impostor pairs is
     the share of right decisions. A fold's threshold has the best balanced accuracy on the other folds
-    (`metrics.fold_thresholds`); its own labels are not read. A pair with a face that was not found is
+    (`metrics.best_thresholds`); its own labels are not read. A pair with a face that was not found is
     rejected at every threshold: right if it is an impostor pair, wrong if it is genuine.
 
     Args:
