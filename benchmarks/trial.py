@@ -2,8 +2,11 @@
 
 A run (`--run`, from `--pretrained`, the folder of its pretrain stage) is fine-tuned as the workflow does,
 on a part of its training people; the others judge it. So a recipe is chosen without a look at the evaluation
-people. With `--set learning_rate=0.001` a key of `finetune` takes another value. The last line is JSON: 1 -
-ROC AUC on the people held out, what health.py says of the training, and the faces it took in per second.
+people; where they rotate, it is the first part's training. The encoder of `--pretrained` has seen the photos
+of those held out, without names, as it never has an evaluation person's: compare recipes by this, and a
+pretrained start with one from scratch only if that encoder was pretrained without them. With `--set
+learning_rate=0.001` a key of `finetune` takes another value. The last line is JSON: 1 - ROC AUC on the people
+held out, what health.py says of the training, and the faces it took in per second.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ def measure(
     own = config.merge(experiment.runs[run] or {}, {"finetune": judged})
     experiment = config.parse(experiment.model_dump() | {"runs": experiment.runs | {run: own}})
     with tempfile.TemporaryDirectory() as folder:
-        task = Task(experiment, run, seed, results.DataFolder(data), Path(folder) / "finetune")
+        out = Path(folder) / "finetune"
+        task = Task(experiment, run, seed, results.DataFolder(data), out, parts=(0,))
         finetune(task, pretrained)
         found = results.read_json(task.out / results.METRICS)
     values = {each["name"]: each["value"] for each in found["metrics"]}

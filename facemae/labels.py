@@ -78,9 +78,13 @@ def people_apart(rows: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.Dat
 
 
 def known_faces(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of two faces each of some people, to look at while they are learnt; maybe of nobody."""
+    """Return the rows of two faces each of some people, to look at while they are learnt.
+
+    Of nobody where fewer than two people are shown twice, since there would be no impostor pair.
+    """
     sizes = rows.groupby("person", sort=True).size()
-    return _some_of(rows, list(sizes.index[sizes > 1]), KNOWN_PHOTOS)
+    shown_twice = sizes.index[sizes > 1]
+    return _some_of(rows, list(shown_twice), KNOWN_PHOTOS) if len(shown_twice) >= LEAST_PEOPLE else rows[:0]
 
 
 def _some_of(rows: pd.DataFrame, people: list[str], photos: int) -> pd.DataFrame:

@@ -58,11 +58,16 @@ def _short(vectors: Tensor) -> Tensor:
 
 
 def chance(finetune: config.Finetune, people: int) -> float:
-    """Return the loss of embeddings at right angles to all class vectors, with the full margin."""
+    """Return the loss of embeddings at right angles to all class vectors, with the full margin.
+
+    With `people_per_step` the softmax is over those people alone, or over as many as a batch can show.
+    """
     margin = full_margin(finetune)
     own = -math.sin(margin) if finetune.loss in ("arcface", "subcenter") else -margin
     scale = scale_of(finetune, people)
-    return math.log(math.exp(scale * own) + people - 1) - scale * own
+    shown = min(people, finetune.batch_size // finetune.accumulate)
+    compared = max(math.ceil(finetune.people_per_step * people), shown)
+    return math.log(math.exp(scale * own) + compared - 1) - scale * own
 
 
 def scale_of(finetune: config.Finetune, people: int) -> float:

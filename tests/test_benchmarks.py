@@ -234,6 +234,8 @@ def test_a_trial_is_judged_on_training_people_that_it_did_not_learn_from(tmp_pat
     assert (found["steps"], found["margin"], found["learnt"]) == (2, 0.1, False)
     assert 0 <= found["held_out_loss"] <= 1
     assert found["faces_per_second"] > 0
+    settings.write_text(f"{settings.read_text()}split: {{rotations: 2}}\n")
+    assert trial.measure([settings], folder.root, "scratch", 0, None, ["steps=2"])["steps"] == 2
     with pytest.raises(UsageError, match="write key=value"):
         trial.measure([settings], folder.root, "scratch", 0, None, ["steps"])
 

@@ -447,6 +447,20 @@ def test_patches_are_dropped_for_the_first_part_of_the_training_alone(stage, mon
     assert counts[-4:] == [4, 4, None, None]
 
 
+def test_where_one_person_is_shown_twice_the_loss_alone_says_whether_it_has_learnt(stage, store, tmp_path):
+    root = tmp_path / "once"
+    root.mkdir()
+    for path in store.root.iterdir():
+        (root / path.name).symlink_to(path)
+    folder = results.DataFolder(root)
+    table = results.read_table(store.split)
+    second = (table["role"] == results.ROLE_TRAIN) & table["sample_id"].str.endswith("/1")
+    folder.split.unlink()
+    results.write_table(folder.split, table[~second | (table["person"] == "p0")], results.SPLIT_COLUMNS)
+    (found,) = results.read_json(stage(data=folder) / results.METRICS)["health"]
+    assert found.keys() == {"learnt", "reason", "loss_of_chance"}
+
+
 def test_a_training_says_whether_it_has_learnt(stage, orl_images):
     young = results.read_json(stage(out="a") / results.METRICS)["health"]
     assert [each["learnt"] for each in young] == [False]

@@ -5,7 +5,7 @@ import pytest
 
 from facemae import config
 from facemae.errors import DataError
-from facemae.labels import VALIDATED_PHOTOS, labelled_subset, people_apart
+from facemae.labels import KNOWN_PHOTOS, VALIDATED_PHOTOS, known_faces, labelled_subset, people_apart
 
 
 @pytest.fixture
@@ -97,3 +97,13 @@ def test_too_few_people_to_validate_on_are_refused(faces):
     for share in (0.05, 0.95):
         with pytest.raises(DataError, match="fewer than two to learn from or to validate on"):
             people_apart(faces[faces["person"].isin([f"p{n}" for n in range(6, 9)])], share)
+
+
+def test_the_faces_to_look_at_are_two_each_of_people_shown_twice(faces):
+    found = known_faces(faces)
+    assert found.groupby("person").size().to_dict() == {f"p{n}": KNOWN_PHOTOS for n in range(1, 12)}
+
+
+@pytest.mark.parametrize("people", [["p0", "p1", "p1"], ["p0", "p1", "p2"]])
+def test_there_is_nobody_to_look_at_where_no_two_people_are_shown_twice(people):
+    assert known_faces(pd.DataFrame({"person": people, "sample_id": ["a", "b", "c"]})).empty

@@ -261,6 +261,20 @@ def test_chance_is_the_loss_of_embeddings_at_right_angles_to_all_class_vectors(s
     assert float(found.detach()) == pytest.approx(chance(finetune, PEOPLE), abs=tolerance)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.002])
+def test_chance_is_that_of_the_people_whom_a_step_compares(settings, share):
+    """Of a loss over a tenth of the people, chance over all of them would call a start at random learnt."""
+    changes = {"people_per_step": share, "batch_size": 16, "accumulate": 2}
+    finetune, people = settings("cosface").model_copy(update=changes), 1000
+    loss, labels = identity_loss(finetune, people, DIMENSIONS), torch.arange(8)
+    with torch.no_grad():
+        loss.W.zero_()
+        loss.W[0] = 1
+    across = torch.eye(DIMENSIONS)[1].expand(8, -1)
+    found = loss_over(loss, across, labels, some_people(labels, people, share, generator(0)))
+    assert float(found.detach()) == pytest.approx(chance(finetune, people), abs=1e-4)
+
+
 @pytest.mark.parametrize("name", ["cosface", "arcface", "adaface", "subcenter", "softmax"])
 def test_class_vectors_are_short_enough_to_turn(settings, batch, name):
     """Forty steps of the size of AdamW's turn them well away from where they were drawn."""
