@@ -178,6 +178,8 @@ def _answers(tables: _Tables, question: Question) -> list[_Answer]:
         more += _beside_cheap(tables, metric, masked[0], controls)
     if metric == "labels_accuracy":
         more.append(_labels_saved(tables, masked[0], controls[0]))
+    if question.needs.startswith("attributes") and tables.experiment.attributes.mode == "probe":
+        more.append(f"Heads stand on frozen encoders, and that of {controls[0]} is untrained.")
     return [_judged(tables, question.claim, metric, masked[0], controls[0], more)]
 
 

@@ -56,6 +56,16 @@ def found(
     return next(each for each in claims.claims(experiment, leaderboard, verdicts) if about in each.claim)
 
 
+@pytest.mark.parametrize("mode", ["probe", "full"])
+def test_a_control_that_nothing_trained_is_called_so(small, mode):
+    experiment = small(runs=ONLY_RANDOM, attributes={"mode": mode})
+    board = rows({"scratch": 0.8, "random": 0.83}, "gender_balanced")
+    verdicts = judged(("random", "scratch", "better"), metric="gender_balanced")
+    claim = found(experiment, board, verdicts, "tells gender")
+    told = "Heads stand on frozen encoders, and that of scratch is untrained." in claim.sentence
+    assert told == (mode == "probe")
+
+
 def test_every_claim_is_judged_by_a_metric_that_is_compared():
     for question in claims.QUESTIONS:
         metric = "roc_auc" if question.metric == claims.PRIMARY else question.metric
