@@ -246,12 +246,14 @@ def still_modules(embedder: Embedder, settings: config.Finetune, step: int) -> l
 def _trial(
     image_size: int, settings: config.Finetune, compute: Compute
 ) -> Callable[[nn.Module, int], Tensor]:
-    """Return a forward pass over empty images, for an estimate of its cost."""
+    """Return a forward pass over empty images, as the dearest steps make it, for an estimate of its cost."""
 
     def forward(embedder: nn.Module, count: int) -> Tensor:
         images = torch.zeros(count, 3, image_size, image_size, device=compute.device)
         noise = Noise(range(count), "trial", device=compute.device)
-        embeddings: Tensor = embedder(images, dropped_patches(cast(Embedder, embedder), settings, noise))
+        always = settings.patch_drop_until == 1
+        mask = dropped_patches(cast(Embedder, embedder), settings, noise) if always else None
+        embeddings: Tensor = embedder(images, mask)
         return embeddings
 
     return forward

@@ -447,6 +447,16 @@ def test_patches_are_dropped_for_the_first_part_of_the_training_alone(stage, mon
     assert counts[-4:] == [4, 4, None, None]
 
 
+@pytest.mark.parametrize(("until", "visible"), [(1.0, 4), (0.5, 16)])
+def test_the_memory_is_that_of_the_steps_with_the_most_patches(experiment, compute, until, visible):
+    changes = {"patch_drop": 0.75, "patch_drop_until": until}
+    settings = experiment.defaults.finetune.model_copy(update=changes)
+    embedder, tokens = build_embedder(experiment.defaults.model, SIZE), []
+    embedder.encoder.register_forward_hook(lambda *made: tokens.append(made[-1].tokens.shape[1]))
+    stages._trial(SIZE, settings, compute)(embedder, 2)
+    assert tokens == [visible]
+
+
 def test_where_one_person_is_shown_twice_the_loss_alone_says_whether_it_has_learnt(stage, store, tmp_path):
     root = tmp_path / "once"
     root.mkdir()
