@@ -36,7 +36,8 @@ from facemae.wording import verdict_in_words
 
 COMPARED = (
     "roc_auc", "eer", "accuracy", "rank1", "occlusion_accuracy", "light_accuracy", "illumination_rank1",
-    "labels_accuracy", "gender_balanced", "race_balanced", "age_error", "expression_balanced",
+    "labels_accuracy", "probe_accuracy", "gender_balanced", "race_balanced", "age_error",
+    "expression_balanced",
 )  # fmt: skip
 
 # Metrics that are no share, so that an interval may leave 0 to 1.

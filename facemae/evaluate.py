@@ -30,6 +30,7 @@ from facemae.statistics import Dyads, estimate, identity_weights, percentile_int
 MOST_PAIRS = 500_000  # that are compared one by one; with more, a list of pairs is what accuracy rests on
 GROUPED_BY = "gender"  # column of the faces, where a source has it
 FPIR_TARGETS = (0.1, 0.01)
+PROBED = ("accuracy", "roc_auc")  # what is measured of a closed-form head
 
 P = TypeVar("P")
 
@@ -65,13 +66,15 @@ def evaluate(
     experiment.check_name(name)
     found = results.read_table(embeddings / results.EMBEDDINGS)
     faces = evaluated_faces(found, str(embeddings), data, experiment)
+    source = results.read_json(embeddings / results.METRICS)
     try:
         measured, scores = _measure(experiment, faces, data)
+        measured += _probed(experiment, embeddings / results.PROBE, source, data)
     except ValueError as error:
         raise DataError(
             f"{len(faces.people)} people cannot be evaluated: {error}; add people or lower split.folds."
         ) from error
-    _write(experiment, seed, measured, faces, results.read_json(embeddings / results.METRICS), data, out)
+    _write(experiment, seed, measured, faces, source, data, out)
     files.write_json(out / results.CONFIG, {"run": name, "seed": seed} | experiment.evaluate.model_dump())
     results.write_table(out / results.SCORES, scores, results.SCORE_COLUMNS)
     primary = next(each for each in measured if each.name == experiment.evaluate.primary)
@@ -278,17 +281,45 @@ def _measure(
     experiment: config.Experiment, faces: Faces, data: DataFolder
 ) -> tuple[list[Measurement], pd.DataFrame]:
     settings = experiment.evaluate
-    compared = len(faces.table) * (len(faces.table) - 1) // 2
-    if experiment.split.pairs is None and experiment.split.rotations == 1 and compared <= MOST_PAIRS:
-        fold = faces.table.groupby("person")["fold"].first().loc[list(faces.people)].to_numpy(int)
-        enrolled = faces.table["enrolled"].to_numpy(bool)
-        measured = metrics.evaluate(
-            faces.vectors, faces.identity, fold, enrolled, faces.weights, settings.far_targets
-        )
+    if _are_few(faces, experiment):
+        measured = _on_all_pairs(faces, settings)
         pairs = metrics.all_pairs(faces.vectors, faces.identity)
         scores = _scores(faces.people, pairs.first, pairs.second, pairs.genuine, pairs.score)
         return measured, scores.assign(part=0)
     return _by_list(experiment, faces, data)
+
+
+def _are_few(faces: Faces, experiment: config.Experiment) -> bool:
+    """Tell whether every pair of faces is compared, and accuracy does not rest on a list."""
+    compared = len(faces.table) * (len(faces.table) - 1) // 2
+    return experiment.split.pairs is None and experiment.split.rotations == 1 and compared <= MOST_PAIRS
+
+
+def _on_all_pairs(faces: Faces, settings: config.Evaluate) -> list[Measurement]:
+    fold = faces.table.groupby("person")["fold"].first().loc[list(faces.people)].to_numpy(int)
+    enrolled = faces.table["enrolled"].to_numpy(bool)
+    return metrics.evaluate(
+        faces.vectors, faces.identity, fold, enrolled, faces.weights, settings.far_targets
+    )
+
+
+def _probed(
+    experiment: config.Experiment, path: Path, source: dict[str, Any], data: DataFolder
+) -> list[Measurement]:
+    """Measure the closed-form head of a run as the run itself; a baseline has none."""
+    if not path.exists():
+        return []
+    found = results.read_table(path, results.EMBEDDING_COLUMNS)
+    if found.empty:
+        why = next(each["note"] for each in source["metrics"] if each["name"] == results.PROBE_AUC)
+        return [Measurement("verification", f"probe_{name}", None, 0, why, None) for name in PROBED]
+    faces, settings = evaluated_faces(found, str(path), data, experiment), experiment.evaluate
+    measured = (
+        _on_all_pairs(faces, settings)
+        if _are_few(faces, experiment)
+        else _on_list(_listed_pairs(faces, data, experiment.split.pairs or GENERATED), faces, settings)
+    )
+    return [replace(each, name=f"probe_{each.name}") for each in measured if each.name in PROBED]
 
 
 def _by_list(

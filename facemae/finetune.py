@@ -31,6 +31,7 @@ from facemae.metrics import all_pairs, roc_auc_score
 from facemae.models.adapters import add_adapters, merged
 from facemae.models.embedder import Embedder, build_embedder, embed, pass_through
 from facemae.models.encoder import build_encoder
+from facemae.models.encoding import Encoder
 from facemae.models.patches import to_input
 from facemae.models.vit import Vit
 from facemae.models.weights import load_weights, save_weights
@@ -40,6 +41,7 @@ from facemae.progress import say
 from facemae.randomness import Noise, batch_ids, generator
 from facemae.seeds import seed_of
 from facemae.task import Task
+from facemae.token_head import write_probe
 from facemae.train import HELD_OUT, JOB, LOSS, Job, Objective, Validation, fit, lock
 
 BATCH = 64
@@ -76,7 +78,7 @@ def _finetune(task: Task, pretrained: Path | None, compute: Compute) -> None:
     with lock(job):
         parts = [_Part(task, number, _job_of(job, number)) for number in task.wanted_parts]
         done = [_trained(part, pretrained, compute) for part in parts]
-        _write(task, parts, done, pretrained, str(compute))
+        _write(task, parts, done, pretrained, compute)
         for part in parts:
             checkpoint.remove(part.job.state)
 
@@ -267,18 +269,32 @@ def dropped_patches(embedder: Embedder, settings: config.Finetune, noise: Noise)
     return hide_highest(noise.uniform(patches), hidden_count(patches, settings.patch_drop))
 
 
-def _write(task: Task, parts: list[_Part], done: list[_Done], pretrained: Path | None, device: str) -> None:
+def _write(
+    task: Task, parts: list[_Part], done: list[_Done], pretrained: Path | None, compute: Compute
+) -> None:
     settings = task.settings("model", "finetune") | {"model": _model(task).model_dump()}
     files.write_json(task.out / results.CONFIG, settings)
     for part in parts:
         files.atomic_write(task.out / results.embedder_file(part.number), part.weights.read_bytes())
     embed_people(task, task.out)
-    _write_metrics(task, done, pretrained, device)
+    _write_metrics(task, done, pretrained, compute)
     log = [{"part": part.number, **line} for part, each in zip(parts, done, strict=True) for line in each.log]
     results.write_lines(task.out / results.LOG, log)
 
 
-def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, device: str) -> None:
+def _probed(task: Task, pretrained: Path | None, compute: Compute) -> list[dict[str, Any]]:
+    """Return the metric of a closed-form head on the encoder that fine-tuning starts from."""
+    if task.parts is not None:  # a curve over labels wants one part, fine-tuned
+        return []
+    return [write_probe(task, started_from(task, pretrained), compute)]
+
+
+def started_from(task: Task, pretrained: Path | None) -> Encoder:
+    """Return the encoder that a fine-tuning starts from."""
+    return cast(Embedder, _network(task, LEAST_PEOPLE, pretrained)["embedder"]).encoder
+
+
+def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, compute: Compute) -> None:
     before = results.read_json(pretrained / results.METRICS) if pretrained else {}
     seconds = before.get("seconds", {}) | {"finetune": round(sum(each.seconds for each in done), 3)}
     seen = sum(each.steps for each in done) * task.run.finetune.batch_size
@@ -287,9 +303,9 @@ def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, devic
     energy = {"finetune": sum(metered)} if len(metered) == len(done) else {}
     results.write_metrics(
         task.out,
-        _metrics(done),
+        _metrics(done) + _probed(task, pretrained, compute),
         seed=task.seed,
-        device=device,
+        device=str(compute),
         seconds=seconds,
         inputs=task.inputs(),
         images_seen=spent.get("images_seen", {}) | {"finetune": seen},

@@ -27,9 +27,9 @@ Booleans = NDArray[np.bool_]
 
 _HIGHER = (
     "roc_auc", "accuracy", "tar_at_far", "rank1", "rank5", "rank20", "tpir_at_fpir", "blufr_tar", "blufr_dir",
-    "occlusion_accuracy", "light_accuracy", "illumination_rank1", "labels_accuracy", "fdr",
-    "gender_accuracy", "gender_balanced", "gender_f1", "race_accuracy", "race_balanced", "race_f1",
-    "expression_accuracy", "expression_balanced", "expression_f1",
+    "occlusion_accuracy", "light_accuracy", "illumination_rank1", "labels_accuracy", "probe_accuracy",
+    "probe_roc_auc", "fdr", "gender_accuracy", "gender_balanced", "gender_f1", "race_accuracy",
+    "race_balanced", "race_f1", "expression_accuracy", "expression_balanced", "expression_f1",
 )  # fmt: skip
 _LOWER = (
     "eer", "far_at_target", "fpir_at_target", "fmr", "fnmr", "fmr_ratio", "fnmr_ratio", "brier", "ece",

@@ -23,6 +23,8 @@ METRIC_NAMES = {
     "light_drop": "loss of accuracy in changed light",
     "illumination_rank1": "rank-1 identification in real light from the side",
     "labels_accuracy": "accuracy over the label curve",
+    "probe_accuracy": "accuracy of the closed-form head on the encoder",
+    "probe_roc_auc": "ROC AUC of the closed-form head on the encoder",
     "fdr": "fairness discrepancy rate",
     "fmr": "false match rate",
     "fnmr": "false non-match rate",

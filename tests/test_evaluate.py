@@ -87,7 +87,7 @@ def test_perfect_embeddings_have_perfect_metrics(experiment, folder):
     content, found = run(experiment, folder)
     for name, value in (("roc_auc", 1), ("eer", 0), ("accuracy", 1), ("rank1", 1), ("tar_at_far=0.1", 1)):
         assert found[name]["value"] == value
-        assert (found[name]["ci_low"], found[name]["ci_high"]) == (value, value)
+        assert (found[name]["ci_low"], found[name]["ci_high"]) == pytest.approx((value, value), abs=1e-12)
     assert (content["people"], content["seed"], content["dataset"]) == (PEOPLE, 1, "orl")
     assert (content["device"], content["seconds"]) == ("cpu, float32", {"finetune": 2.5})
     assert found["roc_auc"]["n"] == PEOPLE * FACES * (PEOPLE * FACES - 1) // 2
@@ -105,6 +105,34 @@ def test_noise_is_at_chance_and_its_intervals_say_so(experiment, folder):
                 assert entry["ci_low"] <= entry["value"] <= entry["ci_high"]
         assert found["rank1"]["value"] < 0.4
     assert np.abs(np.mean(values, axis=0) - 0.5).max() < 0.08
+
+
+def test_a_closed_form_head_is_measured_as_the_run_is(experiment, folder):
+    write(folder, noise())
+    table = read_table(folder / "embed" / results.EMBEDDINGS)
+    table = table.assign(embedding=list(np.float32(perfect())))
+    results.write_table(folder / "embed" / results.PROBE, table, results.EMBEDDING_COLUMNS)
+    _, found = run(experiment, folder)
+    write(folder, perfect())
+    (folder / "embed" / results.PROBE).unlink()
+    _, expected = run(experiment, folder, "again")
+    for name in ("accuracy", "roc_auc"):
+        assert found[f"probe_{name}"] == expected[name] | {"name": f"probe_{name}"}
+        assert found[name]["value"] < 0.8
+        assert f"probe_{name}" not in expected
+
+
+def test_a_head_that_could_not_be_fitted_is_no_number_and_says_why(experiment, folder):
+    write(folder, perfect())
+    empty = pd.DataFrame(columns=results.EMBEDDING_COLUMNS)
+    results.write_table(folder / "embed" / results.PROBE, empty, results.EMBEDDING_COLUMNS)
+    why = results.metric(results.PROBE_AUC, None, n=0, note="too few people")
+    source = read_json(folder / "embed" / results.METRICS) | {"metrics": [why]}
+    files.write_json(folder / "embed" / results.METRICS, source)
+    _, found = run(experiment, folder)
+    assert found["probe_accuracy"]["value"] is None
+    assert found["probe_accuracy"]["note"] == "too few people"
+    assert found["accuracy"]["value"] == 1.0
 
 
 def test_shuffled_people_undo_perfect_embeddings(experiment, folder):

@@ -64,7 +64,7 @@ def pretrained(small, store, tmp_path):
 def test_everything_that_is_promised_is_written(stage):
     out = stage()
     assert {path.name for path in out.iterdir()} == {
-        results.CONFIG, results.EMBEDDER, results.EMBEDDINGS, results.LOG, results.METRICS
+        results.CONFIG, results.EMBEDDER, results.EMBEDDINGS, results.LOG, results.METRICS, results.PROBE
     }  # fmt: skip
     log = results.read_log(out / results.LOG)
     assert [(record["part"], record["step"]) for record in log] == [(0, 3), (0, 4)]
@@ -78,7 +78,7 @@ def test_everything_that_is_promised_is_written(stage):
 
 def test_two_trainings_write_the_same_bytes(stage):
     first, second = stage(out="a"), stage(out="b", workers=2)
-    for name in (results.EMBEDDER, results.EMBEDDINGS, results.CONFIG):
+    for name in (results.EMBEDDER, results.EMBEDDINGS, results.PROBE, results.CONFIG):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 

@@ -82,6 +82,7 @@ rule finetune:
     output:
         EMBEDDERS,
         f"{STAGE}/finetune/embeddings.parquet",
+        f"{STAGE}/finetune/probe.parquet",
         f"{STAGE}/finetune/log.jsonl",
         f"{STAGE}/finetune/metrics.json",
         f"{STAGE}/finetune/config.json",
