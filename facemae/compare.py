@@ -462,7 +462,7 @@ def _repeated(one: Series, repeats: int) -> tuple[np.ndarray, Any]:
 def _budget_note(a: Scored, b: Scored) -> str:
     """Return which settings besides the mask differ, so that no comparison looks fairer than it is."""
     if a.run is None or b.run is None:
-        return "the control trains nothing"
+        return "the control trains no network"
     differing = sorted(_differing(_shaping(a.run), _shaping(b.run), ""))
     # Another mask has other parameters; those of the same mask are worth telling.
     masks = ("pretrain.mask", *([] if a.run.strategy == b.run.strategy else ["pretrain.masks."]))

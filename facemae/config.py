@@ -528,7 +528,7 @@ class Experiment(Section):
     runs: Annotated[dict[RunName, dict[str, Any] | None], Field(min_length=1)]
     """Each run's differences from `defaults`; `null` drops a run that another file named."""
     baselines: list[Baseline]
-    """Controls that train nothing, scored in the same table."""
+    """Controls that train no network, scored in the same table."""
     evaluate: Evaluate
     robustness: Robustness
     label_curve: LabelCurve

@@ -258,7 +258,7 @@ def test_a_note_names_every_setting_but_the_mask_that_differs(made, tmp_path):
     assert notes["half", "random"] == "differ in pretrain.mask_ratio"
     assert notes["long", "random"] == "differ in finetune.scale, model.depth, pretrain.steps"
     assert notes["random", "scratch"] == "differ in finetune.layer_decay, pretrain"
-    assert notes["half", "pixels"] == "the control trains nothing"
+    assert notes["half", "pixels"] == "the control trains no network"
 
 
 def test_a_note_tells_what_a_rival_saw_and_took(made, tmp_path):

@@ -53,7 +53,7 @@ def _verdict(setup: config.Experiment, found: reading.Headline) -> None:
     shell.claims(found.claims)
     with st.container(horizontal=True, gap="large"):
         st.metric("Runs", len(setup.run_names), help="trained once per seed", width="content")
-        st.metric("Controls", len(setup.baselines), help="scored alike; they train nothing", width="content")
+        st.metric("Controls", len(setup.baselines), help="scored alike, without a network", width="content")
         st.metric(
             "Unseen people",
             found.people,
@@ -82,7 +82,7 @@ def _what_was_run(setup: config.Experiment) -> list[str]:
         ("Pretrained as masked autoencoders, each with its own mask", names),
         ("Pretrained by comparing views of a face", rivals),
         ("From scratch, without pretraining", wording.scratch_runs(setup)),
-        ("Controls that train nothing", list(setup.baselines)),
+        ("Controls that train no network", list(setup.baselines)),
     )
     return [
         f"{title}: {wording.names_of(found) if len(found) <= MOST_NAMED else f'{len(found)} runs'}."

@@ -60,7 +60,7 @@ def _numbers(leaderboard: pd.DataFrame) -> None:
         alt=f"Table: {metric_label(metric)} of every run and control.",
     )
     st.caption(
-        "Mean over seeds, with the interval for new people and new training; controls train nothing. A click "
+        "Mean over seeds, with the interval for new people and new networks; controls train none. A click "
         "on a column's head sorts by it."
     )
     with st.expander("Every seed"):

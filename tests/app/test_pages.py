@@ -40,7 +40,7 @@ def test_home_says_what_it_rests_on() -> None:
     text = "\n".join(text.value for text in page.text)
     assert f"On 76 faces found in 77 photos. Computed on cpu {HOSTILE}" in text
     assert "each with its own mask: random (75% hidden) and region (75% hidden).\nFrom scratch" in text
-    assert "Controls that train nothing: pixels." in text
+    assert "Controls that train no network: pixels." in text
     assert "What this evaluation cannot tell" in [expander.label for expander in page.expander]
 
 
