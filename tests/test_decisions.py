@@ -109,7 +109,7 @@ def said(found, effect):
     return wrong.any(axis=1).mean(), equal.any(axis=1).mean(), power
 
 
-UNEQUAL = World(luck=(0.002, 0.002, 0.005, 0.005, 0.005, 0.01, 0.01))
+UNEQUAL = World(luck=(0.008, 0.008, 0.005, 0.005, 0.005, 0.004, 0.004))  # the controls' is the largest
 DOUBLED = World(luck=(0.005 * np.sqrt(2),) * RUNS)
 EQUAL_PEOPLE = World(person=0.0)
 WORLDS = {"measured": World(), "doubled": DOUBLED, "unequal": UNEQUAL, "pairs alone": EQUAL_PEOPLE}
