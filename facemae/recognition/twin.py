@@ -99,30 +99,17 @@ def cover_painted(face: Pixels, cells: Booleans) -> tuple[Pixels, Booleans]:
 
 def obstacle(embedder: Embedder, aid: Aid, autoencoder: Autoencoder | None) -> str:
     """Return why an aid cannot be had of a model, a sentence with what can be done, or nothing."""
-    if aid == "patch_drop":
-        if isinstance(embedder.encoder, Mlp):
-            return (
-                "Patch drop needs an encoder of patches, and this model's reads all pixels at once; choose "
-                "a model with a vit or cnn encoder."
-            )
-        if _takes_all_tokens(embedder):
-            return (
-                "Patch drop needs a head that pools the patches, and this model's takes every one of them; "
-                "choose a model with the pooled head."
-            )
+    if aid == "patch_drop" and isinstance(embedder.encoder, Mlp):
+        return (
+            "Patch drop needs an encoder of patches, and this model's reads all pixels at once; choose a "
+            "model with a vit or cnn encoder."
+        )
     if aid == "reconstruct" and autoencoder is None:
         return (
             "Reconstruction needs the run's own masked autoencoder, and this run has none; choose a run "
             "with masked pretraining."
         )
     return ""
-
-
-def _takes_all_tokens(embedder: Embedder) -> bool:
-    """Tell whether the head is the flat one, which is wider than the encoder by the number of tokens."""
-    first = next(iter(embedder.head.children()))
-    assert isinstance(first, torch.nn.LayerNorm)
-    return first.normalized_shape[0] != embedder.encoder.width
 
 
 def embed_covered(

@@ -195,7 +195,6 @@ def test_the_reconstruction_is_what_is_embedded(make, autoencoder_of, faces, hid
     ("model", "aid", "sentence"),
     [
         ({"encoder": "mlp"}, "patch_drop", "reads all pixels at once"),
-        ({"head": "flatten"}, "patch_drop", "takes every one of them"),
         ({}, "reconstruct", "this run has none"),
     ],
 )
