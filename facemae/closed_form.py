@@ -95,13 +95,15 @@ def fit(features: Floats, people: Sequence[str | None], components: int, what: s
 def whiten(features: Floats, people: Sequence[str | None], components: int, what: str) -> Head:
     """Return whitened principal components, which know no labels; those calibrate the cosine alone.
 
-    Turk and Pentland, Eigenfaces for Recognition, 1991. The arguments are those of `fit`.
+    Turk and Pentland, Eigenfaces for Recognition, 1991. The arguments are those of `fit`. There are no more
+    than a third as many components as faces: the deviations along the last ones are hardly known, and
+    whitening makes the most of the smallest.
 
     Raises:
         DataError: too few people have two photos.
     """
     several, identity = several_photos(features, people, what)
-    mean, axes, deviation = principal_components(features, min(components, len(features) - 1))
+    mean, axes, deviation = principal_components(features, min(components, max(1, len(features) // 3)))
     some = next(_folds(identity))[1]
     head = Head(mean, axes / deviation, Calibration(1.0, 0.0))
     scores = _cosines(head(several[some]), _pairs(identity[some]))

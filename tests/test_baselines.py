@@ -78,9 +78,9 @@ def test_pca_whitens_the_training_faces_and_learns_from_all_of_them(experiment, 
     training, images = faces
     embed = BASELINES["pca"](training, experiment, 0)
     found = embed(training.images)
-    assert found.shape == (10, 9)
+    assert found.shape == (10, 3)
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-4)
-    np.testing.assert_allclose(np.cov(found.T), np.eye(9), atol=1e-3)
+    np.testing.assert_allclose(np.cov(found.T), np.eye(3), atol=1e-3)
     single = Faces(training.images, training.sample_ids, [*training.people[:-1], "alone"])
     np.testing.assert_allclose(BASELINES["pca"](single, experiment, 0)(images), embed(images), atol=1e-4)
 
