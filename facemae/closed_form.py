@@ -78,8 +78,16 @@ def fit(features: Floats, people: Sequence[str | None], components: int, what: s
     Raises:
         DataError: too few people have two photos, or the photos of each are all the same.
     """
-    features, identity = several_photos(features, people, what)
-    mean, axes, _ = principal_components(features, min(components, len(features) - identity.max() - 1))
+    chosen, identity = shown_twice(people)
+    count = int(identity.max(initial=-1)) + 1
+    if count < LEAST_PEOPLE:
+        known = len({person for person in people if person is not None})
+        raise DataError(
+            f"{what} learns from people with two photos or more, and of the {known} training people {count} "
+            f"have them, where {LEAST_PEOPLE} are needed; add photos of the same people, or leave {what} out."
+        )
+    features = features if chosen.all() else features[chosen]
+    mean, axes, _ = principal_components(features, min(components, len(features) - count))
     coordinates = (features @ axes - mean @ axes).astype(np.float64)
     within, total = covariances(coordinates, identity)
     if np.trace(within) <= 1e-12 * np.trace(total):
@@ -87,45 +95,35 @@ def fit(features: Floats, people: Sequence[str | None], components: int, what: s
             f"{what} learns how the photos of a person differ, and those of each training person are the "
             "same; add other photos of them."
         )
-    shrinkage, count, auc, calibration = _chosen(coordinates, identity)
-    directions = discriminants(within, total, shrinkage)[:, :count]
+    shrinkage, dimensions, auc, calibration = _chosen(coordinates, identity)
+    directions = discriminants(within, total, shrinkage)[:, :dimensions]
     return Head(mean, axes @ directions.astype(features.dtype), calibration, shrinkage, auc)
 
 
 def whiten(features: Floats, people: Sequence[str | None], components: int, what: str) -> Head:
-    """Return whitened principal components, which know no labels; those calibrate the cosine alone.
+    """Return whitened principal components, which know no labels.
 
     Turk and Pentland, Eigenfaces for Recognition, 1991. The arguments are those of `fit`. There are no more
     than a third as many components as faces: the deviations along the last ones are hardly known, and
-    whitening makes the most of the smallest.
-
-    Raises:
-        DataError: too few people have two photos.
+    whitening makes the most of the smallest. Labels calibrate the cosine alone, and not where too few people
+    have two photos.
     """
-    several, identity = several_photos(features, people, what)
     mean, axes, deviation = principal_components(features, min(components, max(1, len(features) // 3)))
+    head = Head(mean, axes / deviation, Calibration(slope=1.0, offset=0.0))
+    chosen, identity = shown_twice(people)
+    if identity.max(initial=-1) + 1 < LEAST_PEOPLE:
+        return head
     some = next(_folds(identity))[1]
-    head = Head(mean, axes / deviation, Calibration(1.0, 0.0))
-    scores = _cosines(head(several[some]), _pairs(identity[some]))
+    scores = _cosines(head(features[chosen][some]), _pairs(identity[some]))
     return replace(head, calibration=_calibration(*scores))
 
 
-def several_photos(features: Floats, people: Sequence[str | None], what: str) -> tuple[Floats, Integers]:
-    """Return the features of the people with two photos or more, and the numbers of those people from 0.
-
-    Raises:
-        DataError: there are fewer than `LEAST_PEOPLE`.
-    """
+def shown_twice(people: Sequence[str | None]) -> tuple[NDArray[np.bool_], Integers]:
+    """Tell which faces (N,) are of people with two photos or more, and number those faces' people from 0."""
     names = np.array(["" if person is None else str(person) for person in people])
-    found, identity, sizes = np.unique(names, return_inverse=True, return_counts=True)
+    _, identity, sizes = np.unique(names, return_inverse=True, return_counts=True)
     chosen = (sizes[identity] > 1) & (names != "")
-    kept, identity = np.unique(identity[chosen], return_inverse=True)
-    if len(kept) < LEAST_PEOPLE:
-        raise DataError(
-            f"{what} learns from people with two photos or more, and of the {np.sum(found != '')} training "
-            f"people {len(kept)} have them, where {LEAST_PEOPLE} are needed; add photos of the same people."
-        )
-    return (features if chosen.all() else features[chosen]), identity.astype(np.int64)
+    return chosen, np.unique(identity[chosen], return_inverse=True)[1].astype(np.int64)
 
 
 def principal_components(features: Floats, count: int) -> tuple[Floats, Floats, Floats]:

@@ -99,7 +99,7 @@ def test_a_control_that_learns_from_labels_depends_on_them(experiment, faces, na
     assert one.shape != other.shape or not np.allclose(one, other, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["pca", "fisherfaces", "hog_lda"])
+@pytest.mark.parametrize("name", config.BASELINES_FROM_LABELS)
 def test_people_with_one_photo_only_are_told(experiment, faces, name):
     alone = Faces(faces[0].images, faces[0].sample_ids, faces[0].sample_ids)
     with pytest.raises(DataError, match=f"{name} learns from people with two photos or more"):

@@ -125,9 +125,15 @@ def test_there_are_no_more_dimensions_than_the_faces_support():
 )
 def test_too_few_people_with_two_photos_are_told(people, photos, words):
     points, names = np.ones((people * photos, 5)), [f"p{n}" for n in range(people) for _ in range(photos)]
-    for learn in (fit, whiten):
-        with pytest.raises(DataError, match=f"fisherfaces learns from people with two.*{words}.*add photos"):
-            learn(points, names, 3, "fisherfaces")
+    with pytest.raises(DataError, match=f"fisherfaces learns from people with two.*{words}.*add photos"):
+        fit(points, names, 3, "fisherfaces")
+
+
+def test_principal_components_take_people_with_one_photo():
+    points, _ = made(photos=1)
+    head = whiten(points, [None] * len(points), 5, "pca")
+    assert head(points).shape == (30, 5)
+    assert head.calibration.logit(0.3) == pytest.approx(0.3)
 
 
 def test_photos_that_are_all_the_same_are_told():
