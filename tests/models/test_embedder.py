@@ -12,7 +12,7 @@ SIZE = 32
 @pytest.fixture(params=[False, True], ids=["patch tokens", "class token"])
 def embedder(request, experiment):
     torch.manual_seed(0)
-    model = experiment.defaults.model.model_copy(update={"class_token": request.param})
+    model = experiment.defaults.model.model_copy(update={"class_token": request.param, "head": "pooled"})
     built = build_embedder(model, SIZE)
     built.train()(torch.randn(64, 3, SIZE, SIZE))  # running statistics other than 0 and 1
     return built.eval()
@@ -59,7 +59,8 @@ def test_the_head_sees_the_mean_of_the_patch_tokens(embedder, images):
 
 
 def test_the_head_sees_the_class_token_where_that_is_asked_for(experiment, images):
-    model = experiment.defaults.model.model_copy(update={"class_token": True, "pool": "class"})
+    changes = {"class_token": True, "pool": "class", "head": "pooled"}
+    model = experiment.defaults.model.model_copy(update=changes)
     embedder = build_embedder(model, SIZE).eval()
     expected = embedder.head(embedder.encoder(images).prefix[:, 0])
     torch.testing.assert_close(embedder(images), expected, rtol=0, atol=1e-6)
@@ -132,7 +133,7 @@ def test_what_a_mask_hides_does_not_reach_the_embedding(experiment, images):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_head_that_passes_on_leaves_the_correlation_of_pooled_tokens(experiment, images, name):
-    model = experiment.defaults.model.model_copy(update={"encoder": name})
+    model = experiment.defaults.model.model_copy(update={"encoder": name, "head": "pooled"})
     width = build_encoder(model, SIZE).width
     embedder = build_embedder(model.model_copy(update={"embedding": width}), SIZE).eval()
     pass_through(embedder)
