@@ -108,7 +108,8 @@ def whiten(features: Floats, people: Sequence[str | None], components: int, what
     whitening makes the most of the smallest. Labels calibrate the cosine alone, and not where too few people
     have two photos.
     """
-    mean, axes, deviation = principal_components(features, min(components, max(1, len(features) // 3)))
+    most = min(components, max(1, len(features) // 3))
+    mean, axes, deviation = principal_components(features, most, exact=True)
     head = Head(mean, axes / deviation, Calibration(slope=1.0, offset=0.0))
     chosen, identity = shown_twice(people)
     if identity.max(initial=-1) + 1 < LEAST_PEOPLE:
@@ -126,15 +127,19 @@ def shown_twice(people: Sequence[str | None]) -> tuple[NDArray[np.bool_], Intege
     return chosen, np.unique(identity[chosen], return_inverse=True)[1].astype(np.int64)
 
 
-def principal_components(features: Floats, count: int) -> tuple[Floats, Floats, Floats]:
+def principal_components(
+    features: Floats, count: int, *, exact: bool = False
+) -> tuple[Floats, Floats, Floats]:
     """Return mean (D,), first axes (D, C) and the deviations along them (C,) of features (N, D).
 
-    By a randomised decomposition (Halko, Martinsson and Tropp, 2011) with a fixed seed.
+    By a randomised decomposition (Halko, Martinsson and Tropp, 2011) with a fixed seed, whose last axes are
+    near the true ones only; `exact` is for what divides by their deviations, and for some thousand features.
     """
     from sklearn.decomposition import PCA
 
     count = min(count, features.shape[1])
-    model = PCA(count, svd_solver="randomized", iterated_power=2, random_state=SEED).fit(features)
+    solver = "full" if exact else "randomized"
+    model = PCA(count, svd_solver=solver, iterated_power=2, random_state=SEED).fit(features)
     deviation = np.sqrt(model.explained_variance_)
     kept = deviation > 1e-6 * deviation[0]  # the rest is rounding
     return model.mean_, model.components_[kept].T, deviation[kept]

@@ -140,3 +140,11 @@ def test_photos_that_are_all_the_same_are_told():
     points, names = made(photos=1)
     with pytest.raises(DataError, match=r"photos of a person differ.*add other photos"):
         fit(np.repeat(points, 2, axis=0), [name for name in names for _ in range(2)], 20, "head")
+
+
+def test_whitened_components_have_the_deviations_that_whitening_divides_by():
+    """Of many components the last ones, too: a decomposition that is near only would make noise of them."""
+    draw = np.random.default_rng(0)
+    points = (draw.standard_normal((900, 300)) * np.linspace(3, 0.1, 300)).astype(np.float32)
+    found = whiten(points, [None] * 900, 250, "pca")(points)
+    np.testing.assert_allclose(np.cov(found.T), np.eye(250), atol=1e-3)
