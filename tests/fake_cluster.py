@@ -27,7 +27,14 @@ OUTPUTS = {
         "metrics.json",
         "config.json",
     ),
-    "finetune": ("embedder.safetensors", "embeddings.parquet", "log.jsonl", "metrics.json", "config.json"),
+    "finetune": (
+        "embedder.safetensors",
+        "embeddings.parquet",
+        "probe.parquet",
+        "log.jsonl",
+        "metrics.json",
+        "config.json",
+    ),
 }
 PATIENCE = 60  # seconds after which a play that hangs ends
 
