@@ -160,7 +160,8 @@ def recognition(experiment, faces, compute, **changes):
     if settings.ema:
         network["average"] = averaged(embedder, settings.ema)
     fed, labels = Fed(faces, settings.batch_size), torch.arange(len(faces)) // 2
-    stage = _Recognition(network, fed, labels, fed.ids_at, settings, compute, 0)
+    nobody = Faces(faces[:0].numpy(), [], [])
+    stage = _Recognition(network, fed, labels, fed.ids_at, settings, compute, 0, nobody)
     objective = Objective(network, stage.loss, stage.after_step)
     optimizer = adamw(network, settings, encoder=embedder.encoder.trunk, layer_decay=settings.layer_decay)
     return _made(objective, optimizer, settings)
