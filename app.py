@@ -2,13 +2,13 @@
 
 import streamlit as st
 
-from facemae.app import (
+from facemae.app import access
+from facemae.app.views import (
     alignment,
     compare,
     explain,
     fairness,
     gallery,
-    guard,
     home,
     recognise,
     reconstruct,
@@ -16,7 +16,7 @@ from facemae.app import (
 )
 
 st.set_page_config(page_title="FaceMAE", page_icon="🙂", layout="centered")
-guard.check()
+access.check()
 
 others = [
     st.Page(results.render, title="Results", icon=":material/table_chart:", url_path="results"),

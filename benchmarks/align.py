@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from benchmarks.common import choose_photos, cores, finish, versions
-from facemae.data.detect import MtcnnDetector
+from facemae.core.progress import say
+from facemae.data.alignment.detect import MtcnnDetector
+from facemae.data.alignment.warp import similarity, template, warp
 from facemae.data.images import open_image
-from facemae.data.warp import similarity, template, warp
-from facemae.progress import say
 
 BATCH = 32
 FACE = 112  # pixels: the side of an aligned face

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.common import choose_photos, finish, versions
-from facemae.data.detect import MtcnnDetector
+from facemae.core.progress import track
+from facemae.data.alignment.detect import MtcnnDetector
+from facemae.data.alignment.warp import similarity, template, warp
 from facemae.data.images import open_image
-from facemae.data.warp import similarity, template, warp
-from facemae.progress import track
 
 FACE = 112  # pixels: the side of an aligned face
 MARGIN = 40  # pixels around it, for a detector to see all of the head

@@ -14,15 +14,15 @@ import psutil
 
 from benchmarks.common import cores, finish, versions
 from benchmarks.visitor import Visitor, enrol_demo, serving
+from facemae.core.errors import UsageError
+from facemae.core.layout import Results
+from facemae.core.progress import track
 from facemae.data.sources.orl import orl_photos
-from facemae.errors import UsageError
-from facemae.gallery.store import Gallery
-from facemae.progress import track
 from facemae.recognition.enrolment import template, until
-from facemae.recognition.models import models
+from facemae.recognition.gallery.store import Gallery
 from facemae.recognition.recogniser import Recogniser, only_face
-from facemae.recognition.thresholds import Threshold
-from facemae.results import Results
+from facemae.recognition.threshold import Threshold
+from facemae.recognition.trained_models import models
 
 RECOGNITIONS, SERVED, WARM = 1000, 1000, 100
 MOST_SECONDS = 900.0  # of one measurement after the warm-up; it ends there with what it has done

@@ -17,10 +17,11 @@ from typing import Any
 
 from benchmarks.common import cores, finish
 from benchmarks.ours import CONFIG
-from facemae import config, results
-from facemae.finetune import started_from
-from facemae.task import Task
-from facemae.token_head import write_probe
+from facemae import config
+from facemae.core import layout, records
+from facemae.stages.finetune import started_from
+from facemae.stages.task import Task
+from facemae.stages.token_head import write_probe
 
 
 def measure(
@@ -38,12 +39,12 @@ def measure(
     """
     experiment = config.load([CONFIG, *paths])
     with tempfile.TemporaryDirectory() as folder:
-        task = Task(experiment, run, seed, results.DataFolder(data), Path(folder) / "finetune", threads)
+        task = Task(experiment, run, seed, layout.DataFolder(data), Path(folder) / "finetune", threads)
         compute, encoder = task.compute(), started_from(task, pretrained)
         began, used = time.perf_counter(), time.process_time()
         found = write_probe(task, encoder, compute)
         taken = time.perf_counter() - began, time.process_time() - used
-        faces = len(results.read_table(task.out / results.PROBE, ["sample_id"]))
+        faces = len(records.read_table(task.out / layout.PROBE, ["sample_id"]))
     return {
         "run": run, "seed": seed, "faces": faces, "parts": task.rotations, "auc": found["value"],
         "seconds": round(taken[0], 1), "processor_seconds": round(taken[1], 1),

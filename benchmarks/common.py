@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from facemae.core.errors import FaceMAEError, UsageError
+from facemae.core.progress import say, track
 from facemae.data.images import ImageError, open_image
-from facemae.errors import FaceMAEError, UsageError
-from facemae.progress import say, track
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp"}
 

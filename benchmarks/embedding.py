@@ -28,11 +28,11 @@ from benchmarks.common import cores, finish, versions
 from benchmarks.ours import CONFIG
 from benchmarks.turns import Baton, Order, contest
 from facemae import config
-from facemae.device import Compute, choose
+from facemae.compute.attention import fused_attention
+from facemae.compute.device import Compute, choose
+from facemae.core.progress import say
 from facemae.models.embedder import build_embedder, embed
-from facemae.models.encoding import fused_attention
 from facemae.models.patches import to_input
-from facemae.progress import say
 
 PEER = "inception"
 OURS = ("tiny8", "tiny16")

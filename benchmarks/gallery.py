@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import cores, finish, versions
-from facemae.errors import IntegrityError, UsageError
-from facemae.gallery.schema import Template
-from facemae.gallery.store import Gallery
-from facemae.progress import say, track
+from facemae.core.errors import IntegrityError, UsageError
+from facemae.core.progress import say, track
+from facemae.recognition.gallery.schema import Template
+from facemae.recognition.gallery.store import Gallery
 
 MODEL, TOP = "benchmark", 5
 Search = Callable[[np.ndarray], list[int]]

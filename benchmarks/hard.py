@@ -23,9 +23,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from sklearn.datasets import load_sample_images
 
 from benchmarks.common import choose_photos, finish, versions
-from facemae.data.detect import Face, MtcnnDetector
+from facemae.core.progress import say, track
+from facemae.data.alignment.detect import Face, MtcnnDetector
 from facemae.data.images import open_image
-from facemae.progress import say, track
 
 MIN_SCORE = 0.9  # as shipped
 TIED = 0.9  # faces at least so wide, as a share of the largest, are as right as it

@@ -26,14 +26,14 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from benchmarks.common import choose_photos, cores, finish, versions
-from facemae.augment import apply_crops, random_crops
-from facemae.data.cache import FaceFile, OpenFaces
-from facemae.data.feed import Feed
+from facemae.compute.device import choose
+from facemae.compute.seeding import Noise, batch_ids
+from facemae.core.progress import say
+from facemae.data.faces.cache import FaceFile, OpenFaces
+from facemae.data.faces.loader import Feed
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
-from facemae.device import choose
-from facemae.progress import say
-from facemae.randomness import Noise, batch_ids
+from facemae.training.objectives.augment import apply_crops, random_crops
 
 FACE = 112  # pixels: the side of an aligned face
 BATCH = 256

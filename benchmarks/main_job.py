@@ -26,10 +26,10 @@ from typing import Any
 import yaml
 
 from benchmarks.common import cores, finish
-from facemae.config import merge
-from facemae.errors import UsageError
-from facemae.files import atomic_write, dump_json
-from facemae.progress import say
+from facemae.config.experiment import merge
+from facemae.core.errors import UsageError
+from facemae.core.files import atomic_write, dump_json
+from facemae.core.progress import say
 
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE = "0bc28e7"  # the last commit whose workflow started a process for each small step

@@ -15,15 +15,15 @@ from torch import Tensor
 from benchmarks.peers import DECODERS, LEAST, PATCH, RATE, RATIO, READY, SIDE, Setup
 from benchmarks.turns import Baton
 from facemae import config
-from facemae.autoencoding import Autoencoding, build_autoencoding
-from facemae.crops import Crops
-from facemae.data.cache import FaceFile, OpenFaces
-from facemae.data.feed import Feed
-from facemae.device import choose
+from facemae.compute.device import choose
+from facemae.compute.seeding import batch_ids
+from facemae.data.faces.cache import FaceFile, OpenFaces
+from facemae.data.faces.loader import Feed
+from facemae.masking.crops import Crops
 from facemae.models.mae import build_mae
-from facemae.optim import adamw
-from facemae.randomness import batch_ids
-from facemae.train import LOSS, Job, Objective, fit
+from facemae.training.objectives.mae import Autoencoding, build_autoencoding
+from facemae.training.optimizer import adamw
+from facemae.training.trainer import LOSS, Job, Objective, fit
 
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 RESIDENT = 20_000  # faces, of which the same few hundred are repeated

@@ -40,9 +40,9 @@ from benchmarks.common import cores, finish, versions
 from benchmarks.ours import OURS
 from benchmarks.peers import DECODERS, PEERS, SIDE, TUNED, Setup
 from benchmarks.turns import Baton, Order, Turn, contest
+from facemae.core.progress import say
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
-from facemae.progress import say
 
 PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
 BATCHES = {"cpu": [64], "cuda": [512, 1024, 2048, 4096]}

@@ -26,9 +26,9 @@ import numpy as np
 import sklearn.metrics
 
 from benchmarks.common import cores, finish, versions
-from facemae.progress import say
-from facemae.protocols import against_all, identification
-from facemae.statistics import identity_weights
+from facemae.core.progress import say
+from facemae.evaluation.protocols import all_pairs, identification
+from facemae.evaluation.statistics import identity_weights
 
 # The numbers of Huang et al., Labeled Faces in the Wild, 2007: all people and images, those with one image,
 # and the images of whoever has most.
@@ -65,12 +65,12 @@ def faces(images: np.ndarray, features: int = FEATURES) -> tuple[np.ndarray, np.
 
 
 def _values(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:
-    against_all.against_all(embeddings, identity, None, FAR_TARGETS)
+    all_pairs.against_all(embeddings, identity, None, FAR_TARGETS)
 
 
 def _bootstrap(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:
     weights = identity_weights(int(identity.max()) + 1, resamples, 0)
-    against_all.against_all(embeddings, identity, weights, FAR_TARGETS)
+    all_pairs.against_all(embeddings, identity, weights, FAR_TARGETS)
 
 
 def _identification(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:
@@ -85,7 +85,7 @@ def _identification(embeddings: np.ndarray, identity: np.ndarray, resamples: int
 def _everything(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:
     _bootstrap(embeddings, identity, resamples)
     _identification(embeddings, identity, resamples)
-    against_all.det(embeddings, identity)
+    all_pairs.det(embeddings, identity)
 
 
 PARTS: dict[str, Callable[[np.ndarray, np.ndarray, int], None]] = {
@@ -143,7 +143,7 @@ def compare(images: int, rounds: int) -> dict[str, Any]:
     Raises:
         RuntimeError: they disagree.
     """
-    scores = against_all.score_pairs(*faces(sizes(images // 2, images // 4, images, images // 10)))
+    scores = all_pairs.score_pairs(*faces(sizes(images // 2, images // 4, images, images // 10)))
     score = np.concatenate([scores.genuine, scores.impostor])
     order = np.random.default_rng(0).permutation(len(score))
     score, genuine = score[order], (np.arange(len(score)) < len(scores.genuine))[order]
@@ -168,9 +168,9 @@ def compare(images: int, rounds: int) -> dict[str, Any]:
 def _ours(score: np.ndarray, genuine: np.ndarray) -> list[float]:
     """Sort the scores, which against_all does once for all values, and return area and rates."""
     owner = np.zeros(int(genuine.sum()), np.int64)
-    scores = against_all.Scores(np.sort(score[genuine]), owner, np.sort(score[~genuine]))
-    at_far = [against_all.tar_at_far(scores, far)[0] for far in FAR_TARGETS]
-    return [against_all.roc_auc(scores), *at_far, against_all.equal_error_rate(scores)]
+    scores = all_pairs.Scores(np.sort(score[genuine]), owner, np.sort(score[~genuine]))
+    at_far = [all_pairs.tar_at_far(scores, far)[0] for far in FAR_TARGETS]
+    return [all_pairs.roc_auc(scores), *at_far, all_pairs.equal_error_rate(scores)]
 
 
 def _peer(score: np.ndarray, genuine: np.ndarray) -> list[float]:

@@ -22,14 +22,15 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import choose_photos, cores, finish, versions
-from facemae import files
-from facemae.data import manifest, pool, store
-from facemae.data.align import Settings
-from facemae.data.cache import build_cache
-from facemae.data.manifest import Entry
+from facemae.core import files
+from facemae.core.layout import SET_LABELLED, DataFolder
+from facemae.core.progress import say
+from facemae.data.alignment.align import Settings
+from facemae.data.faces import shards, workers
+from facemae.data.faces.cache import build_cache
+from facemae.data.sources import manifest
 from facemae.data.sources.base import Photo
-from facemae.progress import say
-from facemae.results import SET_LABELLED, DataFolder
+from facemae.data.sources.manifest import Entry
 
 FACE = 112  # pixels: the side of an aligned face
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -85,8 +86,8 @@ def prepare(folder: Path, size: int) -> None:
     data = DataFolder(folder / str(size))
     manifest.write(data.photos, _entries(folder, size), {})
     settings = Settings(FACE, 0.9, {}, {"pack": WHOLE}, "")
-    pool.align_all(pool.Plan(data.photos, data.shards / "x", settings, "cpu"), workers=1)
-    store.finish(data, data.shards / "x")
+    workers.align_all(workers.Plan(data.photos, data.shards / "x", settings, "cpu"), workers=1)
+    shards.finish(data, data.shards / "x")
     build_cache(data)
 
 

@@ -25,19 +25,20 @@ import torch
 from torch import nn
 
 from benchmarks.common import cores, finish, versions
-from facemae import config, optim
-from facemae.autoencoding import Autoencoding, build_autoencoding
-from facemae.data.cache import FaceFile, OpenFaces
-from facemae.data.feed import Feed
+from facemae import config
+from facemae.compute.device import Compute, choose
+from facemae.compute.distributed import ALONE
+from facemae.compute.seeding import batch_ids
+from facemae.core.progress import say
+from facemae.data.faces.cache import FaceFile, OpenFaces
+from facemae.data.faces.loader import Feed
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
-from facemae.device import Compute, choose
 from facemae.masking.strategies import STRATEGIES
 from facemae.models.mae import build_mae
-from facemae.parallel import ALONE
-from facemae.progress import say
-from facemae.randomness import batch_ids
-from facemae.train import LOSS
+from facemae.training import optimizer
+from facemae.training.objectives.mae import Autoencoding, build_autoencoding
+from facemae.training.trainer import LOSS
 
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 BASELINE = "random"
@@ -50,12 +51,12 @@ class Training:
         self.autoencoding, self.settings = autoencoding, autoencoding.settings
         parts = [autoencoding.mae, autoencoding.guide]
         network = nn.ModuleList(part for part in parts if part is not None).train()
-        self.optimizer = optim.adamw(network, self.settings)
+        self.optimizer = optimizer.adamw(network, self.settings)
         self.weights = [weight for weight in network.parameters() if weight.requires_grad]
 
     def step(self, step: int) -> float:
         """Take the step with that number and return its loss."""
-        optim.set_learning_rate(self.optimizer, optim.learning_rate(step, self.settings))
+        optimizer.set_learning_rate(self.optimizer, optimizer.learning_rate(step, self.settings))
         loss = self.autoencoding.loss(step, slice(0, self.settings.batch_size))[LOSS]
         loss.backward()
         nn.utils.clip_grad_norm_(self.weights, self.settings.clip_norm, foreach=True)

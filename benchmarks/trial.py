@@ -20,10 +20,11 @@ import yaml
 
 from benchmarks.common import finish
 from benchmarks.ours import CONFIG
-from facemae import config, results
-from facemae.errors import UsageError
-from facemae.finetune import finetune
-from facemae.task import Task
+from facemae import config
+from facemae.core import layout, records
+from facemae.core.errors import UsageError
+from facemae.stages.finetune import finetune
+from facemae.stages.task import Task
 
 HELD_OUT = 0.2  # of the training people
 
@@ -52,9 +53,9 @@ def measure(
     experiment = config.parse(experiment.model_dump() | {"runs": experiment.runs | {run: own}})
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "finetune"
-        task = Task(experiment, run, seed, results.DataFolder(data), out, parts=(0,))
+        task = Task(experiment, run, seed, layout.DataFolder(data), out, parts=(0,))
         finetune(task, pretrained)
-        found = results.read_json(task.out / results.METRICS)
+        found = records.read_json(task.out / layout.METRICS)
     values = {each["name"]: each["value"] for each in found["metrics"]}
     (health,) = found["health"]
     rate = found["images_seen"]["finetune"] / found["seconds"]["finetune"]

@@ -19,7 +19,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from facemae.errors import DataError, UsageError
+from facemae.core.errors import DataError, UsageError
 
 APP = Path(__file__).parents[1] / "app.py"
 LONGEST = 90.0  # seconds for one answer

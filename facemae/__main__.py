@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from facemae import __version__, config, files
-from facemae.errors import FaceMAEError, UsageError
-from facemae.progress import say
-from facemae.recognition.commands import gallery_app, identify, verify
+from facemae import __version__, config
+from facemae.cli.recognition import gallery_app, identify, verify
+from facemae.core import files
+from facemae.core.errors import FaceMAEError, UsageError
+from facemae.core.progress import say
 
 if TYPE_CHECKING:
-    from facemae.task import Task
+    from facemae.stages.task import Task
 
 app = typer.Typer(
     name="facemae",
@@ -89,10 +90,11 @@ def schema() -> None:
 @app.command()
 def fetch(config_files: ConfigOption, folder: DataOption) -> None:
     """List the photos and the people on them; download and unpack what has to be."""
-    from facemae import prepare, results
-    from facemae.data.locate import raw_dir
+    from facemae.core import layout
+    from facemae.data.sources.locate import raw_dir
+    from facemae.stages import data as prepare
 
-    data, paths = config.load(config_files).data, results.DataFolder(folder)
+    data, paths = config.load(config_files).data, layout.DataFolder(folder)
     prepare.fetch(prepare.wanted_sources(data), raw_dir(data.raw_dir), paths)
     prepare.check_people(paths, data)
 
@@ -100,26 +102,29 @@ def fetch(config_files: ConfigOption, folder: DataOption) -> None:
 @app.command()
 def align(config_files: ConfigOption, folder: DataOption, workers: WorkersOption = 1) -> None:
     """Find the face on every photo and warp it to the template; photos that are done stay done."""
-    from facemae import prepare, results
+    from facemae.core import layout
+    from facemae.stages import data as prepare
 
     experiment = config.load(config_files)
-    prepare.align(experiment.data, results.DataFolder(folder), experiment.device, workers)
+    prepare.align(experiment.data, layout.DataFolder(folder), experiment.device, workers)
 
 
 @app.command()
 def cache(folder: DataOption) -> None:
     """Decode all aligned faces into one array, from which training reads."""
-    from facemae import prepare, results
+    from facemae.core import layout
+    from facemae.stages import data as prepare
 
-    prepare.cache(results.DataFolder(folder))
+    prepare.cache(layout.DataFolder(folder))
 
 
 @app.command()
 def split(config_files: ConfigOption, folder: DataOption) -> None:
     """Set people apart for evaluation, and check that nobody is on both sides."""
-    from facemae import prepare, results
+    from facemae.core import layout
+    from facemae.stages import data as prepare
 
-    prepare.split(config.load(config_files), results.DataFolder(folder))
+    prepare.split(config.load(config_files), layout.DataFolder(folder))
 
 
 @app.command()
@@ -134,7 +139,7 @@ def pretrain(
 ) -> None:
     """Pretrain a run, by a masked autoencoder or a rival of it; the same command goes on after a kill."""
     task = _task(config_files, run, seed, folder, out, threads, workers)
-    from facemae.pretrain import pretrain as stage
+    from facemae.stages.pretrain import pretrain as stage
 
     stage(task)
 
@@ -152,7 +157,7 @@ def finetune(
 ) -> None:
     """Train a run's face embedder; the same command goes on after a kill."""
     task = _task(config_files, run, seed, folder, out, threads, workers)
-    from facemae.finetune import finetune as stage
+    from facemae.stages.finetune import finetune as stage
 
     stage(task, pretrained)
 
@@ -161,8 +166,8 @@ def finetune(
 def baselines(config_files: ConfigOption, results: ResultsOption, threads: ThreadsOption = 1) -> None:
     """Embed the evaluation people's faces with every control that trains no network."""
     experiment = config.load(config_files)
-    from facemae.embed import embed_baselines
-    from facemae.results import Results
+    from facemae.core.layout import Results
+    from facemae.stages.embed import embed_baselines
 
     embed_baselines(experiment, Results(results), threads)
 
@@ -171,8 +176,8 @@ def baselines(config_files: ConfigOption, results: ResultsOption, threads: Threa
 def evaluate_runs(config_files: ConfigOption, results: ResultsOption) -> None:
     """Score the embeddings of every run and baseline: verification and identification, with intervals."""
     experiment = config.load(config_files)
-    from facemae.evaluate import evaluate_all
-    from facemae.results import Results
+    from facemae.core.layout import Results
+    from facemae.stages.evaluate import evaluate_all
 
     evaluate_all(experiment, Results(results))
 
@@ -189,7 +194,7 @@ def robustness(
 ) -> None:
     """Score a run or baseline on faces with occlusions and under other light."""
     task = _task(config_files, run, seed, folder, out, threads)
-    from facemae.robustness import robustness as stage
+    from facemae.stages.robustness import robustness as stage
 
     stage(task, finetuned)
 
@@ -208,7 +213,7 @@ def label_curve(
 ) -> None:
     """Fine-tune a run anew on fewer and fewer labels."""
     task = _task(config_files, run, seed, folder, out, threads)
-    from facemae.label_curve import label_curve as stage
+    from facemae.stages.label_curve import label_curve as stage
 
     stage(task, subset, pretrained, finetuned)
 
@@ -229,7 +234,7 @@ def attributes(
 ) -> None:
     """Test what a run's encoder tells of gender, race, age and expression (docs/attributes.md)."""
     task = _task(config_files, run, seed, folder, out, threads, workers)
-    from facemae.attributes import attributes as stage
+    from facemae.stages.attributes import attributes as stage
 
     stage(task, pretrained)
 
@@ -237,7 +242,7 @@ def attributes(
 @app.command()
 def compare(config_files: ConfigOption, results: ResultsOption) -> None:
     """Compare all runs pair by pair and write the verdict."""
-    from facemae.compare import compare as stage
+    from facemae.stages.compare import compare as stage
 
     stage(config.load(config_files), results)
 
@@ -249,7 +254,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="HTML page to write.")],
 ) -> None:
     """Write the page of charts and tables that goes into the report."""
-    from facemae.report import report as stage
+    from facemae.report.page import report as stage
 
     stage(config.load(config_files), results, out)
 
@@ -260,7 +265,7 @@ def readme(
     results: Annotated[Path, typer.Option("--results", help="Folder of results to show.")],
 ) -> None:
     """Write a results folder's verdict into the README."""
-    from facemae.readme import write_readme
+    from facemae.report.readme import write_readme
 
     write_readme(file, results)
 
@@ -271,7 +276,7 @@ def document(
     out: Annotated[Path, typer.Option("--out", help="Folder to write into, such as docs/results.")],
 ) -> None:
     """Write a results folder as a page of documentation, with pictures and the numbers behind it."""
-    from facemae.docsresults import document as write
+    from facemae.report.results_page import document as write
 
     write(results, out)
 
@@ -284,8 +289,8 @@ def card(
     out: Annotated[Path, typer.Option("--out", help="Markdown file to write.")],
 ) -> None:
     """Write a trained run's model card: what it is for, what was measured, and what was not."""
-    from facemae.modelcard import write_card
-    from facemae.results import Results
+    from facemae.core.layout import Results
+    from facemae.recognition.model_card import write_card
 
     write_card(Results(results), run, seed, out)
     say("card", f"written: {out}")
@@ -300,7 +305,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="End with a line of JSON.")] = False,
 ) -> None:
     """Say before a run what difference its people and seeds can decide, and what it costs."""
-    from facemae import plan as planning
+    from facemae.report import plan as planning
 
     experiment = config.load(config_files)
     found = planning.plan(experiment, root or Path(experiment.results))
@@ -312,12 +317,12 @@ def plan(
 @app.command()
 def where(config_files: ConfigOption) -> None:
     """Print the verdict and where results, report and app are."""
-    from facemae import results
+    from facemae.core import layout, records
 
-    paths = results.Results(Path(config.load(config_files).results))
+    paths = layout.Results(Path(config.load(config_files).results))
     if not paths.verdict.exists():
         raise UsageError(f"There is no verdict in {paths.root} yet; run: snakemake --cores all")
-    typer.echo(f"Verdict  {results.read_json(paths.verdict)['headline']}")
+    typer.echo(f"Verdict  {records.read_json(paths.verdict)['headline']}")
     typer.echo(f"Results  {paths.summary}")
     typer.echo(f"Report   {paths.report if paths.report.exists() else paths.overview}")
     typer.echo("App      make app, or: streamlit run app.py")
@@ -328,7 +333,7 @@ def doctor(
     config_files: ConfigOption = [Path("config.yaml")],  # noqa: B006 - typer copies it
 ) -> None:
     """Tell whether the main job can run here: versions, device, disk, data, locks."""
-    from facemae.doctor import doctor as check
+    from facemae.cli.doctor import doctor as check
 
     raise typer.Exit(check(config_files))
 
@@ -345,7 +350,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")],
 ) -> None:
     """Write a trained network for another library (docs/interoperability.md)."""
-    from facemae.interop import export as write
+    from facemae.models.interop.export import export as write
 
     write(stage, library, out)
     say("export", f"{library}: {out}")
@@ -384,7 +389,7 @@ def embed(
     device: ComputeOption = "auto",
 ) -> None:
     """Find, align and embed the faces of a folder of photos with a trained run (docs/evaluating.md)."""
-    from facemae.embeddings import Photos, embed_photos
+    from facemae.evaluation.embedding_file import Photos, embed_photos
 
     embed_photos(Photos(images, mode, raw, workers, threads, device), model, out)
 
@@ -411,12 +416,14 @@ def evaluate(
     raw: RawOption = "data/raw",
 ) -> None:
     """Score embeddings of any model: on a list of pairs, or all faces against all (docs/evaluating.md)."""
-    from facemae import outside
-    from facemae.embeddings import Photos
+    from facemae.evaluation.embedding_file import Photos
+    from facemae.stages import evaluate_file
 
     photos = None if images is None else Photos(images, mode, raw, workers)
-    asked = outside.Asked(embeddings, photos, model, recogniser, data, pairs, protocol, raw, cache, workers)
-    outside.run(asked, outside.Settings(tuple(far), resamples, level), out, as_json)
+    asked = evaluate_file.Asked(
+        embeddings, photos, model, recogniser, data, pairs, protocol, raw, cache, workers
+    )
+    evaluate_file.run(asked, evaluate_file.Settings(tuple(far), resamples, level), out, as_json)
 
 
 def _task(
@@ -427,8 +434,8 @@ def _task(
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several, of which one speaks
         stage = f"{out.parent.name}-{out.name}" if out.name.isdigit() else out.name
         say(f"{stage} {run}/{seed}", "starting")  # loading PyTorch takes seconds
-    from facemae.results import DataFolder
-    from facemae.task import Task
+    from facemae.core.layout import DataFolder
+    from facemae.stages.task import Task
 
     return Task(experiment, run, seed, DataFolder(folder), out, threads, workers)
 
@@ -445,8 +452,8 @@ def list_data(
     raw: RawOption = "data/raw",
 ) -> None:
     """Show the known data sets: people, images, licence, source and whether they are on this machine."""
-    from facemae.catalogue import as_table, catalogue
-    from facemae.data.locate import raw_dir
+    from facemae.data.sources.catalogue import as_table, catalogue
+    from facemae.data.sources.locate import raw_dir
 
     entries = catalogue(raw_dir(raw))
     typer.echo(json.dumps(entries, indent=2) if as_json else as_table(entries))
@@ -478,15 +485,16 @@ def prepare_data(
     ] = "auto",
 ) -> None:
     """Align one data set: from archive or folder to manifest and aligned Parquet; goes on after a kill."""
-    from facemae import prepare, results
-    from facemae.data.locate import find, raw_dir
+    from facemae.core import layout
+    from facemae.data.sources.locate import find, raw_dir
+    from facemae.stages import data as prepare
 
     data = config.Data(
         labelled=source, unlabelled=[], tested=[], raw_dir=raw, image_size=size, align=mode, faces=faces,
         min_score=min_score, max_skipped=max_skipped,
     )  # fmt: skip
-    wanted = find(source, results.SET_UNLABELLED if unlabelled else results.SET_LABELLED, raw_dir(raw))
-    folder = results.DataFolder(out)
+    wanted = find(source, layout.SET_UNLABELLED if unlabelled else layout.SET_LABELLED, raw_dir(raw))
+    folder = layout.DataFolder(out)
     prepare.fetch([wanted], raw_dir(raw), folder)
     prepare.align(data, folder, device, workers)
 

@@ -83,7 +83,7 @@ def experiment(small):
 def compute():
     import torch
 
-    from facemae.device import Compute
+    from facemae.compute.device import Compute
 
     return Compute(torch.device("cpu"), torch.float32)
 

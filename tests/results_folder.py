@@ -10,25 +10,29 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from facemae import compare, config, evaluate, files, results
-from facemae.data import manifest, quality, store
-from facemae.data.align import Aligned, Outcome
-from facemae.data.cache import build_cache
+from facemae import config
+from facemae.compute.seeding import Noise
+from facemae.core import files, layout, records
+from facemae.core.layout import SET_LABELLED, SET_UNLABELLED, Results
+from facemae.data.alignment import quality
+from facemae.data.alignment.align import Aligned, Outcome
+from facemae.data.faces import shards as store
+from facemae.data.faces.cache import build_cache
+from facemae.data.faces.pairs import generate
+from facemae.data.faces.split import split_people
 from facemae.data.images import encode_png
-from facemae.data.manifest import Entry
-from facemae.data.pairs import generate
+from facemae.data.sources import manifest
 from facemae.data.sources.base import Photo
-from facemae.data.split import split_people
-from facemae.label_curve import points
-from facemae.masking.measure import measures
+from facemae.data.sources.manifest import Entry
+from facemae.evaluation.metrics import Measurement
+from facemae.masking.coverage import measures
 from facemae.masking.regions import region_map
 from facemae.masking.strategies import draw_mask
-from facemae.metrics import Measurement
 from facemae.models.embedder import build_embedder
 from facemae.models.mae import build_mae
 from facemae.models.weights import save_weights
-from facemae.randomness import Noise
-from facemae.results import SET_LABELLED, SET_UNLABELLED, Results
+from facemae.stages import compare, evaluate
+from facemae.stages.label_curve import points
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "<script>alert(1)</script>"
@@ -153,44 +157,44 @@ def _face(entry: Entry, size: int) -> Aligned:
 
 def _write_split(paths: Results, experiment: config.Experiment) -> None:
     columns = ["sample_id", "person", "source", "set", "sha256", "hash"]
-    roles, _ = split_people(results.read_table(paths.data.faces, columns), experiment.split)
-    results.write_table(paths.data.split, roles, results.SPLIT_COLUMNS)
-    evaluated = roles.loc[roles["role"] == results.ROLE_EVALUATION, "sample_id"]
+    roles, _ = split_people(records.read_table(paths.data.faces, columns), experiment.split)
+    records.write_table(paths.data.split, roles, layout.SPLIT_COLUMNS)
+    evaluated = roles.loc[roles["role"] == layout.ROLE_EVALUATION, "sample_id"]
     row = {"kind": "hash", "evaluation": evaluated.iloc[0], "distance": 3.0, "action": "excluded"}
     rows = [row | {"other": name} for name in (DOUBTFUL_NAMES[0], "unlabelled/gone.png")]
-    drawn = generate(roles[roles["role"] == results.ROLE_EVALUATION], seed=0)
-    results.write_table(paths.data.pairs, drawn, results.PAIR_COLUMNS)
-    results.write_table(paths.data.overlaps, pd.DataFrame(rows), results.OVERLAP_COLUMNS)
+    drawn = generate(roles[roles["role"] == layout.ROLE_EVALUATION], seed=0)
+    records.write_table(paths.data.pairs, drawn, layout.PAIR_COLUMNS)
+    records.write_table(paths.data.overlaps, pd.DataFrame(rows), layout.OVERLAP_COLUMNS)
 
 
 def _write_training(paths: Results, experiment: config.Experiment, name: str, seed: int) -> None:
     run = experiment.run(name)
     if run.pretrain:
         out = paths.stage(name, seed, "pretrain")
-        results.write_lines(out / results.LOG, _log(run.pretrain.steps, 1.0, seed))
+        records.write_lines(out / layout.LOG, _log(run.pretrain.steps, 1.0, seed))
         files.write_json(
-            out / results.CONFIG,
+            out / layout.CONFIG,
             {"run": name, "seed": seed, "image_size": experiment.data.image_size}
             | {section: run.shaping()[section] for section in ("model", "pretrain")},
         )
         if run.masked:
             mae = build_mae(run.model, run.pretrain, experiment.data.image_size)
-            save_weights(mae.encoder.trunk, out / results.ENCODER)
-            save_weights(mae.decoder, out / results.DECODER)
+            save_weights(mae.encoder.trunk, out / layout.ENCODER)
+            save_weights(mae.decoder, out / layout.DECODER)
             _write_reconstructions(out, run.pretrain, experiment.data.image_size, run.model.patch_size)
         scored = ["reconstruction_error_random"] if run.masked and run.strategy != "pixel" else []
-        results.write_metrics(
+        records.write_metrics(
             out,
-            [results.metric(name_of, 0.5, n=3, note="") for name_of in scored],
+            [records.metric(name_of, 0.5, n=3, note="") for name_of in scored],
             seed=seed, device="cpu", seconds={"pretrain": 10.0 + seed}, inputs={},
         )  # fmt: skip
     out = paths.stage(name, seed, "finetune")
-    results.write_lines(out / results.LOG, _log(run.finetune.steps, 3.0, seed))
+    records.write_lines(out / layout.LOG, _log(run.finetune.steps, 3.0, seed))
     torch.manual_seed(100 * experiment.run_names.index(name) + seed)
-    save_weights(build_embedder(run.model, experiment.data.image_size), out / results.EMBEDDER)
+    save_weights(build_embedder(run.model, experiment.data.image_size), out / layout.EMBEDDER)
     shaping = {section: run.shaping()[section] for section in ("model", "finetune")}
     files.write_json(
-        out / results.CONFIG, {"run": name, "seed": seed, "image_size": experiment.data.image_size} | shaping
+        out / layout.CONFIG, {"run": name, "seed": seed, "image_size": experiment.data.image_size} | shaping
     )
 
 
@@ -201,8 +205,8 @@ def _write_reconstructions(out: Path, settings: config.Pretrain, size: int, patc
     mask = draw_mask(settings.mask, settings.mask_ratio, settings.mask_parameters, side, noise, regions)
     tensors = {"face": faces, "hidden": mask.hidden, "reconstruction": faces.clone()}
     facts = {"sample_ids": ["a", "b", "c"], "mask": asdict(measures(mask, regions))}
-    content = safetensors.torch.save(tensors, {results.FACTS: json.dumps(facts)})
-    files.atomic_write(out / results.RECONSTRUCTIONS, content)
+    content = safetensors.torch.save(tensors, {layout.FACTS: json.dumps(facts)})
+    files.atomic_write(out / layout.RECONSTRUCTIONS, content)
 
 
 def _log(steps: int, start: float, seed: int) -> list[dict[str, Any]]:
@@ -211,24 +215,24 @@ def _log(steps: int, start: float, seed: int) -> list[dict[str, Any]]:
 
 def _write_evaluation(paths: Results, experiment: config.Experiment, name: str, seed: int) -> None:
     """Score embeddings that show a person plus noise, the less the later in the list the run stands."""
-    split = results.read_table(paths.data.split)
-    table = split[split["role"] == results.ROLE_EVALUATION]
+    split = records.read_table(paths.data.split)
+    table = split[split["role"] == layout.ROLE_EVALUATION]
     names = [*experiment.baselines, *experiment.run_names]
     random = np.random.default_rng([seed, names.index(name)])
     noise = 1.5 - names.index(name) / len(names)
     person = pd.factorize(table["person"])[0]
     vectors = np.eye(PEOPLE)[person] + noise * random.normal(size=(len(table), PEOPLE)) / 4
     embeddings = paths.stage(name, seed, experiment.embedding_stage(name))
-    results.write_table(
-        embeddings / results.EMBEDDINGS,
+    records.write_table(
+        embeddings / layout.EMBEDDINGS,
         table.assign(embedding=list(vectors.astype(np.float32))),
-        results.EMBEDDING_COLUMNS,
+        layout.EMBEDDING_COLUMNS,
     )
     seconds = {} if name in experiment.baselines else {"finetune": 5.0}
     if name not in experiment.baselines and experiment.run(name).pretrain:
         seconds["pretrain"] = 10.0
     seen = {stage: 100 * round(taken) for stage, taken in seconds.items()}
-    results.write_metrics(
+    records.write_metrics(
         embeddings, [], seed=seed, device=f"cpu {HOSTILE}", seconds=seconds, images_seen=seen,
         energy_joules=dict.fromkeys(seconds), inputs={},
     )  # fmt: skip
@@ -299,5 +303,5 @@ def _write_stage(
         for protocol, metric, condition, amount, value in rows
     ]
     entries = [evaluate.entry(each, experiment.evaluate.level) for each in measured]
-    results.write_metrics(folder, entries, seed=seed, device="cpu", seconds={}, people=12, inputs={})
+    records.write_metrics(folder, entries, seed=seed, device="cpu", seconds={}, people=12, inputs={})
     evaluate.write_samples(measured, folder)

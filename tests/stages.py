@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from store_folder import make_store
 
-from facemae import files, results
-from facemae.results import DataFolder
+from facemae.core import files, layout, records
+from facemae.core.layout import DataFolder
 
 SOURCE = {"name": "made", "align": "landmarks", "crop": [0.0, 0.0, 1.0, 1.0]}
 
@@ -21,11 +21,11 @@ def make_folder(root: Path, size: int, people: int = 8, shots: int = 4, images=N
         images = draw.integers(0, 256, (len(names), size, size, 3), dtype=np.uint8)
     folder = make_store(root, images, names, owners)
     trained = [int(person[1:]) < people // 2 for person in owners]
-    roles = [results.ROLE_TRAIN if each else results.ROLE_EVALUATION for each in trained]
+    roles = [layout.ROLE_TRAIN if each else layout.ROLE_EVALUATION for each in trained]
     table = pd.DataFrame({"sample_id": names, "person": owners, "role": roles, "sha256": names})
     table = table.assign(
         fold=[int(person[1:]) % 2 for person in owners], part=0, trainable=trained, enrolled=True
     )
-    results.write_table(folder.split, table, results.SPLIT_COLUMNS)
+    records.write_table(folder.split, table, layout.SPLIT_COLUMNS)
     files.write_json(folder.sources, [SOURCE])
     return folder

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from facemae import files
-from facemae.data import manifest, store
-from facemae.data.align import Aligned, Outcome
-from facemae.data.cache import build_cache
+from facemae.core import files
+from facemae.core.layout import SET_LABELLED, DataFolder
+from facemae.data.alignment.align import Aligned, Outcome
+from facemae.data.faces import shards as store
+from facemae.data.faces.cache import build_cache
 from facemae.data.images import encode_png
-from facemae.data.manifest import Entry
+from facemae.data.sources import manifest
 from facemae.data.sources.base import Photo
-from facemae.results import SET_LABELLED, DataFolder
+from facemae.data.sources.manifest import Entry
 
 
 def make_entries(

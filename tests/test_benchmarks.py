@@ -11,7 +11,7 @@ from stages import make_folder
 
 from benchmarks import gallery, main_job, protocols, strategies, trial
 from benchmarks.turns import Baton, Contestant, Order, Turn
-from facemae.errors import UsageError
+from facemae.core.errors import UsageError
 
 
 class Line:
@@ -152,7 +152,7 @@ def test_a_network_that_does_not_learn_is_no_contestant(pretrain):
 def test_prepared_batches_are_those_of_the_first_steps(pretrain):
     from benchmarks.ours import Prepared
     from benchmarks.peers import READY
-    from facemae.autoencoding import Autoencoding
+    from facemae.training.objectives.mae import Autoencoding
 
     class Named(Autoencoding):
         def _images(self, step, part):

@@ -7,7 +7,8 @@ import yaml
 from typer.testing import CliRunner
 
 from facemae import __main__ as cli
-from facemae import __version__, config, errors, results
+from facemae import __version__, config
+from facemae.core import errors, records
 from facemae.data.sources.orl import orl_photos
 
 COMMANDS = sorted(command.name or command.callback.__name__ for command in cli.app.registered_commands)
@@ -183,7 +184,7 @@ def test_each_expected_failure_has_its_own_exit_code(monkeypatch, facemae, error
 
 
 def test_exit_codes_tell_failures_apart():
-    kinds = [each for each in errors.FaceMAEError.__subclasses__() if each.__module__ == "facemae.errors"]
+    kinds = [each for each in errors.FaceMAEError.__subclasses__() if each.__module__ == errors.__name__]
     assert len({each.exit_code for each in kinds}) == len(kinds) == 6
     assert errors.PreemptedError.exit_code == 75  # EX_TEMPFAIL: try again
 
@@ -300,8 +301,8 @@ def test_a_folder_is_prepared_with_one_command(facemae, tmp_path):
     out = tmp_path / "out"
     code, _, err = facemae("data", "prepare", tmp_path / "photos", "--out", out, "--size", 64)
     assert (code, "2 photos, 2 people" in err) == (0, True)
-    assert len(results.read_table(out / "photos.parquet")) == 2
-    assert len(results.read_table(out / "faces.parquet")) == 2
+    assert len(records.read_table(out / "photos.parquet")) == 2
+    assert len(records.read_table(out / "faces.parquet")) == 2
     assert len((out / "report.jsonl").read_text().splitlines()) == 2
 
 

@@ -17,11 +17,12 @@ import pytest
 import yaml
 from stages import make_folder
 
-from facemae import config, files, results
-from facemae.contrast import KINDS as RIVALS
-from facemae.errors import UsageError
-from facemae.results import DataFolder
-from facemae.task import Task
+from facemae import config
+from facemae.core import files, layout, records
+from facemae.core.errors import UsageError
+from facemae.core.layout import DataFolder
+from facemae.stages.task import Task
+from facemae.training.objectives.contrastive import KINDS as RIVALS
 
 ROOT = Path(__file__).parent.parent
 SIZE = 32
@@ -44,7 +45,9 @@ DIFFERENCE = {
 
 # Children fork from a server that has imported PyTorch already, so that most kills hit training.
 forked = multiprocessing.get_context("forkserver")
-forked.set_forkserver_preload(["facemae.pretrain", "facemae.finetune", "lightly.loss", "lightly.models"])
+forked.set_forkserver_preload(
+    ["facemae.stages.pretrain", "facemae.stages.finetune", "lightly.loss", "lightly.models"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +62,13 @@ def store(tmp_path_factory) -> DataFolder:
 
 
 def run_pretrain(task: Task) -> None:
-    from facemae.pretrain import pretrain
+    from facemae.stages.pretrain import pretrain
 
     pretrain(task)
 
 
 def run_finetune(task: Task) -> None:
-    from facemae.finetune import finetune
+    from facemae.stages.finetune import finetune
 
     finetune(task, None)
 
@@ -97,7 +100,7 @@ def outcome(out: Path) -> dict[str, str]:
     timed = ("seconds", "images_per_second", "mfu", "memory_mb")
     log = [
         {key: value for key, value in record.items() if key not in timed}
-        for record in results.read_log(out / results.LOG)
+        for record in records.read_log(out / layout.LOG)
     ]
     return hashes | {"log": files.sha256(json.dumps(log).encode())}
 
@@ -201,7 +204,7 @@ def test_the_command_line_is_preempted_with_75_and_goes_on(experiment, store, tm
         stderr=subprocess.PIPE,
         text=True,
     )
-    log = tmp_path / ".pretrain" / results.LOG
+    log = tmp_path / ".pretrain" / layout.LOG
     deadline = time.monotonic() + 120
     while not log.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
@@ -236,4 +239,4 @@ def test_two_trainers_of_one_run(experiment, store, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
     run_finetune(task)  # the lock died with its process
-    assert (task.out / results.EMBEDDER).exists()
+    assert (task.out / layout.EMBEDDER).exists()

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from facemae import readme, results
-from facemae.results import Results
+from facemae.core import layout, records
+from facemae.core.layout import Results
+from facemae.report import readme
 
 ROOT = Path(__file__).parent.parent
 STAGES = {"pretrain", "finetune"}
@@ -57,7 +58,7 @@ def planned(folder: Path, *arguments: str) -> set[tuple[str, str]]:
 def write_config(folder: Path, difference: dict) -> None:
     content = yaml.safe_load((ROOT / "config.yaml").read_text())
     tiny = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
-    from facemae.config import merge
+    from facemae.config.experiment import merge
 
     (folder / "config.yaml").write_text(json.dumps(merge(merge(content, tiny), difference)))
 
@@ -77,8 +78,8 @@ def paths(finished) -> Results:
 
 
 def test_every_result_is_there_and_fits_its_schema(paths):
-    summary = results.read_table(paths.summary)
-    assert list(summary.columns) == results.SUMMARY_COLUMNS
+    summary = records.read_table(paths.summary)
+    assert list(summary.columns) == layout.SUMMARY_COLUMNS
     assert set(summary["run"]) == {"scratch", "random", "region", "simclr", "pixels"}
     assert set(summary.loc[summary["run"] == "region", "seed"]) == {0, 1}
     values = summary.loc[~summary["metric"].str.endswith("_drop"), "value"].dropna()
@@ -95,31 +96,31 @@ def test_every_result_is_there_and_fits_its_schema(paths):
 
 
 def test_the_verdict_table_compares_every_pair_once(paths):
-    verdicts = results.read_table(paths.verdicts)
+    verdicts = records.read_table(paths.verdicts)
     primary = verdicts[verdicts["metric"] == "roc_auc"]
     pairs = {frozenset(pair) for pair in zip(primary["run_a"], primary["run_b"], strict=True)}
     assert len(pairs) == len(primary) == 6 + 4  # the runs with each other, and each with the baseline
     assert set(verdicts["verdict"]) <= {"better", "worse", "equivalent", "undecided"}
-    assert results.read_json(paths.verdict)["headline"]
+    assert records.read_json(paths.verdict)["headline"]
 
 
 def test_evaluation_people_are_in_no_training(paths):
-    split = results.read_table(paths.data.split)
+    split = records.read_table(paths.data.split)
     evaluated = set(split.loc[split["role"] == "evaluation", "person"])
     trained = set(split.loc[split["role"] != "evaluation", "person"])
     assert len(evaluated) == len(trained) == 20
     assert not evaluated & trained
-    embedded = results.read_table(paths.stage("region", 0, "finetune") / results.EMBEDDINGS)
+    embedded = records.read_table(paths.stage("region", 0, "finetune") / layout.EMBEDDINGS)
     assert set(embedded["person"]) == evaluated
 
 
 def test_every_photo_has_one_outcome(paths):
-    outcomes = pd.DataFrame(results.read_log(paths.data.outcomes))
+    outcomes = pd.DataFrame(records.read_log(paths.data.outcomes))
     assert len(outcomes) == outcomes["sample_id"].nunique() == 400
 
 
 def test_runs_that_share_a_seed_start_from_the_same_encoder_and_see_the_same_steps(paths):
-    logs = [results.read_log(paths.stage(run, 0, "pretrain") / results.LOG) for run in ("random", "region")]
+    logs = [records.read_log(paths.stage(run, 0, "pretrain") / layout.LOG) for run in ("random", "region")]
     assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]]
     assert [r["learning_rate"] for r in logs[0]] == [r["learning_rate"] for r in logs[1]]
 
@@ -174,7 +175,7 @@ def test_a_second_workflow_on_the_folder_is_refused(finished, paths):
     write_config(finished, {"defaults": {"finetune": {"steps": 9}}})
     lock = str(paths.root / ".workflow.lock")
     code = (
-        "import sys; from pathlib import Path; from facemae.files import exclusive\n"
+        "import sys; from pathlib import Path; from facemae.core.files import exclusive\n"
         f"with exclusive(Path({lock!r})): print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True)
@@ -207,7 +208,7 @@ def test_a_killed_workflow_finishes_with_the_same_command(finished, tmp_path):
         process.wait()
     done = snakemake(tmp_path)
     assert done.returncode == 0, done.stderr
-    name = Path("results-tiny") / "random" / "0" / "finetune" / results.EMBEDDER
+    name = Path("results-tiny") / "random" / "0" / "finetune" / layout.EMBEDDER
     assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
 
 
@@ -232,16 +233,16 @@ def test_the_named_data_sets_go_from_archive_to_aligned_faces(tmp_path):
     done = snakemake(tmp_path, "data")
     assert done.returncode == 0, done.stderr
     folder = Results(tmp_path / "results-tiny").data
-    sources = {each["name"].split("-")[0]: each for each in results.read_json(folder.sources)}
+    sources = {each["name"].split("-")[0]: each for each in records.read_json(folder.sources)}
     for name, (_, photos, people, ignored) in SHARED.items():
         found = sources[name]
         assert (found["photos"], found["people"]) == (photos, people)
         assert ignored.items() <= found["ignored"].items()
-    outcomes = pd.DataFrame(results.read_log(folder.outcomes))
+    outcomes = pd.DataFrame(records.read_log(folder.outcomes))
     assert len(outcomes) == outcomes["sample_id"].nunique() == sum(each[1] for each in SHARED.values())
     of_lfw = outcomes[outcomes["sample_id"].str.startswith("lfw/")]
     assert (of_lfw["code"] == "OK").mean() >= 0.995
-    pairs = results.read_table(folder.listed_pairs)
+    pairs = records.read_table(folder.listed_pairs)
     assert pairs["protocol"].value_counts().to_dict() == {
         "lfw-view2": 6000,
         "lfw-view1-train": 2200,

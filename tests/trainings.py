@@ -6,21 +6,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from facemae import config, train
-from facemae.autoencoding import build_autoencoding
-from facemae.contrast import KINDS as RIVALS
-from facemae.contrast import build_contrast, build_rival
-from facemae.data.cache import Faces
-from facemae.finetune import _Recognition
-from facemae.losses import identity_loss
+from facemae import config
+from facemae.compute.seeding import Noise, batch_ids
+from facemae.data.faces.cache import Faces
+from facemae.models.build import build_encoder
 from facemae.models.embedder import build_embedder
-from facemae.models.encoder import build_encoder
 from facemae.models.mae import build_mae
 from facemae.models.patches import to_input
-from facemae.optim import adamw, averaged
-from facemae.randomness import Noise, batch_ids
-from facemae.reconstruction import patch_errors, targets
-from facemae.train import HELD_OUT, Objective, Validation
+from facemae.models.reconstruction import patch_errors, targets
+from facemae.stages.finetune import _Recognition
+from facemae.training import trainer
+from facemae.training.objectives.contrastive import KINDS as RIVALS
+from facemae.training.objectives.contrastive import build_contrast, build_rival
+from facemae.training.objectives.mae import build_autoencoding
+from facemae.training.objectives.margin_losses import identity_loss
+from facemae.training.optimizer import adamw, averaged
+from facemae.training.trainer import HELD_OUT, Objective, Validation
 
 GUIDED = ("attention_high", "hard_patches", "loss_ema", "adversarial")
 
@@ -52,8 +53,8 @@ class Made:
     def network(self):
         return self.objective.network
 
-    def fit(self, compute, job, world=train.ALONE):
-        return train.fit(self.objective, self.optimizer, self.training, compute, job, world)
+    def fit(self, compute, job, world=trainer.ALONE):
+        return trainer.fit(self.objective, self.optimizer, self.training, compute, job, world)
 
     def at(self, step, action):
         """Let something happen in the middle of a step: it may change the losses."""
@@ -94,7 +95,7 @@ def pretraining(experiment, faces, compute, **changes):
     network = nn.ModuleDict(parts)
 
     def after_step(step):
-        autoencoding.after_step(train.ALONE)
+        autoencoding.after_step(trainer.ALONE)
         network["average"].update_parameters(mae)
 
     objective = Objective(
@@ -132,7 +133,7 @@ def contrast(method, experiment, faces, compute, **changes):
     held_out = Faces(faces[:6].numpy(), [], [])
 
     def after_step(step):
-        made.after_step(train.ALONE)
+        made.after_step(trainer.ALONE)
         network["average"].update_parameters(model)
 
     def measure(step):

@@ -22,7 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from facemae.errors import DataError
+from facemae.core.errors import DataError
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 50_000_000

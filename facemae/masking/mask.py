@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from facemae.randomness import Noise
+from facemae.compute.seeding import Noise
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import functools
 import torch
 from torch import Tensor
 
-from facemae.crops import Crops
+from facemae.compute.seeding import Noise
+from facemae.masking.crops import Crops
 from facemae.masking.mask import ranks
-from facemae.randomness import Noise
 
 TEMPLATE_SIZE = 112
 # Boxes (left, top, right, bottom) in pixels of the 112 x 112 ArcFace template, drawn around its five

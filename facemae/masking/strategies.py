@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from facemae.masking import dynamic, fixed, semantic
+from facemae.compute.seeding import Noise
+from facemae.config.masks import BLOCKS
+from facemae.masking import dynamic, semantic, spatial
 from facemae.masking.mask import Context, PatchMask, Strategy, hidden_count, hide_highest
-from facemae.masking.parameters import BLOCKS
-from facemae.randomness import Noise
 
 STRATEGIES: dict[str, Strategy] = {
-    "random": Strategy(fixed.random),
-    "block": Strategy(fixed.block),
-    "inverse_block": Strategy(fixed.inverse_block),
-    "grid": Strategy(fixed.grid),
-    "pixel": Strategy(fixed.random),
+    "random": Strategy(spatial.random),
+    "block": Strategy(spatial.block),
+    "inverse_block": Strategy(spatial.inverse_block),
+    "grid": Strategy(spatial.grid),
+    "pixel": Strategy(spatial.random),
     "region": Strategy(semantic.region),
     "region_proportional": Strategy(semantic.region_proportional),
     "parts_first": Strategy(semantic.parts_first),

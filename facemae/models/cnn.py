@@ -29,9 +29,9 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from facemae import config
+from facemae.config.networks import stage_widths
 from facemae.masking.mask import PatchMask
-from facemae.models.encoding import Encoder, Encoding, gather_tokens, pixel_only
-from facemae.models.families import stage_widths
+from facemae.models.base import Encoder, Encoding, gather_tokens, pixel_only
 
 Network: TypeAlias = ConvNeXt | ResNet
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from torch import nn
 
 from facemae import config
+from facemae.models.base import Encoder
 from facemae.models.decoders import Cross, PerToken, Transformer
 from facemae.models.deconv import Deconv
-from facemae.models.encoding import Encoder
 from facemae.models.mlp import Mlp, MlpImage
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.masking.mask import PatchMask
-from facemae.models.encoding import Encoder, Encoding, gather_tokens
+from facemae.models.base import Encoder, Encoding, gather_tokens
 from facemae.models.patches import position_embedding
 
 _norm = functools.partial(nn.LayerNorm, eps=1e-6)  # timm's encoder's, and facebookresearch/mae's

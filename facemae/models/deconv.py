@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.masking.mask import PatchMask
+from facemae.models.base import Encoder, Encoding, gather_tokens
 from facemae.models.cnn import Cnn, hidden_places
-from facemae.models.encoding import Encoder, Encoding, gather_tokens
 from facemae.models.patches import patchify, position_embedding
 
 LEAST_CHANNELS = 16  # however often E is halved

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facemae import config
+from facemae.compute.attention import fused_attention
 from facemae.masking.mask import PatchMask
-from facemae.models.encoder import build_encoder
-from facemae.models.encoding import Encoder, fused_attention, in_place
+from facemae.models.base import Encoder, in_place
+from facemae.models.build import build_encoder
 from facemae.models.mlp import Mlp
 
 Head = Literal["pooled", "flatten"]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.masking.mask import PatchMask
+from facemae.models.base import Encoder, Encoding, pixel_only
+from facemae.models.build import build_encoder
 from facemae.models.decoder import build_decoder
-from facemae.models.encoder import build_encoder
-from facemae.models.encoding import Encoder, Encoding, pixel_only
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.masking.mask import PatchMask
-from facemae.models.encoding import Encoder, Encoding, gather_tokens, pixel_only
+from facemae.models.base import Encoder, Encoding, gather_tokens, pixel_only
 
 
 class Mlp(Encoder):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from facemae import config
 from facemae.masking.mask import PatchMask
-from facemae.models.encoding import Encoder, Encoding, gather_tokens
+from facemae.models.base import Encoder, Encoding, gather_tokens
 from facemae.models.patches import patchify, position_embedding
 
 

@@ -11,8 +11,9 @@ import safetensors
 import safetensors.torch
 from torch import nn
 
-from facemae import config, files, results
-from facemae.errors import IntegrityError
+from facemae import config
+from facemae.core import files, layout, records
+from facemae.core.errors import IntegrityError
 from facemae.models.embedder import Embedder, build_embedder
 from facemae.models.mae import MaskedAutoencoder, build_mae
 
@@ -50,8 +51,8 @@ def load_autoencoder(folder: Path) -> tuple[MaskedAutoencoder, config.Pretrain]:
     with _our_settings(folder) as settings:
         pretrain = config.Pretrain.model_validate(settings["pretrain"])
         mae = build_mae(config.Model.model_validate(settings["model"]), pretrain, settings["image_size"])
-    load_weights(mae.encoder.trunk, folder / results.ENCODER)
-    load_weights(mae.decoder, folder / results.DECODER)
+    load_weights(mae.encoder.trunk, folder / layout.ENCODER)
+    load_weights(mae.decoder, folder / layout.DECODER)
     mae.eval()
     return mae, pretrain
 
@@ -60,7 +61,7 @@ def load_embedder(folder: Path, part: int = 0) -> Embedder:
     """Return the face embedder that a `finetune` stage made for a part of the folds, ready for use."""
     with _our_settings(folder) as settings:
         embedder = build_embedder(config.Model.model_validate(settings["model"]), settings["image_size"])
-    load_weights(embedder, folder / results.embedder_file(part))
+    load_weights(embedder, folder / layout.embedder_file(part))
     embedder.eval()
     return embedder
 
@@ -68,9 +69,9 @@ def load_embedder(folder: Path, part: int = 0) -> Embedder:
 @contextlib.contextmanager
 def _our_settings(folder: Path) -> Iterator[dict[str, Any]]:
     """Give the configuration beside the weights; what it lacks or has wrong is told in one sentence."""
-    path = folder / results.CONFIG
+    path = folder / layout.CONFIG
     try:
-        yield results.read_json(path)
+        yield records.read_json(path)
     except (LookupError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{path} is not the configuration of a trained run; train the run again."

@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facemae import reading, results
+from facemae.core import layout
+from facemae.core.errors import DataError, UsageError
+from facemae.core.layout import Results
 from facemae.data.images import ImageError, encode_png, open_image
-from facemae.errors import DataError, UsageError
-from facemae.gallery.names import normalised
-from facemae.gallery.schema import Candidate, Person, Template
-from facemae.gallery.store import Gallery
+from facemae.recognition.gallery.names import normalised
+from facemae.recognition.gallery.schema import Candidate, Person, Template
+from facemae.recognition.gallery.store import Gallery
 from facemae.recognition.recogniser import Recogniser, face_to_enrol
-from facemae.recognition.thresholds import Threshold
-from facemae.results import Results
+from facemae.recognition.threshold import Threshold
+from facemae.report import tables
 
 THUMBNAIL = 64  # pixels a side
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm")
@@ -169,11 +170,11 @@ def demo_faces(paths: Results) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         FileNotFoundError: there are no results.
         DataError: they hold no such people.
     """
-    faces = reading.faces(paths)
-    unseen = faces[faces["role"] == results.ROLE_EVALUATION].drop_duplicates("person").head(DEMO_PEOPLE)
+    faces = tables.faces(paths)
+    unseen = faces[faces["role"] == layout.ROLE_EVALUATION].drop_duplicates("person").head(DEMO_PEOPLE)
     if unseen.empty:
         raise DataError("The results hold no evaluation people to enrol; enrol photos of your own.")
-    pictures = reading.aligned(paths, unseen["sample_id"].to_list())
+    pictures = tables.aligned(paths, unseen["sample_id"].to_list())
     for row in unseen.to_dict("records"):
         person = str(row["person"]).rpartition("/")[2]
         yield f"Demo {person}", np.asarray(open_image(pictures[row["sample_id"]]))

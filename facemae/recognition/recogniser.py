@@ -15,18 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facemae import config, results
-from facemae.data.align import BETTER_PHOTO, Aligned, align_face
-from facemae.data.detect import Face, FaceDetector
+from facemae import config
+from facemae.core import layout, records
+from facemae.data.alignment.align import BETTER_PHOTO, Aligned, align_face
+from facemae.data.alignment.detect import Face, FaceDetector
 from facemae.data.images import ImageError, open_image
-from facemae.recognition.models import Model
-from facemae.recognition.thresholds import Threshold
+from facemae.recognition.threshold import Threshold
+from facemae.recognition.trained_models import Model
 
 if TYPE_CHECKING:
-    from facemae.gallery.schema import Candidate
-    from facemae.gallery.store import Gallery
     from facemae.models.embedder import Embedder
     from facemae.models.mae import MaskedAutoencoder
+    from facemae.recognition.gallery.schema import Candidate
+    from facemae.recognition.gallery.store import Gallery
 
 MIN_SCORE = 0.9  # confidence of the detector; the default of data.min_score
 MIN_ENROLLED_PX = 40  # width of a face that is enrolled; below, most of the aligned face is interpolation
@@ -92,7 +93,7 @@ class FaceFinder:
             device: Where it runs.
         """
         if detector is None:
-            from facemae.data.detect import MtcnnDetector
+            from facemae.data.alignment.detect import MtcnnDetector
 
             detector = MtcnnDetector(device, thorough=True)
         self._detector, self.size = detector, size
@@ -175,7 +176,7 @@ class Recogniser:
         Raises:
             IntegrityError: the weights are damaged, or do not fit their configuration.
         """
-        from facemae import device as devices
+        from facemae.compute import device as devices
         from facemae.models.weights import load_embedder
 
         self.model, self.fingerprint = model, model.fingerprint
@@ -188,7 +189,7 @@ class Recogniser:
     @staticmethod
     def face_size(model: Model) -> int:
         """Return the side of the faces that a model takes, in pixels."""
-        return int(results.read_json(model.finetuned / results.CONFIG)["image_size"])
+        return int(records.read_json(model.finetuned / layout.CONFIG)["image_size"])
 
     @cached_property
     def finder(self) -> FaceFinder:

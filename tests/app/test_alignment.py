@@ -11,9 +11,10 @@ from PIL import Image
 from results_folder import CROPS, DOUBTFUL_NAMES, HOSTILE_PHOTO, PEOPLE, SHOTS
 from streamlit.testing.v1 import AppTest
 
-from facemae import charts, results
-from facemae.app import alignment
-from facemae.results import Results
+from facemae.app.views import alignment
+from facemae.core import layout, records
+from facemae.core.layout import Results
+from facemae.report import charts
 
 FACES = PEOPLE * SHOTS + CROPS
 
@@ -29,7 +30,7 @@ def numbers(page: AppTest) -> dict[str, str]:
 def change_faces(own: Path, **columns: object) -> None:
     path = Results(own).data.faces
     table = pd.read_parquet(path)
-    results.write_table(path, table.assign(**columns), list(table.columns))
+    records.write_table(path, table.assign(**columns), list(table.columns))
 
 
 @pytest.mark.usefixtures("shown")
@@ -112,7 +113,7 @@ def test_overlaps_have_both_pictures_where_there_are_faces() -> None:
 
 def test_photos_that_are_gone_are_said_to_be(own: Path) -> None:
     listed = Results(own).data.photos
-    results.write_table(listed, pd.read_parquet(listed).assign(path=b"/gone"), results.PHOTO_COLUMNS)
+    records.write_table(listed, pd.read_parquet(listed).assign(path=b"/gone"), layout.PHOTO_COLUMNS)
     page = open_page("alignment")
     assert "cannot be opened any more" in written(page)
     assert page.dataframe[1].value["picture"].isna().all()
@@ -121,10 +122,10 @@ def test_photos_that_are_gone_are_said_to_be(own: Path) -> None:
 def test_without_doubts_rejected_photos_and_overlaps_the_page_says_so(own: Path) -> None:
     data = Results(own).data
     change_faces(own, doubts=[[]] * FACES)
-    results.write_lines(
-        data.outcomes, [each for each in results.read_log(data.outcomes) if each["code"] == "OK"]
+    records.write_lines(
+        data.outcomes, [each for each in records.read_log(data.outcomes) if each["code"] == "OK"]
     )
-    results.write_table(data.overlaps, pd.read_parquet(data.overlaps).head(0), results.OVERLAP_COLUMNS)
+    records.write_table(data.overlaps, pd.read_parquet(data.overlaps).head(0), layout.OVERLAP_COLUMNS)
     page = open_page("alignment")
     for sentence in (
         "No face is doubtful in this way.",

@@ -11,11 +11,13 @@ from PIL import Image
 from results_folder import HOSTILE, make_experiment
 from streamlit.testing.v1 import AppTest
 
-from facemae import charts, files, reading, results
-from facemae.app import animation, compare, export
+from facemae.app.parts import animation, download
+from facemae.app.views import compare
+from facemae.core import files, layout, records
+from facemae.core.layout import Results
 from facemae.data.images import encode_png
 from facemae.masking.mask import hidden_count
-from facemae.results import Results
+from facemae.report import charts, tables
 
 ALL = ["scratch", "random", "region", "pixels"]
 
@@ -61,7 +63,7 @@ def test_runs_without_masks_leave_those_parts_out() -> None:
 
 @pytest.mark.usefixtures("shown")
 def test_a_run_keeps_its_colour_whatever_is_beside_it() -> None:
-    board = reading.leaderboard(Results(shown_root()))
+    board = tables.leaderboard(Results(shown_root()))
     colours = charts.palette(board)
     alone = charts.leaderboard_chart(board[board["run"] == "region"], "roc_auc", colours)
     assert alone.data[0].marker.color == colours["region"]
@@ -72,9 +74,9 @@ def test_a_run_keeps_its_colour_whatever_is_beside_it() -> None:
 
 
 def shown_root() -> Path:
-    from facemae.app import shell
+    from facemae.app import frame
 
-    return shell.results_root()
+    return frame.results_root()
 
 
 @pytest.mark.usefixtures("shown")
@@ -152,7 +154,7 @@ def test_errors_by_region_come_on_request() -> None:
 
 def test_faces_that_were_not_aligned_have_no_regions(own: Path) -> None:
     path = Results(own).config
-    content = results.read_json(path)
+    content = records.read_json(path)
     content["data"]["align"] = "crop"
     content["runs"]["region"]["pretrain"]["mask"] = "grid"  # that of the regions is refused on such faces
     files.write_json(path, content, sort_keys=False)
@@ -160,12 +162,12 @@ def test_faces_that_were_not_aligned_have_no_regions(own: Path) -> None:
 
 
 def test_a_damaged_file_of_faces_is_one_sentence(own: Path) -> None:
-    (Results(own).stage("region", 1, "pretrain") / results.RECONSTRUCTIONS).write_bytes(b"{}")
+    (Results(own).stage("region", 1, "pretrain") / layout.RECONSTRUCTIONS).write_bytes(b"{}")
     assert "These results cannot be shown." in written(open_page("compare"))
 
 
 @pytest.mark.usefixtures("shown")
-@pytest.mark.parametrize("form", [export.PNG, export.SVG])
+@pytest.mark.parametrize("form", [download.PNG, download.SVG])
 @pytest.mark.parametrize("name", ["compare", "results"])
 def test_every_chart_can_be_saved_by_the_browser(name: str, form: str) -> None:
     page = open_page(name, save=form)
@@ -179,14 +181,14 @@ def test_every_chart_can_be_saved_by_the_browser(name: str, form: str) -> None:
 
 @pytest.mark.usefixtures("shown")
 def test_every_chart_can_be_saved_as_a_page() -> None:
-    page = open_page("compare", save=export.HTML)
+    page = open_page("compare", save=download.HTML)
     saved = [each for each in page.get("download_button") if each.proto.label == "Save as HTML"]
     assert len(saved) == len(page.get("plotly_chart")) == 5
 
 
 def test_a_saved_page_needs_no_other_file_and_quotes_what_it_says() -> None:
     figure = go.Figure(go.Scatter(x=[1], y=[2]))
-    page = export.page_of(figure, "<b>title", "read & <see>")
+    page = download.page_of(figure, "<b>title", "read & <see>")
     assert "<p>read &amp; &lt;see&gt;</p>" in page
     assert "<title>&lt;b&gt;title</title>" in page
     assert "<script src=" not in page

@@ -15,14 +15,17 @@ from PIL import Image
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
-from facemae import explain as explaining
-from facemae import reading, results
-from facemae.app import explain, faces_map, photo, shell
+from facemae.app import frame
+from facemae.app.parts import faces_map, photo_input
+from facemae.app.views import explain
+from facemae.core import files, layout, records
+from facemae.core.errors import UsageError
+from facemae.core.layout import Results
 from facemae.data.sources.orl import orl_photos
-from facemae.errors import UsageError
 from facemae.models.embedder import build_embedder
 from facemae.models.weights import save_weights
-from facemae.results import Results
+from facemae.recognition import explanation as explaining
+from facemae.report import tables
 
 
 def score(page: AppTest) -> float:
@@ -118,7 +121,7 @@ def holds(kept: Any, face: np.ndarray) -> bool:
 @pytest.mark.usefixtures("shown")
 def test_a_visitors_face_is_kept_in_the_visitors_session_alone() -> None:
     page = open_page("explain")
-    page = run(page.segmented_control(key="explain_second_from").set_value(photo.UPLOAD))
+    page = run(page.segmented_control(key="explain_second_from").set_value(photo_input.UPLOAD))
     assert not page.metric  # there is no second face yet
     assert len(page.get("image")) == 0
     buffer = io.BytesIO()
@@ -142,7 +145,7 @@ def test_a_visitors_face_is_kept_in_the_visitors_session_alone() -> None:
     assert "explain_second_found" not in theirs
     assert not holds(theirs, face)
     assert theirs["explained"] is not mine["explained"]
-    other = run(other.segmented_control(key="explain_second_from").set_value(photo.UPLOAD))
+    other = run(other.segmented_control(key="explain_second_from").set_value(photo_input.UPLOAD))
     assert not other.metric  # a face kept for everybody would be chosen here
     assert "explain_second_found" not in other.session_state
     assert not holds(session(other), face)
@@ -150,14 +153,14 @@ def test_a_visitors_face_is_kept_in_the_visitors_session_alone() -> None:
 
 def test_an_encoder_without_attention_is_explained_by_covering(own: Path) -> None:
     paths = Results(own)
-    setup = reading.experiment(paths)
+    setup = tables.experiment(paths)
     for run_name in setup.run_names:
         for seed in setup.seeds:
             stage = paths.stage(run_name, seed, "finetune")
             settings = setup.run(run_name).model.model_copy(update={"encoder": "mlp"})
-            save_weights(build_embedder(settings, setup.data.image_size), stage / results.EMBEDDER)
+            save_weights(build_embedder(settings, setup.data.image_size), stage / layout.EMBEDDER)
             content = {"model": settings.model_dump(), "image_size": setup.data.image_size}
-            results.files.write_json(stage / results.CONFIG, content)
+            files.write_json(stage / layout.CONFIG, content)
     page = open_page("explain")
     assert "needs a vision Transformer" in written(page)
     assert explain.HOW_TO_READ["attention"] not in written(page)
@@ -177,11 +180,11 @@ def test_without_umap_its_command_is_shown(shown: Path, monkeypatch: pytest.Monk
 
 def test_an_empty_folder_shows_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACEMAE_RESULTS", str(tmp_path))
-    assert [code.value for code in open_page("explain").code] == [shell.COMMAND]
+    assert [code.value for code in open_page("explain").code] == [frame.COMMAND]
 
 
 @pytest.mark.parametrize(("stage", "file"), [
-    ("finetune", results.EMBEDDER), ("finetune", results.EMBEDDINGS), ("evaluate", results.SCORES),
+    ("finetune", layout.EMBEDDER), ("finetune", layout.EMBEDDINGS), ("evaluate", layout.SCORES),
 ])  # fmt: skip
 def test_a_damaged_file_is_one_sentence(stage: str, file: str, own: Path) -> None:
     for path in own.glob(f"*/*/{stage}/{file}"):
@@ -203,7 +206,7 @@ def test_a_score_is_held_against_pairs_of_both_kinds() -> None:
 
 def test_scores_of_the_evaluation_are_parted_by_kind(shown: Path) -> None:
     genuine, impostor = explain.evaluated_scores(Results(shown), "random", 0)
-    table = results.read_table(Results(shown).stage("random", 0, "evaluate") / results.SCORES)
+    table = records.read_table(Results(shown).stage("random", 0, "evaluate") / layout.SCORES)
     assert len(genuine) == table["genuine"].sum()
     assert len(impostor) == (~table["genuine"]).sum()
     assert (np.diff(genuine) >= 0).all()
@@ -246,8 +249,8 @@ def test_bars_are_those_of_the_table() -> None:
 
 
 def test_a_face_of_another_size_is_refused(shown: Path) -> None:
-    from facemae.recognition.models import models
     from facemae.recognition.recogniser import Recogniser
+    from facemae.recognition.trained_models import models
 
     found = Recogniser(models(Results(shown))[0])
     small = np.zeros((20, 20, 3), np.uint8)
@@ -257,12 +260,12 @@ def test_a_face_of_another_size_is_refused(shown: Path) -> None:
 
 def test_the_sheet_holds_the_faces_in_the_order_of_the_points(shown: Path) -> None:
     paths = Results(shown)
-    names = reading.faces(paths)["sample_id"].to_list()[:5]
+    names = tables.faces(paths)["sample_id"].to_list()[:5]
     found = np.asarray(Image.open(io.BytesIO(faces_map.sheet(paths, [*names, "gone"]))))
     assert faces_map.sheet_columns(6) == 3
     assert found.shape == (2 * faces_map.TILE, 3 * faces_map.TILE, 3)
     for place, name in enumerate(names):
-        face = Image.open(io.BytesIO(reading.face(paths, name))).resize((faces_map.TILE,) * 2)
+        face = Image.open(io.BytesIO(tables.face(paths, name))).resize((faces_map.TILE,) * 2)
         row, column = divmod(place, 3)
         tile = found[row * faces_map.TILE :, column * faces_map.TILE :][: faces_map.TILE, : faces_map.TILE]
         assert np.abs(tile.astype(int) - np.asarray(face).astype(int)).mean() < 25

@@ -14,10 +14,13 @@ from driving import open_page, run, written
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
-from facemae import charts, modelcard, reading, results
-from facemae.app import fairness, shell
-from facemae.recognition.thresholds import threshold_card
-from facemae.results import Results
+from facemae.app import frame
+from facemae.app.views import fairness
+from facemae.core import layout, records
+from facemae.core.layout import Results
+from facemae.recognition import model_card
+from facemae.recognition.threshold import threshold_card
+from facemae.report import charts, tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +32,7 @@ def table(page: AppTest, column: str) -> pd.DataFrame:
 
 def with_groups(paths: Results, rows: list[tuple[str, str, float, float, float, str]]) -> None:
     """Add errors by group to the summary for every run and seed."""
-    board = results.read_table(paths.summary)
+    board = records.read_table(paths.summary)
     first = board.drop_duplicates(["run", "seed"])
     more = [
         first.assign(protocol="fairness", metric=metric, condition=group, amount=np.nan, note=note).assign(
@@ -37,7 +40,7 @@ def with_groups(paths: Results, rows: list[tuple[str, str, float, float, float, 
         )
         for metric, group, value, low, high, note in rows
     ]
-    results.write_table(paths.summary, pd.concat([board, *more]), results.SUMMARY_COLUMNS)
+    records.write_table(paths.summary, pd.concat([board, *more]), layout.SUMMARY_COLUMNS)
 
 
 GROUPS = [
@@ -114,7 +117,7 @@ def test_the_best_run_comes_first_and_a_link_restores_another() -> None:
 
 
 def test_runs_without_the_primary_metric_come_last(shown: Path) -> None:
-    setup, board = reading.experiment(Results(shown)), reading.leaderboard(Results(shown))
+    setup, board = tables.experiment(Results(shown)), tables.leaderboard(Results(shown))
     primary = setup.evaluate.primary
     refused = board.assign(
         value=board["value"].where((board["run"] != "region") | (board["metric"] != primary))
@@ -126,7 +129,7 @@ def test_runs_without_the_primary_metric_come_last(shown: Path) -> None:
 
 def test_thresholds_are_those_of_the_threshold_card(shown: Path) -> None:
     page = open_page("fairness", model="random/1")
-    card, people = threshold_card(Results(shown).stage("random", 1, "finetune") / results.EMBEDDINGS)
+    card, people = threshold_card(Results(shown).stage("random", 1, "finetune") / layout.EMBEDDINGS)
     rows = table(page, "Threshold")
     assert rows["Threshold"].tolist() == [
         "refused" if each["note"] else f"{each['threshold']:.3f}" for each in card.to_dict("records")
@@ -140,7 +143,7 @@ def test_thresholds_are_those_of_the_threshold_card(shown: Path) -> None:
 
 def test_failures_have_pictures_names_and_scores(shown: Path) -> None:
     page = open_page("fairness", model="random/0")
-    found = modelcard.failures(Results(shown), "random", 0)
+    found = model_card.failures(Results(shown), "random", 0)
     rows = table(page, "first_picture")
     assert rows["first"].tolist() == found["first"].tolist()
     np.testing.assert_allclose(rows["score"], found["score"])
@@ -152,7 +155,7 @@ def test_failures_have_pictures_names_and_scores(shown: Path) -> None:
 def test_limits_claims_uses_and_licences_are_told() -> None:
     page = open_page("fairness")
     text = written(page).replace("&#x27;", "'")
-    for sentence in (*modelcard.UNMEASURED.values(), *modelcard.INTENDED, *modelcard.FORBIDDEN):
+    for sentence in (*model_card.UNMEASURED.values(), *model_card.INTENDED, *model_card.FORBIDDEN):
         assert sentence in text
     for words in ("a printed photo passes", "ISO/IEC 30107-3", "It rests on 12 people", "Licence: that of"):
         assert words in text
@@ -164,7 +167,7 @@ def test_limits_claims_uses_and_licences_are_told() -> None:
 
 def test_the_model_card_is_shown_as_text_and_to_download(shown: Path) -> None:
     page = open_page("fairness", model="random/0")
-    card = modelcard.model_card(Results(shown), "random", 0)
+    card = model_card.model_card(Results(shown), "random", 0)
     assert [each.value.strip() for each in page.code] == [card.strip()]
     assert page.code[0].language == "markdown"
     assert len(page.get("download_button")) == 1
@@ -173,7 +176,7 @@ def test_the_model_card_is_shown_as_text_and_to_download(shown: Path) -> None:
 
 
 def test_without_embeddings_the_rest_of_the_page_is_there(own: Path) -> None:
-    (Results(own).stage("region", 0, "finetune") / results.EMBEDDINGS).unlink()
+    (Results(own).stage("region", 0, "finetune") / layout.EMBEDDINGS).unlink()
     page = open_page("fairness", model="region/0")
     assert "no threshold follows" in written(page)
     assert "none can be shown" in written(page)
@@ -183,11 +186,11 @@ def test_without_embeddings_the_rest_of_the_page_is_there(own: Path) -> None:
 
 def test_an_empty_folder_shows_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACEMAE_RESULTS", str(tmp_path))
-    assert [code.value for code in open_page("fairness").code] == [shell.COMMAND]
+    assert [code.value for code in open_page("fairness").code] == [frame.COMMAND]
 
 
 @pytest.mark.parametrize(("stage", "file"), [
-    ("finetune", results.EMBEDDINGS), ("evaluate", results.METRICS),
+    ("finetune", layout.EMBEDDINGS), ("evaluate", layout.METRICS),
 ])  # fmt: skip
 def test_a_damaged_file_is_one_sentence(stage: str, file: str, own: Path) -> None:
     for path in own.glob(f"*/*/{stage}/{file}"):
@@ -203,7 +206,14 @@ import sys
 from streamlit.testing.v1 import AppTest
 page = AppTest.from_string("from facemae.app import fairness; fairness.render()", default_timeout=60)
 assert not page.run().exception
-names = ("timm", "facenet_pytorch", "facemae.train", "facemae.evaluate", "facemae.embed", "facemae.explain")
+names = (
+    "timm",
+    "facenet_pytorch",
+    "facemae.training.trainer",
+    "facemae.stages.evaluate",
+    "facemae.stages.embed",
+    "facemae.recognition.explanation",
+)
 print([name for name in names if name in sys.modules])
 """
     environment = os.environ | {"FACEMAE_RESULTS": str(shown)}

@@ -13,14 +13,14 @@ from PIL import Image
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
-from facemae.app import gallery
+from facemae.app.views import gallery
+from facemae.core.layout import Results
 from facemae.data.sources.orl import orl_photos
-from facemae.gallery.store import Gallery
 from facemae.recognition.enrolment import until
-from facemae.recognition.models import models
-from facemae.recognition.places import settings
+from facemae.recognition.gallery.store import Gallery
 from facemae.recognition.recogniser import Recogniser, face_to_enrol
-from facemae.results import Results
+from facemae.recognition.settings import settings
+from facemae.recognition.trained_models import models
 
 NAMES = [
     HOSTILE, "[a](javascript:alert(1))", "$\\KaTeX$ :material/home: **bold**", "عمر ❤️ 👩‍👩‍👧", "x" * 100,

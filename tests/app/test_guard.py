@@ -16,7 +16,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.visitor import Visitor, serving
-from facemae.app import guard
+from facemae.app import access
 
 SECRET = "correct horse battery"
 HELD = 1_000_000  # bytes
@@ -25,49 +25,49 @@ GUARDED = "import streamlit as st\nfrom facemae.app import guard\nguard.check()\
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"])
 def test_this_machine_needs_no_login(address):
-    assert guard.refusal(address, {}, None, False, False) is None
-    assert guard.refusal(address, {}, "", False, False) is None
+    assert access.refusal(address, {}, None, False, False) is None
+    assert access.refusal(address, {}, "", False, False) is None
 
 
 @pytest.mark.parametrize(
     "address", [None, "", "0.0.0.0", "::", "192.168.1.4", "128.0.0.1", "example.org", "unix:///run/app.sock"]
 )
 def test_every_other_address_needs_one(address):
-    assert guard.refusal(address, {guard.HEADER: SECRET}, None, False, True) == guard.OPEN
-    assert guard.refusal(address, {guard.HEADER: SECRET}, SECRET, False, False) is None
-    assert guard.refusal(address, {}, None, True, True) is None
-    assert guard.refusal(address, {}, None, True, False) == guard.LOG_IN
+    assert access.refusal(address, {access.HEADER: SECRET}, None, False, True) == access.OPEN
+    assert access.refusal(address, {access.HEADER: SECRET}, SECRET, False, False) is None
+    assert access.refusal(address, {}, None, True, True) is None
+    assert access.refusal(address, {}, None, True, False) == access.LOG_IN
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("given", ["", "wrong", SECRET[:-1], SECRET + "x", SECRET.upper()])
 def test_a_secret_that_is_set_holds_everywhere(address, given):
-    assert guard.refusal(address, {guard.HEADER: given}, SECRET, False, False) == guard.ROUND
-    assert guard.refusal(address, {guard.HEADER: given}, SECRET, True, True) == guard.ROUND
+    assert access.refusal(address, {access.HEADER: given}, SECRET, False, False) == access.ROUND
+    assert access.refusal(address, {access.HEADER: given}, SECRET, True, True) == access.ROUND
 
 
 def test_both_logins_hold_where_both_are_set_up():
-    assert guard.refusal("0.0.0.0", {guard.HEADER: SECRET}, SECRET, True, False) == guard.LOG_IN
-    assert guard.refusal("0.0.0.0", {guard.HEADER: SECRET}, SECRET, True, True) is None
+    assert access.refusal("0.0.0.0", {access.HEADER: SECRET}, SECRET, True, False) == access.LOG_IN
+    assert access.refusal("0.0.0.0", {access.HEADER: SECRET}, SECRET, True, True) is None
 
 
-@pytest.mark.parametrize("length", [1, guard.SHORTEST - 1])
+@pytest.mark.parametrize("length", [1, access.SHORTEST - 1])
 def test_a_short_secret_opens_nothing(length):
     secret = "x" * length
-    assert guard.refusal("0.0.0.0", {guard.HEADER: secret}, secret, False, False) == guard.SHORT
-    long = "x" * guard.SHORTEST
-    assert guard.refusal("0.0.0.0", {guard.HEADER: long}, long, False, False) is None
+    assert access.refusal("0.0.0.0", {access.HEADER: secret}, secret, False, False) == access.SHORT
+    long = "x" * access.SHORTEST
+    assert access.refusal("0.0.0.0", {access.HEADER: long}, long, False, False) is None
 
 
 def test_a_secret_of_any_letters_is_compared_byte_by_byte():
     secret = "Schlüssel für die Tür"
     sent = secret.encode().decode("latin-1")  # as the server shows the bytes of a header
-    assert guard.refusal("0.0.0.0", {guard.HEADER: sent}, secret, False, False) is None
-    assert guard.refusal("0.0.0.0", {guard.HEADER: "\u20ac" * 20}, secret, False, False) == guard.ROUND
+    assert access.refusal("0.0.0.0", {access.HEADER: sent}, secret, False, False) is None
+    assert access.refusal("0.0.0.0", {access.HEADER: "\u20ac" * 20}, secret, False, False) == access.ROUND
 
 
 def page(monkeypatch, secret="", user=None):
-    monkeypatch.setenv(guard.VARIABLE, secret)
+    monkeypatch.setenv(access.VARIABLE, secret)
     opened = AppTest.from_string(GUARDED, default_timeout=30)
     if user is not None:
         opened.user = user
@@ -80,11 +80,11 @@ def test_the_page_behind_the_guard(monkeypatch):
     assert [text.value for text in page(monkeypatch).text] == ["inside"]
     refused = page(monkeypatch, SECRET)
     assert [text.value for text in refused.text] == []
-    assert [each.value for each in refused.info] == [guard.ROUND]
+    assert [each.value for each in refused.info] == [access.ROUND]
 
 
 def test_a_login_is_offered_and_left_again(monkeypatch):
-    monkeypatch.setattr(guard.importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
+    monkeypatch.setattr(access.importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
     outside = page(monkeypatch, user={"is_logged_in": False})
     assert [text.value for text in outside.text] == []
     assert [each.label for each in outside.button] == ["Log in"]
@@ -94,7 +94,7 @@ def test_a_login_is_offered_and_left_again(monkeypatch):
 
 
 def test_a_login_without_its_package_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(guard.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(access.importlib.util, "find_spec", lambda name: None)
     outside = page(monkeypatch, user={"is_logged_in": False})
     assert "Authlib" in outside.info[0].value
     assert not outside.button
@@ -109,7 +109,7 @@ def test_the_server_asks_nobody_for_its_address(monkeypatch):
     asked = []
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *each, **more: asked.append(each))
-    guard._ask_nobody_for_the_address()
+    access._ask_nobody_for_the_address()
     assert not is_url_from_allowed_origins("https://elsewhere.example")
     assert asked == []
 
@@ -140,7 +140,7 @@ class Server:
 
 
 def test_photos_of_closed_tabs_go_and_no_others():
-    server, sweeper = Server(), guard.Sweeper(60)
+    server, sweeper = Server(), access.Sweeper(60)
     for session in ("stays", "leaves"):
         server.open(session)
         sweeper.watch(session)
@@ -156,7 +156,7 @@ def test_photos_of_closed_tabs_go_and_no_others():
 
 
 def test_who_comes_back_in_time_finds_everything():
-    server, sweeper = Server(), guard.Sweeper(60)
+    server, sweeper = Server(), access.Sweeper(60)
     server.open("tab")
     sweeper.watch("tab")
     start = time.monotonic()
@@ -180,10 +180,10 @@ def test_another_streamlit_ends_the_sweeping_and_says_so(monkeypatch, capsys):
     class Other:
         """It has nothing of what is called."""
 
-    sweeper = guard.Sweeper(0.02)
+    sweeper = access.Sweeper(0.02)
     sweeper.watch("tab")
-    monkeypatch.setattr(guard.runtime, "exists", lambda: True)
-    monkeypatch.setattr(guard.runtime, "get_instance", Other)
+    monkeypatch.setattr(access.runtime, "exists", lambda: True)
+    monkeypatch.setattr(access.runtime, "get_instance", Other)
     sweeper.run()
     assert "[app] photos of closed tabs now stay until the next visitor" in capsys.readouterr().err
 
@@ -204,10 +204,10 @@ def test_cycles_are_collected_after_a_tab_was_ended(monkeypatch):
         except StopIteration:
             raise SystemExit from None
 
-    sweeper = guard.Sweeper(0.02)
+    sweeper = access.Sweeper(0.02)
     monkeypatch.setattr(sweeper, "sweep", sweep)
-    monkeypatch.setattr(guard.runtime, "exists", lambda: True)
-    monkeypatch.setattr(guard.runtime, "get_instance", lambda: None)
+    monkeypatch.setattr(access.runtime, "exists", lambda: True)
+    monkeypatch.setattr(access.runtime, "get_instance", lambda: None)
     gc.disable()
     try:
         with pytest.raises(SystemExit):
@@ -245,9 +245,9 @@ def script(tmp_path):
 
 
 def test_a_server_for_all_shows_its_pages_to_the_proxy_alone(port, script):
-    environment = {guard.VARIABLE: SECRET, "STREAMLIT_BROWSER_SERVER_ADDRESS": "localhost"}
+    environment = {access.VARIABLE: SECRET, "STREAMLIT_BROWSER_SERVER_ADDRESS": "localhost"}
     with serving(environment, port, "--server.address", "0.0.0.0", script=script) as (address, _):
-        for headers, said in (({}, guard.ROUND), ({guard.HEADER: SECRET}, "inside")):
+        for headers, said in (({}, access.ROUND), ({access.HEADER: SECRET}, "inside")):
             visitor = Visitor(address, headers=headers)
             visitor.open()
             assert said in visitor.said
@@ -262,7 +262,7 @@ def test_a_server_lets_go_of_photos_when_the_tab_is_closed(port, script):
         return sum(int(line.split()[-1]) for line in lines if "UploadedFileManager" in line)
 
     options = ("--server.disconnectedSessionTTL", "4")
-    with serving({guard.VARIABLE: ""}, port, *options, script=script) as (address, _):
+    with serving({access.VARIABLE: ""}, port, *options, script=script) as (address, _):
         visitor = Visitor(address)
         visitor.open()
         visitor.upload("photo", "a.jpg", bytes(HELD), "image/jpeg")

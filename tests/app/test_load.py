@@ -12,11 +12,11 @@ from PIL import Image
 
 from benchmarks import app_load, app_memory
 from benchmarks.visitor import Visitor, enrol_demo, serving
-from facemae import results
-from facemae.app.guard import VARIABLE
-from facemae.app.photo import UPLOAD
+from facemae.app.access import VARIABLE
+from facemae.app.parts.photo_input import UPLOAD
+from facemae.core import layout
+from facemae.core.errors import DataError
 from facemae.data.sources.orl import orl_photos
-from facemae.errors import DataError
 
 
 def test_a_quantile_is_the_wait_that_the_share_does_not_exceed():
@@ -179,7 +179,7 @@ def test_a_face_that_nobody_was_enrolled_for_was_not_looked_up():
 def test_what_cannot_be_done_or_shown_is_a_fault(made: Path, tmp_path: Path):
     folder, gallery = tmp_path / "results", tmp_path / "faces.sqlite"
     shutil.copytree(made, folder)
-    Path(results.Results(folder).leaderboard).write_bytes(b"damaged")
+    Path(layout.Results(folder).leaderboard).write_bytes(b"damaged")
     gallery.write_bytes(b"this is no database" * 100)
     environment = {"FACEMAE_RESULTS": str(folder), "FACEMAE_GALLERY": str(gallery), VARIABLE: ""}
     with serving(environment, free_port()) as (address, _):
@@ -194,11 +194,11 @@ def test_what_cannot_be_done_or_shown_is_a_fault(made: Path, tmp_path: Path):
 
 
 def test_people_use_the_app_at_once(server, made, monkeypatch):
-    from facemae import reading
-    from facemae.results import Results
+    from facemae.core.layout import Results
+    from facemae.report import tables
 
     monkeypatch.setattr(app_load, "THINK", (0.0, 0.1))
-    samples = reading.faces(Results(made))["sample_id"].to_list()
+    samples = tables.faces(Results(made))["sample_id"].to_list()
     found = app_load.crowd(server, samples, 2, 4.0)
     assert found["faults"] == 0, found["what went wrong"]
     assert {"all", "first page", "open Recognise", "another sample"} <= set(found)

@@ -12,9 +12,11 @@ from driving import open_page, run, written
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
-from facemae import charts, results
-from facemae.app import home, shell
-from facemae.results import Results
+from facemae.app import frame
+from facemae.app.views import home
+from facemae.core import layout, records
+from facemae.core.layout import Results
+from facemae.report import charts
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
@@ -134,7 +136,7 @@ def test_reconstruct_page_offers_no_rival() -> None:
 
 def test_results_of_an_older_version_are_one_sentence(own: Path) -> None:
     board = pd.read_parquet(Results(own).leaderboard).drop(columns=["condition", "amount"])
-    results.write_table(Results(own).leaderboard, board, list(board.columns))
+    records.write_table(Results(own).leaderboard, board, list(board.columns))
     for name in ("results", "compare"):
         assert "made by another version" in written(open_page(name))
 
@@ -169,7 +171,7 @@ def test_an_empty_folder_shows_the_command(
 ) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         monkeypatch.setenv("FACEMAE_RESULTS", str(folder))
-        assert [code.value for code in open_page(name).code] == [shell.COMMAND]
+        assert [code.value for code in open_page(name).code] == [frame.COMMAND]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff\x00PAR1"])
@@ -186,13 +188,13 @@ def test_a_damaged_file_is_one_sentence(name: str, file: str, damage: bytes, own
     attrgetter(file)(Results(own)).write_bytes(damage)
     page = open_page(name)
     assert "These results cannot be shown." in written(page)
-    assert shell.COMMAND in [code.value for code in page.code]
+    assert frame.COMMAND in [code.value for code in page.code]
 
 
-@pytest.mark.parametrize("file", [results.ENCODER, results.CONFIG, results.RECONSTRUCTIONS])
+@pytest.mark.parametrize("file", [layout.ENCODER, layout.CONFIG, layout.RECONSTRUCTIONS])
 def test_a_damaged_model_is_one_sentence(file: str, own: Path) -> None:
     (Results(own).stage("random", 0, "pretrain") / file).write_bytes(b"{}")
-    page = open_page("compare" if file == results.RECONSTRUCTIONS else "reconstruct")
+    page = open_page("compare" if file == layout.RECONSTRUCTIONS else "reconstruct")
     assert "These results cannot be shown." in written(page)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from facemae.app import paint
+from facemae.app.parts import paint
 from facemae.data.images import encode_png
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def page() -> None:
     import numpy as np
     import streamlit as st
 
-    from facemae.app import paint
+    from facemae.app.parts import paint
     from facemae.data.images import encode_png
 
     if not st.session_state.get("away"):
@@ -119,4 +119,4 @@ def test_script_and_style_are_shipped(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(ROOT)
     wheel = tmp_path / hatchling.build.build_wheel(str(tmp_path))
     shipped = set(zipfile.ZipFile(wheel).namelist())
-    assert {"facemae/app/paint.py", "facemae/app/paint.js", "facemae/app/paint.css"} <= shipped
+    assert {"facemae/app/parts/paint.py", "facemae/app/paint.js", "facemae/app/paint.css"} <= shipped

@@ -8,8 +8,8 @@ from driving import run, written
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from facemae.app import photo
-from facemae.data.align import Aligned
+from facemae.app.parts import photo_input
+from facemae.data.alignment.align import Aligned
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
 from facemae.recognition.recogniser import Found, Photo
@@ -46,21 +46,21 @@ def test_a_sample_is_there_at_once(page):
 
 
 def test_a_photo_of_ones_own_is_aligned(page):
-    run(page.segmented_control(key="face_from").set_value(photo.UPLOAD))
+    run(page.segmented_control(key="face_from").set_value(photo_input.UPLOAD))
     assert page.text[-1].value == "nothing"
     page.file_uploader[0].set_value(("a.png", shots(1), "image/png"))
     assert run(page).text[-1].value == "face 1 of your photo (112, 112, 3) None"
 
 
 def test_of_several_faces_one_is_chosen(page):
-    run(page.segmented_control(key="face_from").set_value(photo.UPLOAD))
+    run(page.segmented_control(key="face_from").set_value(photo_input.UPLOAD))
     page.file_uploader[0].set_value(("a.png", shots(1, 2), "image/png"))
     assert run(page).text[-1].value.startswith("face 1 ")
     assert run(page.segmented_control(key="face_number").set_value(2)).text[-1].value.startswith("face 2 ")
 
 
 def test_a_webcam_shot_is_aligned(page):
-    run(page.segmented_control(key="face_from").set_value(photo.WEBCAM))
+    run(page.segmented_control(key="face_from").set_value(photo_input.WEBCAM))
     assert "Allow the camera for this page" in written(page)
     buffer = io.BytesIO()
     Image.open(io.BytesIO(shots(3))).save(buffer, "JPEG")
@@ -78,18 +78,18 @@ def test_a_webcam_shot_is_aligned(page):
     ],
 )
 def test_a_photo_that_cannot_be_used_is_explained(page, data, said):
-    run(page.segmented_control(key="face_from").set_value(photo.UPLOAD))
+    run(page.segmented_control(key="face_from").set_value(photo_input.UPLOAD))
     page.file_uploader[0].set_value(("a.jpg", data, "image/jpeg"))
     assert said in written(run(page))
     assert page.text[-1].value == "nothing"
 
 
 def test_a_session_keeps_a_photo_no_larger_than_it_is_shown(page):
-    run(page.segmented_control(key="face_from").set_value(photo.UPLOAD))
+    run(page.segmented_control(key="face_from").set_value(photo_input.UPLOAD))
     page.file_uploader[0].set_value(("a.png", shots(1, scale=12), "image/png"))
     run(page)
     kept = page.session_state["face_found"][1]
-    assert max(kept.image.size) == photo.PHOTO_SIDE
+    assert max(kept.image.size) == photo_input.PHOTO_SIDE
     left, top, right, bottom = kept.faces[0].box
     assert 0 < right - left < kept.image.width
     assert 0 < bottom - top < kept.image.height * 1.1
@@ -99,7 +99,7 @@ def test_boxes_are_drawn_around_the_faces():
     image = Image.new("RGB", (200, 100), "white")
     box = np.array([50, 40, 90, 90], np.float32)
     face = Aligned(np.zeros((112, 112, 3), np.uint8), 1.0)
-    drawn = np.asarray(Image.open(io.BytesIO(photo.boxed(Photo(image, [Found(1, box, face)])))))
+    drawn = np.asarray(Image.open(io.BytesIO(photo_input.boxed(Photo(image, [Found(1, box, face)])))))
     colour = np.array([0, 229, 255])
     assert (drawn[65, 50] == colour).all()
     assert (drawn[65, 90] == colour).all()

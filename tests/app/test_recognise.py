@@ -9,12 +9,14 @@ from PIL import Image
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
-from facemae.app import photo, recognise, shell
+from facemae.app import frame
+from facemae.app.parts import photo_input
+from facemae.app.views import recognise
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
-from facemae.gallery.schema import Template
-from facemae.gallery.store import Gallery
 from facemae.recognition.enrolment import until
+from facemae.recognition.gallery.schema import Template
+from facemae.recognition.gallery.store import Gallery
 
 
 def template(number: int, model: str = "f" * 16) -> Template:
@@ -29,7 +31,7 @@ def place(shown, tmp_path, monkeypatch):
 
 
 def upload(page: AppTest, *photos: bytes) -> AppTest:
-    page.segmented_control(key="recognise_from").set_value(photo.UPLOAD)
+    page.segmented_control(key="recognise_from").set_value(photo_input.UPLOAD)
     run(page)
     page.file_uploader[0].set_value(("photo.png", photos[0], "image/png"))
     return run(page)
@@ -160,8 +162,8 @@ def test_nothing_of_a_visitor_reaches_another(place):
 
 
 def test_too_many_visitors_are_told_so(place, monkeypatch):
-    monkeypatch.setattr(shell, "WAIT", 0.01)
-    assert shell._turn.acquire(timeout=1)
+    monkeypatch.setattr(frame, "WAIT", 0.01)
+    assert frame._turn.acquire(timeout=1)
     try:
         page = AppTest.from_string(
             "from facemae.app import recognise\nrecognise.render()", default_timeout=60
@@ -169,7 +171,7 @@ def test_too_many_visitors_are_told_so(place, monkeypatch):
         run(page)
         assert "Busy: your turn did not come within 0.01 seconds. Try again." in written(page)
     finally:
-        shell._turn.release()
+        frame._turn.release()
     assert decisions(run(page)) != []
 
 
@@ -177,9 +179,9 @@ def test_where_a_camera_cannot_work_the_page_says_so(place, monkeypatch):
     class Context:
         url = "http://faces.example.org/recognise"
 
-    monkeypatch.setattr(photo.st, "context", Context)
+    monkeypatch.setattr(photo_input.st, "context", Context)
     page = open_page("recognise")
-    run(page.segmented_control(key="recognise_from").set_value(photo.WEBCAM))
+    run(page.segmented_control(key="recognise_from").set_value(photo_input.WEBCAM))
     assert "Browsers give the camera to pages over https or on this machine only" in written(page)
     Context.url = "http://localhost:8501/recognise"
     assert "Browsers give" not in written(run(page))

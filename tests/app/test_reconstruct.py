@@ -10,14 +10,16 @@ from driving import open_page, run, written
 from results_folder import make_experiment
 from streamlit.testing.v1 import AppTest
 
-from facemae import files, reading, results
-from facemae.app import photo, reconstruct
-from facemae.app.reconstruct import BY_HAND, Puzzle
-from facemae.errors import UsageError
-from facemae.masking.parameters import Masks
+from facemae.app.parts import photo_input
+from facemae.app.views import reconstruct
+from facemae.app.views.reconstruct import BY_HAND, Puzzle
+from facemae.config.masks import Masks
+from facemae.core import files, layout, records
+from facemae.core.errors import UsageError
+from facemae.core.layout import Results
 from facemae.models.mae import build_mae
 from facemae.models.weights import save_weights
-from facemae.results import Results
+from facemae.report import tables
 
 PAINTED = "painted_8"  # the board of the tiny models' 8 x 8 patches
 SIZE, PATCH = 32, 8
@@ -100,8 +102,8 @@ def test_links_restore_several_models() -> None:
 
 @pytest.mark.usefixtures("shown")
 def test_a_face_of_the_training_is_a_warning(shown: Path) -> None:
-    faces = reading.faces(Results(shown))
-    learnt = faces.loc[faces["role"] == results.ROLE_TRAIN, "sample_id"].iloc[0]
+    faces = tables.faces(Results(shown))
+    learnt = faces.loc[faces["role"] == layout.ROLE_TRAIN, "sample_id"].iloc[0]
     page = open_page("reconstruct", face=learnt)
     assert "memory as well as skill" in written(page)
     assert "The models were trained on this face" in written(choose(page, "random/0", "region/0"))
@@ -112,12 +114,14 @@ def test_a_visitors_face_is_no_memory_and_nothing_is_shown_without_one(
     shown: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     face = np.full((112, 112, 3), 90, np.uint8)
-    monkeypatch.setattr(photo, "aligned_face", lambda *_: photo.Chosen(face, "face 1 of your photo"))
+    monkeypatch.setattr(
+        photo_input, "aligned_face", lambda *_: photo_input.Chosen(face, "face 1 of your photo")
+    )
     page = open_page("reconstruct")
     assert page.metric[0].value == "16 of 64"
     assert not page.warning
     assert not page.info
-    monkeypatch.setattr(photo, "aligned_face", lambda *_: None)
+    monkeypatch.setattr(photo_input, "aligned_face", lambda *_: None)
     assert not open_page("reconstruct").metric
 
 
@@ -184,12 +188,12 @@ def _replace_model(folder: Path, pretrain: dict[str, Any] | None = None, **model
     settings = run_of.pretrain.model_copy(update=pretrain or {})
     shape = run_of.model.model_copy(update=model)
     mae = build_mae(shape, settings, experiment.data.image_size)
-    save_weights(mae.encoder.trunk, folder / results.ENCODER)
-    save_weights(mae.decoder, folder / results.DECODER)
-    content = results.read_json(folder / results.CONFIG)
+    save_weights(mae.encoder.trunk, folder / layout.ENCODER)
+    save_weights(mae.decoder, folder / layout.DECODER)
+    content = records.read_json(folder / layout.CONFIG)
     content["pretrain"] |= pretrain or {}
     content["model"] |= model
-    files.write_json(folder / results.CONFIG, content)
+    files.write_json(folder / layout.CONFIG, content)
 
 
 def test_eyes_are_painted_at_first() -> None:

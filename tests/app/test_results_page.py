@@ -11,11 +11,14 @@ from driving import open_page, run, written
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
-from facemae import charts, files, progressing, results, train
-from facemae.app import progress, shell
-from facemae.app import results as page_module
-from facemae.config import Experiment
-from facemae.results import Results
+from facemae.app import frame
+from facemae.app.parts import live_training
+from facemae.app.views import results as page_module
+from facemae.config.experiment import Experiment
+from facemae.core import files, layout
+from facemae.core.layout import Results
+from facemae.report import charts, live
+from facemae.training import trainer
 
 
 def runs(page: AppTest) -> list[str]:
@@ -25,10 +28,10 @@ def runs(page: AppTest) -> list[str]:
 def begin(folder: Path, step: int) -> None:
     """Write what a pretraining of random/0 has written after some steps, by now."""
     state = folder / "random" / "0" / ".pretrain"
-    files.write_json(state / train.JOB, {"pretrain": {"steps": 40, "batch_size": 8, "log_every": 10}})
+    files.write_json(state / trainer.JOB, {"pretrain": {"steps": 40, "batch_size": 8, "log_every": 10}})
     for at in range(10, step + 1, 10):
         line = {"step": at, "loss": 0.5, "images_per_second": 8.0}
-        files.append_line(state / results.LOG, json.dumps(line))
+        files.append_line(state / layout.LOG, json.dumps(line))
 
 
 def unfinished(folder: Path) -> None:
@@ -114,7 +117,7 @@ def test_a_training_in_progress_is_followed_before_there_is_a_verdict(own: Path)
     assert "verdict 0 of 1" in text
     assert charts.HOW_TO_READ["progress"] in text
     assert "Nothing is being trained" not in text
-    assert [code.value for code in page.code] == [shell.COMMAND]
+    assert [code.value for code in page.code] == [frame.COMMAND]
     assert len(page.get("plotly_chart")) == 1 + 2  # its loss, and the finished trainings' curves
     begin(own, 30)
     assert "step 30 of 40" in written(run(page))
@@ -134,7 +137,7 @@ def test_what_is_missing_and_not_under_way_names_the_command(own: Path) -> None:
     assert "Nothing is being trained here now; the same command goes on with what is missing." in written(
         page
     )
-    assert [code.value for code in page.code] == [shell.COMMAND]
+    assert [code.value for code in page.code] == [frame.COMMAND]
 
 
 def test_the_page_is_shown_anew_when_the_last_training_is_done(
@@ -143,20 +146,20 @@ def test_the_page_is_shown_anew_when_the_last_training_is_done(
     """The part that looks again finds nothing left: the page around it is drawn anew, once, without it."""
     begin(own, 20)
     page = open_page("results")
-    assert page.session_state[progress.SEEN]
-    looks, look = [], progressing.underway
+    assert page.session_state[live_training.SEEN]
+    looks, look = [], live.underway
 
-    def then_done(paths: Results, setup: Experiment) -> list[progressing.Underway]:
+    def then_done(paths: Results, setup: Experiment) -> list[live.Underway]:
         looks.append(found := look(paths, setup))
         shutil.rmtree(own / "random" / "0" / ".pretrain", ignore_errors=True)
         return found
 
-    monkeypatch.setattr(progressing, "underway", then_done)
+    monkeypatch.setattr(live, "underway", then_done)
     text = written(run(page))
     assert [len(found) for found in looks] == [1, 0, 0]  # the page, its part, and the page again
     assert "Training in progress" not in text
     assert "No training is under way." in text
-    assert progress.SEEN not in page.session_state
+    assert live_training.SEEN not in page.session_state
     assert runs(page) == ["scratch", "random", "region", "pixels"]
 
 
@@ -165,7 +168,7 @@ def test_many_trainings_are_counted(own: Path) -> None:
         for seed in (0, 1):
             for stage in ("finetune", "finetune-1"):
                 state = own / run_name / str(seed) / f".{stage}"
-                files.write_json(state / train.JOB, {"finetune": {"steps": 9}})
+                files.write_json(state / trainer.JOB, {"finetune": {"steps": 9}})
     text = written(open_page("results"))
     assert text.count("starting, before its first step") == 6
     assert "And 6 more." in text

@@ -17,8 +17,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from benchmarks.visitor import Visitor, serving
-from facemae.app import photo
-from facemae.app.guard import VARIABLE
+from facemae.app.access import VARIABLE
+from facemae.app.parts import photo_input
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
 
@@ -39,7 +39,7 @@ def test_the_settings_are_those_that_photos_of_people_need():
         "enableXsrfProtection": True,
         "enableStaticServing": False,
         "enableAgentApi": False,
-        "maxUploadSize": photo.MAX_UPLOAD,
+        "maxUploadSize": photo_input.MAX_UPLOAD,
         "maxMessageSize": 20,
         "maxCacheDataSize": "200mb",
         "disconnectedSessionTTL": 120,
@@ -84,7 +84,7 @@ NAMED = re.compile(r"\b(\w+)\.name\b")
 HARMLESS_NAMES = {"model", "measure"}
 # What a function that is cached for all visitors may be given, and why it says nothing of one of them.
 SHARED = {
-    "_model": "a model of the results", "_read": "a function of facemae.reading", "area": "a setting",
+    "_model": "a model of the results", "_read": "a function of facemae.report.tables", "area": "a setting",
     "args": "of a reader of results: names of runs and samples", "face": "a sample of the results",
     "file": "a file of the results", "fingerprint": "of a model", "folder": "of the results",
     "kind": "of occluder", "kwargs": "as args", "model": "of the results", "name": "of a reader",
@@ -205,7 +205,7 @@ def token(visitor):
 
 def test_a_file_above_the_limit_is_refused(visitor):
     path = f"_stcore/upload_file/{visitor.session}/1"
-    limit = photo.MAX_UPLOAD * 1024**2
+    limit = photo_input.MAX_UPLOAD * 1024**2
     for size, status in ((limit + 1, 413), (limit - 1000, 204)):  # its envelope counts too
         assert visitor.put(path, "a.jpg", bytes(size), "image/jpeg", token(visitor)).status_code == status
 
@@ -335,7 +335,7 @@ HOSTILE_PHOTOS = {
 def open_recognise():
     page = AppTest.from_string("from facemae.app import recognise\nrecognise.render()", default_timeout=120)
     page.run()
-    page.segmented_control(key="recognise_from").set_value(photo.UPLOAD)
+    page.segmented_control(key="recognise_from").set_value(photo_input.UPLOAD)
     return run(page)
 
 

@@ -101,8 +101,8 @@ def test_decoding_adds_little_to_what_the_networks_take(finished):
 
 BASELINE = """
 import resource
-import facemae.prepare
-from facemae.data.detect import MtcnnDetector
+import facemae.stages.data
+from facemae.data.alignment.detect import MtcnnDetector
 MtcnnDetector()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

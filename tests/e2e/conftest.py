@@ -13,7 +13,7 @@ from results_folder import make_results
 
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
-from facemae.gallery.store import Gallery
+from facemae.recognition.gallery.store import Gallery
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from results_folder import HOSTILE
 
-from facemae.gallery.store import Gallery
+from facemae.recognition.gallery.store import Gallery
 
 pytestmark = [
     pytest.mark.e2e,

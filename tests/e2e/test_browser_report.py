@@ -9,8 +9,8 @@ import browsing
 import pytest
 from playwright.sync_api import Browser, expect
 
-from facemae import reading, report
-from facemae.results import Results
+from facemae.core.layout import Results
+from facemae.report import page, tables
 
 pytestmark = [
     pytest.mark.e2e,
@@ -24,7 +24,7 @@ def test_the_report_is_shown_as_snakemake_embeds_it(
 ) -> None:
     """Snakemake's report holds the page as a data: address in a frame."""
     out = tmp_path / "overview.html"
-    report.report(reading.experiment(Results(made)), made, out)
+    page.report(tables.experiment(Results(made)), made, out)
     content = base64.b64encode(out.read_bytes()).decode()
     tab = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
     requests: list[str] = []
@@ -50,7 +50,7 @@ def test_the_report_is_no_wider_than_the_screen(
     browser: Browser, made: Path, tmp_path: Path, width: int
 ) -> None:
     out = tmp_path / "overview.html"
-    report.report(reading.experiment(Results(made)), made, out)
+    page.report(tables.experiment(Results(made)), made, out)
     tab = browser.new_page(viewport={"width": width, "height": 900})
     tab.goto(out.as_uri())
     assert tab.evaluate("document.documentElement.scrollWidth") <= width

@@ -4,10 +4,10 @@ from draws import drawn
 from hypothesis import given
 from hypothesis import strategies as st
 
+from facemae.compute.seeding import Noise
 from facemae.masking import dynamic
 from facemae.masking.mask import Context
 from facemae.masking.regions import REGIONS, region_map
-from facemae.randomness import Noise
 
 SIDE, PATCHES, HIDDEN = 14, 196, 98  # at a ratio of 0.5
 

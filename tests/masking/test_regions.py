@@ -4,10 +4,10 @@ from draws import random_crops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facemae.crops import Crops
-from facemae.data.warp import ARCFACE_TEMPLATE
+from facemae.compute.seeding import Noise
+from facemae.data.alignment.warp import ARCFACE_TEMPLATE
+from facemae.masking.crops import Crops
 from facemae.masking.regions import REGION_OVERLAP, REGIONS, TEMPLATE_SIZE, quantiles, region_map, region_maps
-from facemae.randomness import Noise
 
 PAINTED = 4 * TEMPLATE_SIZE  # side in pixels of the painted layers: every box begins and ends between pixels
 

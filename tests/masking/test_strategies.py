@@ -4,10 +4,10 @@ from draws import PARAMETERS, drawn, random_crops
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from facemae.compute.seeding import Noise
 from facemae.masking.mask import Strategy, hidden_count
 from facemae.masking.regions import region_map, region_maps
 from facemae.masking.strategies import STRATEGIES, draw_mask, ratio_at
-from facemae.randomness import Noise
 
 FIELDS = ("hidden", "visible_ids", "hidden_ids")
 GUIDED = [name for name, strategy in STRATEGIES.items() if strategy.guide]

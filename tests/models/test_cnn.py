@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from timm.layers.grn import GlobalResponseNorm
 from torch import nn
 
+from facemae.config.networks import STRIDES, patch_sizes, stage_widths
 from facemae.masking.mask import PatchMask, hide_highest
 from facemae.models.cnn import Cnn, Holes, VisibleNorm, hidden_places
-from facemae.models.families import STRIDES, patch_sizes, stage_widths
 
 SIZE, BATCH = 32, 3
 SMALL = ["convnextv2_atto", "convnextv2_tiny", "resnet10t", "resnet18", "resnet26"]

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
+from facemae.compute.seeding import Noise
 from facemae.masking.mask import PatchMask, hide_highest
+from facemae.models.base import Encoding
+from facemae.models.build import build_encoder
 from facemae.models.decoder import build_decoder
 from facemae.models.decoders import Cross, PerToken, Tokens, Transformer
-from facemae.models.encoder import build_encoder
-from facemae.models.encoding import Encoding
-from facemae.randomness import Noise
 
 SIZE, SIDE, PATCH, BATCH, WIDTH = 32, 4, 8, 3, 16
 TOKEN_DECODERS = ("transformer", "cross", "mlp")

@@ -3,11 +3,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from facemae.config.networks import patch_sizes
 from facemae.masking.mask import PatchMask, hide_highest
+from facemae.models.base import Encoding
 from facemae.models.cnn import Cnn, hidden_places
 from facemae.models.deconv import Deconv
-from facemae.models.encoding import Encoding
-from facemae.models.families import patch_sizes
 from facemae.models.patches import patchify, position_embedding
 from facemae.models.vit import Vit
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from facemae.losses import identity_loss
 from facemae.masking.mask import hide_highest
+from facemae.models.build import ENCODERS, build_encoder
 from facemae.models.embedder import Frozen, build_embedder, embed, pass_through
-from facemae.models.encoder import ENCODERS, build_encoder
+from facemae.training.objectives.margin_losses import identity_loss
 
 SIZE = 32
 

@@ -1,17 +1,18 @@
 import pytest
 import torch
 
-from facemae import combinations, config
+from facemae import config
+from facemae.compute.seeding import Noise
+from facemae.config import compatibility
 from facemae.masking.mask import hide_highest
 from facemae.models.mae import build_mae
 from facemae.models.patches import patchify, to_input, unpatchify
-from facemae.optim import adamw
-from facemae.randomness import Noise
-from facemae.reconstruction import keep_visible_pixels, patch_errors, reconstruct, targets
+from facemae.models.reconstruction import keep_visible_pixels, patch_errors, reconstruct, targets
+from facemae.training.optimizer import adamw
 
 SIZE, PATCH, SIDE, BATCH = 32, 8, 4, 4
 ENCODERS = ("vit", "cnn", "mlp")
-PAIRS = [(encoder, decoder) for encoder in ENCODERS for decoder in combinations.DECODERS[encoder]]
+PAIRS = [(encoder, decoder) for encoder in ENCODERS for decoder in compatibility.DECODERS[encoder]]
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_hidden_pixels_never_change_a_prediction(experiment, images, pixel_mask,
 
 
 def test_every_weight_of_the_encoder_starts_the_same_whatever_the_decoder(experiment):
-    first, *others = [mae_of(experiment, decoder=name).encoder for name in combinations.DECODERS["vit"]]
+    first, *others = [mae_of(experiment, decoder=name).encoder for name in compatibility.DECODERS["vit"]]
     for other in others:
         for name, value in first.state_dict().items():
             assert torch.equal(other.state_dict()[name], value), name

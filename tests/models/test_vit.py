@@ -2,12 +2,12 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from facemae.compute.seeding import Noise
 from facemae.masking.mask import PatchMask, hide_highest
-from facemae.models.encoder import build_encoder
-from facemae.models.encoding import Encoding
+from facemae.models.base import Encoding
+from facemae.models.build import build_encoder
 from facemae.models.patches import position_embedding
 from facemae.models.vit import Vit
-from facemae.randomness import Noise
 
 SIZE, BATCH = 32, 3
 

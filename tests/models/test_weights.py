@@ -2,8 +2,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from facemae import combinations, files, results
-from facemae.errors import IntegrityError
+from facemae.config import compatibility
+from facemae.core import files, layout
+from facemae.core.errors import IntegrityError
 from facemae.models.embedder import build_embedder, embed
 from facemae.models.mae import build_mae
 from facemae.models.weights import load_autoencoder, load_embedder, load_weights, save_weights
@@ -130,15 +131,15 @@ def settings_of(experiment, *sections):
 
 def test_an_embedder_comes_back_from_its_folder(experiment, build, tmp_path):
     network = seeded(build).eval()
-    save_weights(network, tmp_path / results.EMBEDDER)
-    files.write_json(tmp_path / results.CONFIG, settings_of(experiment, "model", "finetune"))
+    save_weights(network, tmp_path / layout.EMBEDDER)
+    files.write_json(tmp_path / layout.CONFIG, settings_of(experiment, "model", "finetune"))
     loaded = load_embedder(tmp_path)
     assert not loaded.training
     images = torch.rand(2, 3, SIZE, SIZE)
     assert torch.equal(embed(loaded, images), embed(network, images))
 
 
-PAIRS = [(encoder, decoder) for encoder, names in combinations.DECODERS.items() for decoder in names]
+PAIRS = [(encoder, decoder) for encoder, names in compatibility.DECODERS.items() for decoder in names]
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
@@ -148,9 +149,9 @@ def test_an_autoencoder_comes_back_from_its_folder(small, tmp_path, encoder, dec
     )
     torch.manual_seed(0)
     mae = build_mae(experiment.defaults.model, experiment.defaults.pretrain, SIZE)
-    save_weights(mae.encoder.trunk, tmp_path / results.ENCODER)
-    save_weights(mae.decoder, tmp_path / results.DECODER)
-    files.write_json(tmp_path / results.CONFIG, settings_of(experiment, "model", "pretrain"))
+    save_weights(mae.encoder.trunk, tmp_path / layout.ENCODER)
+    save_weights(mae.decoder, tmp_path / layout.DECODER)
+    files.write_json(tmp_path / layout.CONFIG, settings_of(experiment, "model", "pretrain"))
     loaded, pretrain = load_autoencoder(tmp_path)
     assert not loaded.training
     others = {"masks", "views"}  # of which a stage keeps what its own run uses
@@ -164,9 +165,9 @@ def test_an_autoencoder_comes_back_from_its_folder(small, tmp_path, encoder, dec
 def test_the_encoder_of_a_pretrain_stage_fits_a_face_embedder(experiment, build, tmp_path):
     torch.manual_seed(0)
     mae = build_mae(experiment.defaults.model, experiment.defaults.pretrain, SIZE)
-    save_weights(mae.encoder.trunk, tmp_path / results.ENCODER)
+    save_weights(mae.encoder.trunk, tmp_path / layout.ENCODER)
     embedder = seeded(build, 1)
-    load_weights(embedder.encoder.trunk, tmp_path / results.ENCODER)
+    load_weights(embedder.encoder.trunk, tmp_path / layout.ENCODER)
     expected = mae.encoder.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in embedder.encoder.state_dict().items())
 
@@ -176,23 +177,23 @@ def test_the_encoders_file_is_timms_own_network(experiment, tmp_path):
 
     torch.manual_seed(0)
     mae = build_mae(experiment.defaults.model, experiment.defaults.pretrain, SIZE)
-    save_weights(mae.encoder.trunk, tmp_path / results.ENCODER)
+    save_weights(mae.encoder.trunk, tmp_path / layout.ENCODER)
     theirs = VisionTransformer(img_size=SIZE, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=0,
                                class_token=False, global_pool="")  # fmt: skip
-    theirs.load_state_dict(safetensors.torch.load_file(tmp_path / results.ENCODER))
+    theirs.load_state_dict(safetensors.torch.load_file(tmp_path / layout.ENCODER))
 
 
 @pytest.mark.parametrize("load", [load_embedder, load_autoencoder])
 def test_a_folder_with_a_damaged_configuration(tmp_path, load):
     with pytest.raises(OSError, match=r"config\.json"):
         load(tmp_path)
-    (tmp_path / results.CONFIG).write_bytes(b"{")
+    (tmp_path / layout.CONFIG).write_bytes(b"{")
     with pytest.raises(IntegrityError, match=r"config\.json is damaged"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("load", [load_embedder, load_autoencoder])
 def test_a_folder_with_a_configuration_that_is_not_ours(tmp_path, load):
-    (tmp_path / results.CONFIG).write_bytes(b"{}")
+    (tmp_path / layout.CONFIG).write_bytes(b"{}")
     with pytest.raises(IntegrityError):
         load(tmp_path)

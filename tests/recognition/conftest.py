@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from results_folder import make_results
 
+from facemae.core.layout import Results
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
-from facemae.gallery.store import Gallery
-from facemae.recognition.models import models
+from facemae.recognition.gallery.store import Gallery
 from facemae.recognition.recogniser import FaceFinder, Recogniser
-from facemae.results import Results
+from facemae.recognition.trained_models import models
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facemae.errors import UsageError
+from facemae.core.errors import UsageError
 from facemae.recognition.enrolment import (
     THUMBNAIL,
     Terms,
@@ -16,7 +16,7 @@ from facemae.recognition.enrolment import (
     read_templates,
     until,
 )  # fmt: skip
-from facemae.recognition.thresholds import Threshold
+from facemae.recognition.threshold import Threshold
 
 NEVER, ALWAYS = Threshold(2.0), Threshold(-1.0)
 TERMS = Terms(True, until(30))
@@ -115,9 +115,9 @@ def test_a_folder_of_people_is_read_by_name(tmp_path):
 
 
 def test_demo_people_are_those_that_nothing_was_trained_on(paths):
-    from facemae import reading
+    from facemae.report import tables
 
-    roles = reading.faces(paths)
+    roles = tables.faces(paths)
     unseen = set(roles.loc[roles["role"] == "evaluation", "person"])
     found = list(demo_faces(paths))
     assert {name.removeprefix("Demo ") for name, _ in found} <= {

@@ -10,29 +10,30 @@ import pytest
 import torch
 from PIL import Image
 
-from facemae import embed, results
-from facemae.data.align import Settings, align_photos
-from facemae.data.detect import MtcnnDetector
+from facemae.compute.device import Compute
+from facemae.core import layout
+from facemae.core.errors import IntegrityError
+from facemae.data.alignment.align import Settings, align_photos
+from facemae.data.alignment.detect import MtcnnDetector
 from facemae.data.images import ImageError
-from facemae.data.manifest import enter
 from facemae.data.sources.base import Photo as Listed
+from facemae.data.sources.manifest import enter
 from facemae.data.sources.orl import orl_photos
-from facemae.device import Compute
-from facemae.errors import IntegrityError
-from facemae.gallery.schema import Candidate, Person, Template
-from facemae.gallery.store import GalleryModelError
-from facemae.protocols import identification, operating
+from facemae.evaluation.protocols import identification, operating_point
 from facemae.recognition.enrolment import Terms, enrol, until
-from facemae.recognition.models import model_at, models
-from facemae.recognition.recogniser import (
+from facemae.recognition.gallery.schema import Candidate, Person, Template
+from facemae.recognition.gallery.store import GalleryModelError
+from facemae.recognition.recogniser import (  # fmt: skip
     MIN_SCORE,
     Recogniser,
     as_json,
     decide,
     face_to_enrol,
     only_face,
-)  # fmt: skip
-from facemae.recognition.thresholds import Threshold
+)
+from facemae.recognition.threshold import Threshold
+from facemae.recognition.trained_models import model_at, models
+from facemae.stages import embed
 
 
 def test_faces_are_aligned_as_the_pipeline_aligns_them(photos, finder, tmp_path):
@@ -165,8 +166,8 @@ def test_verification_compares_two_faces(recogniser, finder, photos):
 
 def test_a_damaged_model_is_refused(made, tmp_path):
     stage = tmp_path / "finetune"
-    shutil.copytree(models(results.Results(made))[0].finetuned, stage)
-    (stage / results.EMBEDDER).write_bytes(b"\x80\x04nonsense")
+    shutil.copytree(models(layout.Results(made))[0].finetuned, stage)
+    (stage / layout.EMBEDDER).write_bytes(b"\x80\x04nonsense")
     with pytest.raises(IntegrityError, match="cannot be read as weights"):
         Recogniser(model_at(stage), "cpu")
 
@@ -197,7 +198,7 @@ def agree(recogniser, gallery, enrolled, probes, target):
     first = [each.candidates[0].person.name for each in found]
     mated = np.array([name in enrolled for name, _ in probes])
     right = np.array([name == other for (name, _), other in zip(probes, first, strict=True)])
-    limit = operating.threshold_at(best[~mated], target)
+    limit = operating_point.threshold_at(best[~mated], target)
     decided = [decide(each.candidates, Threshold(limit)) for each in found]
     assert [each is not None for each in decided] == (best >= limit).tolist()
 

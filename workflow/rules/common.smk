@@ -8,12 +8,12 @@ from pathlib import Path
 from snakemake.utils import validate
 
 from facemae import config as settings
-from facemae.data.locate import raw_dir, state
-from facemae.driver import driver_version
-from facemae.errors import FaceMAEError
-from facemae.files import exclusive, write_json
-from facemae.prepare import wanted_sources
-from facemae.results import Results, embedder_file
+from facemae.data.sources.locate import raw_dir, state
+from facemae.compute.driver import driver_version
+from facemae.core.errors import FaceMAEError
+from facemae.core.files import exclusive, write_json
+from facemae.stages.data import wanted_sources
+from facemae.core.layout import Results, embedder_file
 
 
 def fail(error):

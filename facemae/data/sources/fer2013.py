@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from facemae import files
+from facemae.core import files
+from facemae.core.errors import IntegrityError
+from facemae.core.progress import track
 from facemae.data.sources.base import EXPRESSION, Attribute, Limits, Photo, Place, Source
 from facemae.data.sources.folder import malformed, rows
-from facemae.errors import IntegrityError
-from facemae.progress import track
 
 ADDRESS = (
     "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge"

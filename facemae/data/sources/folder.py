@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.data.sources.base import Pair, Photo, Place, Source
-from facemae.errors import DataError, IntegrityError, UsageError
 
 PAIRS = "pairs.csv"
 NOT_A_PHOTO = "not a photo"

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from facemae.data import packs
+from facemae.core.errors import IntegrityError
+from facemae.data.sources import packs
 from facemae.data.sources.base import Pair, Photo, Place, Source
-from facemae.errors import IntegrityError
 
 ADDRESS = "https://github.com/deepinsight/insightface/tree/master/recognition/_datasets_"
 FOLDS = 10

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from facemae.core.errors import DataError, IntegrityError
 from facemae.data.images import ImageError, open_image
 from facemae.data.sources.base import Photo, Place, Source
-from facemae.errors import DataError, IntegrityError
 
 ORL_CREDIT = "AT&T Laboratories Cambridge database of faces (formerly ORL); Samaria & Harter, 1994"
 _ORL_SHA256 = "808e70dbbd25bb816aa07e73d6ddb6e852037cb8b18a33f4979251d9559892e7"

@@ -2,9 +2,9 @@ from collections import Counter
 
 import pytest
 
+from facemae.core.errors import IntegrityError
 from facemae.data.sources.base import Place
 from facemae.data.sources.celeba import NAMES, SOURCE
-from facemae.errors import IntegrityError
 
 HEADER = " ".join(NAMES).encode() + b" \n"
 MALE_ONLY = b" ".join(b" 1" if name == "Male" else b"-1" for name in NAMES)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facemae.data.alignment.warp import ARCFACE_TEMPLATE
 from facemae.data.sources.base import Place
 from facemae.data.sources.ck48 import SOURCE
-from facemae.data.warp import ARCFACE_TEMPLATE
 
 # Median landmarks that MTCNN finds in the crops of 48 x 48 pixels, in pixels.
 LANDMARKS = [(15.3, 19.5), (33.0, 19.1), (24.2, 28.7), (17.1, 38.3), (32.0, 37.8)]

@@ -3,10 +3,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from facemae.core.errors import IntegrityError
 from facemae.data.images import open_image
 from facemae.data.sources.base import Place
 from facemae.data.sources.fer2013 import SOURCE, unpack_csv
-from facemae.errors import IntegrityError
 
 FACES = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
 

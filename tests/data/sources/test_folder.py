@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.data.sources.base import Pair, Place
 from facemae.data.sources.folder import (
     folder_source,
@@ -19,7 +20,6 @@ from facemae.data.sources.folder import (
     rows,
     visible_files,
 )
-from facemae.errors import DataError, IntegrityError, UsageError
 
 
 def fill(root, *names):

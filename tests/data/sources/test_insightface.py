@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 from PIL import Image
 
+from facemae.core.errors import IntegrityError
 from facemae.data.images import open_image
 from facemae.data.sources import insightface
 from facemae.data.sources.base import Place
 from facemae.data.sources.insightface import SOURCES, bin_source, rec_source
-from facemae.errors import IntegrityError
 
 NAMED = {source.name: source for source in SOURCES}
 TRAINING = [source for source in SOURCES if source.pairs is None]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from facemae.core.errors import IntegrityError
 from facemae.data.sources.base import Pair, Place
 from facemae.data.sources.lfw import SOURCES
-from facemae.errors import IntegrityError
 
 SOURCE = SOURCES[0]
 VIEW_1 = b"1\nAnn_Lee\t1\t2\nAnn_Lee\t1\tBo\t1\n"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from facemae.core.errors import DataError, IntegrityError
 from facemae.data.sources.base import Place
 from facemae.data.sources.orl import ORL_CREDIT, SOURCE, orl_photos
-from facemae.errors import DataError, IntegrityError
 
 
 def test_orl_is_400_faces_of_40_people_checked_by_hash():

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facemae.data.alignment.warp import ARCFACE_TEMPLATE
 from facemae.data.sources.base import Place
 from facemae.data.sources.yaleb import SOURCE
-from facemae.data.warp import ARCFACE_TEMPLATE
 
 # Median landmarks that MTCNN finds in photos of 168 x 192 pixels, in pixels.
 LANDMARKS = [(35.3, 46.9), (132.0, 45.3), (79.2, 99.2), (45.2, 154.8), (120.3, 154.7)]

@@ -1,0 +1,130 @@
+"""What the pages share: cached reading, charts with their sentence, and what is shown instead of results."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import html
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from facemae.core.errors import FaceMAEError
+from facemae.core.layout import Results
+from facemae.data.sources.folder import folder_state
+from facemae.report import charts
+from facemae.report.claims import Claim
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+COMMAND = "snakemake --cores all"
+WAIT, QUEUE = 10.0, 9  # seconds that a visitor waits for a turn, and how many may wait
+
+# Networks run for one visitor at a time: two at once would each take more than twice as long.
+_turn, _waiting = threading.Lock(), threading.BoundedSemaphore(QUEUE + 1)
+
+
+class BusyError(Exception):
+    """Too many visitors are waiting; the message is for the visitor."""
+
+
+@contextlib.contextmanager
+def turn() -> Iterator[None]:
+    """Wait until no other visitor's photo is being worked on, and keep the others waiting.
+
+    Raises:
+        BusyError: too many wait already, or the wait took too long.
+    """
+    if not _waiting.acquire(blocking=False):
+        raise BusyError(f"Busy: {QUEUE} others are waiting already. Try again in half a minute.")
+    try:
+        if not _turn.acquire(timeout=WAIT):
+            raise BusyError(f"Busy: your turn did not come within {WAIT:g} seconds. Try again.")
+        try:
+            yield
+        finally:
+            _turn.release()
+    finally:
+        _waiting.release()
+
+
+def results_root() -> Path:
+    """Return the results folder that the app shows."""
+    return Path(os.environ.get("FACEMAE_RESULTS", "results"))
+
+
+def load(read: Callable[Concatenate[Results, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what a function of `facemae.report.tables` finds, read again only when the folder changed."""
+    root = results_root()
+    name = f"{read.__module__}.{read.__qualname__}"  # two modules may call theirs alike
+    found: T = _load(name, folder_state(root), str(root), args, kwargs, read)
+    return found
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _load(name: str, state: str, root: str, args: Any, kwargs: Any, _read: Callable[..., Any]) -> Any:
+    return _read(Results(Path(root)), *args, **kwargs)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Show a sentence and the command to run where results are missing or damaged."""
+    try:
+        yield
+    except FileNotFoundError:
+        st.info("There are no complete results here yet. One command makes them:", icon=":material/info:")
+        st.code(COMMAND, language="bash")
+        st.caption(
+            "It trains every run and compares them, in minutes on a laptop, and goes on where it stopped. "
+            "The app reads the folder in the environment variable FACEMAE_RESULTS, or else `results`."
+        )
+    except FaceMAEError as error:
+        st.warning("These results cannot be shown.", icon=":material/warning:")
+        st.text(str(error))
+        st.code(COMMAND, language="bash")
+
+
+def draw(name: str, figure: go.Figure, *, key: str | None = None) -> None:
+    """Draw a chart whose sentence stands elsewhere."""
+    st.plotly_chart(figure, key=key or name, config={"displayModeBar": False}, alt=charts.ALT[name])
+
+
+def component(name: str, markup: str) -> Any:
+    """Return a component of our own, whose script and style are the files of its name in `parts`.
+
+    They are given to Streamlit as text, so that nothing is loaded from elsewhere.
+    """
+    beside = resources.files("facemae.app.parts")
+    style, script = (beside.joinpath(f"{name}.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    return st.components.v2.component(f"facemae_{name}", html=markup, css=style, js=script)
+
+
+def picture(png: bytes) -> str:
+    """Return a picture as an address, for a table's column of pictures."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def number(label: str, form: str) -> Any:
+    """Return the set-up of a table's column of numbers."""
+    return st.column_config.NumberColumn(label, format=form)
+
+
+def words(*sentences: str, tag: str = "p") -> None:
+    """Write sentences that came from a file, literally, each in a paragraph of its own."""
+    st.html("".join(f"<{tag}>{html.escape(sentence)}</{tag}>" for sentence in sentences))
+
+
+def claims(found: Sequence[Claim]) -> None:
+    """Show each claim about masked autoencoders with what became of it; nothing where none was judged."""
+    if found:
+        with st.expander("What is claimed of masked autoencoders, and what was found"):
+            for claim in found:
+                words(f"{claim.claim}.", tag="b")
+                words(claim.sentence)

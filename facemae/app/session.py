@@ -1,0 +1,210 @@
+"""What recognition on the pages shares: the chosen model, its threshold, and the gallery."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from facemae.app import frame
+from facemae.app.parts import photo_input
+from facemae.core.errors import FaceMAEError
+from facemae.core.layout import Results
+from facemae.data.images import ImageError
+from facemae.data.sources.folder import folder_state
+from facemae.recognition.settings import settings
+from facemae.recognition.threshold import Threshold, at_rate, rates, threshold_card
+from facemae.recognition.trained_models import Model
+
+if TYPE_CHECKING:
+    from facemae.recognition.gallery.store import Gallery
+    from facemae.recognition.recogniser import Recogniser
+
+MAX_MODELS = 4
+
+
+def models() -> list[Model]:
+    """Return the trained recognisers of the results shown, the best first.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found: list[Model] = frame.load(_models)
+    if not found:
+        raise FileNotFoundError
+    return found
+
+
+def _models(paths: Results) -> list[Model]:
+    from facemae.recognition.trained_models import models as trained
+
+    return trained(paths)
+
+
+def choose_model(key: str, label: str = "Model (run/seed)", index: int = 0) -> Model:
+    """Let the visitor choose a trained model; the best one comes first."""
+    found = {each.name: each for each in models()}
+    name = st.selectbox(label, list(found), index=min(index, len(found) - 1), key=key, bind="query-params")
+    return found[name]
+
+
+def second(first: Model) -> int:
+    """Return the place of a model to compare with: of another run, with an autoencoder if any has one."""
+    found = models()
+    others = [each for each in found if each.run != first.run]
+    whole = [each for each in others if each.pretrained is not None]
+    return found.index((whole or others or found)[0])
+
+
+def recogniser(model: Model) -> Recogniser:
+    """Return a model, loaded; every visitor shares it, and it keeps nothing.
+
+    Raises:
+        IntegrityError: its weights are damaged.
+    """
+    loaded: Recogniser = _recogniser(model, folder_state(model.finetuned))
+    return loaded
+
+
+@st.cache_resource(max_entries=MAX_MODELS, show_spinner="Loading the model…")
+def _recogniser(model: Model, state: str) -> Recogniser:
+    from facemae.recognition.recogniser import Recogniser
+
+    size = Recogniser.face_size(model)
+    return Recogniser(model, finder=photo_input.finder(size))
+
+
+def card(model: Model) -> tuple[pd.DataFrame, int]:
+    """Return the thresholds of a model by false match rate, and on how many people they were measured.
+
+    Raises:
+        DataError, IntegrityError: no threshold can follow.
+    """
+    file = model.embeddings
+    state = str(file.stat().st_mtime_ns) if file.is_file() else ""
+    found: tuple[pd.DataFrame, int] = _card(file, state)
+    return found
+
+
+@st.cache_data(max_entries=32, show_spinner="Measuring the threshold on unseen people…")
+def _card(file: Path, state: str) -> tuple[pd.DataFrame, int]:
+    return threshold_card(file)
+
+
+def choose_threshold(model: Model, key: str) -> Threshold:
+    """Let the visitor choose how often two people may be taken for one, and return the threshold.
+
+    Raises:
+        UsageError: the data can speak of no rate at all.
+    """
+    table, people = card(model)
+    known = rates(table, people)
+    usual = at_rate(table, people, settings().false_match_rate)
+    found = list(known)
+    index = [known[rate].score for rate in found].index(usual.score)
+    rate = st.selectbox(
+        "Two people taken for one, at most",
+        found,
+        index=index,
+        format_func=lambda each: f"1 in {1 / each:,.0f} comparisons",
+        key=key,
+        bind="query-params",
+        help="Stricter rates need more evaluation people than these results have.",
+    )
+    return known[rate]
+
+
+def stands_for(threshold: Threshold, people: int, templates: int) -> str:
+    """Return in words what a threshold stands for with so many people enrolled by so many templates."""
+    text = f"Needed for a match: {threshold.score:.3f}."
+    if threshold.fmr is not None:
+        text += f" {threshold.fmr:.1%} of comparisons of two people reach it"
+        if threshold.fmr_low is not None and threshold.fmr_high is not None:
+            text += f" ({threshold.fmr_low:.1%} to {threshold.fmr_high:.1%}"
+            text += (
+                f", measured on {threshold.people} unseen people of these results; other photos may behave"
+            )
+            text += " otherwise)"
+        text += "."
+    if threshold.fnmr is not None:
+        text += f" {threshold.fnmr:.0%} of comparisons of one person miss it."
+    alarm = threshold.false_alarm(templates)
+    if templates > 1 and alarm is not None:
+        text += (
+            f" With {people} people enrolled by {templates} templates, a stranger is taken for one of them"
+        )
+        text += f" in about {alarm:.0%}."
+    return text
+
+
+def gallery() -> Gallery:
+    """Return the gallery that the configuration names; every visitor shares it.
+
+    Raises:
+        FaceMAEError: it cannot be opened.
+    """
+    opened: Gallery = _gallery(settings().url)
+    _purged(settings().url)
+    return opened
+
+
+@st.cache_resource(ttl="1h", show_spinner=False)
+def _purged(url: str) -> list[str]:
+    """Delete those whose time is over, once an hour."""
+    return _gallery(url).purge()
+
+
+@st.cache_resource(show_spinner=False)
+def _gallery(url: str) -> Gallery:
+    from facemae.recognition.gallery.store import Gallery
+
+    return Gallery(url)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Show what cannot be done as a sentence, and go on with the page."""
+    try:
+        yield
+    except ImageError as error:
+        photo_input.say_refused(error)
+    except frame.BusyError as error:
+        st.warning(str(error), icon=":material/hourglass_top:")
+    except FileNotFoundError:
+        raise
+    except FaceMAEError as error:
+        st.warning("This cannot be done:", icon=":material/info:")
+        st.text(str(error))
+
+
+def enrol_demo(model: Model) -> int:
+    """Enrol people of the results whom nothing was trained on, with this model and one to compare with.
+
+    Returns:
+        How many were enrolled; those of an earlier time are left as they are.
+    """
+    from facemae.recognition.enrolment import template, until
+
+    kept, wanted = gallery(), {each.name: each for each in (model, models()[second(model)])}
+    last, done = until(settings().retention_days), set()
+    with frame.turn(), st.spinner("Enrolling the demo people…"):
+        held = {name: {each.name for each in kept.people(m.fingerprint)} for name, m in wanted.items()}
+        for person, face in frame.load(_demo):
+            missing = [each for name, each in wanted.items() if person not in held[name]]
+            made = [template(recogniser(each), face, None, thumbnail=True) for each in missing]
+            if made:
+                kept.enrol(person, made, consent=True, retain_until=last, add=True)
+                done.add(person)
+    return len(done)
+
+
+def _demo(paths: Results) -> list[tuple[str, NDArray[np.uint8]]]:
+    from facemae.recognition.enrolment import demo_faces
+
+    return list(demo_faces(paths))

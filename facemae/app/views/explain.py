@@ -1,0 +1,343 @@
+"""The explanation page: what a model's score of two faces reacts to, and where it puts all faces."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from numpy.typing import NDArray
+from PIL import Image
+from plotly.colors import sample_colorscale, unlabel_rgb
+
+from facemae.app import frame, session
+from facemae.app.parts import faces_map
+from facemae.app.parts.photo_input import Chosen, aligned_face
+from facemae.core import layout, records
+from facemae.core.errors import UsageError
+from facemae.core.layout import Results
+from facemae.data.images import encode_png
+from facemae.recognition.trained_models import Model
+from facemae.report import charts, tables
+
+if TYPE_CHECKING:
+    from facemae.recognition.recogniser import Recogniser
+
+SIDES = ("first", "second")
+COVERED, DROPPED = "Covered", "Dropped"
+SCALE = 3  # times that a face is enlarged, so that its patches have sharp edges
+# What spoke for a match when it was there, and what against it; apart for colour-blind readers too.
+FOR_COLOUR, AGAINST_COLOUR = "#D1495B", "#2E6FB7"
+BAR_COLOURS = (charts.MORE_COLOURS[0], charts.MORE_COLOURS[3])
+WARNING = (
+    "An explanation shows what the score reacts to, not why two people are alike: a face with a part covered "
+    "is a picture unlike any that the model was trained on."
+)
+HOW_TO_READ = {
+    "attention": (
+        "Middle: attention rollout, the brighter a patch the more of it flows into the embedding by "
+        "attention; what the network does with it is not in there."
+    ),
+    "reaction": (
+        "Right: what covering a square around each patch does to the score. Red lowers it: the place spoke "
+        "for a match. Blue raises it: the place spoke against one."
+    ),
+    "regions": (
+        "Bars to the left: without this region the score is lower, so it spoke for a match; to the right it "
+        "spoke against one. Larger regions can do more, so mind the share of the face in the table."
+    ),
+}
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What was found of a pair of faces.
+
+    Attributes:
+        score: Cosine similarity.
+        attention: (2, side, side) of either face, or None where the encoder has no attention.
+        refusal: Why there is none.
+        reaction: (2, side, side) changes of the score.
+        regions: By how the regions were hidden, the table of `explain.leave_out`.
+    """
+
+    score: float
+    attention: Floats | None
+    refusal: str
+    reaction: Floats
+    regions: dict[str, pd.DataFrame]
+
+
+def render() -> None:
+    """Show the page."""
+    st.title("Explain")
+    st.caption("What a model's score of two faces reacts to, and where the model puts all evaluation faces.")
+    with frame.explained(), session.told():
+        model = session.choose_model("model")
+        pair = _faces(model)
+        if pair is not None:
+            with session.told():
+                _pair(model, *pair)
+        _map(model)
+
+
+# --- two faces ---
+
+
+def _faces(model: Model) -> tuple[Chosen, Chosen] | None:
+    from facemae.recognition.recogniser import Recogniser
+
+    size = Recogniser.face_size(model)
+    left, right = st.columns(2)
+    with left:
+        first = aligned_face("explain_first", size, "First face")
+    with right:
+        second = aligned_face("explain_second", size, "Second face", place=1)
+    return None if first is None or second is None else (first, second)
+
+
+def _pair(model: Model, first: Chosen, second: Chosen) -> None:
+    found = _explained(model, first.image, second.image)
+    st.metric("Score (cosine similarity)", f"{found.score:.3f}", width="content")
+    st.text(standing(found.score, *frame.load(evaluated_scores, model.run, model.seed)))
+    for sentence in _known_of(first, second):
+        st.text(sentence)
+    st.info(WARNING, icon=":material/lightbulb:")
+    _overlays(found, first, second)
+    _regions(found)
+
+
+def _explained(model: Model, first: Pixels, second: Pixels) -> Explained:
+    """Return what was found of a pair; it is kept in the visitor's session until another pair is chosen."""
+    content = hashlib.sha256(first.tobytes() + second.tobytes()).hexdigest()
+    token = (model.name, model.fingerprint, content)
+    kept = st.session_state.get("explained")
+    if kept is None or kept[0] != token:
+        recogniser = session.recogniser(model)
+        with frame.turn(), st.spinner("Covering one part after the other…"):
+            kept = (token, explained(recogniser, first, second))
+        st.session_state["explained"] = kept
+    found: Explained = kept[1]
+    return found
+
+
+def explained(recogniser: Recogniser, first: Pixels, second: Pixels) -> Explained:
+    """Explain the score of two aligned faces (H, H, 3).
+
+    Raises:
+        UsageError: they are not of the model's size.
+    """
+    import torch
+
+    from facemae.models.patches import to_input
+    from facemae.recognition import explanation
+
+    embedder = recogniser.embedder
+    regions = {COVERED: explanation.leave_out(embedder, first, second)}
+    if explanation.can_drop(embedder):
+        regions[DROPPED] = explanation.leave_out(embedder, first, second, drop=True)
+    attention, refusal = None, ""
+    try:
+        device = next(embedder.parameters()).device
+        images = to_input(torch.from_numpy(np.stack([first, second]))).to(device)
+        attention = explanation.rollout(embedder, images).double().cpu().numpy()
+    except UsageError as error:
+        refusal = str(error)
+    return Explained(
+        explanation.score(embedder, first, second), attention, refusal,
+        explanation.sensitivity(embedder, first, second), regions,
+    )  # fmt: skip
+
+
+def evaluated_scores(paths: Results, run: str, seed: int) -> tuple[Floats, Floats]:
+    """Return the scores of the evaluation's pairs of one person, and of two, each in rising order."""
+    file = paths.stage(run, seed, "evaluate") / layout.SCORES
+    table = records.read_table(file, ["genuine", "score"]).dropna()
+    genuine = table["genuine"].to_numpy(bool)
+    scores = table["score"].to_numpy(np.float64)
+    return np.sort(scores[genuine]), np.sort(scores[~genuine])
+
+
+def standing(score: float, genuine: Floats, impostor: Floats) -> str:
+    """Say where a score stands among those of the evaluation's pairs, in rising order."""
+    if not len(genuine) or not len(impostor):
+        return "There are no scored pairs of the evaluation to hold it against."
+    lower = np.searchsorted(genuine, score, side="left") / len(genuine)
+    higher = 1 - np.searchsorted(impostor, score, side="left") / len(impostor)
+    return (
+        f"Among unseen people {lower:.0%} of the pairs of one person score lower, and {_share(higher)} of "
+        "the pairs of two people score as high or higher."
+    )
+
+
+def _share(value: float) -> str:
+    return "less than 0.1%" if 0 < value < 0.001 else f"{value:.1%}"
+
+
+def _known_of(*chosen: Chosen) -> list[str]:
+    """Return what the results know of the samples among the faces, in sentences."""
+    table = frame.load(tables.faces).set_index("sample_id")
+    rows = [table.loc[each.sample_id] for each in chosen if each.sample_id in table.index]
+    sentences = []
+    people = [row["person"] for row in rows if isinstance(row["person"], str)]
+    if len(people) == len(chosen):
+        same = len(set(people)) == 1
+        sentences.append("The photos show the same person." if same else "The photos show two people.")
+    if any(row["role"] not in (layout.ROLE_EVALUATION, layout.ROLE_TESTED) for row in rows):
+        sentences.append(
+            "A model may have been trained on a photo shown here, which makes it surer than usual."
+        )
+    return sentences
+
+
+# --- pictures over the faces ---
+
+
+def _overlays(found: Explained, first: Chosen, second: Chosen) -> None:
+    st.subheader("Where the score comes from")
+    if found.attention is None:
+        st.text(found.refusal)
+    else:
+        st.caption(HOW_TO_READ["attention"])
+    reach = float(np.abs(found.reaction).max())
+    st.caption(HOW_TO_READ["reaction"] + f" The strongest colour is a change of {reach:.2f}.")
+    for side, (chosen, column) in enumerate(zip((first, second), st.columns(2), strict=True)):
+        pictures = [enlarged(chosen.image)]
+        if found.attention is not None:
+            pictures.append(attended(chosen.image, found.attention[side], float(found.attention.max())))
+        pictures.append(reacted(chosen.image, found.reaction[side], reach))
+        title = f"{SIDES[side].capitalize()}: {chosen.name}"
+        shown = ("the face", "attention rollout", "reaction of the score")[:: 2 if len(pictures) == 2 else 1]
+        with column:
+            st.image(encode_png(_side_by_side(pictures)), width="stretch", alt=f"{title}; {', '.join(shown)}")
+            st.text(title)
+
+
+def enlarged(face: Pixels) -> Pixels:
+    """Return a face (H, H, 3), enlarged."""
+    size = (face.shape[1] * SCALE, face.shape[0] * SCALE)
+    return np.asarray(Image.fromarray(face).resize(size, Image.Resampling.BICUBIC))
+
+
+def attended(face: Pixels, attention: Floats, most: float) -> Pixels:
+    """Return a face (H, H, 3) in grey below its attention (side, side), whose brightest colour is `most`."""
+    scale = np.array([unlabel_rgb(each) for each in sample_colorscale("Viridis", np.linspace(0, 1, 256))])
+    place = np.clip(attention / max(most, 1e-12) * 255, 0, 255).round().astype(int)
+    return _blended(face, scale[place], np.full(attention.shape, 0.6))
+
+
+def reacted(face: Pixels, change: Floats, reach: float) -> Pixels:
+    """Return a face (H, H, 3) in grey below the score's changes (side, side), strongest at `reach`."""
+    colours = np.where((change < 0)[..., None], _rgb(FOR_COLOUR), _rgb(AGAINST_COLOUR))
+    return _blended(face, colours, 0.85 * np.clip(np.abs(change) / max(reach, 1e-12), 0, 1))
+
+
+def _rgb(colour: str) -> Floats:
+    return np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)], np.float64)
+
+
+def _blended(face: Pixels, colours: Floats, opacity: Floats) -> Pixels:
+    """Lay colours (side, side, 3) over an enlarged grey face, each as opaque (side, side) as given."""
+    grey = enlarged(face).mean(axis=2, keepdims=True)
+    rows, columns = (np.arange(length) * len(opacity) // length for length in grey.shape[:2])
+    over, share = colours[rows][:, columns], opacity[rows][:, columns, None]
+    return np.asarray((grey * (1 - share) + over * share).round(), np.uint8)
+
+
+def _side_by_side(pictures: list[Pixels]) -> Pixels:
+    gap = np.full((len(pictures[0]), 2 * SCALE, 3), 255, np.uint8)
+    parts = [part for picture in pictures for part in (gap, picture)][1:]
+    return np.concatenate(parts, axis=1)
+
+
+# --- regions ---
+
+
+@st.fragment
+def _regions(found: Explained) -> None:
+    st.subheader("Leaving one region out")
+    how = COVERED
+    if len(found.regions) > 1:
+        how = st.segmented_control(
+            "How a region is left out", list(found.regions), default=COVERED, required=True,
+            key="left_out", bind="query-params",
+            help=f"{COVERED}: painted in the photo's mean colour. {DROPPED}: its patches are kept from the "
+            "encoder.",
+        )  # fmt: skip
+    st.caption(HOW_TO_READ["regions"])
+    table = found.regions[how]
+    st.plotly_chart(
+        region_chart(table), key="regions", config={"displayModeBar": False},
+        alt="Bar chart: change of the score without each face region, for the first and the second face.",
+    )  # fmt: skip
+    with st.expander("The same in numbers"):
+        st.dataframe(
+            table, hide_index=True, column_config=_columns(),
+            alt="Table: score and its change without each region of either face.",
+        )  # fmt: skip
+
+
+def _columns() -> dict[str, Any]:
+    return {
+        "photo": "Face", "region": "Left out", "share": frame.number("Share of the face", "percent"),
+        "score": frame.number("Score", "%.3f"), "change": frame.number("Change", "%+.3f"),
+    }  # fmt: skip
+
+
+def region_chart(table: pd.DataFrame) -> go.Figure:
+    """Draw the changes of the score by region, a bar for each of the two faces."""
+    figure = go.Figure()
+    for photo, colour, pattern in zip(SIDES, BAR_COLOURS, ("", "/"), strict=True):
+        part = table[table["photo"] == photo]
+        figure.add_bar(
+            x=part["change"], y=part["region"], orientation="h", name=f"{photo} face",
+            marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "replace"}},
+            hovertemplate="%{y}: %{x:+.3f}<extra>" + photo + " face</extra>",
+        )  # fmt: skip
+    charts.finish(figure, x="change of the score without the region", y=None, height=380)
+    figure.update_layout(barmode="group", bargap=0.25)
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+# --- all faces ---
+
+
+@st.fragment
+@frame.explained()
+def _map(model: Model) -> None:
+    """Show the evaluation faces in a plane; another method redraws nothing else."""
+    from facemae.recognition import explanation
+
+    st.subheader("Map of the evaluation faces")
+    method = st.segmented_control(
+        "Laid out by",
+        explanation.METHODS,
+        default=explanation.PCA,
+        required=True,
+        key="map",
+        bind="query-params",
+    )
+    if method not in explanation.methods():
+        st.info("UMAP is not installed here. One command adds it:", icon=":material/info:")
+        st.code("pip install 'facemae[map]'", language="bash")
+        return
+    with session.told(), st.spinner("Laying out the faces; the first time UMAP takes some ten seconds…"):
+        found = frame.load(explanation.embedding_map, model.run, model.seed, method)
+        st.caption(
+            "Each point is a face, each colour a person; point at one, tap it or walk with the arrow keys to "
+            f"see the face. {found.note}"
+        )
+        faces_map.show(found.table, f"Map of embeddings by {model.name}, {method}", key="faces_map")
+        with st.expander("The same in numbers"):
+            st.dataframe(
+                found.table, hide_index=True, alt="Table: every face of the map with its person and place.",
+                column_config={"sample_id": "Face", "person": "Person"},
+            )  # fmt: skip

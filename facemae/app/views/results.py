@@ -1,0 +1,223 @@
+"""The results page: what is being trained, every number, ROC, DET and learning curves, settings compared."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from facemae import config
+from facemae.app import frame
+from facemae.app.parts import download, live_training
+from facemae.app.views import alignment
+from facemae.core.layout import Results
+from facemae.report import charts, curves, tables
+from facemae.report.phrases import metric_label
+
+STAGES = {"pretrain": "Pretraining", "finetune": "Fine-tuning"}
+KINDS = {"all": "", "runs": "run", "controls": "baseline"}
+ANY_MASK = "any mask"
+
+
+def render() -> None:
+    """Show the page."""
+    st.title("Results")
+    with frame.explained():
+        setup = frame.load(tables.experiment)
+        live_training.show(setup)
+        roster = tables.roster(setup)
+        if not Results(frame.results_root()).leaderboard.is_file():
+            _learning(roster, download.NO)
+        leaderboard = frame.load(tables.leaderboard)
+        _numbers(leaderboard)
+        form = download.choice("save")
+        _roc(leaderboard, roster, form)
+        _learning(roster, form)
+        _settings(setup)
+        _photos()
+
+
+@st.fragment
+@frame.explained()
+def _numbers(leaderboard: pd.DataFrame) -> None:
+    names = leaderboard["metric"].unique().tolist()
+    metric = st.selectbox("Metric", names, format_func=metric_label, key="metric", bind="query-params")
+    table = leaderboard[leaderboard["metric"] == metric]
+    condition = _condition(table)
+    table = table[table["condition"] == condition]
+    if table["value"].isna().all():
+        st.info("This metric is refused: the evaluation is too small for it.", icon=":material/block:")
+        st.text(str(table["note"].iloc[0]))
+    table = table.assign(strategy=table["strategy"].where(table["kind"] == "run", "control"))
+    found = _filtered(table)
+    if found.empty:
+        st.info("No run fits these filters; clear the text or choose any mask.", icon=":material/search_off:")
+        return
+    st.dataframe(
+        found,
+        hide_index=True,
+        column_config=_columns(),
+        column_order=[name for name in _columns() if name in found and found[name].notna().any()],
+        alt=f"Table: {metric_label(metric)} of every run and control.",
+    )
+    st.caption(
+        "Mean over seeds, with the interval for new people and new networks; controls train none. A click "
+        "on a column's head sorts by it."
+    )
+    with st.expander("Every seed"):
+        each = frame.load(tables.summary)
+        columns = ["run", "seed", "amount", "value", "ci_low", "ci_high", "n", "note"]
+        each = each[(each["metric"] == metric) & (each["condition"] == condition)]
+        each = each.loc[each["run"].isin(found["run"]), columns]
+        st.dataframe(each.dropna(axis=1, how="all"), hide_index=True, column_config=_columns())
+        st.caption("One seed's interval is for new people only and knows nothing of the luck of training.")
+    _downloads(found)
+
+
+def _filtered(table: pd.DataFrame) -> pd.DataFrame:
+    """Let the reader choose runs by a part of their name, their mask and their kind."""
+    left, middle, right = st.columns(3)
+    text = left.text_input("Name contains", key="text", bind="query-params", max_chars=40).strip().lower()
+    masks = [ANY_MASK, *dict.fromkeys(table["strategy"])]
+    mask = middle.selectbox("Mask", masks, key="mask", bind="query-params")
+    kind = right.segmented_control(
+        "Kind", list(KINDS), default="all", required=True, key="kind", bind="query-params"
+    )
+    fits = table["run"].str.lower().str.contains(text, regex=False)
+    if mask != ANY_MASK:
+        fits &= table["strategy"] == mask
+    if KINDS[kind or "all"]:
+        fits &= table["kind"] == KINDS[kind]
+    return table[fits]
+
+
+def _downloads(shown: pd.DataFrame) -> None:
+    """Offer the table above, and every seed of every metric, as CSV and as Parquet."""
+    with st.container(horizontal=True):
+        for title, table, name in (
+            ("This table", shown, "facemae-table"),
+            ("All numbers", frame.load(tables.summary), "facemae-summary"),
+        ):
+            for form, make, kind in (
+                ("CSV", _csv, "text/csv"),
+                ("Parquet", _parquet, "application/octet-stream"),
+            ):
+                st.download_button(
+                    f"{title} as {form}",
+                    make(table),
+                    f"{name}.{form.lower()}",
+                    kind,
+                    key=f"{name}_{form}",
+                    on_click="ignore",
+                    icon=":material/download:",
+                )
+
+
+def _csv(table: pd.DataFrame) -> str:
+    """Return a table as text; a cell that a spreadsheet would take for a formula is quoted as text."""
+    texts = table.select_dtypes(include=["object", "string"]).columns
+    plain = table.assign(**{name: table[name].map(_no_formula) for name in texts})
+    return str(plain.to_csv(index=False))
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _condition(table: pd.DataFrame) -> str:
+    """Return the condition to show a metric under: the one there is, or the one chosen."""
+    found = sorted(table["condition"].unique())
+    if len(found) == 1:
+        return str(found[0])
+    chosen: str = st.selectbox(
+        "Measured on", found, format_func=lambda name: name or "faces as they are", key="condition"
+    )
+    return chosen
+
+
+def _columns() -> dict[str, Any]:
+    return {
+        "run": "Run",
+        "seed": "Seed",
+        "amount": frame.number("Amount", "%.3g"),
+        "value": frame.number("Value", "%.3f"),
+        "ci_low": frame.number("Interval from", "%.3f"),
+        "ci_high": frame.number("to", "%.3f"),
+        "n": "Behind it",
+        "strategy": "Mask",
+        "seeds": "Seeds",
+        "people": "People",
+        "seconds_pretrain": frame.number("Pretraining s", "%.0f"),
+        "seconds_finetune": frame.number("Fine-tuning s", "%.0f"),
+        "images_pretrain": frame.number("Images pretraining", "%.0f"),
+        "images_finetune": frame.number("Images fine-tuning", "%.0f"),
+        "joules": frame.number("Joules", "%.0f"),
+        "device": "Device",
+        "note": "Note",
+    }
+
+
+@st.fragment
+@frame.explained()
+def _roc(leaderboard: pd.DataFrame, roster: pd.DataFrame, form: str) -> None:
+    st.subheader("ROC curves")
+    every_seed = st.toggle("Every seed instead of the mean", key="every_seed", bind="query-params")
+    roc = frame.load(tables.roc_curves)
+    colours, dashes = charts.palette(roster), charts.dashes(roster)
+    bars = charts.rate_intervals(leaderboard)
+    if not every_seed:
+        st.caption(charts.ROC_INTERVALS)
+    download.chart("roc", charts.roc_chart(roc, colours, dashes, every_seed=every_seed, bars=bars), form)
+    st.subheader("DET curves")
+    figure = curves.chart(curves.det(roc, spread=True), colours, dashes)
+    charts.add_bars(figure, curves.det_intervals(bars), colours)
+    download.chart("det", figure, form)
+
+
+def _learning(roster: pd.DataFrame, form: str) -> None:
+    for stage, title in STAGES.items():
+        losses = frame.load(tables.learning_curves, stage)
+        if len(losses):
+            st.subheader(title)
+            download.chart(stage, charts.learning_chart(losses, charts.palette(roster)), form)
+
+
+@st.fragment
+@frame.explained()
+def _settings(setup: config.Experiment) -> None:
+    """Show the settings in which two runs differ, side by side."""
+    st.subheader("Settings of two runs, compared")
+    names = tables.run_names(setup)
+    if len(names) < 2:
+        st.text("There is one run only; a second one in config.yaml can be compared with it.")
+        return
+    left, right = st.columns(2)
+    first = left.selectbox("Run", names, key="first", bind="query-params")
+    second = right.selectbox("Against", names, index=1, key="second", bind="query-params")
+    found = tables.differences(setup, first, second)
+    if found.empty:
+        st.text("Their settings are the same." if first != second else "Choose two runs.")
+        return
+    st.text(f"{len(found)} settings differ; everything else is the same in both.")
+    st.dataframe(
+        found,
+        hide_index=True,
+        column_config={"setting": "Setting", "first": first, "second": second},
+        alt=f"Table of the settings in which {first} and {second} differ.",
+    )
+
+
+def _photos() -> None:
+    st.subheader("The photos behind it")
+    st.text("What became of every photo, which faces are doubtful, and each of them close up:")
+    # Known by its address alone, so that this page need not be handed the app's list of pages.
+    page = st.Page(alignment.render, title="Alignment", icon=":material/face:", url_path="alignment")
+    st.page_link(page, label="Alignment: look through the faces")

@@ -1,0 +1,1 @@
+"""Device, precision, several processes and seeds: where tensors live."""

@@ -1,0 +1,179 @@
+"""Which settings go together: what cannot work is refused before anything runs, with what would.
+
+Knows the networks and strategies by name only, so that the workflow can ask without loading torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from facemae.config import networks
+from facemae.config.masks import BLOCKS, MASK_GUIDES, PIXEL_MASKS, REGION_MASKS
+from facemae.config.networks import either
+
+if TYPE_CHECKING:
+    from facemae.config.experiment import Finetune, Model, Pretrain
+
+LEAST_PATCH = 4  # pixels along a side, of those offered
+MIN_REGION_SIDE = 4  # patches along a side, below which the boxes of the regions fall together
+DECODERS = {
+    "vit": ("transformer", "cross", "deconv", "mlp"),
+    "cnn": ("transformer", "cross", "deconv", "mlp"),
+    "mlp": ("mlp",),
+}
+# What a guide asks the encoder for: attention, or a token per patch.
+GUIDED = {
+    "attention": ("vit",),
+    "predicted_loss": ("vit", "cnn"),
+    "position_loss": ("vit", "cnn", "mlp"),
+    "adversarial": ("vit", "cnn", "mlp"),
+}
+
+
+def problem(model: Model, pretrain: Pretrain | None, image_size: int, *, aligned: bool) -> str | None:
+    """Return the first reason for which settings cannot work, "key: sentence", or None.
+
+    Args:
+        model: The encoder.
+        pretrain: The masked autoencoder around it, or its rival; None trains without.
+        image_size: Side of a face in pixels.
+        aligned: Whether the faces are warped to the template that the face regions lie on.
+    """
+    for found in _problems(model, pretrain, image_size, aligned):
+        return found
+    return None
+
+
+def finetune_problem(model: Model, finetune: Finetune, image_size: int) -> str | None:
+    """Return the first reason for which an encoder cannot be fine-tuned so, as `problem` does, or None."""
+    mode, blocks = finetune.mode, model.shape[1]
+    if mode in ("partial", "lora") and model.encoder != "vit":
+        what = "blocks" if mode == "partial" else "attention"
+        return (
+            f"finetune.mode: {mode} trains {what} of a vision Transformer, which encoder {model.encoder} has "
+            "not; choose full, probe or knn."
+        )
+    if mode == "partial" and finetune.last_blocks > blocks:
+        return f"finetune.last_blocks: {finetune.last_blocks} of {blocks} blocks; choose fewer."
+    if finetune.patch_drop and model.encoder == "mlp":
+        return "finetune.patch_drop: encoder mlp has no patches, so none can be left out; choose 0."
+    patches = (image_size // model.patch_size) ** 2
+    if finetune.patch_drop and not 1 <= round(finetune.patch_drop * patches) < patches:
+        return (
+            f"finetune.patch_drop: {finetune.patch_drop} of {patches} patches leaves out none or all; choose "
+            "another share, or 0."
+        )
+    return None
+
+
+def _problems(model: Model, pretrain: Pretrain | None, image_size: int, aligned: bool) -> Iterator[str]:
+    yield from _model_problems(model, image_size)
+    if pretrain is None:
+        return
+    if pretrain.method != "mae":
+        yield from _rival_problems(pretrain)
+        return
+    yield from _decoder_problems(model, pretrain)
+    yield from _mask_problems(model, pretrain, image_size, aligned)
+
+
+def _model_problems(model: Model, image_size: int) -> Iterator[str]:
+    cnn = model.encoder == "cnn"
+    sizes = networks.patch_sizes(image_size) if cnn else _divisors(image_size)
+    instead = f"choose {either(sizes)}" if sizes else "choose an image_size that is a multiple of 16"
+    if image_size % model.patch_size:
+        yield (
+            f"model.patch_size: data.image_size {image_size} is not divisible by {model.patch_size}; "
+            f"{instead}."
+        )
+    if cnn and model.network not in networks.NETWORKS:
+        yield f"model.network: {model.network} cannot be masked; choose {either(networks.NETWORKS)}."
+    if cnn and model.patch_size not in sizes:
+        yield (f"model.patch_size: a cnn's is one of its strides that tile {image_size} pixels; {instead}.")
+
+
+def _divisors(image_size: int) -> tuple[int, ...]:
+    return tuple(size for size in range(LEAST_PATCH, image_size // 2 + 1) if image_size % size == 0)
+
+
+def _rival_problems(pretrain: Pretrain) -> Iterator[str]:
+    """Yield what a rival of the masked autoencoder asks for: every encoder will do, parts of a batch not."""
+    if pretrain.accumulate > 1:
+        yield (
+            f"pretrain.accumulate: {pretrain.method} compares the faces of the whole batch, parts of it "
+            "would be another task; choose 1, and a smaller batch_size if memory is short."
+        )
+
+
+def _decoder_problems(model: Model, pretrain: Pretrain) -> Iterator[str]:
+    possible = DECODERS[model.encoder]
+    if pretrain.decoder not in possible:
+        yield (
+            f"pretrain.decoder: {pretrain.decoder} needs a token per patch, encoder {model.encoder} gives "
+            f"one vector per image; choose {either(possible)}."
+        )
+    if pretrain.decoder == "cross":
+        others = either([name for name in possible if name != "cross"])
+        if pretrain.mask in PIXEL_MASKS:
+            yield (
+                f"pretrain.decoder: cross predicts hidden patches from visible ones, and the {pretrain.mask} "
+                f"mask hides no whole patch; choose {others}."
+            )
+        if pretrain.loss_on == "all":
+            yield (
+                "pretrain.loss_on: decoder cross predicts hidden patches only; choose loss_on hidden, or "
+                f"decoder {others}."
+            )
+    if pretrain.predict_ratio < 1 and (pretrain.loss_on == "all" or pretrain.mask in PIXEL_MASKS):
+        yield (
+            "pretrain.predict_ratio: only hidden patches can be left out; choose 1, or loss_on hidden "
+            "with a mask over patches."
+        )
+    if pretrain.perceptual.weight and pretrain.perceptual.network == "ema" and model.encoder == "mlp":
+        yield (
+            "pretrain.perceptual.network: ema compares the features of places, encoder mlp has none; "
+            "choose a timm network, or encoder vit or cnn."
+        )
+
+
+def _mask_problems(model: Model, pretrain: Pretrain, image_size: int, aligned: bool) -> Iterator[str]:
+    mask = pretrain.mask
+    side = image_size if mask in PIXEL_MASKS else image_size // model.patch_size
+    for key, ratio in _ratios(pretrain):
+        if not 1 <= round(ratio * side * side) <= side * side - 1:
+            yield (
+                f"pretrain.{key}: {ratio} of {side * side} patches leaves none hidden or none visible; "
+                "choose another ratio or a smaller patch."
+            )
+    if not _is_led(mask, model):
+        guide = MASK_GUIDES[mask]
+        others = [pretrain.model_copy(update={"mask": name}) for name in BLOCKS if _is_led(name, model)]
+        possible = [each.mask for each in others if problem(model, each, image_size, aligned=aligned) is None]
+        yield (
+            f"pretrain.mask: {mask} is led by {guide.replace('_', ' ')}, which takes encoder "
+            f"{either(GUIDED[guide])}; with encoder {model.encoder} choose {either(possible)}."
+        )
+    if mask in REGION_MASKS and side < MIN_REGION_SIDE:
+        yield (
+            f"pretrain.mask: {mask} masks need {MIN_REGION_SIDE} x {MIN_REGION_SIDE} patches to tell regions "
+            f"apart, there are {side} x {side}; choose a smaller patch."
+        )
+    if mask in REGION_MASKS and not aligned:
+        yield (
+            f"pretrain.mask: {mask} looks for face regions where the alignment puts them, data.align crop "
+            "does not align; choose align landmarks, or another mask."
+        )
+
+
+def _is_led(mask: str, model: Model) -> bool:
+    """Tell whether the encoder can lead a mask, or nothing has to."""
+    return mask not in MASK_GUIDES or model.encoder in GUIDED[MASK_GUIDES[mask]]
+
+
+def _ratios(pretrain: Pretrain) -> Iterator[tuple[str, float]]:
+    if pretrain.mask == "ratio_curriculum" and pretrain.masks.ratio_curriculum:
+        curriculum = pretrain.masks.ratio_curriculum
+        yield "masks.ratio_curriculum.start", curriculum.start
+        yield "masks.ratio_curriculum.end", curriculum.end
+    yield "mask_ratio", pretrain.mask_ratio

@@ -1,0 +1,170 @@
+"""The masking strategies' settings: typed and bounded, and known without loading a network.
+
+Shares are of M, the patches that a mask hides, where nothing else is said.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, get_args
+
+from pydantic import Field, model_validator
+
+from facemae.config.section import OpenShare, Section, Share
+
+Aspect = Annotated[float, Field(gt=0, le=1)]
+
+
+class MaskBlock(Section):
+    """The settings of a strategy and, as class variables, what it needs; those stand nowhere else."""
+
+    guide: ClassVar[str | None] = None
+    """Key of `guides.GUIDES`, where what a network has learnt leads the strategy."""
+    regions: ClassVar[bool] = False
+    """Whether it looks at the face regions: faces have to be aligned to the template."""
+    pixels: ClassVar[bool] = False
+    """Whether it hides single pixels and saves no tokens."""
+    experimental: ClassVar[bool] = False
+    """Whether it is offered without a promise."""
+
+
+class NoParameters(MaskBlock):
+    """Nothing to set."""
+
+
+class PixelMask(MaskBlock):
+    """Pixels are hidden; nothing to set."""
+
+    pixels = True
+
+
+class RegionMask(MaskBlock):
+    """The face regions lead; nothing to set."""
+
+    regions = True
+
+
+class BlockMask(MaskBlock):
+    """Rectangles are hidden."""
+
+    least_area: Annotated[float, Field(gt=0, le=1)]
+    """Least area of a rectangle, share of all patches."""
+    least_aspect: Aspect
+    """Least height per width of a rectangle; the greatest is its inverse."""
+    rounds: Annotated[int, Field(ge=1, le=100)]
+    """Rectangles tried per image; what they leave is topped up at random."""
+
+
+class InverseBlockMask(MaskBlock):
+    """One rectangle stays visible."""
+
+    least_aspect: Aspect
+    """Least height per width of the rectangle; the greatest is its inverse."""
+
+
+class AttentionMask(MaskBlock):
+    """A teacher's attention leads."""
+
+    guide = "attention"
+
+    least_led: Share
+    """Least share that attention leads, drawn for each image anew; the rest is random."""
+    most_led: Share
+    """Greatest share that attention leads."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> AttentionMask:
+        if self.least_led > self.most_led:
+            raise ValueError(f"least_led is {self.least_led}, above most_led {self.most_led}; swap them")
+        return self
+
+
+class HintMask(AttentionMask):
+    """A teacher's attention leads, and a few hints stay visible."""
+
+    reveal: Share
+    """Share of the led patches that stays visible, among as large a share of the most attended patches."""
+
+
+class HardPatchMask(MaskBlock):
+    """The predicted loss leads."""
+
+    guide = "predicted_loss"
+
+    final_led: Share
+    """Share that is led at the end of the training; it rises linearly from 0."""
+
+
+class LossMask(MaskBlock):
+    """The running mean of the error at each position of the template leads."""
+
+    guide = "position_loss"
+
+    final_led: Share
+    """Share that is led at the end of the training; it rises linearly from 0."""
+    temperature: Annotated[float, Field(gt=0)]
+    """In standard deviations of the error over the positions; small hides the hardest, great is random."""
+
+
+class RatioCurriculum(MaskBlock):
+    """The share to hide moves on a line during the training, in place of mask_ratio."""
+
+    start: OpenShare
+    """Share of the patches hidden at the start."""
+    end: OpenShare
+    """Share of the patches hidden at the end."""
+
+
+class AdversarialMask(MaskBlock):
+    """A network learns what is hard to predict."""
+
+    guide = "adversarial"
+    experimental = True
+
+    temperature: Annotated[float, Field(ge=0)]
+    """Factor on the Gumbel noise added to the learnt scores (logits); 0 is none."""
+
+
+class Masks(Section):
+    """One block per strategy; a run needs that of its own strategy only."""
+
+    random: NoParameters | None = None
+    block: BlockMask | None = None
+    inverse_block: InverseBlockMask | None = None
+    grid: NoParameters | None = None
+    pixel: PixelMask | None = None
+    region: RegionMask | None = None
+    region_proportional: RegionMask | None = None
+    parts_first: RegionMask | None = None
+    parts_last: RegionMask | None = None
+    attention_high: AttentionMask | None = None
+    attention_hint: HintMask | None = None
+    attention_low: AttentionMask | None = None
+    hard_patches: HardPatchMask | None = None
+    loss_ema: LossMask | None = None
+    ratio_curriculum: RatioCurriculum | None = None
+    part_curriculum: RegionMask | None = None
+    adversarial: AdversarialMask | None = None
+
+    def only(self, mask: str) -> Masks:
+        """Return the block of `mask` alone."""
+        return Masks.model_validate({mask: getattr(self, mask)})
+
+    def parameters(self, mask: str) -> dict[str, Any]:
+        """Return the parameters of `mask` by name.
+
+        Raises:
+            ValueError: there is no block for it.
+        """
+        block: MaskBlock | None = getattr(self, mask)
+        if block is None:
+            raise ValueError(f"the mask {mask} has no settings; give it a block under masks")
+        return block.model_dump()
+
+
+BLOCKS: dict[str, type[MaskBlock]] = {
+    name: get_args(field.annotation)[0] for name, field in Masks.model_fields.items()
+}
+"""The class of each strategy's block."""
+REGION_MASKS = frozenset(name for name, block in BLOCKS.items() if block.regions)
+PIXEL_MASKS = frozenset(name for name, block in BLOCKS.items() if block.pixels)
+MASK_GUIDES = {name: block.guide for name, block in BLOCKS.items() if block.guide}

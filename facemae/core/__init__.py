@@ -1,0 +1,1 @@
+"""Files, errors and progress; no torch, no faces."""

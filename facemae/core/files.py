@@ -1,0 +1,221 @@
+"""The only writer: atomic, durable files and folders, checksums, and a lock that dies with its process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from facemae.core.errors import StorageError, UsageError
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Return the SHA-256 of `data` as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def atomic_write(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Replace `path` by `data` so that a reader or a kill sees the old file or the new one, never half.
+
+    The bytes and the folder entry are synced before and after the rename. A private file is for its owner's
+    eyes alone, from its first byte on.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; `path` is untouched.
+    """
+    with atomic_file(path, len(data), private=private) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, needed: int = 0, *, private: bool = False) -> Iterator[BinaryIO]:
+    """Open a file that replaces `path`, as `atomic_write` does, when the block ends without an error.
+
+    Args:
+        path: The file to replace.
+        needed: How many bytes it will take, if known, for the message when the disk is full.
+        private: Whether only its owner may read it.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; `path` is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a kill left is written over
+    try:
+        with storage_errors(path, needed):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if private:
+                temporary.unlink(missing_ok=True)
+            with open(temporary, "wb", opener=_private if private else None) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, needed: int = 0) -> Iterator[Path]:
+    """Yield an empty folder to fill, which becomes `path` when the block ends without an error.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; there is no `path` then.
+    """
+    partial = path.with_name(f".{path.name}.partial")  # a fixed name: what a kill left is cleared away
+    try:
+        with storage_errors(path, needed):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        yield partial
+        with storage_errors(path, needed):
+            os.sync()
+            partial.replace(path)
+            _sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def resume_file(path: Path, size: int) -> Iterator[BinaryIO]:
+    """Open a file to go on writing after its first `size` bytes; what lies beyond them is cut off.
+
+    Raises:
+        StorageError: the disk is full or the file cannot be written.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            file.truncate(size)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def publish(finished: Path, path: Path) -> None:
+    """Rename a finished, synced file to the name under which others look for it."""
+    with storage_errors(path):
+        finished.replace(path)
+        _sync_folder(path.parent)
+
+
+def write_blocks(path: Path, blocks: Iterable[bytes]) -> int:
+    """Write a new file inside a folder that `atomic_folder` yielded, and return its size.
+
+    Raises:
+        StorageError: the disk is full or the file cannot be written.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb") as file:
+            return sum(file.write(block) for block in blocks)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log; a kill may tear the last one, which `results.read_log` leaves out.
+
+    Raises:
+        StorageError: the disk is full or the file cannot be written.
+    """
+    with storage_errors(path, len(line)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turn an operating system's error while writing `path` into a sentence about the disk.
+
+    Raises:
+        StorageError: instead of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _storage_error(path, needed, error) from error
+
+
+def _storage_error(path: Path, needed: int, error: OSError) -> StorageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        free = shutil.disk_usage(folder).free
+        wanted = f"{path} needs {needed / 1e6:.1f} MB" if needed else f"{path} cannot be written"
+        return StorageError(
+            f"The disk is full: {wanted} and {free / 1e6:.1f} MB are free; "
+            "make room and run the same command again, it goes on where it was."
+        )
+    return StorageError(f"{path} cannot be written ({error.strerror}); check the folder's permissions.")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def dump_json(value: Any, *, sort_keys: bool = True) -> bytes:
+    """Encode `value` as canonical JSON: two spaces, one trailing newline, and keys sorted.
+
+    With `sort_keys` False they keep their order, where it means something.
+    """
+    text = json.dumps(value, indent=2, sort_keys=sort_keys, allow_nan=False, ensure_ascii=False)
+    return f"{text}\n".encode()
+
+
+def write_json(path: Path, value: Any, *, sort_keys: bool = True) -> None:
+    """Write `value` to `path` atomically as canonical JSON."""
+    atomic_write(path, dump_json(value, sort_keys=sort_keys))
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; the kernel frees it when the process ends, however it ends.
+
+    Raises:
+        UsageError: another live process holds it.
+        StorageError: it cannot be made.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 - closed below
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise UsageError(
+                f"{path.parent} is in use by process {holder}; wait for it to end, or stop it first."
+            ) from error
+        except OSError as error:
+            raise StorageError(
+                f"{path.parent} is on a file system without locks ({error.strerror}); mount it with them "
+                "(NFS 4, or Lustre with -o flock), or choose another folder."
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,185 @@
+"""Every file name, column and schema of a results folder: stages write through here, readers read.
+
+<results>/config.json                 the experiment as it was run
+<results>/data/                       photos, aligned faces, outcomes, split
+<results>/<run>/<seed>/<stage>/       one folder per run, seed and stage
+<results>/summary.parquet             one row per run, seed and metric
+<results>/leaderboard.parquet, verdicts.parquet, verdict.json, report/overview.html, report.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIG = "config.json"
+METRICS = "metrics.json"
+LOG = "log.jsonl"
+ENCODER = "encoder.safetensors"
+DECODER = "decoder.safetensors"
+EMBEDDER = "embedder.safetensors"
+PROBE_AUC = "probe_held_out_auc"  # metric of the finetune stage: its head on training people held out
+RECONSTRUCTIONS = "reconstructions.safetensors"
+COMMON_ERROR = "reconstruction_error_random"  # metric of the pretrain stage: under the mask common to all
+FACTS = "facts"  # key of a safetensors file's metadata, of which there is one
+EMBEDDINGS = "embeddings.parquet"
+PROBE = "probe.parquet"  # the same by the closed-form head on the encoder before fine-tuning
+SCORES = "scores.parquet"
+RESAMPLES = "resamples.parquet"
+INFLUENCE = "influence.parquet"
+
+PHOTO_COLUMNS = ["key", "sample_id", "person", "source", "set", "path", "offset", "length", "sha256", "bytes"]
+PAIR_COLUMNS = ["protocol", "fold", "first", "second", "genuine"]
+OVERLAP_COLUMNS = ["kind", "evaluation", "other", "distance", "action"]
+SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "part", "trainable", "enrolled", "sha256"]
+EMBEDDING_COLUMNS = ["sample_id", "person", "part", "embedding"]
+SCORE_COLUMNS = ["first", "second", "genuine", "score", "part"]
+PRIMARY, EXPLORATORY = "primary", "exploratory"  # families of verdicts
+SUMMARY_COLUMNS = [
+    "run", "kind", "strategy", "mask_ratio", "seed", "dataset", "protocol", "metric", "condition", "amount",
+    "value", "ci_low", "ci_high", "n", "note", "seconds", "device",
+]  # fmt: skip
+LEADERBOARD_COLUMNS = [
+    "run", "kind", "strategy", "mask_ratio", "protocol", "metric", "condition", "amount",
+    "value", "ci_low", "ci_high", "seeds", "people", "seconds_pretrain", "seconds_finetune",
+    "images_pretrain", "images_finetune", "joules", "device", "note",
+]  # fmt: skip
+VERDICT_COLUMNS = [
+    "metric", "family", "run_a", "run_b", "difference", "ci_low", "ci_high", "p_value", "p_adjusted",
+    "verdict", "detectable", "note", "seconds_difference", "budget_note",
+]  # fmt: skip
+
+SET_LABELLED, SET_UNLABELLED, SET_TESTED = "labelled", "unlabelled", "tested"
+ROLE_EVALUATION, ROLE_TRAIN, ROLE_UNLABELLED, ROLE_TESTED = "evaluation", "train", "unlabelled", "tested"
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The paths of one folder of photos and aligned faces: `<results>/data`, or one prepared by itself."""
+
+    root: Path
+
+    @property
+    def photos(self) -> Path:
+        """The manifest: one row per input photo."""
+        return self.root / "photos.parquet"
+
+    @property
+    def sources(self) -> Path:
+        """What the photos come from, with licence, credit and the files that are no photos."""
+        return self.root / "sources.json"
+
+    @property
+    def listed_pairs(self) -> Path:
+        """Pairs of photos that the sources set out for verification."""
+        return self.root / "listed_pairs.parquet"
+
+    @property
+    def pairs(self) -> Path:
+        """Those, and pairs drawn from the evaluation people."""
+        return self.root / "pairs.parquet"
+
+    @property
+    def unpacked(self) -> Path:
+        """The content of archives, a folder for each; hidden, since it can be made again."""
+        return self.root / ".unpacked"
+
+    @property
+    def shards(self) -> Path:
+        """The aligned faces as Parquet, in a folder named after the settings they were made with."""
+        return self.root / "shards"
+
+    @property
+    def faces(self) -> Path:
+        """The index: one row per aligned face, without its image."""
+        return self.root / "faces.parquet"
+
+    @property
+    def outcomes(self) -> Path:
+        """One JSON line per input photo: what became of it and why."""
+        return self.root / "report.jsonl"
+
+    @property
+    def rejected(self) -> Path:
+        """Those lines of `outcomes` that are not OK."""
+        return self.root / "rejected.jsonl"
+
+    @property
+    def cache(self) -> Path:
+        """The aligned faces decoded, in the index's order: (N, H, H, 3) uint8."""
+        return self.root / "faces.npy"
+
+    @property
+    def cache_hashes(self) -> Path:
+        """Checksums of the cache, block by block."""
+        return self.root / "faces.hashes.json"
+
+    @property
+    def split(self) -> Path:
+        """Role and fold of every aligned face."""
+        return self.root / "split.parquet"
+
+    @property
+    def overlaps(self) -> Path:
+        """Photos found on both sides of the split, and what was done about it."""
+        return self.root / "overlaps.parquet"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The paths of one results folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The experiment, resolved, as JSON."""
+        return self.root / CONFIG
+
+    @property
+    def data(self) -> DataFolder:
+        """Photos, aligned faces and their roles."""
+        return DataFolder(self.root / "data")
+
+    @property
+    def summary(self) -> Path:
+        """One row per run, seed and metric."""
+        return self.root / "summary.parquet"
+
+    @property
+    def leaderboard(self) -> Path:
+        """One row per run and metric, over the seeds."""
+        return self.root / "leaderboard.parquet"
+
+    @property
+    def verdicts(self) -> Path:
+        """One row per pair of runs and metric."""
+        return self.root / "verdicts.parquet"
+
+    @property
+    def verdict(self) -> Path:
+        """The headline in words."""
+        return self.root / "verdict.json"
+
+    @property
+    def overview(self) -> Path:
+        """The report's page of charts and tables."""
+        return self.root / "report" / "overview.html"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained report, made by `snakemake --report`."""
+        return self.root / "report.html"
+
+    def stage(self, run: str, seed: int, stage: str) -> Path:
+        """Return the folder of one stage of one run."""
+        return self.root / run / str(seed) / stage
+
+    def labels(self, run: str, seed: int, subset: int) -> Path:
+        """Return the folder of a run's curve over fewer labels, for one random subset of them."""
+        return self.stage(run, seed, "labels") / str(subset)
+
+
+def embedder_file(part: int) -> str:
+    """Return the name of the weights that evaluate a part of the folds; without rotations there is one."""
+    return EMBEDDER if part == 0 else EMBEDDER.replace(".", f"-{part}.")

@@ -1,0 +1,192 @@
+"""Reading and writing JSON, JSON lines, Parquet tables and a stage's metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import io
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from facemae import __version__
+from facemae.core import files
+from facemae.core.errors import IntegrityError
+from facemae.core.layout import METRICS
+
+SCHEMA_VERSION = 1
+
+
+def digest(value: Any) -> str:
+    """Return a short hash that identifies a JSON value, such as a resolved configuration."""
+    return files.sha256(files.dump_json(value))[:16]
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in `path`.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise IntegrityError(f"{path} is damaged ({error}); make it again.") from error
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a `log.jsonl`; a torn last line (from a kill) is left out."""
+    return list(iterate_log(path))
+
+
+def iterate_log(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a `.jsonl` file; a torn last line (from a kill) is left out."""
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                return
+            yield record
+
+
+def write_table(path: Path, table: pd.DataFrame, columns: list[str]) -> None:
+    """Write `columns` of `table` as Parquet, atomically.
+
+    Raises:
+        KeyError: a column is missing.
+    """
+    buffer = io.BytesIO()
+    table[columns].to_parquet(buffer, index=False)
+    files.atomic_write(path, buffer.getvalue())
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Return a Parquet table.
+
+    Raises:
+        IntegrityError: the file is damaged or lacks a column.
+        OSError: it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        try:
+            return pd.read_parquet(file, columns=columns)
+        except Exception as error:  # pyarrow has no common base class for damaged files
+            reason = " ".join(str(error).split())
+            raise IntegrityError(
+                f"{path} is damaged or no table of ours ({reason}); make it again."
+            ) from error
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line, atomically."""
+    lines = [json.dumps(record, ensure_ascii=True, allow_nan=False) for record in records]
+    files.atomic_write(path, "".join(line + "\n" for line in lines).encode())
+
+
+def metric(
+    name: str,
+    value: float | None,
+    *,
+    n: int,
+    interval: tuple[float, float] | None = None,
+    protocol: str = "training",
+    condition: str = "",
+    amount: float | None = None,
+    note: str = "",
+    people: int | None = None,
+) -> dict[str, Any]:
+    """Return one entry of `metrics.json`; a refused metric has no value and says why in `note`.
+
+    One metric may be measured several times: under a `condition`, such as "sunglasses", of some `amount`.
+    `people` says on how many it rests where these are others than those of the whole stage.
+    """
+    low, high = interval or (None, None)
+    others = {} if people is None else {"people": people}
+    return others | {
+        "protocol": protocol, "name": name, "condition": condition, "amount": amount, "value": value,
+        "ci_low": low, "ci_high": high, "n": n, "note": note,
+    }  # fmt: skip
+
+
+def column(name: str, condition: str = "", amount: float | None = None) -> str:
+    """Return the column of a table of resamples that holds a metric: its name, and its circumstances.
+
+    >>> column("accuracy", "sunglasses", 0.3)
+    'accuracy@sunglasses=0.3'
+    """
+    where = f"@{condition}" if condition else ""
+    return name + where + ("" if amount is None else f"={amount:g}")
+
+
+def write_metrics(
+    folder: Path,
+    metrics: list[dict[str, Any]],
+    *,
+    seed: int,
+    device: str,
+    seconds: Mapping[str, float],
+    **more: Any,
+) -> None:
+    """Write a stage's `metrics.json`.
+
+    Args:
+        folder: The stage's folder.
+        metrics: Entries made by `metric`.
+        seed: The run's seed.
+        device: What computed it, such as "cpu, bfloat16".
+        seconds: Processor seconds (GPU seconds on a GPU) per training stage so far.
+        more: Further plain values, such as the number of evaluation people.
+    """
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "seed": seed,
+        "device": device,
+        "processor": processor(),
+        "seconds": dict(seconds),
+        "commit": commit(),
+        "versions": versions(),
+        "metrics": metrics,
+        **more,
+    }
+    files.write_json(folder / METRICS, content)
+
+
+@functools.cache
+def processor() -> str:
+    """Return the name of this machine's processor, or of its architecture."""
+    with contextlib.suppress(OSError):
+        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if named:
+            return named[1]
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions that a number depends on."""
+    names = ("torch", "timm", "numpy", "facenet-pytorch", "pytorch-metric-learning")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"facemae": __version__, "python": platform.python_version()} | found
+
+
+@functools.cache
+def commit() -> str:
+    """Return the commit of the code, with "+" when it was changed since, or "unknown"."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", "."], capture_output=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.strip() + ("+" if changed else "")

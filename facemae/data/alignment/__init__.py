@@ -1,0 +1,1 @@
+"""Photo to aligned face: detection, warp, quality."""

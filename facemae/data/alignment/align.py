@@ -1,0 +1,226 @@
+"""From photos to aligned faces: one outcome for every photo, whatever the photo is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from facemae.core import files
+from facemae.core.layout import SET_UNLABELLED
+from facemae.data.alignment import quality
+from facemae.data.alignment.detect import Face, FaceDetector
+from facemae.data.alignment.warp import residual, similarity, template, warp
+from facemae.data.images import ImageError, open_image
+from facemae.data.sources.base import Box
+from facemae.data.sources.manifest import Entry, read_photo
+
+BETTER_PHOTO = "Try a brighter, front-facing photo."
+BATCH = 32
+BATCH_PIXELS = 16_000_000
+
+Which = Literal["largest", "central", "all"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What shapes the aligned faces; stored faces are kept apart by it.
+
+    Attributes:
+        size: Side of an aligned face in pixels.
+        min_score: Least confidence of the detector.
+        faces: Which face of a photo, by source.
+        crops: For each source whose photos are faces already, the box that is the face, as shares of
+            width and height.
+        detector: Name and version of the detector.
+        thorough: Whether to look for small faces beside a clear one.
+        quality: Version of the measures of quality.
+    """
+
+    size: int
+    min_score: float
+    faces: Mapping[str, Which]
+    crops: Mapping[str, Box]
+    detector: str
+    thorough: bool = False
+    quality: str = quality.VERSION
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One face of a photo.
+
+    Attributes:
+        image: (H, H, 3) uint8.
+        score: The detector's confidence; None, as the next four, where the photo was taken as a face.
+        landmarks: (5, 2) pixels of the upright photo.
+        face_px: Width of its box in the photo.
+        residual: RMS distance of the moved landmarks from the template, in pixels of the aligned face.
+        yaw: Degrees, estimated.
+        sharpness: See `quality.sharpness`.
+        doubts: Codes of `quality.DOUBTS`.
+    """
+
+    image: NDArray[np.uint8]
+    sharpness: float
+    score: float | None = None
+    landmarks: NDArray[np.float32] | None = None
+    face_px: float | None = None
+    residual: float | None = None
+    yaw: float | None = None
+    doubts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo.
+
+    `code` is "OK", "NO_FACE", "LOW_SCORE", "NO_LANDMARKS", "CHANGED" or an image error's "E_...". `found`
+    counts the faces of at least the minimum score, or all if none has it; `faces` are those that were kept.
+    """
+
+    entry: Entry
+    code: str = "OK"
+    reason: str = ""
+    hint: str = ""
+    found: int = 0
+    score: float | None = None
+    faces: tuple[Aligned, ...] = ()
+
+
+def align_photos(
+    entries: Iterable[Entry], detector: FaceDetector | None, settings: Settings
+) -> Iterator[Outcome]:
+    """Yield one outcome per photo, in order.
+
+    Photos stream through: at most `BATCH` of them, and about `BATCH_PIXELS` pixels more than one photo, are
+    held at a time.
+
+    Args:
+        entries: The photos.
+        detector: Finds the faces; None will do where every source is cropped.
+        settings: What shapes the result.
+    """
+    for opened in _batches(entries):
+        to_search = [
+            image for outcome, image in opened if image and outcome.entry.source not in settings.crops
+        ]
+        found = iter(detector.detect(to_search) if detector and to_search else [])
+        for outcome, image in opened:
+            if image is None:
+                yield outcome
+            elif outcome.entry.source in settings.crops:
+                yield _crop(outcome, image, settings)
+            else:
+                yield _choose(outcome, image, next(found), settings)
+
+
+def _batches(entries: Iterable[Entry]) -> Iterator[list[tuple[Outcome, Image.Image | None]]]:
+    batch: list[tuple[Outcome, Image.Image | None]] = []
+    pixels = 0
+    for entry in entries:
+        outcome, image = _open(entry)
+        batch.append((outcome, image))
+        pixels += image.width * image.height if image else 0
+        if len(batch) >= BATCH or pixels >= BATCH_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
+
+
+def _open(entry: Entry) -> tuple[Outcome, Image.Image | None]:
+    outcome = Outcome(entry)
+    try:
+        data = read_photo(entry.photo)
+        if files.sha256(data) != entry.sha256:
+            raise ImageError("CHANGED", "The file has changed since it was listed.", "Run again.")
+        return outcome, open_image(data)
+    except ImageError as error:
+        return replace(outcome, code=error.code, reason=error.reason, hint=error.hint), None
+
+
+def _crop(outcome: Outcome, image: Image.Image, settings: Settings) -> Outcome:
+    """Take the photo as a face: its source's box becomes the aligned square."""
+    left, top, right, bottom = np.multiply(
+        settings.crops[outcome.entry.source], [image.width, image.height] * 2
+    )
+    # A square of the same centre and area: a box that is none must not stretch the face.
+    side = math.sqrt((right - left) * (bottom - top))
+    scale = settings.size / side
+    x, y = ((left + right) - side) / 2, ((top + bottom) - side) / 2
+    pixels = warp(image, np.array([[scale, 0, -x * scale], [0, scale, -y * scale]]), settings.size)
+    sharp = quality.sharpness(pixels)
+    face = Aligned(pixels, sharp, doubts=quality.doubts(settings.size, None, None, None, None, sharp))
+    return replace(outcome, found=1, faces=(face,))
+
+
+def _choose(outcome: Outcome, image: Image.Image, faces: list[Face], settings: Settings) -> Outcome:
+    if not faces:
+        return replace(outcome, code="NO_FACE", reason="No face found.", hint=BETTER_PHOTO)
+    sure = [face for face in faces if face.score >= settings.min_score]
+    best = max(face.score for face in faces)
+    outcome = replace(outcome, found=len(sure or faces), score=best)
+    if not sure:
+        reason = f"The best face scores {best:.2f}; at least {settings.min_score:.2f} is needed."
+        return replace(outcome, code="LOW_SCORE", reason=reason, hint=BETTER_PHOTO)
+    which = settings.faces[outcome.entry.source]
+    if which == "all" and outcome.entry.set != SET_UNLABELLED:
+        which = "largest"  # a name belongs to one face of a photo, not to the passers-by
+    kept = [align_face(image, face, settings.size) for face in CHOICES[which](sure, image)]
+    aligned = tuple(face for face in kept if face is not None)
+    if not aligned:  # the detector put all landmarks on one point
+        reason = "Eyes, nose and mouth were not told apart."
+        return replace(outcome, code="NO_LANDMARKS", reason=reason, hint=BETTER_PHOTO)
+    reason, hint = "", ""
+    if len(sure) > len(aligned):
+        reason = f"{len(sure)} faces found; the {'most central' if which == 'central' else which} is used."
+        hint = "Crop the photo if another face is meant."
+    return replace(outcome, reason=reason, hint=hint, faces=aligned)
+
+
+def _largest(faces: list[Face], image: Image.Image) -> list[Face]:
+    return faces[:1]  # detectors return the largest first
+
+
+def _central(faces: list[Face], image: Image.Image) -> list[Face]:
+    centre = np.array(image.size) / 2
+    return [min(faces, key=lambda face: float(np.hypot(*((face.box[:2] + face.box[2:]) / 2 - centre))))]
+
+
+def _all(faces: list[Face], image: Image.Image) -> list[Face]:
+    return faces
+
+
+CHOICES: dict[Which, Callable[[list[Face], Image.Image], list[Face]]] = {
+    "largest": _largest,
+    "central": _central,
+    "all": _all,
+}
+
+
+def align_face(image: Image.Image, face: Face, size: int) -> Aligned | None:
+    """Warp a face to the template, `size` x `size`, and measure it; None where its landmarks coincide."""
+    try:
+        matrix = similarity(face.landmarks, template(size))
+    except ValueError:
+        return None
+    pixels = warp(image, matrix, size)
+    width = float(face.box[2] - face.box[0])
+    off = residual(face.landmarks, matrix, size)
+    turned, sharp = quality.yaw(face.landmarks), quality.sharpness(pixels)
+    return Aligned(
+        pixels,
+        sharp,
+        score=face.score,
+        landmarks=face.landmarks,
+        face_px=width,
+        residual=off,
+        yaw=turned,
+        doubts=quality.doubts(size, face.score, width, off, turned, sharp),
+    )

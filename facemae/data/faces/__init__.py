@@ -1,0 +1,1 @@
+"""Aligned faces: shards, cache, split, pairs, batches."""

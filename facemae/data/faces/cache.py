@@ -1,0 +1,294 @@
+"""The decoded cache: every aligned face as raw pixels in one file, checked block by block.
+
+Training reads pixels at random thousands of times; decoding an image each time would cost more than the
+training step on a GPU. The file is a plain NumPy array in the index's order. Shapes: N faces, H side.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from facemae.core import files, records
+from facemae.core.errors import DataError, IntegrityError
+from facemae.core.layout import DataFolder
+from facemae.core.progress import Progress, say
+from facemae.data.faces import shards
+from facemae.data.images import ImageError, open_image
+
+BLOCK = 512  # faces behind one checksum: 19 MB at 112 px
+SILENT_SECONDS = 5.0  # a check that takes longer shows its progress
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Aligned faces in memory.
+
+    Attributes:
+        images: (N, H, H, 3) uint8.
+        sample_ids: (N,) names of the photos.
+        people: (N,) person of each face, or None where it is not known.
+    """
+
+    images: NDArray[np.uint8]
+    sample_ids: list[str]
+    people: list[str | None]
+
+
+def build_cache(folder: DataFolder) -> None:
+    """Decode the faces that the index lists; a killed build goes on after its last whole block.
+
+    Raises:
+        DataError: there are none.
+        IntegrityError: a shard is missing or damaged.
+        StorageError: the disk is full.
+    """
+    count = pq.read_metadata(folder.faces).num_rows
+    size = _side(folder, count)
+    identity = {"index": files.sha256_of(folder.faces), "shape": [count, size, size, 3], "block": BLOCK}
+    if _is_built(folder, identity):
+        say("cache", f"{count} faces are decoded already")
+        return
+    folder.cache.unlink(missing_ok=True)  # or a kill below could leave it beside the new checksums
+    partial, journal = (folder.cache.with_name(f".faces.npy{end}") for end in (".partial", ".blocks"))
+    header = _header(count, size)
+    hashes = _resume(partial, journal, identity, header)
+    block_bytes = BLOCK * size * size * 3
+    progress = Progress("cache", count, "faces", min(len(hashes) * BLOCK, count))
+    done = min(len(hashes) * block_bytes, count * size * size * 3)  # the last block is shorter
+    with files.resume_file(partial, len(header) + done) as file:
+        for block in _blocks(folder, size, skip=len(hashes)):
+            file.write(block)
+            file.flush()
+            hashes.append(files.sha256(block))
+            files.append_line(journal, hashes[-1])
+            progress.update(min(len(hashes) * BLOCK, count))
+    files.write_json(folder.cache_hashes, identity | {"sha256": hashes})
+    files.publish(partial, folder.cache)
+    journal.unlink()
+
+
+def _side(folder: DataFolder, count: int) -> int:
+    if not count:
+        raise DataError(f"{folder.faces} lists no face; see {folder.outcomes} for the reasons.")
+    first = pd.read_parquet(folder.faces, columns=["shard", "row"]).iloc[0]
+    return len(_decode(shards.read_images(folder, first["shard"])[first["row"]], folder))
+
+
+def _is_built(folder: DataFolder, identity: dict[str, Any]) -> bool:
+    if not folder.cache.exists() or not folder.cache_hashes.exists():
+        return False
+    try:
+        known = records.read_json(folder.cache_hashes)
+    except IntegrityError:  # then it is made again
+        return False
+    return {name: known.get(name) for name in identity} == identity
+
+
+def _header(count: int, size: int) -> bytes:
+    buffer = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
+    np.lib.format.write_array_header_1_0(buffer, shape)
+    return buffer.getvalue()
+
+
+def _resume(partial: Path, journal: Path, identity: dict[str, Any], header: bytes) -> list[str]:
+    """Return the checksums of the blocks that an earlier build left whole, and make ready to go on."""
+    lines = journal.read_text().splitlines() if journal.exists() and partial.exists() else []
+    hashes = []
+    if lines and lines[0] == json.dumps(identity):
+        block_bytes = BLOCK * int(np.prod(identity["shape"][1:]))
+        with open(partial, "rb") as file:
+            if file.read(len(header)) == header:
+                for known in lines[1:]:
+                    if files.sha256(file.read(block_bytes)) != known:
+                        break
+                    hashes.append(known)
+    if not hashes:
+        files.atomic_write(partial, header)
+    files.atomic_write(journal, "".join(f"{each}\n" for each in [json.dumps(identity), *hashes]).encode())
+    return hashes
+
+
+def _blocks(folder: DataFolder, size: int, skip: int) -> Iterator[bytes]:
+    """Yield the pixels of `BLOCK` faces at a time, after the first `skip` blocks."""
+    index = pd.read_parquet(folder.faces, columns=["shard", "row"]).iloc[skip * BLOCK :]
+    block: list[bytes] = []
+    for shard, rows in groupby(zip(index["shard"], index["row"], strict=True), key=lambda each: each[0]):
+        images = shards.read_images(folder, shard)
+        for _, row in rows:
+            pixels = _decode(images[row], folder)
+            if pixels.shape != (size, size, 3):
+                raise IntegrityError(f"{folder.root / shard} holds a face of another size; align again.")
+            block.append(pixels.tobytes())
+            if len(block) == BLOCK:
+                yield b"".join(block)
+                block = []
+    if block:
+        yield b"".join(block)
+
+
+def _decode(image: bytes | None, folder: DataFolder) -> NDArray[np.uint8]:
+    try:
+        return np.asarray(open_image(image or b""))
+    except ImageError as error:
+        raise IntegrityError(f"{folder.shards} holds a damaged face ({error}); align again.") from error
+
+
+class FaceFile:
+    """The decoded faces on disk, read at random without being brought into memory.
+
+    They are read and not mapped: a file that is cut short or a disk that fails is then an error to be told,
+    where a mapping would kill the process. The file stays open as long as the object lives, so that a cache
+    that is made anew meanwhile changes nothing.
+
+    Attributes:
+        path: The file.
+        shape: (count, H, H, 3) of its uint8 pixels.
+    """
+
+    def __init__(self, path: Path, shape: Sequence[int]) -> None:
+        """Open the cache of so many faces.
+
+        Raises:
+            IntegrityError: it cannot be read, or is another array.
+        """
+        self.path, self.shape = path, tuple(shape)
+        self._face_bytes = math.prod(self.shape[1:])
+        header = _header(*self.shape[:2])
+        self._start = len(header)
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
+            found = os.pread(self._descriptor, len(header), 0)
+        except OSError as error:
+            raise IntegrityError(f"{path} is damaged ({error}); delete it and run again.") from error
+        if found != header:
+            raise IntegrityError(f"{path} is not what its checksums are for; delete it and run again.")
+
+    def read(self, places: NDArray[np.integer], out: NDArray[np.uint8]) -> None:
+        """Read the faces at `places` (B,) into `out` (B, H, H, 3); several threads may at a time.
+
+        Raises:
+            IntegrityError: the file is cut short, or the disk fails.
+        """
+        firsts = places.tolist()
+        if hasattr(
+            os, "posix_fadvise"
+        ):  # not on macOS; a cold disk then finds them together, 4 times as fast
+            for first in firsts:
+                start = self._start + first * self._face_bytes
+                os.posix_fadvise(self._descriptor, start, self._face_bytes, os.POSIX_FADV_WILLNEED)
+        for first, face in zip(firsts, out, strict=True):
+            self.read_from(first, face)
+
+    def read_from(self, first: int, out: NDArray[np.uint8]) -> None:
+        """Read what lies from face `first` on into `out`, as much as it holds.
+
+        Raises:
+            IntegrityError: the file is cut short, or the disk fails.
+        """
+        start, left = self._start + first * self._face_bytes, out.data.cast("B")
+        while left:
+            try:
+                count = os.preadv(self._descriptor, [left], start)
+            except OSError as error:
+                raise IntegrityError(
+                    f"{self.path} cannot be read ({error.strerror}); check the disk, delete it and run again."
+                ) from error
+            if not count:
+                raise IntegrityError(f"{self.path} is cut short; delete it and run again.")
+            start, left = start + count, left[count:]
+
+
+@dataclass(frozen=True)
+class OpenFaces:
+    """Aligned faces on disk, checked.
+
+    Attributes:
+        file: All faces of the cache.
+        places: (N,) where in it the chosen ones are.
+        sample_ids: (N,) names of their photos.
+        people: (N,) person of each face, or None where it is not known.
+    """
+
+    file: FaceFile
+    places: NDArray[np.intp]
+    sample_ids: list[str]
+    people: list[str | None]
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes the chosen faces would take in memory."""
+        return len(self.places) * math.prod(self.file.shape[1:])
+
+    def read(self, ids: NDArray[np.integer], out: NDArray[np.uint8]) -> None:
+        """Read the chosen faces `ids` (B,), from 0 to N - 1, into `out` (B, H, H, 3).
+
+        Raises:
+            IntegrityError: the file is cut short, or the disk fails.
+        """
+        self.file.read(self.places[ids], out)
+
+
+def load_faces(folder: DataFolder, rows: pd.DataFrame) -> Faces:
+    """Return the faces that `rows` (with a column sample_id) names, in its order, in memory.
+
+    Raises:
+        IntegrityError: the cache is damaged, belongs to another index or lacks a face.
+    """
+    faces = open_faces(folder, rows)
+    images = np.empty((len(faces.places), *faces.file.shape[1:]), np.uint8)
+    faces.file.read(faces.places, images)
+    return Faces(images, faces.sample_ids, faces.people)
+
+
+def open_faces(folder: DataFolder, rows: pd.DataFrame) -> OpenFaces:
+    """Find the faces that `rows` (with a column sample_id) names, in its order, and check their blocks.
+
+    Raises:
+        IntegrityError: the cache is damaged, belongs to another index or lacks a face.
+    """
+    known = records.read_json(folder.cache_hashes)
+    if known.get("index") != files.sha256_of(folder.faces):
+        raise IntegrityError(f"{folder.cache} was made for other faces; delete it and run again.")
+    index = records.read_table(folder.faces, ["sample_id", "person"])
+    places = pd.Index(index["sample_id"]).get_indexer(rows["sample_id"])
+    if (places < 0).any():
+        missing = rows["sample_id"].iloc[int(np.argmin(places))]
+        raise IntegrityError(f"{folder.faces} lacks the face {missing} of the split; align the photos again.")
+    file = FaceFile(folder.cache, known["shape"])
+    _check_blocks(file, known, np.unique(places // known["block"]).tolist())
+    chosen = index.iloc[places]
+    people = [person if isinstance(person, str) else None for person in chosen["person"]]
+    return OpenFaces(file, places, chosen["sample_id"].to_list(), people)
+
+
+def _check_blocks(file: FaceFile, known: dict[str, Any], blocks: list[int]) -> None:
+    """Read the blocks once, one at a time, and compare their checksums."""
+    buffer = np.empty((known["block"], *file.shape[1:]), np.uint8)
+    started, progress = time.monotonic(), Progress("cache", len(blocks), "blocks checked")
+    for done, block in enumerate(blocks, start=1):
+        first = block * known["block"]
+        pixels = buffer[: file.shape[0] - first]  # the last block is shorter
+        file.read_from(first, pixels)
+        if files.sha256(pixels.data) != known["sha256"][block]:
+            raise IntegrityError(
+                f"{file.path} is damaged (wrong checksum of block {block}); delete it and run again."
+            )
+        if time.monotonic() - started > SILENT_SECONDS:
+            progress.update(done)

@@ -1,0 +1,98 @@
+"""Which labelled faces a fine-tuning learns from, and on whom it is validated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from facemae import config
+from facemae.compute.seeding import generator
+from facemae.core.errors import DataError
+
+LEAST_PEOPLE = 2  # of whom any can be told from another
+VALIDATED_PEOPLE = 200  # enough for two digits, and little memory
+VALIDATED_PHOTOS = 5  # of a person
+KNOWN_PHOTOS = 2
+
+
+def labelled_subset(rows: pd.DataFrame, labels: config.Labels) -> pd.DataFrame:
+    """Return the rows of the faces whose labels are used, in their order.
+
+    People with fewer than `at_least` faces are left out. The others' faces are ranked at random, a face of
+    each person first. Of a person the first `per_person` count, and of what is left the first `share`: each
+    person keeps a face as long as there are as many faces as people, and of one subset the smaller shares
+    lie within the greater ones.
+
+    Args:
+        rows: Labelled rows of the split, with a column person.
+        labels: How many, and which random subset.
+
+    Raises:
+        DataError: fewer than two people remain.
+    """
+    rows = rows[rows.groupby("person")["person"].transform("size") >= labels.at_least]
+    order = torch.randperm(len(rows), generator=generator("labels", labels.subset)).numpy()
+    people = rows["person"].iloc[order]
+    nth = people.groupby(people, sort=False).cumcount().to_numpy()  # of its person, counted from 0
+    ranked = order[np.argsort(nth > 0, kind="stable")]
+    allowed = np.empty(len(rows), bool)
+    allowed[order] = (nth < labels.per_person) if labels.per_person else True
+    ranked = ranked[allowed[ranked]]
+    chosen = rows.iloc[np.sort(ranked[: round(labels.share * len(ranked))])]
+    if chosen["person"].nunique() < LEAST_PEOPLE:
+        raise DataError(
+            f"finetune.labels: a share of {labels.share} of {len(ranked)} faces, of people with at least "
+            f"{labels.at_least}, shows {chosen['person'].nunique()} people, and it takes two to tell apart; "
+            "raise share, or lower at_least."
+        )
+    return chosen
+
+
+def people_apart(rows: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows to learn from, and those of people that are held out, the same for every run and seed.
+
+    Held out are a share of the people with two photos or more, and of them no more than validation takes.
+
+    Args:
+        rows: Labelled rows of the split, with a column person.
+        share: Of the people; 0 holds out nobody.
+
+    Raises:
+        DataError: fewer than two people remain on either side.
+    """
+    if not share:
+        return rows, rows[:0]
+    sizes = rows.groupby("person", sort=True).size()
+    shown_twice = sizes.index[sizes > 1]
+    order = torch.randperm(len(shown_twice), generator=generator("held out people")).numpy()
+    held_out = shown_twice[order[: round(share * len(shown_twice))]]
+    if len(held_out) < LEAST_PEOPLE or len(sizes) - len(held_out) < LEAST_PEOPLE:
+        raise DataError(
+            f"finetune.held_out {share} of {len(shown_twice)} people with two photos leaves fewer than two "
+            "to learn from or to validate on; change it, or set held_out and validate_every to 0."
+        )
+    apart = rows[rows["person"].isin(held_out)]
+    return rows.drop(apart.index), _some_of(apart, list(held_out), VALIDATED_PHOTOS)
+
+
+def known_faces(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of two faces each of some people, to look at while they are learnt.
+
+    Of nobody where fewer than two people are shown twice, since there would be no impostor pair.
+    """
+    sizes = rows.groupby("person", sort=True).size()
+    shown_twice = sizes.index[sizes > 1]
+    return _some_of(rows, list(shown_twice), KNOWN_PHOTOS) if len(shown_twice) >= LEAST_PEOPLE else rows[:0]
+
+
+def _some_of(rows: pd.DataFrame, people: list[str], photos: int) -> pd.DataFrame:
+    some = evenly(pd.DataFrame({"person": np.sort(people)}), VALIDATED_PEOPLE)["person"]
+    return rows[rows["person"].isin(some)].groupby("person", sort=False).head(photos)
+
+
+def evenly(rows: pd.DataFrame, most: int | None) -> pd.DataFrame:
+    """Return at most `most` rows, spread evenly over the table."""
+    if most is None or len(rows) <= most:
+        return rows
+    return rows.iloc[np.linspace(0, len(rows) - 1, most).astype(int)]

@@ -1,0 +1,180 @@
+"""Alignment on all cores: shards are handed to worker processes, each with a detector of its own.
+
+The faces do not depend on the number of workers: a shard is always the work of one thread, and which
+photos are in it follows from the manifest alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemae.core.errors import StorageError
+from facemae.core.progress import Progress, say
+from facemae.data.alignment.align import Settings, align_photos
+from facemae.data.faces import shards as store
+from facemae.data.sources import manifest
+from facemae.data.sources.manifest import Entry
+
+if TYPE_CHECKING:
+    from facemae.data.alignment.detect import FaceDetector
+
+_PRELOAD = ["facenet_pytorch"]  # imported once, then shared by all workers
+_AHEAD = 2  # shards waiting per worker
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be aligned, and how.
+
+    Attributes:
+        photos: The manifest.
+        shards: The folder for the shards.
+        settings: What shapes the faces.
+        device: Where the detector runs: auto, cpu or cuda.
+    """
+
+    photos: Path
+    shards: Path
+    settings: Settings
+    device: Literal["auto", "cpu", "cuda"]
+
+
+Task = tuple[Path, list[Entry]]
+
+
+def align_all(plan: Plan, workers: int) -> None:
+    """Align every photo of the manifest that the shards do not hold yet, in up to `workers` processes.
+
+    Raises:
+        StorageError: the disk is full, or a worker was killed.
+    """
+    store.forget_passing(plan.shards)
+    known, wanted = store.stored_keys(plan.shards), manifest.keys(plan.photos)
+    done = int(np.isin(wanted, known).sum())
+    pending = len(wanted) - done
+    if done:
+        say("align", f"{done} of {len(wanted)} photos are aligned already")
+    if not pending:
+        return
+    progress = Progress("align", len(wanted), "photos", done)
+    tasks = _tasks(plan, known)
+    workers = min(workers, -(-pending // store.ROWS))
+    if workers == 1:
+        _alone(plan, tasks, progress, done)
+    else:
+        _together(plan, tasks, progress, done, workers)
+
+
+def _tasks(plan: Plan, known: NDArray[np.uint64]) -> Iterator[Task]:
+    """Yield the shards to make, each with its photos, in the manifest's order."""
+    numbers = store.free_numbers(plan.shards)
+    pending = (entry for entry in manifest.read(plan.photos) if not _holds(known, entry.key))
+    for entries in manifest.batched(pending, store.ROWS):
+        yield store.shard_path(plan.shards, next(numbers)), entries
+
+
+def _holds(known: NDArray[np.uint64], key: str) -> bool:
+    number = np.uint64(int(key, 16))
+    place = int(np.searchsorted(known, number))
+    return place < len(known) and bool(known[place] == number)
+
+
+class _Aligner:
+    """What a worker keeps between shards."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._settings = plan.settings
+        self._columns = store.schema(manifest.attributes_of(plan.photos))
+        self._detector = _detector(plan)
+
+    def run(self, task: Task, aligned: Callable[[], None]) -> None:
+        """Make one shard, calling `aligned` after each photo."""
+        path, entries = task
+        outcomes = []
+        for outcome in align_photos(entries, self._detector, self._settings):
+            outcomes.append(outcome)
+            aligned()
+        store.write_shard(path, outcomes, self._columns)
+
+
+def _detector(plan: Plan) -> FaceDetector | None:
+    if not plan.settings.detector:
+        return None  # all photos are faces already
+    from facemae.compute import device
+    from facemae.data.alignment.detect import MtcnnDetector
+
+    # One thread: the detector's last digits depend on it, and every result with them.
+    compute = device.choose(plan.device, "float32", threads=1)
+    return MtcnnDetector(str(compute.device), thorough=plan.settings.thorough)
+
+
+def _alone(plan: Plan, tasks: Iterator[Task], progress: Progress, done: int) -> None:
+    numbers = itertools.count(done + 1)
+    aligner = _Aligner(plan)
+    for task in tasks:
+        aligner.run(task, lambda: progress.update(next(numbers)))
+
+
+def _together(plan: Plan, tasks: Iterator[Task], progress: Progress, done: int, workers: int) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD if plan.settings.detector else [])
+    count = context.Value("q", done)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(plan, count))
+    waiting: set[Future[None]] = set()
+    try:
+        while True:
+            room = _AHEAD * workers - len(waiting)
+            waiting |= {pool.submit(_work, task) for task in itertools.islice(tasks, room)}
+            if not waiting:
+                break
+            finished, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
+            progress.update(count.value)
+            for future in finished:
+                future.result()
+    except BrokenProcessPool as error:
+        raise StorageError(
+            "A worker was killed, most likely because memory ran out; give fewer workers and run the same "
+            "command again, it goes on where it was."
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+_worker: dict[str, Any] = {}  # what this process keeps, if it is a worker
+
+
+def _start(plan: Plan, count: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches everyone; the parent decides
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    _worker.update(aligner=_Aligner(plan), count=count)
+
+
+def _leave_with_parent() -> None:
+    """End this worker when its parent was killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(task: Task) -> None:
+    _worker["aligner"].run(task, _count_one)
+
+
+def _count_one() -> None:
+    count = _worker["count"]
+    with count.get_lock():
+        count.value += 1

@@ -1,0 +1,357 @@
+"""The one downloader: a file from its mirrors, resumed, verified, put in place whole, or one clear sentence.
+
+Pooch owns the cycle of fetching, comparing the checksum, and moving or removing. What it lacks is in the
+function that it calls to fetch: going on where an earlier try stopped, waiting between tries, refusing what
+cannot be the file. The cycle runs in a hidden folder beside the file, because pooch would replace a file that
+the user put there and a kill leaves its temporary files; only verified bytes leave that folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import json
+import logging
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit, urlunsplit
+
+import pooch
+import requests
+import urllib3
+
+from facemae import __version__
+from facemae.core import files
+from facemae.core.errors import DataError, FaceMAEError, IntegrityError
+from facemae.core.progress import Progress, say
+from facemae.data.sources.base import Remote
+
+BLOCK = 1 << 16
+REDIRECTS = 5
+MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
+HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"FaceMAE/{__version__}"}
+BYTES, ORIGIN = "bytes", "origin.json"
+
+pooch.get_logger().setLevel(logging.WARNING)  # its other lines show addresses whole, passwords included
+
+
+@dataclass(frozen=True)
+class Net:
+    """How patiently a mirror is asked; times in seconds.
+
+    Attributes:
+        sleep: Waits that many seconds.
+        jitter: Gives a number in [0, 1) that lengthens a wait by up to a quarter, so that clients who
+            failed together do not come back together.
+        tries: How often each mirror is asked.
+        first_wait: The wait after the first try; it doubles with each.
+        longest_wait: The longest that a server's Retry-After is obeyed.
+        connect_timeout: How long to wait for a connection.
+        read_timeout: How long to wait for the next bytes.
+        slowest: Bytes per second below which, on average over `patience`, the connection counts as stalled.
+        patience: See `slowest`.
+    """
+
+    sleep: Callable[[float], None] = time.sleep
+    jitter: Callable[[], float] = random.random
+    tries: int = 4
+    first_wait: float = 1.0
+    longest_wait: float = 60.0
+    connect_timeout: float = 10.0
+    read_timeout: float = 30.0
+    slowest: float = 1000.0
+    patience: float = 60.0
+
+    def wait(self, attempt: int, asked: float) -> float:
+        """Return how long to wait after try number `attempt` (from 1) where the server asked for `asked`."""
+        backoff = self.first_wait * 2.0 ** (attempt - 1) * (1 + self.jitter() / 4)
+        return max(backoff, min(asked, self.longest_wait))
+
+
+DEFAULT = Net()
+
+
+class _MirrorError(Exception):
+    """This mirror does not give the file; asking again would not help."""
+
+
+class _TryError(Exception):
+    """This try failed; the next one may do better, after `wait` seconds if the server said so."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Which version of which address the bytes at hand are from."""
+
+    address: str
+    """The URL's SHA-256, since a URL may hold a password."""
+    validator: str = ""
+    """A strong ETag, else the time of the last change; empty: they cannot be gone on from."""
+    total: int | None = None
+
+
+def download(remote: Remote, folder: Path, net: Net = DEFAULT) -> Path:
+    """Return `folder / remote.filename`, downloaded and verified if it is not there already.
+
+    A file that is there is verified without any network. A download that stops goes on where it was.
+
+    Raises:
+        IntegrityError: the file there, which is left alone, or what the mirrors gave has another checksum.
+        DataError: no mirror gave the file.
+        StorageError: the disk is full or the folder cannot be written; what has come is kept.
+        UsageError: another process is downloading the same file.
+    """
+    path = folder / remote.filename
+    if path.exists():
+        _verify(path, remote)
+    else:
+        with files.exclusive(path.with_name(f".{path.name}.lock")):
+            _from_mirrors(remote, path, net)
+    return path
+
+
+def _verify(path: Path, remote: Remote) -> None:
+    got = files.sha256_of(path)
+    if got != remote.sha256.lower():
+        raise IntegrityError(
+            f"{path} is not the published file: its SHA-256 begins with {got[:12]} instead of "
+            f"{remote.sha256[:12]}; move it away to have the right one downloaded, or put that one there."
+        )
+
+
+def _from_mirrors(remote: Remote, path: Path, net: Net) -> None:
+    stage = path.with_name(f".{path.name}.part").absolute()
+    fetch = functools.partial(_fetch, remote=remote, net=net)
+    tried: list[str] = []
+    wrong = ""
+    for url in remote.urls:
+        with files.storage_errors(path, remote.bytes):
+            try:
+                whole = pooch.retrieve(url, f"sha256:{remote.sha256}", path.name, stage, downloader=fetch)
+            except _MirrorError as error:
+                tried.append(f"{urlsplit(url).hostname}: {error}")
+                continue
+            except ValueError as error:
+                wrong = _hash_in(error)
+                tried.append(f"{urlsplit(url).hostname}: wrong checksum")
+                continue
+            files.publish(Path(whole), path)
+            shutil.rmtree(stage)
+            return
+    if not any(_left(stage, url)[0] for url in remote.urls):
+        shutil.rmtree(stage, ignore_errors=True)
+    raise _failure(remote, path, tried, wrong)
+
+
+def _hash_in(error: ValueError) -> str:
+    """Return the checksum that pooch, which removes bytes that fail, names last in its error."""
+    hashes = re.findall(r"\b[0-9a-f]{64}\b", str(error))
+    if not hashes:
+        raise error
+    return str(hashes[-1])
+
+
+def _failure(remote: Remote, path: Path, tried: list[str], wrong: str) -> FaceMAEError:
+    by_hand = (
+        f"(tried {'; '.join(tried)}); fetch it yourself from {' or '.join(map(_public, remote.urls))}, "
+        f"put it at {path} and run the same command again, which then needs no network."
+    )
+    if not wrong:
+        return DataError(f"{remote.filename} could not be downloaded {by_hand}")
+    return IntegrityError(
+        f"{remote.filename} was downloaded and removed, because its SHA-256 begins with {wrong[:12]} "
+        f"instead of {remote.sha256[:12]} {by_hand}"
+    )
+
+
+def _public(url: str) -> str:
+    """Return the URL without what may be a secret: user, password and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _fetch(url: str, output: str, _: object, *, remote: Remote, net: Net) -> None:
+    """Fetch `url` into the file `output`; this is what pooch calls."""
+    stage = Path(output).parent
+    for attempt in range(1, net.tries + 1):
+        try:
+            _try(url, stage, remote, net)
+            break
+        except _TryError as error:
+            if attempt == net.tries:
+                raise _MirrorError(f"{error} in the last of {attempt} tries") from error
+            wait = net.wait(attempt, error.wait)
+            host = urlsplit(url).hostname
+            say("download", f"{remote.filename} from {host}: {error}; trying again in {wait:.0f} s")
+            net.sleep(wait)
+    (stage / BYTES).replace(output)
+
+
+def _try(url: str, stage: Path, remote: Remote, net: Net) -> None:
+    """Ask once for what is missing of `stage / BYTES`."""
+    size, origin = _left(stage, url)
+    if size == origin.total:
+        return
+    rest = {"Range": f"bytes={size}-", "If-Range": origin.validator} if size else {}
+    with _get(url, HEADERS | rest, net) as response:
+        size = _first_byte(response, size, origin, stage)
+        _refuse(response, size, remote)
+        with files.resume_file(stage / BYTES, size) as file:
+            if size == 0:  # noted once the old bytes are gone, so that they are never taken for this version
+                origin = _Origin(origin.address, _validator(response), response.raw.length_remaining)
+                files.write_json(stage / ORIGIN, asdict(origin))
+            _receive(file, _blocks(response, net), size, remote)
+
+
+def _left(stage: Path, url: str) -> tuple[int, _Origin]:
+    """Return how many bytes of an earlier try can be gone on from, and what they are from."""
+    nothing = _Origin(files.sha256(url.encode()))
+    try:
+        origin = _Origin(**json.loads((stage / ORIGIN).read_bytes()))
+        size = (stage / BYTES).stat().st_size
+    except (FileNotFoundError, ValueError, TypeError):  # none, or not as this version notes it
+        return 0, nothing
+    usable = origin.address == nothing.address and origin.validator
+    return (size, origin) if usable else (0, nothing)
+
+
+def _get(url: str, headers: Mapping[str, str], net: Net) -> requests.Response:
+    """Follow `url` to an answer that is no redirection, checking each address before it is asked."""
+    timeout = (net.connect_timeout, net.read_timeout)
+    try:
+        for _ in range(REDIRECTS + 1):
+            if not _is_safe(url):
+                raise _MirrorError("leads to an address that is not https")
+            response = requests.get(url, headers=headers, timeout=timeout, stream=True, allow_redirects=False)
+            if response.next is None:
+                return response
+            response.close()
+            url = str(response.next.url)
+    except requests.RequestException as error:
+        raise _TryError(_reason(error)) from error
+    except ValueError as error:
+        raise _MirrorError("leads to an address that cannot be read") from error
+    raise _MirrorError(f"redirects more than {REDIRECTS} times")
+
+
+def _is_safe(url: str) -> bool:
+    """Tell whether nobody between can read or change the bytes."""
+    parts = urlsplit(url)
+    if parts.scheme != "http":
+        return parts.scheme == "https"
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _reason(error: Exception) -> str:
+    """Name what went wrong in words of our own; the libraries' messages show addresses whole."""
+    reasons: dict[type[Exception] | tuple[type[Exception], ...], str] = {
+        (requests.Timeout, urllib3.exceptions.TimeoutError): "no answer in time",
+        requests.exceptions.SSLError: "its certificate is not accepted",
+        requests.exceptions.ProxyError: "the proxy does not let through",
+        requests.ConnectionError: "no connection",
+    }
+    return next(
+        (reason for kind, reason in reasons.items() if isinstance(error, kind)), "the connection broke off"
+    )
+
+
+def _first_byte(response: requests.Response, size: int, origin: _Origin, stage: Path) -> int:
+    """Return where in the file the answer begins: at `size`, as asked, or at 0."""
+    status = response.status_code
+    if status in MAY_PASS:
+        raise _TryError(f"answers {status}", _retry_after(response))
+    if size and status == 206 and _continues(response, size, origin):
+        return size
+    if size and status in (206, 416):
+        (stage / BYTES).unlink()
+        raise _TryError("cannot go on where the last try stopped")
+    if status != 200:
+        raise _MirrorError(f"answers {status}")
+    return 0
+
+
+def _continues(response: requests.Response, size: int, origin: _Origin) -> bool:
+    """Tell whether the answer goes on at `size` in the same version of the file."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    return (
+        found is not None
+        and int(found[1]) == size
+        and (origin.total is None or found[2] in ("*", str(origin.total)))
+        and _validator(response) in ("", origin.validator)  # a part need not repeat the time of change
+    )
+
+
+def _validator(response: requests.Response) -> str:
+    etag = response.headers.get("ETag", "")
+    weak = not etag or etag.startswith("W/")
+    return response.headers.get("Last-Modified", "") if weak else etag
+
+
+def _retry_after(response: requests.Response) -> float:
+    try:
+        return urllib3.Retry().get_retry_after(response.raw) or 0.0
+    except (urllib3.exceptions.InvalidHeader, ValueError):
+        return 0.0
+
+
+def _refuse(response: requests.Response, size: int, remote: Remote) -> None:
+    """Refuse what cannot be the file before any of it is kept."""
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind == "text/html" and Path(remote.filename).suffix not in (".html", ".htm"):
+        raise _MirrorError("answers with a web page, perhaps a login")
+    if reason := _too_much(size + (response.raw.length_remaining or 0), remote):
+        raise _MirrorError(reason)
+
+
+def _too_much(size: int, remote: Remote) -> str:
+    limit = remote.bytes * 1.01 + 1e6
+    return f"sends {size / 1e6:.1f} MB where {remote.bytes / 1e6:.1f} MB are expected" if size > limit else ""
+
+
+def _receive(file: BinaryIO, blocks: Iterator[bytes], size: int, remote: Remote) -> None:
+    """Write the blocks behind the `size` bytes that are there."""
+    total = -(-remote.bytes // 1_000_000)
+    progress = Progress("download", total, "MB", size // 1_000_000)
+    for block in blocks:
+        file.write(block)
+        size += len(block)
+        if reason := _too_much(size, remote):
+            file.truncate(0)  # or the next try would go on with it
+            raise _MirrorError(reason)
+        progress.update(size // 1_000_000, remote.filename)
+    progress.update(total, remote.filename)
+
+
+def _blocks(response: requests.Response, net: Net) -> Iterator[bytes]:
+    """Yield the bytes as they are sent, in whatever portions they arrive.
+
+    Raises:
+        _TryError: they end too early, or come too slowly.
+    """
+    body = response.raw
+    since, received = time.monotonic(), 0
+    try:
+        # Not read(), which waits for a full block however slowly it comes.
+        while block := body.read1(BLOCK, decode_content=False):
+            yield block
+            received += len(block)
+            lasted = time.monotonic() - since
+            if lasted >= net.patience:
+                if received < net.slowest * lasted:
+                    raise _TryError(f"slower than {net.slowest / 1000:g} kB/s")
+                since, received = time.monotonic(), 0
+    except urllib3.exceptions.HTTPError as error:
+        raise _TryError(_reason(error)) from error

@@ -1,0 +1,210 @@
+"""The manifest: one typed row per input photo, written and read as a stream, whatever their number.
+
+A row says which photo it is, whom it shows, where its bytes are and what they were when it was listed.
+Its `key` is a hash of everything but the place: as long as that stays, so does the aligned face.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from facemae.core import files, records
+from facemae.core.errors import IntegrityError, UsageError
+from facemae.data.images import MAX_BYTES, ImageError, read_file
+from facemae.data.sources.base import Attribute, Photo, Value
+
+_BATCH = 2048
+_TYPES = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
+_FIELDS = [
+    pa.field("key", pa.string()),
+    pa.field("sample_id", pa.string()),
+    pa.field("person", pa.string()),
+    pa.field("source", pa.string()),
+    pa.field("set", pa.string()),
+    pa.field("path", pa.binary()),  # as bytes, since a file name need not be text
+    pa.field("offset", pa.int64()),
+    pa.field("length", pa.int64()),
+    pa.field("sha256", pa.string()),
+    pa.field("bytes", pa.int64()),
+]
+_CORE = {field.name for field in _FIELDS}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the manifest; `sha256` and `bytes` are None where the photo could not be read."""
+
+    key: str
+    photo: Photo
+    source: str
+    set: str
+    sha256: str | None
+    bytes: int | None
+
+
+def read_photo(photo: Photo) -> bytes:
+    """Return the encoded bytes of a photo.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    if photo.length is None:
+        return read_file(photo.path)
+    if photo.length > MAX_BYTES:
+        reason = f"The picture has {photo.length / 1e6:.0f} MB; the limit is {MAX_BYTES / 1e6:.0f} MB."
+        raise ImageError("E_TOO_LARGE", reason, "Save a smaller copy.")
+    try:
+        # Should a pipe have taken the pack's place, this does not wait for it, and seeking fails.
+        with open(os.open(photo.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            file.seek(photo.offset)
+            return file.read(photo.length)
+    except OSError as error:
+        reason = f"The file cannot be read ({error.strerror})."
+        raise ImageError("E_PERMISSION", reason, "Check that it exists and may be read.") from error
+
+
+def enter(photo: Photo, source: str, set_name: str) -> Entry:
+    """Return the row of a photo, having read and hashed its bytes."""
+    try:
+        data = read_photo(photo)
+        content, size = files.sha256(data), len(data)
+    except ImageError:  # the aligner meets the same error and records it as the photo's outcome
+        content, size = None, None
+    identity = [photo.sample_id, photo.person, source, set_name, content, sorted(photo.attributes.items())]
+    return Entry(records.digest(identity), photo, source, set_name, content, size)
+
+
+def attribute_fields(attributes: Mapping[str, Attribute]) -> list[pa.Field]:
+    """Return the columns of attributes, each with its meaning and unit in the column's metadata."""
+    return [
+        pa.field(name, _TYPES[each.kind], metadata={"meaning": each.meaning, "unit": each.unit})
+        for name, each in attributes.items()
+    ]
+
+
+def write(path: Path, entries: Iterable[Entry], attributes: Mapping[str, Attribute]) -> None:
+    """Write the manifest, a batch at a time.
+
+    Raises:
+        UsageError: two photos have the same `sample_id`.
+        StorageError: the disk is full.
+    """
+    schema = pa.schema([*_FIELDS, *attribute_fields(attributes)])
+    # Without checksums a flipped bit is only another name.
+    options = {"compression": "zstd", "write_page_checksum": True}
+    with files.atomic_file(path) as file, pq.ParquetWriter(file, schema, **options) as writer:
+        for batch in batched(entries, _BATCH):
+            writer.write_batch(pa.RecordBatch.from_pylist([_row(entry) for entry in batch], schema))
+    _check_unique(path)
+
+
+def _row(entry: Entry) -> dict[str, object]:
+    photo = entry.photo
+    return {
+        **photo.attributes,
+        "key": entry.key,
+        "sample_id": photo.sample_id,
+        "person": photo.person,
+        "source": entry.source,
+        "set": entry.set,
+        "path": os.fsencode(photo.path.absolute()),
+        "offset": photo.offset,
+        "length": photo.length,
+        "sha256": entry.sha256,
+        "bytes": entry.bytes,
+    }
+
+
+def _check_unique(path: Path) -> None:
+    names = _hashes(path, "sample_id")
+    if len(np.unique(names)) == len(names):
+        return
+    counts = Counter(
+        name for batch in _batches(path, ["sample_id"]) for name in batch["sample_id"].to_pylist()
+    )
+    name, times = counts.most_common(1)[0]
+    path.unlink()
+    raise UsageError(f"{name} is named {times} times; name each data set or folder only once.")
+
+
+def read(path: Path) -> Iterator[Entry]:
+    """Yield the rows of a manifest, in its order.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
+    with _opened(path) as table:
+        if list(table.schema_arrow)[: len(_FIELDS)] != _FIELDS:
+            raise pa.ArrowInvalid("its columns are not those of a list of photos")
+        for batch in table.iter_batches(_BATCH):
+            yield from map(_entry, batch.to_pylist())
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    attributes: dict[str, Value] = {
+        name: value for name, value in row.items() if name not in _CORE and value is not None
+    }
+    place = Path(os.fsdecode(row["path"]))
+    photo = Photo(row["sample_id"], row["person"], place, row["offset"], row["length"], attributes)
+    return Entry(row["key"], photo, row["source"], row["set"], row["sha256"], row["bytes"])
+
+
+def attributes_of(path: Path) -> list[pa.Field]:
+    """Return the manifest's columns of attributes."""
+    with _opened(path) as table:
+        return list(table.schema_arrow)[len(_FIELDS) :]
+
+
+def keys(path: Path) -> NDArray[np.uint64]:
+    """Return the keys of all rows as numbers, in the manifest's order."""
+    return _hashes(path, "key")
+
+
+def _hashes(path: Path, column: str) -> NDArray[np.uint64]:
+    parts = [np.zeros(0, np.uint64)]
+    for batch in _batches(path, [column]):
+        texts = batch[column].to_pylist()
+        if column != "key":
+            texts = [files.sha256(text.encode())[:16] for text in texts]
+        parts.append(np.array([int(text, 16) for text in texts], np.uint64))
+    return np.concatenate(parts)
+
+
+def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with _opened(path) as table:
+        if not set(columns) <= set(table.schema_arrow.names):
+            raise pa.ArrowInvalid("it lacks a column")
+        yield from table.iter_batches(_BATCH, columns=columns)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    with open(path, "rb") as file:
+        try:
+            yield pq.ParquetFile(file, page_checksum_verification=True)
+        except (pa.ArrowException, OSError, ValueError) as error:  # damage is any of them to pyarrow
+            reason = " ".join(str(error).split())
+            raise IntegrityError(f"{path} is damaged ({reason}); make it again.") from error
+
+
+def batched(items: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+    """Yield the items in lists of `size`, the last one shorter."""
+    batch: list[Entry] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

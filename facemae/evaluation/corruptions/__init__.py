@@ -1,0 +1,1 @@
+"""Synthetic occluders and light."""

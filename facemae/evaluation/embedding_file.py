@@ -1,0 +1,408 @@
+"""Embeddings as files that any model may have made, lists of pairs, and folders of photos embedded by ours.
+
+A file of embeddings has a row per photo: sample_id, embedding, and where they are known person, group and
+model. Beside E.parquet, E.parquet.json may list the photos without a face, which a list of pairs may name.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from facemae.core import files, layout, records
+from facemae.core.errors import DataError, IntegrityError, UsageError
+from facemae.core.layout import DataFolder
+from facemae.core.progress import say
+
+FACES_AT_A_TIME = 8192  # that are decoded in memory: 300 MB at 112 px
+_SAME = {"1": True, "true": True, "same": True, "0": False, "false": False, "different": False}
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What one model made of some photos.
+
+    Attributes:
+        source: The file or model, for messages.
+        sample_ids: (N,) names of the photos, each once.
+        vectors: (N, D) embeddings, finite and not zero.
+        people: (N,) whose photo each is, or None where it is not known.
+        groups: Each person's group, where one is known.
+        without_face: Photos in which no face was found, and whose they are.
+        trained_on: People that the model was trained on, as far as that is known.
+    """
+
+    source: str
+    sample_ids: list[str]
+    vectors: NDArray[np.floating]
+    people: list[str | None]
+    groups: Mapping[str, str] = field(default_factory=dict)
+    without_face: Mapping[str, str | None] = field(default_factory=dict)
+    trained_on: frozenset[str] = frozenset()
+
+
+def sidecar(path: Path) -> Path:
+    """Return the file beside embeddings that says what is known of them: E.parquet.json."""
+    return path.with_name(f"{path.name}.json")
+
+
+def read_embeddings(path: Path) -> Embeddings:
+    """Read embeddings from `.parquet` or `.npz`.
+
+    Raises:
+        UsageError: the file is of another kind.
+        IntegrityError: it is damaged, lacks a column, or holds what no single model can have made.
+        DataError: it holds nothing.
+        OSError: it cannot be opened.
+    """
+    readers = {".parquet": _read_parquet, ".npz": _read_npz}
+    if path.suffix not in readers:
+        raise UsageError(f"{path} is neither .parquet nor .npz; write the embeddings as one of the two.")
+    return from_table(readers[path.suffix](path), str(path), _read_sidecar(path))
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    with open(path, "rb") as file:
+        try:
+            return pd.read_parquet(file)
+        except Exception as error:  # pyarrow has no common base class for damaged files
+            raise _unreadable(path, "Parquet", error) from error
+
+
+def _read_npz(path: Path) -> pd.DataFrame:
+    with open(path, "rb") as file:
+        try:
+            content = np.load(file)  # refuses pickled objects, which could run code
+            if not isinstance(content, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            arrays = {name: content[name] for name in content.files}
+            if any(not isinstance(each, np.ndarray) for each in arrays.values()):
+                raise ValueError("what it holds are no arrays")
+            columns = {n: list(each) if n == "embedding" else each.astype(str) for n, each in arrays.items()}
+            return pd.DataFrame(columns)
+        except (ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise _unreadable(path, "NumPy's .npz", error) from error
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> IntegrityError:
+    reason = " ".join(str(error).split())[:200].rstrip(".")
+    return IntegrityError(f"{path} cannot be read as {kind} ({reason}); write it again.")
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    beside = sidecar(path)
+    if not beside.exists():
+        return {}
+    known = records.read_json(beside)
+    listed = known.get("without_face", []) if isinstance(known, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(each, str) or _is_named(each) for each in listed):
+        raise IntegrityError(f"{beside} does not list photos under without_face (docs/evaluating.md).")
+    trained_on = known.get("trained_on", [])
+    if not isinstance(trained_on, list) or not all(isinstance(person, str) for person in trained_on):
+        raise IntegrityError(f"{beside} does not list people under trained_on (docs/evaluating.md).")
+    found = {}
+    for each in listed:
+        row = {"sample_id": each} if isinstance(each, str) else each
+        found[row["sample_id"]] = row.get("person")
+    return {"without_face": found, "trained_on": trained_on}
+
+
+def _is_named(entry: Any) -> bool:
+    named = isinstance(entry, dict) and isinstance(entry.get("sample_id"), str)
+    return named and isinstance(entry.get("person"), str | None)
+
+
+def from_table(table: pd.DataFrame, source: str, known: Mapping[str, Any] | None = None) -> Embeddings:
+    """Check a table of embeddings; rows with a null embedding are photos without a face.
+
+    Args:
+        table: Columns sample_id and embedding, and perhaps person, group and model.
+        source: What messages call it.
+        known: What the file beside it says.
+
+    Raises:
+        IntegrityError, DataError: as `read_embeddings`.
+    """
+    _check_columns(table, source)
+    person = pd.Series(_texts(table, "person"), table.index, dtype=object)
+    table = table.assign(sample_id=table["sample_id"].astype(str), person=person)
+    _check_one_model(table, source)
+    lost = table["embedding"].isna()
+    found = table[~lost]
+    if found.empty:
+        raise DataError(f"{source} holds no embedding; embed some photos first.")
+    missing = dict(zip(table.loc[lost, "sample_id"], table.loc[lost, "person"], strict=True))
+    vectors = _vectors(found, source)
+    return Embeddings(
+        source,
+        found["sample_id"].to_list(),
+        vectors,
+        found["person"].to_list(),
+        _groups(table, source),
+        (known or {}).get("without_face", {}) | missing,
+        frozenset((known or {}).get("trained_on", [])),
+    )
+
+
+def _check_columns(table: pd.DataFrame, source: str) -> None:
+    for name in ("sample_id", "embedding"):
+        if name not in table:
+            shown = ", ".join(map(str, table.columns)) or "none"
+            raise IntegrityError(f"{source} lacks the column {name}; its columns are {shown}.")
+    if table["sample_id"].isna().any():
+        raise IntegrityError(f"{source} has a row without a sample_id; name every photo.")
+
+
+def _check_one_model(table: pd.DataFrame, source: str) -> None:
+    if (twice := table["sample_id"].duplicated()).any():
+        name = table.loc[twice, "sample_id"].iloc[0]
+        raise IntegrityError(f"{source} holds {name} twice; keep one row per photo.")
+    if "model" in table and table["model"].nunique() > 1:
+        models = sorted(map(str, table["model"].dropna().unique()))
+        raise IntegrityError(
+            f"{source} mixes embeddings of {len(models)} models ({', '.join(models[:3])}), which cannot be "
+            "compared; write a file for each."
+        )
+    if "part" in table and table["part"].nunique() > 1:
+        raise IntegrityError(
+            f"{source} holds {table['part'].nunique()} parts, each embedded by a network of its own, which "
+            "cannot be compared; keep one part."
+        )
+
+
+def _texts(table: pd.DataFrame, name: str) -> list[str | None]:
+    """Return a column as text, None where it is empty or not there."""
+    if name not in table:
+        return [None] * len(table)
+    return [None if pd.isna(each) or str(each) in ("", "None") else str(each) for each in table[name]]
+
+
+def _groups(table: pd.DataFrame, source: str) -> dict[str, str]:
+    if "group" not in table:
+        return {}
+    rows = pd.DataFrame({"person": table["person"], "group": _texts(table, "group")}).dropna()
+    if rows.empty:
+        raise DataError(f"{source} has a column group that is empty; fill it in, or leave it out.")
+    several = rows.drop_duplicates().groupby("person").size()
+    if (several > 1).any():
+        raise IntegrityError(f"{source} puts {several.idxmax()} into {several.max()} groups; choose one.")
+    return dict(zip(rows["person"], rows["group"], strict=True))
+
+
+def _vectors(table: pd.DataFrame, source: str) -> NDArray[np.floating]:
+    """Return the embeddings (N, D) of a table, float32 or float64.
+
+    Raises:
+        IntegrityError: they are not numbers of one length each, or one is zero or not finite.
+    """
+    names = table["sample_id"].to_list()
+    try:
+        rows = [np.asarray(each) for each in table["embedding"]]
+        rows = [each if each.dtype in (np.float32, np.float64) else each.astype(np.float64) for each in rows]
+    except (TypeError, ValueError) as error:
+        raise IntegrityError(f"{source} holds an embedding that is not a list of numbers.") from error
+    shapes = {each.shape: name for each, name in zip(rows, names, strict=True)}
+    if any(len(shape) != 1 for shape in shapes):
+        raise IntegrityError(f"{source} holds embeddings that are not lists of numbers.")
+    if len(shapes) > 1:
+        (one, first), (other, second) = list(shapes.items())[:2]
+        raise IntegrityError(
+            f"{source} mixes embeddings of {one[0]} numbers ({first}) and of {other[0]} ({second}), as of "
+            "two models; write a file for each."
+        )
+    vectors = np.stack(rows)
+    with np.errstate(over="ignore"):
+        length = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    bad = ~np.isfinite(length) | (length == 0)
+    if bad.any():
+        raise IntegrityError(
+            f"{source} holds an embedding that is zero or not finite ({names[int(np.argmax(bad))]}); where "
+            "no face was found, leave it null."
+        )
+    return vectors
+
+
+def read_pairs(path: Path) -> pd.DataFrame:
+    """Read a list of pairs: first, second, genuine and fold (0 where there is no such column).
+
+    Raises:
+        IntegrityError: a column is missing, or a line cannot be understood.
+        DataError: there is no pair.
+        OSError: it cannot be opened.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        try:
+            table = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True)
+        except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError and EmptyDataError too
+            raise _unreadable(path, "CSV", error) from error
+    for name in ("first", "second", "genuine"):
+        if name not in table:
+            shown = ", ".join(table.columns)
+            raise IntegrityError(f"{path} lacks the column {name}; its columns are {shown}.")
+    if table.empty:
+        raise DataError(f"{path} holds no pair; list some.")
+    answers = table["genuine"].str.strip().str.lower()
+    _refuse_line(path, ~answers.isin(list(_SAME)), table["genuine"], "genuine is {!r}, and 1 or 0 is needed")
+    _refuse_line(path, table["first"] == table["second"], table["first"], "{!r} is compared with itself")
+    fold = table["fold"] if "fold" in table else pd.Series("0", table.index)
+    return pd.DataFrame(
+        {
+            "first": table["first"],
+            "second": table["second"],
+            "genuine": answers.map(_SAME).astype(bool),
+            "fold": pd.factorize(fold.str.strip(), sort=True)[0].astype(np.int64),
+        }
+    )
+
+
+def _refuse_line(path: Path, bad: pd.Series, shown: pd.Series, what: str) -> None:
+    if bad.any():
+        place = int(np.argmax(bad))
+        raise IntegrityError(f"{path}, line {place + 2}: {what.format(shown.iloc[place])}.")
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A folder of photos to embed, and how.
+
+    Attributes:
+        images: A folder of person/photo.jpg, an archive, a pack or a data set's name.
+        align: Find the face, or take photos that are faces already; "auto" knows the data sets.
+        raw_dir: Folder of the named data sets.
+        workers: Processes that align at a time.
+        threads: Processor threads of the network.
+        device: Where to compute.
+    """
+
+    images: str
+    align: Literal["auto", "landmarks", "crop"] = "auto"
+    raw_dir: str = "data/raw"
+    workers: int = 1
+    threads: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+def embed_photos(photos: Photos, model: Path, out: Path) -> pd.DataFrame:
+    """Find, align and embed the faces of a folder of photos, and return the pairs that the folder lists.
+
+    Writes `out`, a Parquet file of sample_id, person, embedding and model, and what is known of it beside.
+    The aligned faces stay in a hidden folder beside `out`, so that the same command goes on after a kill.
+
+    Args:
+        photos: The photos.
+        model: Folder of a `finetune` stage, or the embedder in it.
+        out: File to write.
+
+    Raises:
+        UsageError: the folder, or the model, is not there.
+        DataError: no photo has a face.
+        IntegrityError: the model is damaged.
+    """
+    from facemae.models.weights import load_embedder
+
+    stage = _stage(model)
+    if out.suffix != ".parquet":
+        raise UsageError(f"--out {out} does not end in .parquet; embeddings are written as Parquet.")
+    load_embedder(stage)  # what is wrong with it is told before minutes of aligning
+    size = records.read_json(stage / layout.CONFIG)["image_size"]
+    folder = DataFolder(out.with_name(f".{out.name}.faces"))
+    prefix = _aligned(photos, size, folder)
+    table = _embedded(photos, stage, folder)
+    table["sample_id"] = table["sample_id"].str.removeprefix(prefix)
+    _write(table, folder, prefix, stage, out)
+    pairs = records.read_table(folder.listed_pairs)
+    for side in ("first", "second"):
+        pairs[side] = pairs[side].str.removeprefix(prefix)
+    return pairs
+
+
+def _stage(model: Path) -> Path:
+    """Return the stage's folder.
+
+    Raises:
+        UsageError: there is no embedder in it.
+    """
+    stage = model.parent if model.name == layout.EMBEDDER else model
+    for name in (layout.EMBEDDER, layout.CONFIG):
+        if not (stage / name).is_file():
+            raise UsageError(
+                f"{model} holds no {name}; name the folder of a finetune stage, such as "
+                "results/random/0/finetune."
+            )
+    return stage
+
+
+def _aligned(photos: Photos, size: int, folder: DataFolder) -> str:
+    """Align the photos into a folder, and return what their names begin with there and need not."""
+    from facemae import config
+    from facemae.data.sources.locate import find, raw_dir
+    from facemae.stages import data as prepare
+
+    raw = raw_dir(photos.raw_dir)
+    wanted = find(photos.images, layout.SET_LABELLED, raw)
+    data = config.Data(
+        labelled=photos.images, unlabelled=[], tested=[], raw_dir=photos.raw_dir, image_size=size,
+        align=photos.align, faces="auto", min_score=0.9, max_skipped=1.0,
+    )  # fmt: skip
+    prepare.fetch([wanted], raw, folder)
+    prepare.align(data, folder, photos.device, photos.workers)
+    prepare.cache(folder)
+    own = not wanted.source.folder and wanted.source.name == layout.SET_LABELLED
+    return f"{layout.SET_LABELLED}/" if own else ""
+
+
+def _embedded(photos: Photos, stage: Path, folder: DataFolder) -> pd.DataFrame:
+    from facemae.compute import device
+    from facemae.data.faces.cache import load_faces
+    from facemae.stages.embed import embed_images
+
+    compute = device.choose(photos.device, "auto", photos.threads)
+    index = records.read_table(folder.faces, ["sample_id", "person"])
+    parts = []
+    for start in range(0, len(index), FACES_AT_A_TIME):
+        faces = load_faces(folder, index.iloc[start : start + FACES_AT_A_TIME])
+        vectors = embed_images(stage, faces.images, compute, "embed").astype(np.float32)
+        columns = {"sample_id": faces.sample_ids, "person": faces.people, "embedding": list(vectors)}
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _write(table: pd.DataFrame, folder: DataFolder, prefix: str, stage: Path, out: Path) -> None:
+    model = files.sha256_of(stage / layout.EMBEDDER)[:16]
+    rejected = [
+        {"sample_id": row["sample_id"].removeprefix(prefix)}
+        | {n: row[n] for n in ("person", "code", "reason")}
+        for row in records.iterate_log(folder.rejected)
+    ]
+    people = set(table["person"].dropna()) | {row["person"] for row in rejected if row["person"]}
+    known = sorted(people & _training_people(stage))
+    records.write_table(out, table.assign(model=model), ["sample_id", "person", "embedding", "model"])
+    content = {"model": model, "faces": len(table), "without_face": rejected, "trained_on": known}
+    files.write_json(sidecar(out), content)
+    say("embed", f"{len(table)} faces of {table['person'].nunique()} people in {out}")
+    if rejected:
+        names = ", ".join(row["sample_id"] for row in rejected[:3])
+        more = f" and {len(rejected) - 3} more" if len(rejected) > 3 else ""
+        say("embed", f"no face was found in {len(rejected)} photos: {names}{more}; {sidecar(out)} lists them")
+    if known:
+        say("embed", f"{len(known)} people are named like some that the model was trained on: {known[0]}")
+
+
+def _training_people(stage: Path) -> set[str]:
+    """Return whom a model in a folder of results was trained on; nobody where that is not known."""
+    parents = stage.resolve().parents
+    path = DataFolder(parents[2] / "data").split if len(parents) > 2 else None
+    if path is None or not path.is_file():
+        return set()
+    roles = records.read_table(path, layout.SPLIT_COLUMNS)
+    # A model of several is that of the first part: it has seen the others' people.
+    others = (roles["role"] == layout.ROLE_EVALUATION) & (roles["part"] != 0) & roles["trainable"]
+    return set(roles.loc[(roles["role"] == layout.ROLE_TRAIN) | others, "person"].dropna())

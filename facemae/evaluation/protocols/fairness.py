@@ -1,0 +1,210 @@
+"""Whether one threshold for everybody makes the same errors for every group.
+
+Impostor pairs are taken within a group, since people are mistaken for those who look like them. Sums over
+groups: the fairness discrepancy rate (FDR; de Freitas Pereira and Marcel, 2021) and the greatest rate over
+the geometric mean of the rates, as NIST reports it (IR 8429; FRTE Part 8). N faces, P people, R resamples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from facemae.evaluation import metrics
+from facemae.evaluation.metrics import Floats, Integers, Measurement
+from facemae.evaluation.protocols import operating_point
+from facemae.evaluation.protocols.all_pairs import LEAST_PEOPLE
+from facemae.evaluation.protocols.operating_point import EveryPair
+
+FMR_TARGET = 0.001
+FALLBACKS = (0.01, 0.1)  # where the pairs do not support the target
+ALPHA = 0.5  # weight of the false matches in the FDR
+LARGEST_FNMR = 0.5  # of everyone: where most genuine pairs are rejected, those of all groups are, alike
+
+Weights = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A group's false match and false non-match rate at the common threshold."""
+
+    fmr: Measurement
+    fnmr: Measurement
+
+    @property
+    def measured(self) -> bool:
+        """Tell whether the group was large enough for both."""
+        return self.fmr.value is not None and self.fnmr.value is not None
+
+
+def measure(
+    embeddings: NDArray[np.floating],
+    identity: ArrayLike,
+    group: ArrayLike,
+    weights: Weights,
+    fmr_target: float = FMR_TARGET,
+) -> list[Measurement]:
+    """Measure each group's FMR and FNMR at one threshold, and how far the groups lie apart.
+
+    The threshold keeps to `fmr_target` over all impostor pairs of all people, those of no known group
+    included; where that would leave fewer than two groups to compare, to the first of 0.01 and 0.1 that does
+    not. It stays the same in every resample. A group's FNMR is the mean over its people with two faces or
+    more; it is refused below 30 of them, or below the impostor pairs that `metrics.impostors_needed` tells.
+
+    Args:
+        embeddings: (N, D).
+        identity: (N,) whose face each is, 0 to P - 1.
+        group: (P,) each person's group; "" where it is not known.
+        weights: (R, P) resamples of the people.
+        fmr_target: The false match rate over everyone.
+
+    Returns:
+        `fmr` and `fnmr` under the condition of each group, `fdr`, `fmr_ratio` and `fnmr_ratio`; nothing where
+        no group is known. `fdr` and `fnmr_ratio` are refused where the FNMR of everyone is above 0.5: groups
+        that are all rejected are rejected alike.
+
+    Raises:
+        ValueError: an embedding is zero or not finite, or the arguments do not belong together.
+    """
+    people, groups = np.asarray(identity, np.int64), np.asarray(group, str)
+    _check_sizes(len(embeddings), people, groups)
+    names = sorted(set(groups.tolist()) - {""})
+    if not names:
+        return []
+    pairs = EveryPair.of(embeddings, people)
+    parts = {name: _part(pairs, groups, name) for name in names}
+    try:
+        target, threshold = _common_threshold(pairs, parts, fmr_target)
+    except ValueError as error:
+        return [_measurement(name, None, 0, str(error)) for name in ("fdr", "fmr_ratio", "fnmr_ratio")]
+    note = f"threshold {threshold:.4f}, at a false match rate of {target:g} over everyone"
+    rates = [_of_group(name, one, target, threshold, note, weights[:, p]) for name, (one, p) in parts.items()]
+    each = [measured for found in rates for measured in (found.fmr, found.fnmr)]
+    apart = _apart([found for found in rates if found.measured], len(people), note)
+    return each + _unless_useless(apart, float(pairs.false_non_matches(threshold)[0]), target)
+
+
+def _check_sizes(faces: int, people: Integers, groups: NDArray[np.str_]) -> None:
+    if len(people) != faces or groups.ndim != 1 or people.max(initial=-1) >= len(groups):
+        raise ValueError(
+            f"{faces} embeddings, {len(people)} faces and the groups of {len(groups)} people do not belong "
+            "together"
+        )
+
+
+def _part(pairs: EveryPair, groups: NDArray[np.str_], name: str) -> tuple[EveryPair, Integers]:
+    """Return the faces of a group, its people numbered anew, and their old numbers."""
+    inside = groups[pairs.identity] == name
+    kept, identity = np.unique(pairs.identity[inside], return_inverse=True)
+    return EveryPair(pairs.unit[inside], identity.astype(np.int64)), kept
+
+
+def _common_threshold(
+    pairs: EveryPair, parts: dict[str, tuple[EveryPair, Integers]], fmr_target: float
+) -> tuple[float, float]:
+    impostors = pairs.impostors
+    wanted = [fmr_target, *(target for target in FALLBACKS if target > fmr_target)]
+    supported = [target for target in wanted if not operating_point.refusal(len(impostors), target)]
+    if not supported:
+        raise ValueError(operating_point.refusal(len(impostors), wanted[-1]))
+    large = {target: sum(not _refusal(part, target) for part, _ in parts.values()) for target in supported}
+    target = next((target for target in supported if large[target] > 1), supported[0])
+    return target, operating_point.threshold_at(impostors, target)
+
+
+def _of_group(
+    name: str, part: EveryPair, target: float, threshold: float, note: str, weights: Weights
+) -> Rates:
+    counts = {"fmr": _impostor_count(part), "fnmr": part.genuine_count}
+    if reason := _refusal(part, target):
+        return Rates(*(_measurement(each, None, n, reason, None, name) for each, n in counts.items()))
+    note = f"{part.genuine_people} people with two faces or more; {note}"
+    found = operating_point.rates(part, threshold, weights)
+    return Rates(
+        *(
+            _measurement(each, value, counts[each], note, samples, name)
+            for each, (value, samples) in zip(counts, found, strict=True)
+        )
+    )
+
+
+def _impostor_count(part: EveryPair) -> int:
+    return len(part.identity) * (len(part.identity) - 1) // 2 - part.genuine_count
+
+
+def _refusal(part: EveryPair, target: float) -> str:
+    people, impostors, needed = part.genuine_people, _impostor_count(part), metrics.impostors_needed(target)
+    if people < LEAST_PEOPLE:
+        return f"this group has {people} people with two faces or more, and {LEAST_PEOPLE} are needed"
+    if impostors < needed:
+        return f"a false match rate of {target:g} needs {needed} impostor pairs, this group has {impostors}"
+    return ""
+
+
+def _apart(rates: list[Rates], faces: int, note: str) -> list[Measurement]:
+    """Return the sums over the groups that were measured."""
+    names = ("fdr", "fmr_ratio", "fnmr_ratio")
+    if len(rates) < 2:
+        reason = f"{len(rates)} groups are large enough, and two are needed to compare"
+        return [_measurement(name, None, faces, reason) for name in names]
+    fmr = np.stack([_with_point(each.fmr) for each in rates])
+    fnmr = np.stack([_with_point(each.fnmr) for each in rates])
+    values = (discrepancy(fmr, fnmr), over_mean(fmr), over_mean(fnmr))
+    found = [
+        _measurement(name, float(value[0]), faces, f"{len(rates)} groups; {note}", value[1:])
+        for name, value in zip(names, values, strict=True)
+    ]
+    return [_unless_zero(each) for each in found]
+
+
+def _unless_useless(apart: list[Measurement], fnmr: float, target: float) -> list[Measurement]:
+    """Return the sums over groups without those that a high FNMR of everyone would make look fair."""
+    if not fnmr > LARGEST_FNMR:
+        return apart
+    note = (
+        f"at a false match rate of {target:g}, {fnmr:.2f} of the genuine pairs are rejected; above "
+        f"{LARGEST_FNMR:g} these errors cannot tell whether groups are treated alike"
+    )
+    refused = [each.value is not None and each.name != "fmr_ratio" for each in apart]
+    return [
+        replace(each, value=None, note=note, samples=None) if hide else each
+        for each, hide in zip(apart, refused, strict=True)
+    ]
+
+
+def discrepancy(fmr: Floats, fnmr: Floats, alpha: float = ALPHA) -> Floats:
+    """Return the FDR (R,) of rates (G, R) of G groups: 1 is fair, 0 is as unfair as can be.
+
+    1 - (alpha * A + (1 - alpha) * B), A and B the greatest difference of two groups' FMR and FNMR.
+    """
+    return np.asarray(1 - (alpha * np.ptp(fmr, axis=0) + (1 - alpha) * np.ptp(fnmr, axis=0)))
+
+
+def over_mean(rates: Floats) -> Floats:
+    """Return the greatest of the groups' rates (G, R) over their geometric mean, (R,): 1 is fair.
+
+    NaN where a group has no error, as the mean is then zero.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.exp(np.log(rates).mean(axis=0))
+        return np.asarray(np.where(mean > 0, rates.max(axis=0) / mean, np.nan))
+
+
+def _with_point(measured: Measurement) -> Floats:
+    assert measured.samples is not None
+    return np.concatenate([[measured.value], measured.samples])
+
+
+def _unless_zero(measured: Measurement) -> Measurement:
+    if measured.value is None or not np.isnan(measured.value):
+        return measured
+    note = "a group has not one such error, so the geometric mean of the rates is zero"
+    return replace(measured, value=None, note=note, samples=None)
+
+
+def _measurement(
+    name: str, value: float | None, n: int, note: str, samples: Floats | None = None, condition: str = ""
+) -> Measurement:
+    return Measurement("fairness", name, value, n, note, samples, condition)

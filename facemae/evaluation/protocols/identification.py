@@ -1,0 +1,290 @@
+"""Identification: who is this, among the people enrolled? Closed and open set, and BLUFR's protocol on LFW.
+
+A probe is compared with the enrolled images of everyone, and scores with a person what it scores with the
+best of that person's images. Its rank is the number of people who score at least as high as its own person,
+so a tie counts against it. A rate is the mean over people of the share of each one's probes, as one person in
+thousands can be in a seventh of the photos. The gallery is the same in every resample: resamples weigh the
+probes' people.
+Shapes: N images, P people, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemae.core.seeds import seed_of
+from facemae.evaluation import metrics
+from facemae.evaluation.metrics import Booleans, Floats, Integers, Measurement
+from facemae.evaluation.protocols import all_pairs
+from facemae.evaluation.protocols.all_pairs import directions, people_numbers, people_weights
+
+PROTOCOL, BLUFR = "identification", "blufr"
+BLUFR_TAR_AT, BLUFR_DIR_AT = 0.001, 0.01  # false accept rates that its benchmark reports
+_BLOCK_VALUES = 2**22  # similarities of a block of probes: 32 MB
+_ROUNDING = 1e-9  # by which a sum of weights may miss a rate
+
+
+@dataclass(frozen=True)
+class _Probes:
+    """What a search of the gallery finds for each probe, `(probes,)` each."""
+
+    person: Integers
+    mated: Booleans
+    """Whether the probe's person is enrolled."""
+    rank: Integers
+    """Of the probe's person, from 1; of a non-mated probe 0."""
+    top: Floats
+    """The highest similarity to anybody enrolled."""
+
+
+def closed_set(
+    embeddings: NDArray[np.floating],
+    identity: Integers,
+    enrolled: Booleans,
+    weights: NDArray[np.integer] | None = None,
+    ranks: Sequence[int] = (1, 5, 20),
+) -> list[Measurement]:
+    """Measure the share of probes whose person is among the first of the gallery: `rank1`, `rank5`, `rank20`.
+
+    This is the cumulative match characteristic (ISO/IEC 19795-1) at a few ranks. A rank at which every
+    search succeeds, because the gallery holds no more people, is refused.
+
+    Args:
+        embeddings: (N, D), of any length but zero.
+        identity: (N,), whose image each row is: 0 to P - 1, everyone at least once.
+        enrolled: (N,), the gallery; all other images are probes.
+        weights: (R, P), how often each person is drawn in each resample; None measures without resamples.
+        ranks: From 1.
+
+    Raises:
+        ValueError: there is no gallery or no probe, a probe's person is not enrolled, a rank is below 1, an
+            embedding is zero or not finite, or the arguments do not belong together.
+    """
+    if any(rank < 1 for rank in ranks):
+        raise ValueError(f"ranks count from 1, got {min(ranks)}")
+    unit, person, gallery = _checked(embeddings, identity, enrolled)
+    if strangers := np.setdiff1d(person[~gallery], person[gallery]).tolist():
+        raise ValueError(f"person {strangers[0]} has a probe but no enrolled image")
+    people = int(person.max()) + 1
+    rows = None if weights is None else people_weights(weights, people).astype(np.int64)
+    probes = _search(unit, person, gallery)
+    count = np.bincount(probes.person, minlength=people)
+    asked, said = (count > 0).astype(np.int64), _people_note(count)
+    found = []
+    for rank in dict.fromkeys(ranks):
+        if people <= rank:
+            note = f"needs more than {rank} enrolled people, this gallery has {people}"
+            found.append(Measurement(PROTOCOL, f"rank{rank}", None, len(probes.person), note, None))
+            continue
+        hits = np.bincount(probes.person[probes.rank <= rank], minlength=people) / np.maximum(1, count)
+        value = float(metrics.rank1_score(hits, asked)[0])
+        samples = None if rows is None else metrics.rank1_score(hits, asked, rows)
+        found.append(Measurement(PROTOCOL, f"rank{rank}", value, len(probes.person), said, samples))
+    return found
+
+
+def open_set(
+    embeddings: NDArray[np.floating],
+    identity: Integers,
+    enrolled: Booleans,
+    weights: NDArray[np.integer] | None = None,
+    fpir_targets: Sequence[float] = (0.1, 0.01),
+) -> list[Measurement]:
+    """Measure the true positive identification rate at false positive identification rates.
+
+    Probes of enrolled people are mated, probes of all others are not. FPIR(t) is the share of a person's
+    non-mated probes with any candidate at or above t, TPIR(t) that of mated probes whose own person comes
+    first, at or above t (NIST FRVT 1:N, Grother et al., 2019), each the mean over people. As for
+    verification, the threshold is the lowest that keeps to the target, for each resample anew, and a target
+    is refused below 30 expected errors, that is 30 / target non-mated probes: the rule of three, 3 / target,
+    would do to bound a rate at which no error was seen, but not to set a threshold by the errors that were.
+
+    Args:
+        embeddings: (N, D), as for `closed_set`.
+        identity: (N,), as for `closed_set`.
+        enrolled: (N,), the gallery: images of some of the people.
+        weights: (R, P), as for `closed_set`.
+        fpir_targets: In (0, 1].
+
+    Returns:
+        `tpir_at_fpir=...` and the FPIR achieved, `fpir_at_target=...`; n counts the non-mated probes.
+
+    Raises:
+        ValueError: there is no gallery or no probe, a target is not in (0, 1], an embedding is zero or not
+            finite, or the arguments do not belong together.
+    """
+    unit, person, gallery = _checked(embeddings, identity, enrolled)
+    people = int(person.max()) + 1
+    rows = None if weights is None else people_weights(weights, people)
+    probes = _search(unit, person, gallery)
+    return [
+        measurement
+        for target in dict.fromkeys(fpir_targets)
+        for measurement in _open_set(probes, target, rows, people)
+    ]
+
+
+def low_far(
+    embeddings: NDArray[np.floating], identity: Integers, trials: int = 10, seed: int = 0
+) -> list[Measurement]:
+    """Measure like BLUFR (Liao et al., A Benchmark Study of Large-Scale Unconstrained FR, IJCB 2014).
+
+    Each trial draws half of the people. `blufr_tar=0.001` is the true accept rate at a false accept rate of
+    0.1 % on every pair of their images; `blufr_dir=0.01` is the rate of detection and identification at rank
+    1 and a false accept rate of 1 %, with half of the drawn people enrolled by one image. The value is the
+    mean over the trials, and the note holds their standard deviation; trials share people, so it is no
+    interval. Unlike BLUFR's ten lists the halves are drawn here, and nothing is trained on the other half;
+    and people weigh alike, where BLUFR counts pairs and probes singly.
+
+    Args:
+        embeddings: (N, D), as for `closed_set`.
+        identity: (N,), as for `closed_set`.
+        trials: At least 2.
+        seed: Of the draws.
+
+    Returns:
+        Both measurements; n is the least number of impostor pairs, or of non-mated probes, of a trial. Where
+        any trial has too few of them, by the rule of 30, the measurement is refused.
+
+    Raises:
+        ValueError: there are fewer than 4 people or 2 trials, an embedding is zero or not finite, or the
+            arguments do not belong together.
+    """
+    unit = directions(embeddings)
+    person = people_numbers(identity, len(unit))
+    people = int(person.max()) + 1
+    if people < 4 or trials < 2:
+        raise ValueError(f"needs 4 people and 2 trials, got {people} and {trials}")
+    found = [_trial(unit, person, np.random.default_rng(seed_of("blufr", seed, n))) for n in range(trials)]
+    return [_mean([trial[kind] for trial in found]) for kind in range(2)]
+
+
+def _checked(
+    embeddings: NDArray[np.floating], identity: Integers, enrolled: Booleans
+) -> tuple[Floats, Integers, Booleans]:
+    unit = directions(embeddings)
+    person = people_numbers(identity, len(unit))
+    gallery = np.asarray(enrolled)
+    if gallery.shape != person.shape or gallery.dtype != np.bool_:
+        raise ValueError(f"enrolled must mark {len(person)} images, got {gallery.dtype} of {gallery.shape}")
+    if not gallery.any():
+        raise ValueError("no image is enrolled, there is nobody to find")
+    if gallery.all():
+        raise ValueError("every image is enrolled, none is left to identify")
+    return unit, person, gallery
+
+
+def _search(unit: Floats, person: Integers, gallery: Booleans) -> _Probes:
+    """Compare every probe with everyone enrolled, a block of probes at a time."""
+    order = np.flatnonzero(gallery)[np.argsort(person[gallery], kind="stable")]
+    enrolled, starts = np.unique(person[order], return_index=True)
+    templates = unit[order].T
+    place = np.full(int(person.max()) + 1, -1)
+    place[enrolled] = np.arange(len(enrolled))
+    probe = np.flatnonzero(~gallery)
+    own = place[person[probe]]
+    rank, top = np.zeros(len(probe), np.int64), np.empty(len(probe))
+    size = max(1, _BLOCK_VALUES // len(order))
+    for start in range(0, len(probe), size):
+        block = slice(start, start + size)
+        score = unit[probe[block]] @ templates
+        if len(starts) < len(order):
+            score = np.maximum.reduceat(score, starts, axis=1)
+        top[block] = score.max(axis=1)
+        mine = np.take_along_axis(score, own[block, None], axis=1)
+        rank[block] = (score >= mine).sum(axis=1)
+    return _Probes(person[probe], own >= 0, np.where(own >= 0, rank, 0), top)
+
+
+def _open_set(probes: _Probes, target: float, rows: Floats | None, people: int) -> list[Measurement]:
+    strangers, mated = int((~probes.mated).sum()), int(probes.mated.sum())
+    names = [f"tpir_at_fpir={target:g}", f"fpir_at_target={target:g}"]
+    needed, note = metrics.impostors_needed(target), ""
+    if strangers < needed:
+        note = f"needs {needed} non-mated probes, this evaluation has {strangers}"
+    elif not mated:
+        note = "needs probes of enrolled people, this evaluation has none"
+    if note:
+        return [Measurement(PROTOCOL, name, None, strangers, note, None) for name in names]
+    values = _at_fpir(probes, target, np.ones((1, people)))[:, 0]
+    samples = [None, None] if rows is None else list(_at_fpir(probes, target, rows))
+    note = f"{mated} mated probes; {_people_note(np.bincount(probes.person[probes.mated]))}"
+    return [
+        Measurement(PROTOCOL, name, float(value), strangers, note, sample)
+        for name, value, sample in zip(names, values, samples, strict=True)
+    ]
+
+
+def _at_fpir(probes: _Probes, target: float, rows: Floats) -> Floats:
+    """Return TPIR and FPIR at the lowest threshold that keeps to the target, `(2, R)`."""
+    stranger = np.flatnonzero(~probes.mated)
+    stranger = stranger[np.argsort(-probes.top[stranger], kind="stable")]
+    score, hit = probes.top[stranger], probes.rank == 1
+    once = all_pairs.each_person_once(probes.person)  # nobody has both kinds of probes
+    values = np.full((2, len(rows)), np.nan)
+    for number, row in enumerate(rows):
+        weighed = row[probes.person] * once
+        weight, mated = weighed[stranger], weighed[probes.mated].sum()
+        if not mated or not weight.any():
+            continue
+        accepted = np.concatenate([[0.0], np.cumsum(weight)])
+        above = accepted[1:] / accepted[-1] > target * (1 + _ROUNDING)
+        # The threshold lies above the score with which the target would be missed, its ties included.
+        missed = score[np.argmax(above)] if above.any() else -np.inf
+        found = hit & (probes.top > missed)
+        values[0, number] = weighed[found].sum() / mated
+        values[1, number] = accepted[int((score > missed).sum())] / accepted[-1]
+    return values
+
+
+def _people_note(probes: Integers) -> str:
+    """Return how many people are behind a rate, given everyone's number of probes."""
+    people = int((probes > 0).sum())
+    return all_pairs.people_text(f"mean over {people} people", people)
+
+
+def _trial(unit: Floats, person: Integers, draw: np.random.Generator) -> tuple[Measurement, Measurement]:
+    """Measure one half of the people."""
+    people = int(person.max()) + 1
+    half = draw.permutation(people)[: people // 2]
+    chosen = np.flatnonzero(np.isin(person, half))
+    known, own = np.unique(person[chosen], return_inverse=True)
+    vectors = unit[chosen]
+    images = np.bincount(own)
+    genuine = int((images * (images - 1) // 2).sum())
+    impostors = len(own) * (len(own) - 1) // 2 - genuine
+    needed, name = metrics.impostors_needed(BLUFR_TAR_AT), f"blufr_tar={BLUFR_TAR_AT:g}"
+    note = ""
+    if impostors < needed:
+        note = f"needs {needed} impostor pairs, half of these people have {impostors}"
+    elif not genuine:
+        note = "needs genuine pairs, half of these people have none"
+    tar = None
+    if not note:
+        note = _people_note(images - 1)
+        tar = all_pairs.tar_at_far(all_pairs.score_pairs(vectors, own), BLUFR_TAR_AT)[0]
+    verification = Measurement(BLUFR, name, tar, impostors, note, None)
+    shuffled = draw.permutation(len(own))
+    first = shuffled[np.unique(own[shuffled], return_index=True)[1]]  # a random image of each person
+    enrolled = np.zeros(len(own), np.bool_)
+    enrolled[first[draw.permutation(len(known))[: len(known) // 2]]] = True
+    search = _search(vectors, own, enrolled)
+    found = _open_set(search, BLUFR_DIR_AT, None, len(known))[0]
+    name = f"blufr_dir={BLUFR_DIR_AT:g}"
+    return verification, Measurement(BLUFR, name, found.value, found.n, found.note, None)
+
+
+def _mean(trials: Sequence[Measurement]) -> Measurement:
+    """Return the mean over trials, or the refusal of the first that was refused."""
+    first, least = trials[0], min(trial.n for trial in trials)
+    for trial in trials:
+        if trial.value is None:
+            return Measurement(first.protocol, first.name, None, least, trial.note, None)
+    values = np.array([trial.value for trial in trials])
+    note = f"standard deviation {values.std(ddof=1):.4f} over {len(trials)} halves of the people"
+    note = f"{note}; of the first half {first.note}"
+    return Measurement(first.protocol, first.name, float(values.mean()), least, note, None)

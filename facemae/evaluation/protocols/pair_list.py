@@ -1,0 +1,129 @@
+"""Verification on a list of pairs in folds, as LFW, CALFW, CPLFW, CFP-FP and AgeDB-30 are measured.
+
+Of ten folds nine choose a threshold and the tenth is tested with it, in turn (LFW's View 2; Huang et al.,
+2007). The fold is the pair's own: a list says which pairs belong together. Evaluation is exact, N pairs of
+P people in K folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from facemae.evaluation import metrics
+from facemae.evaluation.metrics import Booleans, Comparisons, Integers, Measurement
+
+FOLDS = 5  # that a list in one fold, such as LFW's View 1, is cut into
+
+
+def measure(
+    score: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    genuine: ArrayLike,
+    fold: ArrayLike,
+    far_targets: Sequence[float],
+) -> list[Measurement]:
+    """Measure accuracy, ROC AUC, EER and TAR at FAR on a list of pairs.
+
+    Accuracy is the mean over the folds of (TAR + 1 - FAR) / 2, which on as many genuine as impostor pairs is
+    the share of right decisions. A fold's threshold has the best balanced accuracy on the other folds
+    (`metrics.best_thresholds`); its own labels are not read. A pair with a face that was not found is
+    rejected at every threshold: right if it is an impostor pair, wrong if it is genuine.
+
+    Args:
+        score: (N,) similarity; NaN where a face was not found.
+        first, second: (N,) whose photos the two are, people counted from 0.
+        genuine: (N,) whether the list says that both show one person.
+        fold: (N,) the fold of each pair; a list in one fold is cut into five.
+        far_targets: False accept rates to report the true accept rate at, as far as the pairs support them.
+
+    Raises:
+        ValueError: there is no genuine or no impostor pair, or the arguments do not belong together.
+    """
+    pairs = comparisons(score, first, second, genuine)
+    folds = np.asarray(fold)
+    if folds.shape != pairs.score.shape:
+        raise ValueError(f"fold must name the fold of {len(pairs)} pairs, got shape {folds.shape}")
+    measured = [*metrics.verification(pairs, far_targets), _accuracy(pairs, folds)]
+    missing = _missing_note(pairs)
+    return [_noted(each, missing) for each in measured]
+
+
+def comparisons(score: ArrayLike, first: ArrayLike, second: ArrayLike, genuine: ArrayLike) -> Comparisons:
+    """Return the pairs of a list; those with a face that was not found (NaN) get a score below every other.
+
+    Raises:
+        ValueError: the four are not of one length, or people are not counted from 0.
+    """
+    scores = np.asarray(score, dtype=np.float64)
+    sides = [np.asarray(side) for side in (first, second)]
+    same = np.asarray(genuine)
+    if scores.ndim != 1 or any(each.shape != scores.shape for each in (*sides, same)):
+        shapes = ", ".join(str(each.shape) for each in (scores, *sides, same))
+        raise ValueError(f"score, first, second and genuine must be as many, got the shapes {shapes}")
+    if same.dtype != np.bool_:
+        raise ValueError(f"genuine must be true or false, got {same.dtype}")
+    if any(not np.issubdtype(side.dtype, np.integer) or (side < 0).any() for side in sides):
+        raise ValueError("people must be whole numbers counted from 0")
+    one, other = (side.astype(np.int64) for side in sides)
+    return Comparisons(np.where(np.isnan(scores), -np.inf, scores), one, other, same)
+
+
+def check_people(pairs: pd.DataFrame) -> str:
+    """Return a note where somebody is in two folds, or nothing; a threshold has then seen the people tested.
+
+    Args:
+        pairs: Columns first, second (people, or photos where people are not known) and fold.
+    """
+    sides = [pairs[[side, "fold"]].set_axis(["person", "fold"], axis=1) for side in ("first", "second")]
+    folds = pd.concat(sides).drop_duplicates().groupby("person").size()
+    several = int((folds > 1).sum())
+    return f"{several} of {len(folds)} people are in more than one fold" if several else ""
+
+
+def pair_folds(fold: ArrayLike, genuine: Booleans) -> Integers:
+    """Return the folds (N,) of a list; one that has a single fold is cut into five, in its order.
+
+    Genuine and impostor pairs are cut each by themselves, since lists name one kind after the other.
+
+    Raises:
+        ValueError: there are fewer than five pairs of a kind to cut.
+    """
+    folds = np.asarray(fold)
+    if len(np.unique(folds)) != 1:
+        return folds.astype(np.int64)
+    count, total = int(genuine.sum()), len(genuine)
+    if min(count, total - count) < FOLDS:
+        raise ValueError(
+            f"a list in one fold is cut into {FOLDS}, which takes {FOLDS} genuine and {FOLDS} impostor "
+            f"pairs, and this one has {count} and {total - count}"
+        )
+    cut = np.empty(total, np.int64)
+    for kind in (genuine, ~genuine):
+        cut[kind] = np.arange(kind.sum()) * FOLDS // kind.sum()
+    return cut
+
+
+def _accuracy(pairs: Comparisons, fold: Integers) -> Measurement:
+    """Measure the accuracy, or refuse it with the reason."""
+    try:
+        folds = pair_folds(fold, pairs.genuine)
+        splits = metrics.split_by_pair(pairs, folds)
+    except ValueError as error:
+        return Measurement("verification", "accuracy", None, len(pairs), str(error), None)
+    people = pd.DataFrame({"first": pairs.first, "second": pairs.second, "fold": folds})
+    return _noted(metrics.fold_accuracy(splits), check_people(people))
+
+
+def _missing_note(pairs: Comparisons) -> str:
+    missing = int(np.isneginf(pairs.score).sum())
+    return f"pairs rejected since a face was not found: {missing}" if missing else ""
+
+
+def _noted(measured: Measurement, note: str) -> Measurement:
+    return replace(measured, note="; ".join(part for part in (measured.note, note) if part))

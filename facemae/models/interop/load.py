@@ -1,0 +1,166 @@
+"""Start an encoder from weights of timm, facebookresearch/mae, Hugging Face's ViTMAE, or our own.
+
+Images here are in [-1, 1]. Shapes: D encoder width, K class tokens (0 or 1), N patches.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from math import isqrt
+from pathlib import Path
+from typing import cast
+
+import torch
+from timm.layers.patch_embed import resample_patch_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models.vision_transformer import Block
+from torch import Tensor
+
+from facemae.core.errors import IntegrityError, UsageError
+from facemae.core.progress import say
+from facemae.models.base import Encoder
+from facemae.models.cnn import Cnn
+from facemae.models.interop.names import timm_names
+from facemae.models.interop.read import Foreign, Normalisation, read_foreign
+from facemae.models.vit import Vit
+
+# What a vision Transformer's file may hold beside the encoder; more than that is another architecture.
+BESIDE_ENCODER = ("head", "fc_norm", "pre_logits", "decoder", "mask_token")
+
+
+def load_encoder(encoder: Encoder, path: Path) -> None:
+    """Start an encoder from weights of our own, of timm, of facebookresearch/mae or of Hugging Face's ViTMAE.
+
+    Positions and patches are resampled to the encoder's own sizes; a class token that it has not is left
+    out. A network that was trained on images normalised otherwise is given a first layer that does the same
+    to ours, which is exact up to rounding.
+
+    Args:
+        encoder: A vit or cnn; unchanged when its weights are refused.
+        path: A safetensors file, or one that `torch.save` wrote.
+
+    Raises:
+        UsageError: the file cannot be opened, or the encoder is none that others have.
+        IntegrityError: the file is damaged, not of weights alone, or of another architecture.
+    """
+    if not isinstance(encoder, Vit | Cnn):
+        raise UsageError(
+            f"pretrain.init is {path}, but encoder mlp has no weights elsewhere; set it to null."
+        )
+    foreign = read_foreign(path)
+    first_layer = next(name for name in encoder.trunk.state_dict() if name.endswith(".weight"))
+    tensors = timm_names(foreign.tensors, first_layer)
+    if not tensors:
+        raise IntegrityError(f"{path} holds no encoder like this one; give weights of the same architecture.")
+    tensors = (
+        _fit_vit(encoder, tensors, foreign)
+        if isinstance(encoder, Vit)
+        else _fit_cnn(encoder, tensors, foreign)
+    )
+    _check(tensors, encoder.trunk.state_dict(), path)
+    encoder.trunk.load_state_dict(tensors)
+
+
+def _fit_vit(encoder: Vit, tensors: dict[str, Tensor], foreign: Foreign) -> dict[str, Tensor]:
+    """Return a vision Transformer's weights at the encoder's patch size and grid, without what it has not."""
+    _check_shape(encoder, tensors, foreign)
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(BESIDE_ENCODER)}
+    if not encoder.prefix_tokens:
+        tensors.pop("cls_token", None)
+    tensors = _normalise_first(tensors, "patch_embed.proj", foreign.normalisation)
+    patch = tensors["patch_embed.proj.weight"]
+    tensors["patch_embed.proj.weight"] = resample_patch_embed(patch, [encoder.patch_size] * 2)
+    if "pos_embed" in tensors:
+        tensors["pos_embed"] = _positions(tensors["pos_embed"], encoder, foreign.path)
+    return tensors
+
+
+def _check_shape(encoder: Vit, tensors: Mapping[str, Tensor], foreign: Foreign) -> None:
+    """Stop unless width, depth and, where they are known, heads are the encoder's."""
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    patch = tensors["patch_embed.proj.weight"]
+    if patch.ndim != 4 or patch.shape[1] != 3 or not patch.numel():
+        raise IntegrityError(f"{foreign.path} embeds no patches of three colours; give weights for photos.")
+    heads = attention_heads(encoder)
+    wanted = {"width": encoder.width, "depth": len(encoder.trunk.blocks), "heads": heads}
+    found = {"width": len(patch), "depth": len(blocks), "heads": foreign.heads or heads}
+    differing = [
+        f"{key} {found[key]} instead of {value}" for key, value in wanted.items() if found[key] != value
+    ]
+    if differing:
+        raise IntegrityError(
+            f"{foreign.path} is of another architecture: {', '.join(differing)}; "
+            "set the model's, or give other weights."
+        )
+    if not foreign.heads:
+        say("init", f"{foreign.path.name} does not tell its attention heads; they are taken to be {heads}")
+
+
+def _positions(positions: Tensor, encoder: Vit, path: Path) -> Tensor:
+    """Return positions (1, 0 or 1 + any grid, D) as the encoder's (1, K + N, D)."""
+    count = positions.shape[1] if positions.ndim == 3 else 0
+    prefix = count - isqrt(count) ** 2
+    if not count or len(positions) != 1 or prefix > 1:
+        raise IntegrityError(
+            f"{path} has positions for {count} tokens, not for a square of patches and one class token; "
+            "give other weights."
+        )
+    grid: Tensor = resample_abs_pos_embed(positions[:, prefix:], [encoder.side] * 2, num_prefix_tokens=0)
+    if not encoder.prefix_tokens:
+        return grid
+    of_class = positions[:, :1] if prefix else torch.zeros_like(grid[:, :1])
+    return torch.cat([of_class, grid], dim=1)
+
+
+def _fit_cnn(encoder: Cnn, tensors: dict[str, Tensor], foreign: Foreign) -> dict[str, Tensor]:
+    """Return a convolutional network's weights without the stages and the classifier that are not kept."""
+    kept = {_stage(name) for name in encoder.trunk.state_dict()}
+    tensors = {name: value for name, value in tensors.items() if _stage(name) in kept}
+    # A ResNet's first layer has no bias to take up a mean; its batch normalisation adapts to ours.
+    return _normalise_first(tensors, "stem.0", foreign.normalisation)
+
+
+def _stage(name: str) -> str:
+    """Return the part of a CNN that a weight is in: stages.0 of ConvNeXt, layer1 of a ResNet, stem, head."""
+    return cast(re.Match[str], re.match(r"stages\.\d+|[^.]*", name))[0]
+
+
+def _normalise_first(
+    tensors: dict[str, Tensor], layer: str, normalisation: Normalisation | None
+) -> dict[str, Tensor]:
+    """Let the first layer do to images in [-1, 1] what was done to the network's own.
+
+    With m and s the mean and deviation of pixels in [0, 1] that is x / 2s + (1 / 2 - m) / s: a factor on
+    the weights, and a constant that becomes a part of the bias.
+    """
+    weight, bias = tensors.get(f"{layer}.weight"), tensors.get(f"{layer}.bias")
+    if normalisation is None or weight is None or bias is None or weight.ndim != 4 or weight.shape[1] != 3:
+        return tensors
+    mean, deviation = (torch.tensor(part, dtype=torch.float64)[:, None, None] for part in normalisation)
+    constant = (weight * ((0.5 - mean) / deviation)).sum(dim=(1, 2, 3))
+    adapted = {f"{layer}.weight": weight * (0.5 / deviation), f"{layer}.bias": bias + constant}
+    return tensors | {name: value.to(weight.dtype) for name, value in adapted.items()}
+
+
+def _check(tensors: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Stop unless these are the names and shapes of the network, and all numbers finite."""
+    for name in sorted(tensors.keys() | expected.keys()):
+        if name not in tensors:
+            problem = f"{name} is missing"
+        elif name not in expected:
+            problem = f"{name} has no place"
+        elif tensors[name].shape != expected[name].shape:
+            problem = f"{name} is {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
+        elif not tensors[name].isfinite().all():
+            raise IntegrityError(f"{path} holds numbers that are not finite; get it again.")
+        else:
+            continue
+        raise IntegrityError(
+            f"{path} is of another architecture: {problem}; give weights of the one configured."
+        )
+
+
+def attention_heads(encoder: Vit) -> int:
+    """Return the number of attention heads, which no weight tells."""
+    return cast(int, cast(Block, encoder.trunk.blocks[0]).attn.num_heads)

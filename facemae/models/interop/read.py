@@ -1,0 +1,175 @@
+"""Read weights that another library wrote, without running anything that their file holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypeGuard
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from facemae import config
+from facemae.core.errors import IntegrityError, UsageError
+
+Normalisation: TypeAlias = tuple[list[float], list[float]]
+"""Mean and deviation, per colour, of pixels in [0, 1]."""
+
+IMAGENET: Normalisation = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+WRAPPERS = ("model", "state_dict")  # the keys that hold the weights: facebookresearch's, timm's
+TOLD_BY = ("config.json", "preprocessor_config.json")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Weights from elsewhere, and what is known of them beyond their shapes.
+
+    Attributes:
+        path: The file that they are from.
+        tensors: By the names in the file.
+        normalisation: Of the images that the network was trained on; None: [-1, 1], or not known.
+        heads: Attention heads; None: not known.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    normalisation: Normalisation | None = None
+    heads: int | None = None
+
+
+def read_foreign(path: Path) -> Foreign:
+    """Read a safetensors file, or one written by `torch.save`, and the JSON files beside it.
+
+    facebookresearch/mae and its relatives (a dict with the weights under "model") normalise images by
+    ImageNet's mean and deviation; others are believed what their files say.
+
+    Raises:
+        UsageError: the file cannot be opened.
+        IntegrityError: it is damaged, holds more than plain tensors, or could run code when read.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror}); check the setting that names it."
+        ) from error
+    # safetensors begins with the length of its header in eight bytes, and the header is JSON.
+    content: Any = _read_safetensors(path) if head[8:] == b"{" else _read_torch(path)
+    told, normalisation = _beside(path), None
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content, normalisation = content[key], IMAGENET if key == "model" else None
+    return Foreign(path, _plain(content, path), _normalisation(told) or normalisation, _heads(told))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise IntegrityError(f"{path} is damaged ({error}); get it again.") from error
+
+
+def _read_torch(path: Path) -> Any:
+    """Return what `torch.save` wrote, tensors and plain values only.
+
+    `weights_only` calls nothing but PyTorch's own functions for tensors. Training checkpoints of
+    facebookresearch/mae also hold an `argparse.Namespace`, which is let in: its class has no `__reduce__`,
+    `__setstate__` or `__new__` of its own, its `__init__` refuses arguments by position, the only ones an
+    unpickler can give, and no attribute of it is ever read. At worst it is a bag of values that were
+    allowed already.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can raise anything
+        raise _refusal(path, str(error)) from error
+
+
+def _refusal(path: Path, reason: str) -> IntegrityError:
+    needs = re.search(r"GLOBAL (\S+)", reason)
+    if needs:
+        return IntegrityError(
+            f"{path} holds a {needs[1]}, so reading it would run code from it; if you trust the file, "
+            "take its tensors out into a safetensors file as docs/interoperability.md shows."
+        )
+    first_line = reason.partition("\n")[0].rstrip(".") or "it ends too early"
+    if first_line.startswith("Weights only"):  # PyTorch would advise to run what the file holds
+        first_line = "it is neither of safetensors nor of torch.save"
+    return IntegrityError(f"{path} is no file of weights that can be read ({first_line}); get it again.")
+
+
+def _plain(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a state dict, each of which is as large as its bytes in the file.
+
+    A tensor with strides of zero would let a file of a kilobyte fill the memory once it is computed with.
+    """
+    items = content.items() if isinstance(content, Mapping) else ()
+    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise IntegrityError(f"{path} holds no weights by name; give the file of a state dict.")
+    for name, value in tensors.items():
+        plain = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided
+        plain = plain and value.device.type == "cpu" and not value.is_quantized
+        if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise IntegrityError(f"{path}: {name} is no plain tensor; save it as one, in safetensors.")
+    return {name: value.detach() for name, value in tensors.items()}
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """Return what the JSON files beside the weights say; there may be none."""
+    told: dict[str, Any] = {}
+    for name in TOLD_BY:
+        try:
+            content = json.loads((path.parent / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        told |= content if isinstance(content, dict) else {}
+    return told
+
+
+def _normalisation(told: dict[str, Any]) -> Normalisation | None:
+    """Return the images' mean and deviation: Hugging Face's keys or timm's."""
+    pretrained = told.get("pretrained_cfg")
+    timms = pretrained if isinstance(pretrained, dict) else {}
+    mean, std = (told.get(f"image_{key}", timms.get(key)) for key in ("mean", "std"))
+    if not (_is_colour(mean) and _is_colour(std)):
+        return None
+    return (mean, std) if all(std) else None
+
+
+def _is_colour(value: Any) -> TypeGuard[list[float]]:
+    return (
+        isinstance(value, list) and len(value) == 3 and all(isinstance(part, int | float) for part in value)
+    )
+
+
+def _heads(told: dict[str, Any]) -> int | None:
+    """Return the attention heads: Hugging Face's key, our own, or those of timm's architecture."""
+    ours, args = told.get("model"), told.get("model_args")
+    if isinstance(ours, dict):
+        size = config.SIZES.get(str(ours.get("size")))
+        heads = size[2] if size else ours.get("heads")
+    elif isinstance(args, dict) and "num_heads" in args:
+        heads = args["num_heads"]
+    else:
+        heads = told.get("num_attention_heads") or _heads_of(told.get("architecture"))
+    return heads if isinstance(heads, int) else None
+
+
+def _heads_of(architecture: Any) -> int | None:
+    if not (
+        isinstance(architecture, str) and architecture.startswith("vit_") and timm.is_model(architecture)
+    ):
+        return None
+    with torch.device("meta"):
+        network = timm.create_model(architecture)
+    blocks: Any = network.blocks
+    return getattr(getattr(blocks[0], "attn", None), "num_heads", None)

@@ -1,0 +1,250 @@
+"""The one schema of a gallery, in SQLite and in PostgreSQL, and what its rows are outside the database.
+
+Shapes: D numbers of a template, N templates. Vectors are stored as float32, most significant byte first,
+which is what pgvector sends and reads the same on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Date,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)  # fmt: skip
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from facemae.core.errors import IntegrityError, UsageError
+
+VERSION = 1  # of the schema; a gallery with a higher one is refused
+LARGEST = 16_000  # numbers of a template: the limit of pgvector's type
+THUMBNAIL = 64  # pixels a side, at most
+_THUMBNAIL_BYTES = 65_536
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_STORED = ">f4"
+
+
+@dataclass(frozen=True)
+class Person:
+    """One enrolled person; `photos` counts the templates of all models, times are in UTC."""
+
+    id: int
+    name: str
+    created: datetime
+    consent: datetime
+    retain_until: date
+    photos: int
+
+
+@dataclass(frozen=True)
+class Template:
+    """What is kept of one photo: the embedding (D,) of one model, and no more unless asked for.
+
+    `model` is the hash of the model's weights, `thumbnail` a PNG of at most 64 pixels a side.
+    """
+
+    vector: NDArray[np.float32]
+    model: str
+    quality: float | None = None
+    thumbnail: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A person whom a face may show, and the cosine similarity of the best of their templates."""
+
+    person: Person
+    score: float
+
+
+class Embedding(TypeDecorator[Any]):
+    """A vector: bytes in SQLite, pgvector's type, of no fixed dimension, in PostgreSQL."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the type that the database has for it."""
+        if dialect.name != "postgresql":
+            return dialect.type_descriptor(LargeBinary())
+        from pgvector.sqlalchemy import VECTOR
+
+        kind: TypeEngine[Any] = dialect.type_descriptor(VECTOR())
+        return kind
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Return the vector (D,) in the form that the driver takes."""
+        return value if dialect.name == "postgresql" else packed(value)
+
+
+class Packed(FunctionElement[bytes]):
+    """The bytes of a stored vector, whatever the database: reading numbers as text is slow."""
+
+    type = LargeBinary()
+    inherit_cache = True
+
+
+@compiles(Packed)
+def _as_stored(element: Packed, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **options)
+
+
+@compiles(Packed, "postgresql")
+def _as_sent(element: Packed, compiler: SQLCompiler, **options: Any) -> str:
+    # The four bytes before the numbers are their count and a reserve.
+    return f"substring(vector_send({compiler.process(element.clauses, **options)}) from 5)"
+
+
+METADATA = MetaData()
+PEOPLE = Table(
+    "gallery_people",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created", DateTime, nullable=False),
+    Column("consent", DateTime, nullable=False),
+    Column("retain_until", Date, nullable=False, index=True),
+    sqlite_autoincrement=True,  # an id is never given twice, so that what is held in memory stays true
+)
+TEMPLATES = Table(
+    "gallery_templates",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("person", ForeignKey(PEOPLE.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("model", String(200), nullable=False),
+    Column("vector", Embedding, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("quality", Float),
+    Column("thumbnail", LargeBinary),
+    Column("created", DateTime, nullable=False),
+    # Whose templates there are, and which are new, without touching the vectors.
+    Index("ix_gallery_templates_model", "model", "id", "person"),
+    sqlite_autoincrement=True,
+)
+# revision grows with every change; removals with every one that leaves something behind on the disk; wiped
+# is the number of removals when the disk was last cleared of it.
+COUNTERS = Table(
+    "gallery_counters",
+    METADATA,
+    Column("name", String(20), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+FIRST = {"schema": VERSION, "revision": 0, "removals": 0, "wiped": 0}
+
+
+def check_version(found: int) -> None:
+    """Refuse a gallery of another schema.
+
+    Raises:
+        IntegrityError: it was made by a newer FaceMAE.
+    """
+    if found != VERSION:
+        raise IntegrityError(
+            f"This gallery has schema {found} and this FaceMAE knows {VERSION}; "
+            "use the newer FaceMAE that made it."
+        )
+
+
+def packed(vector: NDArray[np.float32]) -> bytes:
+    """Return a vector (D,) as it is stored."""
+    return vector.astype(_STORED).tobytes()
+
+
+def unpacked(blobs: Sequence[bytes]) -> NDArray[np.float32]:
+    """Return stored vectors as (N, D)."""
+    flat = np.frombuffer(b"".join(blobs), _STORED)
+    return flat.astype(np.float32).reshape(len(blobs), -1)
+
+
+def digest(blob: bytes, model: str) -> str:
+    """Return the SHA-256 of a stored vector and the model that it belongs to, as hexadecimal digits."""
+    return hashlib.sha256(blob + model.encode()).hexdigest()
+
+
+def check_digest(blob: bytes, model: str, expected: str, person: int) -> None:
+    """Check a vector that was read.
+
+    Raises:
+        IntegrityError: it is not the one that was stored.
+    """
+    if digest(blob, model) != expected:
+        raise IntegrityError(
+            f"A template of person {person} is damaged: its checksum is wrong; remove this person "
+            "(the list of people shows the numbers) and enrol them again."
+        )
+
+
+def fit_template(template: Template) -> Template:
+    """Return the template with a unit vector.
+
+    Raises:
+        UsageError: vector, model's hash, quality or thumbnail cannot be stored.
+    """
+    vector = np.asarray(template.vector)
+    if vector.ndim != 1:
+        raise UsageError(f"A template is one row of numbers and this one has shape {vector.shape}.")
+    if not _MODEL.fullmatch(template.model):
+        raise UsageError("A template takes its model's hash, at most 200 letters and digits.")
+    if template.quality is not None and not math.isfinite(template.quality):
+        raise UsageError("The quality of a photo is a finite number; leave it out where it is not known.")
+    if template.thumbnail is not None:
+        _check_thumbnail(template.thumbnail)
+    return Template(units(vector[None])[0], template.model, template.quality, template.thumbnail)
+
+
+def units(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Return vectors (N, D) at length one, computed in float64.
+
+    Raises:
+        UsageError: the shape is another, or a vector is zero or has a value that is not finite.
+    """
+    rows = np.asarray(vectors, np.float64)
+    if rows.ndim != 2 or not 1 <= rows.shape[1] <= LARGEST:
+        raise UsageError(
+            f"Embeddings have the shape (faces, 1 to {LARGEST} numbers) and these have {np.shape(vectors)}."
+        )
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    # A length of infinity is one of finite numbers that are too large; no network makes either.
+    if not np.isfinite(lengths).all() or not (lengths > 0).all():
+        raise UsageError("An embedding is zero or not finite; the photo cannot be used, take another one.")
+    unit: NDArray[np.float32] = (rows / lengths).astype(np.float32)
+    return unit
+
+
+def _check_thumbnail(data: bytes) -> None:
+    """Check a PNG's signature and the width and height in its first chunk (PNG, 3rd edition, 11.2.1)."""
+    if not data.startswith(_PNG) or len(data) < 24 or len(data) > _THUMBNAIL_BYTES:
+        raise UsageError(f"A thumbnail is a PNG of at most {_THUMBNAIL_BYTES // 1024} KB.")
+    width, height = struct.unpack(">II", data[16:24])
+    if max(width, height) > THUMBNAIL:
+        raise UsageError(f"The thumbnail is {width} x {height} pixels; at most {THUMBNAIL} a side are kept.")
+
+
+def short(model: str) -> str:
+    """Return the start of a model's hash, for a message."""
+    return model[:8]

@@ -1,0 +1,241 @@
+"""A gallery in one file: SQLite, with write-ahead log, for one machine.
+
+Deleted bytes are overwritten at once (`secure_delete`), but copies stay in the write-ahead log, and a few
+where pages were split or merged (of 6,500 pieces removed, none to three were still found); `wipe` writes the
+file anew and empties the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import URL, Connection, create_engine, event, inspect, select
+from sqlalchemy.exc import DBAPIError
+
+from facemae.core.errors import FaceMAEError, IntegrityError, StorageError
+from facemae.recognition.gallery import schema
+from facemae.recognition.gallery.schema import COUNTERS
+from facemae.recognition.gallery.search import Matrix, Scored
+from facemae.recognition.gallery.templates import expired, keep, load
+
+PATIENCE = 60.0  # seconds that a writer waits for its turn
+READERS = 10.0  # seconds that wiping waits for those who are reading
+MODELS = 2  # whose matrices are held at a time
+_BESIDE = ("-wal", "-shm", "-journal")
+_SETTINGS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # what is acknowledged survives a power cut
+    "PRAGMA secure_delete = ON",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA temp_store = MEMORY",  # writing the file anew leaves no copy in a temporary folder
+    "PRAGMA trusted_schema = OFF",
+)
+
+
+class Sqlite:
+    """The file of a gallery, and its templates in memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file.
+
+        Raises:
+            IntegrityError: it is a link, damaged, not a gallery, or of a newer FaceMAE.
+            StorageError: it cannot be made or written.
+        """
+        self.path = path.absolute()
+        self._lock = threading.Lock()
+        self._matrices: dict[str, tuple[tuple[Any, ...], Matrix]] = {}
+        self._file = _prepare(self.path)
+        url = URL.create("sqlite", database=str(self.path))
+        # Parameters are names and templates, which no message may repeat.
+        self.engine = create_engine(
+            url, hide_parameters=True, pool_size=8, max_overflow=56, connect_args={"timeout": PATIENCE}
+        )
+        event.listen(self.engine, "connect", _settle)
+        event.listen(self.engine, "begin", _begin)
+
+    def create(self, connection: Connection) -> None:
+        """Make the tables of a new gallery, inside a transaction that writes.
+
+        Raises:
+            IntegrityError: the file belongs to something else, or is damaged.
+        """
+        held = inspect(connection).get_table_names()
+        if held and COUNTERS.name not in held:
+            raise IntegrityError(
+                "The gallery's file is a database of another program; choose another file for the gallery."
+            )
+        # A damaged page may hide people instead of failing; reading 200 MB takes a third of a second.
+        if held and connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar() != "ok":
+            raise IntegrityError(_DAMAGED)
+        schema.METADATA.create_all(connection)
+
+    def replaced(self) -> bool:
+        """Return whether the file was removed or another one put in its place since it was opened."""
+        try:
+            return _file_of(self.path) != self._file
+        except FileNotFoundError:
+            return True
+
+    def prepare_model(self, connection: Connection, model: str, dimension: int) -> None:
+        """Make ready for the first template of a model: nothing to do here."""
+
+    def sentence(self, error: DBAPIError) -> FaceMAEError | None:
+        """Return what a database error means for the user, or None where it is a bug."""
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without the extension
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return StorageError(
+                f"The gallery is busy: another program has been writing to it for {PATIENCE:.0f} seconds; "
+                "wait for it to end and try again."
+            )
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return IntegrityError(_DAMAGED)
+        if code == sqlite3.SQLITE_FULL:
+            return StorageError("The disk is full and the gallery is as it was; make room and try again.")
+        if code in _NO_ACCESS:
+            return StorageError(
+                "The gallery's file cannot be read or written; check the permissions of its folder."
+            )
+        return None
+
+    def close(self) -> None:
+        """Close all connections; the last one to close empties the write-ahead log."""
+        self.engine.dispose()
+        self._matrices.clear()
+
+    def wipe(self) -> tuple[bool, str | None]:
+        """Write the file anew and empty the log; return whether nothing is left behind, else the reason."""
+        with self.engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            try:
+                driver.execute("VACUUM")
+                emptied = _empty_log(driver)
+            except sqlite3.Error as error:
+                reason = _NOT_NOW.get(error.sqlite_errorcode & 0xFF)
+                if reason is None:
+                    raise DBAPIError(None, None, error, hide_parameters=True) from error
+                return False, reason
+        if not emptied:
+            return False, "another program is reading the gallery and keeps its write-ahead log"
+        return True, None
+
+    def best(self, queries: NDArray[np.float32], model: str, top: int, today: date) -> list[Scored]:
+        """Return the `top` people for each query (Q, D), best first, of those who are kept until `today`."""
+        with self._lock:  # held while searching: others would move the rows
+            matrix = self._fresh(model, today)
+            return [[] for _ in queries] if matrix is None else matrix.best(queries, top)
+
+    def pairs(self, model: str, threshold: float, today: date) -> list[tuple[int, int, float]]:
+        """Return pairs of people who look alike (`Matrix.pairs`), from a copy: it takes long."""
+        with self.engine.connect() as connection:
+            matrix = load(connection, model, None, expired(connection, today))
+        return [] if matrix is None else matrix.pairs(threshold)
+
+    def _fresh(self, model: str, today: date) -> Matrix | None:
+        """Return the templates of a model as they are now, reading only what has changed."""
+        with self.engine.connect() as connection:
+            counters = dict(connection.execute(_STATE).tuples().all())
+            key = counters["revision"], counters["removals"], today
+            held, matrix = self._matrices.get(model, ((None, None, None), None))
+            if held == key:
+                return matrix
+            gone = expired(connection, today)
+            if matrix is not None and held[1:] != key[1:]:
+                keep(connection, model, matrix, gone)
+            matrix = load(connection, model, matrix, gone)
+        self._matrices.pop(model, None)
+        if matrix is not None:
+            self._matrices[model] = key, matrix
+            for other in list(self._matrices)[:-MODELS]:
+                del self._matrices[other]
+        return matrix
+
+
+_DAMAGED = (
+    "The gallery's file is damaged or not a gallery; put a copy of it in its place, or move it away and "
+    "enrol again."
+)
+_NO_ACCESS = frozenset({
+    sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_AUTH,
+})  # fmt: skip
+_NOT_NOW = {
+    sqlite3.SQLITE_BUSY: "another program is writing to the gallery",
+    sqlite3.SQLITE_LOCKED: "another program is writing to the gallery",
+    sqlite3.SQLITE_FULL: "the disk is too full to write the gallery anew",
+}
+_STATE = select(COUNTERS.c.name, COUNTERS.c.value).where(COUNTERS.c.name.in_(["revision", "removals"]))
+
+
+def _prepare(path: Path) -> tuple[int, int]:
+    """Make folder and file where they are missing, for nobody but their owner; return which file it is."""
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, mode=0o700)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        for each in (path, *(path.with_name(path.name + end) for end in _BESIDE)):
+            if each.is_symlink() or (each.exists() and not each.is_file()):
+                raise IntegrityError(
+                    "The gallery's file is a link, a folder or a device; name the file itself."
+                )
+        if path.stat().st_mode & 0o077:  # the log beside it gets the same permissions from SQLite
+            path.chmod(0o600)
+        return _file_of(path)
+    except OSError as error:
+        raise StorageError(
+            f"The gallery's file cannot be opened ({error.strerror}); check its folder's permissions."
+        ) from error
+
+
+def _file_of(path: Path) -> tuple[int, int]:
+    """Return which file a path names now."""
+    found = path.stat(follow_symlinks=False)
+    return found.st_dev, found.st_ino
+
+
+def _settle(connection: Any, record: Any) -> None:
+    """Set a new connection up; transactions are begun by `_begin` instead of by the driver."""
+    connection.isolation_level = None
+    ending = time.monotonic() + PATIENCE
+    for setting in _SETTINGS:
+        while True:
+            try:
+                connection.execute(setting)
+                break
+            except sqlite3.OperationalError as error:
+                # Turning the log on in a new file needs it alone, and SQLite does not wait for that.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > ending:
+                    raise
+                time.sleep(0.02)
+
+
+def _empty_log(driver: Any) -> bool:
+    """Bring the log into the file and cut it to nothing; return False where others are in the way."""
+    ending = time.monotonic() + READERS
+    driver.execute(f"PRAGMA busy_timeout = {READERS * 1000:.0f}")
+    try:
+        # SQLite waits for readers, but not for another one who is emptying the log.
+        while driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            if time.monotonic() > ending:
+                return False
+            time.sleep(0.02)
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
+    return True
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("gallery_writes", False)
+    # A transaction that reads first and then writes could not wait for its turn.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

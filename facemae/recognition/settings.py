@@ -1,0 +1,37 @@
+"""Where recognition finds its settings: the configuration, and the variable that overrides the gallery."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+from facemae import config
+from facemae.core.errors import UsageError
+
+SHIPPED = Path(__file__).parents[2] / "config.yaml"
+VARIABLE = "FACEMAE_GALLERY"
+
+
+def settings(path: Path = Path("config.yaml")) -> config.GallerySettings:
+    """Return the gallery's settings: of the configuration here, or else of the shipped one.
+
+    The address in FACEMAE_GALLERY comes before the one in the file.
+
+    Raises:
+        UsageError: the configuration cannot be used, or there is none.
+    """
+    found = next((each for each in (path, SHIPPED) if each.is_file()), None)
+    if found is None:
+        raise UsageError(f"{path}: there is no such file; start from a copy of the shipped config.yaml.")
+    state = found.stat()
+    gallery = _read(found, state.st_mtime_ns, state.st_size)
+    address = os.environ.get(VARIABLE)
+    # Unlike the file, the variable may hold a password: nothing copies it.
+    return gallery.model_copy(update={"url": address}) if address else gallery
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: Path, changed: int, size: int) -> config.GallerySettings:
+    """Return a file's settings, read again only when it has changed: a page asks several times."""
+    return config.load([path]).gallery

@@ -1,0 +1,136 @@
+"""The score above which two faces are taken for one person, and the errors that it stands for.
+
+It follows from people whom the network was not trained on: of all comparisons of two of them, the wanted
+share lies at or above it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from facemae.core import layout, records
+from facemae.core.errors import DataError, IntegrityError, UsageError
+from facemae.evaluation.protocols import calibration
+from facemae.evaluation.protocols.operating_point import EveryPair
+from facemae.evaluation.statistics import identity_weights
+
+RESAMPLES, SEED, LEVEL = 200, 0, 0.95
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold and what it stands for.
+
+    Attributes:
+        score: Least cosine similarity of a match, -1 to 1.
+        fmr: Share of comparisons of two people at or above it (false match rate); None: not known.
+        fmr_low, fmr_high: The rate's 95 % interval over people, None where there is none.
+        fnmr: Share of comparisons of one person below it (false non-match rate).
+        people: Of how many people the rates were measured.
+    """
+
+    score: float
+    fmr: float | None = None
+    fmr_low: float | None = None
+    fmr_high: float | None = None
+    fnmr: float | None = None
+    people: int = 0
+
+    def matches(self, score: float) -> bool:
+        """Tell whether a score is a match."""
+        return score >= self.score
+
+    def false_alarm(self, templates: int) -> float | None:
+        """Return how likely a stranger is taken for somebody who is enrolled with one of so many templates.
+
+        A stranger is compared with each of them: 1 - (1 - FMR) ** templates, if comparisons were independent.
+        Those of one person are not, so it is rather too high where people have several.
+        """
+        return None if self.fmr is None else 1 - (1 - self.fmr) ** templates
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "score": self.score, "false_match_rate": self.fmr, "fmr_low": self.fmr_low,
+            "fmr_high": self.fmr_high, "false_non_match_rate": self.fnmr, "people": self.people,
+        }  # fmt: skip
+
+
+def threshold_card(embeddings: Path) -> tuple[pd.DataFrame, int]:
+    """Return the thresholds by wanted false match rate (`calibration.threshold_card`), and the people behind.
+
+    Args:
+        embeddings: The evaluation people's, of a `finetune` stage; of several parts the first, since the
+            others have networks of their own.
+
+    Raises:
+        DataError: there is no such file.
+        IntegrityError: it is damaged.
+    """
+    try:
+        table = records.read_table(embeddings, layout.EMBEDDING_COLUMNS)
+    except FileNotFoundError as error:
+        raise DataError(
+            "This model comes without embeddings of people it has not seen, so no threshold follows from it; "
+            "give one with --threshold."
+        ) from error
+    table = table[table["part"] == table["part"].min()]
+    names, identity = np.unique(table["person"].astype(str), return_inverse=True)
+    if len(names) < 2:
+        raise IntegrityError("The embeddings beside this model show fewer than two people; make them again.")
+    vectors = np.stack(table["embedding"].to_list())
+    weights = identity_weights(len(names), RESAMPLES, SEED)
+    pairs = EveryPair.of(vectors, identity.astype(np.int64))
+    return calibration.threshold_card(pairs, weights, LEVEL), len(names)
+
+
+def at_rate(card: pd.DataFrame, people: int, target: float, *, strictly: bool = False) -> Threshold:
+    """Return the threshold of a false match rate, or of the strictest rate that the data can speak of.
+
+    Args:
+        card: As `threshold_card` returns it.
+        people: Behind it.
+        target: The wanted rate. Of the card's rates the next lower one is taken, or the lowest supported.
+        strictly: Refuse a rate below those that are supported.
+
+    Raises:
+        UsageError: the data can speak of no rate at all, or not of this one.
+    """
+    rows = card[card["note"] == ""].sort_values("target_fmr", ascending=False)
+    if rows.empty:
+        note = str(card["note"].iloc[0])
+        raise UsageError(f"No threshold follows from these people: {note}; give one with --threshold.")
+    strict = rows[rows["target_fmr"] <= target * (1 + 1e-9)]
+    if strictly and strict.empty:
+        lowest = rows["target_fmr"].min()
+        note = next(iter(card.loc[card["note"] != "", "note"]), "it is below all rates that are looked at")
+        raise UsageError(
+            f"A false match rate of {target:g} cannot be told from these people ({note}); ask for {lowest:g} "
+            "or more."
+        )
+    row = (strict.iloc[0] if len(strict) else rows.iloc[-1]).to_dict()
+    return _threshold(row, people)
+
+
+def rates(card: pd.DataFrame, people: int) -> dict[float, Threshold]:
+    """Return the thresholds that the data can speak of, by wanted false match rate, the highest first."""
+    return {
+        float(row["target_fmr"]): _threshold(row, people)
+        for row in card[card["note"] == ""].to_dict("records")
+    }
+
+
+def _threshold(row: dict[Any, Any], people: int) -> Threshold:
+    names = ("fmr", "fmr_low", "fmr_high", "fnmr")
+    found = {name: _known(row.get(name)) for name in names}
+    return Threshold(float(row["threshold"]), **found, people=people)
+
+
+def _known(value: Any) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)

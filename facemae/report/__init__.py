@@ -1,0 +1,1 @@
+"""A results folder read and told: tables, charts, claims, the page."""

@@ -1,0 +1,367 @@
+"""The report's page: verdict, tables, charts and pictures in one HTML file that loads nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from PIL import Image
+
+from facemae import config
+from facemae.core import files
+from facemae.core.errors import IntegrityError
+from facemae.core.layout import Results
+from facemae.core.progress import say
+from facemae.data.alignment import quality
+from facemae.data.images import ImageError, open_image
+from facemae.data.sources.base import Photo
+from facemae.data.sources.manifest import read_photo
+from facemae.report import charts, curves, static_charts, tables
+from facemae.report.phrases import MAIN_PROTOCOLS, PROTOCOLS, metric_label, primary_first, scalars
+
+TEMPLATE = "report.html.jinja"
+MAX_REJECTED = 50
+MAX_DOUBTFUL = 12  # of each doubt
+MAX_OVERLAPS = 3  # of each kind and action
+BUDGET = {  # columns of the leaderboard that say what a score took
+    "seconds_pretrain": "Pretraining seconds",
+    "seconds_finetune": "Fine-tuning seconds",
+    "images_pretrain": "Images seen in pretraining",
+    "images_finetune": "Images seen in fine-tuning",
+    "joules": "Joules",
+}
+# The false accept rate that was achieved stands beside the rate it allowed, and so for identification.
+ACHIEVED = {"tar_at_far": ("far_at_target", "FAR"), "tpir_at_fpir": ("fpir_at_target", "FPIR")}
+THUMBNAIL = 64  # pixels
+STRIP = 1080  # pixels; the page is no wider
+# Snakemake's report holds the page as a data: address in base64, and Chromium opens none above 2 MiB.
+MAX_BYTES = 2 * 1024**2 * 3 // 4 - 1000
+
+
+def report(experiment: config.Experiment, root: Path, out: Path) -> None:
+    """Write the page of a results folder.
+
+    Raises:
+        IntegrityError: a file of the folder is missing or damaged.
+    """
+    try:
+        content = _content(experiment, Results(root))
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{error.filename} is missing; run the workflow to make it.") from error
+    # What a data file says is text and nothing else: everything but our own charts is escaped.
+    environment = jinja2.Environment(
+        autoescape=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(TEMPLATE).render(content).encode("utf-8", "replace")
+    files.atomic_write(out, page)
+    say("report", f"{out} ({len(page) / 1e6:.1f} MB)")
+    if len(page) > MAX_BYTES:
+        say("report", "The page is too large to be shown inside Snakemake's report; open the file itself.")
+
+
+def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
+    leaderboard, verdicts = tables.leaderboard(paths), tables.verdicts(paths)
+    details = tables.details(paths)
+    return {
+        "verdict": tables.verdict(paths),
+        "primary": metric_label(experiment.evaluate.primary),
+        "level": f"{experiment.evaluate.level:.0%}",
+        "matrix": _matrix(verdicts, experiment),
+        "verdict_colours": charts.VERDICT_COLOURS,
+        "verdicts": _verdict_tables(verdicts, experiment),
+        "leaderboards": _leaderboard_tables(leaderboard),
+        "curves": _curves(paths, leaderboard),
+        "groups": curves.grouped_tables(leaderboard),
+        "charts": _charts(experiment, paths, leaderboard),
+        "how_to_read": charts.HOW_TO_READ,
+        "twice": charts.TWICE,
+        "alt": charts.ALT,
+        "masks": charts.mask_table(tables.masks(paths)),
+        "strips": _strips(experiment, paths),
+        "alignment": _alignment(paths),
+        "credits": tables.credits(paths),
+        "limits": tables.limits(experiment, details["people"]),
+        "facts": _facts(experiment, details),
+    }
+
+
+def _matrix(verdicts: pd.DataFrame, experiment: config.Experiment) -> dict[str, Any]:
+    """Return the verdict on every run (column) against every other run and control (row)."""
+    runs = tables.run_names(experiment)
+    cells = charts.verdict_cells(verdicts, experiment.evaluate.primary, runs, experiment.baselines)
+    return {
+        "runs": runs if len(verdicts) else [],
+        "rows": [
+            {
+                "opponent": opponent,
+                "control": opponent in experiment.baselines,
+                "cells": [_matrix_cell(cell) for cell in row],
+            }
+            for opponent, row in cells.items()
+        ],
+    }
+
+
+def _matrix_cell(cell: dict[str, Any] | None) -> dict[str, str]:
+    if cell is None:
+        return {"verdict": "", "difference": "", "family": ""}
+    difference = f"{cell['difference']:+.3f}"
+    return {"verdict": str(cell["verdict"]), "difference": difference, "family": str(cell["family"])}
+
+
+def _verdict_tables(verdicts: pd.DataFrame, experiment: config.Experiment) -> list[dict[str, Any]]:
+    """Return one table per metric, the primary one first."""
+    names = list(verdicts["metric"].unique())
+    names.sort(key=lambda name: name != experiment.evaluate.primary)
+    return [
+        {
+            "metric": metric_label(name),
+            "rows": [
+                _verdict_row(row)
+                for row in primary_first(verdicts[verdicts["metric"] == name]).to_dict("records")
+            ],
+        }
+        for name in names
+    ]
+
+
+def _verdict_row(row: dict[Any, Any]) -> dict[str, str]:
+    interval = f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}"
+    return {
+        "pair": f"{row['run_a']} against {row['run_b']}",
+        "difference": f"{row['difference']:+.3f} ({interval})",
+        "p": f"{row['p_adjusted']:.3f}" if row["p_adjusted"] >= 0.001 else "< 0.001",
+        "verdict": str(row["verdict"]),
+        "note": str(row["note"]),
+        "family": str(row["family"]),
+        "seconds": f"{row['seconds_difference']:+.0f}",
+        "budget": str(row["budget_note"]) or "equal but for the mask",
+    }
+
+
+def _leaderboard_tables(leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the table of recognition, and one for each other protocol that has numbers of its own."""
+    table = scalars(leaderboard)
+    protocol = table["protocol"].where(~table["protocol"].isin(MAIN_PROTOCOLS), MAIN_PROTOCOLS[0])
+    names = sorted(protocol.unique(), key=lambda name: name != MAIN_PROTOCOLS[0])
+    return [
+        {"title": PROTOCOLS.get(name, name.capitalize())} | _leaderboard_table(table[protocol == name])
+        for name in names
+    ]
+
+
+def _leaderboard_table(table: pd.DataFrame) -> dict[str, Any]:
+    metrics = [name for name in table["metric"].unique() if "_at_target" not in name]
+    rows = []
+    for _, part in table.groupby("run", sort=False):
+        entries = {row["metric"]: row for row in part.to_dict("records")}
+        first = next(iter(entries.values()))
+        rows.append(
+            {
+                "run": first["run"],
+                "control": first["kind"] == "baseline",
+                "values": [_value(entries, name) for name in metrics],
+                "people": first["people"],
+                "seeds": first["seeds"],
+                "budget": _budget(first),
+                "device": first["device"],
+            }
+        )
+    return {
+        "metrics": [metric_label(name) for name in metrics],
+        "budget": list(BUDGET.values()),
+        "rows": rows,
+    }
+
+
+def _budget(row: dict[Any, Any]) -> list[str]:
+    """Return what a run's training took, "" where nobody counted."""
+    return ["" if pd.isna(row[name]) else f"{row[name]:,.0f}" for name in BUDGET]
+
+
+def _value(entries: dict[Any, dict[Any, Any]], metric: str) -> dict[str, str]:
+    """Return a cell: value, and interval, refusal or the false accept rate achieved below it."""
+    entry = entries.get(metric)
+    if entry is None:
+        return {"value": "", "more": ""}
+    if pd.isna(entry["value"]):
+        return {"value": "refused:", "more": str(entry["note"])}
+    known = pd.notna(entry["ci_low"]) and pd.notna(entry["ci_high"])
+    more = [f"{entry['ci_low']:.3f} to {entry['ci_high']:.3f}" if known else "no interval"]
+    kind, _, target = metric.partition("=")
+    achieved = entries.get(f"{ACHIEVED[kind][0]}={target}") if kind in ACHIEVED else None
+    if achieved and pd.notna(achieved["value"]):
+        more.append(f"at {ACHIEVED[kind][1]} {achieved['value']:.4f}")
+    return {"value": f"{entry['value']:.3f}", "more": ", ".join(more)}
+
+
+def _curves(paths: Results, leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the charts of what was measured under ever more of something, each with its numbers."""
+    colours, dashes = charts.palette(leaderboard), charts.dashes(leaderboard)
+    return [
+        {
+            "name": each.name,
+            "title": each.title,
+            "read": each.read,
+            "alt": each.alt,
+            "svg": Markup(static_charts.curves_figure(each, colours, dashes)),
+            "tables": {title: curves.table_of(panel, each.x) for title, panel in each.panels.items()},
+        }
+        for each in curves.curves_of(leaderboard)
+    ]
+
+
+def _charts(experiment: config.Experiment, paths: Results, leaderboard: pd.DataFrame) -> dict[str, Markup]:
+    """Return the charts that have something to show."""
+    primary = experiment.evaluate.primary
+    colours, dashes = charts.palette(leaderboard), charts.dashes(leaderboard)
+    roc = tables.roc_curves(paths)
+    drawn = {
+        "leaderboard": static_charts.leaderboard_figure(leaderboard, primary),
+        "roc": static_charts.roc_figure(roc, colours, dashes),
+        "det": static_charts.curves_figure(curves.det(roc), colours, dashes),
+        "cost": static_charts.cost_figure(leaderboard, primary),
+    }
+    for stage in ("pretrain", "finetune"):
+        losses = tables.learning_curves(paths, stage)
+        if len(losses):
+            drawn[stage] = static_charts.learning_figure(losses, colours, stage)
+    return {name: Markup(svg) for name, svg in drawn.items()}
+
+
+def _strips(experiment: config.Experiment, paths: Results) -> list[dict[str, str]]:
+    strips = []
+    for name in tables.masked(experiment):
+        run, seed = experiment.run(name), experiment.seeds[0]
+        shown = tables.reconstructions(paths, name, seed)
+        picture = charts.reconstruction_strip(shown.face, shown.hidden, shown.reconstruction)
+        caption = f"{name}: {run.strategy} mask, {run.mask_ratio:.0%} of the patches hidden, seed {seed}"
+        strips.append({"caption": caption, "uri": _data_uri(Image.fromarray(picture), STRIP)})
+    return strips
+
+
+def _alignment(paths: Results) -> dict[str, Any]:
+    tally, measured = tables.tally(paths), tables.quality(paths)
+    outcomes = tables.outcomes(paths)
+    rejected = outcomes[outcomes["code"] != "OK"]
+    shown = rejected.head(MAX_REJECTED)
+    places = tables.photos(paths, shown["sample_id"].to_list())
+    return {
+        "total": tally.drop(columns="source").sum().to_dict(),
+        "codes": list(tally.columns[4:]),
+        "sources": _sources(tables.sources(paths), tally),
+        "histograms": {
+            measure.column: Markup(static_charts.quality_figure(measured, measure))
+            for measure in charts.MEASURES
+            if measured[measure.column].notna().any()
+        },
+        "doubts": _doubts(paths, measured),
+        "rejected": [
+            row | {"thumbnail": _photo_thumbnail(places.get(row["sample_id"]))}
+            for row in shown.to_dict("records")
+        ],
+        "left_out": len(rejected) - len(shown),
+        "overlaps": _overlaps(paths),
+    }
+
+
+def _sources(origins: list[tables.Origin], tally: pd.DataFrame) -> list[dict[str, Any]]:
+    counts = tally.set_index("source").to_dict("index")
+    return [
+        {
+            "name": each.name,
+            "title": each.title,
+            "counts": counts[each.name],
+            "ignored": ", ".join(f"{count} {reason}" for reason, count in each.ignored.items()),
+        }
+        for each in origins
+    ]
+
+
+def _doubts(paths: Results, measured: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the faces of each doubt there is, the worst ones with their picture."""
+    parts = {doubt: charts.worst_first(measured, doubt) for doubt in quality.DOUBTS}
+    heads = {doubt: part.head(MAX_DOUBTFUL) for doubt, part in parts.items() if len(part)}
+    names = sorted({name for head in heads.values() for name in head["sample_id"]})
+    pictures = _face_thumbnails(paths, names)
+    return [
+        {
+            "doubt": quality.DOUBTS[doubt],
+            "faces": len(parts[doubt]),
+            "shown": [
+                {
+                    "name": row["sample_id"],
+                    "value": charts.BY_DOUBT[doubt].text(row[charts.BY_DOUBT[doubt].column]),
+                    "thumbnail": pictures[row["sample_id"]],
+                }
+                for row in head.to_dict("records")
+            ],
+        }
+        for doubt, head in heads.items()
+    ]
+
+
+def _overlaps(paths: Results) -> list[dict[str, Any]]:
+    """Return how many overlaps there are of each kind and action, and the first of them side by side."""
+    groups = list(tables.overlaps(paths).groupby(["kind", "action"], sort=False))
+    heads = [part.head(MAX_OVERLAPS) for _, part in groups]
+    names = sorted({str(name) for head in heads for name in (*head["evaluation"], *head["other"])})
+    pictures = _face_thumbnails(paths, names)
+    return [
+        {
+            "words": charts.overlap_words(str(kind), str(action)),
+            "pairs": len(part),
+            "shown": [
+                [{"name": name, "thumbnail": pictures.get(name, "")} for name in pair]
+                for pair in zip(head["evaluation"], head["other"], strict=True)
+            ],
+        }
+        for ((kind, action), part), head in zip(groups, heads, strict=True)
+    ]
+
+
+def _face_thumbnails(paths: Results, names: list[str]) -> dict[str, str]:
+    return {
+        name: _data_uri(open_image(data), THUMBNAIL) for name, data in tables.aligned(paths, names).items()
+    }
+
+
+def _photo_thumbnail(photo: Photo | None) -> str:
+    """Return a small copy of a photo as a data URI, or nothing where it cannot be opened any more."""
+    if photo is None:
+        return ""
+    try:
+        return _data_uri(open_image(read_photo(photo)), THUMBNAIL)
+    except ImageError:
+        return ""
+
+
+def _data_uri(image: Image.Image, side: int) -> str:
+    """Return a picture, shrunk where a side is longer than `side` pixels, in the smallest usual format."""
+    image.thumbnail((side, side))
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=88, method=6)
+    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _facts(experiment: config.Experiment, details: dict[str, Any]) -> dict[str, str]:
+    """Return how the numbers came about, by name."""
+    versions = ", ".join(f"{name} {version}" for name, version in dict(details["versions"]).items())
+    return {
+        "Data": str(details["dataset"]),
+        "People evaluated on": f"{details['people']}, each by networks that had not seen them",
+        "Seeds": ", ".join(map(str, experiment.seeds)),
+        "Bootstrap resamples of people": str(experiment.evaluate.resamples),
+        "Device": str(details["device"]),
+        "Versions": versions,
+        "Commit": str(details["commit"]),
+    }

@@ -1,0 +1,309 @@
+"""Before the run: which difference these people and seeds can decide, and what it costs.
+
+The arithmetic is that of the verdicts (statistics.py), fed with what an earlier comparison measured: how far
+a difference of two runs moves over people and over trainings, and what a face of training takes. Where
+nothing was measured there is no number, but a sentence that says what to run first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from facemae import config
+from facemae.core import layout, records
+from facemae.core.errors import UsageError
+from facemae.core.layout import Results
+from facemae.data.sources.locate import find, raw_dir
+from facemae.evaluation.statistics import Estimate, Variance, added, detectable
+from facemae.report import tables
+from facemae.report.phrases import NO_FAMILY, metric_label, names_of
+
+PUBLISHED = Path(__file__).parents[1] / "docs" / "results"
+POWER = 0.8
+# Where there is no difference, equivalence is missed on either side.
+POWER_OF_EQUIVALENCE = 1 - (1 - POWER) / 2
+MOST_SEEDS, MOST_PEOPLE = 50, 1_000_000
+GROWTH = 1.1  # between the numbers of people that are tried
+ONE_SEED = "One seed cannot tell a run from the luck of its training: name two or more under seeds."
+NO_NOISE = (
+    "No earlier comparison of this data by {metric} tells how far a difference moves by chance: run two "
+    "seeds first (snakemake --cores all), then plan again with --results and their folder."
+)
+NOT_LEARNT = (
+    "{source} holds no comparison of the primary family between runs that have learnt, with two seeds or "
+    "more, so it does not tell how far a difference moves by chance: mend what its report marks, and run it "
+    "again."
+)
+NO_PEOPLE = (
+    "How many people are evaluated is known once they are set apart: run snakemake --cores all "
+    "{split}, then plan again."
+)
+STAGES = ("pretrain", "finetune")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far a difference of two runs moves by chance, the mean over the comparisons that decide.
+
+    Attributes:
+        people: How many were evaluated.
+        people_variance: Of a mean over seeds, over other people, so many of them.
+        training_variance: Of the difference of one seed's two networks.
+    """
+
+    people: int
+    people_variance: float
+    training_variance: float
+
+    def estimate(self, people: int, seeds: int, runs: int, level: float) -> Estimate:
+        """Return what a difference of 0 would be estimated with by so many people, seeds and runs."""
+        over_people = Variance(self.people_variance * self.people / people, people - 1)
+        over_training = Variance(self.training_variance / seeds, (runs - 1) * (seeds - 1))
+        variance = added(over_people, over_training)
+        return Estimate(0.0, math.sqrt(variance.value), variance.freedom, seeds > 1, level)
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What an earlier comparison tells of the next one.
+
+    Attributes:
+        source: Where it was read.
+        noise: None where it told none.
+        runs: What each training took, with columns of the leaderboard: run, seconds_* and images_*.
+    """
+
+    source: str
+    noise: Noise | None
+    runs: list[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What can be decided in the primary family, with 80 % power, and what it costs.
+
+    Attributes:
+        detectable: The least true difference that is called better or worse.
+        equivalence: The margin of the configuration.
+        smallest_margin: The least margin within which two equal runs are called equivalent.
+        minutes: Of a processor (of a GPU where one trains), for the training of all runs and seeds.
+        sentences: What is missing, and what to change.
+    """
+
+    metric: str
+    level: float
+    power: float
+    comparisons: int
+    runs: int
+    seeds: int
+    people: int | None
+    detectable: float | None
+    equivalence: float
+    smallest_margin: float | None
+    minutes: float | None
+    source: str
+    sentences: list[str] = field(default_factory=list)
+
+
+def plan(experiment: config.Experiment, root: Path, published: Path = PUBLISHED) -> Plan:
+    """Plan a comparison before it is run.
+
+    Args:
+        experiment: What is to be run.
+        root: A results folder, of an earlier run or of this one as far as it has come; it need not exist.
+        published: Folder of documented results, which stand in for an earlier run of the same data.
+
+    Raises:
+        UsageError: no run is held against another, so there is nothing to decide.
+    """
+    if not experiment.primary_pairs:
+        raise UsageError(NO_FAMILY)
+    settings, seeds = experiment.evaluate, len(experiment.seeds)
+    pilot = _of_folder(experiment, root) or _documented(experiment, published)
+    people = _people(experiment, root, pilot)
+    noise = pilot.noise if seeds > 1 else None
+    asked = _Asked(experiment, noise, people)
+    return Plan(
+        settings.primary, settings.level, POWER, len(experiment.primary_pairs), len(experiment.run_names),
+        seeds, people, asked.reach(POWER), settings.equivalence, asked.reach(POWER_OF_EQUIVALENCE),
+        _minutes(experiment, pilot.runs), pilot.source, _sentences(asked, root, pilot),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a plan rests on."""
+
+    experiment: config.Experiment
+    noise: Noise | None
+    people: int | None
+
+    def reach(self, power: float, seeds: int = 0, people: int = 0) -> float | None:
+        """Return the difference that a comparison of the primary family tells from 0 with this power."""
+        people = people or self.people or 0
+        if self.noise is None or people < 2:
+            return None
+        level = self.experiment.evaluate.level
+        runs = len(self.experiment.run_names)
+        found = self.noise.estimate(people, seeds or len(self.experiment.seeds), runs, level)
+        return detectable(found, (1 - level) / len(self.experiment.primary_pairs), power)
+
+    def shows_equivalence(self, **numbers: int) -> bool:
+        """Return whether equal runs would be called equivalent by so many seeds or people."""
+        found = self.reach(POWER_OF_EQUIVALENCE, **numbers)
+        return found is not None and found <= self.experiment.evaluate.equivalence
+
+
+def _of_folder(experiment: config.Experiment, root: Path) -> Pilot | None:
+    """Return what a results folder tells, None where it holds no comparison by the primary metric."""
+    paths = Results(root)
+    if not paths.verdict.exists():
+        return None
+    found = tables.verdict(paths)
+    if found.metric != experiment.evaluate.primary:
+        return None
+    runs = tables.leaderboard(paths).drop_duplicates("run").to_dict("records")
+    return Pilot(str(root), _noise(found.noise), [{str(key): row[key] for key in row} for row in runs])
+
+
+def _documented(experiment: config.Experiment, folder: Path) -> Pilot:
+    """Return what a documented result of the same data and metric tells; nothing where there is none."""
+    for file in sorted(folder.glob("*.json")):
+        content = records.read_json(file)
+        if (content["facts"]["Data"], content["primary"]) == (
+            experiment.dataset,
+            experiment.evaluate.primary,
+        ):
+            return Pilot(f"docs/results/{file.name}", _noise(content.get("noise", {})), content["runs"])
+    return Pilot("", None, [])
+
+
+def _noise(found: Mapping[str, Any]) -> Noise | None:
+    if not found:
+        return None
+    return Noise(int(found["people"]), float(found["people_variance"]), float(found["training_variance"]))
+
+
+def _people(experiment: config.Experiment, root: Path, pilot: Pilot) -> int | None:
+    """Return the evaluation people: as they were set apart, or else as many as the data set has."""
+    split = Results(root).data.split
+    if split.exists():
+        table = records.read_table(split, ["person", "role"])
+        return int(table.loc[table["role"] == layout.ROLE_EVALUATION, "person"].nunique())
+    if experiment.split.pairs is not None:
+        return pilot.noise.people if pilot.noise else None
+    source = find(experiment.data.labelled, layout.SET_LABELLED, raw_dir(experiment.data.raw_dir)).source
+    known = source.published_people
+    return None if known is None else round(known * experiment.split.evaluation_share)
+
+
+def _minutes(experiment: config.Experiment, runs: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the minutes of all trainings, at the seconds a face that earlier ones took; None: not known."""
+    measured = list(runs)
+    total = 0.0
+    for name in experiment.run_names:
+        for stage in STAGES:
+            faces = _faces(experiment, name, stage)
+            rate = _seconds_a_face(measured, name, stage)
+            if faces and rate is None:
+                return None
+            total += faces * (rate or 0.0)
+    return total * len(experiment.seeds) / 60
+
+
+def _faces(experiment: config.Experiment, name: str, stage: str) -> int:
+    """Return how many faces a training sees."""
+    run = experiment.run(name)
+    if stage == "finetune":
+        return run.finetune.steps * run.finetune.batch_size * experiment.split.rotations
+    if run.pretrain is None:
+        return 0
+    views = 1 if run.masked else 2
+    return run.pretrain.steps * run.pretrain.batch_size * views
+
+
+def _seconds_a_face(runs: list[Mapping[str, Any]], name: str, stage: str) -> float | None:
+    """Return what a face took: in the run of that name, or else in all that have such a stage."""
+    trained = [run for run in runs if (run[f"images_{stage}"] or 0) > 0]
+    own = [run for run in trained if run["run"] == name] or trained
+    images = sum(run[f"images_{stage}"] for run in own)
+    return sum(run[f"seconds_{stage}"] for run in own) / images if images else None
+
+
+def _sentences(asked: _Asked, root: Path, pilot: Pilot) -> list[str]:
+    """Return what is missing for the numbers, or what to change where they are too large."""
+    experiment, found = asked.experiment, []
+    if len(experiment.seeds) < 2:
+        found.append(ONE_SEED)
+    elif pilot.noise is None:
+        reason = NOT_LEARNT if pilot.source else NO_NOISE
+        found.append(reason.format(source=pilot.source, metric=metric_label(experiment.evaluate.primary)))
+    if asked.people is None:
+        found.append(NO_PEOPLE.format(split=Results(root).data.split))
+    if not pilot.runs:
+        found.append("What a face of training takes is not known either, so there are no minutes.")
+    if not found and not asked.shows_equivalence():
+        found.append(_too_small(asked))
+    return found
+
+
+def _too_small(asked: _Asked) -> str:
+    """Return what would show equivalence: more seeds, or else more people, or else a larger margin."""
+    margin, seeds = asked.experiment.evaluate.equivalence, len(asked.experiment.seeds)
+    within = f"equivalence within {margin:g}"
+    needed = _least(range(seeds + 1, MOST_SEEDS + 1), lambda count: asked.shows_equivalence(seeds=count))
+    if needed:
+        return f"These seeds are too few to show {within}: it takes {needed} of them."
+    reach = asked.reach(POWER_OF_EQUIVALENCE)
+    assert reach is not None
+    assert asked.people is not None
+    more = _least(
+        _growing(asked.people, MOST_PEOPLE),
+        lambda count: asked.shows_equivalence(people=count, seeds=max(seeds, MOST_SEEDS)),
+    )
+    people = f"evaluate on about {more:,} people with more seeds, or " if more else ""
+    return (
+        f"No number of seeds to {MOST_SEEDS} shows {within} on {asked.people:,} people: {people}set "
+        f"evaluate.equivalence to {_rounded_up(reach):g} or more."
+    )
+
+
+def _least(counts: Iterable[int], does: Callable[[int], bool]) -> int | None:
+    return next((count for count in counts if does(count)), None)
+
+
+def _growing(start: int, most: int) -> Iterable[int]:
+    count = start
+    while (count := math.ceil(count * GROWTH)) <= most:
+        yield count
+
+
+def _rounded_up(value: float) -> float:
+    """Return a number of two digits that is no smaller."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return round(math.ceil(value / step) * step, 10)
+
+
+def in_words(found: Plan, experiment: config.Experiment) -> str:
+    """Return a plan as lines of text."""
+    counts = [
+        f"{found.comparisons} comparisons by {metric_label(found.metric)}, corrected together at "
+        f"{found.level:.0%}: masked runs against {names_of(experiment.controls)}.",
+        f"{found.runs} runs, {found.seeds} {'seed' if found.seeds == 1 else 'seeds'}, "
+        f"{'?' if found.people is None else f'{found.people:,}'} people.",
+    ]
+    if found.detectable is not None and found.smallest_margin is not None:
+        counts += [
+            f"A difference of {found.detectable:.3f} is decided with {found.power:.0%} power; two equal runs "
+            f"are called equivalent within {found.smallest_margin:.3f}, where evaluate.equivalence asks for "
+            f"{found.equivalence:g}.",
+        ]
+    if found.minutes is not None:
+        counts.append(f"The trainings take about {found.minutes:.0f} processor minutes.")
+    if found.source:
+        counts.append(f"By what was measured in {found.source}.")
+    return "\n".join([*counts, *found.sentences])

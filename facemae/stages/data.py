@@ -1,0 +1,286 @@
+"""The data stages: list the photos, align the faces, decode them, split the people."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+
+from facemae import config
+from facemae.core import files, layout, records
+from facemae.core.errors import DataError, UsageError
+from facemae.core.layout import SET_LABELLED, SET_TESTED, SET_UNLABELLED, DataFolder
+from facemae.core.progress import say, track
+from facemae.data.alignment.align import Settings
+from facemae.data.alignment.detect import mtcnn_version
+from facemae.data.faces import pairs
+from facemae.data.faces import shards as store
+from facemae.data.faces import workers as pool
+from facemae.data.faces.cache import build_cache, load_faces
+from facemae.data.faces.split import check_split, evaluated_pairs, listed_people, split_people
+from facemae.data.sources import manifest
+from facemae.data.sources.base import Attribute, Box, Place
+from facemae.data.sources.locate import Wanted, clear_unused, find, locate, raw_dir
+from facemae.data.sources.manifest import Entry
+
+Device = Literal["auto", "cpu", "cuda"]
+
+SUMMARY_LINES = 10
+NAMED_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A source with its place on this machine, and what was counted while it was listed."""
+
+    wanted: Wanted
+    place: Place
+    counted: Counter[str]
+    ignored: Counter[str]
+
+
+def wanted_sources(data: config.Data) -> list[Wanted]:
+    """Return the sources that the configuration names, the labelled one first.
+
+    Raises:
+        UsageError: one is not there, or two would give their photos the same names.
+    """
+    raw = raw_dir(data.raw_dir)
+    wanted = [find(data.labelled, SET_LABELLED, raw)]
+    more = [(text, SET_UNLABELLED) for text in data.unlabelled] + [(text, SET_TESTED) for text in data.tested]
+    wanted += [find(text, part, raw, number) for number, (text, part) in enumerate(more)]
+    check_distinct(wanted)
+    return wanted
+
+
+def check_distinct(wanted: list[Wanted]) -> None:
+    """Stop if two sources are the same, or forms of the same.
+
+    Raises:
+        UsageError: they are.
+    """
+    for place, each in enumerate(wanted):
+        for other in wanted[:place]:
+            same_form = each.source.folder and each.source.photos is other.source.photos
+            same_path = each.path and other.path and each.path.resolve() == other.path.resolve()
+            if each.source.name == other.source.name or same_form or same_path:
+                raise UsageError(
+                    f"{each.source.name} and {other.source.name} hold the same photos or give them the same "
+                    "names; name each data set only once, and rename one of two packs of the same name."
+                )
+
+
+def fetch(wanted: list[Wanted], raw: Path, folder: DataFolder) -> list[Listed]:
+    """List every photo of the sources, downloading and unpacking what has to be.
+
+    Raises:
+        UsageError, DataError: a source is missing or empty.
+        IntegrityError: a file is not what it should be.
+    """
+    listed = [Listed(each, locate(each, raw, folder.unpacked), Counter(), Counter()) for each in wanted]
+    clear_unused([each.place for each in listed], folder.unpacked)
+    _check_apart(listed, folder)
+    attributes = _attributes(wanted)
+    manifest.write(folder.photos, (entry for one in listed for entry in _entries(one)), attributes)
+    lists = [pair for one in listed if one.wanted.source.pairs for pair in one.wanted.source.pairs(one.place)]
+    table = pairs.table(lists)
+    if len(table):
+        pairs.check(table, records.read_table(folder.photos, ["sample_id"])["sample_id"])
+        for protocol, rows in table.groupby("protocol", sort=False):
+            say("fetch", f"{protocol}: {len(rows)} pairs, all of listed photos")
+    records.write_table(folder.listed_pairs, table, layout.PAIR_COLUMNS)
+    files.write_json(folder.sources, [_described(one, attributes) for one in listed])
+    for one in listed:
+        _say_listed(one)
+    return listed
+
+
+def _check_apart(listed: list[Listed], folder: DataFolder) -> None:
+    """Stop if what is written would be listed as photos the next time.
+
+    Raises:
+        UsageError: it would.
+    """
+    out = folder.root.resolve()
+    for each in listed:
+        images = each.place.images.resolve()
+        own = images.is_relative_to(folder.unpacked.resolve())
+        if each.wanted.source.images and images.is_dir() and out.is_relative_to(images) and not own:
+            raise UsageError(f"{folder.root} lies inside the photos' folder {images}; write elsewhere.")
+
+
+def _attributes(wanted: list[Wanted]) -> dict[str, Attribute]:
+    found: dict[str, Attribute] = {}
+    for each in wanted:
+        for name, attribute in each.source.attributes.items():
+            if found.setdefault(name, attribute).kind != attribute.kind:
+                raise UsageError(
+                    f"{each.source.name} and another source both have a column {name}, of different kinds; "
+                    "use them in separate runs."
+                )
+    return found
+
+
+def _entries(listed: Listed) -> Iterator[Entry]:
+    source, set_name = listed.wanted.source, listed.wanted.set
+    people: set[str] = set()
+    photos = source.photos(listed.place, listed.ignored)
+    for photo in track(photos, source.published_images, f"fetch {source.name}", "photos"):
+        if photo.person is not None:
+            people.add(photo.person)
+        else:
+            listed.counted["unnamed"] += 1
+        yield manifest.enter(photo, source.name, set_name)
+        listed.counted["photos"] += 1
+    listed.counted["people"] = len(people)
+
+
+def _say_listed(listed: Listed) -> None:
+    source, counted = listed.wanted.source, listed.counted
+    text = f"{counted['photos']} photos, {counted['people']} people"
+    left_out = ", ".join(f"{count} {reason}" for reason, count in listed.ignored.most_common())
+    say("fetch", f"{source.name}: {text}" + (f"; no photos of it: {left_out}" if left_out else ""))
+    if counted["unnamed"] and counted["people"] and listed.wanted.set == SET_LABELLED:
+        unnamed = f"{counted['unnamed']} photos name nobody (not directly in a person's folder)"
+        say("fetch", f"{source.name}: {unnamed} and are used for nothing")
+    if source.published_images not in (None, counted["photos"]):
+        say("fetch", f"{source.name}: {source.published_images} photos were expected")
+
+
+def _described(listed: Listed, attributes: dict[str, Attribute]) -> dict[str, Any]:
+    source = listed.wanted.source
+    return {
+        "name": source.name,
+        "set": listed.wanted.set,
+        "title": source.title,
+        "licence": source.licence,
+        "credit": source.credit,
+        "address": source.address,
+        "align": source.align,
+        "crop": list(source.crop),
+        "subject": source.subject,
+        "photos": listed.counted["photos"],
+        "people": listed.counted["people"],
+        "ignored": dict(listed.ignored),
+        "attributes": {name: asdict(attributes[name]) for name in source.attributes},
+    }
+
+
+def align(data: config.Data, folder: DataFolder, device: Device, workers: int) -> None:
+    """Find and warp the faces of all listed photos that have none yet, and record what became of each.
+
+    Raises:
+        DataError: more photos than `max_skipped` have no usable face.
+        StorageError: the disk is full, or a worker was killed.
+    """
+    settings = _settings(data, records.read_json(folder.sources))
+    shards = folder.shards / records.digest(asdict(settings))
+    with files.exclusive(folder.shards / ".lock"):
+        pool.align_all(pool.Plan(folder.photos, shards, settings, device), workers)
+        for old in folder.shards.iterdir():
+            if old.is_dir() and old != shards:
+                shutil.rmtree(old)
+        counts = store.finish(folder, shards)
+    _summarise(counts, folder)
+    skipped, photos = counts.total() - counts["OK"], counts.total()
+    if not photos:
+        raise DataError(f"{folder.photos} lists no photo; put some into the folder, or name another one.")
+    if skipped > data.max_skipped * photos or skipped == photos:
+        raise DataError(
+            f"{skipped} of {photos} photos ({skipped / photos:.1%}) have no usable face, more than "
+            f"max_skipped {data.max_skipped:.1%} allows; {folder.rejected} lists each with its reason."
+        )
+
+
+def _settings(data: config.Data, sources: list[dict[str, Any]]) -> Settings:
+    modes = {each["name"]: each["align"] if data.align == "auto" else data.align for each in sources}
+    cropped = [each for each in sources if modes[each["name"]] == "crop"]
+    crops = {each["name"]: cast(Box, tuple(each["crop"])) for each in cropped}
+    faces = {each["name"]: each["subject"] if data.faces == "auto" else data.faces for each in sources}
+    # Which face is the most central, or which faces there are, small ones decide too.
+    thorough = data.faces in ("central", "all")
+    detector = mtcnn_version(thorough=thorough) if len(crops) < len(sources) else ""
+    return Settings(data.image_size, data.min_score, faces, crops, detector, thorough)
+
+
+def _summarise(counts: Counter[str], folder: DataFolder) -> None:
+    """Print how many photos had which outcome, in at most ten lines."""
+    examples: dict[str, list[str]] = {}
+    for record in records.iterate_log(folder.rejected):
+        named = examples.setdefault(record["code"], [])
+        if len(named) < NAMED_EXAMPLES:
+            named.append(record["sample_id"])
+    shown = counts.most_common(SUMMARY_LINES - 2)
+    for code, count in shown:
+        named = examples.get(code, [])
+        say("align", f"{code}: {count}" + (f" ({', '.join(named)})" if named else ""))
+    others = counts.total() - sum(count for _, count in shown)
+    if others:
+        say("align", f"{others} photos of {len(counts) - len(shown)} other outcomes")
+    say("align", f"{counts.total()} photos; {folder.outcomes} has a line for each")
+
+
+def cache(folder: DataFolder) -> None:
+    """Decode all aligned faces into one array on disk."""
+    build_cache(folder)
+
+
+def split(experiment: config.Experiment, folder: DataFolder) -> None:
+    """Give every face its role, and stop if anyone is both trained on and evaluated on.
+
+    Raises:
+        DataError: there are too few people.
+        IntegrityError: the split leaks.
+    """
+    columns = ["sample_id", "person", "source", "set", "sha256", "hash"]
+    faces = records.read_table(folder.faces, columns)
+    embeddings = _embeddings(experiment, folder, faces) if experiment.split.embedder else None
+    lists = records.read_table(folder.listed_pairs)
+    listed = None
+    if experiment.split.pairs:
+        photos = records.read_table(folder.photos, ["sample_id", "person"])
+        people = dict(zip(photos["sample_id"], photos["person"], strict=True))
+        listed = listed_people(lists, people, experiment.split)
+    roles, overlaps = split_people(faces, experiment.split, embeddings, listed)
+    check_split(roles)
+    records.write_table(folder.overlaps, overlaps, layout.OVERLAP_COLUMNS)
+    for role, part in roles.groupby("role"):
+        say("split", f"{role}: {len(part)} faces of {part['person'].nunique()} people")
+    for (kind, action), rows in overlaps.groupby(["kind", "action"]):
+        say("split", f"overlap by {kind}: {len(rows)} {action}; {folder.overlaps} lists them")
+    evaluated = roles[roles["role"] == layout.ROLE_EVALUATION]
+    lists = evaluated_pairs(lists, experiment.split)
+    drawn = lists[:0] if listed else pairs.generate(evaluated, seed=experiment.split.seed)
+    records.write_table(folder.pairs, pd.concat([lists, drawn]), layout.PAIR_COLUMNS)
+    records.write_table(folder.split, roles, layout.SPLIT_COLUMNS)
+
+
+def _embeddings(experiment: config.Experiment, folder: DataFolder, faces: pd.DataFrame) -> np.ndarray:
+    """Return the embeddings (N, D) that `split.embedder` gives the faces."""
+    from facemae.compute import device
+    from facemae.stages.embed import embed_images
+
+    compute = device.choose(experiment.device, experiment.precision, threads=1)
+    images = load_faces(folder, faces).images
+    return embed_images(Path(str(experiment.split.embedder)), images, compute, "split")
+
+
+def check_people(folder: DataFolder, data: config.Data) -> None:
+    """Stop unless the labelled photos name enough people to train on some and evaluate on others.
+
+    Raises:
+        DataError: they name fewer than two.
+    """
+    labelled = [each for each in records.read_json(folder.sources) if each["set"] == SET_LABELLED]
+    people = sum(each["people"] for each in labelled)
+    if people < 2:
+        raise DataError(
+            f"data.labelled: {data.labelled} names {people} people where at least 2 are needed; put each "
+            "person's photos in a folder of their own, and photos of unknown people under data.unlabelled."
+        )

@@ -1,0 +1,117 @@
+"""Evaluation people's faces as vectors: by a run, where its fine-tuning ends, or by a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from facemae import config
+from facemae.compute.device import Compute
+from facemae.core import files, layout, records
+from facemae.core.errors import UsageError
+from facemae.core.layout import Results
+from facemae.core.progress import say, track
+from facemae.evaluation.baselines.controls import BASELINES, learnt_from
+from facemae.models.embedder import embed as embed_batch
+from facemae.models.patches import to_input
+from facemae.models.weights import load_embedder
+from facemae.stages.task import Task
+
+BATCH = 64
+
+Recogniser = Callable[[NDArray[np.uint8], int], NDArray[np.floating]]
+"""From aligned faces (N, H, H, 3) and a part of the evaluation people to vectors (N, D)."""
+
+
+def embed_baselines(experiment: config.Experiment, paths: Results, threads: int) -> None:
+    """Write the embeddings that every baseline gives the evaluation people: their `embed` stage."""
+    experiment = experiment.model_copy(update={"device": "cpu"})  # that is where baselines compute
+    for name in experiment.baselines:
+        for seed in experiment.seeds_of(name):
+            out = paths.stage(name, seed, experiment.embedding_stage(name))
+            task = Task(experiment, name, seed, paths.data, out, threads)
+            embed_people(task, None)
+            files.write_json(out / layout.CONFIG, {"run": name, "seed": seed})
+            records.write_metrics(
+                out, [], seed=seed, device="cpu, float32", seconds={}, inputs=task.inputs(),
+                images_seen={}, energy_joules={},
+            )  # fmt: skip
+
+
+def embed_people(task: Task, finetuned: Path | None) -> None:
+    """Write the evaluation people's embeddings, each part's by its own model, into the stage's folder.
+
+    Args:
+        task: The stage; its parts are embedded.
+        finetuned: Folder of a run's embedders; None: `task.name` is a baseline.
+
+    Raises:
+        UsageError: there is no such baseline.
+    """
+    recognise = recogniser(task, finetuned)
+    tables = []
+    for part in task.wanted_parts:
+        faces = task.load_rows(task.evaluated(part))
+        say(task.label, f"{len(faces.images)} faces, part {part + 1} of {task.rotations}")
+        vectors = recognise(faces.images, part).astype(np.float32)
+        columns = {"sample_id": faces.sample_ids, "person": faces.people, "part": part}
+        tables.append(pd.DataFrame(columns | {"embedding": list(vectors)}))
+    records.write_table(task.out / layout.EMBEDDINGS, pd.concat(tables), layout.EMBEDDING_COLUMNS)
+
+
+def recogniser(task: Task, finetuned: Path | None) -> Recogniser:
+    """Return the embedding of a run, by its `finetune` stage, or of the baseline `task.name`.
+
+    Raises:
+        UsageError: there is no such baseline.
+    """
+    compute = task.compute()
+    if finetuned is None and task.name in task.experiment.run_names:
+        raise UsageError(f"{task.name} is a run; name the folder of its finetune stage with --finetuned.")
+    if finetuned is None and task.name not in BASELINES:
+        raise UsageError(f"There is no baseline {task.name!r}; known are {', '.join(BASELINES)}.")
+    models: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.floating]]] = {}
+
+    def of_part(part: int) -> Callable[[NDArray[np.uint8]], NDArray[np.floating]]:
+        if finetuned is None:
+            labels = task.experiment.defaults.finetune.labels
+            rows = learnt_from(task.name, task.training(part), labels)
+            return BASELINES[task.name](task.load_rows(rows), task.experiment, task.seed)
+        network = load_embedder(finetuned, part)
+        compute.place(network)
+        return lambda images: _embedded(network, images, compute, task.label)
+
+    def recognise(images: NDArray[np.uint8], part: int) -> NDArray[np.floating]:
+        if part not in models:
+            models[part] = of_part(part)
+        return models[part](images)
+
+    return recognise
+
+
+def embed_images(
+    finetuned: Path, faces: NDArray[np.uint8], compute: Compute, label: str
+) -> NDArray[np.floating]:
+    """Return the embeddings (N, D) of aligned faces (N, H, H, 3) uint8 by the embedder in a folder."""
+    embedder = load_embedder(finetuned)
+    compute.place(embedder)
+    return _embedded(embedder, faces, compute, label)
+
+
+def _embedded(
+    network: nn.Module, faces: NDArray[np.uint8], compute: Compute, label: str
+) -> NDArray[np.floating]:
+    starts = range(0, len(faces), BATCH)
+    parts = []
+    for start in track(starts, len(starts), label, "batches"):
+        images = torch.from_numpy(faces[start : start + BATCH]).to(compute.device)
+        with compute.autocast():
+            parts.append(embed_batch(network, to_input(images)).cpu())
+    vectors: NDArray[np.floating] = torch.cat(parts).numpy()
+    return vectors

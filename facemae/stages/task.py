@@ -1,0 +1,158 @@
+"""One stage of one run: what it is told, what it reads and how its training is identified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from facemae import config
+from facemae.compute import device
+from facemae.core import files, layout, records
+from facemae.core.errors import DataError, IntegrityError
+from facemae.data.faces.cache import Faces, OpenFaces, load_faces, open_faces
+from facemae.data.faces.subsets import evenly
+from facemae.training.trainer import Job
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage of one run."""
+
+    experiment: config.Experiment
+    name: str
+    """Of the run, or of a baseline."""
+    seed: int
+    data: layout.DataFolder
+    """The aligned faces and their roles."""
+    out: Path
+    """The stage's folder, whose name is the stage's."""
+    threads: int = 1
+    workers: int = 0
+    """Threads that read batches ahead of the training."""
+    parts: tuple[int, ...] | None = None
+    """Parts of the evaluation people to train a model for; None: all."""
+
+    @property
+    def label(self) -> str:
+        """Return what progress lines show, such as "pretrain block/0", or of a subset "labels-1 block/0"."""
+        stage = f"{self.out.parent.name}-{self.out.name}" if self.out.name.isdigit() else self.out.name
+        return f"{stage} {self.name}/{self.seed}"
+
+    @property
+    def run(self) -> config.Run:
+        """Return the run with its defaults filled in."""
+        return self.experiment.run(self.name)
+
+    @property
+    def image_size(self) -> int:
+        """Return the side of an aligned face in pixels."""
+        return self.experiment.data.image_size
+
+    def compute(self) -> device.Compute:
+        """Return where to compute, with PyTorch set up for it."""
+        asked = self.experiment
+        return device.choose(asked.device, asked.precision, self.threads, asked.compile)
+
+    def inputs(self) -> dict[str, str]:
+        """Return the checksums of the data that a result rests on."""
+        return {
+            "faces": files.sha256_of(self.data.cache_hashes),
+            "split": files.sha256_of(self.data.split),
+        }
+
+    def rows(self, *roles: str) -> pd.DataFrame:
+        """Return the split's rows with one of `roles`.
+
+        Raises:
+            DataError: there are none.
+        """
+        table = records.read_table(self.data.split, layout.SPLIT_COLUMNS)
+        rows = table[table["role"].isin(roles)]
+        if rows.empty:
+            raise DataError(
+                f"{self.data.split} holds no face for {' or '.join(roles)}; check the data section."
+            )
+        return rows
+
+    @property
+    def rotations(self) -> int:
+        """Return how many parts the evaluation people are in, each evaluated by a training of its own."""
+        return self.experiment.split.rotations
+
+    @property
+    def wanted_parts(self) -> tuple[int, ...]:
+        """Return the parts to train a model for."""
+        return tuple(range(self.rotations)) if self.parts is None else self.parts
+
+    def training(self, part: int) -> pd.DataFrame:
+        """Return the rows of the split that the model which evaluates a part may learn from, with labels.
+
+        Raises:
+            DataError: there are none.
+        """
+        table = records.read_table(self.data.split, layout.SPLIT_COLUMNS)
+        others = (table["role"] == layout.ROLE_EVALUATION) & (table["part"] != part) & table["trainable"]
+        rows = table[(table["role"] == layout.ROLE_TRAIN) | others]
+        if rows.empty:
+            raise DataError(f"{self.data.split} holds no face to train on; check the data section.")
+        return rows
+
+    def evaluated(self, part: int) -> pd.DataFrame:
+        """Return the rows of the split that a part's model is evaluated on."""
+        rows = self.rows(layout.ROLE_EVALUATION)
+        return rows[rows["part"] == part]
+
+    def load(self, *roles: str, most: int | None = None) -> Faces:
+        """Return the faces with one of `roles` in memory, or `most` of them, evenly chosen.
+
+        Raises:
+            DataError: there are none.
+            IntegrityError: they are damaged, or of another size.
+        """
+        return self.load_rows(evenly(self.rows(*roles), most))
+
+    def load_rows(self, rows: pd.DataFrame) -> Faces:
+        """Return the faces of some rows of the split in memory.
+
+        Raises:
+            IntegrityError: they are damaged, or of another size.
+        """
+        faces = load_faces(self.data, rows)
+        self._check_size(faces.images.shape[1])
+        return faces
+
+    def open(self, rows: pd.DataFrame) -> OpenFaces:
+        """Return the faces of some rows of the split, left on disk.
+
+        Raises:
+            IntegrityError: they are damaged, or of another size.
+        """
+        faces = open_faces(self.data, rows)
+        self._check_size(faces.file.shape[1])
+        return faces
+
+    def _check_size(self, size: int) -> None:
+        if size != self.image_size:
+            raise IntegrityError(
+                f"{self.data.root} holds faces of {size} x {size} pixels, and data.image_size is "
+                f"{self.image_size}; align them anew, or set data.image_size to {size}."
+            )
+
+    def job(self, settings: dict[str, Any], compute: device.Compute, **inputs: Path) -> Job:
+        """Return the training's identity: its settings, its precision and the content of its inputs."""
+        identity = {
+            **settings,
+            "device": f"{compute.device.type}, {compute.dtype}",
+            "inputs": self.inputs() | {name: files.sha256_of(path) for name, path in inputs.items()},
+            "versions": records.versions(),  # another version need not compute the same bits
+        }
+        return Job(self.label, self.seed, self.out.with_name(f".{self.out.name}"), identity)
+
+    def settings(self, *sections: str) -> dict[str, Any]:
+        """Return the resolved configuration that shapes this stage, to keep beside its result."""
+        run = self.run.shaping()
+        named = {"run": self.name, "seed": self.seed, "image_size": self.image_size}
+        return named | {section: run[section] for section in sections}

@@ -1,0 +1,1 @@
+"""One training objective each: masked autoencoding, contrastive, identity."""

@@ -1,0 +1,291 @@
+"""What leads a dynamic masking strategy: it learns beside the autoencoder which patches matter.
+
+A guide never trains the autoencoder. What it trains itself gets its gradient from `Guide.loss`; copies of the
+autoencoder's weights are running means (`pretrain.teacher_decay`) and get none.
+
+Shapes: B batch, N patches, V visible, Q predicted, K prefix (class) tokens, D encoder width, E decoder width,
+P pixel values per patch, H side of the image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Self, cast
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from facemae import config
+from facemae.compute.distributed import World
+from facemae.masking.mask import PatchMask
+from facemae.models.base import Encoder, Encoding
+from facemae.models.decoders import Transformer
+from facemae.models.mae import MaskedAutoencoder, Prediction
+from facemae.models.patches import patchify, position_embedding
+from facemae.models.vit import Vit
+from facemae.training.optimizer import averaged
+
+TINY = torch.finfo(torch.float32).tiny
+# Of the adversary: the bound on a standardised error, and how far from uniform that drives a patch.
+ADVANTAGE_BOUND, REACH = 2.0, 0.9
+LEAST_DEVIATION = 1e-6  # of errors that differ by more than rounding
+
+
+class Guide(nn.Module):
+    """The form of every guide; `GUIDES` lists them. Their state is part of a training's checkpoint."""
+
+    def signal(self, images: Tensor) -> Tensor:
+        """Return what the guide says of each patch of images (B, 3, H, H): (B, N), float32, no gradient.
+
+        It follows from the weights and each image alone.
+        """
+        raise NotImplementedError
+
+    def loss(self, images: Tensor, mask: PatchMask, prediction: Prediction, errors: Tensor) -> Tensor | None:
+        """Return the guide's own loss, a float32 scalar without a gradient for the autoencoder, or None.
+
+        Args:
+            images: (B, 3, H, H), what was masked.
+            mask: What was hidden of it.
+            prediction: What the autoencoder made of the rest.
+            errors: (B, Q) of each predicted patch, without a gradient.
+        """
+        return None
+
+    def observe(self, ids: Tensor, errors: Tensor) -> None:
+        """Remember the errors (B, Q) of the patches `ids` (B, Q) until the next `update`."""
+
+    def update(self, mae: MaskedAutoencoder, world: World) -> None:
+        """Follow the autoencoder after a step of the optimiser, alike in all processes."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Train, or no longer; averaged copies are only looked at, and never normalise by a batch."""
+        super().train(mode)
+        for part in self.children():
+            if isinstance(part, AveragedModel):
+                part.eval()
+        return self
+
+
+class Attention(Guide):
+    """The attention that each patch gets in the last block of a teacher, the averaged encoder.
+
+    Kakogeorgiou et al., What to Hide from Your Students: Attention-Guided Masked Image Modeling, ECCV 2022.
+    As there, the teacher sees the whole image, and the heads are averaged.
+    """
+
+    def __init__(self, mae: MaskedAutoencoder, pretrain: config.Pretrain) -> None:
+        super().__init__()
+        self.teacher = averaged(mae.encoder, pretrain.teacher_decay)
+
+    @torch.no_grad()
+    def signal(self, images: Tensor) -> Tensor:
+        """Return the share of the attention that each patch gets, (B, N)."""
+        teacher = self.teacher.module
+        assert isinstance(teacher, Vit), "config refuses other encoders"
+        *blocks, last = teacher.trunk.blocks
+        tokens = teacher.embed(images)
+        for block in blocks:
+            tokens = block(tokens)
+        return attention_received(last, tokens, teacher.prefix_tokens)
+
+    def update(self, mae: MaskedAutoencoder, world: World) -> None:
+        """Move the teacher towards the encoder."""
+        self.teacher.update_parameters(mae.encoder)
+
+
+class PredictedLoss(Guide):
+    """A second decoder that predicts how hard each patch is: Wang et al., Hard Patches Mining, CVPR 2023.
+
+    It learns from the visible patches to rank the predicted ones by their error; the averaged encoder and
+    predictor then rank all patches of the whole image. As a guide trains nothing but itself, the ranking
+    loss does not reach the encoder, which it does in the paper.
+    """
+
+    def __init__(self, mae: MaskedAutoencoder, pretrain: config.Pretrain) -> None:
+        super().__init__()
+        self.predictor = Transformer(mae.encoder, pretrain)
+        self.predictor.head.pixels = nn.Linear(pretrain.decoder_width, 1, bias=False)  # an order has no level
+        self.teacher = averaged(self._student(mae), pretrain.teacher_decay)
+
+    @torch.no_grad()
+    def signal(self, images: Tensor) -> Tensor:
+        """Return the predicted loss of each patch, (B, N); only the order has a meaning."""
+        encoder, predictor = cast(nn.ModuleList, self.teacher.module)
+        patches = cast(Encoder, encoder).side ** 2
+        ids = torch.arange(patches, device=images.device).expand(len(images), -1)
+        return _per_patch(predictor(encoder(images), None, ids))
+
+    def loss(self, images: Tensor, mask: PatchMask, prediction: Prediction, errors: Tensor) -> Tensor:
+        """Return the ranking loss of the predictor."""
+        seen = Encoding(prediction.encoding.prefix.detach(), prediction.encoding.tokens.detach())
+        return ranking_loss(_per_patch(self.predictor(seen, mask, prediction.ids)), errors)
+
+    def update(self, mae: MaskedAutoencoder, world: World) -> None:
+        """Move the averaged encoder and predictor towards theirs."""
+        self.teacher.update_parameters(self._student(mae))
+
+    def _student(self, mae: MaskedAutoencoder) -> nn.ModuleList:
+        return nn.ModuleList([mae.encoder, self.predictor])
+
+
+class PositionLoss(Guide):
+    """The running mean of the reconstruction error at each position of the image, the same for all images.
+
+    It takes no network: on aligned faces a position is a part of the face. Sums and counts decay alike, so
+    that every error weighs `teacher_decay` to the power of its age in steps, and a position that is
+    predicted seldom is no less exact for it. Before anything was observed all positions are 0.
+    """
+
+    errors: Tensor
+    counts: Tensor
+    new_errors: Tensor
+    new_counts: Tensor
+
+    def __init__(self, mae: MaskedAutoencoder, pretrain: config.Pretrain) -> None:
+        super().__init__()
+        self.decay = pretrain.teacher_decay
+        for name in ("errors", "counts", "new_errors", "new_counts"):
+            self.register_buffer(name, torch.zeros(mae.encoder.side**2))
+
+    def signal(self, images: Tensor) -> Tensor:
+        """Return the mean error at each position, (B, N)."""
+        return (self.errors / self.counts.clamp(min=TINY)).expand(len(images), -1)
+
+    @torch.no_grad()
+    def observe(self, ids: Tensor, errors: Tensor) -> None:
+        """Add errors (B, Q) at the positions `ids` (B, Q) to those of this step."""
+        errors = errors.flatten().float()
+        self.new_errors.index_add_(0, ids.flatten(), errors)
+        self.new_counts.index_add_(0, ids.flatten(), torch.ones_like(errors))
+
+    def update(self, mae: MaskedAutoencoder, world: World) -> None:
+        """Let older errors count less, and add those of this step in all processes."""
+        world.average([self.new_errors, self.new_counts])
+        for mean, new in ((self.errors, self.new_errors), (self.counts, self.new_counts)):
+            mean.mul_(self.decay).add_(new)
+            new.zero_()
+
+
+class Adversary(Guide):
+    """A small network that learns to propose the patches on which the autoencoder errs. Experimental.
+
+    From ADIOS (Shi et al., Adversarial Masking for Self-Supervised Learning, ICML 2022) and CL-MAE (Madan et
+    al., CL-MAE: Curriculum-Learned Masked Autoencoders, WACV 2024) it takes the game: one network hides,
+    the other fills in, and what one loses the other gains; from CL-MAE also a Transformer that scores every
+    patch, and a divergence that keeps its masks from collapsing. It differs in that
+
+    - masks are hard and hide exactly M patches, where both papers train through soft ones, and ADIOS draws
+      several per image. So the gradient is a score function's (Williams, REINFORCE, 1992): it goes through
+      the probability of what was hidden, not through the autoencoder, which need not know;
+    - it plays against the autoencoder from the first step on; CL-MAE begins as its partner;
+    - one divergence, from uniform and per image, stands for their penalties on area and on likeness.
+    """
+
+    def __init__(self, mae: MaskedAutoencoder, pretrain: config.Pretrain) -> None:
+        super().__init__()
+        self.proposer = Proposer(mae.encoder, pretrain)
+
+    @torch.no_grad()
+    def signal(self, images: Tensor) -> Tensor:
+        """Return the score of each patch, a logit, (B, N); 0 everywhere at first."""
+        return cast(Tensor, self.proposer(images))
+
+    def loss(self, images: Tensor, mask: PatchMask, prediction: Prediction, errors: Tensor) -> Tensor:
+        """Return the loss of the proposals."""
+        return proposal_loss(self.proposer(images), prediction.ids, errors)
+
+
+class Proposer(nn.Module):
+    """A Transformer of the decoder's shape, from an image's patches to a score for each."""
+
+    position: Tensor
+
+    def __init__(self, encoder: Encoder, pretrain: config.Pretrain) -> None:
+        super().__init__()
+        width, self.patch_size = pretrain.decoder_width, encoder.patch_size
+        self.embed = nn.Linear(3 * encoder.patch_size**2, width)
+        self.register_buffer("position", position_embedding(width, encoder.side), persistent=False)
+        self.blocks = nn.Sequential(
+            *(Block(width, pretrain.decoder_heads, qkv_bias=True) for _ in range(pretrain.decoder_depth))
+        )
+        self.norm = nn.LayerNorm(width)
+        self.score = nn.Linear(width, 1, bias=False)  # only differences count
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (B, N) in float32 of images (B, 3, H, H)."""
+        # Autocast of older PyTorch keeps the weights that it has rounded for `signal`, without a gradient,
+        # and uses them again for `loss`, which then trains nothing (pytorch/pytorch#65766).
+        with torch.autocast(images.device.type, enabled=False):
+            tokens = self.embed(patchify(images.float(), self.patch_size)) + self.position
+            return _per_patch(self.score(self.norm(self.blocks(tokens))))
+
+
+def attention_received(block: Any, tokens: Tensor, prefix: int) -> Tensor:
+    """Return the attention that each patch gets in a block of timm's, mean over heads, (B, N) in float32.
+
+    Args:
+        block: timm's `Block`, whether its attention is fused or not.
+        tokens: (B, K + N, D), what enters the block.
+        prefix: K; with a class token its attention is taken, without one the mean of all patches'.
+    """
+    layer = block.attn
+    batch, count, _ = tokens.shape
+    projected = layer.qkv(block.norm1(tokens)).view(batch, count, 3, layer.num_heads, -1)
+    query, key, _ = projected.permute(2, 0, 3, 1, 4)  # (B, heads, K + N, D / heads) each
+    query, key = layer.q_norm(query), layer.k_norm(key)
+    asking = query[:, :, :prefix] if prefix else query
+    weights: Tensor = (asking * layer.scale @ key.transpose(2, 3)).float().softmax(dim=-1)
+    return weights.mean(dim=(1, 2))[:, prefix:]
+
+
+def ranking_loss(predicted: Tensor, errors: Tensor) -> Tensor:
+    """Return how badly predictions (B, Q) rank errors (B, Q): Wang et al., CVPR 2023.
+
+    The mean over the pairs of an image of the binary cross-entropy of sigmoid(p_i - p_j) against which of
+    the two errors is greater; pairs of equal errors count as 0.
+    """
+    count = errors.shape[1]
+    harder = errors[:, :, None] > errors[:, None, :]
+    costs = F.softplus(predicted[:, None, :] - predicted[:, :, None])  # -log sigmoid(p_i - p_j)
+    pairs = len(errors) * max(1, count * (count - 1) // 2)
+    return (costs * harder).sum() / pairs
+
+
+def proposal_loss(scores: Tensor, ids: Tensor, errors: Tensor) -> Tensor:
+    """Return a loss that raises the scores (B, N) of those of the patches `ids` (B, Q) with great errors.
+
+    With p = softmax(scores), the probability of being hidden first, it is the mean over the predicted patches
+    of -a_i log p_i, where the advantage a_i is the error, standardised within the image and bounded by A
+    (`ADVANTAGE_BOUND`), plus a weight on KL(uniform || p). The weight is such that with all patches
+    predicted and the same errors ever again p_i comes to rest at (1 + REACH a_i / A) / N, up to the
+    rounding that the bound brings: no patch is driven out for good, whatever its error.
+    """
+    patches, predicted = scores.shape[1], ids.shape[1]
+    centred = errors - errors.mean(dim=1, keepdim=True)
+    advantage = centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp(min=LEAST_DEVIATION)
+    advantage = advantage.clamp(-ADVANTAGE_BOUND, ADVANTAGE_BOUND)
+    log_p = scores.log_softmax(dim=1)
+    gain = (advantage * log_p.gather(1, ids)).mean(dim=1)
+    from_uniform = -log_p.mean(dim=1) - math.log(patches)
+    weight = ADVANTAGE_BOUND * patches / (REACH * predicted)
+    return (weight * from_uniform - gain).mean()
+
+
+def _per_patch(values: Tensor) -> Tensor:
+    """Return values (B, Q, 1) as (B, Q) in float32."""
+    return values.squeeze(-1).float()
+
+
+GUIDES: dict[str, Callable[[MaskedAutoencoder, config.Pretrain], Guide]] = {
+    "attention": Attention,
+    "predicted_loss": PredictedLoss,
+    "position_loss": PositionLoss,
+    "adversarial": Adversary,
+}
+"""Guides by the key that a strategy names (masking/strategies.py)."""

@@ -1,0 +1,356 @@
+"""Files of embeddings and pairs that others wrote, good and bad, and folders of photos that we embed."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from facemae.core import files, layout, records
+from facemae.core.errors import DataError, FaceMAEError, IntegrityError, UsageError
+from facemae.evaluation import embedding_file as module
+from facemae.evaluation.embedding_file import (
+    Photos,
+    embed_photos,
+    from_table,
+    read_embeddings,
+    read_pairs,
+    sidecar,
+)
+from facemae.models.embedder import build_embedder
+from facemae.models.weights import load_embedder, save_weights
+
+
+def table(count=6, size=4, seed=0):
+    vectors = np.random.default_rng(seed).normal(size=(count, size)).astype(np.float32)
+    names = [f"p{n // 2}/{n % 2}" for n in range(count)]
+    people = [name.partition("/")[0] for name in names]
+    return pd.DataFrame({"sample_id": names, "person": people, "embedding": list(vectors)})
+
+
+def parquet(folder, content):
+    path = folder / "e.parquet"
+    content.to_parquet(path)
+    return path
+
+
+# --- what can be read ---
+
+
+def test_parquet_and_npz_say_the_same(tmp_path):
+    content = table()
+    np.savez(
+        tmp_path / "e.npz",
+        sample_id=np.array(content["sample_id"].to_list()),
+        person=np.array(content["person"].to_list()),
+        embedding=np.stack(content["embedding"]),
+    )
+    first, other = (read_embeddings(tmp_path / "e.npz"), read_embeddings(parquet(tmp_path, content)))
+    for each in (first, other):
+        assert each.sample_ids == content["sample_id"].to_list()
+        assert each.people == content["person"].to_list()
+        np.testing.assert_array_equal(each.vectors, np.stack(content["embedding"]))
+        assert each.vectors.dtype == np.float32
+
+
+def test_whole_numbers_and_half_precision_are_embeddings_too():
+    for kind in (np.int8, np.float16, np.float64):
+        rows = [np.array([1, 2], kind), np.array([3, 4], kind)]
+        found = from_table(pd.DataFrame({"sample_id": [1, 2], "embedding": rows}), "E")
+        assert found.vectors.tolist() == [[1, 2], [3, 4]]
+        assert (found.sample_ids, found.people) == (["1", "2"], [None, None])
+
+
+def test_photos_without_a_face_are_null_or_listed_beside(tmp_path):
+    content = table()
+    content.at[2, "embedding"] = None
+    path = parquet(tmp_path, content)
+    files.write_json(sidecar(path), {"without_face": ["x/1", {"sample_id": "x/2", "person": "x"}]})
+    found = read_embeddings(path)
+    assert len(found.sample_ids) == len(found.vectors) == 5
+    assert found.without_face == {"x/1": None, "x/2": "x", "p1/0": "p1"}
+
+
+def test_empty_people_and_groups_are_unknown():
+    content = table().assign(group=["a", "a", None, "", "b", "b"])
+    content.loc[[0, 1], "person"] = ["", None]
+    found = from_table(content, "E")
+    assert found.people == [None, None, "p1", "p1", "p2", "p2"]
+    assert found.groups == {"p2": "b"}
+
+
+# --- what cannot ---
+
+
+def broken(change):
+    content = table()
+    return {
+        "no sample_id": content.drop(columns="sample_id"),
+        "no embedding": content.drop(columns="embedding"),
+        "unnamed": content.assign(sample_id=[None, *content["sample_id"][1:]]),
+        "twice": pd.concat([content, content[:1]]),
+        "models": content.assign(model=["a"] * 3 + ["b"] * 3),
+        "parts": content.assign(part=[0] * 3 + [1] * 3),
+        "lengths": pd.concat([content, pd.DataFrame({"sample_id": ["q"], "embedding": [np.ones(3)]})]),
+        "nan": content.assign(embedding=[np.full(4, np.nan, np.float32), *content["embedding"][1:]]),
+        "infinite": content.assign(embedding=[np.full(4, np.inf, np.float32), *content["embedding"][1:]]),
+        "zero": content.assign(embedding=[*content["embedding"][:5], np.zeros(4, np.float32)]),
+        "text": content.assign(embedding=[["a"]] * 6),
+        "scalar": content.assign(embedding=1.5),
+        "empty": content[:0],
+        "all null": content.assign(embedding=None),
+        "group empty": content.assign(group=""),
+        "two groups": content.assign(group=list("ababab")),
+    }[change]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        ("no sample_id", IntegrityError, "lacks the column sample_id; its columns are person, embedding"),
+        ("no embedding", IntegrityError, "lacks the column embedding"),
+        ("unnamed", IntegrityError, "a row without a sample_id"),
+        ("twice", IntegrityError, "holds p0/0 twice"),
+        ("models", IntegrityError, "mixes embeddings of 2 models (a, b)"),
+        ("parts", IntegrityError, "2 parts, each embedded by a network of its own"),
+        ("lengths", IntegrityError, "of 4 numbers (p2/1) and of 3 (q)"),
+        ("nan", IntegrityError, "zero or not finite (p0/0)"),
+        ("infinite", IntegrityError, "zero or not finite (p0/0)"),
+        ("zero", IntegrityError, "zero or not finite (p2/1)"),
+        ("text", IntegrityError, "not a list of numbers"),
+        ("scalar", IntegrityError, "not lists of numbers"),
+        ("empty", DataError, "holds no embedding"),
+        ("all null", DataError, "holds no embedding"),
+        ("group empty", DataError, "column group that is empty"),
+        ("two groups", IntegrityError, "puts p0 into 2 groups"),
+    ],
+)
+def test_tables_that_no_single_model_can_have_made(tmp_path, change, error, told):
+    with pytest.raises(error) as caught:
+        read_embeddings(parquet(tmp_path, broken(change)))
+    assert told in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def npz(folder, **arrays):
+    path = folder / "e.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "array", "pickled", "cut", "damaged", "lengths", "matrix"])
+def test_npz_files_that_are_none(tmp_path, kind, capsys):
+    ids, vectors = np.array(["a", "b"]), np.ones((2, 3))
+    path = tmp_path / "e.npz"
+    if kind in ("text", "empty"):
+        path.write_bytes(b"hello" if kind == "text" else b"")
+    elif kind == "array":
+        buffer = io.BytesIO()
+        np.save(buffer, vectors)
+        path.write_bytes(buffer.getvalue())
+    elif kind == "pickled":
+        npz(tmp_path, sample_id=ids, embedding=np.array([Evil(), Evil()], dtype=object))
+    elif kind == "matrix":
+        npz(tmp_path, sample_id=ids, embedding=np.ones((2, 3, 3)))
+    else:
+        npz(tmp_path, sample_id=ids, embedding=vectors[:1] if kind == "lengths" else vectors)
+        content = bytearray(path.read_bytes())
+        if kind == "damaged":
+            content[150] ^= 255
+        path.write_bytes(content[: len(content) // 2] if kind == "cut" else content)
+    with pytest.raises(FaceMAEError) as caught:
+        read_embeddings(path)
+    assert caught.value.exit_code == 4
+    assert "\n" not in str(caught.value)
+    assert "run" not in capsys.readouterr().out
+
+
+def test_parquet_that_is_none_and_files_of_another_kind(tmp_path):
+    (tmp_path / "e.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(IntegrityError, match="cannot be read as Parquet"):
+        read_embeddings(tmp_path / "e.parquet")
+    with pytest.raises(UsageError, match=r"neither \.parquet nor \.npz"):
+        read_embeddings(tmp_path / "e.pkl")
+    with pytest.raises(FileNotFoundError):
+        read_embeddings(tmp_path / "none.parquet")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"without_face": "a"}', '{"without_face": [1]}'])
+def test_a_damaged_file_beside_the_embeddings_is_told(tmp_path, content):
+    path = parquet(tmp_path, table())
+    sidecar(path).write_text(content)
+    with pytest.raises(IntegrityError, match=r"e\.parquet\.json"):
+        read_embeddings(path)
+
+
+# --- lists of pairs ---
+
+
+def test_pairs_in_every_spelling(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text(
+        "\ufefffirst,second,genuine,fold\na,b,1,x\na,c, True,y\na,d,SAME,x\n"
+        "b,c,0,y\nb,d,false,x\nNA,null,different,y\n",
+        encoding="utf-8",
+    )
+    found = read_pairs(path)
+    assert found["genuine"].to_list() == [True] * 3 + [False] * 3
+    assert found["fold"].to_list() == [0, 1] * 3
+    assert found.iloc[5][["first", "second"]].to_list() == ["NA", "null"]
+    path.write_text("second,first,genuine\nb,a,1\n")
+    assert read_pairs(path)["fold"].to_list() == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "told"),
+    [
+        ("first,second\na,b\n", IntegrityError, "lacks the column genuine; its columns are first, second"),
+        ("", IntegrityError, "cannot be read as CSV"),
+        ("first,second,genuine\n", DataError, "holds no pair"),
+        ("first,second,genuine\na,b,1\na,c,maybe\n", IntegrityError, "line 3: genuine is 'maybe'"),
+        ("first,second,genuine\na,a,1\n", IntegrityError, "line 2: 'a' is compared with itself"),
+        ('first,second,genuine\n"a,b,1\n', IntegrityError, "cannot be read as CSV"),
+        ("first,second,genuine\na,b,1,2,3\nc,d,1,2,3,4,5\n", IntegrityError, "cannot be read as CSV"),
+    ],
+)
+def test_lists_that_cannot_be_understood(tmp_path, text, error, told):
+    path = tmp_path / "pairs.csv"
+    path.write_text(text)
+    with pytest.raises(error) as caught:
+        read_pairs(path)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_no_list(tmp_path):
+    (tmp_path / "pairs.csv").write_bytes(b"first,second,genuine\n\xff\xfe,b,1\n")
+    with pytest.raises(IntegrityError, match="cannot be read as CSV"):
+        read_pairs(tmp_path / "pairs.csv")
+
+
+# --- photos that we embed ---
+
+
+@pytest.fixture
+def stage(tmp_path, experiment):
+    """A folder of results with an untrained embedder."""
+    folder = tmp_path / "results" / "random" / "0" / "finetune"
+    folder.mkdir(parents=True)
+    model = experiment.defaults.model
+    save_weights(build_embedder(model, 32), folder / layout.EMBEDDER)
+    files.write_json(folder / layout.CONFIG, {"model": model.model_dump(), "image_size": 32})
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path, orl_images):
+    """A folder of eight people with two photos each, and what is no photo."""
+    for number, image in enumerate(orl_images):
+        path = tmp_path / "photos" / f"p{number // 2}" / f"{number % 2}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    (tmp_path / "photos" / "p0" / "bad.jpg").write_text("no picture")
+    return tmp_path / "photos"
+
+
+def test_photos_become_embeddings_that_can_be_read(stage, photos, tmp_path, orl_images, compute, capsys):
+    out = tmp_path / "e.parquet"
+    lists = embed_photos(Photos(str(photos), align="crop", device="cpu"), stage, out)
+    assert lists.empty
+    written = pd.read_parquet(out)
+    assert written.columns.to_list() == ["sample_id", "person", "embedding", "model"]
+    assert written["sample_id"].to_list() == [f"p{n // 2}/{n % 2}.png" for n in range(16)]
+    assert written["person"].to_list() == [f"p{n // 2}" for n in range(16)]
+    assert written["model"].unique().tolist() == [files.sha256_of(stage / layout.EMBEDDER)[:16]]
+    known = records.read_json(sidecar(out))
+    assert [row["sample_id"] for row in known["without_face"]] == ["p0/bad.jpg"]
+    assert known["without_face"][0]["reason"]
+    assert "no face was found in 1 photos: p0/bad.jpg" in capsys.readouterr().err
+    found = read_embeddings(out)
+    assert found.without_face == {"p0/bad.jpg": "p0"}
+    from facemae.models.embedder import embed
+    from facemae.models.patches import to_input
+
+    network = load_embedder(stage)
+    expected = embed(network, to_input(module_tensor(orl_images))).numpy()
+    np.testing.assert_allclose(found.vectors, expected, atol=0.05)  # in the processor's own precision
+
+
+def module_tensor(images):
+    import torch
+
+    return torch.from_numpy(images)
+
+
+def test_a_list_of_pairs_in_the_folder_goes_by_the_same_names(stage, photos, tmp_path):
+    (photos / "pairs.csv").write_text("first,second,same\np0/0.png,p0/1.png,1\np0/0.png,p1/0.png,0\n")
+    lists = embed_photos(Photos(str(photos), align="crop"), stage / layout.EMBEDDER, tmp_path / "e.parquet")
+    assert lists[["first", "second", "genuine"]].to_numpy().tolist() == [
+        ["p0/0.png", "p0/1.png", True], ["p0/0.png", "p1/0.png", False],
+    ]  # fmt: skip
+
+
+def test_people_that_the_model_was_trained_on_are_known(stage, photos, tmp_path, capsys):
+    """By role, and of several models the first, which has seen the people of the other parts."""
+    split = pd.DataFrame({
+        "sample_id": ["a", "b", "c"], "person": ["p1", "p2", "p3"],
+        "role": ["train", "evaluation", "evaluation"], "fold": [None, 0, 1], "part": [None, 0, 1],
+        "trainable": True, "enrolled": False, "sha256": ["a", "b", "c"],
+    })  # fmt: skip
+    (tmp_path / "results" / "data").mkdir()
+    split.to_parquet(layout.DataFolder(tmp_path / "results" / "data").split)
+    embed_photos(Photos(str(photos), align="crop"), stage, tmp_path / "e.parquet")
+    assert read_embeddings(tmp_path / "e.parquet").trained_on == {"p1", "p3"}
+    assert "2 people are named like some that the model was trained on: p1" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_the_model_is_told_before_the_faces_are_looked_for(stage, photos, tmp_path):
+    asked, out = Photos(str(photos), align="crop"), tmp_path / "e.parquet"
+    with pytest.raises(UsageError, match=r"does not end in \.parquet"):
+        embed_photos(asked, stage, tmp_path / "e.csv")
+    with pytest.raises(UsageError, match=r"holds no embedder\.safetensors; name the folder of a finetune"):
+        embed_photos(asked, photos, out)
+    with pytest.raises(UsageError, match="nothing"):
+        embed_photos(Photos(str(tmp_path / "nothing")), stage, out)
+    (stage / layout.EMBEDDER).write_bytes(b"no weights")
+    with pytest.raises(IntegrityError, match="cannot be read as weights"):
+        embed_photos(asked, stage, out)
+    (stage / layout.CONFIG).write_text(json.dumps({"image_size": 32}))
+    with pytest.raises(IntegrityError, match="not the configuration of a trained run"):
+        embed_photos(asked, stage, out)
+    assert not any(path.name.endswith(".faces") for path in tmp_path.iterdir())
+
+
+def test_a_folder_without_a_single_face_ends_with_the_reason(stage, tmp_path):
+    (tmp_path / "photos" / "p").mkdir(parents=True)
+    (tmp_path / "photos" / "p" / "a.jpg").write_text("no picture")
+    with pytest.raises(DataError, match=r"1 of 1 photos \(100.0%\) have no usable face"):
+        embed_photos(Photos(str(tmp_path / "photos")), stage, tmp_path / "e.parquet")
+    assert not (tmp_path / "e.parquet").exists()
+
+
+def test_many_faces_are_embedded_in_pieces(stage, photos, tmp_path, monkeypatch):
+    asked = Photos(str(photos), align="crop")
+    embed_photos(asked, stage, tmp_path / "one.parquet")
+    monkeypatch.setattr(module, "FACES_AT_A_TIME", 5)
+    embed_photos(asked, stage, tmp_path / "other.parquet")
+    one, other = (read_embeddings(tmp_path / f"{name}.parquet") for name in ("one", "other"))
+    assert one.sample_ids == other.sample_ids
+    np.testing.assert_allclose(one.vectors, other.vectors, atol=0.02)
+
+
+def test_no_zip_is_read_as_npz(tmp_path):
+    with zipfile.ZipFile(tmp_path / "e.npz", "w") as archive:
+        archive.writestr("embedding", "no array")
+        archive.writestr("sample_id", "no array")
+    with pytest.raises(IntegrityError):
+        read_embeddings(tmp_path / "e.npz")

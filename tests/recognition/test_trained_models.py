@@ -1,0 +1,68 @@
+import shutil
+
+import pytest
+
+from facemae.core import layout
+from facemae.core.errors import UsageError
+from facemae.core.layout import Results
+from facemae.evaluation.metrics import higher_is_better
+from facemae.recognition.trained_models import best, model_at, models
+from facemae.report import tables
+
+
+def test_the_best_run_comes_first_and_its_seeds_in_order(paths):
+    setup = tables.experiment(paths)
+    table = tables.leaderboard(paths)
+    value = table[table["metric"] == setup.evaluate.primary].set_index("run")["value"]
+    assert higher_is_better(setup.evaluate.primary)
+    expected = value[setup.run_names].sort_values(ascending=False).index.tolist()
+    found = models(paths)
+    assert [each.name for each in found] == [f"{run}/{seed}" for run in expected for seed in setup.seeds]
+    assert best(paths) == found[0]
+
+
+def test_only_a_masked_autoencoder_comes_with_its_pretraining(paths):
+    by_run = {each.run: each for each in models(paths)}
+    assert by_run["scratch"].pretrained is None
+    assert by_run["random"].pretrained == paths.stage("random", 1, "pretrain")
+
+
+def test_an_untrained_seed_is_left_out(made, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(made, folder)
+    before = [each.name for each in models(Results(folder))]
+    (folder / "random" / "1" / "finetune" / layout.EMBEDDER).unlink()
+    assert [each.name for each in models(Results(folder))] == [n for n in before if n != "random/1"]
+
+
+def test_without_a_leaderboard_the_runs_stand_as_configured(made, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(made, folder)
+    (folder / "leaderboard.parquet").unlink()
+    assert models(Results(folder))[0].run == "scratch"
+
+
+def test_without_results_the_next_step_is_named(tmp_path):
+    with pytest.raises(UsageError, match="snakemake --cores all, or name one with --model"):
+        best(Results(tmp_path))
+    with pytest.raises(UsageError, match="such as results/random/0/finetune"):
+        model_at(tmp_path)
+
+
+def test_a_folder_or_its_parent_or_its_weights_name_a_model(paths):
+    model = models(paths)[0]
+    stage = model.finetuned
+    for place in (stage, stage.parent, stage / layout.EMBEDDER):
+        found = model_at(place)
+        assert (found.run, found.seed, found.finetuned) == (model.run, model.seed, stage)
+
+
+def test_the_fingerprint_follows_the_weights(made, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(made, folder)
+    one, other = (m for m in models(Results(folder)) if m.run == "random")
+    before = one.fingerprint
+    assert before != other.fingerprint
+    assert before == model_at(made / "random" / str(one.seed)).fingerprint
+    shutil.copy(other.finetuned / layout.EMBEDDER, one.finetuned / layout.EMBEDDER)
+    assert one.fingerprint == other.fingerprint

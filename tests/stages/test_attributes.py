@@ -1,0 +1,397 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from store_folder import make_outcome
+
+from facemae.core import files, layout, records
+from facemae.core.errors import DataError, PreemptedError, UsageError
+from facemae.core.layout import DataFolder
+from facemae.core.seeds import seed_of
+from facemae.data.faces import shards as store
+from facemae.data.faces.cache import build_cache
+from facemae.data.images import encode_png
+from facemae.data.sources import manifest
+from facemae.data.sources.base import AGE, EXPRESSION, GENDER, RACE, Photo
+from facemae.evaluation.statistics import identity_weights
+from facemae.models.embedder import build_embedder
+from facemae.stages import attributes as module
+from facemae.stages.attributes import (
+    PREDICTIONS,
+    Labelled,
+    attributes,
+    confusion_per_subject,
+    confusion_scores,
+    mean_per_resample,
+    measure,
+    read_labelled,
+    whitened,
+)
+from facemae.stages.pretrain import pretrain
+from facemae.stages.task import Task
+from facemae.training.preemption import Stop
+
+SIZE, PEOPLE, SHOTS = 32, 40, 3
+COLUMNS = {"gender": GENDER, "race": RACE, "age": AGE, "expression": EXPRESSION}
+RACES = ("black", "asian", "white")
+
+
+def picture(draw, labels):
+    """Return a face that shows its labels: gender in red, age in brightness, race in blue above."""
+    image = draw.normal(100, 10, (SIZE, SIZE, 3)) + labels["age"]
+    image[..., 0] += 60 * (labels["gender"] == "female")
+    image[: SIZE // 2, :, 2] += 40 * RACES.index(labels["race"])
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def make_faces(
+    root, change=lambda number, labels: labels, people=PEOPLE, named=True, role=layout.ROLE_TESTED
+):
+    """Fill a folder with faces of people of one gender, race and age each, and give them a role."""
+    draw, folder, entries, images = np.random.default_rng(0), DataFolder(root), [], []
+    for number in range(people * SHOTS):
+        person = number // SHOTS
+        gender = ("female", "male")[person % 2]
+        labels = {"gender": gender, "race": RACES[person % 3], "age": 10 + 2 * (person * 7 % 30)}
+        images.append(picture(draw, labels))
+        path = root / "photos" / f"{number:03}.png"
+        files.atomic_write(path, encode_png(images[-1]))
+        known = {name: each for name, each in change(number, labels).items() if each is not None}
+        photo = Photo(f"made/{number:03}", f"p{person}" if named else None, path, attributes=known)
+        entries.append(manifest.enter(photo, "made", layout.SET_TESTED))
+    manifest.write(folder.photos, entries, COLUMNS)
+    shards = folder.shards / "made"
+    outcomes = [make_outcome(entry, image) for entry, image in zip(entries, images, strict=True)]
+    columns = store.schema(manifest.attributes_of(folder.photos))
+    store.write_shard(store.shard_path(shards, 0), outcomes, columns)
+    store.finish(folder, shards)
+    build_cache(folder)
+    table = records.read_table(folder.faces, ["sample_id", "person", "sha256"])
+    table = table.assign(role=role, fold=None, part=None, trainable=False, enrolled=False)
+    records.write_table(folder.split, table, list(table))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store_folder(tmp_path_factory):
+    return make_faces(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture
+def make_task(small, tmp_path):
+    def make(folder, tasks=("gender",), out="out", name="scratch", **changes):
+        sources = tasks if isinstance(tasks, dict) else dict.fromkeys(tasks, "made")
+        asked = {"tasks": sources, "folds": 4, "steps": 60, "learning_rate": 0.02}
+        run = {"pretrain": None} if name == "scratch" else {}
+        experiment = small(
+            runs={name: run}, baselines=[], attributes={**asked, **changes}, data={"tested": ["made", "lfw"]}
+        )
+        return Task(experiment, name, 0, folder, tmp_path / out / "attributes")
+
+    return make
+
+
+def found_in(out):
+    content = records.read_json(out / layout.METRICS)["metrics"]
+    return {records.column(each["name"], each["condition"]): each for each in content}
+
+
+# --- the stage ---
+
+
+def test_what_can_be_read_off_a_picture_is_found(make_task, store_folder):
+    task = make_task(store_folder, ("gender", "race", "age"))
+    attributes(task, None)
+    found = found_in(task.out)
+    assert found["gender_accuracy"]["value"] > 0.95
+    assert found["race_balanced"]["value"] > 0.8
+    assert found["age_error"]["value"] < 10  # years; always the median gives about 15
+    assert found["gender_accuracy"]["n"] == PEOPLE * SHOTS
+    assert {each["protocol"] for each in found.values()} == {"attributes"}
+    assert "4 folds of 40 subjects, heads on an untrained encoder;" in found["gender_f1"]["note"]
+    assert "would give 0.500" in found["gender_balanced"]["note"]
+    names = {layout.METRICS, layout.CONFIG, layout.RESAMPLES, layout.INFLUENCE, PREDICTIONS}
+    assert {path.name for path in task.out.iterdir()} == names
+    assert not task.out.with_name(".attributes").exists()
+
+
+@pytest.mark.parametrize(("mode", "pretrained", "told"), [
+    ("probe", True, "heads on the frozen pretrained encoder"),
+    ("probe", False, "heads on an untrained encoder"),
+    ("full", True, "pretrained encoder and heads trained"),
+    ("full", False, "encoder and heads trained from scratch"),
+])  # fmt: skip
+def test_a_note_says_what_was_trained_and_from_what(make_task, store_folder, mode, pretrained, told):
+    task = make_task(store_folder, mode=mode)
+    labelled = module.read_labelled(task, "made", ["gender"])
+    assert module._note(task, labelled, pretrained) == f"4 folds of 40 subjects, {told}"
+
+
+def test_the_numbers_follow_from_the_predictions(make_task, store_folder):
+    task = make_task(store_folder, ("gender", "race", "age"), steps=5)
+    attributes(task, None)
+    found, table = found_in(task.out), records.read_table(task.out / PREDICTIONS)
+    samples = records.read_table(task.out / layout.RESAMPLES)
+    assert set(samples) == {name for name, each in found.items() if each["value"] is not None}
+    for name in ("gender", "race"):
+        rows = table[table["task"] == name]
+        assert found[f"{name}_accuracy"]["value"] == accuracy_score(rows["truth"], rows["predicted"])
+        expected = f1_score(rows["truth"], rows["predicted"], average="macro")
+        assert found[f"{name}_f1"]["value"] == pytest.approx(expected)
+    ages = table[table["task"] == "age"]
+    error = (ages["truth"].astype(float) - ages["predicted"].astype(float)).abs()
+    assert found["age_error"]["value"] == pytest.approx(error.mean(), abs=1e-3)
+    low, high = np.quantile(samples["age_error"], [0.025, 0.975])
+    assert found["age_error"]["ci_low"] == pytest.approx(low)
+    assert found["age_error"]["ci_high"] == pytest.approx(high)
+
+
+def test_labels_by_chance_are_not_found(make_task, tmp_path):
+    draw = np.random.default_rng(3).permutation(PEOPLE * SHOTS) % 2
+    folder = make_faces(
+        tmp_path / "faces",
+        lambda number, labels: labels | {"gender": ("male", "female")[draw[number]]},
+        named=False,
+    )
+    task = make_task(folder)
+    attributes(task, None)
+    assert found_in(task.out)["gender_balanced"]["value"] == pytest.approx(0.5, abs=0.15)
+
+
+def test_the_encoder_can_be_trained_along(make_task, store_folder):
+    task = make_task(
+        store_folder, ("gender", "race"), mode="full", steps=25, batch_size=16, learning_rate=0.01
+    )
+    attributes(task, None)
+    found = found_in(task.out)
+    assert found["gender_accuracy"]["value"] > 0.9
+    assert "encoder and heads trained from scratch" in found["race_f1"]["note"]
+
+
+@pytest.mark.parametrize("mode", ["probe", "full"])
+def test_a_killed_stage_ends_with_the_same_bytes(make_task, store_folder, monkeypatch, mode):
+    changes = {"mode": mode, "steps": 6, "batch_size": 8}
+    whole = make_task(store_folder, out="whole", **changes)
+    attributes(whole, None)
+    task, seen = make_task(store_folder, out="killed", **changes), []
+
+    def asked(stop):
+        seen.append(stop)
+        return len(seen) == 15  # in the third fold
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "requested", property(asked))
+        with pytest.raises(PreemptedError):
+            attributes(task, None)
+    assert not task.out.exists()
+    steps = []
+    loss = module._Learning.loss
+    monkeypatch.setattr(
+        module._Learning, "loss", lambda self, step, *more: steps.append(step) or loss(self, step, *more)
+    )
+    attributes(task, None)
+    assert steps == [3, 4, 5, *range(6)]  # what was done is not done again
+    for name in (PREDICTIONS, layout.RESAMPLES, layout.CONFIG):
+        assert (task.out / name).read_bytes() == (whole.out / name).read_bytes(), name
+
+
+def test_the_pretrained_encoder_is_what_is_tested(make_task, store_folder, small, tmp_path):
+    changes = {"steps": 2, "held_out": 0.0, "validate_every": 0, "decoder": "mlp", "learning_rate": 0.1}
+    folder = make_faces(tmp_path / "faces", role=layout.ROLE_TRAIN, people=8)
+    roles = records.read_table(folder.split)
+    roles.loc[:3, "role"] = layout.ROLE_EVALUATION  # which pretraining shows reconstructions of
+    records.write_table(folder.split, roles, list(roles))
+    files.write_json(folder.sources, [{"name": "made", "align": "landmarks", "crop": [0.0, 0.0, 1.0, 1.0]}])
+    before = Task(small(runs={"random": {"pretrain": changes}}), "random", 0, folder, tmp_path / "a/pretrain")
+    pretrain(before)
+    task = make_task(store_folder, name="random", steps=5)
+    attributes(task, before.out)
+    assert records.read_json(task.out / layout.METRICS)["seconds"].keys() == {"pretrain", "attributes"}
+    pretrained = module._encoder(task, before.out).state_dict()
+    untrained = module._encoder(task, None).state_dict()
+    torch.manual_seed(seed_of(0, "weights"))
+    start = build_embedder(task.run.model, SIZE).encoder.state_dict()
+    assert all(torch.equal(value, start[name]) for name, value in untrained.items())
+    assert not all(torch.equal(value, start[name]) for name, value in pretrained.items())
+
+
+# --- labels and folds ---
+
+
+def test_nobody_is_in_two_folds_and_every_fold_has_every_class(make_task, store_folder):
+    labelled = read_labelled(make_task(store_folder), "made", ["gender", "race"])
+    assert labelled.subjects == PEOPLE
+    assert labelled.subject.tolist() != list(range(PEOPLE * SHOTS))
+    for subject in range(PEOPLE):
+        assert len(set(labelled.fold[labelled.subject == subject])) == 1
+    for fold in range(4):
+        assert set(labelled.truth["gender"][labelled.fold == fold]) == {0, 1}
+        assert set(labelled.truth["race"][labelled.fold == fold]) == {0, 1, 2}
+    again = read_labelled(make_task(store_folder, out="b"), "made", ["gender", "race"])
+    np.testing.assert_array_equal(labelled.fold, again.fold)
+
+
+def test_without_names_every_photo_is_a_subject(make_task, tmp_path):
+    folder = make_faces(tmp_path / "faces", named=False, people=8)
+    assert read_labelled(make_task(folder), "made", ["gender"]).subjects == 8 * SHOTS
+
+
+def test_a_missing_label_is_left_out_of_its_task_alone(make_task, tmp_path):
+    def change(number, labels):
+        return labels | {"race": None} if number < 3 else labels
+
+    task = make_task(make_faces(tmp_path / "faces", change), ("gender", "race"), steps=5)
+    attributes(task, None)
+    found = found_in(task.out)
+    assert found["gender_accuracy"]["n"] == PEOPLE * SHOTS
+    assert found["race_accuracy"]["n"] == PEOPLE * SHOTS - 3
+
+
+def test_faces_for_the_evaluation_of_identity_are_left_alone(make_task, tmp_path):
+    folder = make_faces(tmp_path / "faces", people=16)
+    table = records.read_table(folder.split)
+    table.loc[:5, "role"] = layout.ROLE_EVALUATION
+    records.write_table(folder.split, table, list(table))
+    labelled = read_labelled(make_task(folder), "made", ["gender"])
+    assert set(labelled.rows["sample_id"]) == set(table["sample_id"][6:])
+
+
+def test_of_many_faces_some_are_chosen_evenly(make_task, store_folder, monkeypatch):
+    monkeypatch.setattr(module, "MOST_FACES", 60)
+    labelled = read_labelled(make_task(store_folder), "made", ["gender"])
+    assert len(labelled.fold) == 60
+    assert labelled.subjects == PEOPLE
+
+
+# --- refusals ---
+
+
+def test_no_task_is_refused(make_task, store_folder):
+    with pytest.raises(UsageError, match=r"attributes\.tasks names none"):
+        attributes(make_task(store_folder, ()), None)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [({"gender": "lfw"}, "lfw is not among the data, which are made"),
+     ({"expression": "made"}, "made says nothing of expression")],
+)  # fmt: skip
+def test_a_source_that_cannot_say_is_refused(make_task, store_folder, tasks, message):
+    task = make_task(store_folder, tasks)
+    with pytest.raises(UsageError, match=message):
+        attributes(task, None)
+
+
+def test_an_impossible_age_is_refused(make_task, tmp_path):
+    folder = make_faces(tmp_path / "faces", lambda number, labels: labels | {"age": 117 + number}, people=8)
+    with pytest.raises(DataError, match=r"made/000 has the age 117, and ages go from 0 to 116"):
+        attributes(make_task(folder, ("age",)), None)
+
+
+def test_what_the_data_cannot_tell_is_refused_and_the_rest_is_measured(make_task, tmp_path):
+    def change(number, labels):
+        return labels | {"gender": "female", "race": "indian" if number < 9 else labels["race"]}
+
+    task = make_task(make_faces(tmp_path / "faces", change), ("gender", "race", "age"), steps=5)
+    attributes(task, None)
+    found = found_in(task.out)
+    assert found["gender_accuracy"]["value"] is None
+    assert "every face is female" in found["gender_accuracy"]["note"]
+    assert found["race_f1"]["value"] is None
+    assert "the class indian: 3 subjects for 4 folds" in found["race_f1"]["note"]
+    assert found["age_error"]["value"] > 0
+    assert "gender_accuracy" not in records.read_table(task.out / layout.RESAMPLES)
+
+
+def test_where_nothing_can_be_told_everything_is_refused(make_task, tmp_path):
+    folder = make_faces(tmp_path / "faces", lambda number, labels: labels | {"gender": "male"}, people=8)
+    task = make_task(folder)
+    attributes(task, None)
+    assert {each["value"] for each in found_in(task.out).values()} == {None}
+    assert len(records.read_table(task.out / PREDICTIONS)) == 0
+
+
+# --- numbers ---
+
+
+def labelled_by_hand(**changes):
+    known = {
+        "source": "made",
+        "rows": pd.DataFrame({"sample_id": [str(n) for n in range(6)]}),
+        "subject": np.array([0, 0, 1, 1, 2, 2]),
+        "fold": np.array([0, 0, 0, 0, 1, 1]),
+        "truth": {"gender": np.array([0, 0, 1, 1, 1, -1])},
+        "classes": {"gender": ["female", "male"]},
+        "refused": {},
+        "group": np.full(6, ""),
+    }
+    return Labelled(**{**known, **changes})
+
+
+def test_scores_of_a_confusion_by_hand():
+    scores = confusion_scores(
+        np.array([[[3.0, 1.0], [2.0, 4.0]], [[0.0, 0.0], [1.0, 3.0]], np.zeros((2, 2))])
+    )
+    assert scores["accuracy"][:2].tolist() == pytest.approx([0.7, 0.75])
+    assert scores["balanced"][:2].tolist() == pytest.approx([(3 / 4 + 4 / 6) / 2, 0.75])
+    assert scores["f1"][:2].tolist() == pytest.approx([(6 / 9 + 8 / 11) / 2, (0 + 6 / 7) / 2])
+    assert all(np.isnan(values[2]) for values in scores.values())
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_weighted_confusions_are_those_of_the_drawn_subjects():
+    draw = np.random.default_rng(0)
+    subject, truth = draw.integers(0, 9, 60), draw.integers(0, 4, 60)
+    guess = np.where(draw.random(60) < 0.5, truth, draw.integers(0, 4, 60))
+    weights = identity_weights(9, 20, 0)
+    each = confusion_per_subject(subject, truth, guess, 9, 4)
+    scores = confusion_scores((weights @ each.reshape(9, -1)).reshape(-1, 4, 4))
+    means = mean_per_resample((truth == guess).astype(float), subject, weights.astype(float))
+    for number, weight in enumerate(weights):
+        rows = np.concatenate([np.flatnonzero(subject == one) for one in np.repeat(np.arange(9), weight)])
+        assert scores["accuracy"][number] == pytest.approx(accuracy_score(truth[rows], guess[rows]))
+        assert scores["balanced"][number] == pytest.approx(balanced_accuracy_score(truth[rows], guess[rows]))
+        expected = f1_score(truth[rows], guess[rows], average="macro")
+        assert scores["f1"][number] == pytest.approx(expected)
+        assert means[number] == pytest.approx(accuracy_score(truth[rows], guess[rows]))
+
+
+def test_what_is_always_said_stands_beside_each_score():
+    found = {each.name: each for each in measure(labelled_by_hand(), {"gender": np.ones(6)}, "note", 100, 0)}
+    for score, value in {"accuracy": 0.6, "balanced": 0.5, "f1": 0.375}.items():
+        measured = found[f"gender_{score}"]  # the prediction is always male: it scores what the note says
+        assert measured.value == pytest.approx(value)
+        assert f"always male would give {value:.3f}" in measured.note
+        assert measured.n == 5
+
+
+def test_groups_are_measured_apart_and_small_ones_refused():
+    count = 2 * module.GROUP_FACES
+    truth = np.arange(count) % 2
+    group = np.where(np.arange(count) < module.GROUP_FACES + 1, "female black", "male white")
+    labelled = labelled_by_hand(
+        subject=np.arange(count), fold=np.zeros(count), truth={"gender": truth}, group=group
+    )
+    predicted = np.where(group == "female black", truth, 1 - truth).astype(float)
+    found = measure(labelled, {"gender": predicted}, "note", 100, 0)
+    of_groups = {each.condition: each for each in found if each.condition}
+    assert of_groups["female black"].value == 1.0
+    assert of_groups["female black"].n == module.GROUP_FACES + 1
+    assert of_groups["male white"].value is None
+    assert f"{module.GROUP_FACES - 1} faces of this group" in of_groups["male white"].note
+
+
+def test_white_features_are_of_one_size_and_uncorrelated():
+    draw = torch.Generator().manual_seed(0)
+    mixed = torch.randn(200, 2, 3, generator=draw) @ torch.tensor([[9.0, 9, 9], [0, 3, 4], [0, 0, 2]])
+    places = torch.arange(150)
+    found = whitened(mixed + 1000.0, places)[places].flatten(0, 1)
+    torch.testing.assert_close(found.mean(dim=0), torch.zeros(3), rtol=0, atol=1e-4)
+    variance = torch.linalg.eigvalsh(torch.corrcoef(mixed[places].flatten(0, 1).T))
+    size = torch.linalg.eigvalsh(torch.cov(found.T, correction=0))
+    expected = variance / (variance + module.LEAST_VARIANCE)
+    torch.testing.assert_close(size, expected, rtol=0, atol=1e-3)
+    assert 0.5 < expected.min() < 0.7  # the floor shows
+    still = torch.cat([mixed, torch.full((200, 2, 1), 7.0)], dim=2)  # a feature that never changes
+    assert whitened(still, places).isfinite().all()
