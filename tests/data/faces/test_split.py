@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from facemae.config.experiment import Split
 from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.layout import OVERLAP_COLUMNS, SPLIT_COLUMNS
+from facemae.data.faces.overlaps import GATES, normal_name
 from facemae.data.faces.pairs import table as pairs_table
 from facemae.data.faces.split import (
-    GATES,
     check_split,
     evaluated_pairs,
     listed_people,
-    normal_name,
     split_people,
 )
 from facemae.data.sources.base import Pair
@@ -102,7 +101,7 @@ CORPORA = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     faces=CORPORA, share=st.sampled_from([0.2, 0.3, 0.5]), folds=st.integers(2, 4),
     seed=st.integers(0, 9), copies=st.integers(0, 10), order=st.randoms(use_true_random=False),
@@ -465,31 +464,45 @@ def renamed(faces, old, new, every=1):
     faces.loc[places, "person"] = new
 
 
-def test_two_spellings_are_one_person_called_by_the_first():
-    faces = faces_of({"Ada Lovelace": 1, "ada_lovelace": 1, **{f"p{k}": 2 for k in range(9)}})
-    sides = set()
-    for seed in range(8):
-        table = split_of(faces, seed=seed)
-        hers = table[table["sample_id"].str.contains("ovelace")]
-        assert set(hers["person"]) == {"Ada Lovelace"}
-        assert hers["role"].nunique() == 1  # with her two faces she can be evaluated on
-        sides |= set(hers["role"])
-        assert table["person"].nunique() == 10
-    assert sides == {"train", "evaluation"}
+def test_people_of_a_source_whose_names_differ_a_little_are_different_people():
+    """In accents, case or punctuation; that they may be one is listed where they are on both sides."""
+    people = ["Andr\u00e9", "Andre", "MAX", "Max", "ada lovelace", "Ada_Lovelace", "Ola", "Per", "Eva", "Ida"]
+    faces = faces_of(dict.fromkeys(people, 3))
+    for seed in range(6):
+        table, overlaps = split_people(faces, settings_of(seed=seed, overlap="stop"))
+        check_split(table)
+        assert people_in(table, "train", "evaluation") == set(people)
+        assert len(table) == 30
+        assert table["enrolled"].sum() == table.loc[table["role"] == "evaluation", "person"].nunique()
+        sides = table.groupby("person")["role"].first()
+        apart = sum(sides[one] != sides[two] for one, two in (people[:2], people[2:4], people[4:6]))
+        assert overlaps["kind"].to_list() == ["name"] * apart
+        assert set(overlaps["action"]) <= {"kept"}
+
+
+def test_names_are_compared_loosely_with_every_other_source(faces, shown):
+    """Also where a labelled person is called alike, which says nothing."""
+    mine = faces.at[shown[0], "person"]
+    faces.loc[faces["sample_id"].isin(["more/1", "more/3"]), "person"] = mine.upper()
+    table, overlaps = split_people(faces, settings_of())
+    check_split(table)
+    assert overlaps[["kind", "other", "action"]].to_numpy().tolist() == [
+        ["name", "more/1", "excluded"], ["name", "more/3", "excluded"]
+    ]  # fmt: skip
 
 
 def test_numbers_are_names_within_a_source_only():
     faces = faces_of({str(k): 2 for k in range(10)}, unlabelled=2)
     evaluated = sorted(people_in(split_of(faces), "evaluation"))
     assert len(evaluated) == 5  # not one person without a name
-    more = faces["set"] == "unlabelled"
-    faces.loc[more, "person"] = evaluated[:2]
-    table, overlaps = split_people(faces, settings_of())
-    check_split(table)
-    assert len(overlaps) == 0
-    assert set(table.loc[table["role"] == "unlabelled", "sample_id"]) == {"more/0", "more/1"}
-    faces.loc[more, "source"] = "own"
-    assert set(split_people(faces, settings_of())[1]["other"]) == {"more/0", "more/1"}
+    for other in ("unlabelled", "tested"):
+        more = faces["set"] != "labelled"
+        faces.loc[more, "set"] = other
+        faces.loc[more, "person"] = sorted(people_in(split_of(faces), "train", "evaluation"))[:2]
+        table, overlaps = split_people(faces, settings_of())
+        check_split(table)
+        assert len(overlaps) == 0
+        assert set(table.loc[table["role"] == other, "sample_id"]) == {"more/0", "more/1"}
 
 
 def test_a_person_named_in_the_unlabelled_set_is_unlabelled(faces):
@@ -523,19 +536,22 @@ def test_a_leak_of_any_kind_is_stopped(table, side, column, what):
     target = table.index[table["role"] == side][1]
     table.loc[target, column] = table.loc[source, column]
     with pytest.raises(
-        IntegrityError, match=rf"leaks: 1 {what}\(s\) .*for example {table.loc[source, column]};"
+        IntegrityError, match=rf"leaks: 1 {what}\(s\) .*for example (own/)?{table.loc[source, column]};"
     ):
         check_split(table)
 
 
 @pytest.mark.parametrize("side", ["train", "unlabelled"])
-def test_another_spelling_and_another_face_of_a_photo_are_leaks(table, side):
+def test_another_face_of_a_photo_is_a_leak_and_in_another_source_another_spelling(table, side):
     source = table.index[table["role"] == "evaluation"][3]
     target = table.index[table["role"] == side][1]
     spelt = table.copy()
     spelt.loc[target, "person"] = f"_{table.loc[source, 'person'].upper()}"
-    with pytest.raises(IntegrityError, match=r"leaks: 1 name\(s\)"):
+    if side == "train":
         check_split(spelt)
+    else:
+        with pytest.raises(IntegrityError, match=r"leaks: 1 name\(s\)"):
+            check_split(spelt)
     table.loc[target, "sample_id"] = table.loc[source, "sample_id"] + "#3"
     with pytest.raises(IntegrityError, match=r"leaks: 1 photo\(s\)"):
         check_split(table)
