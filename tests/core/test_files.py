@@ -101,7 +101,7 @@ def test_a_file_larger_than_the_limit_is_a_full_disk_too(tmp_path):
     path.write_bytes(OLD)
     code = (
         "import pathlib, resource, sys\n"
-        "from facemae import errors, files\n"
+        "from facemae.core import errors, files\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: files.atomic_write(pathlib.Path(sys.argv[1]), bytes(300_000))\n"
         "except errors.StorageError as error: print(error)\n"
@@ -133,7 +133,7 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path, where, kept):
     path = tmp_path / "file.bin"
     path.write_bytes(OLD)
     code = (
-        "import os, pathlib, sys\nfrom facemae import files\n"
+        "import os, pathlib, sys\nfrom facemae.core import files\n"
         f"{where}\nfiles.atomic_write(pathlib.Path(sys.argv[1]), b'new' * 20)"
     )
     assert subprocess.run([sys.executable, "-c", code, path]).returncode == -signal.SIGKILL
@@ -217,7 +217,7 @@ def test_a_folder_that_is_there_is_not_replaced(tmp_path):
 def test_a_kill_leaves_the_whole_folder_or_none(tmp_path, where, there):
     path = tmp_path / "folder"
     code = (
-        "import os, pathlib, sys\nfrom facemae import files\n"
+        "import os, pathlib, sys\nfrom facemae.core import files\n"
         f"{where}\n"
         "with files.atomic_folder(pathlib.Path(sys.argv[1])) as folder:\n"
         "    for name in 'ab': files.write_blocks(folder / name, [b'new'])"
@@ -265,7 +265,7 @@ def test_a_disk_that_fills_up_keeps_what_was_written_and_is_told(tmp_path):
     path = tmp_path / "file.bin"
     code = (
         "import pathlib, resource, sys\n"
-        "from facemae import errors, files\n"
+        "from facemae.core import errors, files\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n"
         "    with files.resume_file(pathlib.Path(sys.argv[1]), 0) as file:\n"
@@ -360,7 +360,7 @@ def test_canonical_json_by_hand(tmp_path):
 # --- the lock ---
 
 HOLDER = (
-    "import pathlib, sys, time\nfrom facemae import files\n"
+    "import pathlib, sys, time\nfrom facemae.core import files\n"
     "with files.exclusive(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
 )
 

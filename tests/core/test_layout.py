@@ -56,11 +56,11 @@ def test_no_run_can_take_the_place_of_another_file(tmp_path):
 
 @settings(max_examples=50)
 @given(st.lists(st.dictionaries(st.text(), st.none() | st.integers() | st.text()), max_size=4))
-def test_lines_round_trip(tmp_path_factory, records):
+def test_lines_round_trip(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("lines") / "log.jsonl"
-    records.write_lines(path, records)
-    assert records.read_log(path) == records
-    assert path.read_bytes().count(b"\n") == len(records)
+    records.write_lines(path, lines)
+    assert records.read_log(path) == lines
+    assert path.read_bytes().count(b"\n") == len(lines)
 
 
 def test_a_log_torn_anywhere_keeps_its_whole_lines(tmp_path):
