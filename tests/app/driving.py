@@ -9,7 +9,7 @@ KINDS = ("title", "subheader", "caption", "markdown", "text", "info", "warning",
 
 def open_page(name: str, **query: str) -> AppTest:
     """Return a page of `facemae.app` as it is first shown."""
-    page = AppTest.from_string(f"from facemae.app import {name}\n{name}.render()", default_timeout=60)
+    page = AppTest.from_string(f"from facemae.app.views import {name}\n{name}.render()", default_timeout=60)
     for key, value in query.items():
         page.query_params[key] = value
     return run(page)

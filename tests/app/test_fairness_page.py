@@ -204,7 +204,7 @@ def test_the_page_imports_no_network_and_no_stage(shown: Path) -> None:
     script = """
 import sys
 from streamlit.testing.v1 import AppTest
-page = AppTest.from_string("from facemae.app import fairness; fairness.render()", default_timeout=60)
+page = AppTest.from_string("from facemae.app.views import fairness; fairness.render()", default_timeout=60)
 assert not page.run().exception
 names = (
     "timm",

@@ -20,7 +20,7 @@ from facemae.app import access
 
 SECRET = "correct horse battery"
 HELD = 1_000_000  # bytes
-GUARDED = "import streamlit as st\nfrom facemae.app import guard\nguard.check()\nst.text('inside')"
+GUARDED = "import streamlit as st\nfrom facemae.app import access\naccess.check()\nst.text('inside')"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"])

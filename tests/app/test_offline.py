@@ -92,7 +92,8 @@ def test_the_commands_call_nobody(facemae, calls):
 @pytest.mark.parametrize("name", ALIVE)
 def test_the_pages_call_nobody(name, calls):
     page = AppTest.from_string(
-        f"from facemae.app import guard, {name}\nguard.check()\n{name}.render()", default_timeout=120
+        f"from facemae.app import access\nfrom facemae.app.views import {name}\naccess.check()\n{name}.render()",
+        default_timeout=120,
     ).run()
     assert not page.exception
     if name in ("recognise", "gallery"):

@@ -166,7 +166,7 @@ def test_too_many_visitors_are_told_so(place, monkeypatch):
     assert frame._turn.acquire(timeout=1)
     try:
         page = AppTest.from_string(
-            "from facemae.app import recognise\nrecognise.render()", default_timeout=60
+            "from facemae.app.views import recognise\nrecognise.render()", default_timeout=60
         )
         run(page)
         assert "Busy: your turn did not come within 0.01 seconds. Try again." in written(page)

@@ -91,7 +91,7 @@ def test_without_a_model_the_page_asks_for_one() -> None:
 @pytest.mark.usefixtures("shown")
 def test_links_restore_several_models() -> None:
     page = AppTest.from_string(
-        "from facemae.app import reconstruct\nreconstruct.render()", default_timeout=60
+        "from facemae.app.views import reconstruct\nreconstruct.render()", default_timeout=60
     )
     page.query_params["model"] = ["region/1", "random/0"]
     page.query_params["seed"] = "7"

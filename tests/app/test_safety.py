@@ -333,7 +333,9 @@ HOSTILE_PHOTOS = {
 
 
 def open_recognise():
-    page = AppTest.from_string("from facemae.app import recognise\nrecognise.render()", default_timeout=120)
+    page = AppTest.from_string(
+        "from facemae.app.views import recognise\nrecognise.render()", default_timeout=120
+    )
     page.run()
     page.segmented_control(key="recognise_from").set_value(photo_input.UPLOAD)
     return run(page)

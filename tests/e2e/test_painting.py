@@ -18,7 +18,7 @@ SIDE, START = 4, [0, 1]
 SCRIPT = f"""
 import numpy as np
 import streamlit as st
-from facemae.app import paint
+from facemae.app.parts import paint
 from facemae.data.images import encode_png
 
 @st.fragment
