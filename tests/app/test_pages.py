@@ -216,7 +216,8 @@ import sys
 from streamlit.testing.v1 import AppTest
 assert not AppTest.from_file({str(ROOT / "app.py")!r}, default_timeout=60).run().exception
 for name in ("home", "results", "compare", "alignment"):
-    page = AppTest.from_string(f"from facemae.app.views import {{name}}; {{name}}.render()", default_timeout=60)
+    code = f"from facemae.app.views import {{name}}; {{name}}.render()"
+    page = AppTest.from_string(code, default_timeout=60)
     assert not page.run().exception
 stages = ("pretrain", "finetune", "embed", "evaluate", "compare", "prepare", "train")
 print([name for name in ("torch", *(f"facemae.{{stage}}" for stage in stages)) if name in sys.modules])
