@@ -234,6 +234,7 @@ def _write_evaluation(paths: Results, experiment: config.Experiment, name: str, 
     seen = {stage: 100 * round(taken) for stage, taken in seconds.items()}
     records.write_metrics(
         embeddings, [], seed=seed, device=f"cpu {HOSTILE}", seconds=seconds, images_seen=seen,
+        precision=dict.fromkeys(seconds, "float32"),
         energy_joules=dict.fromkeys(seconds), inputs={},
     )  # fmt: skip
     out = paths.stage(name, seed, "evaluate")
@@ -303,5 +304,7 @@ def _write_stage(
         for protocol, metric, condition, amount, value in rows
     ]
     entries = [evaluate.entry(each, experiment.evaluate.level) for each in measured]
-    records.write_metrics(folder, entries, seed=seed, device="cpu", seconds={}, people=12, inputs={})
-    evaluate.write_samples(measured, folder)
+    tables = evaluate.write_samples(measured, folder)
+    records.write_metrics(
+        folder, entries, seed=seed, device="cpu", seconds={}, people=12, inputs={}, tables=tables
+    )

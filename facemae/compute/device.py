@@ -41,7 +41,12 @@ class Compute:
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.on_gpu else "cpu"
-        return f"{name}, {str(self.dtype).removeprefix('torch.')}"
+        return f"{name}, {self.precision}"
+
+    @property
+    def precision(self) -> str:
+        """Return the name of the type, such as "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
 
     @property
     def on_gpu(self) -> bool:

@@ -415,7 +415,7 @@ class Evaluate(Section):
 
     far_targets: list[OpenShare]
     """False accept rates at which the true accept rate is wanted."""
-    resamples: Annotated[int, Field(ge=100)]
+    resamples: Annotated[int, Field(ge=100, le=100_000)]
     """Bootstrap resamples of the evaluation people."""
     level: Annotated[float, Field(gt=0.5, lt=1)]
     """Confidence level of the intervals; 1 - level is the family-wise error of the verdicts."""
@@ -427,6 +427,8 @@ class Evaluate(Section):
     """Two runs are equivalent where the interval of their difference lies within this; of shares, 0 to 1."""
     equivalence_years: Annotated[float, Field(gt=0)]
     """The same of an error in years."""
+    mixed_precision: bool
+    """Compare runs whose trainings computed in different precision."""
 
     def margin(self, metric: str) -> float:
         """Return within which difference two runs are equivalent, in the metric's own unit."""

@@ -23,6 +23,14 @@ class DataError(FaceMAEError):
     exit_code = 3
 
 
+class RefusedError(DataError):
+    """The data do not support a measurement; the message says why, and may stand in the place of a value.
+
+    It is half a sentence, such as "needs 300 impostor pairs, this evaluation has 36". Only what the data
+    bring about is refused: an argument that a caller gets wrong is a `ValueError`, and a bug.
+    """
+
+
 class IntegrityError(FaceMAEError):
     """A file is not what it should be: wrong checksum, damaged checkpoint, broken split."""
 

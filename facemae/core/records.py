@@ -10,18 +10,21 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
 from facemae import __version__
 from facemae.core import files
 from facemae.core.errors import IntegrityError
 from facemae.core.layout import METRICS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # of metrics.json: it names the tables beside it, and the precision of each training
+
+T = TypeVar("T")
 
 
 def digest(value: Any) -> str:
@@ -37,8 +40,24 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); make it again.") from error
+
+
+def read_record(path: Path, kind: type[T]) -> T:
+    """Return the JSON value in `path` as a dataclass or another type that pydantic knows.
+
+    Raises:
+        IntegrityError: the file is damaged, or holds something else.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(read_json(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "as a whole"
+        raise IntegrityError(
+            f"{path} is not as this version writes it ({where}: {first['msg']}); make it again."
+        ) from error
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -48,11 +67,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def iterate_log(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a `.jsonl` file; a torn last line (from a kill) is left out."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for line in file:
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
+                record = json.loads(line.decode())
+            except (ValueError, RecursionError):
                 return
             yield record
 
@@ -133,9 +152,11 @@ def write_metrics(
     seed: int,
     device: str,
     seconds: Mapping[str, float],
+    precision: Mapping[str, str] | None = None,
+    tables: Sequence[str] = (),
     **more: Any,
 ) -> None:
-    """Write a stage's `metrics.json`.
+    """Write a stage's `metrics.json`, last of its files.
 
     Args:
         folder: The stage's folder.
@@ -143,6 +164,8 @@ def write_metrics(
         seed: The run's seed.
         device: What computed it, such as "cpu, bfloat16".
         seconds: Processor seconds (GPU seconds on a GPU) per training stage so far.
+        precision: What each training stage so far computed in, such as "bfloat16"; a control has none.
+        tables: Names of the tables in the folder that belong to it (`read_measured`).
         more: Further plain values, such as the number of evaluation people.
     """
     content = {
@@ -151,12 +174,46 @@ def write_metrics(
         "device": device,
         "processor": processor(),
         "seconds": dict(seconds),
+        "precision": dict(precision or {}),
         "commit": commit(),
         "versions": versions(),
         "metrics": metrics,
+        "tables": {name: files.sha256_of(folder / name) for name in tables},
         **more,
     }
     files.write_json(folder / METRICS, content)
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Return the content of a stage's `metrics.json`.
+
+    Raises:
+        IntegrityError: it is damaged, or another version wrote it.
+        FileNotFoundError: there is none.
+    """
+    path = folder / METRICS
+    content = read_json(path)
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise IntegrityError(
+            f"{path} was written by another version of FaceMAE (schema {version}, this one reads "
+            f"{SCHEMA_VERSION}); run the workflow again, into an empty folder."
+        )
+    return dict(content)
+
+
+def read_measured(folder: Path, name: str, columns: list[str] | None = None) -> pd.DataFrame:
+    """Return a table of a stage's folder, which its `metrics.json` names.
+
+    Raises:
+        IntegrityError: either is damaged or of another version, or the table is of another run.
+        FileNotFoundError: one of them is not there.
+    """
+    if files.sha256_of(folder / name) != read_metrics(folder)["tables"].get(name):
+        raise IntegrityError(
+            f"{folder / name} and the {METRICS} beside it are not of one run of the stage; make it again."
+        )
+    return read_table(folder / name, columns)
 
 
 @functools.cache
@@ -180,7 +237,7 @@ def versions() -> dict[str, str]:
 @functools.cache
 def commit() -> str:
     """Return the commit of the code, with "+" when it was changed since, or "unknown"."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     git = ["git", "-C", str(here)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout

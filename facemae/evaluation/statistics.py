@@ -17,12 +17,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma, polygamma, stdtr, stdtrit
 
+from facemae.core.errors import RefusedError, UsageError
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 VerdictWord = Literal["better", "worse", "equivalent", "undecided"]
 
 ONE_SEED = "one seed cannot tell a run from the luck of its training; use two or more"
 NO_SPREAD = "nothing differs between people or seeds; on so few people, or such easy ones, that tells nothing"
+MOST_DRAWS = 2**29  # people times resamples: 4 GB
 _POWER = 0.8
 
 
@@ -91,10 +94,16 @@ def identity_weights(people: int, resamples: int, seed: int) -> Integers:
     A resample of one person several times has no impostor pair and is drawn again.
 
     Raises:
-        ValueError: there are fewer than two people, or no resample is asked for.
+        RefusedError: there are fewer than two people, or no resample is asked for.
+        UsageError: they would not fit into memory.
     """
     if people < 2 or resamples < 1:
-        raise ValueError(f"a bootstrap needs 2 people and 1 resample, got {people} and {resamples}")
+        raise RefusedError(f"a bootstrap needs 2 people and 1 resample, got {people} and {resamples}")
+    if people * resamples > MOST_DRAWS:
+        raise UsageError(
+            f"{resamples} resamples of {people} people take {8 * people * resamples / 1e9:.0f} GB of memory; "
+            f"use at most {MOST_DRAWS // people}."
+        )
     generator = np.random.default_rng(seed)
     chance = np.full(people, 1 / people)
     weights = generator.multinomial(people, chance, size=resamples)

@@ -156,7 +156,7 @@ def model_card(paths: Results, run: str, seed: int) -> str:
         raise UsageError(
             f"There is no run {run!r} with seed {seed}; runs are {known}, with the seeds {seeds}."
         )
-    made = records.read_json(paths.stage(run, seed, "evaluate") / layout.METRICS)
+    made = records.read_metrics(paths.stage(run, seed, "evaluate"))
     summary = tables.summary(paths)
     rows = summary[(summary["run"] == run) & (summary["seed"] == seed)]
     parts = [

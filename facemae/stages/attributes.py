@@ -778,21 +778,23 @@ def _write(
     device: str,
     seconds: float,
 ) -> None:
-    before = records.read_json(pretrained / layout.METRICS)["seconds"] if pretrained else {}
+    before = records.read_metrics(pretrained) if pretrained else {}
     level = task.experiment.evaluate.level
     evaluated = [
         [each.source, each.rows["sample_id"].to_list(), each.fold.tolist(), each.tasks] for each in tested
     ]
     table = pd.concat(tables, ignore_index=True).astype({"fold": "int64"})
     records.write_table(task.out / PREDICTIONS, table, PREDICTION_COLUMNS)
-    write_samples(measured, task.out)
+    tables_written = write_samples(measured, task.out)
     files.write_json(task.out / layout.CONFIG, _settings(task))
     records.write_metrics(
         task.out,
         [entry(each, level) for each in measured],
         seed=task.seed,
         device=device,
-        seconds=before | {PROTOCOL: round(seconds, 3)},
+        seconds=before.get("seconds", {}) | {PROTOCOL: round(seconds, 3)},
+        precision=before.get("precision", {}) | {PROTOCOL: device.rpartition(", ")[2]},
+        tables=tables_written,
         people=min(each.subjects for each in tested),  # the cautious number, should the sources differ
         evaluated=records.digest(evaluated),
         dataset=", ".join(each.source for each in tested),

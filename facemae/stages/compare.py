@@ -183,6 +183,8 @@ def compare(experiment: config.Experiment, root: Path) -> None:
         raise IntegrityError(
             f"The runs in {root} were evaluated on different people or resamples; run the workflow again."
         )
+    if not experiment.evaluate.mixed_precision:
+        _check_precision(scored)
     chances = _Chances(scored)
     leaderboard = pd.DataFrame(
         [row for each in scored for row in _leaderboard_rows(each, chances, experiment)],
@@ -203,6 +205,21 @@ def compare(experiment: config.Experiment, root: Path) -> None:
     words["noise"] = _noise(scored, chances, experiment)
     files.write_json(paths.verdict, words)
     say("compare", words["headline"])
+
+
+def _check_precision(scored: list[Scored]) -> None:
+    """Stop if a training stage computed in another precision for some runs or seeds than for others."""
+    found: dict[str, dict[str, str]] = {}  # by stage and precision a run
+    for one in scored:
+        for stage, used in (pair for each in one.main for pair in each.content["precision"].items()):
+            found.setdefault(stage, {}).setdefault(used, one.name)
+    for stage, runs in found.items():
+        if len(runs) > 1:
+            told = " and ".join(f"{name} in {used}" for used, name in runs.items())
+            raise IntegrityError(
+                f"{stage} computed {told}, so that a difference may be one of precision; train again with "
+                "precision set, or set evaluate.mixed_precision to true."
+            )
 
 
 def _load(experiment: config.Experiment, name: str, paths: Results) -> Scored:
@@ -227,9 +244,11 @@ def _load(experiment: config.Experiment, name: str, paths: Results) -> Scored:
 
 def _repeat(folder: Path, seed: int) -> Repeat:
     try:
-        content = records.read_json(folder / layout.METRICS)
-        samples = records.read_table(folder / layout.RESAMPLES)
-        return Repeat(content, samples, records.read_table(folder / layout.INFLUENCE), seed)
+        content = records.read_metrics(folder)
+        samples, influence = (
+            records.read_measured(folder, name) for name in (layout.RESAMPLES, layout.INFLUENCE)
+        )
+        return Repeat(content, samples, influence, seed)
     except FileNotFoundError as error:
         raise IntegrityError(f"{error.filename} is missing; run the workflow to make it.") from error
 

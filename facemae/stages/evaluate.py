@@ -68,7 +68,7 @@ def evaluate(
     experiment.check_name(name)
     found = records.read_table(embeddings / layout.EMBEDDINGS)
     faces = evaluated_faces(found, str(embeddings), data, experiment)
-    source = records.read_json(embeddings / layout.METRICS)
+    source = records.read_metrics(embeddings)
     try:
         measured, scores = _measure(experiment, faces, data)
         measured += _probed(experiment, embeddings / layout.PROBE, source, data)
@@ -76,9 +76,9 @@ def evaluate(
         raise DataError(
             f"{len(faces.people)} people cannot be evaluated: {error}; add people or lower split.folds."
         ) from error
-    _write(experiment, seed, measured, faces, source, data, out)
     files.write_json(out / layout.CONFIG, {"run": name, "seed": seed} | experiment.evaluate.model_dump())
     records.write_table(out / layout.SCORES, scores, layout.SCORE_COLUMNS)
+    _write(experiment, seed, measured, faces, source, data, out)
     primary = next(each for each in measured if each.name == experiment.evaluate.primary)
     told = "not measured" if primary.value is None else f"{primary.value:.3f}"
     say(f"evaluate {name}/{seed}", f"{primary.name} {told} on {len(faces.people)} unseen people")
@@ -103,6 +103,8 @@ def _write(
         seconds=source["seconds"],
         images_seen=source["images_seen"],
         energy_joules=source["energy_joules"],
+        precision=source["precision"],
+        tables=[layout.SCORES, *write_samples(measured, out)],
         health=source.get("health", []),
         people=len(faces.people),
         evaluated=records.digest(
@@ -113,7 +115,6 @@ def _write(
         inputs=source["inputs"]
         | {"split": files.sha256_of(data.split), "pairs": files.sha256_of(data.pairs)},
     )
-    write_samples(measured, out)
 
 
 def setting(experiment: config.Experiment) -> str:
@@ -163,8 +164,8 @@ def _interval(measured: Measurement, level: float) -> tuple[float, float] | None
     return None if measured.samples is None else percentile_interval(measured.samples, level)
 
 
-def write_samples(measured: list[Measurement], out: Path) -> None:
-    """Write what other people would have changed: a column for each measurement in one of two tables.
+def write_samples(measured: list[Measurement], out: Path) -> list[str]:
+    """Write what other people would have changed, a column for each measurement, and return the tables.
 
     One holds the influence of each two people's pairs, the other values on the resamples of people.
     """
@@ -174,6 +175,7 @@ def write_samples(measured: list[Measurement], out: Path) -> None:
     none = pd.MultiIndex.from_arrays([[], []], names=PEOPLE)
     table = pd.DataFrame(moved, index=None if moved else none).fillna(0.0).sort_index()
     records.write_table(out / layout.INFLUENCE, table.reset_index(), [*PEOPLE, *moved])
+    return [layout.RESAMPLES, layout.INFLUENCE]
 
 
 def _column(measured: Measurement) -> str:

@@ -42,6 +42,7 @@ from facemae.stages.evaluate import entry
 
 SEED = 0  # of resamples, folds, drawn pairs and the enrolled half
 LEAST_PAIRS = 5  # of a kind
+MOST_RESAMPLES = 100_000  # as in a configuration
 FPIR_TARGETS = (0.1, 0.01)
 PROTOCOLS = {"view1": "lfw-view1-test", "view2": "lfw-view2"}
 CARD = "threshold_card.csv"
@@ -76,6 +77,8 @@ class Settings:
             raise UsageError(
                 f"--resamples {self.resamples} are too few for --level {self.level:g}; use {needed} or more."
             )
+        if self.resamples > MOST_RESAMPLES:
+            raise UsageError(f"--resamples {self.resamples} are more than {MOST_RESAMPLES}; use fewer.")
 
 
 @dataclass(frozen=True)

@@ -304,7 +304,7 @@ def started_from(task: Task, pretrained: Path | None) -> Encoder:
 
 
 def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, compute: Compute) -> None:
-    before = records.read_json(pretrained / layout.METRICS) if pretrained else {}
+    before = records.read_metrics(pretrained) if pretrained else {}
     seconds = before.get("seconds", {}) | {"finetune": round(sum(each.seconds for each in done), 3)}
     seen = sum(each.steps for each in done) * task.run.finetune.batch_size
     spent = {name: {"pretrain": before[name]} for name in ("images_seen", "energy_joules") if name in before}
@@ -316,6 +316,7 @@ def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, compu
         seed=task.seed,
         device=str(compute),
         seconds=seconds,
+        precision=before.get("precision", {}) | {"finetune": compute.precision},
         inputs=task.inputs(),
         images_seen=spent.get("images_seen", {}) | {"finetune": seen},
         energy_joules=spent.get("energy_joules", {}) | energy,

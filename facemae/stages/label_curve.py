@@ -101,7 +101,7 @@ def _accuracy(task: Task, finetuned: Path) -> Measurement:
 
 
 def _named(measured: Measurement, point: Point, task: Task, finetuned: Path) -> Measurement:
-    trained = records.read_json(finetuned / layout.METRICS)
+    trained = records.read_metrics(finetuned)
     labels, seen = trained["labels"][PART], trained["images_seen"]["finetune"] / len(trained["labels"])
     told = (
         f"{labels['faces']} faces of {labels['people']} people, each seen {seen / labels['faces']:.0f} times"
@@ -136,16 +136,18 @@ def _area(measured: list[Measurement]) -> Measurement:
 
 
 def _write(task: Task, measured: list[Measurement], finetuned: Path) -> None:
-    source = records.read_json(finetuned / layout.METRICS)
+    source = records.read_metrics(finetuned)
     people = len(set(task.rows(layout.ROLE_EVALUATION)["person"]))
+    files.write_json(task.out / layout.CONFIG, {"run": task.name, "seed": task.seed})
+    tables = write_samples(measured, task.out)
     records.write_metrics(
         task.out,
         [entry(each, task.experiment.evaluate.level) for each in measured],
         seed=task.seed,
         device=source["device"],
         seconds={},
+        precision=source["precision"],
+        tables=tables,
         people=people,
         inputs=task.inputs(),
     )
-    write_samples(measured, task.out)
-    files.write_json(task.out / layout.CONFIG, {"run": task.name, "seed": task.seed})

@@ -283,6 +283,7 @@ class _Stage:
             seed=self.task.seed,
             device=str(self.compute),
             seconds={"pretrain": round(seconds, 3)},
+            precision={"pretrain": self.compute.precision},
             inputs=self.task.inputs(),
             images_seen=trained.step * self.settings.batch_size * METHODS[self.settings.method].views,
             energy_joules=joules(self.watts, seconds),

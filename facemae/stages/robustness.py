@@ -469,10 +469,10 @@ def _lower_end(samples: Floats, level: float) -> float:
 
 def _write(task: Task, finetuned: Path | None, trial: Trial, measured: list[Measurement]) -> None:
     experiment = task.experiment
-    trained = records.read_json(finetuned / layout.METRICS) if finetuned else {}
+    trained = records.read_metrics(finetuned) if finetuned else {}
     settings = {"run": task.name, "seed": task.seed} | experiment.robustness.model_dump(exclude={"runs"})
     settings |= experiment.evaluate.model_dump(include={"resamples", "level"})
-    write_samples(measured, task.out)
+    tables = write_samples(measured, task.out)
     files.write_json(task.out / layout.CONFIG, settings)
     records.write_metrics(
         task.out,
@@ -481,6 +481,8 @@ def _write(task: Task, finetuned: Path | None, trial: Trial, measured: list[Meas
         device=str(task.compute()) if finetuned else "cpu, float32",
         seconds=trained.get("seconds", {}),
         images_seen=trained.get("images_seen", {}),
+        precision=trained.get("precision", {}),
+        tables=tables,
         energy_joules=trained.get("energy_joules", {}),
         people=trial.weights.shape[1],
         evaluated=records.digest(trial.names),

@@ -54,7 +54,7 @@ def test_no_run_can_take_the_place_of_another_file(tmp_path):
 # --- lines ---
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.lists(st.dictionaries(st.text(), st.none() | st.integers() | st.text()), max_size=4))
 def test_lines_round_trip(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("lines") / "log.jsonl"

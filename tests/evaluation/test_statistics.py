@@ -10,6 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facemae.core.errors import RefusedError, UsageError
 from facemae.evaluation import statistics
 from facemae.evaluation.statistics import Dyads, Estimate, Resampled, Training, Variance, estimate
 
@@ -47,8 +48,15 @@ def test_identity_weights_always_draw_two_people():
     drawn = (statistics.identity_weights(3, 500, seed=0) > 0).sum(axis=1)
     assert set(drawn.tolist()) == {2, 3}
     for people, resamples in ((1, 5), (5, 0)):
-        with pytest.raises(ValueError, match="needs 2 people and 1 resample"):
+        with pytest.raises(RefusedError, match="needs 2 people and 1 resample"):
             statistics.identity_weights(people, resamples, seed=0)
+
+
+def test_resamples_that_no_memory_holds_are_refused():
+    with pytest.raises(
+        UsageError, match="1000000000 resamples of 20 people take 160 GB of memory; use at most"
+    ):
+        statistics.identity_weights(20, 10**9, seed=0)
 
 
 def test_percentile_interval_by_hand():

@@ -38,7 +38,17 @@ def made(small, tmp_path):
     return make
 
 
-def write(folder, name, seed, gain, people=PEOPLE):
+TABLES = (layout.RESAMPLES, layout.INFLUENCE)
+
+
+def reseal(folder):
+    """Make the metrics name the tables as they are now."""
+    content = read_json(folder / layout.METRICS)
+    content["tables"] = {name: files.sha256_of(folder / name) for name in TABLES}
+    files.write_json(folder / layout.METRICS, content)
+
+
+def write(folder, name, seed, gain, people=PEOPLE, precision="float32"):
     luck = np.random.default_rng([len(name), *name.encode(), seed]).normal(0, 0.001)
     own = np.random.default_rng([*name.encode()]).normal(0, 0.003, PEOPLE)
     by_person = 0.7 + EASE + own - own.mean() + gain + luck
@@ -51,17 +61,17 @@ def write(folder, name, seed, gain, people=PEOPLE):
     views = 2 if name == "views" else 1
     images = {} if name == "scratch" else {"pretrain": 320 * views}
     seconds = {} if name == "scratch" else {"pretrain": 5.0 * views**2}
-    records.write_metrics(
-        folder, entries, seed=seed, device="cpu, float32", people=people, dataset="orl",
-        evaluated=str(people), setting="outside data", images_seen={"finetune": 640} | images,
-        energy_joules={}, seconds={"finetune": 10.0 + seed} | seconds,
-    )  # fmt: skip
     of_pairs = [key for key in values if key in OF_PAIRS]
     table = pd.DataFrame({key: WEIGHTS @ values[key] / PEOPLE for key in values if key not in of_pairs})
     records.write_table(folder / layout.RESAMPLES, table, list(table.columns))
     moved = {key: (values[key] - values[key].mean()) / PEOPLE for key in of_pairs}
     table = pd.DataFrame({"first": range(PEOPLE), "second": range(PEOPLE)} | moved)
     records.write_table(folder / layout.INFLUENCE, table, list(table.columns))
+    records.write_metrics(
+        folder, entries, seed=seed, device=f"cpu, {precision}", people=people, dataset="orl", tables=TABLES,
+        evaluated=str(people), setting="outside data", images_seen={"finetune": 640} | images,
+        energy_joules={}, seconds={"finetune": 10.0 + seed} | seconds, precision={"finetune": precision},
+    )  # fmt: skip
 
 
 def judged(experiment, root, metric="roc_auc"):
@@ -322,17 +332,48 @@ def test_runs_with_other_resamples_are_told(made, tmp_path):
         path = Results(tmp_path).stage("random", seed, "evaluate") / layout.RESAMPLES
         table = read_table(path)
         records.write_table(path, table.iloc[:150], list(table.columns))
-    with pytest.raises(IntegrityError):
+        reseal(path.parent)
+    with pytest.raises(IntegrityError, match="different people or resamples"):
         compare(experiment, tmp_path)
+
+
+@pytest.mark.parametrize("name", [*TABLES, layout.METRICS])
+def test_a_file_of_another_run_is_refused(made, tmp_path, name):
+    experiment = made({"scratch": 0.0, "random": 0.1})
+    own, other = (Results(tmp_path).stage(run, 0, "evaluate") for run in ("random", "scratch"))
+    (own / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(IntegrityError, match="are not of one run of the stage"):
+        compare(experiment, tmp_path)
+
+
+def test_results_of_an_older_version_are_refused(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.1})
+    path = Results(tmp_path).stage("random", 0, "evaluate") / layout.METRICS
+    files.write_json(path, read_json(path) | {"schema_version": 1})
+    with pytest.raises(IntegrityError, match=r"another version of FaceMAE \(schema 1, this one reads 2\)"):
+        compare(experiment, tmp_path)
+
+
+def test_runs_of_different_precision_are_compared_only_on_request(made, small, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.1, "pixels": -0.1}, baselines=["pixels"])
+    for seed in range(3):
+        write(Results(tmp_path).stage("random", seed, "evaluate"), "random", seed, 0.1, precision="bfloat16")
+    match = r"scratch in float32 and random in bfloat16.* evaluate\.mixed_precision"
+    with pytest.raises(IntegrityError, match=match):
+        compare(experiment, tmp_path)
+    asked = experiment.evaluate.model_copy(update={"mixed_precision": True})
+    compare(experiment.model_copy(update={"evaluate": asked}), tmp_path)
 
 
 def add_stage(folder, entries, columns, seed, people=PEOPLE):
     """Write the folder of a stage that measures besides the evaluation."""
-    records.write_metrics(folder, entries, seed=seed, device="cpu", seconds={}, people=people, inputs={})
     table = pd.DataFrame({name: WEIGHTS @ np.full(PEOPLE, value) / PEOPLE for name, value in columns.items()})
     records.write_table(folder / layout.RESAMPLES, table, list(columns))
     none = pd.DataFrame({"first": [], "second": []}, dtype=int)
     records.write_table(folder / layout.INFLUENCE, none, list(none.columns))
+    records.write_metrics(
+        folder, entries, seed=seed, device="cpu", seconds={}, people=people, inputs={}, tables=TABLES
+    )
 
 
 def test_other_stages_are_in_the_tables_under_their_conditions(small, made, tmp_path):

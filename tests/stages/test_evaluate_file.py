@@ -327,6 +327,7 @@ def test_the_same_command_gives_the_same_numbers(facemae, written):
         (["--embeddings", "e.parquet", "--far", "0"], 2, "--far 0 is no rate between 0 and 1"),
         (["--embeddings", "e.parquet", "--level", "1"], 2, "--level 1 is not between"),
         (["--embeddings", "e.parquet", "--resamples", "39"], 2, "use 40 or more"),
+        (["--embeddings", "e.parquet", "--resamples", "1000000000"], 2, "are more than 100000; use fewer"),
     ],
 )
 def test_commands_that_cannot_be_followed(facemae, written, arguments, code, told):

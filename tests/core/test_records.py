@@ -1,0 +1,75 @@
+"""What a stage's files say of each other, and what is read of damaged, foreign or older ones."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import pytest
+
+from facemae.core import files, layout, records
+from facemae.core.errors import IntegrityError
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """Return a function that writes a stage's folder with one table."""
+
+    def write(name, value=0.5):
+        folder = tmp_path / name
+        records.write_table(folder / layout.SCORES, pd.DataFrame({"score": [value]}), ["score"])
+        records.write_metrics(folder, [], seed=0, device="cpu", seconds={}, tables=[layout.SCORES])
+        return folder
+
+    return write
+
+
+def test_a_table_is_read_that_the_metrics_beside_it_name(stage):
+    assert records.read_measured(stage("a"), layout.SCORES, ["score"])["score"].to_list() == [0.5]
+
+
+@pytest.mark.parametrize("foreign", [layout.SCORES, layout.METRICS])
+def test_a_file_of_another_run_is_refused(stage, foreign):
+    one, other = stage("one", 0.5), stage("other", 0.7)
+    (one / foreign).write_bytes((other / foreign).read_bytes())
+    with pytest.raises(IntegrityError, match=r"metrics\.json beside it are not of one run"):
+        records.read_measured(one, layout.SCORES)
+
+
+@pytest.mark.parametrize("version", [None, 1, 3, "2"])
+def test_metrics_of_another_version_are_refused(stage, version):
+    folder = stage("a")
+    content = records.read_json(folder / layout.METRICS) | {"schema_version": version}
+    files.write_json(folder / layout.METRICS, content)
+    for read in (records.read_metrics, lambda f: records.read_measured(f, layout.SCORES)):
+        with pytest.raises(IntegrityError, match=rf"another version of FaceMAE \(schema {version}, this one"):
+            read(folder)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"9" * 5_000, b'{"a":' * 50_000, b"{", b"\xff"])
+def test_json_that_cannot_be_read_is_one_sentence(tmp_path, content):
+    path = tmp_path / layout.METRICS
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="is damaged") as caught:
+        records.read_metrics(tmp_path)
+    assert "\n" not in str(caught.value)
+    path.write_bytes(b'{"step": 1}\n' + content + b"\n")
+    assert records.read_log(path) == [{"step": 1}]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    people: int
+    headline: str
+    sentences: list[str]
+
+
+def test_a_record_has_its_type_or_says_what_is_wrong(tmp_path):
+    path, content = tmp_path / "verdict.json", {"people": 3, "headline": "h", "sentences": ["a"]}
+    files.write_json(path, content)
+    assert records.read_record(path, Verdict) == Verdict(3, "h", ["a"])
+    for change, where in (({"people": "many"}, "people"), ({"sentences": [1]}, r"sentences\.0")):
+        files.write_json(path, content | change)
+        with pytest.raises(IntegrityError, match=rf"not as this version writes it \({where}: "):
+            records.read_record(path, Verdict)
+    files.write_json(path, [])
+    with pytest.raises(IntegrityError, match="as a whole"):
+        records.read_record(path, Verdict)
