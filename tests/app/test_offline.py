@@ -92,7 +92,8 @@ def test_the_commands_call_nobody(facemae, calls):
 @pytest.mark.parametrize("name", ALIVE)
 def test_the_pages_call_nobody(name, calls):
     page = AppTest.from_string(
-        f"from facemae.app import access\nfrom facemae.app.views import {name}\naccess.check()\n{name}.render()",
+        f"from facemae.app import access\nfrom facemae.app.views import {name}\n"
+        f"access.check()\n{name}.render()",
         default_timeout=120,
     ).run()
     assert not page.exception
