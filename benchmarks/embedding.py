@@ -31,7 +31,8 @@ from facemae import config
 from facemae.compute.attention import fused_attention
 from facemae.compute.device import Compute, choose
 from facemae.core.progress import say
-from facemae.models.embedder import build_embedder, embed
+from facemae.models.build import build_embedder
+from facemae.models.embedder import embed
 from facemae.models.patches import to_input
 
 PEER = "inception"

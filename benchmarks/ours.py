@@ -20,7 +20,7 @@ from facemae.compute.seeding import batch_ids
 from facemae.data.faces.cache import FaceFile, OpenFaces
 from facemae.data.faces.loader import Feed
 from facemae.masking.crops import Crops
-from facemae.models.mae import build_mae
+from facemae.models.build import build_mae
 from facemae.training.objectives.mae import Autoencoding, build_autoencoding
 from facemae.training.optimizer import adamw
 from facemae.training.trainer import LOSS, Job, Objective, fit

@@ -35,7 +35,7 @@ from facemae.data.faces.loader import Feed
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
 from facemae.masking.strategies import STRATEGIES
-from facemae.models.mae import build_mae
+from facemae.models.build import build_mae
 from facemae.training import optimizer
 from facemae.training.objectives.mae import Autoencoding, build_autoencoding
 from facemae.training.trainer import LOSS

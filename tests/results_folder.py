@@ -28,8 +28,7 @@ from facemae.evaluation.metrics import Measurement
 from facemae.masking.coverage import measures
 from facemae.masking.regions import region_map
 from facemae.masking.strategies import draw_mask
-from facemae.models.embedder import build_embedder
-from facemae.models.mae import build_mae
+from facemae.models.build import build_embedder, build_mae
 from facemae.models.weights import save_weights
 from facemae.stages import compare, evaluate
 from facemae.stages.label_curve import points

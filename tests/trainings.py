@@ -9,9 +9,7 @@ from torch import nn
 from facemae import config
 from facemae.compute.seeding import Noise, batch_ids
 from facemae.data.faces.cache import Faces
-from facemae.models.build import build_encoder
-from facemae.models.embedder import build_embedder
-from facemae.models.mae import build_mae
+from facemae.models.build import build_embedder, build_encoder, build_mae
 from facemae.models.patches import to_input
 from facemae.models.reconstruction import patch_errors, targets
 from facemae.stages.finetune import _Recognition

@@ -111,6 +111,12 @@ class Split(Section):
         return self
 
 
+# Twice the width and depth of the largest vision Transformer that this is meant for, and more.
+Width = Annotated[int, Field(ge=4, le=4096, multiple_of=4)]
+Depth = Annotated[int, Field(ge=1, le=64)]
+Heads = Annotated[int, Field(ge=1, le=64)]
+
+
 class Model(Section):
     """The encoder and the face embedding on top of it."""
 
@@ -118,11 +124,11 @@ class Model(Section):
     """Vision Transformer, masked convolutions, or the pixel autoencoder's fully connected layers."""
     size: Literal["custom", "nano", "tiny", "small", "base"]
     """Width, depth and heads by name (`SIZES`); `custom` takes the three below."""
-    patch_size: Positive
+    patch_size: Annotated[int, Field(ge=1, le=448)]
     """Side of a patch in pixels; of a cnn also the stride of its last stage."""
-    width: Annotated[int, Field(ge=4, multiple_of=4)]
-    depth: Positive
-    heads: Positive
+    width: Width
+    depth: Depth
+    heads: Heads
     class_token: bool
     pool: Literal["mean", "class"]
     """What becomes the embedding: the mean of the patch tokens, or the class token."""
@@ -132,7 +138,7 @@ class Model(Section):
     """Stochastic depth rate of the last block while fine-tuning."""
     head: Literal["pooled", "flatten"]
     """What the embedding is made from: the pooled token, or all tokens side by side (for large data)."""
-    embedding: Annotated[int, Field(ge=2)]
+    embedding: Annotated[int, Field(ge=2, le=4096)]
     """Dimensions of the face embedding."""
 
     @property
@@ -234,9 +240,9 @@ class Pretrain(Training):
     grey: Share
     """Share of the faces without colour."""
     decoder: Literal["transformer", "cross", "deconv", "mlp"]
-    decoder_width: Annotated[int, Field(ge=4, multiple_of=4)]
-    decoder_depth: Positive
-    decoder_heads: Positive
+    decoder_width: Width
+    decoder_depth: Depth
+    decoder_heads: Heads
     predict_ratio: Annotated[float, Field(gt=0, le=1)]
     """Share of all patches that are predicted, if fewer than are hidden; 1: every hidden one."""
     loss: Literal["mse", "l1"]

@@ -1,23 +1,32 @@
-"""The face embedder: encoder, one vector per image, and a small head.
+"""The face embedder: encoder, one vector per image, and a small head; and the loop that embeds many faces.
 
-Shapes: B batch, D encoder width, M dimensions of the embedding.
+Shapes: B batch, D encoder width, M dimensions of the embedding, N faces, H side of a face.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from facemae import config
 from facemae.compute.attention import fused_attention
+from facemae.compute.device import Compute
+from facemae.core.progress import track
+from facemae.data.faces.cache import OpenFaces
 from facemae.masking.mask import PatchMask
 from facemae.models.base import Encoder, in_place
-from facemae.models.build import build_encoder
 from facemae.models.mlp import Mlp
+from facemae.models.patches import to_input
 
+BATCH = 64
+AlignedFaces: TypeAlias = NDArray[np.uint8] | Sequence[NDArray[np.uint8]] | OpenFaces
+"""N aligned faces of (H, H, 3) each, in memory or on disk."""
 Head = Literal["pooled", "flatten"]
 
 
@@ -31,7 +40,7 @@ class Embedder(nn.Module):
     def __init__(self, encoder: Encoder, embedding: int, head: Head = "pooled") -> None:
         super().__init__()
         self.encoder, self._head = encoder, head
-        width = encoder.width * (1 if head == "pooled" else _tokens(encoder))
+        width = encoder.width * (1 if head == "pooled" else token_count(encoder))
         self.head = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, embedding, bias=False), nn.BatchNorm1d(embedding)
         )
@@ -53,7 +62,7 @@ class Embedder(nn.Module):
         return torch.cat([encoding.prefix, tokens], dim=1).flatten(1)
 
 
-def _tokens(encoder: Encoder) -> int:
+def token_count(encoder: Encoder) -> int:
     """Return how many tokens an encoder makes of an image; an mlp's only one is a prefix."""
     patches = 0 if isinstance(encoder, Mlp) else encoder.side**2
     return encoder.prefix_tokens + patches
@@ -69,11 +78,6 @@ class Frozen(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return pooled tokens (B, D) of images (B, 3, H, H)."""
         return self.encoder.pool(self.encoder(images))
-
-
-def build_embedder(model: config.Model, image_size: int, *, drop_path: float = 0.0) -> Embedder:
-    """Return an untrained face embedder."""
-    return Embedder(build_encoder(model, image_size, drop_path=drop_path), model.embedding, model.head)
 
 
 def pass_through(embedder: Embedder) -> None:
@@ -93,3 +97,34 @@ def embed(embedder: nn.Module, images: Tensor) -> Tensor:
     with fused_attention(embedder):
         both = embedder(images).float() + embedder(images.flip(-1)).float()
     return F.normalize(both, dim=1)
+
+
+def embed_faces(
+    embedder: nn.Module, faces: AlignedFaces, compute: Compute, label: str | None = None
+) -> NDArray[np.float32]:
+    """Return the unit embeddings (N, M) of faces; the arguments are those of `in_batches`."""
+    return in_batches(partial(embed, embedder), faces, compute, label)
+
+
+@torch.inference_mode()
+def in_batches(
+    look: Callable[[Tensor], Tensor], faces: AlignedFaces, compute: Compute, label: str | None = None
+) -> NDArray[Any]:
+    """Return what a network makes of faces, `BATCH` at a time: (N, ...), and (0, 0) of none.
+
+    Args:
+        look: From images (B, 3, H, H) on the device to values (B, ...).
+        faces: All N.
+        compute: Where, and in which precision.
+        label: Before the progress line; None shows none.
+    """
+    starts = range(0, len(faces), BATCH)
+    found: NDArray[Any] = np.zeros((0, 0), np.float32)
+    for start in starts if label is None else track(starts, len(starts), label, "batches"):
+        batch = torch.tensor(np.ascontiguousarray(faces[start : start + BATCH])).to(compute.device)
+        with compute.autocast():
+            values = look(to_input(batch)).cpu().numpy()
+        if start == 0:
+            found = np.empty((len(faces), *values.shape[1:]), values.dtype)
+        found[start : start + len(values)] = values
+    return found

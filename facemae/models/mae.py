@@ -11,11 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from facemae import config
 from facemae.masking.mask import PatchMask
 from facemae.models.base import Encoder, Encoding, pixel_only
-from facemae.models.build import build_encoder
-from facemae.models.decoder import build_decoder
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,3 @@ class MaskedAutoencoder(nn.Module):
     def all_ids(self, batch: int, device: torch.device) -> Tensor:
         """Return the ids of all patches, (B, N)."""
         return torch.arange(self.encoder.side**2, device=device).expand(batch, -1)
-
-
-def build_mae(model: config.Model, pretrain: config.Pretrain, image_size: int) -> MaskedAutoencoder:
-    """Return an untrained masked autoencoder."""
-    encoder = build_encoder(model, image_size)
-    return MaskedAutoencoder(encoder, build_decoder(encoder, pretrain))

@@ -1,4 +1,4 @@
-"""Weights to and from safetensors files, checked against the configuration beside them."""
+"""Weights to and from safetensors files, checked against their configuration before they are read."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import nn
 
 from facemae import config
+from facemae.config import compatibility
 from facemae.core import files, layout, records
 from facemae.core.errors import IntegrityError
-from facemae.models.embedder import Embedder, build_embedder
-from facemae.models.mae import MaskedAutoencoder, build_mae
+from facemae.models.build import build_embedder, build_mae
+from facemae.models.embedder import Embedder
+from facemae.models.mae import MaskedAutoencoder
+
+MOST_HEADER = 4 * 2**20  # bytes that list a file's tensors; a thousand tensors take 0.1 MB
+MOST_SETTINGS = 2**20  # bytes of a configuration
+TYPES = {torch.float32: "F32", torch.int64: "I64"}  # of a network's state, by safetensors' name
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
@@ -27,30 +34,49 @@ def save_weights(network: nn.Module, path: Path) -> None:
 def load_weights(network: nn.Module, path: Path) -> None:
     """Put the weights in `path` into `network`.
 
+    Names, shapes and types are compared before any of the numbers is read: no more memory is taken than the
+    network takes itself.
+
     Raises:
         IntegrityError: the file is missing or damaged, or holds other names, shapes or types, or NaN.
     """
-    expected = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
+    _check_fit(network, path)
     try:
         tensors = safetensors.torch.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as error:
-        raise IntegrityError(f"{path} cannot be read as weights ({error}); train the run again.") from error
-    found = {name: (value.shape, value.dtype) for name, value in tensors.items()}
-    if found != expected:
-        differing = sorted(
-            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
-        )
-        raise IntegrityError(f"{path} does not fit its configuration (first difference: {differing[0]}).")
+        raise _unreadable(path, error) from error
     if not all(value.isfinite().all() for value in tensors.values()):
         raise IntegrityError(f"{path} holds numbers that are not finite; train the run again.")
     network.load_state_dict(tensors)
 
 
+def check_header(path: Path) -> None:
+    """Stop where a safetensors file's list of tensors is longer than any real one.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too long.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MOST_HEADER:
+        raise ValueError(f"its list of tensors takes {length} bytes, and {MOST_HEADER} are the most")
+
+
 def load_autoencoder(folder: Path) -> tuple[MaskedAutoencoder, config.Pretrain]:
-    """Return the masked autoencoder in a `pretrain` stage's folder, ready for use, and how it was trained."""
+    """Return the masked autoencoder in a `pretrain` stage's folder, ready for use, and how it was trained.
+
+    Raises:
+        IntegrityError: the folder's configuration or weights are damaged, or do not belong together.
+    """
     with _our_settings(folder) as settings:
         pretrain = config.Pretrain.model_validate(settings["pretrain"])
-        mae = build_mae(config.Model.model_validate(settings["model"]), pretrain, settings["image_size"])
+        model, size = _model_and_size(settings, pretrain)
+    with torch.device("meta"):
+        planned = build_mae(model, pretrain, size)
+    _check_fit(planned.encoder.trunk, folder / layout.ENCODER)
+    _check_fit(planned.decoder, folder / layout.DECODER)
+    mae = build_mae(model, pretrain, size)
     load_weights(mae.encoder.trunk, folder / layout.ENCODER)
     load_weights(mae.decoder, folder / layout.DECODER)
     mae.eval()
@@ -58,12 +84,51 @@ def load_autoencoder(folder: Path) -> tuple[MaskedAutoencoder, config.Pretrain]:
 
 
 def load_embedder(folder: Path, part: int = 0) -> Embedder:
-    """Return the face embedder that a `finetune` stage made for a part of the folds, ready for use."""
+    """Return the face embedder that a `finetune` stage made for a part of the folds, ready for use.
+
+    Raises:
+        IntegrityError: the folder's configuration or weights are damaged, or do not belong together.
+    """
     with _our_settings(folder) as settings:
-        embedder = build_embedder(config.Model.model_validate(settings["model"]), settings["image_size"])
-    load_weights(embedder, folder / layout.embedder_file(part))
+        model, size = _model_and_size(settings, None)
+    path = folder / layout.embedder_file(part)
+    with torch.device("meta"):  # so that a configuration of a giant is compared with the file, not built
+        planned = build_embedder(model, size)
+    _check_fit(planned, path)
+    embedder = build_embedder(model, size)
+    load_weights(embedder, path)
     embedder.eval()
     return embedder
+
+
+def _check_fit(network: nn.Module, path: Path) -> None:
+    """Stop unless a file holds weights of these names, shapes and types, by its list of tensors alone."""
+    expected = {name: (list(value.shape), TYPES[value.dtype]) for name, value in network.state_dict().items()}
+    try:
+        check_header(path)
+        with safetensors.safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        found = {name: (each.get_shape(), each.get_dtype()) for name, each in slices.items()}
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    if found != expected:
+        first = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise IntegrityError(f"{path} does not fit its configuration (first difference: {first[:80]}).")
+
+
+def _unreadable(path: Path, error: Exception) -> IntegrityError:
+    return IntegrityError(f"{path} cannot be read as weights ({error}); train the run again.")
+
+
+def _model_and_size(settings: dict[str, Any], pretrain: config.Pretrain | None) -> tuple[config.Model, int]:
+    """Return the network's settings and the side of its faces, which go together."""
+    model = config.Model.model_validate(settings["model"])
+    size = settings["image_size"]
+    if not isinstance(size, int) or not 32 <= size <= 448:
+        raise ValueError(f"image_size is {size}")
+    if problem := compatibility.problem(model, pretrain, size, aligned=True):
+        raise ValueError(problem)
+    return model, size
 
 
 @contextlib.contextmanager
@@ -71,8 +136,10 @@ def _our_settings(folder: Path) -> Iterator[dict[str, Any]]:
     """Give the configuration beside the weights; what it lacks or has wrong is told in one sentence."""
     path = folder / layout.CONFIG
     try:
+        if path.stat().st_size > MOST_SETTINGS:
+            raise ValueError("the file is too large")
         yield records.read_json(path)
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{path} is not the configuration of a trained run; train the run again."
         ) from error

@@ -31,8 +31,8 @@ from facemae.data.faces.subsets import LEAST_PEOPLE, known_faces, labelled_subse
 from facemae.evaluation.metrics import all_pairs, roc_auc_score
 from facemae.masking.mask import PatchMask, hidden_count, hide_highest
 from facemae.models.base import Encoder
-from facemae.models.build import build_encoder
-from facemae.models.embedder import Embedder, build_embedder, embed, pass_through
+from facemae.models.build import build_embedder, build_encoder
+from facemae.models.embedder import Embedder, embed, pass_through
 from facemae.models.lora import add_adapters, merged
 from facemae.models.patches import to_input
 from facemae.models.vit import Vit

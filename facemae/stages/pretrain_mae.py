@@ -29,7 +29,8 @@ from facemae.masking.crops import whole
 from facemae.masking.mask import PatchMask
 from facemae.masking.regions import region_map
 from facemae.masking.strategies import STRATEGIES, draw_mask, ratio_at
-from facemae.models.mae import MaskedAutoencoder, Prediction, build_mae
+from facemae.models.build import build_mae
+from facemae.models.mae import MaskedAutoencoder, Prediction
 from facemae.models.patches import to_faces, to_input
 from facemae.models.reconstruction import errors_of, keep_visible_pixels, reconstruct
 from facemae.models.weights import save_weights

@@ -22,7 +22,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.data.sources.orl import orl_photos
-from facemae.models.embedder import build_embedder
+from facemae.models.build import build_embedder
 from facemae.models.weights import save_weights
 from facemae.recognition import explanation as explaining
 from facemae.report import tables

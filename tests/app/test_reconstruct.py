@@ -17,7 +17,7 @@ from facemae.config.masks import Masks
 from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
-from facemae.models.mae import build_mae
+from facemae.models.build import build_mae
 from facemae.models.weights import save_weights
 from facemae.report import tables
 

@@ -250,7 +250,7 @@ def test_every_possible_combination_trains(usual, compute):
     import torch
 
     from facemae.compute.distributed import ALONE
-    from facemae.models.mae import build_mae
+    from facemae.models.build import build_mae
     from facemae.training.objectives.mae import build_autoencoding
     from facemae.training.trainer import LOSS
 
@@ -279,8 +279,8 @@ def test_what_is_refused_of_encoders_and_decoders_is_the_table(usual):
 
 
 def test_the_tables_know_every_name():
+    from facemae.models.build import DECODERS as BUILT_DECODERS
     from facemae.models.build import ENCODERS as BUILT_ENCODERS
-    from facemae.models.decoder import DECODERS as BUILT_DECODERS
     from facemae.training.objectives.mask_guides import GUIDES
 
     assert tuple(BUILT_ENCODERS) == ENCODERS == tuple(compatibility.DECODERS)

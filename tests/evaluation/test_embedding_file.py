@@ -20,7 +20,7 @@ from facemae.evaluation.embedding_file import (
     read_pairs,
     sidecar,
 )
-from facemae.models.embedder import build_embedder
+from facemae.models.build import build_embedder
 from facemae.models.weights import load_embedder, save_weights
 
 

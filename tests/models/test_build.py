@@ -6,8 +6,7 @@ from facemae.compute.attention import fused_attention, set_fused_attention
 from facemae.compute.seeding import Noise
 from facemae.masking.mask import PatchMask, hide_highest
 from facemae.models.base import gather_tokens, pixel_only
-from facemae.models.build import ENCODERS, build_encoder
-from facemae.models.decoder import DECODERS, build_decoder
+from facemae.models.build import DECODERS, ENCODERS, build_decoder, build_encoder
 from facemae.models.mae import MaskedAutoencoder
 
 SIZE, SIDE, BATCH = 32, 4, 3

@@ -4,8 +4,7 @@ import torch
 from facemae.compute.seeding import Noise
 from facemae.masking.mask import PatchMask, hide_highest
 from facemae.models.base import Encoding
-from facemae.models.build import build_encoder
-from facemae.models.decoder import build_decoder
+from facemae.models.build import build_decoder, build_encoder
 from facemae.models.decoders import Cross, PerToken, Tokens, Transformer
 
 SIZE, SIDE, PATCH, BATCH, WIDTH = 32, 4, 8, 3, 16

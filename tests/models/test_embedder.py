@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from facemae.masking.mask import hide_highest
-from facemae.models.build import ENCODERS, build_encoder
-from facemae.models.embedder import Frozen, build_embedder, embed, pass_through
+from facemae.models.build import ENCODERS, build_embedder, build_encoder
+from facemae.models.embedder import Frozen, embed, pass_through
 from facemae.training.objectives.margin_losses import identity_loss
 
 SIZE = 32

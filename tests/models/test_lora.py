@@ -4,7 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from facemae.models.embedder import build_embedder
+from facemae.models.build import build_embedder
 from facemae.models.lora import LowRank, add_adapters, merged
 
 SIZE = 32

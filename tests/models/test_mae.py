@@ -5,7 +5,7 @@ from facemae import config
 from facemae.compute.seeding import Noise
 from facemae.config import compatibility
 from facemae.masking.mask import hide_highest
-from facemae.models.mae import build_mae
+from facemae.models.build import build_mae
 from facemae.models.patches import patchify, to_input, unpatchify
 from facemae.models.reconstruction import keep_visible_pixels, patch_errors, reconstruct, targets
 from facemae.training.optimizer import adamw

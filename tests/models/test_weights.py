@@ -5,8 +5,8 @@ import torch
 from facemae.config import compatibility
 from facemae.core import files, layout
 from facemae.core.errors import IntegrityError
-from facemae.models.embedder import build_embedder, embed
-from facemae.models.mae import build_mae
+from facemae.models.build import build_embedder, build_mae
+from facemae.models.embedder import embed
 from facemae.models.weights import load_autoencoder, load_embedder, load_weights, save_weights
 
 SIZE = 32
@@ -185,7 +185,7 @@ def test_the_encoders_file_is_timms_own_network(experiment, tmp_path):
 
 @pytest.mark.parametrize("load", [load_embedder, load_autoencoder])
 def test_a_folder_with_a_damaged_configuration(tmp_path, load):
-    with pytest.raises(OSError, match=r"config\.json"):
+    with pytest.raises(IntegrityError, match=r"config\.json is not the configuration of a trained run"):
         load(tmp_path)
     (tmp_path / layout.CONFIG).write_bytes(b"{")
     with pytest.raises(IntegrityError, match=r"config\.json is damaged"):

@@ -17,7 +17,8 @@ from facemae.core.errors import DataError, FaceMAEError, UsageError
 from facemae.core.layout import Results
 from facemae.masking.mask import hide_highest
 from facemae.masking.regions import REGIONS, region_map
-from facemae.models.embedder import Embedder, build_embedder, embed
+from facemae.models.build import build_embedder
+from facemae.models.embedder import Embedder, embed
 from facemae.models.patches import to_input
 from facemae.models.vit import Vit
 from facemae.recognition import explanation

@@ -7,8 +7,8 @@ import torch
 from facemae.compute.seeding import Noise
 from facemae.core.errors import DataError, UsageError
 from facemae.evaluation.corruptions.occlusion import OCCLUSIONS, occlude
-from facemae.models.embedder import build_embedder, embed
-from facemae.models.mae import build_mae
+from facemae.models.build import build_embedder, build_mae
+from facemae.models.embedder import embed
 from facemae.models.patches import to_input
 from facemae.recognition import occluded
 

@@ -15,7 +15,7 @@ from facemae.data.images import encode_png
 from facemae.data.sources import manifest
 from facemae.data.sources.base import AGE, EXPRESSION, GENDER, RACE, Photo
 from facemae.evaluation.statistics import identity_weights
-from facemae.models.embedder import build_embedder
+from facemae.models.build import build_embedder
 from facemae.stages import attributes as module
 from facemae.stages.attributes import (
     PREDICTIONS,

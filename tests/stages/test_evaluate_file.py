@@ -13,7 +13,7 @@ from facemae import __main__ as cli
 from facemae.core import files, layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.evaluation.embedding_file import Embeddings, sidecar
-from facemae.models.embedder import build_embedder
+from facemae.models.build import build_embedder
 from facemae.models.weights import save_weights
 from facemae.stages import evaluate_file
 from facemae.stages.evaluate_file import Asked, Settings

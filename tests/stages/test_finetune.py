@@ -11,7 +11,8 @@ from facemae.core.seeds import seed_of
 from facemae.data.faces.cache import load_faces
 from facemae.data.faces.subsets import people_apart
 from facemae.evaluation.metrics import all_pairs, roc_auc_score
-from facemae.models.embedder import build_embedder, embed
+from facemae.models.build import build_embedder
+from facemae.models.embedder import embed
 from facemae.models.patches import to_input
 from facemae.models.weights import load_embedder
 from facemae.stages import finetune as stages

@@ -308,7 +308,7 @@ def test_every_rival_comes_to_its_end_with_every_encoder(stage, method, encoder)
 
 
 def test_a_rivals_encoder_is_fine_tuned_as_any(stage, experiment):
-    from facemae.models.embedder import build_embedder
+    from facemae.models.build import build_embedder
     from facemae.models.weights import load_weights
 
     out = stage("x", method="moco", views=SMALL_HEADS)

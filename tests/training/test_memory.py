@@ -8,9 +8,8 @@ from facemae.compute.distributed import World
 from facemae.compute.seeding import Noise
 from facemae.core.errors import UsageError
 from facemae.masking.mask import hide_highest
-from facemae.models.build import build_encoder
+from facemae.models.build import build_encoder, build_mae
 from facemae.models.embedder import Frozen
-from facemae.models.mae import build_mae
 from facemae.training import memory
 from facemae.training.memory import Cost, check, explained, free_bytes, measure
 

@@ -6,8 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facemae.models.embedder import build_embedder
-from facemae.models.mae import build_mae
+from facemae.models.build import build_embedder, build_mae
 from facemae.training.objectives.margin_losses import identity_loss
 from facemae.training.optimizer import adamw, averaged, learning_rate, ramp, set_learning_rate
 

@@ -236,6 +236,15 @@ class OpenFaces:
         """Return how many bytes the chosen faces would take in memory."""
         return len(self.places) * math.prod(self.file.shape[1:])
 
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, chosen: slice) -> NDArray[np.uint8]:
+        places = self.places[chosen]
+        images = np.empty((len(places), *self.file.shape[1:]), np.uint8)
+        self.file.read(places, images)
+        return images
+
     def read(self, ids: NDArray[np.integer], out: NDArray[np.uint8]) -> None:
         """Read the chosen faces `ids` (B,), from 0 to N - 1, into `out` (B, H, H, 3).
 
@@ -252,9 +261,7 @@ def load_faces(folder: DataFolder, rows: pd.DataFrame) -> Faces:
         IntegrityError: the cache is damaged, belongs to another index or lacks a face.
     """
     faces = open_faces(folder, rows)
-    images = np.empty((len(faces.places), *faces.file.shape[1:]), np.uint8)
-    faces.file.read(faces.places, images)
-    return Faces(images, faces.sample_ids, faces.people)
+    return Faces(faces[:], faces.sample_ids, faces.people)
 
 
 def open_faces(folder: DataFolder, rows: pd.DataFrame) -> OpenFaces:

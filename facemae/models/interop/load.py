@@ -23,10 +23,14 @@ from facemae.models.base import Encoder
 from facemae.models.cnn import Cnn
 from facemae.models.interop.names import timm_names
 from facemae.models.interop.read import Foreign, Normalisation, read_foreign
+from facemae.models.patches import position_embedding
 from facemae.models.vit import Vit
 
 # What a vision Transformer's file may hold beside the encoder; more than that is another architecture.
 BESIDE_ENCODER = ("head", "fc_norm", "pre_logits", "decoder", "mask_token")
+FC_NORM = ("fc_norm.weight", "fc_norm.bias")
+LARGEST_PATCH = 64  # pixels along a side, of a file
+MOST_POSITIONS = 2**16
 
 
 def load_encoder(encoder: Encoder, path: Path) -> None:
@@ -50,38 +54,47 @@ def load_encoder(encoder: Encoder, path: Path) -> None:
         )
     foreign = read_foreign(path)
     first_layer = next(name for name in encoder.trunk.state_dict() if name.endswith(".weight"))
-    tensors = timm_names(foreign.tensors, first_layer)
+    tensors = timm_names(foreign.tensors, first_layer, encoder.width)
     if not tensors:
         raise IntegrityError(f"{path} holds no encoder like this one; give weights of the same architecture.")
-    tensors = (
-        _fit_vit(encoder, tensors, foreign)
-        if isinstance(encoder, Vit)
-        else _fit_cnn(encoder, tensors, foreign)
-    )
-    _check(tensors, encoder.trunk.state_dict(), path)
-    encoder.trunk.load_state_dict(tensors)
+    fit = _fit_vit if isinstance(encoder, Vit) else _fit_cnn
+    encoder.trunk.load_state_dict(_finite(fit(encoder, tensors, foreign), path))  # type: ignore[arg-type]
 
 
 def _fit_vit(encoder: Vit, tensors: dict[str, Tensor], foreign: Foreign) -> dict[str, Tensor]:
     """Return a vision Transformer's weights at the encoder's patch size and grid, without what it has not."""
     _check_shape(encoder, tensors, foreign)
+    if "norm.weight" not in tensors and "fc_norm.weight" in tensors:
+        say("init", f"{foreign.path.name} normalises what it has pooled; here its fc_norm does so before")
+        tensors |= {name.removeprefix("fc_"): tensors[name] for name in FC_NORM if name in tensors}
     tensors = {name: value for name, value in tensors.items() if not name.startswith(BESIDE_ENCODER)}
+    has_class = "cls_token" in tensors
     if not encoder.prefix_tokens:
         tensors.pop("cls_token", None)
+    positions = tensors.pop("pos_embed", None)
+    patch, side = "patch_embed.proj.weight", tensors["patch_embed.proj.weight"].shape[-1]
+    expected = {name: value for name, value in encoder.trunk.state_dict().items() if name != "pos_embed"}
+    _check(tensors, expected, foreign.path, resampled=patch)
+    if positions is None:
+        say("init", f"{foreign.path.name} holds no positions; sines and cosines are taken")
+        positions = _sines(encoder)
+    else:
+        positions = _positions(positions, encoder, foreign, side, has_class=has_class)
     tensors = _normalise_first(tensors, "patch_embed.proj", foreign.normalisation)
-    patch = tensors["patch_embed.proj.weight"]
-    tensors["patch_embed.proj.weight"] = resample_patch_embed(patch, [encoder.patch_size] * 2)
-    if "pos_embed" in tensors:
-        tensors["pos_embed"] = _positions(tensors["pos_embed"], encoder, foreign.path)
-    return tensors
+    if side != encoder.patch_size:
+        tensors[patch] = resample_patch_embed(tensors[patch].float(), [encoder.patch_size] * 2)
+    return tensors | {"pos_embed": positions}
 
 
 def _check_shape(encoder: Vit, tensors: Mapping[str, Tensor], foreign: Foreign) -> None:
     """Stop unless width, depth and, where they are known, heads are the encoder's."""
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     patch = tensors["patch_embed.proj.weight"]
-    if patch.ndim != 4 or patch.shape[1] != 3 or not patch.numel():
-        raise IntegrityError(f"{foreign.path} embeds no patches of three colours; give weights for photos.")
+    if patch.ndim != 4 or patch.shape[1] != 3 or not 1 <= patch.shape[2] == patch.shape[3] <= LARGEST_PATCH:
+        raise IntegrityError(
+            f"{foreign.path} embeds no square patches of three colours, of {LARGEST_PATCH} pixels at most; "
+            "give weights for photos."
+        )
     heads = attention_heads(encoder)
     wanted = {"width": encoder.width, "depth": len(encoder.trunk.blocks), "heads": heads}
     found = {"width": len(patch), "depth": len(blocks), "heads": foreign.heads or heads}
@@ -97,26 +110,64 @@ def _check_shape(encoder: Vit, tensors: Mapping[str, Tensor], foreign: Foreign) 
         say("init", f"{foreign.path.name} does not tell its attention heads; they are taken to be {heads}")
 
 
-def _positions(positions: Tensor, encoder: Vit, path: Path) -> Tensor:
-    """Return positions (1, 0 or 1 + any grid, D) as the encoder's (1, K + N, D)."""
+def _positions(positions: Tensor, encoder: Vit, foreign: Foreign, patch: int, *, has_class: bool) -> Tensor:
+    """Return positions (1, any grid and perhaps a class token, D) as the encoder's (1, K + N, D).
+
+    Raises:
+        IntegrityError: their number fits no grid, or several; nothing is guessed.
+    """
     count = positions.shape[1] if positions.ndim == 3 else 0
-    prefix = count - isqrt(count) ** 2
-    if not count or len(positions) != 1 or prefix > 1:
+    if not 1 <= count <= MOST_POSITIONS or positions.shape != (1, count, encoder.width):
         raise IntegrityError(
-            f"{path} has positions for {count} tokens, not for a square of patches and one class token; "
-            "give other weights."
+            f"{foreign.path} has positions of shape {tuple(positions.shape)[:5]}, not for tokens of width "
+            f"{encoder.width}; give other weights."
         )
-    grid: Tensor = resample_abs_pos_embed(positions[:, prefix:], [encoder.side] * 2, num_prefix_tokens=0)
+    rows, columns, prefix = _grid(count, foreign, patch, has_class=has_class)
+    grid: Tensor = positions[:, prefix:].float()
+    if (rows, columns) != (encoder.side, encoder.side):
+        grid = resample_abs_pos_embed(grid, [encoder.side] * 2, old_size=[rows, columns], num_prefix_tokens=0)
     if not encoder.prefix_tokens:
         return grid
-    of_class = positions[:, :1] if prefix else torch.zeros_like(grid[:, :1])
+    of_class = positions[:, :1].float() if prefix else torch.zeros_like(grid[:, :1])
     return torch.cat([of_class, grid], dim=1)
+
+
+def _grid(count: int, foreign: Foreign, patch: int, *, has_class: bool) -> tuple[int, int, int]:
+    """Return rows and columns of so many positions, and how many of them are a class token's.
+
+    Image size and patch size say it where the file beside the weights has them. Else the grid has to be a
+    square, with a position for the class token if there is one: 49 positions and a class token may be 7 x 7
+    without one for it, or 8 x 6 with one.
+    """
+    if foreign.image_size is not None:
+        rows, columns = (side // patch for side in foreign.image_size)
+        if count - rows * columns in (0, int(has_class)) and rows > 0 and columns > 0:
+            return rows, columns, count - rows * columns
+        told = f"the configuration beside it tells {rows} x {columns} patches"
+    else:
+        prefix = int(has_class)
+        if (side := isqrt(count - prefix)) and side**2 == count - prefix:
+            return side, side, prefix
+        told = "no configuration beside it tells the size of its images"
+    raise IntegrityError(
+        f"{foreign.path} has positions for {count} tokens, {'with' if has_class else 'without'} a class "
+        f"token, and {told}; write the image_size that it was trained on, [height, width], into a "
+        "config.json beside it."
+    )
+
+
+def _sines(encoder: Vit) -> Tensor:
+    """Return fixed positions in the order of facebookresearch/mae: the column first, the row second."""
+    row_first = position_embedding(encoder.width, encoder.side)
+    column_first = row_first.roll(encoder.width // 2, dims=1)
+    return torch.cat([torch.zeros(encoder.prefix_tokens, encoder.width), column_first])[None]
 
 
 def _fit_cnn(encoder: Cnn, tensors: dict[str, Tensor], foreign: Foreign) -> dict[str, Tensor]:
     """Return a convolutional network's weights without the stages and the classifier that are not kept."""
     kept = {_stage(name) for name in encoder.trunk.state_dict()}
     tensors = {name: value for name, value in tensors.items() if _stage(name) in kept}
+    _check(tensors, encoder.trunk.state_dict(), foreign.path)
     # A ResNet's first layer has no bias to take up a mean; its batch normalisation adapts to ours.
     return _normalise_first(tensors, "stem.0", foreign.normalisation)
 
@@ -143,22 +194,30 @@ def _normalise_first(
     return tensors | {name: value.to(weight.dtype) for name, value in adapted.items()}
 
 
-def _check(tensors: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Stop unless these are the names and shapes of the network, and all numbers finite."""
+def _check(
+    tensors: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path, *, resampled: str = ""
+) -> None:
+    """Stop unless these are the names and shapes of the network, before any of their numbers is looked at."""
     for name in sorted(tensors.keys() | expected.keys()):
         if name not in tensors:
             problem = f"{name} is missing"
         elif name not in expected:
-            problem = f"{name} has no place"
-        elif tensors[name].shape != expected[name].shape:
-            problem = f"{name} is {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
-        elif not tensors[name].isfinite().all():
-            raise IntegrityError(f"{path} holds numbers that are not finite; get it again.")
+            problem = f"{name[:80]} has no place"
+        elif tensors[name].shape != expected[name].shape and name != resampled:
+            problem = f"{name} is {tuple(tensors[name].shape)[:5]} instead of {tuple(expected[name].shape)}"
         else:
             continue
         raise IntegrityError(
             f"{path} is of another architecture: {problem}; give weights of the one configured."
         )
+
+
+def _finite(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the tensors, whole numbers and all others in float32, unless one holds NaN or infinity."""
+    plain = {name: value if value.dtype == torch.int64 else value.float() for name, value in tensors.items()}
+    if not all(value.isfinite().all() for value in plain.values()):
+        raise IntegrityError(f"{path} holds numbers that are not finite; get it again.")
+    return plain
 
 
 def attention_heads(encoder: Vit) -> int:

@@ -37,15 +37,16 @@ _TIMM_BLOCK |= {f"attention.attention.{part}": f"attn.{part}" for part in QKV}
 _TIMM_BLOCK |= {f"attention.{part[0]}_proj": f"attn.{part}" for part in QKV}
 
 
-def timm_names(tensors: Mapping[str, Tensor], first: str) -> dict[str, Tensor]:
+def timm_names(tensors: Mapping[str, Tensor], first: str, width: int) -> dict[str, Tensor]:
     """Return a network's weights by timm's names; nothing if it is not in there.
 
     Args:
         tensors: A state dict, of the network alone or with a prefix to its names.
         first: timm's name of the first layer's weight, by which the network is found.
+        width: Of the tokens; query, key and value of another are left apart.
     """
     hugging_face = _below(tensors, HUGGING_FACE_FIRST)
-    return _from_hugging_face(hugging_face) if hugging_face else _below(tensors, first)
+    return _from_hugging_face(hugging_face, width) if hugging_face else _below(tensors, first)
 
 
 def encoder_to_hugging_face(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -82,12 +83,12 @@ def _below(tensors: Mapping[str, Tensor], first: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _from_hugging_face(tensors: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
     renamed = {_timm_name(name): value for name, value in tensors.items()}
     for query in [name for name in renamed if ".attn.query." in name]:
         parts = [query.replace(".query.", f".{part}.") for part in QKV]
-        shapes = {renamed[part].shape for part in parts if part in renamed}
-        if all(part in renamed for part in parts) and len(shapes) == 1 and renamed[query].ndim:
+        shapes = [renamed[part].shape for part in parts if part in renamed]
+        if len(shapes) == len(QKV) and set(shapes) <= {(width,), (width, width)}:
             renamed[query.replace(".query.", ".qkv.")] = torch.cat([renamed.pop(part) for part in parts])
     return renamed
 

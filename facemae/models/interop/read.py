@@ -1,10 +1,16 @@
-"""Read weights that another library wrote, without running anything that their file holds."""
+"""Read weights that another library wrote, without running anything that their file holds.
+
+What a file says of its own size is compared with limits before it is believed, and the numbers stay on disk
+until they are asked for.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import re
+import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +24,7 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.core.errors import IntegrityError, UsageError
+from facemae.models.weights import MOST_HEADER, MOST_SETTINGS, check_header
 
 Normalisation: TypeAlias = tuple[list[float], list[float]]
 """Mean and deviation, per colour, of pixels in [0, 1]."""
@@ -25,6 +32,10 @@ Normalisation: TypeAlias = tuple[list[float], list[float]]
 IMAGENET: Normalisation = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 WRAPPERS = ("model", "state_dict")  # the keys that hold the weights: facebookresearch's, timm's
 TOLD_BY = ("config.json", "preprocessor_config.json")
+MOST_BYTES = 16 * 2**30  # of a file; a training checkpoint of the largest vision Transformer takes 8
+MOST_UNMAPPED = 2 * 2**30  # of a file in the format before PyTorch 1.6, which has to be read whole
+MOST_TENSORS = 20_000
+LARGEST_MEAN = 1e6
 
 
 @dataclass(frozen=True)
@@ -33,15 +44,17 @@ class Foreign:
 
     Attributes:
         path: The file that they are from.
-        tensors: By the names in the file.
+        tensors: By the names in the file; where the format allows it, left on disk until they are used.
         normalisation: Of the images that the network was trained on; None: [-1, 1], or not known.
         heads: Attention heads; None: not known.
+        image_size: Height and width of the images that it was trained on; None: not known.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     normalisation: Normalisation | None = None
     heads: int | None = None
+    image_size: tuple[int, int] | None = None
 
 
 def read_foreign(path: Path) -> Foreign:
@@ -52,32 +65,40 @@ def read_foreign(path: Path) -> Foreign:
 
     Raises:
         UsageError: the file cannot be opened.
-        IntegrityError: it is damaged, holds more than plain tensors, or could run code when read.
+        IntegrityError: it is damaged, too large or more than plain tensors, or could run code when read.
     """
     try:
         with open(path, "rb") as file:
             head = file.read(9)
+        size = path.stat().st_size
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read ({error.strerror}); check the setting that names it."
         ) from error
+    if size > MOST_BYTES:
+        raise IntegrityError(
+            f"{path} takes {size / 2**30:.1f} GiB, and {MOST_BYTES / 2**30:g} are the most for weights; "
+            "take the encoder's out into a file of their own."
+        )
     # safetensors begins with the length of its header in eight bytes, and the header is JSON.
-    content: Any = _read_safetensors(path) if head[8:] == b"{" else _read_torch(path)
+    content: Any = _read_safetensors(path) if head[8:] == b"{" else _read_torch(path, size)
     told, normalisation = _beside(path), None
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content, normalisation = content[key], IMAGENET if key == "model" else None
-    return Foreign(path, _plain(content, path), _normalisation(told) or normalisation, _heads(told))
+    told_normalisation = _normalisation(told) or normalisation
+    return Foreign(path, _plain(content, path), told_normalisation, _heads(told), _image_size(told))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
+        check_header(path)
         return safetensors.torch.load_file(path)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); get it again.") from error
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path, size: int) -> Any:
     """Return what `torch.save` wrote, tensors and plain values only.
 
     `weights_only` calls nothing but PyTorch's own functions for tensors. Training checkpoints of
@@ -87,10 +108,39 @@ def _read_torch(path: Path) -> Any:
     allowed already.
     """
     try:
+        mapped = _check_zip(path) and path.suffix != ".safetensors"  # by which PyTorch takes it for one
+        if not mapped and size > MOST_UNMAPPED:
+            raise ValueError(f"{size / 2**30:.1f} GiB in a format before PyTorch 1.6 are too many")
         with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            content: Any = path if mapped else file
+            return torch.load(content, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged or hostile file can raise anything
         raise _refusal(path, str(error)) from error
+
+
+def _check_zip(path: Path) -> bool:
+    """Tell whether a file is the zip archive that `torch.save` writes, with parts that can be mapped.
+
+    Raises:
+        ValueError: it is one of another kind: compressed, cut off, or with a part that says too much.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return False
+        file.seek(-22, 2)  # the record of the end, behind which torch.save writes no comment
+        magic, entries, directory = struct.unpack("<4s6xHI6x", file.read(22))
+    if magic != b"PK\x05\x06":
+        raise ValueError("it ends too early")
+    if entries > MOST_TENSORS or directory > MOST_HEADER:
+        raise ValueError(f"it says that it has {entries} parts")
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            # Mapped parts take no memory; all others are read whole, and the pickle among them is run.
+            if part.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{part.filename[:80]} is compressed")
+            if "/data/" not in part.filename and part.file_size > MOST_HEADER:
+                raise ValueError(f"{part.filename[:80]} takes {part.file_size} bytes")
+    return True
 
 
 def _refusal(path: Path, reason: str) -> IntegrityError:
@@ -117,7 +167,7 @@ def _plain(content: Any, path: Path) -> dict[str, Tensor]:
         raise IntegrityError(f"{path} holds no weights by name; give the file of a state dict.")
     for name, value in tensors.items():
         plain = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided
-        plain = plain and value.device.type == "cpu" and not value.is_quantized
+        plain = plain and value.device.type == "cpu" and not value.is_quantized and not value.is_complex()
         if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
             raise IntegrityError(f"{path}: {name} is no plain tensor; save it as one, in safetensors.")
     return {name: value.detach() for name, value in tensors.items()}
@@ -128,17 +178,21 @@ def _beside(path: Path) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name in TOLD_BY:
         try:
-            content = json.loads((path.parent / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            file = path.parent / name
+            content = json.loads(file.read_text(encoding="utf-8")) if _is_small(file) else None
+        except (OSError, RecursionError, ValueError):
             continue
         told |= content if isinstance(content, dict) else {}
     return told
 
 
+def _is_small(file: Path) -> bool:
+    return file.stat().st_size <= MOST_SETTINGS
+
+
 def _normalisation(told: dict[str, Any]) -> Normalisation | None:
     """Return the images' mean and deviation: Hugging Face's keys or timm's."""
-    pretrained = told.get("pretrained_cfg")
-    timms = pretrained if isinstance(pretrained, dict) else {}
+    timms = _part(told, "pretrained_cfg")
     mean, std = (told.get(f"image_{key}", timms.get(key)) for key in ("mean", "std"))
     if not (_is_colour(mean) and _is_colour(std)):
         return None
@@ -147,17 +201,37 @@ def _normalisation(told: dict[str, Any]) -> Normalisation | None:
 
 def _is_colour(value: Any) -> TypeGuard[list[float]]:
     return (
-        isinstance(value, list) and len(value) == 3 and all(isinstance(part, int | float) for part in value)
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(part, int | float) and abs(part) < LARGEST_MEAN for part in value)
     )
+
+
+def _part(told: dict[str, Any], key: str) -> dict[str, Any]:
+    part = told.get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def _image_size(told: dict[str, Any]) -> tuple[int, int] | None:
+    """Return height and width of the images: Hugging Face's key, which is ours too, or timm's."""
+    size = told.get("image_size") or _part(told, "model_args").get("img_size")
+    if size is None:
+        size = _part(told, "pretrained_cfg").get("input_size")
+        size = size[1:] if isinstance(size, list) else None
+    if isinstance(size, int):
+        size = [size, size]
+    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+        return None
+    return (size[0], size[1])
 
 
 def _heads(told: dict[str, Any]) -> int | None:
     """Return the attention heads: Hugging Face's key, our own, or those of timm's architecture."""
-    ours, args = told.get("model"), told.get("model_args")
-    if isinstance(ours, dict):
+    ours, args = _part(told, "model"), _part(told, "model_args")
+    if ours:
         size = config.SIZES.get(str(ours.get("size")))
         heads = size[2] if size else ours.get("heads")
-    elif isinstance(args, dict) and "num_heads" in args:
+    elif "num_heads" in args:
         heads = args["num_heads"]
     else:
         heads = told.get("num_attention_heads") or _heads_of(told.get("architecture"))

@@ -23,7 +23,7 @@ from facemae.evaluation.baselines.controls import (
     random_weights,
 )
 from facemae.evaluation.metrics import all_pairs, roc_auc_score
-from facemae.models.mae import build_mae
+from facemae.models.build import build_mae
 from facemae.models.patches import to_input
 
 OURS = ("pixels", "pca", "fisherfaces", "hog_lda", "random_weights")

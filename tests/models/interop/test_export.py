@@ -16,12 +16,10 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from facemae.core import files, layout
 from facemae.core.errors import IntegrityError, UsageError
 from facemae.masking.mask import hide_highest
-from facemae.models.build import build_encoder
+from facemae.models.build import build_embedder, build_encoder, build_mae
 from facemae.models.cnn import Cnn
-from facemae.models.embedder import build_embedder
 from facemae.models.interop.export import export, load_encoder, timm_arguments
 from facemae.models.interop.read import IMAGENET
-from facemae.models.mae import build_mae
 from facemae.models.patches import patchify, position_embedding
 from facemae.models.reconstruction import errors_of
 from facemae.models.weights import save_weights
@@ -450,6 +448,10 @@ def test_a_class_token_without_a_place_is_given_none(run, tmp_path):
     network, path = timms(no_embed_class=True), tmp_path / "weights.pth"
     torch.save(network.state_dict(), path)
     encoder = encoder_of(run)
+    refused(
+        encoder, path, r"positions for 16 tokens, with a class token.*write the image_size"
+    )  # or 3 x 5 + 1
+    (tmp_path / "config.json").write_text('{"image_size": [32, 32]}')
     load_encoder(encoder, path)
     assert not encoder.trunk.pos_embed[:, 0].any()
     assert torch.equal(encoder.trunk.pos_embed[:, 1:], network.pos_embed)
@@ -501,13 +503,12 @@ def test_another_cnn_is_refused(tmp_path):
         ({"depth": 3}, "depth 3 instead of 2"),
         ({"embed_dim": 24, "depth": 1}, "width 24 instead of 16, depth 1 instead of 2"),
         ({"init_values": 1e-5}, r"blocks\.0\.ls1\.gamma has no place"),
-        ({"reg_tokens": 4}, "positions for 21 tokens"),
+        ({"reg_tokens": 4}, "reg_token has no place"),
         ({"reg_tokens": 4, "no_embed_class": True}, "reg_token has no place"),
         ({"pre_norm": True}, "is missing|has no place"),
         ({"qkv_bias": False}, r"qkv\.bias is missing"),
         ({"mlp_ratio": 2}, r"mlp\.fc1\.bias is \(32,\) instead of \(64,\)"),
         ({"in_chans": 1}, "three colours"),
-        ({"pos_embed": "none"}, "pos_embed is missing"),
     ],
 )
 def test_another_architecture_is_named(run, tmp_path, changes, match):
@@ -665,7 +666,7 @@ def test_damaged_files_are_refused(run, tmp_path, kind):
 )
 def test_tensors_of_any_shape_are_refused(run, tmp_path, name, value):
     torch.save(timms().state_dict() | {name: value}, tmp_path / "weights.pth")
-    refused(encoder_of(run), tmp_path / "weights.pth", "another architecture|three colours|positions for")
+    refused(encoder_of(run), tmp_path / "weights.pth", "another architecture|three colours|has positions")
 
 
 def test_a_folder_that_is_no_stage_is_named(tmp_path):

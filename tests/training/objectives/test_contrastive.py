@@ -13,8 +13,7 @@ from facemae.compute.distributed import ALONE
 from facemae.compute.seeding import Noise
 from facemae.core.errors import UsageError
 from facemae.data.faces.cache import Faces
-from facemae.models.build import build_encoder
-from facemae.models.mae import build_mae
+from facemae.models.build import build_encoder, build_mae
 from facemae.training import trainer
 from facemae.training.objectives.augment import apply_crops, random_crops, self_supervised_view
 from facemae.training.objectives.contrastive import KINDS, build_contrast, build_rival, info_nce, trial

@@ -12,7 +12,7 @@ from facemae.core.errors import UsageError
 from facemae.masking.crops import whole
 from facemae.masking.mask import hide_highest
 from facemae.masking.strategies import STRATEGIES
-from facemae.models.mae import build_mae
+from facemae.models.build import build_mae
 from facemae.models.patches import to_input
 from facemae.training.objectives.mae import build_autoencoding, predicted_ids
 from facemae.training.trainer import LOSS

@@ -10,7 +10,7 @@ from facemae.compute.attention import set_fused_attention
 from facemae.compute.distributed import ALONE
 from facemae.masking.mask import hide_highest
 from facemae.masking.strategies import STRATEGIES
-from facemae.models.mae import build_mae
+from facemae.models.build import build_mae
 from facemae.training.objectives.mask_guides import (
     ADVANTAGE_BOUND,
     GUIDES,

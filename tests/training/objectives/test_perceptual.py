@@ -7,7 +7,7 @@ import timm
 import torch
 
 from facemae.core.errors import IntegrityError, UsageError
-from facemae.models.mae import build_mae
+from facemae.models.build import build_mae
 from facemae.training.objectives.perceptual import (
     OwnFeatures,
     Perceptual,
