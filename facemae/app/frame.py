@@ -17,7 +17,7 @@ import streamlit as st
 
 from facemae.core.errors import FaceMAEError
 from facemae.core.layout import Results
-from facemae.data.sources.folder import folder_state
+from facemae.data.sources.listing import folder_state
 from facemae.report import charts
 from facemae.report.claims import Claim
 

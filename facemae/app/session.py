@@ -17,7 +17,7 @@ from facemae.app.parts import photo_input
 from facemae.core.errors import FaceMAEError
 from facemae.core.layout import Results
 from facemae.data.images import ImageError
-from facemae.data.sources.folder import folder_state
+from facemae.data.sources.listing import folder_state
 from facemae.recognition.settings import settings
 from facemae.recognition.threshold import Threshold, at_rate, rates, threshold_card
 from facemae.recognition.trained_models import Model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -37,6 +38,8 @@ _MAX_HEADER_BYTES = 16_000_000
 _MAX_HEADER_READS = 20_000
 _MAX_READS = 500_000
 _STRIP_PIXELS = 1_000_000  # converted at once
+_JPEG_END, _FILLING = b"\xff\xd9", b"\x55\xaa" * 512
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _PASS = re.compile(rb"\xff\xda\0(\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 # The first bytes choose the one decoder that runs: no registry of forty formats, no file name.
@@ -142,7 +145,9 @@ def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Imag
     data = read_file(source) if isinstance(source, Path) else source
     decoder = _choose_decoder(data)
     try:
-        picture, turn = _decode(decoder, data, max_pixels)  # frees what the decoder holds before the turn
+        picture, turn = _decode_whole(
+            decoder, data, max_pixels
+        )  # frees what the decoder holds before the turn
         return picture if turn is None else picture.transpose(turn)
     except ImageError:
         raise
@@ -154,6 +159,18 @@ def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Imag
         raise ImageError(
             "E_DAMAGED", "The picture is incomplete or damaged.", "Copy it again or pick another."
         ) from error
+
+
+def starts_like_picture(path: Path) -> bool:
+    """Tell whether a file begins as a picture of any kind does; of one that cannot be read it is assumed."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return True
+            start = file.read(32)
+    except OSError:
+        return True
+    return any(signature.match(start) for signature, _ in (*_DECODERS, *_FOREIGN))
 
 
 def is_animated(data: bytes) -> bool:
@@ -183,6 +200,43 @@ def _choose_decoder(data: bytes) -> type[ImageFile.ImageFile]:
             reason = f"{name} pictures are not supported."
             raise ImageError("E_FORMAT", reason, "Export the picture as JPEG, PNG or WebP.")
     raise ImageError("E_NOT_IMAGE", "This file is not a picture we can read.", "Use JPEG, PNG or WebP.")
+
+
+def _decode_whole(
+    decoder: type[ImageFile.ImageFile], data: bytes, max_pixels: int
+) -> tuple[Image.Image, Image.Transpose | None]:
+    try:
+        return _decode(decoder, data, max_pixels)
+    except OSError:
+        if decoder is not JpegImagePlugin.JpegImageFile or _JPEG_END in data[-2:]:
+            raise
+        # Where nothing but the end is missing, what is put before it is skipped; else it becomes pixels.
+        if not _has_all_scans(data):
+            raise
+        whole = data.rstrip(b"\xff")
+        restarts = len(_RESTART.findall(whole, whole.rfind(b"\xff\xda")))
+        fillings = (_FILLING, b"\xff%c" % (0xD0 + restarts % 8) + _FILLING)
+        found = {_digest(_decode(decoder, whole + each + _JPEG_END, max_pixels)[0]) for each in fillings}
+        picture, turn = _decode(decoder, whole + _JPEG_END, max_pixels)
+        if found != {_digest(picture)}:
+            raise
+        return picture, turn
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Tell whether a JPEG has every bit of every coefficient of its components, which may come in scans."""
+    frame = max(data.rfind(b"\xff" + kind) for kind in (b"\xc0", b"\xc1", b"\xc2"))  # not a thumbnail's
+    whole: set[tuple[int, int]] = set()
+    for scan in _PASS.finditer(data, frame):
+        end = scan.end() + 2 * scan[1][1]
+        first, last, missing = data[end : end + 3]
+        known = {(part, place) for part in data[scan.end() : end : 2] for place in range(first, last + 1)}
+        whole = whole - known if missing & 15 else whole | known
+    return len(whole) >= 64 * data[frame + 9]
+
+
+def _digest(picture: Image.Image) -> bytes:
+    return hashlib.sha256(picture.tobytes()).digest()
 
 
 def _decode(

@@ -21,9 +21,10 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.layout import DataFolder
 from facemae.core.progress import say
+from facemae.data.sources import listing
 
 FACES_AT_A_TIME = 8192  # that are decoded in memory: 300 MB at 112 px
-_SAME = {"1": True, "true": True, "same": True, "0": False, "false": False, "different": False}
+_NOBODY = ("", "None", "nan", "NaN", "<NA>", "NaT")  # what tools write where there is no value
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,15 @@ def _read_npz(path: Path) -> pd.DataFrame:
             arrays = {name: content[name] for name in content.files}
             if any(not isinstance(each, np.ndarray) for each in arrays.values()):
                 raise ValueError("what it holds are no arrays")
-            columns = {n: list(each) if n == "embedding" else each.astype(str) for n, each in arrays.items()}
-            return pd.DataFrame(columns)
+            return pd.DataFrame({name: _column(name, each) for name, each in arrays.items()})
         except (ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise _unreadable(path, "NumPy's .npz", error) from error
+
+
+def _column(name: str, array: NDArray[Any]) -> list[Any] | NDArray[Any]:
+    if name == "embedding":
+        return list(array)
+    return array.astype(str) if array.dtype.kind == "S" else array  # numbers, whose NaN is no text
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> IntegrityError:
@@ -182,7 +188,7 @@ def _texts(table: pd.DataFrame, name: str) -> list[str | None]:
     """Return a column as text, None where it is empty or not there."""
     if name not in table:
         return [None] * len(table)
-    return [None if pd.isna(each) or str(each) in ("", "None") else str(each) for each in table[name]]
+    return [None if pd.isna(each) or str(each) in _NOBODY else str(each) for each in table[name]]
 
 
 def _groups(table: pd.DataFrame, source: str) -> dict[str, str]:
@@ -231,42 +237,19 @@ def _vectors(table: pd.DataFrame, source: str) -> NDArray[np.floating]:
 
 
 def read_pairs(path: Path) -> pd.DataFrame:
-    """Read a list of pairs: first, second, genuine and fold (0 where there is no such column).
+    """Read a list of pairs, as `data.sources.listing` describes it: first, second, genuine and fold.
 
     Raises:
         IntegrityError: a column is missing, or a line cannot be understood.
         DataError: there is no pair.
-        OSError: it cannot be opened.
+        UsageError: it cannot be opened.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        try:
-            table = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True)
-        except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError and EmptyDataError too
-            raise _unreadable(path, "CSV", error) from error
-    for name in ("first", "second", "genuine"):
-        if name not in table:
-            shown = ", ".join(table.columns)
-            raise IntegrityError(f"{path} lacks the column {name}; its columns are {shown}.")
-    if table.empty:
+    pairs = listing.read_pairs(path)
+    if not pairs:
         raise DataError(f"{path} holds no pair; list some.")
-    answers = table["genuine"].str.strip().str.lower()
-    _refuse_line(path, ~answers.isin(list(_SAME)), table["genuine"], "genuine is {!r}, and 1 or 0 is needed")
-    _refuse_line(path, table["first"] == table["second"], table["first"], "{!r} is compared with itself")
-    fold = table["fold"] if "fold" in table else pd.Series("0", table.index)
-    return pd.DataFrame(
-        {
-            "first": table["first"],
-            "second": table["second"],
-            "genuine": answers.map(_SAME).astype(bool),
-            "fold": pd.factorize(fold.str.strip(), sort=True)[0].astype(np.int64),
-        }
-    )
-
-
-def _refuse_line(path: Path, bad: pd.Series, shown: pd.Series, what: str) -> None:
-    if bad.any():
-        place = int(np.argmax(bad))
-        raise IntegrityError(f"{path}, line {place + 2}: {what.format(shown.iloc[place])}.")
+    rows = [(listing.as_text(each.first), listing.as_text(each.second), each.same) for each in pairs]
+    fold = pd.factorize(np.array([each.fold for each in pairs]), sort=True)[0].astype(np.int64)
+    return pd.DataFrame(rows, columns=["first", "second", "genuine"]).assign(fold=fold)
 
 
 @dataclass(frozen=True)

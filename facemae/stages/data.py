@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,7 +25,7 @@ from facemae.data.faces import workers as pool
 from facemae.data.faces.cache import build_cache, load_faces
 from facemae.data.faces.split import check_split, evaluated_pairs, listed_people, split_people
 from facemae.data.sources import manifest
-from facemae.data.sources.base import Attribute, Box, Place
+from facemae.data.sources.base import Attribute, Box, Photo, Place
 from facemae.data.sources.locate import Wanted, clear_unused, find, locate, raw_dir
 from facemae.data.sources.manifest import Entry
 
@@ -37,12 +37,17 @@ NAMED_EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Listed:
-    """A source with its place on this machine, and what was counted while it was listed."""
+    """A source with its place on this machine, and what was counted while it was listed.
+
+    `deep` holds an example of the photos that lie one folder too deep to name a person, for each folder at
+    the top.
+    """
 
     wanted: Wanted
     place: Place
-    counted: Counter[str]
-    ignored: Counter[str]
+    counted: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+    deep: dict[str, str] = field(default_factory=dict)
 
 
 def wanted_sources(data: config.Data) -> list[Wanted]:
@@ -83,7 +88,7 @@ def fetch(wanted: list[Wanted], raw: Path, folder: DataFolder) -> list[Listed]:
         UsageError, DataError: a source is missing or empty.
         IntegrityError: a file is not what it should be.
     """
-    listed = [Listed(each, locate(each, raw, folder.unpacked), Counter(), Counter()) for each in wanted]
+    listed = [Listed(each, locate(each, raw, folder.unpacked)) for each in wanted]
     clear_unused([each.place for each in listed], folder.unpacked)
     _check_apart(listed, folder)
     attributes = _attributes(wanted)
@@ -91,7 +96,9 @@ def fetch(wanted: list[Wanted], raw: Path, folder: DataFolder) -> list[Listed]:
     lists = [pair for one in listed if one.wanted.source.pairs for pair in one.wanted.source.pairs(one.place)]
     table = pairs.table(lists)
     if len(table):
-        pairs.check(table, records.read_table(folder.photos, ["sample_id"])["sample_id"])
+        known = records.read_table(folder.photos, ["sample_id"])["sample_id"]
+        table = pairs.in_spelling_of(table, known)
+        pairs.check(table, known)
         for protocol, rows in table.groupby("protocol", sort=False):
             say("fetch", f"{protocol}: {len(rows)} pairs, all of listed photos")
     records.write_table(folder.listed_pairs, table, layout.PAIR_COLUMNS)
@@ -136,9 +143,29 @@ def _entries(listed: Listed) -> Iterator[Entry]:
             people.add(photo.person)
         else:
             listed.counted["unnamed"] += 1
+            _note_depth(photo, listed)
         yield manifest.enter(photo, source.name, set_name)
         listed.counted["photos"] += 1
     listed.counted["people"] = len(people)
+
+
+def _note_depth(photo: Photo, listed: Listed) -> None:
+    _, top, *rest = photo.sample_id.split("/")
+    if not listed.wanted.source.folder and len(rest) == 2:
+        listed.counted["too deep"] += 1
+        listed.deep.setdefault(top, "/".join([top, *rest]))
+
+
+def _too_deep(listed: Listed) -> str:
+    """Return a sentence about photos that lie one folder too deep, if there are some."""
+    if not listed.deep:
+        return ""
+    top, example = next(iter(listed.deep.items()))
+    instead = f"name the folder {top} in it instead" if len(listed.deep) == 1 else "move them up"
+    return (
+        f"{listed.counted['too deep']} photos lie one folder too deep, such as {example}, since a person's "
+        f"folder has to lie directly in the one that is named; {instead}"
+    )
 
 
 def _say_listed(listed: Listed) -> None:
@@ -149,6 +176,8 @@ def _say_listed(listed: Listed) -> None:
     if counted["unnamed"] and counted["people"] and listed.wanted.set == SET_LABELLED:
         unnamed = f"{counted['unnamed']} photos name nobody (not directly in a person's folder)"
         say("fetch", f"{source.name}: {unnamed} and are used for nothing")
+    if listed.deep and listed.wanted.set == SET_LABELLED:
+        say("fetch", f"{source.name}: {_too_deep(listed)}")
     if source.published_images not in (None, counted["photos"]):
         say("fetch", f"{source.name}: {source.published_images} photos were expected")
 
@@ -167,6 +196,7 @@ def _described(listed: Listed, attributes: dict[str, Attribute]) -> dict[str, An
         "subject": source.subject,
         "photos": listed.counted["photos"],
         "people": listed.counted["people"],
+        "too_deep": _too_deep(listed),
         "ignored": dict(listed.ignored),
         "attributes": {name: asdict(attributes[name]) for name in source.attributes},
     }
@@ -280,7 +310,10 @@ def check_people(folder: DataFolder, data: config.Data) -> None:
     labelled = [each for each in records.read_json(folder.sources) if each["set"] == SET_LABELLED]
     people = sum(each["people"] for each in labelled)
     if people < 2:
+        mend = next((each["too_deep"] for each in labelled if each["too_deep"]), "") or (
+            "put each person's photos in a folder of their own, and photos of unknown people under "
+            "data.unlabelled"
+        )
         raise DataError(
-            f"data.labelled: {data.labelled} names {people} people where at least 2 are needed; put each "
-            "person's photos in a folder of their own, and photos of unknown people under data.unlabelled."
+            f"data.labelled: {data.labelled} names {people} people where at least 2 are needed; {mend}."
         )

@@ -400,6 +400,13 @@ def inputs(asked: Asked) -> tuple[Embeddings, pd.DataFrame | None]:
         UsageError: the options do not go together, or name what is not there.
         DataError, IntegrityError: what they name cannot be used.
     """
+    embeddings, pairs = _inputs(asked)
+    if pairs is not None:
+        pairs = drawn_pairs.in_spelling_of(pairs, [*embeddings.sample_ids, *embeddings.without_face])
+    return embeddings, pairs
+
+
+def _inputs(asked: Asked) -> tuple[Embeddings, pd.DataFrame | None]:
     asked.check()
     pairs = read_pairs(asked.pairs) if asked.pairs else None
     if asked.embeddings:

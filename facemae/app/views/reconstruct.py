@@ -25,7 +25,7 @@ from facemae.core import layout
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.data.images import encode_png
-from facemae.data.sources.folder import folder_state
+from facemae.data.sources.listing import folder_state
 from facemae.report import charts, tables
 
 if TYPE_CHECKING:

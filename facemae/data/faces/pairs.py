@@ -7,6 +7,7 @@ was not found is a failure to be counted, not a pair to be dropped.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict
 
@@ -18,6 +19,7 @@ from facemae.core.layout import PAIR_COLUMNS
 from facemae.data.sources.base import Pair
 
 GENERATED = "generated"
+_SIDES = ("first", "second")
 PER_FOLD = 300  # genuine pairs, and as many impostor pairs, as in LFW's View 2
 
 
@@ -27,6 +29,26 @@ def table(pairs: Iterable[Pair]) -> pd.DataFrame:
     return rows.astype({"protocol": str, "fold": "int64", "first": str, "second": str, "genuine": bool})
 
 
+def in_spelling_of(pairs: pd.DataFrame, sample_ids: Iterable[str]) -> pd.DataFrame:
+    """Return the pairs with their photos named as they are listed.
+
+    Systems spell accents in one character or two; where only that differs, and for one photo, they match.
+
+    Args:
+        pairs: Columns first and second.
+        sample_ids: The listed photos.
+    """
+    names = list(sample_ids)
+    known = set(names)
+    unknown = {*pairs["first"], *pairs["second"]} - known
+    if not unknown:
+        return pairs
+    composed = pd.Series(names, index=[unicodedata.normalize("NFC", name) for name in names])
+    composed = composed[~composed.index.duplicated(keep=False)]
+    found = {name: composed.get(unicodedata.normalize("NFC", name), name) for name in unknown}
+    return pairs.assign(**{side: pairs[side].map(lambda each: found.get(each, each)) for side in _SIDES})
+
+
 def check(pairs: pd.DataFrame, sample_ids: Iterable[str]) -> None:
     """Stop unless both photos of every pair are listed.
 
@@ -34,7 +56,7 @@ def check(pairs: pd.DataFrame, sample_ids: Iterable[str]) -> None:
         IntegrityError: a pair names a photo that is not there.
     """
     known = set(sample_ids)
-    for column in ("first", "second"):
+    for column in _SIDES:
         lost = pairs.loc[~pairs[column].isin(known)]
         if len(lost):
             raise IntegrityError(

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from facemae.data.sources.base import Attribute, Limits, Photo, Place, Source, Value
-from facemae.data.sources.folder import NOT_A_PHOTO, lines, malformed, visible_files
+from facemae.data.sources.listing import NOT_A_PHOTO, lines, malformed, visible_files
 
 ADDRESS = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 ATTRIBUTES = "list_attr_celeba.txt"

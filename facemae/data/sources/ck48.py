@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from facemae.data.sources.base import EXPRESSION, Photo, Place, Source, Value
-from facemae.data.sources.folder import NOT_A_PHOTO, visible_files
+from facemae.data.sources.listing import NOT_A_PHOTO, visible_files
 
 ADDRESS = "http://www.pitt.edu/~emotion/ck-spread.htm"
 EXPRESSIONS = ("anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise")

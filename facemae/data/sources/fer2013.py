@@ -10,7 +10,7 @@ from facemae.core import files
 from facemae.core.errors import IntegrityError
 from facemae.core.progress import track
 from facemae.data.sources.base import EXPRESSION, Attribute, Limits, Photo, Place, Source
-from facemae.data.sources.folder import malformed, rows
+from facemae.data.sources.listing import malformed, rows
 
 ADDRESS = (
     "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from facemae.data.sources.base import GENDER, Pair, Photo, Place, Remote, Source, Value
-from facemae.data.sources.folder import (
+from facemae.data.sources.listing import (
     IMAGE_SUFFIX,
     NOT_A_PHOTO,
     lines,

@@ -14,6 +14,7 @@ from facemae.core.errors import DataError, StorageError, UsageError
 from facemae.core.progress import say
 from facemae.data.sources import SOURCES, VARIANTS, archives, download, folder, insightface
 from facemae.data.sources.base import Place, Remote, Source
+from facemae.data.sources.listing import folder_state
 
 RAW_DIR_VARIABLE = "FACEMAE_RAW_DIR"
 READY, DOWNLOADABLE, MISSING = "ready", "will be downloaded", "missing"
@@ -36,7 +37,7 @@ class Wanted:
 
 def raw_dir(configured: str) -> Path:
     """Return the folder of raw data: the environment's, or else the configuration's."""
-    return Path(os.environ.get(RAW_DIR_VARIABLE) or configured)
+    return Path(os.environ.get(RAW_DIR_VARIABLE) or configured).expanduser()
 
 
 def find(text: str, set_name: str, raw: Path, number: int = 0) -> Wanted:
@@ -58,7 +59,7 @@ def find(text: str, set_name: str, raw: Path, number: int = 0) -> Wanted:
         named = Path(path).expanduser()
         _check_exists(named, text)
         return Wanted(_variant_of_path(name, named), set_name, named)
-    named = Path(text)
+    named = Path(text).expanduser()
     _check_exists(named, text)
     if named.suffix == ".bin":
         return Wanted(insightface.bin_source(named), set_name, named)
@@ -215,7 +216,7 @@ def _states(wanted: Wanted, raw: Path) -> Iterator[str]:
     images = _photos_at(wanted, raw)
     for path in [images, *(images.parent / name for name in source.sides)] if images else []:
         if path.is_dir():
-            yield folder.folder_state(path)
+            yield folder_state(path)
         elif not path.exists():
             if path.name in {name for name, _ in checked}:
                 yield f"{path.name} missing"  # it may come with the next listing

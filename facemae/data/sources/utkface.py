@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from facemae.data.sources.base import AGE, GENDER, RACE, Photo, Place, Source, Value
-from facemae.data.sources.folder import IMAGE_SUFFIX, NOT_A_PHOTO, printable, visible_files
+from facemae.data.sources.listing import IMAGE_SUFFIX, NOT_A_PHOTO, printable, visible_files
 
 ADDRESS = "https://susanqq.github.io/UTKFace/"
 

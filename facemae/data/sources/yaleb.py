@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from facemae.data.sources.base import Attribute, Photo, Place, Source
-from facemae.data.sources.folder import NOT_A_PHOTO, visible_files
+from facemae.data.sources.listing import NOT_A_PHOTO, visible_files
 
 ADDRESS = "http://vision.ucsd.edu/~leekc/ExtYaleDatabase/ExtYaleB.html"
 AMBIENT = "ambient light, no flash"

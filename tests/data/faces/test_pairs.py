@@ -174,3 +174,15 @@ def test_a_lost_photo_is_named():
     with pytest.raises(IntegrityError, match=r"^1 pairs of lfw .* for example gone; [^.]*\.$") as caught:
         pairs.check(table, ["a", "b"])
     assert caught.value.exit_code == 4
+
+
+def test_photos_are_found_in_either_spelling_of_their_accents():
+    composed, decomposed = ("own/Zo\u00eb/1", "own/Zoe\u0308/1")
+    listed = ((composed, "own/x"), (decomposed, "own/gone"))
+    both = pairs.table(Pair("list", 0, *names, False) for names in listed)
+    found = pairs.in_spelling_of(both, [decomposed, "own/x"])
+    assert found["first"].to_list() == [decomposed, decomposed]
+    assert found["second"].to_list() == ["own/x", "own/gone"]
+    # Where both are there each is itself.
+    found = pairs.in_spelling_of(both, [decomposed, composed, "own/x"])
+    assert found["first"].to_list() == [composed, decomposed]

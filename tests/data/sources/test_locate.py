@@ -13,7 +13,7 @@ from facemae.core.errors import DataError, StorageError, UsageError
 from facemae.core.layout import SET_LABELLED, SET_UNLABELLED
 from facemae.data.sources import SOURCES, VARIANTS, archives, download, locate
 from facemae.data.sources.base import Photo, Place, Remote, Source
-from facemae.data.sources.folder import visible_files
+from facemae.data.sources.listing import visible_files
 from facemae.data.sources.locate import DOWNLOADABLE, MISSING, READY, find
 
 PEOPLE = {"ann/1.jpg": b"ann one", "ann/2.jpg": b"ann two", "bob/1.jpg": b"bob one"}

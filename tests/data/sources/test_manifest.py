@@ -106,9 +106,17 @@ def test_a_range_too_large_for_a_photo_is_refused_unread(photo):
     assert caught.value.code == "E_TOO_LARGE"
 
 
+def test_a_link_is_read_as_what_it_leads_to(photo, tmp_path):
+    (tmp_path / "link").symlink_to(photo.path)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert manifest.read_photo(Photo("a/1", None, tmp_path / "link")) == photo.path.read_bytes()
+    with pytest.raises(ImageError, match="a link to a file that is not there"):
+        manifest.read_photo(Photo("a/1", None, tmp_path / "gone"))
+
+
 @pytest.mark.parametrize("kind", ["missing", "folder", "link", "too long a range"])
 def test_a_photo_that_cannot_be_read_has_no_content(photo, tmp_path, kind):
-    (tmp_path / "link").symlink_to(photo.path)
+    (tmp_path / "link").symlink_to(tmp_path / "link")
     bad = {
         "missing": Photo("a/1", "ann", tmp_path / "none.jpg"),
         "folder": Photo("a/1", "ann", tmp_path),

@@ -1,0 +1,211 @@
+"""Walking folders of photos and reading lists: what the sources share."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from facemae.core.errors import IntegrityError, UsageError
+
+NOT_A_PHOTO = "not a photo"
+HIDDEN = "hidden"
+LISTED_ANYWAY = "a link to a folder that is listed anyway"
+IMAGE_SUFFIX = r"\.(?:jpe?g|png|webp)"
+
+_SAME = {
+    "1": True, "true": True, "yes": True, "same": True,
+    "0": False, "false": False, "no": False, "different": False,
+}  # fmt: skip
+_NUMBER = re.compile("[0-9]{1,6}")
+
+
+def folder_state(folder: Path) -> str:
+    """Return a short hash that changes when an entry of `folder` is added, removed, renamed or changed."""
+    digest = hashlib.sha256()
+    for path in visible_files(folder):
+        try:
+            status = path.stat() if path.exists() else path.lstat()
+            known = f" {status.st_mode} {status.st_size} {status.st_mtime_ns}\n"
+        except OSError:  # deleted since it was listed, which is a change as well
+            known = " gone\n"
+        digest.update(os.fsencode(path) + known.encode())
+    return digest.hexdigest()[:16]
+
+
+def visible_files(folder: Path, ignored: Counter[str] | None = None) -> Iterator[Path]:
+    """Yield every visible entry below `folder` that is no folder, sorted by name within each folder.
+
+    Links are followed; a folder that links lead to is walked once, and not at all if it is walked without
+    them. A folder that cannot be listed is yielded itself, so that what it hides does not vanish from the
+    report. Hidden files, and links that are not followed, are counted in `ignored`, if that is given.
+    """
+    top = _children(folder)
+    if top is None:
+        yield folder
+        return
+    followed = _Followed(folder)
+    stack = [(folder, False, False, top)]  # no recursion, which a deep folder would exhaust
+    while stack:
+        parent, inside_hidden, linked, names = stack[-1]
+        for name, is_folder, is_link in names:
+            path, hidden = parent / name, inside_hidden or name.startswith(".")
+            if hidden and (ignored is None or is_link):
+                is_folder = False
+            elif is_folder and (is_link or linked) and not followed.is_new(path, is_link):
+                if ignored is not None:
+                    ignored[LISTED_ANYWAY] += 1
+                continue
+            children = _children(path) if is_folder else None
+            if children is not None:
+                stack.append((path, hidden, linked or is_link, children))
+                break
+            if not hidden:
+                yield path
+            elif ignored is not None:
+                ignored[HIDDEN] += 1
+        else:
+            stack.pop()
+
+
+class _Followed:
+    """The folders that links have led to, so that none is walked twice and a circle ends."""
+
+    def __init__(self, top: Path) -> None:
+        self._top = Path(os.path.realpath(top))
+        self._seen = {self._top}
+
+    def is_new(self, path: Path, is_link: bool) -> bool:
+        """Return whether a folder, a link or below one, is to be walked from here."""
+        target = Path(os.path.realpath(path))
+        if target in self._seen:
+            return False
+        self._seen.add(target)
+        if not target.is_relative_to(self._top):
+            return True
+        return any(part.startswith(".") for part in target.relative_to(self._top).parts)
+
+
+def _children(folder: Path) -> Iterator[tuple[str, bool, bool]] | None:
+    """Return the names in a folder, sorted, each with whether it is a folder and a link; None: unreadable."""
+    try:
+        with os.scandir(folder) as entries:
+            return iter(sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries))
+    except OSError:
+        return None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def printable(name: str) -> str:
+    r"""Return a file name as text that any report can store; different names stay different.
+
+    Bytes that are no UTF-8 arrive as lone surrogates and become \udcXX, and a real backslash is doubled so
+    that no other name can look the same.
+    """
+    return as_text(name.replace("\\", "\\\\"))
+
+
+def as_text(name: str) -> str:
+    """Return a name with bytes that are no UTF-8 written out, so that any report can store it."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+class ListedPair(NamedTuple):
+    """A line of a list of pairs; names may hold lone surrogates, as file names do."""
+
+    line: int
+    first: str
+    second: str
+    same: bool
+    fold: int
+
+
+def read_pairs(path: Path) -> list[ListedPair]:
+    """Read a list of pairs: a CSV file with the columns first, second, same and perhaps fold.
+
+    `same` may be called genuine; it is 1, true, yes or same, or else 0, false, no or different. Folds are
+    whole numbers from 0 or, if one of them is no number, any texts, which are numbered in their order.
+
+    Raises:
+        IntegrityError: a column is missing, or a line cannot be understood.
+        UsageError: the file cannot be read.
+    """
+    listed, folds = [], []
+    for line, row in rows(path, ("first", "second")):
+        answer = row.get("same", row.get("genuine"))
+        if answer is None:
+            raise malformed(path, 1, f"a column same is needed, and it names {', '.join(row)}")
+        same = _SAME.get(answer.strip().lower())
+        if same is None:
+            raise malformed(path, line, f"same is {answer!r}, and 1 or 0 is needed")
+        if row["first"] == row["second"]:
+            raise malformed(path, line, f"{row['first']!r} is compared with itself")
+        folds.append((row.get("fold") or "").strip() or "0")
+        listed.append(ListedPair(line, row["first"], row["second"], same, 0))
+    if all(map(_NUMBER.fullmatch, folds)):
+        number = {fold: int(fold) for fold in folds}
+    else:
+        number = {fold: place for place, fold in enumerate(sorted(set(folds)))}
+    return [pair._replace(fold=number[fold]) for pair, fold in zip(listed, folds, strict=True)]
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file, without their ends, and their numbers from 1.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    for number, line in enumerate(_raw_lines(path), start=1):
+        yield number, line.rstrip("\r\n")
+
+
+def rows(path: Path, columns: Collection[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a CSV file by column, each with the number of its line; empty ones are left out.
+
+    Raises:
+        IntegrityError: one of `columns` is missing, or a row has more or fewer values than the first line.
+        UsageError: the file cannot be read.
+    """
+    reader = csv.reader(_raw_lines(path), skipinitialspace=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if not set(columns) <= set(header):
+            what = f"the columns {', '.join(columns)} are needed, and it names {', '.join(header) or 'none'}"
+            raise malformed(path, 1, what)
+        for values in reader:
+            if len(values) == len(header):
+                yield reader.line_num, dict(zip(header, values, strict=True))
+            elif values:
+                what = f"{len(header)} values are needed, and it has {len(values)}"
+                raise malformed(path, reader.line_num, what)
+    except csv.Error as error:
+        raise malformed(path, reader.line_num, str(error)) from error
+
+
+def _raw_lines(path: Path) -> Iterator[str]:
+    try:
+        # Undecodable bytes survive, as they do in file names: some lists are of file names.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            yield from file
+    except OSError as error:
+        raise UsageError(
+            f"{printable(str(path))} cannot be read ({error.strerror}); check its permissions."
+        ) from error
+
+
+def malformed(path: Path, line: int, what: str) -> IntegrityError:
+    """Return the error for a line of a list that cannot be understood; `what` says why."""
+    shown = what if len(what) <= 200 else f"{what[:200]}..."
+    text = f"{path}, line {line}: {shown}; get the file again, or correct it."
+    return IntegrityError(as_text(text))
