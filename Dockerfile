@@ -11,6 +11,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY facemae ./facemae
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 COPY app.py config.yaml ./
+COPY config/defaults.yaml ./config/defaults.yaml
 COPY .streamlit/config.toml ./.streamlit/config.toml
 
 FROM python:3.11-slim

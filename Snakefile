@@ -10,6 +10,7 @@ from snakemake.utils import min_version
 min_version("9.11")
 
 
+configfile: f"{workflow.basedir}/config/defaults.yaml"
 configfile: "config.yaml"
 
 

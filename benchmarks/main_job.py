@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from benchmarks.common import cores, finish
-from facemae.config.experiment import merge
+from facemae.config import merge
 from facemae.core.errors import UsageError
 from facemae.core.files import atomic_write, dump_json
 from facemae.core.progress import say

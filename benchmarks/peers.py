@@ -25,7 +25,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from benchmarks.common import cores
 from benchmarks.turns import Baton
-from facemae.config.experiment import SIZES
+from facemae.config import SIZES
 
 SIDE = 112  # pixels of an image
 PATCH = 8

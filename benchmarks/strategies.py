@@ -59,7 +59,7 @@ class Training:
         optimizer.set_learning_rate(self.optimizer, optimizer.learning_rate(step, self.settings))
         loss = self.autoencoding.loss(step, slice(0, self.settings.batch_size))[LOSS]
         loss.backward()
-        nn.utils.clip_grad_norm_(self.weights, self.settings.clip_norm, foreach=True)
+        nn.utils.clip_grad_norm_(self.weights, self.settings.max_grad_norm, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.autoencoding.after_step(ALONE)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import settings
 
 from facemae import config
@@ -60,13 +59,13 @@ def root():
 @pytest.fixture
 def shipped():
     """The content of the shipped config.yaml, to change at will."""
-    return yaml.safe_load((ROOT / "config.yaml").read_text())
+    return config.content_of([ROOT / "config.yaml"])
 
 
 @pytest.fixture(scope="session")
 def small():
     """Return a function that makes a small experiment, with changes laid over it."""
-    base = config.merge(yaml.safe_load((ROOT / "config.yaml").read_text()), SMALL)
+    base = config.merge(config.content_of([ROOT / "config.yaml"]), SMALL)
 
     def make(**changes):
         return config.parse(config.merge(copy.deepcopy(base), changes))

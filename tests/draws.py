@@ -7,10 +7,10 @@ from facemae.masking.crops import Crops
 from facemae.masking.regions import region_map
 from facemae.masking.strategies import STRATEGIES, draw_mask
 
-ATTENTION = {"least_led": 0.2, "most_led": 0.6}
+ATTENTION = {"min_led": 0.2, "max_led": 0.6}
 PARAMETERS = {
-    "block": {"least_area": 0.08, "least_aspect": 0.3, "rounds": 12},
-    "inverse_block": {"least_aspect": 0.5},
+    "block": {"min_area": 0.08, "min_aspect": 0.3, "rounds": 12},
+    "inverse_block": {"min_aspect": 0.5},
     "attention_high": ATTENTION,
     "attention_hint": ATTENTION | {"reveal": 0.1},
     "attention_low": ATTENTION,

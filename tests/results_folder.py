@@ -59,7 +59,7 @@ EVERYTHING: dict[str, Any] = {
         "lights": ["exposure", "gamma", "side"],
         "strengths": [0.5, 1.0],
     },
-    "label_curve": {"runs": ["all"], "shares": [0.1, 0.25, 0.5], "per_person": [1, 2], "subsets": 3},
+    "label_curve": {"runs": ["all"], "fractions": [0.1, 0.25, 0.5], "per_person": [1, 2], "subsets": 3},
     "attributes": {"runs": ["all"], "tasks": {"gender": "orl"}},
 }
 LANDMARKS = np.array([(3, 4), (7, 4), (5, 6), (4, 8), (6, 8)], np.float32)

@@ -3,7 +3,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from facemae import __main__ as cli
@@ -201,7 +200,7 @@ def test_a_run_that_does_not_exist(facemae, tmp_path, command):
     options = stage_options(tmp_path, "config", "seed", "data", "out")
     code, _, err = facemae(command, *options, "--run", "blok")
     assert (code, err.count("\n")) == (2, 1)
-    assert err.startswith("facemae: runs.blok: there is no such run; config.yaml has scratch, random")
+    assert err.startswith("facemae: runs.blok: there is no such run; there are scratch, random")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +236,7 @@ def test_config_prints_the_whole_experiment(facemae, overlay, root):
     code, out, _ = facemae("config", *overlay("runs: {block: null}\nseeds: [5]"))
     assert code == 0
     content = json.loads(out)
-    shipped = yaml.safe_load((root / "config.yaml").read_text())
+    shipped = config.content_of([root / "config.yaml"])
     assert content["seeds"] == [5]
     assert content["runs"] == shipped["runs"] | {"block": None}
     assert content["defaults"] == shipped["defaults"]
@@ -259,7 +258,7 @@ def test_the_written_configuration_keeps_the_order_of_the_runs(facemae, tmp_path
 def test_config_reads_standard_input(root):
     text = (root / "config.yaml").read_text()
     done = real("config", "--config", "-", input=text, check=True)
-    assert json.loads(done.stdout) == json.loads(json.dumps(yaml.safe_load(text)))
+    assert json.loads(done.stdout) == json.loads(json.dumps(config.content_of([root / "config.yaml"])))
 
 
 def test_schema_prints_the_stored_schema(facemae, root):

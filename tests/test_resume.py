@@ -34,7 +34,7 @@ DIFFERENCE = {
     "defaults": {
         "model": {"patch_size": 8, "width": 16, "depth": 2, "heads": 2, "embedding": 8},
         "pretrain": {
-            "decoder_width": 16, "decoder_heads": 2, "teacher_decay": 0.9, "crop_least": 0.5,
+            "decoder_width": 16, "decoder_heads": 2, "teacher_decay": 0.9, "crop_min": 0.5,
             "held_out": 0.25, "validate_every": 24, "patience": 5, **TRAINING,
         },
         "finetune": TRAINING,
@@ -52,7 +52,7 @@ forked.set_forkserver_preload(
 
 @pytest.fixture(scope="module")
 def experiment() -> config.Experiment:
-    return config.parse(config.merge(yaml.safe_load((ROOT / "config.yaml").read_text()), DIFFERENCE))
+    return config.parse(config.merge(config.content_of([ROOT / "config.yaml"]), DIFFERENCE))
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
+from facemae import config
 from facemae.core import layout, records
 from facemae.core.layout import Results
 from facemae.report import readme
@@ -56,11 +56,8 @@ def planned(folder: Path, *arguments: str) -> set[tuple[str, str]]:
 
 
 def write_config(folder: Path, difference: dict) -> None:
-    content = yaml.safe_load((ROOT / "config.yaml").read_text())
-    tiny = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
-    from facemae.config.experiment import merge
-
-    (folder / "config.yaml").write_text(json.dumps(merge(merge(content, tiny), difference)))
+    content = config.content_of([ROOT / "config.yaml", ROOT / "config" / "tiny.yaml"])
+    (folder / "config.yaml").write_text(json.dumps(config.merge(content, difference)))
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +279,7 @@ def table_of(text: str, first: str) -> dict[str, list[str]]:
 @pytest.mark.timeout(3600)
 def test_another_processor_gives_the_verdicts_that_the_readme_shows(tmp_path):
     """Without bfloat16 the same seeds give other networks: numbers that are near, and the same verdicts."""
-    content = yaml.safe_load((ROOT / "config.yaml").read_text())
+    content = config.content_of([ROOT / "config.yaml"])
     (tmp_path / "config.yaml").write_text(json.dumps(content | {"precision": "float32"}))
     done = snakemake(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

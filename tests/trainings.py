@@ -151,7 +151,9 @@ def recognition(experiment, faces, compute, **changes):
     """Batch normalisation, dropped paths, layer decay, a ramped margin: a state of every other kind."""
     run = experiment.defaults
     settings = config.Finetune.model_validate(
-        config.merge(run.finetune.model_dump(), {"margin_warmup_share": 0.5, "layer_decay": 0.75, **changes})
+        config.merge(
+            run.finetune.model_dump(), {"margin_warmup_fraction": 0.5, "layer_decay": 0.75, **changes}
+        )
     )
     torch.manual_seed(5)
     embedder = build_embedder(run.model, faces.shape[1], drop_path=0.5)

@@ -1,4 +1,4 @@
-"""Which settings go together: what cannot work is refused before anything runs, with what would.
+"""Which settings go together: what cannot work is refused at the start, with settings that would work.
 
 Knows the networks and strategies by name only, so that the workflow can ask without loading torch.
 """
@@ -13,10 +13,10 @@ from facemae.config.masks import BLOCKS, MASK_GUIDES, PIXEL_MASKS, REGION_MASKS
 from facemae.config.networks import either
 
 if TYPE_CHECKING:
-    from facemae.config.experiment import Finetune, Model, Pretrain
+    from facemae.config.training import Finetune, Model, Pretrain
 
-LEAST_PATCH = 4  # pixels along a side, of those offered
-MIN_REGION_SIDE = 4  # patches along a side, below which the boxes of the regions fall together
+MIN_PATCH = 4  # pixels along a side, of those offered
+MIN_REGION_SIDE = 4  # patches along a side, below which the boxes of the regions overlap
 DECODERS = {
     "vit": ("transformer", "cross", "deconv", "mlp"),
     "cnn": ("transformer", "cross", "deconv", "mlp"),
@@ -36,7 +36,7 @@ def problem(model: Model, pretrain: Pretrain | None, image_size: int, *, aligned
 
     Args:
         model: The encoder.
-        pretrain: The masked autoencoder around it, or its rival; None trains without.
+        pretrain: The masked autoencoder around it, or a contrastive method; None trains without.
         image_size: Side of a face in pixels.
         aligned: Whether the faces are warped to the template that the face regions lie on.
     """
@@ -62,7 +62,7 @@ def finetune_problem(model: Model, finetune: Finetune, image_size: int) -> str |
     if finetune.patch_drop and not 1 <= round(finetune.patch_drop * patches) < patches:
         return (
             f"finetune.patch_drop: {finetune.patch_drop} of {patches} patches leaves out none or all; choose "
-            "another share, or 0."
+            "another fraction, or 0."
         )
     return None
 
@@ -72,7 +72,7 @@ def _problems(model: Model, pretrain: Pretrain | None, image_size: int, aligned:
     if pretrain is None:
         return
     if pretrain.method != "mae":
-        yield from _rival_problems(pretrain)
+        yield from _contrastive_problems(pretrain)
         return
     yield from _decoder_problems(model, pretrain)
     yield from _mask_problems(model, pretrain, image_size, aligned)
@@ -94,14 +94,14 @@ def _model_problems(model: Model, image_size: int) -> Iterator[str]:
 
 
 def _divisors(image_size: int) -> tuple[int, ...]:
-    return tuple(size for size in range(LEAST_PATCH, image_size // 2 + 1) if image_size % size == 0)
+    return tuple(size for size in range(MIN_PATCH, image_size // 2 + 1) if image_size % size == 0)
 
 
-def _rival_problems(pretrain: Pretrain) -> Iterator[str]:
-    """Yield what a rival of the masked autoencoder asks for: every encoder will do, parts of a batch not."""
-    if pretrain.accumulate > 1:
+def _contrastive_problems(pretrain: Pretrain) -> Iterator[str]:
+    """Yield what a contrastive method asks for: every encoder will do, parts of a batch not."""
+    if pretrain.grad_accumulation > 1:
         yield (
-            f"pretrain.accumulate: {pretrain.method} compares the faces of the whole batch, parts of it "
+            f"pretrain.grad_accumulation: {pretrain.method} compares all faces of the batch, parts of it "
             "would be another task; choose 1, and a smaller batch_size if memory is short."
         )
 

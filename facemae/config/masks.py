@@ -1,6 +1,6 @@
 """The masking strategies' settings: typed and bounded, and known without loading a network.
 
-Shares are of M, the patches that a mask hides, where nothing else is said.
+Fractions are of M, the patches that a mask hides, where nothing else is said.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import Field, model_validator
 
-from facemae.config.section import OpenShare, Section, Share
+from facemae.config.section import Fraction, OpenFraction, Section
 
 Aspect = Annotated[float, Field(gt=0, le=1)]
 
@@ -46,10 +46,10 @@ class RegionMask(MaskBlock):
 class BlockMask(MaskBlock):
     """Rectangles are hidden."""
 
-    least_area: Annotated[float, Field(gt=0, le=1)]
-    """Least area of a rectangle, share of all patches."""
-    least_aspect: Aspect
-    """Least height per width of a rectangle; the greatest is its inverse."""
+    min_area: Annotated[float, Field(gt=0, le=1)]
+    """Min area of a rectangle, fraction of all patches."""
+    min_aspect: Aspect
+    """Min height per width of a rectangle; the greatest is its inverse."""
     rounds: Annotated[int, Field(ge=1, le=100)]
     """Rectangles tried per image; what they leave is topped up at random."""
 
@@ -57,8 +57,8 @@ class BlockMask(MaskBlock):
 class InverseBlockMask(MaskBlock):
     """One rectangle stays visible."""
 
-    least_aspect: Aspect
-    """Least height per width of the rectangle; the greatest is its inverse."""
+    min_aspect: Aspect
+    """Min height per width of the rectangle; the greatest is its inverse."""
 
 
 class AttentionMask(MaskBlock):
@@ -66,23 +66,23 @@ class AttentionMask(MaskBlock):
 
     guide = "attention"
 
-    least_led: Share
-    """Least share that attention leads, drawn for each image anew; the rest is random."""
-    most_led: Share
-    """Greatest share that attention leads."""
+    min_led: Fraction
+    """Min fraction that attention leads, drawn for each image anew; the rest is random."""
+    max_led: Fraction
+    """Greatest fraction that attention leads."""
 
     @model_validator(mode="after")
     def _in_order(self) -> AttentionMask:
-        if self.least_led > self.most_led:
-            raise ValueError(f"least_led is {self.least_led}, above most_led {self.most_led}; swap them")
+        if self.min_led > self.max_led:
+            raise ValueError(f"min_led is {self.min_led}, above max_led {self.max_led}; swap them")
         return self
 
 
 class HintMask(AttentionMask):
     """A teacher's attention leads, and a few hints stay visible."""
 
-    reveal: Share
-    """Share of the led patches that stays visible, among as large a share of the most attended patches."""
+    reveal: Fraction
+    """Fraction of the led patches that stays visible, among the most attended of all patches."""
 
 
 class HardPatchMask(MaskBlock):
@@ -90,8 +90,8 @@ class HardPatchMask(MaskBlock):
 
     guide = "predicted_loss"
 
-    final_led: Share
-    """Share that is led at the end of the training; it rises linearly from 0."""
+    final_led: Fraction
+    """Fraction that is led at the end of the training; it rises linearly from 0."""
 
 
 class LossMask(MaskBlock):
@@ -99,19 +99,19 @@ class LossMask(MaskBlock):
 
     guide = "position_loss"
 
-    final_led: Share
-    """Share that is led at the end of the training; it rises linearly from 0."""
+    final_led: Fraction
+    """Fraction that is led at the end of the training; it rises linearly from 0."""
     temperature: Annotated[float, Field(gt=0)]
     """In standard deviations of the error over the positions; small hides the hardest, great is random."""
 
 
 class RatioCurriculum(MaskBlock):
-    """The share to hide moves on a line during the training, in place of mask_ratio."""
+    """The fraction to hide moves on a line during the training, in place of mask_ratio."""
 
-    start: OpenShare
-    """Share of the patches hidden at the start."""
-    end: OpenShare
-    """Share of the patches hidden at the end."""
+    start: OpenFraction
+    """Fraction of the patches hidden at the start."""
+    end: OpenFraction
+    """Fraction of the patches hidden at the end."""
 
 
 class AdversarialMask(MaskBlock):

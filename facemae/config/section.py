@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def expand_home(path: str) -> str:
+    """Return a path, or name:path, with a leading `~` as the home folder, which no shell expands in YAML."""
+    name, colon, rest = path.partition(":")
+    if colon and rest.startswith("~"):
+        return f"{name}:{Path(rest).expanduser()}"
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
 
 Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+PathText = Annotated[str, Field(min_length=1), AfterValidator(expand_home)]
 
 
 class Section(BaseModel):

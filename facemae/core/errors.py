@@ -4,11 +4,16 @@ A message is one sentence: what happened, the limit and the value seen, and the 
 Anything that is not a `FaceMAEError` is a bug and ends with exit code 1.
 """
 
+from facemae.core.text import MAX_LINE, shown
+
 
 class FaceMAEError(Exception):
-    """An expected failure; its message is written for the user."""
+    """An expected failure; its message is for the user, escaped and short whatever it quotes."""
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shown(message, MAX_LINE))
 
 
 class UsageError(FaceMAEError):

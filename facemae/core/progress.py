@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from facemae.core.text import MAX_LINE, shown
+
 T = TypeVar("T")
 
 FIRST_SECONDS = 0.5
@@ -49,10 +51,10 @@ class Progress:
 
 
 def say(label: str, text: str) -> None:
-    """Print one line to the standard error stream, flushed."""
+    """Print one line to the standard error stream, flushed; what it quotes is escaped and short."""
     # Whoever read the progress may be gone, as when a terminal is closed; the work goes on.
     with contextlib.suppress(BrokenPipeError):
-        print(f"[{label}] {text}", file=sys.stderr, flush=True)
+        print(shown(f"[{label}] {text}", MAX_LINE), file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], total: int | None, label: str, unit: str) -> Iterator[T]:

@@ -17,33 +17,33 @@ _SIDES = 4  # parts that the patches outside of every region fall into
 PARTS = _SIDES + len(REGIONS)
 
 
-def attention_high(context: Context, *, least_led: float, most_led: float) -> Tensor:
+def attention_high(context: Context, *, min_led: float, max_led: float) -> Tensor:
     """Hide what a teacher attends to most: AttMask-High of Kakogeorgiou et al., ECCV 2022.
 
     Args:
         context: Its signal is the attention that each patch gets.
-        least_led: Least share of M that is led, drawn for each image anew.
-        most_led: Greatest share of M that is led.
+        min_led: Least share of M that is led, drawn for each image anew.
+        max_led: Greatest share of M that is led.
     """
-    return _led(context, _signal(context), _led_counts(context, least_led, most_led))
+    return _led(context, _signal(context), _led_counts(context, min_led, max_led))
 
 
-def attention_low(context: Context, *, least_led: float, most_led: float) -> Tensor:
+def attention_low(context: Context, *, min_led: float, max_led: float) -> Tensor:
     """Hide what a teacher attends to least: AttMask-Low, a control. The arguments are `attention_high`'s."""
-    return _led(context, -_signal(context), _led_counts(context, least_led, most_led))
+    return _led(context, -_signal(context), _led_counts(context, min_led, max_led))
 
 
-def attention_hint(context: Context, *, least_led: float, most_led: float, reveal: float) -> Tensor:
+def attention_hint(context: Context, *, min_led: float, max_led: float, reveal: float) -> Tensor:
     """Hide what a teacher attends to most, but for a few hints: AttMask-Hint.
 
     Args:
         context: Its signal is the attention that each patch gets.
-        least_led: Least share of M that is led, drawn for each image anew.
-        most_led: Greatest share of M that is led.
+        min_led: Least share of M that is led, drawn for each image anew.
+        max_led: Greatest share of M that is led.
         reveal: Share of the led patches that stays visible, drawn from as large a share of the image's most
             attended patches.
     """
-    led = _led_counts(context, least_led, most_led)
+    led = _led_counts(context, min_led, max_led)
     places = ranks(_signal(context), ties=context.noise.uniform(context.patches))
     most_attended = places < led.clamp(max=round(reveal * context.patches))
     lots = torch.where(most_attended, context.noise.uniform(context.patches), -1.0)

@@ -18,7 +18,7 @@ def random(context: Context) -> Tensor:
     return context.noise.uniform(context.patches)
 
 
-def block(context: Context, *, least_area: float, least_aspect: float, rounds: int) -> Tensor:
+def block(context: Context, *, min_area: float, min_aspect: float, rounds: int) -> Tensor:
     """Score random rectangles above the rest: Bao et al., BEiT, ICLR 2022, algorithm 1.
 
     A rectangle is taken when it covers something new and no more than is left to hide. BEiT may stop short
@@ -26,18 +26,18 @@ def block(context: Context, *, least_area: float, least_aspect: float, rounds: i
 
     Args:
         context: What the strategy may look at.
-        least_area: Least area of a rectangle, as a share of the patches; M at most.
-        least_aspect: Least height per width; the greatest is its inverse.
+        min_area: Least area of a rectangle, as a share of the patches; M at most.
+        min_aspect: Least height per width; the greatest is its inverse.
         rounds: Rectangles tried per image.
     """
-    least = min(least_area * context.patches, context.hidden)
+    least = min(min_area * context.patches, context.hidden)
     covered = torch.zeros(
         context.batch, context.side, context.side, dtype=torch.bool, device=context.noise.device
     )
     for draw in context.noise.uniform(rounds, 4).unbind(1):
         left_to_hide = context.hidden - covered.sum(dim=(1, 2))
         area = least + (left_to_hide - least).clamp(min=0) * draw[:, 0]
-        aspect = _aspects(draw[:, 1], least_aspect)
+        aspect = _aspects(draw[:, 1], min_aspect)
         height = (area * aspect).sqrt().round().clamp(1, context.side)
         width = (area / aspect).sqrt().round().clamp(1, context.side)
         rectangle = _rectangles(height, width, draw[:, 2:], context.side)
@@ -47,18 +47,18 @@ def block(context: Context, *, least_area: float, least_aspect: float, rounds: i
     return covered.flatten(1) + context.noise.uniform(context.patches)
 
 
-def inverse_block(context: Context, *, least_aspect: float) -> Tensor:
+def inverse_block(context: Context, *, min_aspect: float) -> Tensor:
     """Leave one rectangle at a random place visible: the inverse block of Baevski et al., data2vec 2.0, 2023.
 
     It is the smallest of its height that holds V patches; noise tops up to exactly M within it.
 
     Args:
         context: What the strategy may look at.
-        least_aspect: Least height per width; the greatest is its inverse.
+        min_aspect: Least height per width; the greatest is its inverse.
     """
     draw = context.noise.uniform(3)
     visible = context.patches - context.hidden
-    height = (visible * _aspects(draw[:, 0], least_aspect)).sqrt().round()
+    height = (visible * _aspects(draw[:, 0], min_aspect)).sqrt().round()
     height = height.clamp(math.ceil(visible / context.side), context.side)
     width = torch.div(visible + height - 1, height, rounding_mode="floor")
     rectangle = _rectangles(height, width, draw[:, 1:], context.side)

@@ -89,7 +89,7 @@ class Underway:
             "writing": "all steps are done, its results are being written",
             "waiting": "done, and waiting for the other parts",
             "stopped": f"stopped at {done}, {self._since()}; {self._way_on()}",
-            "diverged": f"diverged at {done}; lower learning_rate or clip_norm, or raise warmup_share",
+            "diverged": f"diverged at {done}; lower learning_rate or max_grad_norm, or raise warmup_fraction",
         }
         return f"{name}: {told[self.state]}."
 

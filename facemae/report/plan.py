@@ -198,7 +198,7 @@ def _people(experiment: config.Experiment, root: Path, pilot: Pilot) -> int | No
         return pilot.noise.people if pilot.noise else None
     source = find(experiment.data.labelled, layout.SET_LABELLED, raw_dir(experiment.data.raw_dir)).source
     known = source.published_people
-    return None if known is None else round(known * experiment.split.evaluation_share)
+    return None if known is None else round(known * experiment.split.evaluation_fraction)
 
 
 def _minutes(experiment: config.Experiment, runs: Iterable[Mapping[str, Any]]) -> float | None:

@@ -175,7 +175,8 @@ def _training(task: Task) -> config.Training:
     own, run = task.experiment.attributes, task.run.finetune
     settings = {name: getattr(run, name) for name in config.Training.model_fields}
     settings |= {name: getattr(own, name) for name in ("steps", "batch_size", "learning_rate")}
-    settings |= {"accumulate": math.gcd(run.accumulate, own.batch_size), "ema": 0.0}
+    settings |= {"grad_accumulation": math.gcd(run.grad_accumulation, own.batch_size), "ema": 0.0}
+    settings |= {"held_out": 0.0, "validate_every": 0, "patience": 0}
     if own.mode == "probe":  # a fold takes a second: its end is kept, not its middle
         settings |= {"log_every": own.steps, "checkpoint_every": own.steps}
     return config.Training.model_validate(settings)
@@ -434,7 +435,7 @@ class _Stage:
         size = self.task.image_size
         estimate = memory.measure(learning.network, _trial(size, self.compute), self.compute)
         memory.check(estimate, self.training, self.compute, self.task.label)
-        taken = estimate.bytes(self.training.batch_size // self.training.accumulate)
+        taken = estimate.bytes(self.training.batch_size // self.training.grad_accumulation)
         with (
             Feed(self.faces, learning.ids_at, self.compute, self.task.workers, taken) as feed,
             memory.explained(estimate, self.training, self.compute, self.task.label),

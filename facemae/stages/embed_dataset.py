@@ -30,7 +30,7 @@ from facemae.stages import data as prepare
 BATCH = 64
 MIN_SCORE = 0.9  # of the detector
 SPLIT = config.Split(
-    pairs=None, pair_folds=None, rotations=1, evaluation_share=0.5, folds=2, seed=0, overlap="exclude",
+    pairs=None, pair_folds=None, rotations=1, evaluation_fraction=0.5, folds=2, seed=0, overlap="exclude",
     hash_bits=31, embedder=None, same_cosine=0.9,
 )  # fmt: skip
 

@@ -165,7 +165,7 @@ def _train(part: _Part, pretrained: Path | None, compute: Compute) -> tuple[_Don
     def ids_at(step: int) -> Tensor:
         return batch_ids(len(faces.places), settings.batch_size, step, task.seed)
 
-    taken = estimate.bytes(settings.batch_size // settings.accumulate)
+    taken = estimate.bytes(settings.batch_size // settings.grad_accumulation)
     with Feed(faces, ids_at, compute, task.workers, taken) as feed:
         start = "pretrained encoder" if pretrained else "scratch"
         say(job.label, f"{len(faces.places)} faces of {len(names)} people, from {start}, {compute}")
@@ -364,7 +364,7 @@ class _Recognition:
         images = random_view(
             to_input(self.feed.batch(step, part)), self.settings, self._noise("view", step, part)
         )
-        share = ramp(step, self.settings.steps, self.settings.margin_warmup_share)
+        share = ramp(step, self.settings.steps, self.settings.margin_warmup_fraction)
         set_margin(self.network["loss"], full_margin(self.settings) * share)
         embeddings = self._embed(images, step, part)
         labels = self.labels[self.ids_at(step)[part].to(self.labels.device)]

@@ -37,12 +37,12 @@ class Point:
     def labels(self, subset: int) -> dict[str, float]:
         """Return the changed settings of fine-tuning."""
         amount = self.amount if self.condition == "share" else int(self.amount)
-        return {self.condition: amount, "subset": subset}
+        return {"fraction" if self.condition == "share" else self.condition: amount, "subset": subset}
 
 
 def points(curve: config.LabelCurve) -> list[Point]:
     """Return the numbers of labels that are tried, fewest first."""
-    shares = [Point("share", share) for share in sorted(curve.shares)]
+    shares = [Point("share", share) for share in sorted(curve.fractions)]
     return shares + [Point("per_person", float(most)) for most in sorted(curve.per_person)]
 
 

@@ -105,7 +105,7 @@ def pretrain(task: Task) -> None:
         )
     compute = task.compute()
     with world(compute.device) as processes, memory.told_before(task.label):
-        processes.parts(settings.batch_size, settings.accumulate)  # refused before anything is read
+        processes.parts(settings.batch_size, settings.grad_accumulation)  # refused before anything is read
         _check_processes(settings, processes)
         _pretrain(task, settings, compute, processes)
 
@@ -124,7 +124,7 @@ def _pretrain(task: Task, settings: config.Pretrain, compute: Compute, processes
     def ids_at(step: int) -> Tensor:
         return batch_ids(len(training), settings.batch_size, step, task.seed)
 
-    taken = estimate.bytes(settings.batch_size // (settings.accumulate * processes.size))
+    taken = estimate.bytes(settings.batch_size // (settings.grad_accumulation * processes.size))
     with lock(job, processes), Feed(faces, ids_at, compute, task.workers, taken) as feed:
         if processes.is_first:
             kept = f", {len(held_out)} held out" if len(held_out) else ""

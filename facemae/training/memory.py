@@ -67,7 +67,7 @@ def check(cost: Cost, training: config.Training, compute: Compute, label: str, w
     Raises:
         UsageError: says how much is needed and free, and which setting to change.
     """
-    images = training.batch_size // (training.accumulate * world.size)
+    images = training.batch_size // (training.grad_accumulation * world.size)
     needed, free = cost.bytes(images), free_bytes(compute)
     if needed > free:
         raise UsageError(f"{label} {_advice(cost, training, free, world)}")
@@ -134,18 +134,18 @@ def _cgroup_free() -> float:
 
 def _advice(cost: Cost, training: config.Training, free: float, world: World) -> str:
     share = training.batch_size // world.size
-    images = share // training.accumulate
+    images = share // training.grad_accumulation
     fits = int((free / MARGIN - cost.fixed_bytes) // cost.image_bytes) if cost.image_bytes else images
     needs = f"needs about {cost.bytes(images) / GIB:.1f} GiB for {images} images at a time, and "
     needs += f"{free / GIB:.1f} GiB are free; "
     whole = getattr(training, "method", "mae") != "mae"  # which compares all of a batch with each other
-    more = range(training.accumulate + 1, 0 if whole else share // 2 + 1)  # no part of one face: config.py
+    more = range(training.grad_accumulation + 1, 0 if whole else share // 2 + 1)  # two faces a part
     parts = next((count for count in more if share % count == 0 and share // count <= fits), None)
     if parts is None and fits >= 2:
-        return needs + f"lower batch_size to {fits * training.accumulate * world.size}."
+        return needs + f"lower batch_size to {fits * training.grad_accumulation * world.size}."
     if parts is None:
         return needs + SMALLER
-    return needs + f"raise accumulate to {parts}, or lower batch_size."
+    return needs + f"raise grad_accumulation to {parts}, or lower batch_size."
 
 
 def _saved(

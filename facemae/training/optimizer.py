@@ -41,7 +41,7 @@ def adamw(
 
 def learning_rate(step: int, training: config.Training) -> float:
     """Return the rate at `step` (0 .. steps - 1): linear warm-up, then half a cosine down to zero."""
-    warmup = round(training.warmup_share * training.steps)
+    warmup = round(training.warmup_fraction * training.steps)
     if step < warmup:
         return training.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, training.steps - warmup)

@@ -179,7 +179,7 @@ class _Loop:
     done: Trained = field(default_factory=Trained)
 
     def __post_init__(self) -> None:
-        self.parts = self.world.parts(self.training.batch_size, self.training.accumulate)
+        self.parts = self.world.parts(self.training.batch_size, self.training.grad_accumulation)
         self.weights = [each for each in self.objective.network.parameters() if each.requires_grad]
         apart = [list(module.parameters()) for module in self.objective.clipped_apart]
         others = {id(weight) for weights in apart for weight in weights}
@@ -237,7 +237,7 @@ class _Loop:
         losses = self.backward(step)
         finite = torch.isfinite(losses[LOSS])
         for weights in self.clipped:
-            norm = nn.utils.clip_grad_norm_(weights, self.training.clip_norm, foreach=True)
+            norm = nn.utils.clip_grad_norm_(weights, self.training.max_grad_norm, foreach=True)
             finite = finite & torch.isfinite(norm)
         self.diverged_at = torch.where(finite | (self.diverged_at >= 0), self.diverged_at, step)
         if self.compute.on_gpu:  # the optimiser's kernel itself leaves the weights as they are
@@ -288,8 +288,8 @@ class _Loop:
             files.write_json(self.job.state / DUMP, dump)
         raise DivergedError(
             f"{self.job.label} diverged at step {step + 1} (loss {losses[LOSS]}, {len(bad)} gradients not "
-            f"finite; details in {self.job.state / DUMP}); lower learning_rate or clip_norm, or raise "
-            f"warmup_share, and delete {self.job.state} to start anew."
+            f"finite; details in {self.job.state / DUMP}); lower learning_rate or max_grad_norm, or raise "
+            f"warmup_fraction, and delete {self.job.state} to start anew."
         )
 
     def validate(self) -> dict[str, float]:
@@ -307,7 +307,7 @@ class _Loop:
         if not math.isfinite(found[HELD_OUT]):
             raise DivergedError(
                 f"{self.job.label} diverged: at step {done.step} the held-out loss is {found[HELD_OUT]}; "
-                "lower learning_rate or clip_norm, or raise warmup_share."
+                "lower learning_rate or max_grad_norm, or raise warmup_fraction."
             )
         done.held_out.append((found[HELD_OUT], done.step))
         if done.best_step == done.step:

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from facemae.app import frame
 from facemae.app.parts import live_training
 from facemae.app.views import results as page_module
-from facemae.config.experiment import Experiment
+from facemae.config import Experiment
 from facemae.core import files, layout
 from facemae.core.layout import Results
 from facemae.report import charts, live

@@ -31,13 +31,13 @@ DIFFERENCE = {
         "model": {"patch_size": 8, "width": 16, "depth": 2, "heads": 2, "embedding": 8, "class_token": True},
         "pretrain": {
             "decoder_width": 16, "decoder_heads": 2, "steps": 12, "batch_size": 8, "log_every": 5,
-            "checkpoint_every": 4, "held_out": 0.25, "validate_every": 6, "ema": 0.5, "crop_least": 0.5,
+            "checkpoint_every": 4, "held_out": 0.25, "validate_every": 6, "ema": 0.5, "crop_min": 0.5,
         },
         "finetune": {"steps": 4, "batch_size": 8, "log_every": 5, "checkpoint_every": 4},
     },
     "runs": {"random": {}, "loss_ema": {"pretrain": {"mask": "loss_ema", "teacher_decay": 0.5}},
              "adversarial": {"pretrain": {"mask": "adversarial"}},
-             "parts": {"pretrain": {"accumulate": 2}}, "odd": {"pretrain": {"batch_size": 9}},
+             "parts": {"pretrain": {"grad_accumulation": 2}}, "odd": {"pretrain": {"batch_size": 9}},
              "slow": {"pretrain": {"steps": 200}}},
 }  # fmt: skip
 
@@ -47,7 +47,7 @@ forked.set_forkserver_preload(["facemae.stages.pretrain", "facemae.stages.finetu
 
 @pytest.fixture(scope="module")
 def experiment():
-    return config.parse(config.merge(yaml.safe_load((ROOT / "config.yaml").read_text()), DIFFERENCE))
+    return config.parse(config.merge(config.content_of([ROOT / "config.yaml"]), DIFFERENCE))
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ import re
 from typing import get_args
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facemae import config
 from facemae.config import compatibility, networks
 from facemae.config.masks import BLOCKS, MASK_GUIDES, PIXEL_MASKS, REGION_MASKS
+from facemae.core.errors import UsageError
 
 SIZE = 64
 SMALL = 32  # side of the faces trained on
@@ -126,9 +126,9 @@ REFUSED = [
         "another ratio or a smaller patch.",
     ),
     (
-        {"pretrain_method": "moco", "pretrain_accumulate": 2},
-        "pretrain.accumulate: moco compares the faces of the whole batch, parts of it would be another task; "
-        "choose 1, and a smaller batch_size if memory is short.",
+        {"pretrain_method": "moco", "pretrain_grad_accumulation": 2},
+        "pretrain.grad_accumulation: moco compares all faces of the batch, parts of it would be another "
+        "task; choose 1, and a smaller batch_size if memory is short.",
     ),
     (
         {"model_patch_size": 32, "pretrain_mask": "region"},
@@ -181,7 +181,7 @@ def test_a_run_without_pretraining_asks_for_an_encoder_alone(usual):
 
 def test_the_configuration_names_the_run(shipped):
     shipped["runs"] = {"mine": {"pretrain": {"decoder": "cross", "loss_on": "all"}}}
-    with pytest.raises(config.UsageError, match=r"^runs\.mine\.pretrain\.loss_on: decoder cross"):
+    with pytest.raises(UsageError, match=r"^runs\.mine\.pretrain\.loss_on: decoder cross"):
         config.parse(shipped)
 
 
@@ -327,7 +327,7 @@ def test_the_page_has_a_row_for_every_strategy(strategy_rows):
 
 @pytest.mark.parametrize("strategy", config.STRATEGIES)
 def test_the_page_gives_the_defaults_of_config_yaml(strategy, strategy_rows, root):
-    values = yaml.safe_load((root / "config.yaml").read_text())["defaults"]["pretrain"]["masks"][strategy]
+    values = config.content_of([root / "config.yaml"])["defaults"]["pretrain"]["masks"][strategy]
     told = dict(re.findall(r"`(\w+)` ([\d.]+)", strategy_rows[strategy][2]))
     assert {name: float(value) for name, value in told.items()} == values
 

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facemae import config
-from facemae.config.experiment import Section, merge, parse
+from facemae.config import merge, parse
+from facemae.config.section import Section
 from facemae.core.errors import UsageError
+from facemae.core.text import escaped
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,12 +107,50 @@ def test_all_of_the_data_can_be_said(shipped):
 
 
 def test_every_key_of_the_types_stands_in_the_file_with_a_comment(root):
-    text = (root / "config.yaml").read_text()
+    text = (root / "config" / "defaults.yaml").read_text()
     lines = text.splitlines()
     found = dict(yaml_leaves(yaml.compose(text)))
     assert set(found) | {("attributes", "tasks")} == set(leaves(config.Experiment))  # none are named
     bare = [path for path, line in found.items() if not re.search(r"\S\s+# \S+ ?\S*", lines[line])]
     assert bare == []
+
+
+def test_the_file_that_a_user_opens_is_short(root):
+    assert len((root / "config.yaml").read_text().splitlines()) < 40
+
+
+@pytest.mark.parametrize(
+    ("difference", "told"),
+    [
+        (
+            {"defaults": {"pretrain": {"clip_norm": 1.0}}},
+            "pretrain.clip_norm: this key is now called max_grad_norm",
+        ),
+        (
+            {"split": {"evaluation_share": 0.5}},
+            "split.evaluation_share: this key is now called evaluation_fraction",
+        ),
+        (
+            {"defaults": {"finetune": {"labels": {"share": 0.5}}}},
+            "labels.share: this key is now called fraction",
+        ),
+    ],
+)
+def test_a_renamed_key_is_refused_with_its_new_name(shipped, difference, told):
+    assert told in refusal(merge(shipped, difference))
+
+
+@pytest.mark.parametrize(
+    ("path", "expanded"),
+    [("~/faces", "{home}/faces"), ("lfw:~/lfw.tgz", "lfw:{home}/lfw.tgz"), ("a~b", "a~b"), ("./~", "./~")],
+)
+def test_the_home_folder_is_expanded_as_a_shell_would(shipped, monkeypatch, path, expanded):
+    monkeypatch.setenv("HOME", "/home/ann")
+    shipped["data"] |= {"labelled": path, "raw_dir": path, "tested": [path]}
+    shipped["gallery"]["url"] = shipped["results"] = path
+    found, wanted = parse(shipped), expanded.format(home="/home/ann")
+    texts = [found.data.labelled, found.data.raw_dir, *found.data.tested, found.gallery.url, found.results]
+    assert texts == [wanted] * 5
 
 
 def test_tiny_overlay_loads_over_the_shipped_file(root):
@@ -186,7 +226,7 @@ WRONG = [
     # not finite
     ("defaults.finetune.learning_rate", NAN, "finite"),
     ("defaults.finetune.scale", INF, "finite"),
-    ("defaults.pretrain.clip_norm", -INF, "finite"),
+    ("defaults.pretrain.max_grad_norm", -INF, "finite"),
     ("evaluate.level", NAN, "finite"),
     # out of range
     ("seeds", [], "at least 1"),
@@ -196,8 +236,8 @@ WRONG = [
     ("data.min_score", 1.01, "got 1.01"),
     ("data.max_skipped", -0.1, "got -0.1"),
     ("data.labelled", "", "at least 1"),
-    ("split.evaluation_share", 0, "greater than 0"),
-    ("split.evaluation_share", 1, "less than 1"),
+    ("split.evaluation_fraction", 0, "greater than 0"),
+    ("split.evaluation_fraction", 1, "less than 1"),
     ("split.folds", 1, "got 1"),
     ("defaults.model.width", 130, "multiple of 4"),
     ("defaults.model.drop_path", 1.0, "less than 1"),
@@ -208,8 +248,8 @@ WRONG = [
     ("runs.block.pretrain.mask_ratio", 1.0, "less than 1"),
     ("defaults.pretrain.steps", 0, "got 0"),
     ("defaults.finetune.batch_size", 1, "greater than or equal to 2"),
-    ("defaults.finetune.warmup_share", 1.0, "less than 1"),
-    ("defaults.finetune.clip_norm", 0, "greater than 0"),
+    ("defaults.finetune.warmup_fraction", 1.0, "less than 1"),
+    ("defaults.finetune.max_grad_norm", 0, "greater than 0"),
     ("defaults.finetune.layer_decay", 0, "greater than 0"),
     ("defaults.finetune.margin", 1.1, "less than or equal to 1"),
     ("defaults.finetune.rotation", 46, "45"),
@@ -219,7 +259,7 @@ WRONG = [
     ("evaluate.level", 0.5, "greater than 0.5"),
     ("evaluate.level", 1, "less than 1"),
     ("evaluate.primary", "auc", "'roc_auc', 'eer', 'accuracy' or 'rank1'"),
-    ("evaluate.against", ["scratch", "scrach"], "there is no run scrach to hold masked runs against"),
+    ("evaluate.against", ["scratch", "scrach"], "there is no run scrach to compare masked runs with"),
     ("evaluate.against", ["pixels"], "known are scratch, random, block, grid, region"),
     *(("evaluate.equivalence", margin, f"got {margin}") for margin in (0, 0.51, -0.01)),
     ("evaluate.equivalence_years", 0, "greater than 0"),
@@ -306,7 +346,7 @@ def test_run_names_that_are_no_folder_names(shipped, name):
     shipped["runs"][name] = {}
     with pytest.raises(UsageError) as caught:
         parse(shipped)
-    assert str(caught.value).startswith(f"runs.{name}" if name else "runs")
+    assert str(caught.value).startswith(f"runs.{escaped(name)}" if name else "runs")
 
 
 def test_the_first_of_several_problems_is_told_and_the_rest_counted(shipped):
@@ -316,7 +356,7 @@ def test_the_first_of_several_problems_is_told_and_the_rest_counted(shipped):
 
 def test_yaml_values_that_are_not_plain(shipped):
     shipped["data"]["labelled"] = datetime.date(2024, 1, 1)
-    assert refusal(shipped).startswith("config.yaml: not plain YAML values")
+    assert refusal(shipped).startswith("the configuration: not plain YAML values")
 
 
 def test_a_run_over_defaults_without_pretraining_names_what_it_lacks(shipped):
@@ -544,9 +584,7 @@ def test_the_schema_refuses_what_the_types_refuse(shipped, path, value):
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "config").glob("*.yaml")))
 def test_every_shipped_configuration_is_one_and_fits_the_schema(name):
     """Snakemake checks what it is given by the schema, in which a run need not name every key."""
-    content = {}
-    for path in (ROOT / "config.yaml", ROOT / "config" / name):
-        content = config.merge(content, yaml.safe_load(path.read_text()))
+    content = config.content_of([ROOT / "config.yaml", ROOT / "config" / name])
     config.parse(content)
     jsonschema.validate(content, config.json_schema())
 
@@ -556,11 +594,11 @@ def test_every_shipped_configuration_is_one_and_fits_the_schema(name):
     [
         {"pretrain": {"views": {"projection": 8}}},
         {"pretrain": {"masks": {"block": {"rounds": 3}}, "perceptual": {"weight": 0.5}}},
-        {"finetune": {"labels": {"share": 0.5}}},
+        {"finetune": {"labels": {"fraction": 0.5}}},
     ],
 )
 def test_a_run_may_name_a_part_of_any_section(run):
-    shipped = yaml.safe_load((ROOT / "config.yaml").read_text())
+    shipped = config.content_of([ROOT / "config.yaml"])
     content = config.merge(shipped, {"runs": {"part": run}})
     config.parse(content)
     jsonschema.validate(content, config.json_schema())
@@ -582,7 +620,7 @@ def test_a_run_may_name_a_part_of_any_section(run):
         ({"attributes": {"runs": ["all"]}}, "attributes.runs: attributes.tasks names nothing to tell"),
         ({"runs": {"all": {}}}, "runs.all: this name is taken"),
         (
-            {"runs": {"few": {"finetune": {"labels": {"share": 0.3}}}}, "label_curve": {"runs": ["few"]}},
+            {"runs": {"few": {"finetune": {"labels": {"fraction": 0.3}}}}, "label_curve": {"runs": ["few"]}},
             "label_curve.runs: few is by itself fine-tuned on no labels, or on fewer",
         ),
         (
@@ -596,7 +634,7 @@ def test_a_run_may_name_a_part_of_any_section(run):
     ],
 )
 def test_stages_that_could_not_run_are_refused_at_the_start(difference, message):
-    shipped = yaml.safe_load((ROOT / "config.yaml").read_text())
+    shipped = config.content_of([ROOT / "config.yaml"])
     with pytest.raises(UsageError) as refused:
         config.parse(config.merge(shipped, difference))
     assert str(refused.value).startswith(message)

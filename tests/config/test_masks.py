@@ -84,13 +84,13 @@ def test_blocks_give_their_parameters_and_a_run_keeps_its_own():
 @pytest.mark.parametrize(
     ("strategy", "changes"),
     [
-        ("block", {"least_area": 0.0}),
-        ("block", {"least_area": 1.1}),
-        ("block", {"least_aspect": 0.0}),
+        ("block", {"min_area": 0.0}),
+        ("block", {"min_area": 1.1}),
+        ("block", {"min_aspect": 0.0}),
         ("block", {"rounds": 0}),
         ("block", {"rounds": 101}),
-        ("inverse_block", {"least_aspect": 1.5}),
-        ("attention_high", {"least_led": 0.7}),  # above most_led
+        ("inverse_block", {"min_aspect": 1.5}),
+        ("attention_high", {"min_led": 0.7}),  # above max_led
         ("attention_hint", {"reveal": -0.1}),
         ("hard_patches", {"final_led": 1.2}),
         ("loss_ema", {"temperature": 0.0}),
@@ -107,10 +107,10 @@ def test_values_out_of_range_are_refused(strategy, changes):
 
 
 EXTREMES = [
-    ("block", {"least_area": 1.0, "least_aspect": 1e-3, "rounds": 1}),
-    ("inverse_block", {"least_aspect": 1e-3}),
-    ("inverse_block", {"least_aspect": 1.0}),
-    ("attention_hint", {"least_led": 1.0, "most_led": 1.0, "reveal": 1.0}),
+    ("block", {"min_area": 1.0, "min_aspect": 1e-3, "rounds": 1}),
+    ("inverse_block", {"min_aspect": 1e-3}),
+    ("inverse_block", {"min_aspect": 1.0}),
+    ("attention_hint", {"min_led": 1.0, "max_led": 1.0, "reveal": 1.0}),
     ("hard_patches", {"final_led": 1.0}),
     ("loss_ema", {"final_led": 1.0, "temperature": 1e-300}),
     ("loss_ema", {"final_led": 1.0, "temperature": 1e300}),

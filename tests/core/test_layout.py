@@ -43,7 +43,7 @@ def test_a_folder_of_data_stands_alone_or_within_results(tmp_path):
 
 
 def test_no_run_can_take_the_place_of_another_file(tmp_path):
-    from facemae.config.experiment import RESERVED_RUN_NAMES
+    from facemae.config import RESERVED_RUN_NAMES
 
     paths = Results(tmp_path)
     folders = {path.relative_to(tmp_path).parts[0] for path in places(paths) if path.parent != tmp_path}

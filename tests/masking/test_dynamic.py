@@ -31,7 +31,7 @@ def hidden_in_order(strategy, signal, order, **settings):
 def test_attention_hides_its_share_of_one_end_and_the_rest_at_random(strategy, end):
     signal, order = planted(500)
     hidden = hidden_in_order(
-        strategy, signal, order[:, ::1] if end == 1 else order.flip(1), least_led=0.5, most_led=0.5
+        strategy, signal, order[:, ::1] if end == 1 else order.flip(1), min_led=0.5, max_led=0.5
     )
     assert hidden[:, :49].all()
     others = hidden[:, 49:].float().mean(dim=0)  # 49 of 147
@@ -41,7 +41,7 @@ def test_attention_hides_its_share_of_one_end_and_the_rest_at_random(strategy, e
 
 def test_the_share_that_attention_leads_is_drawn_for_each_image():
     signal, order = planted(1000)
-    hidden = hidden_in_order("attention_high", signal, order, least_led=0.2, most_led=0.6)
+    hidden = hidden_in_order("attention_high", signal, order, min_led=0.2, max_led=0.6)
     led = hidden.long().cumprod(dim=1).sum(dim=1)  # the hidden ones up to the first visible one
     assert led.min() >= round(0.2 * HIDDEN)
     often = [float((led > count).float().mean()) for count in (20, 39, 58, 68)]
@@ -53,14 +53,14 @@ def test_the_share_that_attention_leads_is_drawn_for_each_image():
 
 @pytest.mark.parametrize("strategy", ["attention_high", "attention_low", "attention_hint"])
 def test_attention_that_leads_nothing_changes_nothing(strategy):
-    settings = {"least_led": 0.0, "most_led": 0.0}
+    settings = {"min_led": 0.0, "max_led": 0.0}
     one, other = (drawn(strategy, signal=planted(64, 64, seed)[0], **settings) for seed in (0, 1))
     assert torch.equal(one.hidden, other.hidden)
 
 
 def test_hints_are_some_of_the_most_attended():
     signal, order = planted(500)
-    hidden = hidden_in_order("attention_hint", signal, order, least_led=0.5, most_led=0.5, reveal=0.2)
+    hidden = hidden_in_order("attention_hint", signal, order, min_led=0.5, max_led=0.5, reveal=0.2)
     assert (~hidden[:, :39]).sum(dim=1).tolist() == [10] * 500  # a fifth of 49, among a fifth of 196
     assert hidden[:, 39:49].all()
     shown = (~hidden[:, :39]).float().mean(dim=0)
@@ -69,7 +69,7 @@ def test_hints_are_some_of_the_most_attended():
 
 @given(ratio=st.floats(0.02, 0.98), reveal=st.floats(0, 1), led=st.floats(0, 1))
 def test_hints_never_change_how_many_are_hidden(ratio, reveal, led):
-    mask = drawn("attention_hint", ratio, 4, 7, least_led=led, most_led=led, reveal=reveal)
+    mask = drawn("attention_hint", ratio, 4, 7, min_led=led, max_led=led, reveal=reveal)
     assert mask.hidden.sum(dim=1).tolist() == [round(ratio * 49)] * 4
 
 

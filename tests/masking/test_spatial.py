@@ -94,7 +94,7 @@ def test_blocks_cover_nearly_all_that_is_hidden(hidden):
 
 def test_the_first_block_keeps_to_its_area_and_its_aspects():
     side, hidden, least = 28, 400, 0.1
-    scores = spatial.block(context(400, side, hidden), least_area=least, least_aspect=0.5, rounds=1)
+    scores = spatial.block(context(400, side, hidden), min_area=least, min_aspect=0.5, rounds=1)
     first = (scores >= 1).view(-1, side, side)
     _, height, _, width = spans(first[first.any(dim=(1, 2))])
     area, aspect = height * width, height / width
@@ -107,7 +107,7 @@ def test_the_first_block_keeps_to_its_area_and_its_aspects():
 
 def test_more_rounds_cover_more():
     covered = [
-        (spatial.block(context(100, 14, 147), least_area=0.08, least_aspect=0.3, rounds=rounds) >= 1).sum()
+        (spatial.block(context(100, 14, 147), min_area=0.08, min_aspect=0.3, rounds=rounds) >= 1).sum()
         for rounds in (1, 4, 12)
     ]
     assert covered[0] < covered[1] < covered[2]
@@ -128,7 +128,7 @@ def test_what_an_inverse_block_leaves_visible_lies_in_one_rectangle(side, ratio,
     hidden = round(ratio * side * side)
     assume(1 <= hidden < side * side)
     visible = side * side - hidden
-    scores = spatial.inverse_block(context(20, side, hidden, seed), least_aspect=0.5)
+    scores = spatial.inverse_block(context(20, side, hidden, seed), min_aspect=0.5)
     _, height, _, width = spans((scores < 1).view(-1, side, side))
     assert (height * width >= visible).all()
     assert ((width - 1) * height < visible).all()  # no smaller one of its height would do
@@ -136,7 +136,7 @@ def test_what_an_inverse_block_leaves_visible_lies_in_one_rectangle(side, ratio,
 
 def test_an_inverse_block_has_its_aspects_and_lies_anywhere():
     side = 28
-    scores = spatial.inverse_block(context(400, side, 588), least_aspect=0.5)
+    scores = spatial.inverse_block(context(400, side, 588), min_aspect=0.5)
     top, height, left, width = spans((scores < 1).view(-1, side, side))
     aspect = height / width
     assert 0.45 < aspect.min() < 0.6 < 1.7 < aspect.max() < 2.2

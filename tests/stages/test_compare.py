@@ -273,7 +273,7 @@ def test_a_note_names_every_setting_but_the_mask_that_differs(made, tmp_path):
 
 
 def test_a_note_tells_what_a_rival_saw_and_took(made, tmp_path):
-    same = {"crop_least": 0.4, "brightness": 0.4, "grey": 0.2}
+    same = {"crop_min": 0.4, "brightness": 0.4, "grey": 0.2}
     runs = {
         "scratch": {"pretrain": None},
         "random": {"pretrain": same},
@@ -285,10 +285,10 @@ def test_a_note_tells_what_a_rival_saw_and_took(made, tmp_path):
     spent = "2 times the images in 4 times the seconds of pretraining"
     assert notes["views", "random"] == f"differ in pretrain.method, pretrain.views; {spent}"
     assert notes["views", "plain"] == (
-        "differ in pretrain.brightness, pretrain.crop_least, pretrain.grey, pretrain.method, pretrain.views; "
+        "differ in pretrain.brightness, pretrain.crop_min, pretrain.grey, pretrain.method, pretrain.views; "
         + spent
     )
-    assert notes["plain", "random"] == "differ in pretrain.brightness, pretrain.crop_least, pretrain.grey"
+    assert notes["plain", "random"] == "differ in pretrain.brightness, pretrain.crop_min, pretrain.grey"
 
 
 # --- what is missing or does not fit ---
@@ -381,7 +381,7 @@ def test_other_stages_are_in_the_tables_under_their_conditions(small, made, tmp_
     experiment = small(
         seeds=[0, 1], baselines=["pixels"], evaluate={"resamples": RESAMPLES},
         runs={"block": None, "grid": None, "region": None}, robustness={"runs": ["all"]},
-        label_curve={"runs": ["random"], "shares": [0.1]},
+        label_curve={"runs": ["random"], "fractions": [0.1]},
     )  # fmt: skip
     covered = records.metric("accuracy", 0.6, n=9, protocol="occlusion", condition="mask", amount=0.3)
     whole = records.metric("occlusion_accuracy", 0.7, n=9, protocol="occlusion")

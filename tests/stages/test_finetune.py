@@ -137,7 +137,7 @@ def test_a_run_that_the_memory_cannot_hold_never_starts(stage, monkeypatch, tmp_
 
 def test_a_batch_in_parts_is_a_training_of_its_own_but_a_sound_one(stage):
     """Batch normalisation sees a part at a time, so the weights are others; the same each time."""
-    first, second = stage(out="a", accumulate=2), stage(out="b", accumulate=2)
+    first, second = stage(out="a", grad_accumulation=2), stage(out="b", grad_accumulation=2)
     assert (first / layout.EMBEDDER).read_bytes() == (second / layout.EMBEDDER).read_bytes()
 
 
@@ -275,7 +275,7 @@ def test_dropped_patches_are_others_each_time_and_none_at_zero(experiment):
 EVERYTHING = {
     "mode": "lora", "loss": "adaface", "people_per_step": 0.5, "head_steps": 3, "patch_drop": 0.5,
     "erasing": 0.5, "low_resolution": 0.5, "held_out": 0.5, "validate_every": 2, "ema": 0.5, "steps": 8,
-    "checkpoint_every": 2, "accumulate": 2, "scale": "auto",
+    "checkpoint_every": 2, "grad_accumulation": 2, "scale": "auto",
 }  # fmt: skip
 
 
@@ -368,11 +368,11 @@ def test_too_few_labels_are_refused(stage):
     with pytest.raises(DataError, match="set held_out and validate_every to 0"):
         stage(held_out=0.1, validate_every=2)
     with pytest.raises(DataError, match="it takes two to tell apart"):
-        stage(labels={"share": 0.1})
+        stage(labels={"fraction": 0.1})
 
 
 def test_fewer_labels_are_learnt_from_and_told(stage):
-    metrics = records.read_json(stage(labels={"share": 0.5}) / layout.METRICS)
+    metrics = records.read_json(stage(labels={"fraction": 0.5}) / layout.METRICS)
     assert metrics["labels"] == [{"faces": 4, "people": 4}]
 
 

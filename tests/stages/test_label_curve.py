@@ -26,7 +26,7 @@ def faces():
 def task(small, tmp_path):
     experiment = small(
         runs={"scratch": {"pretrain": None}}, evaluate={"resamples": 100},
-        label_curve={"runs": ["scratch"], "shares": [0.5], "per_person": [1]},
+        label_curve={"runs": ["scratch"], "fractions": [0.5], "per_person": [1]},
     )  # fmt: skip
     data = make_folder(tmp_path / "data", 32, PEOPLE, SHOTS, faces())
     split = read_table(data.split)
@@ -44,7 +44,7 @@ def curve(task):
 
 
 def test_points_are_shares_and_then_faces_of_a_person_fewest_first(small):
-    settings = small(label_curve={"shares": [0.5, 0.1], "per_person": [4, 1]}).label_curve
+    settings = small(label_curve={"fractions": [0.5, 0.1], "per_person": [4, 1]}).label_curve
     assert points(settings) == [
         Point("share", 0.1), Point("share", 0.5), Point("per_person", 1.0), Point("per_person", 4.0),
     ]  # fmt: skip

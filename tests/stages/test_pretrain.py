@@ -135,7 +135,7 @@ def test_every_strategy_comes_to_its_end(stage, mask):
         ({"encoder": "cnn", "network": "resnet10t"}, {"decoder": "cross", "predict_ratio": 0.25}),
         ({"encoder": "mlp"}, {"decoder": "mlp", "mask": "pixel"}),
         ({"class_token": True, "pool": "class"}, {"decoder": "cross", "ema": 0.9, "loss": "l1"}),
-        ({}, {"loss_on": "all", "normalise_target": False, "crop_least": 0.5}),
+        ({}, {"loss_on": "all", "normalise_target": False, "crop_min": 0.5}),
         ({}, {"perceptual": {"weight": 1.0, "network": "ema", "weights": None}}),
     ],
     ids=str,
@@ -350,8 +350,8 @@ def test_energy_is_the_power_over_the_seconds(stage, small, store, tmp_path, mon
 def test_rivals_take_one_process_and_the_whole_batch(stage, monkeypatch, method):
     import facemae.stages.pretrain as module
 
-    with pytest.raises(UsageError, match=rf"^runs\.x\.pretrain\.accumulate: {method} compares"):
-        stage("x", method=method, accumulate=2)
+    with pytest.raises(UsageError, match=rf"^runs\.x\.pretrain\.grad_accumulation: {method} compares"):
+        stage("x", method=method, grad_accumulation=2)
 
     @contextlib.contextmanager
     def two(device):

@@ -144,7 +144,7 @@ def free(monkeypatch):
 )
 def test_what_is_advised_then_fits_and_divides(training, compute, free, batch, accumulate, mib):
     free(mib)
-    asked = training(batch_size=batch, accumulate=accumulate)
+    asked = training(batch_size=batch, grad_accumulation=accumulate)
     if COST.bytes(batch // accumulate) <= mib * MIB:
         check(COST, asked, compute, "finetune x/0")
         return
@@ -159,23 +159,23 @@ def test_what_is_advised_then_fits_and_divides(training, compute, free, batch, a
         assert text.endswith("choose a smaller model, or a larger patch_size.")
         return
     if fewer := re.search(r"lower batch_size to (\d+)\.", text):  # no number of parts would do
-        check(COST, training(batch_size=int(fewer[1]), accumulate=accumulate), compute, "finetune x/0")
+        check(COST, training(batch_size=int(fewer[1]), grad_accumulation=accumulate), compute, "finetune x/0")
         return
-    parts = int(re.search(r"raise accumulate to (\d+), or lower batch_size\.", text)[1])
+    parts = int(re.search(r"raise grad_accumulation to (\d+), or lower batch_size\.", text)[1])
     assert parts > accumulate
     assert batch % parts == 0  # what is advised has to be accepted
-    check(COST, training(batch_size=batch, accumulate=parts), compute, "finetune x/0")
+    check(COST, training(batch_size=batch, grad_accumulation=parts), compute, "finetune x/0")
 
 
 @pytest.mark.parametrize(("batch", "size"), [(12, 2), (24, 3), (64, 4)])
 def test_the_advice_to_several_processes_fits_and_divides_too(training, compute, free, batch, size):
     free(155)  # two images at a time
-    asked = training(batch_size=batch, accumulate=1)
+    asked = training(batch_size=batch, grad_accumulation=1)
     with pytest.raises(UsageError) as caught:
         check(COST, asked, compute, "pretrain x/0", World(0, size))
-    parts = int(re.search(r"raise accumulate to (\d+)", str(caught.value))[1])
+    parts = int(re.search(r"raise grad_accumulation to (\d+)", str(caught.value))[1])
     World(0, size).parts(batch, parts)
-    check(COST, training(batch_size=batch, accumulate=parts), compute, "pretrain x/0", World(0, size))
+    check(COST, training(batch_size=batch, grad_accumulation=parts), compute, "pretrain x/0", World(0, size))
 
 
 def test_where_not_one_image_fits_another_network_is_advised(training, compute, free):
@@ -187,7 +187,7 @@ def test_where_not_one_image_fits_another_network_is_advised(training, compute, 
 def test_what_fits_is_let_go_on(training, compute, free):
     free(1.2 * (100 + 64 * 10) + 1)
     check(COST, training(batch_size=64), compute, "x")
-    check(COST, training(batch_size=256, accumulate=4), compute, "x")
+    check(COST, training(batch_size=256, grad_accumulation=4), compute, "x")
     check(COST, training(batch_size=256), compute, "x", World(0, 4))
     with pytest.raises(UsageError):
         check(COST, training(batch_size=65), compute, "x")
@@ -202,13 +202,13 @@ def test_what_fits_is_let_go_on(training, compute, free):
 )
 def test_what_pytorch_says_is_explained(training, compute, free, message):
     free(400)
-    again = explained(COST, training(batch_size=64, accumulate=4), compute, "x")
+    again = explained(COST, training(batch_size=64, grad_accumulation=4), compute, "x")
     with (
-        pytest.raises(UsageError, match=r"x ran out of memory: it needs .* raise accumulate to") as caught,
+        pytest.raises(UsageError, match=r"x ran out of memory: .* raise grad_accumulation to") as caught,
         again,
     ):
         raise RuntimeError(message)
-    assert int(re.search(r"accumulate to (\d+)", str(caught.value))[1]) in (8, 16, 32, 64)
+    assert int(re.search(r"grad_accumulation to (\d+)", str(caught.value))[1]) in (8, 16, 32, 64)
 
 
 def test_a_real_allocation_that_fails_is_explained(training, compute):

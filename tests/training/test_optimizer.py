@@ -50,7 +50,7 @@ def placed(optimizer, network):
 
 
 def test_learning_rate_by_hand(training):
-    rate = training(steps=10, warmup_share=0.2, learning_rate=1.0)
+    rate = training(steps=10, warmup_fraction=0.2, learning_rate=1.0)
     cosine = [0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
     assert [learning_rate(step, rate) for step in range(10)] == pytest.approx([0.5, 1.0, *cosine])
 
@@ -60,9 +60,10 @@ def test_learning_rate_by_hand(training):
 def test_learning_rate_rises_to_its_peak_and_falls_towards_zero(steps, share):
     from facemae import config
 
-    values = {"steps": steps, "warmup_share": share, "learning_rate": 0.3, "batch_size": 2,
-              "weight_decay": 0.0, "clip_norm": 1.0, "log_every": 1, "checkpoint_every": 1, "accumulate": 1,
-              "ema": 0.0}  # fmt: skip
+    values = {"steps": steps, "warmup_fraction": share, "learning_rate": 0.3, "batch_size": 2,
+              "weight_decay": 0.0, "max_grad_norm": 1.0, "log_every": 1, "checkpoint_every": 1,
+              "grad_accumulation": 1, "ema": 0.0, "held_out": 0.0, "validate_every": 0,
+              "patience": 0}  # fmt: skip
     rates = [learning_rate(step, config.Training(**values)) for step in range(steps)]
     warmup = round(share * steps)
     rising, falling = rates[:warmup], rates[warmup:]

@@ -112,8 +112,8 @@ def test_two_trainings_are_the_same_to_the_bit_whatever_the_global_randomness(
 
 
 def test_the_gradient_is_clipped(make, compute, job):
-    made = make("pretrain", steps=1, clip_norm=0.5, learning_rate=1.0, warmup_share=0.0, validate_every=0,
-                held_out=0.0)  # fmt: skip
+    made = make("pretrain", steps=1, max_grad_norm=0.5, learning_rate=1.0, warmup_fraction=0.0,
+                validate_every=0, held_out=0.0)  # fmt: skip
     weights = [weight for weight in made.network.parameters() if weight.requires_grad]
     made.optimizer = torch.optim.SGD([{"params": weights, "lr_scale": 1.0}], lr=1.0)
     made.at(0, lambda losses: {LOSS: 1000 * losses[LOSS]})
@@ -152,7 +152,7 @@ def test_utilisation_follows_from_the_counted_operations(make, job):
 def test_a_batch_in_parts_gives_the_same_weights_up_to_rounding(make, compute, tmp_path, changes):
     ends = []
     for parts in (1, 2, 4):
-        made = make("pretrain", accumulate=parts, steps=4, **changes)
+        made = make("pretrain", grad_accumulation=parts, steps=4, **changes)
         made.fit(compute, Job("parts", 0, tmp_path / f".{parts}", IDENTITY))
         assert made.steps == [step for step in range(4) for _ in range(parts)]
         ends.append(tensors(made.network))
@@ -164,7 +164,7 @@ def test_a_batch_in_parts_gives_the_same_weights_up_to_rounding(make, compute, t
 def test_the_gradient_of_parts_is_that_of_the_whole(make, compute, job):
     gradients = []
     for parts in (1, 2, 4):
-        made = make("pretrain", accumulate=parts)
+        made = make("pretrain", grad_accumulation=parts)
         loop = trainer._Loop(made.objective, made.optimizer, made.training, compute, job, trainer.ALONE)
         losses = loop.backward(3)
         gradients.append(([weight.grad for weight in loop.weights], losses))
@@ -175,7 +175,7 @@ def test_the_gradient_of_parts_is_that_of_the_whole(make, compute, job):
 
 
 def test_each_part_drops_other_paths(make, compute, job):
-    made = make("finetune", accumulate=2)
+    made = make("finetune", grad_accumulation=2)
     states = []
     made.at(0, lambda losses: states.append(torch.get_rng_state()))
     made.at(1, boom)
@@ -457,7 +457,7 @@ def test_a_step_that_is_not_finite_is_not_taken(make, compute, job, kind):
 @pytest.mark.parametrize("kind", SPOILT)
 @pytest.mark.parametrize("parts", [1, 2])
 def test_what_diverged_is_written_down(make, compute, job, kind, parts):
-    made = make("pretrain", accumulate=parts)
+    made = make("pretrain", grad_accumulation=parts)
     made.at(6, lambda losses: SPOILT[kind](losses, made.network))
     with pytest.raises(DivergedError) as caught:
         made.fit(compute, job)
@@ -609,9 +609,9 @@ def test_where_nothing_was_saved_other_settings_start_anew(make, compute, job):
 
 
 def test_parts_clipped_apart_do_not_shorten_each_others_steps(make, compute, job):
-    alone = make("pretrain", clip_norm=0.01)
+    alone = make("pretrain", max_grad_norm=0.01)
     alone.fit(compute, job)
-    beside = make("pretrain", clip_norm=0.01)
+    beside = make("pretrain", max_grad_norm=0.01)
     loud = nn.Linear(4, 4)
     network = nn.ModuleDict({"own": beside.network, "loud": loud})
     inner = beside.objective.loss
@@ -625,7 +625,7 @@ def test_parts_clipped_apart_do_not_shorten_each_others_steps(make, compute, job
     optimizer = trainer.optim.adamw(network, beside.training)
     elsewhere = replace(job, state=job.state.with_name(".beside"))
     trainer.fit(objective, optimizer, beside.training, compute, elsewhere)
-    unjudged = make("pretrain", clip_norm=0.01)
+    unjudged = make("pretrain", max_grad_norm=0.01)
     unjudged.objective = replace(unjudged.objective, validation=None)
     unjudged.fit(compute, replace(job, state=job.state.with_name(".unjudged")))
     assert same(tensors(beside.network), tensors(unjudged.network))

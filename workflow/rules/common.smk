@@ -135,7 +135,7 @@ def training_mb(model, training):
     block keeps 17 values per token and feature for the backward pass (Korthikanti et al. 2022, equation 2,
     without attention maps), at most: the encoder sees but the visible patches in pretraining.
     """
-    faces = training.batch_size / training.accumulate
+    faces = training.batch_size / training.grad_accumulation
     if getattr(training, "method", "mae") != "mae":
         faces *= 2  # two views of each
     if model.encoder == "cnn":

@@ -190,7 +190,7 @@ rule label_curve:
         finetuned=finetuned_option,
         section=section("model", "finetune"),
         settings=EXPERIMENT.label_curve.model_dump_json(
-            include={"shares", "per_person"}
+            include={"fractions", "per_person"}
         ),
         evaluate=EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"}),
         resamples=RESAMPLED,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from facemae.app import frame, session
 from facemae.app.parts import paint
-from facemae.config.experiment import Occlusion
+from facemae.config import Occlusion
 from facemae.core import layout
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results

@@ -262,14 +262,14 @@ def _folds(labelled: pd.DataFrame, split: config.Split) -> dict[str, int]:
 
 def _draw(people: list[str], paired: set[str], split: config.Split) -> list[str]:
     """Return the evaluation people, of those in `paired`, in random order."""
-    wanted = round(split.evaluation_share * len(people))
+    wanted = round(split.evaluation_fraction * len(people))
     needed = max(wanted, MIN_FOLD_PEOPLE * split.folds)
     if min(wanted, len(paired)) < needed or len(people) - wanted < MIN_TRAIN_PEOPLE:
         raise DataError(
             f"There are too few people: {len(people)}, of whom {len(paired)} have two or more usable faces; "
-            f"evaluating on a share of {split.evaluation_share} in {split.folds} folds takes {needed} of "
+            f"evaluating on a share of {split.evaluation_fraction} in {split.folds} folds takes {needed} of "
             f"those and {MIN_TRAIN_PEOPLE} others to train on. Add people, lower split.folds or change "
-            "split.evaluation_share."
+            "split.evaluation_fraction."
         )
     candidates = sorted(paired)
     order = np.random.default_rng(split.seed).permutation(len(candidates))
@@ -283,5 +283,5 @@ def _check_enough(roles: pd.DataFrame, split: config.Split) -> None:
     if left < MIN_TRAIN_PEOPLE and split.rotations == 1:
         raise DataError(
             f"There are too few people: {left} to train on where {MIN_TRAIN_PEOPLE} are needed, since photos "
-            "of the others show evaluation photos again; add people or lower split.evaluation_share."
+            "of the others show evaluation photos again; add people or lower split.evaluation_fraction."
         )

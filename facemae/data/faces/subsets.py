@@ -19,10 +19,10 @@ KNOWN_PHOTOS = 2
 def labelled_subset(rows: pd.DataFrame, labels: config.Labels) -> pd.DataFrame:
     """Return the rows of the faces whose labels are used, in their order.
 
-    People with fewer than `at_least` faces are left out. The others' faces are ranked at random, a face of
-    each person first. Of a person the first `per_person` count, and of what is left the first `share`: each
-    person keeps a face as long as there are as many faces as people, and of one subset the smaller shares
-    lie within the greater ones.
+    People with fewer than `min_per_person` faces are left out. The others' faces are ranked at random, a face
+    of each person first. Of a person the first `per_person` count, and of what is left the first
+    `fraction`: each person keeps a face as long as there are as many faces as people, and of one subset the
+    smaller fractions lie within the larger ones.
 
     Args:
         rows: Labelled rows of the split, with a column person.
@@ -31,7 +31,7 @@ def labelled_subset(rows: pd.DataFrame, labels: config.Labels) -> pd.DataFrame:
     Raises:
         DataError: fewer than two people remain.
     """
-    rows = rows[rows.groupby("person")["person"].transform("size") >= labels.at_least]
+    rows = rows[rows.groupby("person")["person"].transform("size") >= labels.min_per_person]
     order = torch.randperm(len(rows), generator=generator("labels", labels.subset)).numpy()
     people = rows["person"].iloc[order]
     nth = people.groupby(people, sort=False).cumcount().to_numpy()  # of its person, counted from 0
@@ -39,12 +39,12 @@ def labelled_subset(rows: pd.DataFrame, labels: config.Labels) -> pd.DataFrame:
     allowed = np.empty(len(rows), bool)
     allowed[order] = (nth < labels.per_person) if labels.per_person else True
     ranked = ranked[allowed[ranked]]
-    chosen = rows.iloc[np.sort(ranked[: round(labels.share * len(ranked))])]
+    chosen = rows.iloc[np.sort(ranked[: round(labels.fraction * len(ranked))])]
     if chosen["person"].nunique() < LEAST_PEOPLE:
         raise DataError(
-            f"finetune.labels: a share of {labels.share} of {len(ranked)} faces, of people with at least "
-            f"{labels.at_least}, shows {chosen['person'].nunique()} people, and it takes two to tell apart; "
-            "raise share, or lower at_least."
+            f"finetune.labels: {labels.fraction} of {len(ranked)} faces, of people with at least "
+            f"{labels.min_per_person}, shows {chosen['person'].nunique()} people, and it takes two to tell "
+            "apart; raise fraction, or lower min_per_person."
         )
     return chosen
 

@@ -162,7 +162,7 @@ def self_supervised_view(faces: Tensor, views: config.Views, noise: Noise) -> Te
     The changes of Chen et al., A Simple Framework for Contrastive Learning, ICML 2020, appendix A, without
     changes of hue and without blur: faces are small, and their colour says little.
     """
-    images = apply_crops(faces, random_crops(noise, views.crop_least))
+    images = apply_crops(faces, random_crops(noise, views.crop_min))
     return random_colour(images, views.brightness, views.grey, noise)
 
 

@@ -102,7 +102,7 @@ class Autoencoding:
 
     def _images(self, step: int, part: slice) -> tuple[Tensor, Crops]:
         faces = self.feed.batch(step, part)
-        crops = random_crops(self._noise(part, "crop", step), self.settings.crop_least)
+        crops = random_crops(self._noise(part, "crop", step), self.settings.crop_min)
         images = apply_crops(faces, crops)
         if self.settings.brightness or self.settings.grey:
             noise = self._noise(part, "colour", step)

@@ -65,7 +65,7 @@ def chance(finetune: config.Finetune, people: int) -> float:
     margin = full_margin(finetune)
     own = -math.sin(margin) if finetune.loss in ("arcface", "subcenter") else -margin
     scale = scale_of(finetune, people)
-    shown = min(people, finetune.batch_size // finetune.accumulate)
+    shown = min(people, finetune.batch_size // finetune.grad_accumulation)
     compared = max(math.ceil(finetune.people_per_step * people), shown)
     return math.log(math.exp(scale * own) + compared - 1) - scale * own
 

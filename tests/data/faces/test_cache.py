@@ -244,7 +244,7 @@ def test_what_was_begun_for_another_index_is_not_gone_on_with(folder, replaced):
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-from facemae import files
+from facemae.core import files
 from facemae.data import cache
 from facemae.core.layout import DataFolder
 

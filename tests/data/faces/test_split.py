@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facemae.config.experiment import Split
+from facemae.config import Split
 from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.layout import OVERLAP_COLUMNS, SPLIT_COLUMNS
 from facemae.data.faces.overlaps import GATES, normal_name
@@ -62,7 +62,7 @@ def settings_of(
     pair_folds=None,
 ):
     return Split(
-        pairs=pairs, rotations=rotations, evaluation_share=share, folds=folds, seed=seed, overlap=overlap,
+        pairs=pairs, rotations=rotations, evaluation_fraction=share, folds=folds, seed=seed, overlap=overlap,
         hash_bits=hash_bits, embedder=None, same_cosine=same_cosine, pair_folds=pair_folds,
     )  # fmt: skip
 

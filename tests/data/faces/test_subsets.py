@@ -21,8 +21,8 @@ def faces():
     return pd.DataFrame({"person": people, "sample_id": [f"{n}" for n in range(len(people))]})
 
 
-def labels(share=1.0, per_person=0, at_least=1, subset=0):
-    return config.Labels(share=share, per_person=per_person, at_least=at_least, subset=subset)
+def labels(share=1.0, per_person=0, min_per_person=1, subset=0):
+    return config.Labels(fraction=share, per_person=per_person, min_per_person=min_per_person, subset=subset)
 
 
 def names(rows):
@@ -62,9 +62,9 @@ def test_of_a_person_so_many_faces_are_used(faces):
 
 
 def test_people_with_few_faces_are_left_out(faces):
-    found = labelled_subset(faces, labels(at_least=5))
+    found = labelled_subset(faces, labels(min_per_person=5))
     assert found.equals(faces[faces["person"].isin([f"p{person}" for person in range(4, 12)])])
-    assert len(labelled_subset(faces, labels(at_least=5, share=0.5))) == round(0.5 * len(found))
+    assert len(labelled_subset(faces, labels(min_per_person=5, share=0.5))) == round(0.5 * len(found))
 
 
 def test_subsets_are_others_and_each_the_same_again(faces):
@@ -78,7 +78,7 @@ def test_subsets_are_others_and_each_the_same_again(faces):
 
 
 def test_one_person_alone_is_refused(faces):
-    with pytest.raises(DataError, match="it takes two to tell apart; raise share, or lower"):
+    with pytest.raises(DataError, match="it takes two to tell apart; raise fraction, or lower"):
         labelled_subset(faces, labels(0.01))
     with pytest.raises(DataError, match="shows 1 people"):
         labelled_subset(faces[faces["person"] == "p11"], labels())

@@ -124,7 +124,7 @@ def test_gradients_are_blocks_of_normalised_histograms(orl_images):
 
 def test_a_learner_gets_the_labels_of_a_run_and_others_get_no_face(experiment):
     rows = pd.DataFrame({"person": [f"p{n // 3}" for n in range(60)] + ["alone"], "sample_id": range(61)})
-    labels = experiment.defaults.finetune.labels.model_copy(update={"share": 0.5, "at_least": 2})
+    labels = experiment.defaults.finetune.labels.model_copy(update={"fraction": 0.5, "min_per_person": 2})
     for name in BASELINES:
         found = learnt_from(name, rows, labels)
         if name not in LEARNERS:

@@ -95,7 +95,7 @@ def test_a_view_is_its_own_faces_alone(coloured, views, first, last):
 
 def test_a_view_without_light_and_grey_is_the_crop(coloured, views):
     plain = self_supervised_view(coloured, views(brightness=0.0, grey=0.0), Noise(range(40), "x"))
-    crops = random_crops(Noise(range(40), "x"), views().crop_least)
+    crops = random_crops(Noise(range(40), "x"), views().crop_min)
     # With no change of contrast the mean is taken off and put back: rounding remains.
     torch.testing.assert_close(plain, apply_crops(coloured, crops), rtol=0, atol=1e-6)
 
@@ -228,7 +228,7 @@ def test_the_encoder_starts_as_a_masked_autoencoders(experiment, make, method):
     assert not same(tensors(other), tensors(again.model))
 
 
-EASY = {"hidden": 32, "projection": 16, "crop_least": 0.8, "brightness": 0.1}
+EASY = {"hidden": 32, "projection": 16, "crop_min": 0.8, "brightness": 0.1}
 
 
 @pytest.mark.parametrize("method", ["simclr", "moco"])
@@ -355,4 +355,4 @@ def test_the_methods_are_those_of_the_configuration():
 def test_a_run_is_shaped_by_its_own_methods_settings_alone(small, method):
     shaping = small(runs={"x": {"pretrain": {"method": method}}}).run("x").shaping()["pretrain"]
     assert (shaping["views"] is None) == (method == "mae")
-    assert {"mask", "masks", "decoder", "mask_ratio", "crop_least"}.isdisjoint(shaping) == (method != "mae")
+    assert {"mask", "masks", "decoder", "mask_ratio", "crop_min"}.isdisjoint(shaping) == (method != "mae")

@@ -193,7 +193,7 @@ def test_the_loss_is_float32_in_half_precision_too(make, loss):
 
 @pytest.mark.parametrize("mask", ["random", "block", "region", "pixel", "attention_high", "hard_patches"])
 def test_a_loss_depends_on_the_step_and_the_seed_alone(make, mask):
-    made = make(mask=mask, crop_least=0.5)
+    made = make(mask=mask, crop_min=0.5)
     part = slice(0, BATCH)
     first = [float(made.loss(step, part)[LOSS].detach()) for step in (0, 1, 5)]
     torch.manual_seed(77)
@@ -204,7 +204,7 @@ def test_a_loss_depends_on_the_step_and_the_seed_alone(make, mask):
 
 @pytest.mark.parametrize("mask", ["random", "pixel", "region", "hard_patches"])
 def test_a_loss_of_the_batch_is_the_mean_of_its_parts(make, mask):
-    made = make(mask=mask, crop_least=0.5)
+    made = make(mask=mask, crop_min=0.5)
     batch = float(made.loss(3, slice(0, 4))[LOSS].detach())
     parts = [float(made.loss(3, slice(at, at + 2))[LOSS].detach()) for at in (0, 2)]
     assert sum(parts) / 2 == pytest.approx(batch, rel=1e-5)
@@ -248,12 +248,12 @@ def test_a_perceptual_loss_comes_beside_the_pixels(make):
 
 
 def test_without_crops_a_face_is_whole_or_mirrored(make, faces):
-    made = make(crop_least=1.0)
+    made = make(crop_min=1.0)
     shown, _ = made._images(0, slice(0, BATCH))
     plain = to_input(made.feed.batch(0))
     for image, face in zip(shown, plain, strict=True):
         assert torch.equal(image, face) or torch.equal(image, face.flip(-1))
-    cropped, crops = make(crop_least=0.3)._images(0, slice(0, BATCH))
+    cropped, crops = make(crop_min=0.3)._images(0, slice(0, BATCH))
     assert not any(torch.equal(image, face) for image, face in zip(cropped, plain, strict=True))
     assert crops.boxes.shape == (BATCH, 4)
 

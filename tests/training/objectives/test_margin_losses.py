@@ -264,7 +264,7 @@ def test_chance_is_the_loss_of_embeddings_at_right_angles_to_all_class_vectors(s
 @pytest.mark.parametrize("share", [0.1, 0.002])
 def test_chance_is_that_of_the_people_whom_a_step_compares(settings, share):
     """Of a loss over a tenth of the people, chance over all of them would call a start at random learnt."""
-    changes = {"people_per_step": share, "batch_size": 16, "accumulate": 2}
+    changes = {"people_per_step": share, "batch_size": 16, "grad_accumulation": 2}
     finetune, people = settings("cosface").model_copy(update=changes), 1000
     loss, labels = identity_loss(finetune, people, DIMENSIONS), torch.arange(8)
     with torch.no_grad():

@@ -1,0 +1,69 @@
+"""Data sets: what is known, and preparing one by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from facemae import config
+from facemae.cli.options import (
+    RawOption,
+    WorkersOption,
+    data_app,
+)
+
+
+@data_app.command("list")
+def list_data(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    raw: RawOption = "data/raw",
+) -> None:
+    """Show the known data sets: people, images, licence, source and whether they are on this machine."""
+    from facemae.data.sources.catalogue import as_table, catalogue
+    from facemae.data.sources.locate import raw_dir
+
+    entries = catalogue(raw_dir(raw))
+    typer.echo(json.dumps(entries, indent=2) if as_json else as_table(entries))
+
+
+@data_app.command("prepare")
+def prepare_data(
+    source: Annotated[str, typer.Argument(help="A data set, name:path, or a folder or archive of photos.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write: manifest, aligned faces and report.")],
+    workers: WorkersOption = 1,
+    raw: RawOption = "data/raw",
+    size: Annotated[int, typer.Option("--size", min=32, max=448, help="Side of an aligned face.")] = 112,
+    min_score: Annotated[
+        float, typer.Option("--min-score", min=0, max=1, help="Least confidence of the detector.")
+    ] = 0.9,
+    mode: Annotated[
+        Literal["auto", "landmarks", "crop"],
+        typer.Option("--align", help="Find the face, or take photos that are faces already."),
+    ] = "auto",
+    faces: Annotated[
+        Literal["auto", "largest", "central", "all"], typer.Option("--faces", help="Which face of a photo.")
+    ] = "auto",
+    max_skipped: Annotated[
+        float, typer.Option("--max-skipped", min=0, max=1, help="Share of photos that may be unusable.")
+    ] = 0.05,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="No folder names a person.")] = False,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where the detector runs.")
+    ] = "auto",
+) -> None:
+    """Align one data set: from archive or folder to manifest and aligned Parquet; goes on after a kill."""
+    from facemae.core import layout
+    from facemae.data.sources.locate import find, raw_dir
+    from facemae.stages import data as prepare
+
+    data = config.Data(
+        labelled=source, unlabelled=[], tested=[], raw_dir=raw, image_size=size, align=mode, faces=faces,
+        min_score=min_score, max_skipped=max_skipped,
+    )  # fmt: skip
+    wanted = find(source, layout.SET_UNLABELLED if unlabelled else layout.SET_LABELLED, raw_dir(raw))
+    folder = layout.DataFolder(out)
+    prepare.fetch([wanted], raw_dir(raw), folder)
+    prepare.align(data, folder, device, workers)

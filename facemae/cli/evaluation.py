@@ -1,0 +1,81 @@
+"""Embeddings of any photos, and scores of anybody's embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facemae.cli.options import (
+    ComputeOption,
+    CropOption,
+    RawOption,
+    ThreadsOption,
+    WorkersOption,
+    app,
+)
+
+ImagesOption = Annotated[
+    str, typer.Option("--images", help="Folder of person/photo.jpg, archive, pack or data set.")
+]
+StageOption = Annotated[Path, typer.Option("--model", help="Folder of a finetune stage of ours.")]
+EmbeddingsOption = Annotated[
+    Path | None, typer.Option("--embeddings", help="Embeddings of any model, .parquet or .npz.")
+]
+PairsOption = Annotated[
+    Path | None, typer.Option("--pairs", help="CSV: first, second, genuine, perhaps fold.")
+]
+FarOption = Annotated[list[float], typer.Option("--far", help="False accept rate; may be given often.")]
+CacheOption = Annotated[
+    Path, typer.Option("--cache", help="Folder that keeps faces and embeddings for the next time.")
+]
+
+
+@app.command()
+def embed(
+    model: StageOption,
+    images: ImagesOption,
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    mode: CropOption = "auto",
+    workers: WorkersOption = 1,
+    threads: ThreadsOption = 1,
+    raw: RawOption = "data/raw",
+    device: ComputeOption = "auto",
+) -> None:
+    """Find, align and embed the faces of a folder of photos with a trained run (docs/evaluating.md)."""
+    from facemae.evaluation.embedding_file import Photos, embed_photos
+
+    embed_photos(Photos(images, mode, raw, workers, threads, device), model, out)
+
+
+@app.command()
+def evaluate(
+    embeddings: EmbeddingsOption = None,
+    pairs: PairsOption = None,
+    images: Annotated[str | None, typer.Option("--images", help="Photos to embed first.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Finetune stage to embed them with.")] = None,
+    recogniser: Annotated[
+        str | None, typer.Option("--recogniser", help="dlib, inception, fisherfaces, hog_lda or pca.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Data set for the recogniser.")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help="List: view1, view2, ...")] = None,
+    far: FarOption = [0.1, 0.01, 0.001],  # noqa: B006 - typer copies it
+    resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap resamples of the people.")] = 1000,
+    level: Annotated[float, typer.Option("--level", help="Level of the intervals.")] = 0.95,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for metrics and card.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with a line of JSON.")] = False,
+    cache: CacheOption = Path("data/evaluated"),
+    mode: CropOption = "auto",
+    workers: WorkersOption = 1,
+    raw: RawOption = "data/raw",
+) -> None:
+    """Score embeddings of any model: on a list of pairs, or all faces against all (docs/evaluating.md)."""
+    from facemae.evaluation.embedding_file import Photos
+    from facemae.stages import evaluate_file
+
+    photos = None if images is None else Photos(images, mode, raw, workers)
+    asked = evaluate_file.Asked(
+        embeddings, photos, model, recogniser, data, pairs, protocol, raw, cache, workers
+    )
+    evaluate_file.run(asked, evaluate_file.Settings(tuple(far), resamples, level), out, as_json)

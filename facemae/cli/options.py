@@ -1,0 +1,42 @@
+"""The command itself, and the options that several of its sub-commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(
+    name="facemae",
+    help="What does masked-autoencoder pretraining buy for face recognition?\n\n"
+    "The workflow runs these stages for you: snakemake --cores all. Run one by hand with the same options.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Data sets: what is known, and preparing one by itself.", no_args_is_help=True)
+RawOption = Annotated[
+    str, typer.Option("--raw-dir", help="Folder with the archives; FACEMAE_RAW_DIR overrides it.")
+]
+ConfigOption = Annotated[
+    list[Path],
+    typer.Option("--config", help="YAML file; given twice, the later one lies over the earlier. - is stdin."),
+]
+# Under torchrun, which takes --run for an option of its own cut short, --name says the same.
+RunOption = Annotated[
+    str, typer.Option("--run", "--name", help="Name of a run, or of a baseline where one is meant.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the run.")]
+DataOption = Annotated[
+    Path, typer.Option("--data", help="Folder of photos and aligned faces, such as results/data.")
+]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes that align at a time.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder to write, named after the stage.")]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of results to read and write into.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")]
+CropOption = Annotated[
+    Literal["auto", "landmarks", "crop"],
+    typer.Option("--align", help="Find the face, or take photos that are faces already."),
+]
+ComputeOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]

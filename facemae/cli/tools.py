@@ -1,0 +1,95 @@
+"""Beside the workflow: plan it, find its results, check this machine, hand networks on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from facemae import config
+from facemae.cli.options import (
+    ConfigOption,
+    RunOption,
+    SeedOption,
+    app,
+)
+from facemae.core.errors import UsageError
+from facemae.core.progress import say
+
+
+@app.command()
+def plan(
+    config_files: ConfigOption,
+    root: Annotated[
+        Path | None, typer.Option("--results", help="Results to plan with; the configuration's if not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with a line of JSON.")] = False,
+) -> None:
+    """Say before a run what difference its people and seeds can decide, and what it costs."""
+    from facemae.report import plan as planning
+
+    experiment = config.load(config_files)
+    found = planning.plan(experiment, root or Path(experiment.results))
+    typer.echo(planning.in_words(found, experiment))
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+
+
+@app.command()
+def where(config_files: ConfigOption) -> None:
+    """Print the verdict and where results, report and app are."""
+    from facemae.core import layout, records
+
+    paths = layout.Results(Path(config.load(config_files).results))
+    if not paths.verdict.exists():
+        raise UsageError(f"There is no verdict in {paths.root} yet; run: snakemake --cores all")
+    typer.echo(f"Verdict  {records.read_json(paths.verdict)['headline']}")
+    typer.echo(f"Results  {paths.summary}")
+    typer.echo(f"Report   {paths.report if paths.report.exists() else paths.overview}")
+    typer.echo("App      make app, or: streamlit run app.py")
+
+
+@app.command()
+def card(
+    results: Annotated[Path, typer.Option("--results", help="Folder of results.")],
+    run: RunOption,
+    seed: SeedOption,
+    out: Annotated[Path, typer.Option("--out", help="Markdown file to write.")],
+) -> None:
+    """Write a trained run's model card: what it is for, what was measured, and what was not."""
+    from facemae.core.layout import Results
+    from facemae.recognition.model_card import write_card
+
+    write_card(Results(results), run, seed, out)
+    say("card", f"written: {out}")
+
+
+@app.command()
+def doctor(
+    config_files: ConfigOption = [Path("config.yaml")],  # noqa: B006 - typer copies it
+) -> None:
+    """Tell whether the main job can run here: versions, device, disk, data, locks."""
+    from facemae.cli.doctor import doctor as check
+
+    raise typer.Exit(check(config_files))
+
+
+@app.command()
+def export(
+    stage: Annotated[
+        Path, typer.Argument(help="Folder of a pretrain stage; for timm also of a finetune stage.")
+    ],
+    library: Annotated[
+        Literal["timm", "huggingface"],
+        typer.Option("--format", help="timm: the encoder. huggingface: encoder and decoder, as ViTMAE."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")],
+) -> None:
+    """Write a trained network for another library (docs/interoperability.md)."""
+    from facemae.models.interop.export import export as write
+
+    write(stage, library, out)
+    say("export", f"{library}: {out}")

@@ -1,0 +1,326 @@
+"""The settings of what is trained: the encoder, its pretraining and its fine-tuning."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from facemae.config.masks import Masks
+from facemae.config.section import Fraction, OpenFraction, PathText, Positive, Section
+
+STRATEGIES = tuple(Masks.model_fields)
+METHODS = ("mae", "simclr", "moco", "dino")
+Method = Literal["mae", "simclr", "moco", "dino"]
+# Width, depth and heads of the sizes with a name: Touvron et al., DeiT, table 1; nano is ours.
+SIZES = {"nano": (128, 8, 4), "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
+
+
+def _known_strategy(name: str) -> str:
+    if name not in STRATEGIES:
+        close = difflib.get_close_matches(name, STRATEGIES, n=1)
+        hint = f"did you mean {close[0]}" if close else f"known are {', '.join(STRATEGIES)}"
+        raise ValueError(f"there is no strategy {name}, {hint}")
+    return name
+
+
+Strategy = Annotated[
+    str, AfterValidator(_known_strategy), Field(json_schema_extra={"enum": list(STRATEGIES)})
+]
+
+
+# Twice the width and depth of the largest vision Transformer that this is meant for, and more.
+Width = Annotated[int, Field(ge=4, le=4096, multiple_of=4)]
+Depth = Annotated[int, Field(ge=1, le=64)]
+Heads = Annotated[int, Field(ge=1, le=64)]
+
+
+class Model(Section):
+    """The encoder and the face embedding on top of it."""
+
+    encoder: Literal["vit", "cnn", "mlp"]
+    """Vision Transformer, masked convolutions, or the pixel autoencoder's fully connected layers."""
+    size: Literal["custom", "nano", "tiny", "small", "base"]
+    """Width, depth and heads by name (`SIZES`); `custom` takes the three below."""
+    patch_size: Annotated[int, Field(ge=1, le=448)]
+    """Side of a patch in pixels; of a cnn also the stride of its last stage."""
+    width: Width
+    depth: Depth
+    heads: Heads
+    class_token: bool
+    pool: Literal["mean", "class"]
+    """What becomes the embedding: the mean of the patch tokens, or the class token."""
+    network: str
+    """timm's name of the cnn."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    """Stochastic depth rate of the last block while fine-tuning."""
+    head: Literal["pooled", "flatten"]
+    """What the embedding is made from: the pooled token, or all tokens side by side (for large data)."""
+    embedding: Annotated[int, Field(ge=2, le=4096)]
+    """Dimensions of the face embedding."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return width, depth and heads."""
+        return SIZES.get(self.size, (self.width, self.depth, self.heads))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Model:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.pool == "class" and not (self.class_token and self.encoder == "vit"):
+            raise ValueError("pool class needs encoder vit with class_token true; use pool mean")
+        return self
+
+
+class Training(Section):
+    """What every training stage has: length, batch and optimiser."""
+
+    steps: Positive
+    batch_size: Annotated[int, Field(ge=2)]
+    grad_accumulation: Positive
+    """Parts that a batch is computed in, one after the other, to fit into memory."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Peak rate of AdamW, at this batch size."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
+    """Fraction of the steps over which the rate rises linearly."""
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    """Largest L2 norm of the gradient."""
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    """Decay per step of the averaged weights, which become the result; 0: the last weights do."""
+    held_out: Annotated[float, Field(ge=0, lt=1)]
+    """Fraction of the faces (fine-tuning: of the people) kept to validate on."""
+    validate_every: Annotated[int, Field(ge=0)]
+    """Steps between two validations; the best weights become the result. 0: never."""
+    patience: Annotated[int, Field(ge=0)]
+    """Validations without a better one after which the training stops; 0: it never does."""
+    log_every: Positive
+    checkpoint_every: Positive
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Training:
+        if self.batch_size % self.grad_accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by grad_accumulation {self.grad_accumulation}"
+            )
+        if bool(self.held_out) != bool(self.validate_every):
+            raise ValueError("held_out and validate_every go together: both above 0, or both 0")
+        return self
+
+
+class Perceptual(Section):
+    """A loss on the features of a frozen network, beside the one on pixels."""
+
+    weight: Annotated[float, Field(ge=0)]
+    """Of this loss against the pixels' 1; 0: none."""
+    network: Annotated[str, Field(min_length=1)]
+    """`ema`: the run's own averaged encoder; else timm's name of a model."""
+    weights: PathText | None
+    """File of that timm model's weights."""
+
+    @model_validator(mode="after")
+    def _weights_are_named(self) -> Perceptual:
+        if self.weight and (self.network == "ema") != (self.weights is None):
+            raise ValueError("weights is the file of a timm network's weights; network ema takes null")
+        return self
+
+
+class Views(Section):
+    """What contrastive methods learn from: two changed views of each face."""
+
+    crop_min: Annotated[float, Field(gt=0, le=1)]
+    """Min fraction of the area that a view keeps."""
+    brightness: Fraction
+    """Largest relative change of brightness and of contrast."""
+    grey: Fraction
+    """Fraction of the views without colour."""
+    hidden: Positive
+    """Width of the projection head's hidden layers."""
+    projection: Annotated[int, Field(ge=2)]
+    """Dimensions that views are compared in; of dino the number of prototypes."""
+    temperature: Annotated[float, Field(gt=0)]
+    """Of the softmax over similarities; of dino the student's."""
+    teacher_temperature: Annotated[float, Field(gt=0)]
+    """Of dino's teacher."""
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    """Decay per step of the averaged encoder that moco and dino compare with."""
+
+
+class Pretrain(Training):
+    """Pretraining without labels: a masked autoencoder, or a contrastive method."""
+
+    method: Method
+    """mae, or a contrastive method; everything about masks and decoders is mae's."""
+    views: Views | None
+    """Null where nothing compares views."""
+    mask: Strategy
+    mask_ratio: OpenFraction
+    """Fraction of the patches hidden from the encoder."""
+    masks: Masks
+    """Each strategy's own parameters."""
+    init: PathText | None
+    """File of weights to start the encoder from; null: random ones."""
+    crop_min: Annotated[float, Field(gt=0, le=1)]
+    """Min fraction of the area that a random crop keeps; 1: no crops, faces are mirrored only."""
+    brightness: Fraction
+    """Largest relative change of brightness and of contrast; 0: none."""
+    grey: Fraction
+    """Fraction of the faces without colour."""
+    decoder: Literal["transformer", "cross", "deconv", "mlp"]
+    decoder_width: Width
+    decoder_depth: Depth
+    decoder_heads: Heads
+    predict_ratio: Annotated[float, Field(gt=0, le=1)]
+    """Fraction of all patches that are predicted, if fewer than are hidden; 1: every hidden one."""
+    loss: Literal["mse", "l1"]
+    loss_on: Literal["hidden", "all"]
+    normalise_target: bool
+    """Predict pixels normalised per patch instead of raw ones."""
+    perceptual: Perceptual
+    teacher_decay: Annotated[float, Field(ge=0, lt=1)]
+    """Decay per step of the averaged copies that guided masks and the perceptual loss look at."""
+    probe: bool
+    """Whether each validation also tries how well the encoder, frozen, tells the training people apart."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Pretrain:
+        if self.decoder_width % self.decoder_heads:
+            raise ValueError(
+                f"decoder_width {self.decoder_width} is not divisible by decoder_heads {self.decoder_heads}"
+            )
+        if getattr(self.masks, self.mask) is None:
+            raise ValueError(f"masks.{self.mask}: this key is missing; copy it from config/defaults.yaml")
+        if self.method != "mae" and self.views is None:
+            raise ValueError(f"views: method {self.method} takes them; copy them from config/defaults.yaml")
+        return self
+
+    @property
+    def compared_views(self) -> Views:
+        """Return how a contrastive method's views are made; settings without them are refused for it."""
+        assert self.views is not None
+        return self.views
+
+    @property
+    def augmentation(self) -> dict[str, float]:
+        """Return how faces are augmented, a contrastive method's views among them."""
+        changed = self if self.method == "mae" else self.compared_views
+        return {name: getattr(changed, name) for name in ("crop_min", "brightness", "grey")}
+
+    @property
+    def mask_parameters(self) -> dict[str, Any]:
+        """Return the parameters of the run's own strategy."""
+        return self.masks.parameters(self.mask)
+
+
+class Labels(Section):
+    """How many of the training people's faces are used with their labels."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)]
+    """Fraction of the labelled faces that are used."""
+    per_person: Annotated[int, Field(ge=0)]
+    """Max faces of a person; 0: all."""
+    min_per_person: Positive
+    """People with fewer faces are left out."""
+    subset: Annotated[int, Field(ge=0)]
+    """Which random subset."""
+
+
+class Finetune(Training):
+    """Supervised fine-tuning for identity."""
+
+    mode: Literal["full", "partial", "lora", "probe", "knn"]
+    """What is trained: all, the last blocks, low-rank changes of attention, the head, or nothing."""
+    last_blocks: Positive
+    """Of mode partial: blocks trained, from the last one back."""
+    lora_rank: Positive
+    """Of mode lora: rank of the change of each query and value matrix."""
+    labels: Labels
+    loss: Literal["cosface", "arcface", "adaface", "subcenter", "softmax"]
+    margin: Annotated[float, Field(ge=0, le=1)]
+    """Subtracted from the cosine (cosface, adaface) or added to the angle in radians (arcface, subcenter)."""
+    scale: Annotated[float, Field(gt=0)] | Literal["auto"]
+    """Factor on the cosines; auto: from the number of people."""
+    margin_warmup_fraction: Annotated[float, Field(ge=0, le=1)]
+    """Fraction of the steps over which the margin rises linearly from 0."""
+    subcenters: Positive
+    """Of loss subcenter: vectors per person."""
+    people_per_step: Annotated[float, Field(gt=0, le=1)]
+    """Fraction of the people that a step's loss is taken over, those in the batch among them; 1: all."""
+    head_steps: Annotated[int, Field(ge=0)]
+    """First steps that train the head alone."""
+    patch_drop: Annotated[float, Field(ge=0, lt=1)]
+    """Fraction of the patches hidden from the encoder at each step: a control that costs no pretraining."""
+    patch_drop_until: Fraction
+    """Fraction of the steps after which no patch is hidden any more."""
+    erasing: Fraction
+    """Fraction of the faces with a random rectangle erased: another such control."""
+    low_resolution: Fraction
+    """Fraction of the faces that are made coarse."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    """Factor on the learning rate per block, from the head down to the patches."""
+    shift: Annotated[float, Field(ge=0, le=0.25)]
+    """Largest random shift, as a fraction of the side."""
+    scale_jitter: Annotated[float, Field(ge=0, le=0.5)]
+    """Largest random change of scale."""
+    rotation: Annotated[float, Field(ge=0, le=45)]
+    """Largest random rotation in degrees."""
+    brightness: Annotated[float, Field(ge=0, le=1)]
+    """Largest random relative change of brightness and of contrast."""
+
+    @model_validator(mode="after")
+    def _parts_can_be_normalised(self) -> Finetune:
+        if self.batch_size < 2 * self.grad_accumulation:  # batch normalisation takes two
+            raise ValueError(
+                f"grad_accumulation {self.grad_accumulation} of batch_size {self.batch_size} leaves one face "
+                "in a part"
+            )
+        return self
+
+
+# Settings of the pretraining that only the masked autoencoder has.
+_OF_A_MASK = (
+    "mask", "mask_ratio", "masks", "decoder", "decoder_width", "decoder_depth", "decoder_heads",
+    "predict_ratio", "loss", "loss_on", "normalise_target", "perceptual", "teacher_decay", "crop_min",
+    "brightness", "grey",
+)  # fmt: skip
+
+
+class Run(Section):
+    """One run, whole: a strategy, or a control, with everything that trains it."""
+
+    model: Model
+    pretrain: Pretrain | None
+    """`null`: no pretraining, the run fine-tunes from scratch."""
+    finetune: Finetune
+
+    def shaping(self) -> dict[str, Any]:
+        """Return the settings that shape the run: all but the parameters of strategies it does not use."""
+        settings = self.model_dump()
+        if self.pretrain:
+            mask, pretrain = self.pretrain.mask, settings["pretrain"]
+            pretrain["masks"] = {mask: pretrain["masks"][mask]}
+            if self.pretrain.method == "mae":
+                pretrain["views"] = None
+            else:
+                pretrain = {name: value for name, value in pretrain.items() if name not in _OF_A_MASK}
+            settings["pretrain"] = pretrain
+        return settings
+
+    @property
+    def masked(self) -> Pretrain | None:
+        """Return the settings of the masked autoencoder, or None for a run without one."""
+        return self.pretrain if self.pretrain and self.pretrain.method == "mae" else None
+
+    @property
+    def strategy(self) -> str:
+        """Return the masking strategy, the contrastive method, or "none" for a run without pretraining."""
+        if self.pretrain is None:
+            return "none"
+        return self.pretrain.mask if self.pretrain.method == "mae" else self.pretrain.method
+
+    @property
+    def mask_ratio(self) -> float | None:
+        """Return the fraction of hidden patches, or None for a run without masks."""
+        return self.masked.mask_ratio if self.masked else None

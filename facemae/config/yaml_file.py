@@ -1,0 +1,95 @@
+"""YAML files of settings, read so that whatever is in them ends in values or in one sentence."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from facemae.core.errors import UsageError
+from facemae.core.text import escaped
+
+STDIN = Path("-")
+MAX_CHARACTERS, MAX_VALUES, MAX_DEPTH = 1_000_000, 20_000, 20
+START = "start from a copy of config.yaml"
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that is given twice where YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        twice = [key for key, count in counts.items() if count > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice[0]} is given twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the keys of a YAML file; "-" is standard input.
+
+    Raises:
+        UsageError: it is missing, too large, no YAML, or holds values that no setting can have.
+    """
+    try:
+        content = _UniqueKeys(_text(path)).get_single_data()
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: there is no such file; give another one with --config.") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: the values are nested too deeply; {START}.") from error
+    # YAML's numbers and dates are Python's, which refuses numbers of thousands of digits and a 31 February.
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path}: this is not a readable YAML file ({reason}).") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: the file holds no keys; {START}.")
+    check_plain(content, f"{path}: ")
+    return content
+
+
+def _text(path: Path) -> str:
+    with sys.stdin if path == STDIN else open(path, encoding="utf-8") as file:
+        text = file.read(MAX_CHARACTERS + 1)
+    if len(text) > MAX_CHARACTERS:
+        raise UsageError(f"{path}: it has more than {MAX_CHARACTERS:,} characters; {START}.")
+    return text
+
+
+def check_plain(content: Mapping[Any, Any], prefix: str = "") -> None:
+    """Stop unless the values are few, not nested deeply, and texts without control characters.
+
+    A value that refers to itself is nested without end; texts are the names of files and folders, where no
+    system takes a NUL.
+
+    Raises:
+        UsageError: one is not; the sentence names its key.
+    """
+    for count, (keys, value) in enumerate(_values(content)):
+        where = f"{prefix}{'.'.join(keys[:MAX_DEPTH])}"
+        if len(keys) > MAX_DEPTH:
+            raise UsageError(f"{where}: it is nested deeper than {MAX_DEPTH} levels, or in itself; {START}.")
+        if count > MAX_VALUES:
+            raise UsageError(f"{where}: these are more than {MAX_VALUES:,} values; {START}.")
+        if isinstance(value, str) and escaped(value) != value:
+            raise UsageError(f"{where}: {value!r} holds a control character; write it without.")
+
+
+def _values(content: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    stack: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    while stack:
+        keys, value = stack.pop()
+        yield keys, value
+        inside = (
+            value.items()
+            if isinstance(value, Mapping)
+            else enumerate(value)
+            if isinstance(value, list)
+            else ()
+        )
+        stack += [((*keys, str(key)), each) for key, each in inside]
