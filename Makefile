@@ -1,41 +1,58 @@
 # make            the main job: set-up, then the whole workflow
+# make run PHOTOS=FOLDER    the same with your own photos (FOLDER/person/photo.jpg)
 # make test       the tests
 # make help       the other targets
 
 VENV := .venv
 STAMP := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 REPORT := results/report.html
+PHOTOS ?=
+OUT ?= results-mine
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := all
-.PHONY: all install test app check format lock schema readme tiny clean help
+.PHONY: all run install dev test test-all app check format lock schema readme tiny clean help
 
 all: install ## Run the workflow and write the report
 	snakemake --cores all
-	@[ $(REPORT) -nt results/report/overview.html ] || snakemake --report $(REPORT)
-	@python -m facemae where --config config.yaml
+	@[ $(REPORT) -nt results/report/overview.html ] || snakemake --quiet all --report $(REPORT)
+	@facemae where --config config.yaml
+
+run: install ## Train and evaluate on your own photos: make run PHOTOS=FOLDER [OUT=results-mine]
+	@facemae run --photos "$(PHOTOS)" --out "$(OUT)"
 
 install: $(STAMP) ## Set up .venv from requirements.lock
 
-$(STAMP): requirements.lock setup.sh
+$(STAMP): requirements.lock requirements-uv.lock setup.sh
 	sh setup.sh $(VENV)
 	@touch $@
 
-test: install ## Run the tests
+dev: $(DEV) ## Add what tests and checks take
+
+$(DEV): $(STAMP) requirements-dev.lock
+	sh setup.sh $(VENV) requirements-dev.lock
+	@touch $@
+
+test: dev ## Run the tests
 	pytest
+
+test-all: dev ## Run every test, the slow ones and those in a browser too, group by group (docs/testing.md)
+	sh tests/all.sh
 
 app: install ## Open the app
 	streamlit run app.py
 
-check: install ## Lint, format and type checks, and the workflow's own
+check: dev ## Lint, format, types, imports between packages, and the workflow
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 	snakefmt --check .
 	snakemake --lint
 	snakemake --dry-run --quiet all
 
-format: install ## Format the code
+format: dev ## Format the code
 	ruff check --fix .
 	ruff format .
 	snakefmt .
@@ -43,19 +60,21 @@ format: install ## Format the code
 tiny: install ## Run the whole workflow in about a minute; its numbers mean nothing
 	snakemake --configfile config/tiny.yaml --cores all
 
-lock: ## Write requirements.lock anew from pyproject.toml (needs uv)
-	uv pip compile --quiet --universal --generate-hashes --group dev \
-		--custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+COMPILE := uv pip compile --quiet --universal --generate-hashes --custom-compile-command "make lock"
+lock: ## Write the lock files again from pyproject.toml (needs uv)
+	$(COMPILE) --group default pyproject.toml --output-file requirements.lock
+	$(COMPILE) --group dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
+	$(COMPILE) --group uv --output-file requirements-uv.lock
 
-schema: install ## Write the configuration's JSON schema anew
-	python -m facemae schema > workflow/schemas/config.schema.json
+schema: install ## Write the configuration's JSON schema again
+	facemae schema > workflow/schemas/config.schema.json
 
-readme: install ## Write the verdict in results/ into README.md, and its page in docs/results
-	python -m facemae readme --file README.md --results results
-	python -m facemae document --results results --out docs/results
+readme: install ## Write the verdict in results/ into README.md, and its page into docs/results
+	python docs/write_readme.py --file README.md --results results
+	python docs/write_results.py --results results --out docs/results
 
-clean: ## Delete results, logs and checkpoints; the environment stays
-	rm -rf results results-tiny logs .snakemake
+clean: ## Delete every result, log, checkpoint, cache of faces and gallery; photos and the environment stay
+	@facemae clean --all --yes
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import write_readme as readme
 
 from facemae import config
 from facemae.core import layout, records
 from facemae.core.layout import Results
-from facemae.report import readme
 
 ROOT = Path(__file__).parent.parent
 STAGES = {"pretrain", "finetune"}

@@ -23,7 +23,7 @@ PYTHON_FLOOR = "3.11"
 FLOORS = {
     "torch": "2.10",
     "torchvision": "0.25",
-    "pillow": "12.2",
+    "pillow": "13.0",
     "streamlit": "1.67",
     "snakemake": "9.11",
     "timm": "1.0.20",

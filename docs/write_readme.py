@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,11 @@ def _interval(row: Any) -> str:
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write a results folder's verdict into the README.")
+    parser.add_argument("--file", type=Path, required=True, help="README to write into")
+    parser.add_argument("--results", type=Path, required=True, help="folder of results to show")
+    asked = parser.parse_args()
+    write_readme(asked.file, asked.results)

@@ -6,6 +6,7 @@ without the other.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from facemae.report import charts, curves, static_charts, tables
 from facemae.report.phrases import MAIN_PROTOCOLS, PROTOCOLS, metric_label, scalars, scratch_runs
 
 DIGITS = 8  # after the point; with fewer, rounding them again would differ from rounding once
-MADE = "<!-- made by `facemae document`, do not edit -->"
+MADE = "<!-- made by `make readme`, do not edit -->"
 MANY_PANELS = 2  # of a chart; the tables of more are folded away
 _RUN = (
     "run", "kind", "strategy", "seeds", "people", "seconds_pretrain", "seconds_finetune", "images_pretrain",
@@ -273,3 +274,11 @@ def _cell(text: str) -> str:
 def _text(text: str) -> str:
     """Return text that is no markup of HTML and stays on its line."""
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write a results folder as a page of documentation.")
+    parser.add_argument("--results", type=Path, required=True, help="folder of results to show")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write into, such as docs/results")
+    asked = parser.parse_args()
+    document(asked.results, asked.out)

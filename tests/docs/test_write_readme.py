@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import write_readme as readme
 
 from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
-from facemae.report import readme
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

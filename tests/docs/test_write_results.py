@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import write_results as results_page
 from PIL import Image
 from results_folder import EVERYTHING, HOSTILE, make_results
 from typer.testing import CliRunner
+from write_results import as_markdown, document
 
 from facemae.__main__ import app
 from facemae.core import files
 from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.layout import Results
-from facemae.report import results_page
-from facemae.report.results_page import as_markdown, document
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "results"
 CURVES = ("occlusion", "occlusion-kinds", "lighting", "illumination", "labels", "labels-per-person")
@@ -152,12 +152,10 @@ def test_the_command_writes_the_page(folder: Path, tmp_path: Path) -> None:
 def test_the_documented_results_are_what_their_numbers_say() -> None:
     files_there = sorted(DOCUMENTED.glob("*.json"))
     if not files_there:
-        pytest.skip(f"{DOCUMENTED} holds no results yet; `facemae document` writes them")
+        pytest.skip(f"{DOCUMENTED} holds no results yet; `make readme` writes them")
     for file in files_there:
         content = json.loads(file.read_text(encoding="utf-8"))
         page = file.with_suffix(".md").read_text(encoding="utf-8")
-        assert as_markdown(content) == page, (
-            f"{file.with_suffix('.md')}: make it again with `facemae document`"
-        )
+        assert as_markdown(content) == page, f"{file.with_suffix('.md')}: make it again with `make readme`"
         for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page):
             assert (DOCUMENTED / name).exists(), name
