@@ -74,7 +74,7 @@ def test_the_stages_are_all_there():
         "compare",
         "report",
     }
-    assert set(COMMANDS) >= stages | {"config", "schema", "doctor", "embed", "evaluate", "document"}
+    assert set(COMMANDS) >= stages | {"config", "schema", "doctor", "embed", "evaluate"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -9,11 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from facemae import config
-from facemae.cli.options import (
-    RawOption,
-    WorkersOption,
-    data_app,
-)
+from facemae.cli.options import RawOption, WorkersOption, app
+
+data_app = typer.Typer(help="Data sets: what is known, and preparing one by itself.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 
 @data_app.command("list")

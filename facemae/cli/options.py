@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Data sets: what is known, and preparing one by itself.", no_args_is_help=True)
+
 RawOption = Annotated[
     str, typer.Option("--raw-dir", help="Folder with the archives; FACEMAE_RAW_DIR overrides it.")
 ]

@@ -316,7 +316,7 @@ def build_rival(encoder: Encoder, settings: config.Pretrain, seed: int) -> Rival
     except ImportError as error:
         raise UsageError(
             f"pretrain.method: {settings.method} takes the package lightly, which cannot be loaded "
-            f"({error}); install the extra contrastive (pip install 'facemae[contrastive]'), or choose method mae."
+            f"({error}); pip install 'facemae[contrastive]', or choose method mae."
         ) from error
     return Rival(Branch(encoder, projection), predictor)
 
