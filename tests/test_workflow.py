@@ -248,6 +248,15 @@ def test_the_named_data_sets_go_from_archive_to_aligned_faces(tmp_path):
     assert set(pairs["first"]) | set(pairs["second"]) <= set(outcomes["sample_id"])
 
 
+def test_a_path_may_hold_words_in_braces(tmp_path):
+    """Which Snakemake takes for wildcards."""
+    home = tmp_path / "class {7E} {run}" / "ann"
+    home.mkdir(parents=True)
+    (home / "1.jpg").write_bytes(b"\xff\xd8\xff")
+    write_config(tmp_path, {"data": {"labelled": str(home.parent)}})
+    assert ("fetch", "") in planned(tmp_path)
+
+
 def test_photos_that_are_added_are_listed_by_the_next_run(tmp_path):
     """The files of a source are part of what the workflow watches."""
     from facemae.data.sources.orl import orl_photos

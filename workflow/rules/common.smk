@@ -75,6 +75,11 @@ def source_states():
         fail(error)
 
 
+def verbatim(text):
+    """Return a parameter's function, since Snakemake takes words in braces in a plain text for wildcards."""
+    return lambda wildcards: text
+
+
 def section(*names):
     """Return a function of a rule's wildcards: the run's sections, which re-run the rule when they change."""
 

@@ -20,8 +20,10 @@ rule fetch:
     params:
         folder=subpath(output[0], parent=True),
         config=RESULTS.config,
-        data=EXPERIMENT.data.model_dump_json(
-            include={"labelled", "unlabelled", "tested"}
+        data=verbatim(
+            EXPERIMENT.data.model_dump_json(
+                include={"labelled", "unlabelled", "tested"}
+            )
         ),
         sources=source_states(),
     shell:
@@ -57,8 +59,10 @@ rule align:
     params:
         folder=subpath(output[0], parent=True),
         config=RESULTS.config,
-        data=EXPERIMENT.data.model_dump_json(
-            include={"image_size", "align", "faces", "min_score"}
+        data=verbatim(
+            EXPERIMENT.data.model_dump_json(
+                include={"image_size", "align", "faces", "min_score"}
+            )
         ),
     shell:
         """
@@ -109,7 +113,7 @@ rule split:
     params:
         folder=subpath(output[0], parent=True),
         config=RESULTS.config,
-        split=EXPERIMENT.split.model_dump_json(),
+        split=verbatim(EXPERIMENT.split.model_dump_json()),
     shell:
         "python -m facemae split --config {params.config:q} --data {params.folder:q} 2>&1 | tee -i {log:q}"
 

@@ -1,7 +1,9 @@
 """From a trained run, or a control, to the verdict and the report's page."""
 
 # Whom the resamples draw: another seed changes no file that the rules below read.
-RESAMPLED = EXPERIMENT.split.model_dump_json(include={"pairs", "rotations", "seed"})
+RESAMPLED = verbatim(
+    EXPERIMENT.split.model_dump_json(include={"pairs", "rotations", "seed"})
+)
 
 
 # One process for all of them, since each takes longer to start than to embed or to evaluate.
@@ -25,8 +27,8 @@ rule baselines:
     params:
         config=RESULTS.config,
         results=RESULTS.root,
-        model=EXPERIMENT.defaults.model.model_dump_json(),
-        labels=EXPERIMENT.defaults.finetune.labels.model_dump_json(),
+        model=verbatim(EXPERIMENT.defaults.model.model_dump_json()),
+        labels=verbatim(EXPERIMENT.defaults.finetune.labels.model_dump_json()),
     shell:
         """
         python -m facemae baselines \
@@ -62,8 +64,10 @@ rule evaluate:
     params:
         config=RESULTS.config,
         results=RESULTS.root,
-        evaluate=EXPERIMENT.evaluate.model_dump_json(
-            include={"far_targets", "resamples", "level"}
+        evaluate=verbatim(
+            EXPERIMENT.evaluate.model_dump_json(
+                include={"far_targets", "resamples", "level"}
+            )
         ),
         resamples=RESAMPLED,
     shell:
@@ -99,9 +103,11 @@ rule robustness:
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
         finetuned=finetuned_option,
-        model=EXPERIMENT.defaults.model.model_dump_json(),
-        settings=EXPERIMENT.robustness.model_dump_json(exclude={"runs"}),
-        evaluate=EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"}),
+        model=verbatim(EXPERIMENT.defaults.model.model_dump_json()),
+        settings=verbatim(EXPERIMENT.robustness.model_dump_json(exclude={"runs"})),
+        evaluate=verbatim(
+            EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"})
+        ),
         resamples=RESAMPLED,
     shell:
         """
@@ -142,8 +148,10 @@ rule attributes:
         out=subpath(output[0], parent=True),
         pretrained=pretrained_option,
         section=section("model", "finetune"),
-        settings=EXPERIMENT.attributes.model_dump_json(exclude={"runs"}),
-        evaluate=EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"}),
+        settings=verbatim(EXPERIMENT.attributes.model_dump_json(exclude={"runs"})),
+        evaluate=verbatim(
+            EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"})
+        ),
         resamples=RESAMPLED,
     shell:
         """
@@ -189,10 +197,12 @@ rule label_curve:
         pretrained=pretrained_option,
         finetuned=finetuned_option,
         section=section("model", "finetune"),
-        settings=EXPERIMENT.label_curve.model_dump_json(
-            include={"fractions", "per_person"}
+        settings=verbatim(
+            EXPERIMENT.label_curve.model_dump_json(include={"fractions", "per_person"})
         ),
-        evaluate=EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"}),
+        evaluate=verbatim(
+            EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"})
+        ),
         resamples=RESAMPLED,
     shell:
         """
@@ -232,8 +242,8 @@ rule compare:
     params:
         config=RESULTS.config,
         results=subpath(output[0], parent=True),
-        evaluate=EXPERIMENT.evaluate.model_dump_json(),
-        runs=json.dumps(config["runs"], sort_keys=True),
+        evaluate=verbatim(EXPERIMENT.evaluate.model_dump_json()),
+        runs=verbatim(json.dumps(config["runs"], sort_keys=True)),
     shell:
         "python -m facemae compare --config {params.config:q} --results {params.results:q} 2>&1 | tee -i {log:q}"
 
