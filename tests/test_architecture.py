@@ -75,12 +75,6 @@ def test_the_walk_finds_the_package():
     }  # fmt: skip
 
 
-def test_only_the_app_knows_streamlit():
-    assert importers("streamlit") <= {
-        name for name in TREES if name == "app.py" or name.startswith("facemae/app/")
-    }
-
-
 def test_only_the_detector_knows_its_networks():
     """But for its recogniser, which is one of the ceilings."""
     assert importers("facenet_pytorch") == {
@@ -213,25 +207,20 @@ def test_everything_public_is_described(name):
     assert bare == []
 
 
-@pytest.mark.parametrize("name", sorted(TREES))
-def test_functions_stay_short(name):
-    lengths = {
-        f"{name}:{node.name}": node.end_lineno - node.lineno + 1
-        for node in ast.walk(TREES[name])
-        if isinstance(node, ast.FunctionDef)
-    }
-    assert {label: length for label, length in lengths.items() if length > 45} == {}
+def test_packages_are_at_most_two_deep():
+    deepest = [name for name in MODULES if name.count("/") > 3]
+    assert deepest == []
 
 
 def test_every_test_file_mirrors_a_module():
     """A module that is renamed takes its tests along."""
     own_tests = {
-        "architecture", "benchmarks", "cli", "decisions", "docsresults", "extending", "hostile", "install",
-        "mae_objective", "profiles", "readme", "resume", "workflow",
+        "architecture", "benchmarks", "cli", "decisions", "extending", "hostile", "house", "install", "malformed_files",
+        "mae_objective", "profiles", "resume", "workflow",
     }  # fmt: skip
     for path in (ROOT / "tests").rglob("test_*.py"):
         parts = path.relative_to(ROOT / "tests").parts
-        if parts[0] in ("app", "e2e") or path.stem.removeprefix("test_") in own_tests:
+        if parts[0] in ("app", "docs", "e2e") or path.stem.removeprefix("test_") in own_tests:
             continue
         module = Path(*parts[:-1], parts[-1].removeprefix("test_"))
         assert (PACKAGE / module).exists(), path
