@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,24 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_QUARTERS = [_TURNS[value] for value in (5, 6, 7, 8)]  # these exchange width and height
+
+
+class Picture(NamedTuple):
+    """A decoded photo.
+
+    Attributes:
+        image: 8-bit RGB, upright; a large photo is decoded at half its width and height, or a quarter, ...
+        size: Width and height of the upright file in pixels.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """Return the file's pixels per pixel of the image, (2,), along x and y."""
+        return np.array(self.size, np.float64) / self.image.size
 
 
 class ImageError(DataError):
@@ -133,11 +151,19 @@ class _Rationed(io.BytesIO):
 
 
 def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the image of `open_picture`, for those who need no coordinates of the file.
+
+    Raises:
+        ImageError: the file is not a usable picture; its code says why.
+    """
+    return open_picture(source, max_pixels).image
+
+
+def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode the first frame of a photo to 8-bit RGB, upright as its EXIF orientation says.
 
     Transparency is laid over white. The size is checked before any pixel is decoded. A photo of more than
-    `KEPT_PIXELS` comes back at half its width and height, or a quarter and so on: coordinates found in a
-    picture are in its own pixels, not the file's.
+    `KEPT_PIXELS` comes back at half its width and height, or a quarter and so on.
 
     Raises:
         ImageError: the file is not a usable picture; its code says why.
@@ -145,10 +171,12 @@ def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Imag
     data = read_file(source) if isinstance(source, Path) else source
     decoder = _choose_decoder(data)
     try:
-        picture, turn = _decode_whole(
-            decoder, data, max_pixels
-        )  # frees what the decoder holds before the turn
-        return picture if turn is None else picture.transpose(turn)
+        # What the decoder holds is freed before the turn.
+        picture, turn = _decode_whole(decoder, data, max_pixels)
+        if turn is None:
+            return picture
+        turned = picture.image.transpose(turn)
+        return Picture(turned, picture.size[::-1] if turn in _QUARTERS else picture.size)
     except ImageError:
         raise
     except (
@@ -204,7 +232,7 @@ def _choose_decoder(data: bytes) -> type[ImageFile.ImageFile]:
 
 def _decode_whole(
     decoder: type[ImageFile.ImageFile], data: bytes, max_pixels: int
-) -> tuple[Image.Image, Image.Transpose | None]:
+) -> tuple[Picture, Image.Transpose | None]:
     try:
         return _decode(decoder, data, max_pixels)
     except OSError:
@@ -216,9 +244,11 @@ def _decode_whole(
         whole = data.rstrip(b"\xff")
         restarts = len(_RESTART.findall(whole, whole.rfind(b"\xff\xda")))
         fillings = (_FILLING, b"\xff%c" % (0xD0 + restarts % 8) + _FILLING)
-        found = {_digest(_decode(decoder, whole + each + _JPEG_END, max_pixels)[0]) for each in fillings}
+        found = {
+            _digest(_decode(decoder, whole + each + _JPEG_END, max_pixels)[0].image) for each in fillings
+        }
         picture, turn = _decode(decoder, whole + _JPEG_END, max_pixels)
-        if found != {_digest(picture)}:
+        if found != {_digest(picture.image)}:
             raise
         return picture, turn
 
@@ -241,14 +271,15 @@ def _digest(picture: Image.Image) -> bytes:
 
 def _decode(
     decoder: type[ImageFile.ImageFile], data: bytes, max_pixels: int
-) -> tuple[Image.Image, Image.Transpose | None]:
+) -> tuple[Picture, Image.Transpose | None]:
     with _Rationed(data) as file:
         image = decoder(file)
         file.begin_pixels()
         _check_size(image.size, min(max_pixels, _decoder_limit(image, data)))
+        size = image.size
         _draft(image)
         image.load()
-        return _rgb(image), _turn(image)
+        return Picture(_rgb(image), size), _turn(image)
 
 
 def _decoder_limit(image: ImageFile.ImageFile, data: bytes) -> int:

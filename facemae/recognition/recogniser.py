@@ -19,7 +19,7 @@ from facemae import config
 from facemae.core import layout, records
 from facemae.data.alignment.align import BETTER_PHOTO, Aligned, align_face
 from facemae.data.alignment.detect import Face, FaceDetector
-from facemae.data.images import ImageError, open_image
+from facemae.data.images import ImageError, Picture, open_picture
 from facemae.recognition.threshold import Threshold
 from facemae.recognition.trained_models import Model
 
@@ -39,7 +39,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Found:
-    """A face of a photo: its number from 1, the largest first; its box (4,) in the photo's pixels."""
+    """A face of a photo: its number from 1, the largest first; its box (4,) in pixels of the upright file."""
 
     number: int
     box: NDArray[np.float32]
@@ -52,15 +52,22 @@ class Found:
 
     @property
     def width(self) -> int:
-        """Return how wide the face is in the photo, in pixels."""
-        return round(float(self.box[2] - self.box[0]))
+        """Return how wide the face is in the upright file, in pixels."""
+        return round(self.face.face_px if self.face.face_px is not None else float(self.box[2] - self.box[0]))
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo, upright, and the faces that were found on it."""
+    """A photo, upright, and the faces that were found on it.
+
+    Attributes:
+        image: The photo, perhaps smaller than its file.
+        size: Width and height of the upright file in pixels, in which the faces' boxes are.
+        faces: The largest first.
+    """
 
     image: Image.Image
+    size: tuple[int, int]
     faces: list[Found]
 
 
@@ -112,17 +119,17 @@ class FaceFinder:
         Raises:
             ImageError: one of the files is no picture that can be read.
         """
-        images = [open_image(source) for source in sources]
-        found = self._detector.detect(images)
-        return [self._aligned(image, faces) for image, faces in zip(images, found, strict=True)]
+        pictures = [open_picture(source) for source in sources]
+        found = self._detector.detect([picture.image for picture in pictures])
+        return [self._aligned(picture, faces) for picture, faces in zip(pictures, found, strict=True)]
 
-    def _aligned(self, image: Image.Image, faces: list[Face]) -> Photo:
+    def _aligned(self, picture: Picture, faces: list[Face]) -> Photo:
         kept: list[Found] = []
         for face in faces:
-            aligned = align_face(image, face, self.size) if face.score >= MIN_SCORE else None
+            aligned = align_face(picture, face, self.size) if face.score >= MIN_SCORE else None
             if aligned is not None:
-                kept.append(Found(len(kept) + 1, face.box, aligned))
-        return Photo(image, kept)
+                kept.append(Found(len(kept) + 1, face.scaled(picture.scale).box, aligned))
+        return Photo(picture.image, picture.size, kept)
 
 
 def only_face(photo: Photo, purpose: str) -> Found:

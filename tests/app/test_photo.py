@@ -9,14 +9,14 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from facemae.app.parts import photo_input
-from facemae.data.alignment.align import Aligned
+from facemae.data.alignment.align import BETTER_PHOTO, Aligned
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
 from facemae.recognition.recogniser import Found, Photo
 
 SCRIPT = """
 import streamlit as st
-from facemae.app import photo
+from facemae.app.parts import photo_input as photo
 chosen = photo.aligned_face("face", 112)
 st.text("nothing" if chosen is None else f"{chosen.name} {chosen.image.shape} {chosen.sample_id}")
 """
@@ -73,7 +73,7 @@ def test_a_webcam_shot_is_aligned(page):
     [
         (b"hello", "This file is not a picture we can read. Use JPEG, PNG or WebP."),
         (b"\0\0\0\x18ftypheic" + bytes(20), "HEIC pictures are not supported. Export the picture as JPEG"),
-        (png(Image.new("RGB", (300, 300), "white")), "No face found. Try a brighter, front-facing photo."),
+        (png(Image.new("RGB", (300, 300), "white")), f"No face found. {BETTER_PHOTO}"),
         (png(Image.new("RGB", (10, 10))), "The picture is 10 x 10 pixels; at least 20 a side are needed."),
     ],
 )
@@ -89,17 +89,19 @@ def test_a_session_keeps_a_photo_no_larger_than_it_is_shown(page):
     page.file_uploader[0].set_value(("a.png", shots(1, scale=12), "image/png"))
     run(page)
     kept = page.session_state["face_found"][1]
-    assert max(kept.image.size) == photo_input.PHOTO_SIDE
+    assert max(kept.image.size) == photo_input.PHOTO_SIDE < max(kept.size)
     left, top, right, bottom = kept.faces[0].box
-    assert 0 < right - left < kept.image.width
-    assert 0 < bottom - top < kept.image.height * 1.1
+    assert 0 < right - left < kept.size[0]
+    assert 0 < bottom - top < kept.size[1] * 1.1
 
 
 def test_boxes_are_drawn_around_the_faces():
     image = Image.new("RGB", (200, 100), "white")
     box = np.array([50, 40, 90, 90], np.float32)
     face = Aligned(np.zeros((112, 112, 3), np.uint8), 1.0)
-    drawn = np.asarray(Image.open(io.BytesIO(photo_input.boxed(Photo(image, [Found(1, box, face)])))))
+    drawn = np.asarray(
+        Image.open(io.BytesIO(photo_input.boxed(Photo(image, image.size, [Found(1, box, face)]))))
+    )
     colour = np.array([0, 229, 255])
     assert (drawn[65, 50] == colour).all()
     assert (drawn[65, 90] == colour).all()

@@ -87,7 +87,7 @@ def test_a_photo_without_a_face_says_what_helps(place):
     buffer = io.BytesIO()
     Image.new("RGB", (200, 200), "white").save(buffer, "PNG")
     page = upload(open_page("recognise"), buffer.getvalue())
-    assert "No face found. Try a brighter, front-facing photo." in written(page)
+    assert "No face found. Try a brighter, front-facing photo that is upright." in written(page)
     assert decisions(page) == []
 
 

@@ -81,7 +81,9 @@ def test_enrolment_takes_one_face_and_not_a_small_one(finder, group, photos, tmp
         face_to_enrol(finder.find(group))
     assert error.value.code == "SEVERAL_FACES"
     Image.new("RGB", (100, 100), "white").save(tmp_path / "white.png")
-    with pytest.raises(ImageError, match=r"No face found\. Try a brighter, front-facing photo\."):
+    with pytest.raises(
+        ImageError, match=r"No face found\. Try a brighter, front-facing photo that is upright\."
+    ):
         only_face(finder.find(tmp_path / "white.png"), "verification")
     path = next(iter(photos.values()))
     small = Image.open(path).convert("RGB").resize((46, 56))

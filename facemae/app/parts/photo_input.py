@@ -136,8 +136,7 @@ def _small(photo: Photo) -> Photo:
     """Return a photo no larger than it is shown, which is what a session keeps of it."""
     share = min(1.0, PHOTO_SIDE / max(photo.image.size))
     size = (max(1, round(photo.image.width * share)), max(1, round(photo.image.height * share)))
-    image = photo.image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return replace(photo, image=image, faces=[replace(each, box=each.box * share) for each in photo.faces])
+    return replace(photo, image=photo.image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
 
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the face detector…")
@@ -164,8 +163,9 @@ def boxed(photo: Photo) -> bytes:
     drawn = photo.image.copy()
     draw = ImageDraw.Draw(drawn)
     line = max(2, round(max(drawn.size) / 300))
+    share = np.tile(np.divide(drawn.size, photo.size), 2)
     for each in photo.faces:
-        left, top, right, bottom = (float(edge) for edge in each.box)
+        left, top, right, bottom = (float(edge) for edge in each.box * share)
         draw.rectangle((left, top, right, bottom), outline=BOX_COLOUR, width=line)
         text = str(each.number)
         height = max(14.0, min(28.0, (bottom - top) / 3))

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from facemae.app import frame
 from facemae.data.alignment import quality
-from facemae.data.images import ImageError, encode_png, open_image
+from facemae.data.images import ImageError, encode_png, open_image, open_picture
 from facemae.data.sources.base import Photo
 from facemae.data.sources.manifest import read_photo
 from facemae.report import charts, tables
@@ -171,12 +171,13 @@ def _look(face: str, measured: pd.DataFrame) -> None:
 def _photo(face: str) -> None:
     photo, landmarks = frame.load(tables.origin, face)
     try:
-        image = open_image(read_photo(photo))
+        picture = open_picture(read_photo(photo))
     except ImageError as error:
         st.info("The photo cannot be opened any more.")
         st.text(error.reason)
         return
-    st.image(_png(marked(image, landmarks)), width="stretch", alt=f"{face}, the photo")
+    points = None if landmarks is None else np.asarray(landmarks / picture.scale, np.float32)
+    st.image(_png(marked(picture.image, points)), width="stretch", alt=f"{face}, the photo")
     st.text("The photo" if landmarks is None else "The photo, with the landmarks that were found")
 
 

@@ -16,11 +16,11 @@ from facemae.core.layout import SET_UNLABELLED
 from facemae.data.alignment import quality
 from facemae.data.alignment.detect import Face, FaceDetector
 from facemae.data.alignment.warp import residual, similarity, template, warp
-from facemae.data.images import ImageError, open_image
+from facemae.data.images import ImageError, Picture, open_picture
 from facemae.data.sources.base import Box
 from facemae.data.sources.manifest import Entry, read_photo
 
-BETTER_PHOTO = "Try a brighter, front-facing photo."
+BETTER_PHOTO = "Try a brighter, front-facing photo that is upright."
 BATCH = 32
 BATCH_PIXELS = 16_000_000
 
@@ -58,8 +58,8 @@ class Aligned:
     Attributes:
         image: (H, H, 3) uint8.
         score: The detector's confidence; None, as the next four, where the photo was taken as a face.
-        landmarks: (5, 2) pixels of the upright photo.
-        face_px: Width of its box in the photo.
+        landmarks: (5, 2) pixels of the upright file.
+        face_px: Width of the face in them.
         residual: RMS distance of the moved landmarks from the template, in pixels of the aligned face.
         yaw: Degrees, estimated.
         sharpness: See `quality.sharpness`.
@@ -108,25 +108,27 @@ def align_photos(
     """
     for opened in _batches(entries):
         to_search = [
-            image for outcome, image in opened if image and outcome.entry.source not in settings.crops
+            picture.image
+            for outcome, picture in opened
+            if picture and outcome.entry.source not in settings.crops
         ]
         found = iter(detector.detect(to_search) if detector and to_search else [])
-        for outcome, image in opened:
-            if image is None:
+        for outcome, picture in opened:
+            if picture is None:
                 yield outcome
             elif outcome.entry.source in settings.crops:
-                yield _crop(outcome, image, settings)
+                yield _crop(outcome, picture.image, settings)
             else:
-                yield _choose(outcome, image, next(found), settings)
+                yield _choose(outcome, picture, next(found), settings)
 
 
-def _batches(entries: Iterable[Entry]) -> Iterator[list[tuple[Outcome, Image.Image | None]]]:
-    batch: list[tuple[Outcome, Image.Image | None]] = []
+def _batches(entries: Iterable[Entry]) -> Iterator[list[tuple[Outcome, Picture | None]]]:
+    batch: list[tuple[Outcome, Picture | None]] = []
     pixels = 0
     for entry in entries:
-        outcome, image = _open(entry)
-        batch.append((outcome, image))
-        pixels += image.width * image.height if image else 0
+        outcome, picture = _open(entry)
+        batch.append((outcome, picture))
+        pixels += picture.image.width * picture.image.height if picture else 0
         if len(batch) >= BATCH or pixels >= BATCH_PIXELS:
             yield batch
             batch, pixels = [], 0
@@ -134,13 +136,13 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[tuple[Outcome, Image.Ima
         yield batch
 
 
-def _open(entry: Entry) -> tuple[Outcome, Image.Image | None]:
+def _open(entry: Entry) -> tuple[Outcome, Picture | None]:
     outcome = Outcome(entry)
     try:
         data = read_photo(entry.photo)
         if files.sha256(data) != entry.sha256:
             raise ImageError("CHANGED", "The file has changed since it was listed.", "Run again.")
-        return outcome, open_image(data)
+        return outcome, open_picture(data)
     except ImageError as error:
         return replace(outcome, code=error.code, reason=error.reason, hint=error.hint), None
 
@@ -160,7 +162,7 @@ def _crop(outcome: Outcome, image: Image.Image, settings: Settings) -> Outcome:
     return replace(outcome, found=1, faces=(face,))
 
 
-def _choose(outcome: Outcome, image: Image.Image, faces: list[Face], settings: Settings) -> Outcome:
+def _choose(outcome: Outcome, picture: Picture, faces: list[Face], settings: Settings) -> Outcome:
     if not faces:
         return replace(outcome, code="NO_FACE", reason="No face found.", hint=BETTER_PHOTO)
     sure = [face for face in faces if face.score >= settings.min_score]
@@ -172,7 +174,7 @@ def _choose(outcome: Outcome, image: Image.Image, faces: list[Face], settings: S
     which = settings.faces[outcome.entry.source]
     if which == "all" and outcome.entry.set != SET_UNLABELLED:
         which = "largest"  # a name belongs to one face of a photo, not to the passers-by
-    kept = [align_face(image, face, settings.size) for face in CHOICES[which](sure, image)]
+    kept = [align_face(picture, face, settings.size) for face in CHOICES[which](sure, picture.image)]
     aligned = tuple(face for face in kept if face is not None)
     if not aligned:  # the detector put all landmarks on one point
         reason = "Eyes, nose and mouth were not told apart."
@@ -204,23 +206,29 @@ CHOICES: dict[Which, Callable[[list[Face], Image.Image], list[Face]]] = {
 }
 
 
-def align_face(image: Image.Image, face: Face, size: int) -> Aligned | None:
-    """Warp a face to the template, `size` x `size`, and measure it; None where its landmarks coincide."""
+def align_face(picture: Picture, face: Face, size: int) -> Aligned | None:
+    """Warp a face to the template, `size` x `size`, and measure it; None where its landmarks coincide.
+
+    Args:
+        picture: The photo.
+        face: In pixels of `picture.image`.
+        size: Side of the aligned face.
+    """
     try:
         matrix = similarity(face.landmarks, template(size))
     except ValueError:
         return None
-    pixels = warp(image, matrix, size)
-    width = float(face.box[2] - face.box[0])
+    pixels = warp(picture.image, matrix, size)
+    in_file = face.scaled(picture.scale)
     off = residual(face.landmarks, matrix, size)
     turned, sharp = quality.yaw(face.landmarks), quality.sharpness(pixels)
     return Aligned(
         pixels,
         sharp,
         score=face.score,
-        landmarks=face.landmarks,
-        face_px=width,
+        landmarks=in_file.landmarks,
+        face_px=in_file.width,
         residual=off,
         yaw=turned,
-        doubts=quality.doubts(size, face.score, width, off, turned, sharp),
+        doubts=quality.doubts(size, face.score, in_file.width, off, turned, sharp, face.turn),
     )

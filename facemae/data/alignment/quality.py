@@ -19,15 +19,16 @@ MIN_SHARPNESS = 150.0  # of a median face blurred by 1.7 pixels (sigma, of 112);
 MIN_SURE_SCORE = 0.95  # below, half the faces are covered, cut off or shout (0.2 %)
 
 # Names what the measures and limits above were when faces were stored.
-VERSION = f"1: {MIN_FACE_PX} {MAX_YAW} {MAX_RESIDUAL_SHARE} {MIN_SHARPNESS} {MIN_SURE_SCORE}"
+VERSION = f"2: {MIN_FACE_PX} {MAX_YAW} {MAX_RESIDUAL_SHARE} {MIN_SHARPNESS} {MIN_SURE_SCORE}"
 
-SMALL, TURNED, ODD, BLURRED, UNSURE = "SMALL", "TURNED", "ODD", "BLURRED", "UNSURE"
+SMALL, TURNED, ODD, BLURRED, UNSURE, LYING = "SMALL", "TURNED", "ODD", "BLURRED", "UNSURE", "LYING"
 DOUBTS = {
     SMALL: f"the face is less than {MIN_FACE_PX:g} pixels wide in the photo",
     TURNED: f"the head is turned by more than about {MAX_YAW:g} degrees",
     ODD: "eyes, nose and mouth do not lie as in a face seen from the front",
     BLURRED: "the face is blurred, or too dark to show detail",
     UNSURE: f"the detector's confidence is below {MIN_SURE_SCORE:g}",
+    LYING: "the photo seems to lie on its side or its head, and was turned upright",
 }
 
 
@@ -70,6 +71,7 @@ def doubts(
     residual: float | None,
     yaw: float | None,
     sharp: float,
+    quarter_turns: int = 0,
 ) -> list[str]:
     """Return the codes in `DOUBTS` that hold; None stands for what was not measured.
 
@@ -80,6 +82,7 @@ def doubts(
         residual: Landmarks' root mean square distance from the template, pixels of the aligned face.
         yaw: Degrees, as `yaw` estimates it.
         sharp: As `sharpness` measures it.
+        quarter_turns: That set the photo upright.
     """
     found = {
         SMALL: face_px is not None and face_px < MIN_FACE_PX,
@@ -87,5 +90,6 @@ def doubts(
         ODD: residual is not None and residual > MAX_RESIDUAL_SHARE * size,
         BLURRED: sharp < MIN_SHARPNESS,
         UNSURE: score is not None and score < MIN_SURE_SCORE,
+        LYING: quarter_turns != 0,
     }
     return [code for code, holds in found.items() if holds]

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from facemae.core.layout import SET_LABELLED, SET_UNLABELLED
+from facemae.data import images
 from facemae.data.alignment import align
 from facemae.data.alignment.align import Settings, align_photos
 from facemae.data.alignment.detect import Face, MtcnnDetector
@@ -208,6 +209,30 @@ def test_large_photos_make_smaller_batches(tmp_path, replaced):
     with replaced(align, "BATCH_PIXELS", 7000):
         assert len(list(align_photos(entries, detector, SETTINGS))) == 5
     assert detector.calls == [2, 2, 1]
+
+
+def test_a_photo_on_its_side_gives_the_same_face_and_says_so(tmp_path):
+    upright = open_image(orl_photos()[0].path).resize((184, 224))
+    upright.save(tmp_path / "0.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "1.png")
+    first, second = align_photos(listed(tmp_path), MtcnnDetector(), SETTINGS)
+    off = first.faces[0].image.astype(int) - second.faces[0].image
+    assert np.abs(off).mean() < 1
+    assert (first.faces[0].doubts, second.faces[0].doubts) == ([], ["LYING"])
+
+
+def test_places_are_in_pixels_of_the_file_however_small_it_was_decoded(tmp_path, monkeypatch):
+    canvas = Image.new("RGB", (601, 800), "grey")
+    canvas.paste(open_image(orl_photos()[0].path).resize((276, 336)), (250, 300))
+    exif = Image.Exif()
+    exif[0x0112] = 8  # stored on its side
+    canvas.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "0.jpg", exif=exif, quality=95)
+    (whole,) = align_photos(listed(tmp_path), MtcnnDetector(), SETTINGS)
+    monkeypatch.setattr(images, "KEPT_PIXELS", 160_000)
+    assert open_image(tmp_path / "0.jpg").size == (301, 400)
+    (halved,) = align_photos(listed(tmp_path), MtcnnDetector(), SETTINGS)
+    assert np.abs(whole.faces[0].landmarks - halved.faces[0].landmarks).max() < 6
+    assert halved.faces[0].face_px == pytest.approx(whole.faces[0].face_px, rel=0.05)
 
 
 def test_a_turned_photo_gives_the_same_face(tmp_path):

@@ -107,11 +107,28 @@ def test_what_the_border_cuts_off_does_not_make_a_face_the_largest():
     rows = np.zeros((3, 15), np.float32)
     rows[:, :5] = [(-60, 0, 60, 120, 0.9), (70, 20, 170, 120, 0.8), (180, 0, 260, 80, 0.7)]
     rows[:, 5:10] = np.arange(5)
-    faces = detect._faces(rows, (220, 150), np.array([2.0, 3.0]))
+    faces = [face.scaled(np.array([2.0, 3.0])) for face in detect._faces(rows, (220, 150), 0)]
     # 60 x 120, 100 x 100 and 40 x 80 pixels are in view.
     assert [face.score for face in faces] == pytest.approx([0.8, 0.9, 0.7])
     assert faces[1].box.tolist() == [-120, 0, 120, 360]
     assert faces[0].landmarks.tolist() == [[0, 0], [2, 0], [4, 0], [6, 0], [8, 0]]
+
+
+@pytest.mark.parametrize(("turns", "how"), detect._LEFT.items())
+def test_a_picture_on_its_side_or_head_is_read_as_if_it_were_upright(detector, photos, turns, how):
+    upright = [scene((300, 260), (photo, 110, (120, 60))) for photo in photos]
+    lying = [image.transpose(how) for image in upright]
+    for image, (face,), (turned,) in zip(
+        upright, detector.detect(upright), detector.detect(lying), strict=True
+    ):
+        assert (face.turn, turned.turn) == (0, 4 - turns)
+        for points, moved in ((face.landmarks, turned.landmarks), (face.box.reshape(2, 2), turned.box)):
+            where = points
+            for step in range(turns):  # a quarter turn to the left takes (x, y) to (y, width - x)
+                where = np.column_stack([where[:, 1], image.size[step % 2] - where[:, 0]])
+            corners = where.min(0).tolist() + where.max(0).tolist() if moved.ndim == 1 else where
+            assert np.abs(corners - moved).max() < 0.01
+        assert face.width == pytest.approx(turned.width, abs=0.01)
 
 
 def test_the_coarse_search_finds_the_largest_face_and_the_thorough_one_all(detector, thorough, photos):

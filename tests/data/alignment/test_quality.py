@@ -108,6 +108,7 @@ GOOD = {"size": 112, "score": 0.99, "face_px": 80.0, "residual": 3.0, "yaw": 5.0
         ("ODD", {"size": 56, "residual": quality.MAX_RESIDUAL_SHARE * 56 + 0.1}),
         ("BLURRED", {"sharp": quality.MIN_SHARPNESS - 0.1}),
         ("UNSURE", {"score": quality.MIN_SURE_SCORE - 0.001}),
+        ("LYING", {"quarter_turns": 3}),
     ],
 )
 def test_each_poor_number_is_one_doubt(code, values):
@@ -129,6 +130,6 @@ def test_what_was_not_measured_is_not_doubted_and_all_doubts_come_in_the_order_o
     unknown = dict.fromkeys(("score", "face_px", "residual", "yaw"))
     assert quality.doubts(**GOOD | unknown) == []
     assert quality.doubts(**GOOD | unknown | {"sharp": 0.0}) == ["BLURRED"]
-    worst = quality.doubts(112, 0.0, 0.0, 1e3, 90.0, 0.0)
+    worst = quality.doubts(112, 0.0, 0.0, 1e3, 90.0, 0.0, 2)
     assert worst == list(quality.DOUBTS)
     assert all(quality.DOUBTS.values())
