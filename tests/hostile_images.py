@@ -266,6 +266,7 @@ def portraits():
 def names():
     """Good pictures under names that break careless programs."""
     awkward = [
+        "\x1b[2J\x1b]0;owned\x07.png",  # sorted first, so that a summary names it
         "smile \N{GRINNING FACE}.png",
         "new\nline.png",
         "-rf.png",

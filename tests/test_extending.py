@@ -68,8 +68,8 @@ def copy(tmp_path_factory):
     """Copy the package, its configuration and the tests of masks, and do what the page says."""
     root = tmp_path_factory.mktemp("copy")
     for name in (
-        "facemae", "config", "tests/masking", "tests/config/test_masks.py", "tests/draws.py", "tests/conftest.py",
-        "config.yaml", "pyproject.toml",
+        "facemae", "config", "tests/masking", "tests/config/test_masks.py", "tests/draws.py",
+        "tests/conftest.py", "config.yaml", "pyproject.toml",
     ):  # fmt: skip
         source, target = ROOT / name, root / name
         target.parent.mkdir(parents=True, exist_ok=True)

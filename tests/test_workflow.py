@@ -178,12 +178,16 @@ def test_a_second_workflow_on_the_folder_is_refused(finished, paths):
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
+        start = time.monotonic()
         done = snakemake(finished)
+        seconds = time.monotonic() - start
     finally:
         holder.communicate("")
         write_config(finished, {})
     assert done.returncode == 2
     assert f"in use by process {holder.pid}" in done.stderr
+    assert "Building DAG" not in done.stderr  # which is what takes long; it is refused before
+    assert seconds < 10, "5 on a quiet machine"
 
 
 @pytest.mark.slow

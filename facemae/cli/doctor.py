@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from packaging.version import Version
 
 from facemae import config
 from facemae.compute.driver import driver_version
+from facemae.core import files
 from facemae.core.errors import DataError, FaceMAEError, UsageError
 from facemae.data.sources.locate import MISSING, availability, raw_dir
 from facemae.stages.data import wanted_sources
@@ -101,11 +102,10 @@ def _device(experiment: config.Experiment) -> str:
 
 
 def _disk(experiment: config.Experiment) -> str:
-    folder = next(
-        path
-        for path in (Path(experiment.results), *Path(experiment.results).absolute().parents)
-        if path.exists()
-    )
+    results = Path(experiment.results).absolute()
+    folder = next(path for path in (results, *results.parents) if path.exists())
+    with files.storage_errors(results), tempfile.TemporaryFile(dir=folder):
+        pass  # it can be written
     free = shutil.disk_usage(folder).free / 1e6
     if free < MIN_FREE_MB:
         raise UsageError(
@@ -125,19 +125,9 @@ def _data(experiment: config.Experiment) -> str:
 
 def _locks(experiment: config.Experiment) -> str:
     root = Path(experiment.results)
-    held = [path for path in (*root.glob(".workflow.lock"), *root.glob("*/*/.*.lock")) if _is_held(path)]
-    if held:
-        raise UsageError(f"{held[0]} is held by process {held[0].read_text() or '?'}; wait for it to end.")
+    for path in (*root.glob(".workflow.lock"), *root.glob("*/*/.*.lock")):
+        files.check_free(path)
     return "none held"
-
-
-def _is_held(path: Path) -> bool:
-    with open(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 CHECKS: dict[str, Callable[[config.Experiment], str]] = {

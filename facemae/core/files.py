@@ -205,11 +205,7 @@ def exclusive(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise UsageError(
-                f"{path.parent} is in use by process {holder}; wait for it to end, or stop it first."
-            ) from error
+            raise _in_use(path) from error
         except OSError as error:
             raise StorageError(
                 f"{path.parent} is on a file system without locks ({error.strerror}); mount it with them "
@@ -219,3 +215,23 @@ def exclusive(path: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def check_free(path: Path) -> None:
+    """Stop if another live process holds the lock file `path`; it may be missing.
+
+    Raises:
+        UsageError: one does.
+    """
+    if not path.exists():
+        return
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _in_use(path) from error
+
+
+def _in_use(path: Path) -> UsageError:
+    holder = path.read_text().strip() or "unknown"
+    return UsageError(f"{path.parent} is in use by process {holder}; wait for it to end, or stop it first.")

@@ -116,6 +116,13 @@ def test_a_full_disk_is_found(here, monkeypatch):
     assert failed() == ["disk"]
 
 
+def test_a_results_folder_that_cannot_be_written_is_found(here):
+    (here / "results").write_text("a file, not a folder")
+    assert failed() == ["disk"]
+    change(here, {"results": "/proc/results"})
+    assert failed() == ["disk"]
+
+
 @pytest.mark.parametrize("name", [".workflow.lock", "random/0/.pretrain.lock"])
 def test_a_folder_in_use_is_found(here, name):
     path = here / "results" / name

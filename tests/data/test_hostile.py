@@ -75,7 +75,8 @@ def test_the_summary_is_short_and_names_the_report(finished):
 
 def test_no_terminal_escape_reaches_the_screen(finished):
     done, _ = finished
-    assert "\x1b" not in done.stdout + done.stderr
+    assert not set("\x1b\x07") & set(done.stdout + done.stderr)
+    assert "\\x1b[2J" in done.stderr  # a name that holds one was shown
 
 
 def test_running_again_gives_the_same_report(hostile, finished, tmp_path):

@@ -1,6 +1,6 @@
-"""How long a visitor waits, printed and not judged: machines differ, and this one has other work besides.
+"""How long a visitor waits. The limits are several times what a quiet machine takes.
 
-Seen with `pytest -m e2e -s tests/e2e/test_browser_times.py`; `benchmarks/app_load.py --strict` judges.
+Seen with `pytest -m e2e -s tests/e2e/test_browser_times.py`; `benchmarks/app_load.py --strict` judges finely.
 """
 
 import time
@@ -25,16 +25,17 @@ def address(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         yield started
 
 
-def report(what: str, seconds: float) -> None:
+def judge(what: str, seconds: float, limit: float) -> None:
     print(f"\n{what}: {seconds:.2f} s", end="")
+    assert seconds < limit, what
 
 
 def test_the_waits_of_a_visitor(page: Page, address: str, photo: Callable[..., Path]) -> None:
-    for what in ("first page on a fresh server", "first page again"):
+    for what, limit in (("first page on a fresh server", 20), ("first page again", 8)):
         start = time.perf_counter()
         page.goto(address)
         browsing.said(page, browsing.PAGES[""])
-        report(what, time.perf_counter() - start)
+        judge(what, time.perf_counter() - start, limit)
     page.goto(f"{address}/recognise")
     browsing.said(page, "Needed for a match")
     browsing.choose(page, "Photo", "Your photo")
@@ -47,7 +48,7 @@ def test_the_waits_of_a_visitor(page: Page, address: str, photo: Callable[..., P
         expect(seen).not_to_have_attribute("src", before, timeout=browsing.LONG)
         expect(found).to_be_visible(timeout=browsing.LONG)
         before = seen.get_attribute("src") or ""
-        report(f"Recognise, 12 megapixels, {what}", time.perf_counter() - start)
+        judge(f"Recognise, 12 megapixels, {what}", time.perf_counter() - start, 30 if number == 1 else 8)
         browsing.settle(page)
 
 
@@ -63,4 +64,4 @@ def test_the_waits_at_the_slider_of_reconstruct(page: Page, address: str) -> Non
         expect(picture).not_to_have_attribute("src", before, timeout=browsing.LONG)
         waits.append(time.perf_counter() - start)
         page.wait_for_timeout(200)
-    report("slider on Reconstruct, median", sorted(waits)[len(waits) // 2])
+    judge("slider on Reconstruct, median", sorted(waits)[len(waits) // 2], 3)

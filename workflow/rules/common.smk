@@ -11,7 +11,7 @@ from facemae import config as settings
 from facemae.data.sources.locate import raw_dir, state
 from facemae.compute.driver import driver_version
 from facemae.core.errors import FaceMAEError
-from facemae.core.files import exclusive, write_json
+from facemae.core.files import check_free, exclusive, write_json
 from facemae.stages.data import wanted_sources
 from facemae.core.layout import Results, embedder_file
 
@@ -43,6 +43,24 @@ RESNET50_MB = 400
 RESNET50_BYTES_A_PIXEL = 2000
 
 LOCKS = contextlib.ExitStack()  # held until this process ends, however it ends
+LOCK = RESULTS.root / ".workflow.lock"
+
+
+# A second workflow on the folder is refused before it lists the jobs, which takes far longer. Jobs on a cluster
+# read this file as well, under the lock of the workflow that they belong to.
+LOOKS = {
+    "-n",
+    "--dry-run",
+    "--dryrun",
+    "--lint",
+    "--report",
+    "--summary",
+}  # run nothing
+if workflow.is_main_process and not LOOKS & set(sys.argv):
+    try:
+        check_free(LOCK)
+    except FaceMAEError as error:
+        fail(error)
 
 
 wildcard_constraints:
@@ -58,7 +76,7 @@ def start():
     run would make all of them look out of date.
     """
     try:
-        LOCKS.enter_context(exclusive(RESULTS.root / ".workflow.lock"))
+        LOCKS.enter_context(exclusive(LOCK))
         write_json(
             RESULTS.config, EXPERIMENT.model_dump(), sort_keys=False
         )  # runs keep their order
