@@ -27,6 +27,7 @@ import sklearn.metrics
 
 from benchmarks.common import cores, finish, versions
 from facemae.core.progress import say
+from facemae.evaluation.pairs import EveryPair, SortedScores
 from facemae.evaluation.protocols import all_pairs, identification
 from facemae.evaluation.statistics import identity_weights
 
@@ -65,12 +66,12 @@ def faces(images: np.ndarray, features: int = FEATURES) -> tuple[np.ndarray, np.
 
 
 def _values(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:
-    all_pairs.against_all(embeddings, identity, None, FAR_TARGETS)
+    all_pairs.measure(embeddings, identity, None, FAR_TARGETS)
 
 
 def _bootstrap(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:
     weights = identity_weights(int(identity.max()) + 1, resamples, 0)
-    all_pairs.against_all(embeddings, identity, weights, FAR_TARGETS)
+    all_pairs.measure(embeddings, identity, weights, FAR_TARGETS)
 
 
 def _identification(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:
@@ -143,7 +144,7 @@ def compare(images: int, rounds: int) -> dict[str, Any]:
     Raises:
         RuntimeError: they disagree.
     """
-    scores = all_pairs.score_pairs(*faces(sizes(images // 2, images // 4, images, images // 10)))
+    scores = EveryPair.of(*faces(sizes(images // 2, images // 4, images, images // 10))).scores
     score = np.concatenate([scores.genuine, scores.impostor])
     order = np.random.default_rng(0).permutation(len(score))
     score, genuine = score[order], (np.arange(len(score)) < len(scores.genuine))[order]
@@ -166,9 +167,9 @@ def compare(images: int, rounds: int) -> dict[str, Any]:
 
 
 def _ours(score: np.ndarray, genuine: np.ndarray) -> list[float]:
-    """Sort the scores, which against_all does once for all values, and return area and rates."""
+    """Sort the scores, which the protocol does once for all values, and return area and rates."""
     owner = np.zeros(int(genuine.sum()), np.int64)
-    scores = all_pairs.Scores(np.sort(score[genuine]), owner, np.sort(score[~genuine]))
+    scores = SortedScores(np.sort(score[genuine]), owner, np.sort(score[~genuine]))
     at_far = [all_pairs.tar_at_far(scores, far)[0] for far in FAR_TARGETS]
     return [all_pairs.roc_auc(scores), *at_far, all_pairs.equal_error_rate(scores)]
 

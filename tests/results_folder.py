@@ -24,7 +24,7 @@ from facemae.data.images import encode_png
 from facemae.data.sources import manifest
 from facemae.data.sources.base import Photo
 from facemae.data.sources.manifest import Entry
-from facemae.evaluation.metrics import Measurement
+from facemae.evaluation.records import Measurement, entry, write_samples
 from facemae.masking.coverage import measures
 from facemae.masking.regions import region_map
 from facemae.masking.strategies import draw_mask
@@ -302,8 +302,8 @@ def _write_stage(
         Measurement(protocol, metric, value + luck, 100, "", value + luck + spread, condition, amount)
         for protocol, metric, condition, amount, value in rows
     ]
-    entries = [evaluate.entry(each, experiment.evaluate.level) for each in measured]
-    tables = evaluate.write_samples(measured, folder)
+    entries = [entry(each, experiment.evaluate.level) for each in measured]
+    tables = write_samples(measured, folder)
     records.write_metrics(
         folder, entries, seed=seed, device="cpu", seconds={}, people=12, inputs={}, tables=tables
     )

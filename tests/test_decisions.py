@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from facemae.evaluation import statistics
-from facemae.evaluation.statistics import Dyads, Training, estimate
+from facemae.evaluation.statistics import estimate
+from facemae.evaluation.variance import Dyads, Training
 
 RUNS, SEEDS, MARGIN = 7, 3, 0.01  # a run from scratch, one with random masks and five more
 DECISIVE = [(run, control) for control in (0, 1) for run in range(1, RUNS) if run != control]

@@ -44,7 +44,7 @@ def embed(
     device: ComputeOption = "auto",
 ) -> None:
     """Find, align and embed the faces of a folder of photos with a trained run (docs/evaluating.md)."""
-    from facemae.evaluation.embedding_file import Photos, embed_photos
+    from facemae.stages.embed_photos import Photos, embed_photos
 
     embed_photos(Photos(images, mode, raw, workers, threads, device), model, out)
 
@@ -71,11 +71,12 @@ def evaluate(
     raw: RawOption = "data/raw",
 ) -> None:
     """Score embeddings of any model: on a list of pairs, or all faces against all (docs/evaluating.md)."""
-    from facemae.evaluation.embedding_file import Photos
+    from facemae.evaluation.embedding_report import Settings
     from facemae.stages import evaluate_file
+    from facemae.stages.embed_photos import Photos
 
     photos = None if images is None else Photos(images, mode, raw, workers)
     asked = evaluate_file.Asked(
         embeddings, photos, model, recogniser, data, pairs, protocol, raw, cache, workers
     )
-    evaluate_file.run(asked, evaluate_file.Settings(tuple(far), resamples, level), out, as_json)
+    evaluate_file.run(asked, Settings(tuple(far), resamples, level), out, as_json)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import digamma, polygamma, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 
 from facemae.core.errors import RefusedError, UsageError
+from facemae.evaluation.variance import NO_CHANCE, Evidence, Variance, added, people_variance
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -27,16 +27,6 @@ ONE_SEED = "one seed cannot tell a run from the luck of its training; use two or
 NO_SPREAD = "nothing differs between people or seeds; on so few people, or such easy ones, that tells nothing"
 MOST_DRAWS = 2**29  # people times resamples: 4 GB
 _POWER = 0.8
-
-
-class Variance(NamedTuple):
-    """A variance and the degrees of freedom that it was estimated with."""
-
-    value: float
-    freedom: float
-
-
-NO_CHANCE = Variance(0.0, math.inf)
 
 
 @dataclass(frozen=True)
@@ -116,14 +106,14 @@ def percentile_interval(samples: ArrayLike, level: float = 0.95) -> tuple[float,
     """Return the central interval that holds `level` of the samples; NaN are left out.
 
     Raises:
-        ValueError: so few samples are finite that not even one is expected in each tail.
+        RefusedError: so few samples are finite that not even one is expected in each tail.
     """
     _check_level(level)
     values = np.asarray(samples, dtype=np.float64)
     finite = values[np.isfinite(values)]
     needed = math.ceil(round(2 / (1 - level), 6))
     if len(finite) < needed:
-        raise ValueError(f"a {level:.0%} interval needs {needed} finite samples, got {len(finite)}")
+        raise RefusedError(f"a {level:.0%} interval needs {needed} finite samples, got {len(finite)}")
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -131,212 +121,6 @@ def percentile_interval(samples: ArrayLike, level: float = 0.95) -> tuple[float,
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"the level of an interval lies between 0 and 1, got {level}")
-
-
-# --- the people ---
-
-
-@dataclass(frozen=True)
-class Dyads:
-    """The influence of each two people's pairs on a metric, for networks that saw the same pairs.
-
-    Attributes:
-        influence: (S, D), a row for each network.
-        first, second: (D,) people; no two people stand together twice.
-    """
-
-    influence: Floats
-    first: Integers
-    second: Integers
-
-    def __sub__(self, other: Dyads) -> Dyads:
-        """Return the influence on the differences, network by network."""
-        if not (np.array_equal(self.first, other.first) and np.array_equal(self.second, other.second)):
-            raise ValueError("a difference is between metrics of the same pairs of people")
-        return Dyads(self.influence - other.influence, self.first, self.second)
-
-    def repeated(self, times: int) -> Dyads:
-        """Return the same network several times."""
-        return Dyads(np.tile(self.influence, (times, 1)), self.first, self.second)
-
-    @cached_property
-    def people(self) -> int:
-        """Return how many people are in the pairs."""
-        return len(np.union1d(self.first, self.second))
-
-    def covariance(self) -> tuple[Floats, Floats]:
-        """Return the networks' covariance (S, S) over people, and what it would be if no pairs shared any.
-
-        Two people's pairs move together with all pairs of either (Aronow, Samii and Assenova, 2015): the
-        products of sums by person hold all that, but those within two people twice.
-        """
-        size = int(max(self.first.max(), self.second.max())) + 1
-        two = self.first != self.second
-        sums = np.stack([
-            np.bincount(self.first, row, size) + np.bincount(self.second[two], row[two], size)
-            for row in self.influence
-        ])  # fmt: skip
-        between = self.influence[:, two] @ self.influence[:, two].T
-        alone = self.influence @ self.influence.T
-        larger = self.people / (self.people - 1)
-        return (sums @ sums.T - between) * larger, alone * larger
-
-
-@dataclass(frozen=True)
-class Resampled:
-    """The values (S, B) of a metric on B resamples of P people, for networks that saw the same resamples.
-
-    Weights of pairs that are products of two people's count what is a pair's own about three times, so that
-    the variance is too large rather than too small.
-    """
-
-    samples: Floats
-    people: int
-
-    def __sub__(self, other: Resampled) -> Resampled:
-        """Return the values of the differences, network by network and resample by resample."""
-        if self.samples.shape != other.samples.shape:
-            raise ValueError(
-                f"a is {self.samples.shape} and b {other.samples.shape}, a difference has one shape"
-            )
-        return Resampled(self.samples - other.samples, self.people)
-
-    def repeated(self, times: int) -> Resampled:
-        """Return the same network several times."""
-        return Resampled(np.tile(self.samples, (times, 1)), self.people)
-
-    def covariance(self) -> tuple[Floats, Floats]:
-        """Return the networks' covariance (S, S) over people, and 0; a bootstrap lacks a factor P / (P - 1).
-
-        Raises:
-            ValueError: fewer than 2 resamples have a value for every network.
-        """
-        finite = self.samples[:, np.isfinite(self.samples).all(axis=0)]
-        if finite.shape[1] < 2:
-            raise ValueError(
-                f"a variance needs 2 resamples with a value for every seed, got {finite.shape[1]}"
-            )
-        found = np.atleast_2d(np.cov(finite)) * self.people / (self.people - 1)
-        return found, np.zeros_like(found)
-
-
-Evidence = Dyads | Resampled
-
-
-def people_variance(evidence: Evidence) -> Variance:
-    """Return the variance of a mean over seeds that other people would bring.
-
-    Of several networks it is what any two of them share. What a person does to one network alone is in the
-    spread of the seeds' values already, and would otherwise be counted twice.
-
-    Raises:
-        ValueError: there are fewer than 2 people, or too few resamples.
-    """
-    if evidence.people < 2:
-        raise ValueError(f"an interval over people needs 2 of them, got {evidence.people}")
-    found = [_shared(matrix) for matrix in evidence.covariance()]
-    return Variance(max(*found, 0.0), evidence.people - 1)
-
-
-def _shared(covariance: Floats) -> float:
-    """Return the mean covariance of two different networks, or the variance of the one there is."""
-    seeds = len(covariance)
-    if seeds == 1:
-        return float(covariance[0, 0])
-    return float(covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
-
-
-# --- the training ---
-
-
-@dataclass(frozen=True)
-class Training:
-    """How far the training's luck moves one network's value, estimated from all runs at once.
-
-    Attributes:
-        own: (R,) variance of a run beyond what a seed does to all runs alike.
-        freedom: Degrees of freedom of `own`.
-        shared: R times the variance that the seeds' means over all runs have, with S - 1 degrees of freedom.
-    """
-
-    own: Floats
-    freedom: float
-    shared: Variance
-
-    @staticmethod
-    def of(values: ArrayLike) -> Training:
-        """Analyse values (R, S) of runs that have the same S >= 2 seeds, and so common starts and batches.
-
-        What is left beside the means of runs and of seeds has (R - 1)(S - 1) degrees of freedom. Each run's
-        part of it is moderated towards that of all, the more the less the runs differ in it.
-
-        Raises:
-            ValueError: there are fewer than 2 seeds, or a value is not finite.
-        """
-        table = np.asarray(values, dtype=np.float64)
-        if table.ndim != 2 or table.shape[1] < 2 or not np.isfinite(table).all():
-            raise ValueError(f"need finite values (R, S) of 2 or more seeds, got shape {table.shape}")
-        runs, seeds = table.shape
-        within = table - table.mean(axis=1, keepdims=True)
-        common = within.mean(axis=0) if runs > 1 else np.zeros(seeds)
-        freedom = (seeds - 1) * ((runs - 1) / runs if runs > 1 else 1)
-        own, total = moderated(((within - common) ** 2).sum(axis=1) / freedom, freedom)
-        shared = Variance(runs * float((common**2).sum()) / (seeds - 1), seeds - 1)
-        return Training(own, total, shared)
-
-    def single(self, run: int) -> Variance:
-        """Return the variance of one run's network, with what its seed does to all runs."""
-        share = 1 / len(self.own)
-        own = Variance(float(self.own[run]) * (1 - share if share < 1 else 1), self.freedom)
-        return added(own, Variance(self.shared.value * share, self.shared.freedom))
-
-    def between(self, a: int, b: int) -> Variance:
-        """Return the variance of the difference of two runs' networks of one seed."""
-        return Variance(float(self.own[a] + self.own[b]), self.freedom)
-
-
-def moderated(variances: Floats, freedom: float) -> tuple[Floats, float]:
-    """Return variances (R,) moved towards their mean, and their degrees of freedom (Smyth, 2004).
-
-    The prior's degrees of freedom are those under which chance alone explains the spread of the logarithms;
-    where it explains all of it, every variance is the mean. The mean is the arithmetic one, which is no
-    smaller than Smyth's.
-    """
-    count, mean = len(variances), float(variances.mean())
-    if count < 3 or mean == 0:
-        return np.full(count, mean), count * freedom
-    logs = np.log(np.maximum(variances, 1e-5 * mean)) - digamma(freedom / 2)
-    excess = float(logs.var(ddof=1) - polygamma(1, freedom / 2))
-    if excess <= 0:
-        return np.full(count, mean), count * freedom
-    prior = 2 * _inverse_trigamma(excess)
-    moved = (prior * mean + freedom * variances) / (prior + freedom)
-    return moved, min(prior + freedom, count * freedom)
-
-
-def _inverse_trigamma(value: float) -> float:
-    """Return x with trigamma(x) = value by Newton's method on 1 / trigamma (Smyth, 2004, appendix)."""
-    x = 0.5 + 1 / value
-    for _ in range(50):
-        slope = float(polygamma(1, x))
-        step = slope * (1 - slope / value) / float(polygamma(2, x))
-        x += step
-        if abs(step) < 1e-8 * x:
-            break
-    return x
-
-
-def added(*parts: Variance) -> Variance:
-    """Return the sum of independent variances, with the degrees of freedom of Welch and Satterthwaite."""
-    total = math.fsum(part.value for part in parts)
-    if total == 0:
-        return Variance(0.0, min(part.freedom for part in parts))
-    # Shares instead of variances: the squares of tiny variances would vanish.
-    inverse = sum((part.value / total) ** 2 / part.freedom for part in parts)
-    return Variance(total, 1 / inverse if inverse else math.inf)
-
-
-# --- intervals and verdicts ---
 
 
 def estimate(
@@ -351,7 +135,8 @@ def estimate(
         level: How often intervals like this one shall hold the truth.
 
     Raises:
-        ValueError: a value is not finite, there are fewer than 2 people, or too few resamples.
+        RefusedError: there are fewer than 2 people, or too few resamples.
+        ValueError: a value is not finite.
     """
     _check_level(level)
     points = np.asarray(values, dtype=np.float64)

@@ -22,7 +22,7 @@ from facemae import config
 from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import Results
-from facemae.evaluation.protocols.operating_point import EveryPair
+from facemae.evaluation.pairs import unit_rows
 from facemae.report import charts, tables
 from facemae.report.phrases import metric_label
 
@@ -110,7 +110,7 @@ def failures(paths: Results, run: str, seed: int, count: int = FAILURES) -> pd.D
     faces = records.read_table(path, layout.EMBEDDING_COLUMNS)
     faces = faces[faces["part"] == faces["part"].min()].sort_values("sample_id", ignore_index=True)
     number = pd.factorize(faces["person"])[0]
-    unit = EveryPair.of(np.stack(faces["embedding"].to_list()), number).unit
+    unit = unit_rows(np.stack(faces["embedding"].to_list())).astype(np.float32)
     found = [_hardest(unit, number, start, count) for start in range(0, len(unit), _BLOCK)]
     pairs = pd.concat(found).sort_values(["cost", "i", "j"])
     shown = pd.concat([pairs[pairs["kind"] == kind].head(count) for kind in ("genuine", "impostor")])

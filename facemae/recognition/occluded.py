@@ -27,9 +27,11 @@ from facemae.compute.seeding import Noise
 from facemae.core.errors import DataError, UsageError
 from facemae.core.seeds import seed_of
 from facemae.evaluation.corruptions.occlusion import occlude
-from facemae.evaluation.metrics import Comparisons, roc_auc_score
-from facemae.evaluation.protocols.operating_point import ListedPairs, rates
-from facemae.evaluation.statistics import Estimate, Resampled, estimate, identity_weights
+from facemae.evaluation.metrics import roc_auc_score
+from facemae.evaluation.pairs import Comparisons
+from facemae.evaluation.protocols.operating_point import rates
+from facemae.evaluation.statistics import Estimate, estimate, identity_weights
+from facemae.evaluation.variance import Resampled
 from facemae.masking.mask import PatchMask, hide_highest
 from facemae.models.embedder import Embedder
 from facemae.models.embedder import embed as embed_batch
@@ -332,7 +334,7 @@ def _score(
     first, second = np.nonzero(~np.eye(len(probes), dtype=np.bool_))
     score = (probes.astype(np.float64) @ references.T.astype(np.float64))[first, second]
     pairs = Comparisons(score, identity[first], identity[second])
-    (far, far_samples), (fnmr, fnmr_samples) = rates(ListedPairs(pairs), threshold, weights)
+    [((far, far_samples), (fnmr, fnmr_samples))] = rates(pairs, [threshold], weights)
     area = float(roc_auc_score(pairs)[0]), roc_auc_score(pairs, weights)
     return _Scored((1 - fnmr, 1 - fnmr_samples), (far, far_samples), area)
 

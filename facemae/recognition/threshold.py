@@ -16,8 +16,8 @@ import pandas as pd
 
 from facemae.core import layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
+from facemae.evaluation.pairs import EveryPair
 from facemae.evaluation.protocols import calibration
-from facemae.evaluation.protocols.operating_point import EveryPair
 from facemae.evaluation.statistics import identity_weights
 
 RESAMPLES, SEED, LEVEL = 200, 0, 0.95

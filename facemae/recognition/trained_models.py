@@ -12,7 +12,7 @@ from facemae import config
 from facemae.core import files, layout
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
-from facemae.evaluation.metrics import higher_is_better
+from facemae.evaluation.records import higher_is_better
 from facemae.report import tables
 from facemae.report.phrases import scalars
 

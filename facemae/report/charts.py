@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from facemae.core import layout
 from facemae.data.alignment import quality
 from facemae.data.images import encode_png
-from facemae.evaluation.metrics import higher_is_better, impostors_needed
+from facemae.evaluation.metrics import impostors_needed
+from facemae.evaluation.records import higher_is_better
 from facemae.report.phrases import metric_label, scalars, turned
 from facemae.report.tables import PatchErrors
 

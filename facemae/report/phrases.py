@@ -9,7 +9,7 @@ import pandas as pd
 
 from facemae import config
 from facemae.core import layout
-from facemae.evaluation.metrics import higher_is_better
+from facemae.evaluation.records import higher_is_better
 
 METRIC_NAMES = {
     "roc_auc": "ROC AUC",

@@ -18,7 +18,8 @@ from facemae.core import layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.data.sources.locate import find, raw_dir
-from facemae.evaluation.statistics import Estimate, Variance, added, detectable
+from facemae.evaluation.statistics import Estimate, detectable
+from facemae.evaluation.variance import Variance, added
 from facemae.report import tables
 from facemae.report.phrases import NO_FAMILY, metric_label, names_of
 

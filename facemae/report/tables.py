@@ -24,6 +24,7 @@ from facemae.data.faces import shards
 from facemae.data.images import encode_png, open_image
 from facemae.data.sources.base import Photo
 from facemae.evaluation import metrics
+from facemae.evaluation.pairs import Comparisons
 from facemae.report.claims import FINDINGS, Claim
 from facemae.report.phrases import masked_runs, rival_runs, scratch_runs
 
@@ -241,7 +242,7 @@ def _roc(scores: pd.DataFrame) -> pd.DataFrame:
 def _true_accepts(scores: pd.DataFrame, far: NDArray[np.float64]) -> NDArray[np.float64]:
     genuine = scores["genuine"].to_numpy(bool)
     side = np.zeros(len(scores), dtype=np.int64)
-    curve = metrics.roc(metrics.Comparisons(scores["score"].to_numpy(float), side, side + ~genuine))
+    curve = metrics.roc(Comparisons(scores["score"].to_numpy(float), side, side + ~genuine))
     # The last threshold that keeps to a rate; between two thresholds nothing is assumed.
     return curve.tar[np.searchsorted(curve.far, far * (1 + 1e-9), side="right") - 1]
 

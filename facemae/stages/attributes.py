@@ -34,7 +34,7 @@ from facemae.core.seeds import seed_of
 from facemae.data.faces.cache import OpenFaces
 from facemae.data.faces.loader import Feed
 from facemae.data.faces.subsets import evenly
-from facemae.evaluation.metrics import Measurement
+from facemae.evaluation.records import Measurement, entry, write_samples
 from facemae.evaluation.statistics import identity_weights
 from facemae.models.attribute_heads import (
     AGES,
@@ -48,7 +48,6 @@ from facemae.models.build import build_encoder
 from facemae.models.embedder import Frozen
 from facemae.models.patches import to_input
 from facemae.models.weights import load_weights
-from facemae.stages.evaluate import entry, write_samples
 from facemae.stages.task import Task
 from facemae.training import checkpoint, memory
 from facemae.training.objectives.augment import random_flip

@@ -14,23 +14,21 @@ import pandas as pd
 
 from facemae import config
 from facemae.core import files, layout, records
-from facemae.core.errors import IntegrityError
+from facemae.core.errors import IntegrityError, RefusedError
 from facemae.core.layout import Results
 from facemae.core.progress import say
 from facemae.evaluation.influence import PEOPLE
-from facemae.evaluation.metrics import higher_is_better
-from facemae.evaluation.statistics import (
+from facemae.evaluation.records import BEYOND_ONE, higher_is_better
+from facemae.evaluation.statistics import Estimate, estimate, verdicts
+from facemae.evaluation.variance import (
     NO_CHANCE,
     Dyads,
-    Estimate,
     Evidence,
     Resampled,
     Training,
     Variance,
     added,
-    estimate,
     people_variance,
-    verdicts,
 )
 from facemae.report.claims import claims
 from facemae.report.phrases import verdict_in_words
@@ -40,9 +38,6 @@ COMPARED = (
     "labels_accuracy", "probe_accuracy", "gender_balanced", "race_balanced", "age_error",
     "expression_balanced",
 )  # fmt: skip
-
-# Metrics that are no share, so that an interval may leave 0 to 1.
-BEYOND_ONE = ("age_error", "occlusion_drop", "light_drop", "fmr_ratio", "fnmr_ratio")
 
 Key = tuple[str, str, str, float | None]
 """Protocol, metric, condition and amount."""
@@ -328,7 +323,7 @@ def _leaderboard_row(
         return row
     try:
         found = estimate(one.values, one.evidence, training, experiment.evaluate.level)
-    except ValueError as error:
+    except RefusedError as error:
         return row | {"note": f"no interval: {error}"}
     share = one.entry["name"] not in BEYOND_ONE
     single = "" if found.covers_seeds or kind == "baseline" else "one seed: people only"

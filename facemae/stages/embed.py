@@ -17,16 +17,13 @@ from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say, track
-from facemae.evaluation.baselines.controls import BASELINES, learnt_from
+from facemae.evaluation.baselines.controls import BASELINES, EmbedByPart, learnt_from
 from facemae.models.embedder import embed as embed_batch
 from facemae.models.patches import to_input
 from facemae.models.weights import load_embedder
 from facemae.stages.task import Task
 
 BATCH = 64
-
-Recogniser = Callable[[NDArray[np.uint8], int], NDArray[np.floating]]
-"""From aligned faces (N, H, H, 3) and a part of the evaluation people to vectors (N, D)."""
 
 
 def embed_baselines(experiment: config.Experiment, paths: Results, threads: int) -> None:
@@ -65,7 +62,7 @@ def embed_people(task: Task, finetuned: Path | None) -> None:
     records.write_table(task.out / layout.EMBEDDINGS, pd.concat(tables), layout.EMBEDDING_COLUMNS)
 
 
-def recogniser(task: Task, finetuned: Path | None) -> Recogniser:
+def recogniser(task: Task, finetuned: Path | None) -> EmbedByPart:
     """Return the embedding of a run, by its `finetune` stage, or of the baseline `task.name`.
 
     Raises:

@@ -8,10 +8,9 @@ are never compared: two models embedded them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,22 +18,19 @@ from numpy.typing import NDArray
 
 from facemae import config
 from facemae.core import files, layout, records
-from facemae.core.errors import DataError, IntegrityError
+from facemae.core.errors import DataError, IntegrityError, RefusedError
 from facemae.core.layout import DataFolder, Results
 from facemae.core.progress import say
 from facemae.data.faces.pairs import GENERATED
-from facemae.evaluation import influence, metrics
-from facemae.evaluation.influence import PEOPLE
-from facemae.evaluation.metrics import Measurement
-from facemae.evaluation.protocols import all_pairs, calibration, fairness, identification, pair_list
-from facemae.evaluation.statistics import Dyads, estimate, identity_weights, percentile_interval
+from facemae.evaluation import battery
+from facemae.evaluation.battery import EmbeddedFaces
+from facemae.evaluation.pairs import cosines, unit_rows
+from facemae.evaluation.records import Measurement, entry, write_samples
+from facemae.evaluation.statistics import identity_weights
 
 MOST_PAIRS = 500_000  # that are compared one by one; with more, a list of pairs is what accuracy rests on
 GROUPED_BY = "gender"  # column of the faces, where a source has it
-FPIR_TARGETS = (0.1, 0.01)
 PROBED = ("accuracy", "roc_auc")  # what is measured of a closed-form head
-
-P = TypeVar("P")
 
 
 def evaluate_all(experiment: config.Experiment, paths: Results) -> None:
@@ -72,7 +68,7 @@ def evaluate(
     try:
         measured, scores = _measure(experiment, faces, data)
         measured += _probed(experiment, embeddings / layout.PROBE, source, data)
-    except ValueError as error:
+    except RefusedError as error:
         raise DataError(
             f"{len(faces.people)} people cannot be evaluated: {error}; add people or lower split.folds."
         ) from error
@@ -88,7 +84,7 @@ def _write(
     experiment: config.Experiment,
     seed: int,
     measured: list[Measurement],
-    faces: Faces,
+    faces: EmbeddedFaces,
     source: dict[str, Any],
     data: DataFolder,
     out: Path,
@@ -134,91 +130,9 @@ def setting(experiment: config.Experiment) -> str:
     )
 
 
-def entry(measured: Measurement, level: float) -> dict[str, Any]:
-    """Return a measurement as an entry of `metrics.json`, with its interval over people."""
-    try:
-        interval, note = _interval(measured, level), measured.note
-    except ValueError as error:
-        interval, note = None, "; ".join(part for part in (measured.note, f"no interval: {error}") if part)
-    return records.metric(
-        measured.name,
-        measured.value,
-        n=measured.n,
-        interval=interval,
-        protocol=measured.protocol,
-        condition=measured.condition,
-        amount=measured.amount,
-        note=note,
-        people=measured.people,
-    )
-
-
-def _interval(measured: Measurement, level: float) -> tuple[float, float] | None:
-    """Return the interval for this network; what pairs have an influence on is a share."""
-    if measured.influence is not None and measured.value is not None:
-        people = measured.influence.index
-        first, second = (people.get_level_values(side).to_numpy() for side in PEOPLE)
-        dyads = Dyads(np.asarray(measured.influence, np.float64)[None], first, second)
-        found = estimate([measured.value], dyads, level=level)
-        return max(0.0, found.low), min(1.0, found.high)
-    return None if measured.samples is None else percentile_interval(measured.samples, level)
-
-
-def write_samples(measured: list[Measurement], out: Path) -> list[str]:
-    """Write what other people would have changed, a column for each measurement, and return the tables.
-
-    One holds the influence of each two people's pairs, the other values on the resamples of people.
-    """
-    samples = {_column(each): each.samples for each in measured if each.samples is not None}
-    records.write_table(out / layout.RESAMPLES, pd.DataFrame(samples), list(samples))
-    moved = {_column(each): each.influence for each in measured if each.influence is not None}
-    none = pd.MultiIndex.from_arrays([[], []], names=PEOPLE)
-    table = pd.DataFrame(moved, index=None if moved else none).fillna(0.0).sort_index()
-    records.write_table(out / layout.INFLUENCE, table.reset_index(), [*PEOPLE, *moved])
-    return [layout.RESAMPLES, layout.INFLUENCE]
-
-
-def _column(measured: Measurement) -> str:
-    return records.column(measured.name, measured.condition, measured.amount)
-
-
-@dataclass(frozen=True)
-class Faces:
-    """The evaluation people's faces, in the order of their names.
-
-    Attributes:
-        table: A row per face: sample_id, person, fold, part, enrolled.
-        vectors: (N, D) embeddings.
-        people: (P,) names.
-        identity: (N,) whose face each is.
-        weights: (R, P) how often each person is drawn in each resample.
-        group: (P,) a person's group for the fairness of errors, "" where it is not known.
-    """
-
-    table: pd.DataFrame
-    vectors: NDArray[np.floating]
-    people: NDArray[np.str_]
-    identity: NDArray[np.int64]
-    weights: NDArray[np.int64]
-    group: NDArray[np.str_]
-
-    def part(self, number: int) -> Faces:
-        """Return the faces of one part, its people numbered anew."""
-        chosen = (self.table["part"] == number).to_numpy()
-        kept, identity = np.unique(self.identity[chosen], return_inverse=True)
-        return Faces(
-            self.table[chosen].reset_index(drop=True),
-            self.vectors[chosen],
-            self.people[kept],
-            identity,
-            self.weights[:, kept],
-            self.group[kept],
-        )
-
-
 def evaluated_faces(
     found: pd.DataFrame, where: str, data: DataFolder, experiment: config.Experiment, part: int | None = None
-) -> Faces:
+) -> EmbeddedFaces:
     """Return the embedded faces of the evaluation people, or of one part of them, ready to be compared.
 
     The resamples are of all evaluation people, so that those of a part belong to those of the whole.
@@ -244,10 +158,10 @@ def evaluated_faces(
     people, identity = np.unique(table["person"].to_numpy(str), return_inverse=True)
     vectors = np.stack(table.pop("embedding").to_list())
     weights = weights[:, np.searchsorted(everyone, people)]
-    return Faces(table, vectors, people, identity, weights, _groups(table, people, data))
+    return EmbeddedFaces(table, vectors, people, identity, weights, _groups(table, people, data))
 
 
-def accuracy(experiment: config.Experiment, faces: Faces, data: DataFolder) -> Measurement:
+def accuracy(experiment: config.Experiment, faces: EmbeddedFaces, data: DataFolder) -> Measurement:
     """Return the verification accuracy alone, as `evaluate` measures it."""
     pairs = _listed_pairs(faces, data, experiment.split.pairs or GENERATED)
     measured = _on_list(pairs, faces, experiment.evaluate)
@@ -282,29 +196,27 @@ def _groups(table: pd.DataFrame, people: NDArray[np.str_], data: DataFolder) -> 
 
 
 def _measure(
-    experiment: config.Experiment, faces: Faces, data: DataFolder
+    experiment: config.Experiment, faces: EmbeddedFaces, data: DataFolder
 ) -> tuple[list[Measurement], pd.DataFrame]:
-    settings = experiment.evaluate
+    far_targets = experiment.evaluate.far_targets
     if _are_few(faces, experiment):
-        measured = _on_all_pairs(faces, settings)
-        pairs = metrics.all_pairs(faces.vectors, faces.identity)
-        scores = _scores(faces.people, pairs.first, pairs.second, pairs.genuine, pairs.score)
+        compared, measured = battery.on_few_faces(faces, far_targets)
+        scores = _scores(faces.people, compared.first, compared.second, compared.genuine, compared.score)
         return measured, scores.assign(part=0)
-    return _by_list(experiment, faces, data)
+    pairs = _listed_pairs(faces, data, experiment.split.pairs or GENERATED)
+    parts = [faces.part(number) for number in sorted(faces.table["part"].unique())]
+    measured = _on_list(pairs, faces, experiment.evaluate)
+    measured += battery.mean_over_parts(
+        parts, lambda part: battery.on_faces(part, part.enrolled & (part.identity % 2 == 0), far_targets)
+    )
+    columns = [pairs[name].to_numpy() for name in ("one", "other", "genuine", "score")]
+    return measured, _scores(np.append(faces.people, ""), *columns).assign(part=pairs["part"].to_numpy(int))
 
 
-def _are_few(faces: Faces, experiment: config.Experiment) -> bool:
+def _are_few(faces: EmbeddedFaces, experiment: config.Experiment) -> bool:
     """Tell whether every pair of faces is compared, and accuracy does not rest on a list."""
     compared = len(faces.table) * (len(faces.table) - 1) // 2
     return experiment.split.pairs is None and experiment.split.rotations == 1 and compared <= MOST_PAIRS
-
-
-def _on_all_pairs(faces: Faces, settings: config.Evaluate) -> list[Measurement]:
-    fold = faces.table.groupby("person")["fold"].first().loc[list(faces.people)].to_numpy(int)
-    enrolled = faces.table["enrolled"].to_numpy(bool)
-    return metrics.evaluate(
-        faces.vectors, faces.identity, fold, enrolled, faces.weights, settings.far_targets
-    )
 
 
 def _probed(
@@ -319,94 +231,22 @@ def _probed(
         return [Measurement("verification", f"probe_{name}", None, 0, why, None) for name in PROBED]
     faces, settings = evaluated_faces(found, str(path), data, experiment), experiment.evaluate
     measured = (
-        _on_all_pairs(faces, settings)
+        battery.on_few_faces(faces, settings.far_targets)[1]
         if _are_few(faces, experiment)
         else _on_list(_listed_pairs(faces, data, experiment.split.pairs or GENERATED), faces, settings)
     )
     return [replace(each, name=f"probe_{each.name}") for each in measured if each.name in PROBED]
 
 
-def _by_list(
-    experiment: config.Experiment, faces: Faces, data: DataFolder
-) -> tuple[list[Measurement], pd.DataFrame]:
-    """Measure on the list of pairs, and on all pairs of each part."""
-    settings = experiment.evaluate
-    pairs = _listed_pairs(faces, data, experiment.split.pairs or GENERATED)
-    parts = [faces.part(number) for number in sorted(faces.table["part"].unique())]
-    measured = _on_list(pairs, faces, settings)
-    measured += _mean_over_parts(parts, lambda part: _of_part(part, settings))
-    columns = [pairs[name].to_numpy() for name in ("one", "other", "genuine", "score")]
-    return measured, _scores(np.append(faces.people, ""), *columns).assign(part=pairs["part"].to_numpy(int))
-
-
-def _on_list(pairs: pd.DataFrame, faces: Faces, settings: config.Evaluate) -> list[Measurement]:
+def _on_list(pairs: pd.DataFrame, faces: EmbeddedFaces, settings: config.Evaluate) -> list[Measurement]:
     """Measure each part's pairs by themselves: a threshold, and a curve, belongs to one network's scores."""
     lost = np.ones((len(faces.weights), 1), np.int64)  # whoever has no face at all is in every resample
     weights = np.hstack([faces.weights, lost])
-
-    def measure(of_part: pd.DataFrame) -> list[Measurement]:
-        score, one, other, genuine, fold = (
-            of_part[name] for name in ("score", "one", "other", "genuine", "fold")
-        )
-        return [
-            *pair_list.measure(score, one, other, genuine, fold, settings.far_targets),
-            *calibration.measure(score, one, other, genuine, fold, weights),
-        ]
-
-    return _mean_over_parts([of_part for _, of_part in pairs.groupby("part")], measure)
+    parts = [part for _, part in pairs.groupby("part")]
+    return battery.mean_over_parts(parts, lambda part: battery.on_list(part, weights, settings.far_targets))
 
 
-def _of_part(part: Faces, settings: config.Evaluate) -> list[Measurement]:
-    """Measure what needs all pairs of a part; what its people are too few for is refused."""
-    enrolled = part.table["enrolled"].to_numpy(bool)
-    half = enrolled & (part.identity % 2 == 0)
-    vectors, identity, weights = part.vectors, part.identity, part.weights
-    steps: dict[str, Callable[[], list[Measurement]]] = {
-        "roc_auc": lambda: all_pairs.against_all(vectors, identity, weights, settings.far_targets),
-        "blufr_tar=0.001": lambda: identification.low_far(vectors, identity),
-        "rank1": lambda: identification.closed_set(vectors, identity, enrolled, weights),
-        "tpir_at_fpir=0.1": lambda: identification.open_set(vectors, identity, half, weights, FPIR_TARGETS),
-        "fdr": lambda: fairness.measure(vectors, identity, part.group, weights),
-    }
-    return [each for name, step in steps.items() for each in _or_refused(name, step)]
-
-
-def _or_refused(name: str, step: Callable[[], list[Measurement]]) -> list[Measurement]:
-    try:
-        return step()
-    except ValueError as error:
-        condition = all_pairs.CONDITION if name == "roc_auc" else ""
-        return [Measurement("verification", name, None, 0, str(error), None, condition)]
-
-
-def _mean_over_parts(parts: list[P], measure: Callable[[P], list[Measurement]]) -> list[Measurement]:
-    """Measure each part by itself and return the means; what one part refuses is refused."""
-    by_name: dict[tuple[str, str, float | None], list[Measurement]] = {}
-    for part in parts:
-        for each in measure(part):
-            by_name.setdefault((each.name, each.condition, each.amount), []).append(each)
-    return [_mean(found, len(parts)) for found in by_name.values()]
-
-
-def _mean(found: list[Measurement], parts: int) -> Measurement:
-    values = [each.value for each in found if each.value is not None]
-    n = sum(each.n for each in found)
-    if len(values) < parts:
-        note = next((each.note for each in found if each.value is None), "not measured in every part")
-        return replace(found[0], value=None, n=n, note=note, samples=None, influence=None)
-    if parts == 1:
-        return found[0]
-    samples = [each.samples for each in found if each.samples is not None]
-    mean = np.mean(samples, axis=0) if len(samples) == parts else None
-    influences = [each.influence for each in found if each.influence is not None]
-    of_pairs = influence.mean(influences) if len(influences) == parts else None
-    notes = dict.fromkeys(each.note for each in found if each.note)
-    note = "; ".join([*notes, f"mean of {parts} parts"])
-    value = float(np.mean(values))
-    return replace(found[0], value=value, n=n, note=note, samples=mean, influence=of_pairs)
-
-
-def _listed_pairs(faces: Faces, data: DataFolder, protocol: str) -> pd.DataFrame:
+def _listed_pairs(faces: EmbeddedFaces, data: DataFolder, protocol: str) -> pd.DataFrame:
     """Return the list's pairs with score and people; the score of a pair without one of its faces is NaN."""
     pairs: pd.DataFrame = records.read_table(data.pairs)
     pairs = pairs[pairs["protocol"] == protocol].reset_index(drop=True)
@@ -415,8 +255,7 @@ def _listed_pairs(faces: Faces, data: DataFolder, protocol: str) -> pd.DataFrame
     place = pd.Index(faces.table["sample_id"])
     rows = np.stack([place.get_indexer(pd.Index(pairs[side])) for side in ("first", "second")])
     there = (rows >= 0).all(axis=0)
-    score = np.full(len(pairs), np.nan)
-    score[there] = _cosines(faces.vectors, rows[:, there])
+    score = cosines(unit_rows(faces.vectors), rows)
     people = _people_of(pairs, faces, data)
     part = faces.table["part"].to_numpy(int)[rows]
     of_fold = pairs["fold"].map(faces.table.groupby("fold")["part"].first()).fillna(faces.table["part"].min())
@@ -428,7 +267,7 @@ def _listed_pairs(faces: Faces, data: DataFolder, protocol: str) -> pd.DataFrame
     return kept.reset_index(drop=True)
 
 
-def _in_another_part(pairs: pd.DataFrame, faces: Faces, data: DataFolder) -> NDArray[np.bool_]:
+def _in_another_part(pairs: pd.DataFrame, faces: EmbeddedFaces, data: DataFolder) -> NDArray[np.bool_]:
     """Tell which pairs are of evaluation faces that are not among `faces`, or of a fold of only such."""
     roles = records.read_table(data.split, ["sample_id", "role", "fold"])
     others = roles[roles["role"] == layout.ROLE_EVALUATION]
@@ -438,14 +277,7 @@ def _in_another_part(pairs: pd.DataFrame, faces: Faces, data: DataFolder) -> NDA
     return (shown | pairs["fold"].isin(folds)).to_numpy(bool)
 
 
-def _cosines(vectors: NDArray[np.floating], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    unit = vectors.astype(np.float64)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    cosines: NDArray[np.float64] = np.einsum("nd,nd->n", unit[rows[0]], unit[rows[1]])
-    return cosines
-
-
-def _people_of(pairs: pd.DataFrame, faces: Faces, data: DataFolder) -> NDArray[np.int64]:
+def _people_of(pairs: pd.DataFrame, faces: EmbeddedFaces, data: DataFolder) -> NDArray[np.int64]:
     """Return the numbers of both photos' people, (2, N); everyone without any face is number P."""
     photos = records.read_table(data.photos, ["sample_id", "person"]).set_index("sample_id")["person"]
     known = dict(zip(faces.table["sample_id"], faces.identity, strict=True))

@@ -28,7 +28,8 @@ from facemae.core.seeds import seed_of
 from facemae.data.faces.cache import Faces, load_faces
 from facemae.data.faces.loader import Feed
 from facemae.data.faces.subsets import LEAST_PEOPLE, known_faces, labelled_subset, people_apart
-from facemae.evaluation.metrics import all_pairs, roc_auc_score
+from facemae.evaluation.metrics import roc_auc_score
+from facemae.evaluation.pairs import all_pairs
 from facemae.masking.mask import PatchMask, hidden_count, hide_highest
 from facemae.models.base import Encoder
 from facemae.models.build import build_embedder, build_encoder

@@ -19,8 +19,8 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError
 from facemae.core.progress import say
 from facemae.evaluation import influence
-from facemae.evaluation.metrics import Measurement
-from facemae.stages.evaluate import Faces, accuracy, entry, evaluated_faces, write_samples
+from facemae.evaluation.records import Measurement, entry, write_samples
+from facemae.stages.evaluate import accuracy, evaluated_faces
 from facemae.stages.finetune import finetune
 from facemae.stages.task import Task
 
@@ -96,7 +96,7 @@ def _with_labels(task: Task, labels: dict[str, float]) -> config.Experiment:
 def _accuracy(task: Task, finetuned: Path) -> Measurement:
     table = records.read_table(finetuned / layout.EMBEDDINGS, layout.EMBEDDING_COLUMNS)
     table = table[table["part"] == PART]
-    found: Faces = evaluated_faces(table, str(finetuned), task.data, task.experiment, PART)
+    found = evaluated_faces(table, str(finetuned), task.data, task.experiment, PART)
     return accuracy(task.experiment, found, task.data)
 
 

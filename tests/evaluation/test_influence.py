@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from facemae.evaluation import influence, metrics
-from facemae.evaluation.metrics import Comparisons
-from facemae.evaluation.statistics import Dyads, people_variance
+from facemae.evaluation.pairs import Comparisons
+from facemae.evaluation.protocols.verification import fold_accuracy
+from facemae.evaluation.variance import Dyads, people_variance
 
 
 def scored(count=2000, separation=1.5, seed=0, decimals=6):
@@ -78,7 +79,7 @@ def test_the_choice_of_thresholds_adds_little_to_the_spread_of_accuracy():
         score, genuine = scored(3000, 2.0, seed)
         photo = np.arange(len(score))
         pairs = Comparisons(score, photo, photo, genuine)
-        measured = metrics.fold_accuracy(metrics.split_by_pair(pairs, photo * 10 // len(photo)))
+        measured = fold_accuracy(metrics.split_by_pair(pairs, photo * 10 // len(photo)))
         values.append(measured.value)
         errors.append(np.sqrt((measured.influence**2).sum()))
     assert 0.85 < np.std(values) / np.mean(errors) < 1.25
@@ -101,7 +102,7 @@ def test_people_in_folds_of_few_spread_as_far_as_their_influence_says():
         ease = rng.normal(size=20)  # of each person, in all that he or she is in
         score = 2.0 * (first == second) + np.where(first == second, ease[first], ease[first] + ease[second])
         pairs = Comparisons(score + 0.1 * rng.normal(size=len(score)), first, second)
-        measured = metrics.fold_accuracy(metrics.split_by_person(pairs, np.arange(20) // 2))
+        measured = fold_accuracy(metrics.split_by_person(pairs, np.arange(20) // 2))
         one, other = (measured.influence.index.get_level_values(side) for side in influence.PEOPLE)
         dyads = Dyads(measured.influence.to_numpy()[None], one.to_numpy(), other.to_numpy())
         values.append(measured.value)

@@ -5,7 +5,7 @@ import pytest
 from facemae.core import layout
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
-from facemae.evaluation.metrics import higher_is_better
+from facemae.evaluation.records import higher_is_better
 from facemae.recognition.trained_models import best, model_at, models
 from facemae.report import tables
 

@@ -7,7 +7,7 @@ import pytest
 
 from facemae.data.alignment import quality
 from facemae.data.faces import split
-from facemae.evaluation.metrics import higher_is_better
+from facemae.evaluation.records import higher_is_better
 from facemae.report import charts, tables
 from facemae.report import static_charts as figures
 from facemae.report.phrases import METRIC_NAMES, metric_label

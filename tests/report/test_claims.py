@@ -8,7 +8,7 @@ import pytest
 
 from facemae import config
 from facemae.core import layout
-from facemae.evaluation.metrics import higher_is_better
+from facemae.evaluation.records import higher_is_better
 from facemae.report import claims
 from facemae.report.claims import Claim
 from facemae.report.phrases import METRIC_NAMES

@@ -11,12 +11,16 @@ from PIL import Image
 
 from facemae import __main__ as cli
 from facemae.core import files, layout, records
-from facemae.core.errors import DataError, IntegrityError, UsageError
+from facemae.core.errors import DataError, IntegrityError, RefusedError, UsageError
+from facemae.evaluation import embedding_report
 from facemae.evaluation.embedding_file import Embeddings, sidecar
+from facemae.evaluation.embedding_report import Settings
+from facemae.evaluation.pairs import EveryPair
+from facemae.evaluation.protocols import operating_point, pair_list
 from facemae.models.build import build_embedder
 from facemae.models.weights import save_weights
 from facemae.stages import evaluate_file
-from facemae.stages.evaluate_file import Asked, Settings
+from facemae.stages.evaluate_file import Asked
 
 QUICK = Settings(far_targets=(0.1,), resamples=100)
 
@@ -51,7 +55,7 @@ def named(report):
 
 def test_a_list_is_measured_by_its_cosines_and_its_people():
     embeddings, pairs = made(), pairs_of()
-    report = evaluate_file.evaluate(embeddings, pairs, QUICK)
+    report = embedding_report.evaluate(embeddings, pairs, QUICK)
     rows = dict(zip(embeddings.sample_ids, embeddings.vectors, strict=True))
     cosine = [
         rows[a] @ rows[b] / np.linalg.norm(rows[a]) / np.linalg.norm(rows[b])
@@ -59,7 +63,7 @@ def test_a_list_is_measured_by_its_cosines_and_its_people():
     ]
     people = [[int(name[1:3]) for name in pairs[side]] for side in ("first", "second")]
     columns = (np.array(cosine), *map(np.array, people), pairs["genuine"], pairs["fold"])
-    expected = evaluate_file.listed.measure(*columns, (0.1,))
+    expected = pair_list.measure(*columns, (0.1,))
     for each in expected:
         found = named(report)[each.name]
         assert (found.value, found.note) == (
@@ -75,7 +79,7 @@ def test_a_list_is_measured_by_its_cosines_and_its_people():
 def test_pairs_that_several_models_scored_keep_their_scores_and_it_is_said():
     pairs = pairs_of()
     score = np.where(pairs["genuine"], 3.0, -3.0)
-    report = evaluate_file.evaluate(made(), pairs.assign(score=score), QUICK)
+    report = embedding_report.evaluate(made(), pairs.assign(score=score), QUICK)
     assert named(report)["accuracy"].value == named(report)["roc_auc"].value == 1.0
     assert "a model of its own" in report.notes[0]
 
@@ -88,7 +92,7 @@ def test_a_face_that_was_not_found_is_its_persons_failure():
         "E", [whole.sample_ids[n] for n in keep], whole.vectors[keep], [whole.people[n] for n in keep],
         without_face={"p03/1": None},
     )  # fmt: skip
-    report = evaluate_file.evaluate(lost, pairs, QUICK)
+    report = embedding_report.evaluate(lost, pairs, QUICK)
     assert report.people == 12  # its genuine pair says whose photo it is
     assert named(report)["accuracy"].note.endswith("pairs rejected since a face was not found: 2")
     assert report.notes == []
@@ -97,20 +101,20 @@ def test_a_face_that_was_not_found_is_its_persons_failure():
 def test_people_who_are_not_named_are_photos_and_it_is_said():
     whole = made()
     unnamed = Embeddings("E", whole.sample_ids, whole.vectors, [None] * 48)
-    report = evaluate_file.evaluate(unnamed, pairs_of(), QUICK)
+    report = embedding_report.evaluate(unnamed, pairs_of(), QUICK)
     assert (report.people, report.photos) == (0, 48)
     assert named(report)["accuracy"].influence.abs().sum() > 0
     assert report.notes == [
         "48 of 48 photos name nobody: the resamples behind the intervals draw photos in the place of people."
     ]
-    known = evaluate_file.evaluate(whole, pairs_of(), QUICK)
+    known = embedding_report.evaluate(whole, pairs_of(), QUICK)
     assert named(report)["accuracy"].value == named(known)["accuracy"].value
 
 
 def test_a_list_that_contradicts_the_people_is_believed_and_it_is_said():
     pairs = pairs_of()
     pairs["genuine"] = np.random.default_rng(0).permutation(pairs["genuine"])
-    report = evaluate_file.evaluate(made(noise=0.1), pairs, QUICK)
+    report = embedding_report.evaluate(made(noise=0.1), pairs, QUICK)
     assert abs(named(report)["accuracy"].value - 0.5) < 0.2
     assert report.notes[-1].startswith("Pairs of other people than the list says")
 
@@ -118,7 +122,7 @@ def test_a_list_that_contradicts_the_people_is_believed_and_it_is_said():
 def test_pairs_that_are_listed_twice_are_counted():
     pairs = pairs_of()
     turned = pairs[:3].rename(columns={"first": "second", "second": "first"})
-    report = evaluate_file.evaluate(made(), pd.concat([pairs, turned]), QUICK)
+    report = embedding_report.evaluate(made(), pd.concat([pairs, turned]), QUICK)
     assert "Pairs listed more than once: 3." in report.notes
 
 
@@ -137,7 +141,7 @@ def test_pairs_that_are_listed_twice_are_counted():
 )
 def test_lists_that_cannot_be_measured(change, error, told):
     with pytest.raises(error) as caught:
-        evaluate_file.evaluate(made(), change(pairs_of()), QUICK)
+        embedding_report.evaluate(made(), change(pairs_of()), QUICK)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -146,13 +150,11 @@ def test_lists_that_cannot_be_measured(change, error, told):
 
 
 def test_all_faces_of_named_people_are_measured():
-    report = evaluate_file.evaluate(made(people=24, noise=0.3), None, QUICK)
+    report = embedding_report.evaluate(made(people=24, noise=0.3), None, QUICK)
     found = named(report)
     assert {"accuracy", "roc_auc", "eer", "tar_at_far=0.1", "rank1", "brier", "ece"} <= set(found)
-    pairs = evaluate_file.operating_point.EveryPair.of(
-        made(people=24, noise=0.3).vectors, np.repeat(np.arange(24), 4)
-    )
-    assert report.card["threshold"][0] == evaluate_file.operating_point.threshold_at(pairs.impostors, 0.1)
+    pairs = EveryPair.of(made(people=24, noise=0.3).vectors, np.repeat(np.arange(24), 4))
+    assert report.card["threshold"][0] == operating_point.threshold_at(pairs.impostors, 0.1)
     assert found["roc_auc"].n == 96 * 95 // 2
     assert found["accuracy"].note.startswith("on pairs drawn from the people; standard error ")
     assert found["accuracy"].value > 0.8
@@ -166,27 +168,27 @@ def test_the_order_of_the_photos_does_not_matter():
     shuffled = Embeddings(
         "E", [whole.sample_ids[n] for n in order], whole.vectors[order], [whole.people[n] for n in order]
     )
-    one, other = (named(evaluate_file.evaluate(each, None, QUICK)) for each in (whole, shuffled))
+    one, other = (named(embedding_report.evaluate(each, None, QUICK)) for each in (whole, shuffled))
     for name, each in one.items():
         assert other[name].value == pytest.approx(each.value, abs=1e-9)
 
 
 def test_folds_have_both_kinds_of_pairs_whatever_the_sizes():
     for sizes in ([2, 2, 1, 1], [5] * 3 + [1] * 40, [3] * 100):
-        fold = evaluate_file._folds(np.array(sizes))
+        fold = embedding_report._folds(np.array(sizes))
         for number in set(fold):
             assert (fold == number).sum() >= 2
             assert (np.array(sizes)[fold == number] > 1).any()
-    with pytest.raises(ValueError, match="two folds take 4 people"):
-        evaluate_file._folds(np.array([3, 1, 1, 1]))
+    with pytest.raises(RefusedError, match="two folds take 4 people"):
+        embedding_report._folds(np.array([3, 1, 1, 1]))
 
 
 def test_too_few_people_for_folds_refuse_accuracy_and_not_the_rest():
-    report = evaluate_file.evaluate(made(people=3), None, QUICK)
+    report = embedding_report.evaluate(made(people=3), None, QUICK)
     assert named(report)["accuracy"].value is None
     assert "two folds take 4 people" in named(report)["accuracy"].note
     assert named(report)["roc_auc"].value is not None
-    content = evaluate_file.as_json(report, 0.95)
+    content = embedding_report.as_json(report, 0.95)
     assert (content["accuracy"], content["ci_low"], content["ci_high"]) == (None, None, None)
     assert "two folds take 4 people" in content["reason"]
 
@@ -194,7 +196,7 @@ def test_too_few_people_for_folds_refuse_accuracy_and_not_the_rest():
 def test_groups_are_compared_where_there_are_any():
     people = 80
     groups = {f"p{n:02}": "a" if n % 2 else "b" for n in range(people)}
-    found = evaluate_file.evaluate(made(people=people, groups=groups), None, QUICK).measured
+    found = embedding_report.evaluate(made(people=people, groups=groups), None, QUICK).measured
     by_group = {(each.name, each.condition): each for each in found if each.protocol == "fairness"}
     assert by_group["fmr", "a"].value is not None
     assert by_group["fdr", ""].value <= 1
@@ -205,7 +207,7 @@ def test_photos_that_name_nobody_are_left_out_and_counted():
     some = Embeddings(
         "E", whole.sample_ids, whole.vectors, [None, *whole.people[1:]], without_face={"x": None}
     )
-    report = evaluate_file.evaluate(some, None, QUICK)
+    report = embedding_report.evaluate(some, None, QUICK)
     assert report.photos == 47
     assert report.notes == [
         "Photos that name nobody and are left out: 1.", "Photos without a face, left out: 1.",
@@ -227,17 +229,17 @@ def test_photos_that_name_nobody_are_left_out_and_counted():
 )
 def test_people_who_cannot_be_measured(embeddings, error, told):
     with pytest.raises(error) as caught:
-        evaluate_file.evaluate(embeddings, None, QUICK)
+        embedding_report.evaluate(embeddings, None, QUICK)
     assert told in str(caught.value)
 
 
 def test_training_people_are_refused_on_a_list_only_if_it_names_them():
     embeddings = made(trained_on=frozenset({"p00"}))
     with pytest.raises(IntegrityError, match="p00 for example"):
-        evaluate_file.evaluate(embeddings, pairs_of(), QUICK)
+        embedding_report.evaluate(embeddings, pairs_of(), QUICK)
     pairs = pairs_of()
     pairs = pairs[~(pairs["first"] + pairs["second"]).str.contains("p00")]
-    assert named(evaluate_file.evaluate(embeddings, pairs, QUICK))["accuracy"].value is not None
+    assert named(embedding_report.evaluate(embeddings, pairs, QUICK))["accuracy"].value is not None
 
 
 # --- the commands ---

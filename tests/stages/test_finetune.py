@@ -10,7 +10,8 @@ from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.seeds import seed_of
 from facemae.data.faces.cache import load_faces
 from facemae.data.faces.subsets import people_apart
-from facemae.evaluation.metrics import all_pairs, roc_auc_score
+from facemae.evaluation.metrics import roc_auc_score
+from facemae.evaluation.pairs import all_pairs
 from facemae.models.build import build_embedder
 from facemae.models.embedder import embed
 from facemae.models.patches import to_input

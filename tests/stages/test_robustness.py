@@ -13,9 +13,8 @@ from facemae.core.layout import DataFolder
 from facemae.core.records import read_json, read_table
 from facemae.data.faces import pairs
 from facemae.data.faces.cache import build_cache
-from facemae.evaluation import metrics
-from facemae.evaluation.metrics import higher_is_better
-from facemae.evaluation.protocols import illumination as light
+from facemae.evaluation.protocols import robustness as protocol
+from facemae.evaluation.records import Measurement, higher_is_better
 from facemae.evaluation.statistics import identity_weights
 from facemae.stages import robustness
 from facemae.stages.task import Task
@@ -225,43 +224,43 @@ def test_what_is_changed_cannot_move_a_threshold(task):
 
 def test_a_fold_has_no_say_in_its_own_threshold(task):
     trial = robustness.load_trial(task)
-    _, clean = robustness.enrol(trial, shrunk)
-    before = robustness.Thresholds.choose(trial, clean)
+    _, clean = protocol.enrol(trial, shrunk)
+    before = protocol.Thresholds.choose(trial, clean)
     mine = trial.fold == np.unique(trial.fold)[0]
     others = np.setdiff1d(trial.first_person[mine], trial.first_person[~mine])
     assert len(others)
     lies = np.where(mine, ~trial.genuine, trial.genuine)
     noise = np.where(mine, -clean, clean)
-    after = robustness.Thresholds.choose(replace(trial, genuine=lies), noise)
+    after = protocol.Thresholds.choose(replace(trial, genuine=lies), noise)
     assert after.point[0, 0] == before.point[0, 0]
     assert after.point[0, 1] != before.point[0, 1]
     np.testing.assert_array_equal(after.samples[:, 0], before.samples[:, 0])
 
 
-@pytest.mark.parametrize("protocol", ["occlusion", "lighting"])
-def test_no_change_is_the_clean_accuracy_exactly(task, protocol):
+@pytest.mark.parametrize("kind_of", ["occlusion", "lighting"])
+def test_no_change_is_the_clean_accuracy_exactly(task, kind_of):
     trial = robustness.load_trial(task)
     family = next(
-        each for each in robustness._families(task.experiment.robustness) if each.protocol == protocol
+        each for each in protocol.families_of(task.experiment.robustness) if each.protocol == kind_of
     )
-    enrolled, clean = robustness.enrol(trial, shrunk)
-    thresholds = robustness.Thresholds.choose(trial, clean)
-    expected = thresholds.measure(trial, protocol, "none", 0.0, clean)
-    scores = robustness.changed_scores(trial, replace(family, amounts=[0.0]), enrolled, shrunk, "test")
+    enrolled, clean = protocol.enrol(trial, shrunk)
+    thresholds = protocol.Thresholds.choose(trial, clean)
+    expected = thresholds.measure(trial, kind_of, "none", 0.0, clean)
+    scores = protocol.changed_scores(trial, replace(family, amounts=[0.0]), enrolled, shrunk, "test")
     for kind in family.kinds:
         np.testing.assert_array_equal(scores[kind, 0.0], clean)
-        found = thresholds.measure(trial, protocol, kind, 0.0, scores[kind, 0.0])
+        found = thresholds.measure(trial, kind_of, kind, 0.0, scores[kind, 0.0])
         assert found.value == expected.value
         np.testing.assert_array_equal(found.samples, expected.samples)
 
 
 def test_scores_do_not_depend_on_how_the_pairs_are_cut(task, replaced):
     trial = robustness.load_trial(task)
-    family = robustness._families(task.experiment.robustness)[0]
-    enrolled, _ = robustness.enrol(trial, shrunk)
-    whole = robustness.changed_scores(trial, family, enrolled, shrunk, "test")
-    with replaced(robustness, "CHUNK_BYTES", 5 * 2 * SIZE * SIZE * 3):
-        parts = robustness.changed_scores(trial, family, enrolled, shrunk, "test")
+    family = protocol.families_of(task.experiment.robustness)[0]
+    enrolled, _ = protocol.enrol(trial, shrunk)
+    whole = protocol.changed_scores(trial, family, enrolled, shrunk, "test")
+    with replaced(protocol, "CHUNK_BYTES", 5 * 2 * SIZE * SIZE * 3):
+        parts = protocol.changed_scores(trial, family, enrolled, shrunk, "test")
     for condition, scores in whole.items():
         np.testing.assert_array_equal(scores, parts[condition])
 
@@ -337,7 +336,7 @@ def test_two_perfect_networks_with_shifted_scores_stay_perfect(small, tmp_path):
         return np.hstack([unit, own if part == 0 else np.full_like(own, 0.2)])
 
     trial = robustness.load_trial(task)
-    _, clean = robustness.enrol(trial, recognise)
+    _, clean = protocol.enrol(trial, recognise)
     assert clean[(trial.part == 1) & ~trial.genuine].min() > clean[trial.part == 0].max()
     assert run(task, recognise)[1]["accuracy@none=0"]["value"] == 1.0
 
@@ -345,7 +344,7 @@ def test_two_perfect_networks_with_shifted_scores_stay_perfect(small, tmp_path):
 def test_no_fold_has_pairs_of_two_parts(data):
     listed, faces = listing(data)
     apart = faces.assign(part=(faces["fold"] > 0).astype(int))
-    chosen = robustness.choose_pairs(listed, apart, 60, 0)
+    chosen = protocol.choose_pairs(listed, apart, 60, 0)
     folds = chosen.groupby("part")["fold"].unique()
     assert [sorted(each) for each in folds] == [
         [0, 1, 2, 3, 4],
@@ -358,16 +357,16 @@ def test_no_fold_has_pairs_of_two_parts(data):
 
 def measurement(value, amount=0.0, spread=0.0):
     samples = value + spread * np.linspace(-1, 1, 100)
-    return metrics.Measurement("occlusion", "accuracy", value, 60, "", samples, "kind", amount)
+    return Measurement("occlusion", "accuracy", value, 60, "", samples, "kind", amount)
 
 
 def family(amounts):
-    return robustness.Family("occlusion", "occlusion", ["a", "b"], amounts, None)
+    return protocol.Family("occlusion", "occlusion", ["a", "b"], amounts, None)
 
 
 def test_the_mean_over_conditions_by_hand():
     rows = [[measurement(0.8), measurement(0.6)], [measurement(0.6), measurement(0.5)]]
-    mean, drop = robustness.summarise(family([0.1, 0.5]), measurement(0.9), rows, 0.95)
+    mean, drop = protocol.summarise(family([0.1, 0.5]), measurement(0.9), rows, 0.95)
     expected = (0.8 + 0.6 + 0.6 + 0.5) / 4
     assert (mean.name, mean.value) == ("occlusion_accuracy", pytest.approx(expected))
     assert (drop.name, drop.value) == ("occlusion_drop", pytest.approx(1 - (expected - 0.5) / 0.4))
@@ -377,14 +376,14 @@ def test_the_mean_over_conditions_by_hand():
 
 def test_unchanged_faces_have_no_part_in_the_mean():
     rows = [[measurement(0.7), measurement(0.6)]]
-    means = [robustness.summarise(family([0.5]), measurement(clean), rows, 0.95)[0] for clean in (0.7, 0.95)]
+    means = [protocol.summarise(family([0.5]), measurement(clean), rows, 0.95)[0] for clean in (0.7, 0.95)]
     assert means[0].value == means[1].value == pytest.approx(0.65)
 
 
 def test_what_keeps_its_accuracy_drops_by_nothing_and_chance_is_all():
     for value, drop in ((0.9, 0), (0.5, 1.0)):
         rows = [[measurement(value), measurement(value)]]
-        found = robustness.summarise(family([1e-9]), measurement(value), rows, 0.95)
+        found = protocol.summarise(family([1e-9]), measurement(value), rows, 0.95)
         assert found[0].value == pytest.approx(value)
         if drop:
             assert found[1].value is None
@@ -395,7 +394,7 @@ def test_what_keeps_its_accuracy_drops_by_nothing_and_chance_is_all():
 @pytest.mark.parametrize(("value", "spread"), [(0.54, 0.0), (0.6, 0.1)])
 def test_a_drop_from_near_chance_is_refused(value, spread):
     rows = [[measurement(0.5), measurement(0.5)]]
-    mean, drop = robustness.summarise(family([0.5]), measurement(value, spread=spread), rows, 0.95)
+    mean, drop = protocol.summarise(family([0.5]), measurement(value, spread=spread), rows, 0.95)
     assert mean.value is not None
     assert (drop.value, drop.samples) == (None, None)
     assert "needs more than 0.55" in drop.note
@@ -411,7 +410,7 @@ def listing(data):
 
 def test_pairs_are_even_over_kinds_folds_and_people(data):
     listed, faces = listing(data)
-    chosen = robustness.choose_pairs(listed, faces, 48, 0)
+    chosen = protocol.choose_pairs(listed, faces, 48, 0)
     assert chosen.groupby(["fold", "genuine"]).size().to_list() == [8] * (2 * FOLDS)
     genuine = chosen[chosen["genuine"]]
     assert set(genuine["first_person"].value_counts()) == {2}  # 24 pairs of 12 people
@@ -423,28 +422,28 @@ def test_pairs_are_even_over_kinds_folds_and_people(data):
 
 def test_the_choice_depends_on_the_pairs_and_not_on_their_order(data):
     listed, faces = listing(data)
-    chosen = robustness.choose_pairs(listed, faces, 30, 0)
-    again = robustness.choose_pairs(
+    chosen = protocol.choose_pairs(listed, faces, 30, 0)
+    again = protocol.choose_pairs(
         listed.sample(frac=1, random_state=1), faces.sample(frac=1, random_state=2), 30, 0
     )
     pd.testing.assert_frame_equal(chosen, again)
-    assert not chosen.equals(robustness.choose_pairs(listed, faces, 30, 1))
+    assert not chosen.equals(protocol.choose_pairs(listed, faces, 30, 1))
 
 
 def test_pairs_of_two_parts_or_without_a_face_are_left_out(data):
     listed, faces = listing(data)
     apart = faces.assign(part=(faces["person"].str[1:].astype(int) // FOLDS) % 2)
-    chosen = robustness.choose_pairs(listed, apart, 1000, 0)
+    chosen = protocol.choose_pairs(listed, apart, 1000, 0)
     part = apart.set_index("sample_id")["part"]
     assert (part[chosen["first"]].to_numpy() == part[chosen["second"]].to_numpy()).all()
     lost = listed["first"].iloc[0]
-    fewer = robustness.choose_pairs(listed, faces[faces["sample_id"] != lost], 1000, 0)
+    fewer = protocol.choose_pairs(listed, faces[faces["sample_id"] != lost], 1000, 0)
     assert lost not in {*fewer["first"], *fewer["second"]}
 
 
 def test_a_list_in_one_fold_is_cut_into_five(data):
     listed, faces = listing(data)
-    chosen = robustness.choose_pairs(listed.assign(fold=0), faces, 50, 0)
+    chosen = protocol.choose_pairs(listed.assign(fold=0), faces, 50, 0)
     assert sorted(chosen["fold"].unique()) == [0, 1, 2, 3, 4]
 
 
@@ -458,7 +457,7 @@ def test_what_cannot_be_tested_on_is_told(data):
     ]
     for error, match, arguments in cases:
         with pytest.raises(error, match=match) as caught:
-            robustness.choose_pairs(*arguments)
+            protocol.choose_pairs(*arguments)
         assert isinstance(caught.value, FaceMAEError)
         assert "\n" not in str(caught.value)
 
@@ -467,11 +466,11 @@ def test_what_cannot_be_tested_on_is_told(data):
 
 
 def test_only_tested_faces_with_a_light_are_taken(small, data, tmp_path):
-    rows = light.lit_rows(make_task(small, data, tmp_path), "yaleb:somewhere")
+    rows = robustness.lit_rows(make_task(small, data, tmp_path), "yaleb:somewhere")
     assert len(rows) == 4 * 8
     assert rows["subset"].value_counts().to_dict() == {"S1": 8, "S2": 4, "S3": 8, "S4": 8, "S5": 4}
     with pytest.raises(DataError, match=r"no face of orl .* name it in data\.tested"):
-        light.lit_rows(make_task(small, data, tmp_path), "orl")
+        robustness.lit_rows(make_task(small, data, tmp_path), "orl")
 
 
 def test_a_source_without_lights_is_told(small, data, tmp_path):
@@ -481,4 +480,4 @@ def test_a_source_without_lights_is_told(small, data, tmp_path):
     records.write_table(folder.split, read_table(data.split), layout.SPLIT_COLUMNS)
     records.write_table(folder.faces, faces, [each for each in faces if not each.startswith("light")])
     with pytest.raises(UsageError, match="do not name the direction of their light"):
-        light.lit_rows(make_task(small, folder, tmp_path), "yaleb")
+        robustness.lit_rows(make_task(small, folder, tmp_path), "yaleb")

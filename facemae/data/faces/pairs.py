@@ -14,7 +14,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
-from facemae.core.errors import DataError, IntegrityError
+from facemae.core.errors import IntegrityError, RefusedError
 from facemae.core.layout import PAIR_COLUMNS
 from facemae.data.sources.base import Pair
 
@@ -76,7 +76,7 @@ def generate(people: pd.DataFrame, *, seed: int, per_fold: int = PER_FOLD) -> pd
         per_fold: Most genuine pairs of a fold; fewer where its people have fewer of either kind.
 
     Raises:
-        DataError: a fold has no person with two photos, or only one person.
+        RefusedError: a fold has no person with two photos, or only one person.
     """
     random = np.random.default_rng(seed)
     drawn = [
@@ -91,7 +91,7 @@ def _draw_fold(fold: int, part: pd.DataFrame, random: np.random.Generator, per_f
     photos = {str(person): rows.to_list() for person, rows in part.groupby("person")["sample_id"]}
     genuine = _genuine(photos, random, per_fold)
     if not genuine or len(photos) < 2:
-        raise DataError(
+        raise RefusedError(
             f"Fold {fold} has {len(photos)} people and {len(genuine)} pairs of one person, and two are "
             "needed, at least one with two photos; add photos, or lower split.folds."
         )

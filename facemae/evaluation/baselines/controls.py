@@ -27,6 +27,9 @@ from facemae.models.build import build_encoder
 from facemae.models.embedder import Frozen, embed
 from facemae.models.patches import to_input
 
+EmbedByPart = Callable[[NDArray[np.uint8], int], NDArray[np.floating]]
+"""From aligned faces (N, H, H, 3) and a part of the evaluation people to vectors (N, D)."""
+
 BaselineFn = Callable[[Faces, config.Experiment, int], Embed]
 
 GREY_SIDE, GREY_COMPONENTS = 32, 300

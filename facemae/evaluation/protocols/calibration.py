@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
-from facemae.evaluation.metrics import Comparisons, Floats, Integers, Measurement
+from facemae.evaluation.pairs import Comparisons, Floats, Integers, Pairs, Weights
 from facemae.evaluation.protocols import operating_point
 from facemae.evaluation.protocols.pair_list import comparisons, pair_folds
+from facemae.evaluation.records import Measurement
 from facemae.evaluation.statistics import percentile_interval
 
 BINS = 15
@@ -32,8 +34,6 @@ CARD_COLUMNS = [
 
 _CHUNK_VALUES = 2**22  # weights of pairs that are held at a time: 32 MB
 _WEAK_PENALTY = 1e3  # scikit-learn's C: where a score tells all pairs apart, an unpenalised slope is infinite
-
-Weights = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def fit(score: ArrayLike, genuine: ArrayLike) -> Calibration:
     """Fit the probability of one person to pairs (N,) with a finite score.
 
     Raises:
-        ValueError: there is no genuine or no impostor pair, or a score is not finite.
+        RefusedError: there is no genuine or no impostor pair.
+        ValueError: a score is not finite.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -67,7 +68,7 @@ def fit(score: ArrayLike, genuine: ArrayLike) -> Calibration:
     if not np.isfinite(scores).all():
         raise ValueError("a score is not finite")
     if same.all() or not same.any():
-        raise ValueError(f"there is no {'impostor' if same.any() else 'genuine'} pair to calibrate on")
+        raise RefusedError(f"there is no {'impostor' if same.any() else 'genuine'} pair to calibrate on")
     centre, spread = float(scores.mean()), float(scores.std()) or 1.0
     model = LogisticRegression(C=_WEAK_PENALTY).fit((scores[:, None] - centre) / spread, same)
     slope = float(model.coef_[0, 0]) / spread
@@ -78,12 +79,12 @@ def probabilities(score: ArrayLike, genuine: ArrayLike, fold: ArrayLike) -> Floa
     """Return each pair's probability (N,) by the calibration that was fitted on the other folds.
 
     Raises:
-        ValueError: there is one fold, or the pairs outside a fold are all genuine or all impostor ones.
+        RefusedError: there is one fold, or the pairs outside a fold are all genuine or all impostor ones.
     """
     scores, same, folds = np.asarray(score, np.float64), np.asarray(genuine, bool), np.asarray(fold)
     numbers = np.unique(folds)
     if len(numbers) < 2:
-        raise ValueError("a calibration is fitted on other folds, and there is one fold alone")
+        raise RefusedError("a calibration is fitted on other folds, and there is one fold alone")
     found = np.empty(len(scores))
     for number in numbers:
         inside = folds == number
@@ -115,10 +116,10 @@ def measure(
     try:
         folds = pair_folds(np.asarray(fold)[found], kept.genuine)
         chance = probabilities(kept.score, kept.genuine, folds)
-    except ValueError as error:
+    except RefusedError as error:
         return [Measurement("calibration", name, None, len(kept), str(error), None) for name in names]
     ones = np.ones((1, weights.shape[1]), weights.dtype)
-    values = _scored(kept, chance, np.vstack([ones, weights]))
+    values = _scored(kept, chance, np.vstack([ones, weights]).astype(np.float64))
     return [
         Measurement("calibration", name, float(value[0]), len(kept), note, value[1:])
         for name, value in zip(names, values, strict=True)
@@ -131,13 +132,13 @@ def bins_of(probability: Floats, count: int = BINS) -> Integers:
     return np.searchsorted(edges, probability).astype(np.int64)
 
 
-def _scored(pairs: Comparisons, probability: Floats, rows: NDArray[np.integer]) -> list[Floats]:
+def _scored(pairs: Comparisons, probability: Floats, rows: Floats) -> list[Floats]:
     """Return the Brier score and the ECE under each row of weights, (R,) each."""
     error = pairs.genuine - probability
     members = np.eye(int(bins_of(probability).max()) + 1)[bins_of(probability)]
     parts = []
     for start in range(0, len(rows), max(1, _CHUNK_VALUES // len(pairs))):
-        weight = _pair_weights(pairs, rows[start : start + max(1, _CHUNK_VALUES // len(pairs))])
+        weight = pairs.weights(rows[start : start + max(1, _CHUNK_VALUES // len(pairs))])
         total = weight.sum(axis=1)
         # A bin's share of the weight times the gap between its rate and its mean probability.
         gaps = np.abs((weight * error) @ members).sum(axis=1)
@@ -146,13 +147,8 @@ def _scored(pairs: Comparisons, probability: Floats, rows: NDArray[np.integer]) 
     return list(np.concatenate(parts, axis=1))
 
 
-def _pair_weights(pairs: Comparisons, rows: NDArray[np.integer]) -> Floats:
-    other = np.where(pairs.first == pairs.second, 1.0, rows[:, pairs.second])
-    return np.asarray(rows[:, pairs.first] * other)
-
-
 def threshold_card(
-    pairs: operating_point.Pairs,
+    pairs: Pairs,
     weights: Weights,
     level: float,
     targets: Sequence[float] = FMR_TARGETS,
@@ -171,27 +167,28 @@ def threshold_card(
         targets: The wanted false match rates.
     """
     impostors = pairs.impostors
-    rows = []
-    for target in targets:
-        note = operating_point.refusal(len(impostors), target)
-        row = {
+    rows: list[dict[str, Any]] = [
+        {
             "target_fmr": target, "impostors_needed": metrics.impostors_needed(target),
-            "impostors": len(impostors), "genuine": pairs.genuine_count, "note": note,
-        }  # fmt: skip
-        if not note:
-            threshold = operating_point.threshold_at(impostors, target)
-            row["threshold"] = threshold
-            fmr, fnmr = operating_point.rates(pairs, threshold, weights)
-            row |= _interval("fmr", *fmr, weights.shape[1], level)
-            row |= _interval("fnmr", *fnmr, weights.shape[1], level)
-        rows.append(row)
+            "impostors": len(impostors), "genuine": pairs.genuine_count,
+            "note": operating_point.refusal(len(impostors), target),
+        }
+        for target in targets
+    ]  # fmt: skip
+    allowed = [row for row in rows if not row["note"]]
+    thresholds = [operating_point.threshold_at(impostors, row["target_fmr"]) for row in allowed]
+    found = operating_point.rates(pairs, thresholds, weights) if allowed else []
+    for row, threshold, (fmr, fnmr) in zip(allowed, thresholds, found, strict=True):
+        row["threshold"] = threshold
+        row |= _interval("fmr", *fmr, weights.shape[1], level)
+        row |= _interval("fnmr", *fnmr, weights.shape[1], level)
     return pd.DataFrame(rows, columns=CARD_COLUMNS)
 
 
 def _interval(name: str, value: float, samples: Floats, people: int, level: float) -> dict[str, float]:
     try:
         low, high = percentile_interval(samples, level)
-    except ValueError:  # too few resamples have a value
+    except RefusedError:  # too few resamples have a value
         return {name: value}
     if value == 0:
         high = 1 - ((1 - level) / 2) ** (1 / people)

@@ -12,18 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
-from facemae.evaluation.metrics import Floats, Integers, Measurement
+from facemae.evaluation.pairs import EveryPair, Floats, Weights
 from facemae.evaluation.protocols import operating_point
 from facemae.evaluation.protocols.all_pairs import LEAST_PEOPLE
-from facemae.evaluation.protocols.operating_point import EveryPair
+from facemae.evaluation.records import Measurement
 
 FMR_TARGET = 0.001
 FALLBACKS = (0.01, 0.1)  # where the pairs do not support the target
 ALPHA = 0.5  # weight of the false matches in the FDR
 LARGEST_FNMR = 0.5  # of everyone: where most genuine pairs are rejected, those of all groups are, alike
-
-Weights = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -68,48 +67,36 @@ def measure(
     Raises:
         ValueError: an embedding is zero or not finite, or the arguments do not belong together.
     """
-    people, groups = np.asarray(identity, np.int64), np.asarray(group, str)
-    _check_sizes(len(embeddings), people, groups)
+    pairs, groups = EveryPair.of(embeddings, np.asarray(identity)), np.asarray(group, str)
+    if groups.shape != pairs.images.shape:
+        raise ValueError(f"the groups of {len(groups)} people are not those of {len(pairs.images)}")
     names = sorted(set(groups.tolist()) - {""})
     if not names:
         return []
-    pairs = EveryPair.of(embeddings, people)
-    parts = {name: _part(pairs, groups, name) for name in names}
+    parts = {name: pairs.of_people(groups == name) for name in names}
     try:
         target, threshold = _common_threshold(pairs, parts, fmr_target)
-    except ValueError as error:
+    except RefusedError as error:
         return [_measurement(name, None, 0, str(error)) for name in ("fdr", "fmr_ratio", "fnmr_ratio")]
     note = f"threshold {threshold:.4f}, at a false match rate of {target:g} over everyone"
-    rates = [_of_group(name, one, target, threshold, note, weights[:, p]) for name, (one, p) in parts.items()]
+    rates = [
+        _of_group(name, part, target, threshold, note, weights[:, groups == name])
+        for name, part in parts.items()
+    ]
     each = [measured for found in rates for measured in (found.fmr, found.fnmr)]
-    apart = _apart([found for found in rates if found.measured], len(people), note)
-    return each + _unless_useless(apart, float(pairs.false_non_matches(threshold)[0]), target)
-
-
-def _check_sizes(faces: int, people: Integers, groups: NDArray[np.str_]) -> None:
-    if len(people) != faces or groups.ndim != 1 or people.max(initial=-1) >= len(groups):
-        raise ValueError(
-            f"{faces} embeddings, {len(people)} faces and the groups of {len(groups)} people do not belong "
-            "together"
-        )
-
-
-def _part(pairs: EveryPair, groups: NDArray[np.str_], name: str) -> tuple[EveryPair, Integers]:
-    """Return the faces of a group, its people numbered anew, and their old numbers."""
-    inside = groups[pairs.identity] == name
-    kept, identity = np.unique(pairs.identity[inside], return_inverse=True)
-    return EveryPair(pairs.unit[inside], identity.astype(np.int64)), kept
+    apart = _apart([found for found in rates if found.measured], len(pairs.unit), note)
+    return each + _unless_useless(apart, float(pairs.false_non_matches([threshold])[0, 0]), target)
 
 
 def _common_threshold(
-    pairs: EveryPair, parts: dict[str, tuple[EveryPair, Integers]], fmr_target: float
+    pairs: EveryPair, parts: dict[str, EveryPair], fmr_target: float
 ) -> tuple[float, float]:
     impostors = pairs.impostors
     wanted = [fmr_target, *(target for target in FALLBACKS if target > fmr_target)]
     supported = [target for target in wanted if not operating_point.refusal(len(impostors), target)]
     if not supported:
-        raise ValueError(operating_point.refusal(len(impostors), wanted[-1]))
-    large = {target: sum(not _refusal(part, target) for part, _ in parts.values()) for target in supported}
+        raise RefusedError(operating_point.refusal(len(impostors), wanted[-1]))
+    large = {target: sum(not _refusal(part, target) for part in parts.values()) for target in supported}
     target = next((target for target in supported if large[target] > 1), supported[0])
     return target, operating_point.threshold_at(impostors, target)
 
@@ -117,11 +104,11 @@ def _common_threshold(
 def _of_group(
     name: str, part: EveryPair, target: float, threshold: float, note: str, weights: Weights
 ) -> Rates:
-    counts = {"fmr": _impostor_count(part), "fnmr": part.genuine_count}
+    counts = {"fmr": part.impostor_count, "fnmr": part.genuine_count}
     if reason := _refusal(part, target):
         return Rates(*(_measurement(each, None, n, reason, None, name) for each, n in counts.items()))
     note = f"{part.genuine_people} people with two faces or more; {note}"
-    found = operating_point.rates(part, threshold, weights)
+    found = operating_point.rates(part, [threshold], weights)[0]
     return Rates(
         *(
             _measurement(each, value, counts[each], note, samples, name)
@@ -130,12 +117,8 @@ def _of_group(
     )
 
 
-def _impostor_count(part: EveryPair) -> int:
-    return len(part.identity) * (len(part.identity) - 1) // 2 - part.genuine_count
-
-
 def _refusal(part: EveryPair, target: float) -> str:
-    people, impostors, needed = part.genuine_people, _impostor_count(part), metrics.impostors_needed(target)
+    people, impostors, needed = part.genuine_people, part.impostor_count, metrics.impostors_needed(target)
     if people < LEAST_PEOPLE:
         return f"this group has {people} people with two faces or more, and {LEAST_PEOPLE} are needed"
     if impostors < needed:

@@ -16,11 +16,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from facemae.core.errors import RefusedError
 from facemae.core.seeds import seed_of
 from facemae.evaluation import metrics
-from facemae.evaluation.metrics import Booleans, Floats, Integers, Measurement
+from facemae.evaluation.pairs import (
+    Booleans,
+    EveryPair,
+    Floats,
+    Integers,
+    Weights,
+    counts,
+    each_person_once,
+    people_numbers,
+    ratio,
+    unit_rows,
+)
 from facemae.evaluation.protocols import all_pairs
-from facemae.evaluation.protocols.all_pairs import directions, people_numbers, people_weights
+from facemae.evaluation.records import Measurement
 
 PROTOCOL, BLUFR = "identification", "blufr"
 BLUFR_TAR_AT, BLUFR_DIR_AT = 0.001, 0.01  # false accept rates that its benchmark reports
@@ -41,11 +53,47 @@ class _Probes:
     """The highest similarity to anybody enrolled."""
 
 
+def rank1_hits(
+    embeddings: NDArray[np.floating], identity: Integers, enrolled: Booleans
+) -> tuple[Integers, Integers]:
+    """Count for each person, (P,), how many probes are identified, and how many there are.
+
+    Args:
+        embeddings: (N, D), of any length but zero.
+        identity: (N,), whose image each row is: 0 to P - 1, everyone at least once.
+        enrolled: (N,), the gallery; all other images are probes.
+
+    Raises:
+        RefusedError: there is no gallery or no probe.
+        ValueError: a probe's person is not enrolled, an embedding is zero or not finite, or the arguments do
+            not belong together.
+    """
+    probes, people = _mated(embeddings, identity, enrolled)
+    hits = np.bincount(probes.person[probes.rank == 1], minlength=people)
+    return hits, np.bincount(probes.person, minlength=people)
+
+
+def rank1_score(hits: Integers | Floats, probes: Integers, weights: Weights | None = None) -> Floats:
+    """Return the share (R,) of probes that are identified, given everyone's hits and probes (P,)."""
+    people = len(probes)
+    rows = np.ones((1, people)) if weights is None else counts(weights, people)[:, :people]
+    return ratio(rows @ hits, rows @ probes)
+
+
+def rank1(
+    embeddings: NDArray[np.floating], identity: Integers, enrolled: Booleans, weights: Weights
+) -> Measurement:
+    """Measure the share of all probes that are identified, each counting alike; arguments as `rank1_hits`."""
+    found = rank1_hits(embeddings, identity, enrolled)
+    value = float(rank1_score(*found)[0])
+    return Measurement(PROTOCOL, "rank1", value, int(found[1].sum()), "", rank1_score(*found, weights))
+
+
 def closed_set(
     embeddings: NDArray[np.floating],
     identity: Integers,
     enrolled: Booleans,
-    weights: NDArray[np.integer] | None = None,
+    weights: Weights | None = None,
     ranks: Sequence[int] = (1, 5, 20),
 ) -> list[Measurement]:
     """Measure the share of probes whose person is among the first of the gallery: `rank1`, `rank5`, `rank20`.
@@ -61,17 +109,13 @@ def closed_set(
         ranks: From 1.
 
     Raises:
-        ValueError: there is no gallery or no probe, a probe's person is not enrolled, a rank is below 1, an
-            embedding is zero or not finite, or the arguments do not belong together.
+        RefusedError: there is no gallery or no probe.
+        ValueError: a rank is below 1, or as for `rank1_hits`.
     """
     if any(rank < 1 for rank in ranks):
         raise ValueError(f"ranks count from 1, got {min(ranks)}")
-    unit, person, gallery = _checked(embeddings, identity, enrolled)
-    if strangers := np.setdiff1d(person[~gallery], person[gallery]).tolist():
-        raise ValueError(f"person {strangers[0]} has a probe but no enrolled image")
-    people = int(person.max()) + 1
-    rows = None if weights is None else people_weights(weights, people).astype(np.int64)
-    probes = _search(unit, person, gallery)
+    probes, people = _mated(embeddings, identity, enrolled)
+    rows = None if weights is None else counts(weights, people, exactly=True).astype(np.int64)
     count = np.bincount(probes.person, minlength=people)
     asked, said = (count > 0).astype(np.int64), _people_note(count)
     found = []
@@ -81,8 +125,8 @@ def closed_set(
             found.append(Measurement(PROTOCOL, f"rank{rank}", None, len(probes.person), note, None))
             continue
         hits = np.bincount(probes.person[probes.rank <= rank], minlength=people) / np.maximum(1, count)
-        value = float(metrics.rank1_score(hits, asked)[0])
-        samples = None if rows is None else metrics.rank1_score(hits, asked, rows)
+        value = float(rank1_score(hits, asked)[0])
+        samples = None if rows is None else rank1_score(hits, asked, rows)
         found.append(Measurement(PROTOCOL, f"rank{rank}", value, len(probes.person), said, samples))
     return found
 
@@ -91,7 +135,7 @@ def open_set(
     embeddings: NDArray[np.floating],
     identity: Integers,
     enrolled: Booleans,
-    weights: NDArray[np.integer] | None = None,
+    weights: Weights | None = None,
     fpir_targets: Sequence[float] = (0.1, 0.01),
 ) -> list[Measurement]:
     """Measure the true positive identification rate at false positive identification rates.
@@ -114,12 +158,13 @@ def open_set(
         `tpir_at_fpir=...` and the FPIR achieved, `fpir_at_target=...`; n counts the non-mated probes.
 
     Raises:
-        ValueError: there is no gallery or no probe, a target is not in (0, 1], an embedding is zero or not
-            finite, or the arguments do not belong together.
+        RefusedError: there is no gallery or no probe.
+        ValueError: a target is not in (0, 1], an embedding is zero or not finite, or the arguments do not
+            belong together.
     """
     unit, person, gallery = _checked(embeddings, identity, enrolled)
     people = int(person.max()) + 1
-    rows = None if weights is None else people_weights(weights, people)
+    rows = None if weights is None else counts(weights, people, exactly=True)
     probes = _search(unit, person, gallery)
     return [
         measurement
@@ -151,14 +196,14 @@ def low_far(
         any trial has too few of them, by the rule of 30, the measurement is refused.
 
     Raises:
-        ValueError: there are fewer than 4 people or 2 trials, an embedding is zero or not finite, or the
-            arguments do not belong together.
+        RefusedError: there are fewer than 4 people.
+        ValueError: an embedding is zero or not finite, or the arguments do not belong together.
     """
-    unit = directions(embeddings)
+    unit = unit_rows(embeddings)
     person = people_numbers(identity, len(unit))
     people = int(person.max()) + 1
-    if people < 4 or trials < 2:
-        raise ValueError(f"needs 4 people and 2 trials, got {people} and {trials}")
+    if people < 4:
+        raise RefusedError(f"needs 4 people, got {people}")
     found = [_trial(unit, person, np.random.default_rng(seed_of("blufr", seed, n))) for n in range(trials)]
     return [_mean([trial[kind] for trial in found]) for kind in range(2)]
 
@@ -166,16 +211,24 @@ def low_far(
 def _checked(
     embeddings: NDArray[np.floating], identity: Integers, enrolled: Booleans
 ) -> tuple[Floats, Integers, Booleans]:
-    unit = directions(embeddings)
+    unit = unit_rows(embeddings)
     person = people_numbers(identity, len(unit))
     gallery = np.asarray(enrolled)
     if gallery.shape != person.shape or gallery.dtype != np.bool_:
         raise ValueError(f"enrolled must mark {len(person)} images, got {gallery.dtype} of {gallery.shape}")
     if not gallery.any():
-        raise ValueError("no image is enrolled, there is nobody to find")
+        raise RefusedError("no image is enrolled, there is nobody to find")
     if gallery.all():
-        raise ValueError("every image is enrolled, none is left to identify")
+        raise RefusedError("every image is enrolled, none is left to identify")
     return unit, person, gallery
+
+
+def _mated(embeddings: NDArray[np.floating], identity: Integers, enrolled: Booleans) -> tuple[_Probes, int]:
+    """Search for probes whose people are all enrolled; return what is found, and P."""
+    unit, person, gallery = _checked(embeddings, identity, enrolled)
+    if strangers := np.setdiff1d(person[~gallery], person[gallery]).tolist():
+        raise ValueError(f"person {strangers[0]} has a probe but no enrolled image")
+    return _search(unit, person, gallery), int(person.max()) + 1
 
 
 def _search(unit: Floats, person: Integers, gallery: Booleans) -> _Probes:
@@ -224,7 +277,7 @@ def _at_fpir(probes: _Probes, target: float, rows: Floats) -> Floats:
     stranger = np.flatnonzero(~probes.mated)
     stranger = stranger[np.argsort(-probes.top[stranger], kind="stable")]
     score, hit = probes.top[stranger], probes.rank == 1
-    once = all_pairs.each_person_once(probes.person)  # nobody has both kinds of probes
+    once = each_person_once(probes.person)  # nobody has both kinds of probes
     values = np.full((2, len(rows)), np.nan)
     for number, row in enumerate(rows):
         weighed = row[probes.person] * once
@@ -266,7 +319,7 @@ def _trial(unit: Floats, person: Integers, draw: np.random.Generator) -> tuple[M
     tar = None
     if not note:
         note = _people_note(images - 1)
-        tar = all_pairs.tar_at_far(all_pairs.score_pairs(vectors, own), BLUFR_TAR_AT)[0]
+        tar = all_pairs.tar_at_far(EveryPair.of(vectors, own).scores, BLUFR_TAR_AT)[0]
     verification = Measurement(BLUFR, name, tar, impostors, note, None)
     shuffled = draw.permutation(len(own))
     first = shuffled[np.unique(own[shuffled], return_index=True)[1]]  # a random image of each person

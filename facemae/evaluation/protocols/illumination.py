@@ -11,16 +11,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from facemae.core import layout, records
-from facemae.core.errors import DataError, UsageError
+from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
-from facemae.evaluation.metrics import Comparisons, Floats, Integers, Measurement
-from facemae.evaluation.statistics import identity_weights
-from facemae.stages.embed import Recogniser
-from facemae.stages.task import Task
+from facemae.evaluation.pairs import Comparisons, Floats, Integers, unit_rows
+from facemae.evaluation.protocols.identification import rank1_hits, rank1_score
+from facemae.evaluation.records import Measurement
 
 PROTOCOL = "illumination"
 # The subsets of the Yale Face Database B by the angle in degrees between light and camera, up to and with
@@ -43,55 +40,7 @@ def light_subset(azimuth: ArrayLike, elevation: ArrayLike) -> NDArray[np.str_]:
     return np.array(list(SUBSETS))[place]
 
 
-def real_light(task: Task, source: str, recognise: Recogniser) -> list[Measurement]:
-    """Return how photos of a tested source are recognised by the direction of their light.
-
-    With rotations the first part's model recognises them, since none of the models knows these people.
-
-    Raises:
-        DataError: nothing of the source is tested, or too little to measure.
-        UsageError: its photos do not say where the light is.
-    """
-    rows = lit_rows(task, source)
-    vectors = recognise(task.load_rows(rows).images, 0)
-    people, identity = np.unique(rows["person"].to_numpy(str), return_inverse=True)
-    if len(people) < 2:
-        raise DataError(f"robustness.illumination: {source} shows {len(people)} person, and 2 are needed.")
-    evaluate, split = task.experiment.evaluate, task.experiment.split
-    weights = identity_weights(len(people), evaluate.resamples, split.seed)
-    note = f"by the model of part 1 of {split.rotations}" if split.rotations > 1 else ""
-    try:
-        return illumination(vectors, identity, rows["subset"].to_numpy(str), weights, note)
-    except ValueError as error:
-        raise DataError(f"The light of {source} cannot be evaluated: {error}.") from error
-
-
-def lit_rows(task: Task, source: str) -> pd.DataFrame:
-    """Return the split's rows of a tested source with their `subset` by the angle of the light.
-
-    Raises:
-        DataError: nothing of it is tested.
-        UsageError: its photos do not say where the light is.
-    """
-    name = source.partition(":")[0]
-    faces = records.read_table(task.data.faces)
-    rows = task.rows(layout.ROLE_TESTED).merge(faces[faces["source"] == name][["sample_id"]], on="sample_id")
-    if rows.empty:
-        raise DataError(
-            f"robustness.illumination: no face of {name} is there to be tested only; name it in data.tested."
-        )
-    light = ["light_azimuth", "light_elevation"]
-    known = faces.set_index("sample_id").reindex(rows["sample_id"]).reindex(columns=light)
-    if known.isna().any(axis=None):
-        raise UsageError(
-            f"robustness.illumination: the photos of {name} do not name the direction of their light; "
-            "take yaleb or null."
-        )
-    azimuth, elevation = (known[each].to_numpy(float) for each in light)
-    return rows.assign(subset=light_subset(azimuth, elevation))
-
-
-def illumination(
+def measure(
     vectors: NDArray[np.floating],
     identity: Integers,
     subset: NDArray[np.str_],
@@ -112,11 +61,12 @@ def illumination(
         note: What to say of every value.
 
     Raises:
-        ValueError: a vector has no direction, or nothing is in the gallery.
+        RefusedError: nothing is in the gallery.
+        ValueError: a vector has no direction.
     """
     gallery = subset == GALLERY
     if not gallery.any():
-        raise ValueError(f"no photo is lit within {SUBSETS[GALLERY]:g} degrees of the camera")
+        raise RefusedError(f"no photo is lit within {SUBSETS[GALLERY]:g} degrees of the camera")
     enrolled = np.isin(identity, identity[gallery])
     measured: list[Measurement] = []
     for name in list(SUBSETS)[1:]:
@@ -148,9 +98,10 @@ def _one_subset(
         why = "there is no probe"
         return [Measurement(PROTOCOL, each, None, 0, why, None, subset) for each in ("rank1", "eer")]
     used = gallery | probes
-    hits, asked = metrics.rank1_hits(vectors[used], identity[used], gallery[used])
-    hits, asked = (np.pad(each, (0, weights.shape[1] - len(each))) for each in (hits, asked))
-    rank1 = [metrics.rank1_score(hits, asked, each) for each in (None, weights)]
+    people, own = np.unique(identity[used], return_inverse=True)
+    found = np.zeros((2, weights.shape[1]), np.int64)
+    found[:, people] = rank1_hits(vectors[used], own, gallery[used])
+    rank1 = [rank1_score(found[0], found[1], each) for each in (None, weights)]
     pairs = _claims(vectors, identity, gallery, probes)
     eer = [metrics.equal_error_rate(pairs, each) for each in (None, weights)]
     return [
@@ -165,12 +116,7 @@ def _claims(
     vectors: NDArray[np.floating], identity: Integers, gallery: NDArray[np.bool_], probes: NDArray[np.bool_]
 ) -> Comparisons:
     """Compare each probe with each enrolled person: the best cosine with one of the person's photos."""
-    cosine = _unit(vectors[probes]) @ _unit(vectors[gallery]).T
+    cosine = unit_rows(vectors[probes]) @ unit_rows(vectors[gallery]).T
     people, owner = np.unique(identity[gallery], return_inverse=True)
     best = np.stack([cosine[:, owner == each].max(axis=1) for each in range(len(people))], axis=1)
     return Comparisons(best.ravel(), np.repeat(identity[probes], len(people)), np.tile(people, len(best)))
-
-
-def _unit(vectors: NDArray[np.floating]) -> Floats:
-    rows = np.asarray(vectors, dtype=np.float64)
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))

@@ -14,8 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
-from facemae.evaluation.metrics import Booleans, Comparisons, Integers, Measurement
+from facemae.evaluation.pairs import Booleans, Comparisons, Integers
+from facemae.evaluation.protocols import verification
+from facemae.evaluation.records import Measurement
 
 FOLDS = 5  # that a list in one fold, such as LFW's View 1, is cut into
 
@@ -43,13 +46,14 @@ def measure(
         far_targets: False accept rates to report the true accept rate at, as far as the pairs support them.
 
     Raises:
-        ValueError: there is no genuine or no impostor pair, or the arguments do not belong together.
+        RefusedError: there is no genuine or no impostor pair.
+        ValueError: the arguments do not belong together.
     """
     pairs = comparisons(score, first, second, genuine)
     folds = np.asarray(fold)
     if folds.shape != pairs.score.shape:
         raise ValueError(f"fold must name the fold of {len(pairs)} pairs, got shape {folds.shape}")
-    measured = [*metrics.verification(pairs, far_targets), _accuracy(pairs, folds)]
+    measured = [*verification.measure(pairs, far_targets), _accuracy(pairs, folds)]
     missing = _missing_note(pairs)
     return [_noted(each, missing) for each in measured]
 
@@ -92,14 +96,14 @@ def pair_folds(fold: ArrayLike, genuine: Booleans) -> Integers:
     Genuine and impostor pairs are cut each by themselves, since lists name one kind after the other.
 
     Raises:
-        ValueError: there are fewer than five pairs of a kind to cut.
+        RefusedError: there are fewer than five pairs of a kind to cut.
     """
     folds = np.asarray(fold)
     if len(np.unique(folds)) != 1:
         return folds.astype(np.int64)
     count, total = int(genuine.sum()), len(genuine)
     if min(count, total - count) < FOLDS:
-        raise ValueError(
+        raise RefusedError(
             f"a list in one fold is cut into {FOLDS}, which takes {FOLDS} genuine and {FOLDS} impostor "
             f"pairs, and this one has {count} and {total - count}"
         )
@@ -114,10 +118,10 @@ def _accuracy(pairs: Comparisons, fold: Integers) -> Measurement:
     try:
         folds = pair_folds(fold, pairs.genuine)
         splits = metrics.split_by_pair(pairs, folds)
-    except ValueError as error:
+    except RefusedError as error:
         return Measurement("verification", "accuracy", None, len(pairs), str(error), None)
     people = pd.DataFrame({"first": pairs.first, "second": pairs.second, "fold": folds})
-    return _noted(metrics.fold_accuracy(splits), check_people(people))
+    return _noted(verification.fold_accuracy(splits), check_people(people))
 
 
 def _missing_note(pairs: Comparisons) -> str:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from facemae.compute.device import Compute
-from facemae.evaluation.metrics import Comparisons, roc_auc_score
+from facemae.evaluation.metrics import roc_auc_score
+from facemae.evaluation.pairs import Comparisons
 from facemae.models.base import Encoder
 from facemae.models.embedder import Frozen, embed
 from facemae.models.patches import to_input

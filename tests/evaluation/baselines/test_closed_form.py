@@ -11,7 +11,8 @@ from facemae.evaluation.baselines.closed_form import (
     principal_components,
     whiten,
 )
-from facemae.evaluation.metrics import all_pairs, roc_auc_score
+from facemae.evaluation.metrics import roc_auc_score
+from facemae.evaluation.pairs import all_pairs
 
 
 def made(people=30, photos=4, features=40, signal=6, seed=0):

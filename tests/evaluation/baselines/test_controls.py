@@ -22,7 +22,8 @@ from facemae.evaluation.baselines.controls import (
     pixels,
     random_weights,
 )
-from facemae.evaluation.metrics import all_pairs, roc_auc_score
+from facemae.evaluation.metrics import roc_auc_score
+from facemae.evaluation.pairs import all_pairs
 from facemae.models.build import build_mae
 from facemae.models.patches import to_input
 

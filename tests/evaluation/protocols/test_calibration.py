@@ -7,8 +7,9 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from facemae.evaluation.metrics import Comparisons
-from facemae.evaluation.protocols import calibration, operating_point
+from facemae.core.errors import RefusedError
+from facemae.evaluation.pairs import Comparisons
+from facemae.evaluation.protocols import calibration
 from facemae.evaluation.statistics import identity_weights
 
 
@@ -109,7 +110,7 @@ def test_one_fold_is_cut_into_five_and_too_few_pairs_are_refused():
 
 def test_a_fit_needs_both_kinds_and_finite_scores():
     for genuine, reason in (([True, True], "no impostor pair"), ([False, False], "no genuine pair")):
-        with pytest.raises(ValueError, match=reason):
+        with pytest.raises(RefusedError, match=reason):
             calibration.fit([0.1, 0.2], genuine)
     with pytest.raises(ValueError, match="not finite"):
         calibration.fit([0.1, np.nan], [True, False])
@@ -125,7 +126,7 @@ def card_pairs(impostors=4000, genuine=300, people=50, seed=0):
 
 def test_the_card_holds_rates_at_thresholds_with_intervals():
     pairs = card_pairs()
-    card = calibration.threshold_card(operating_point.ListedPairs(pairs), identity_weights(50, 300, 0), 0.95)
+    card = calibration.threshold_card((pairs), identity_weights(50, 300, 0), 0.95)
     assert card.columns.to_list() == calibration.CARD_COLUMNS
     assert card["target_fmr"].to_list() == [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
     impostor, genuine = pairs.score[~pairs.genuine], pairs.score[pairs.genuine]
@@ -145,16 +146,14 @@ def test_the_card_holds_rates_at_thresholds_with_intervals():
 def test_no_error_seen_is_no_error_rate_of_zero():
     pairs = card_pairs()
     certain = Comparisons(pairs.score + 100 * pairs.genuine, pairs.first, pairs.second)
-    row = calibration.threshold_card(
-        operating_point.ListedPairs(certain), identity_weights(50, 100, 0), 0.95
-    ).iloc[0]
+    row = calibration.threshold_card((certain), identity_weights(50, 100, 0), 0.95).iloc[0]
     assert (row["fnmr"], row["fnmr_low"]) == (0, 0)
     assert (1 - row["fnmr_high"]) ** 50 == pytest.approx(0.025)
 
 
 def test_the_card_as_text_has_a_line_for_each_claim():
     card = calibration.threshold_card(
-        operating_point.ListedPairs(card_pairs()), identity_weights(50, 100, 0), 0.95, targets=(0.1, 0.001)
+        (card_pairs()), identity_weights(50, 100, 0), 0.95, targets=(0.1, 0.001)
     )
     head, first, refused = calibration.card_text(card).splitlines()
     assert head.split()[:3] == ["wanted", "FMR", "threshold"]

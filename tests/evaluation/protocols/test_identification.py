@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from facemae.evaluation import metrics
+from facemae.core.errors import RefusedError
 from facemae.evaluation.protocols import identification
 from facemae.evaluation.protocols.identification import closed_set, low_far, open_set
 from facemae.evaluation.statistics import identity_weights
@@ -64,10 +64,10 @@ def test_ranks_as_loops_count_them(in_blocks, enrolled_images):
 def test_rank_1_and_its_resamples_are_those_of_metrics():
     embeddings, identity = faces()
     enrolled, weights = first_of_each(identity), identity_weights(40, 30, 0)
-    counts = metrics.rank1_hits(embeddings, identity, enrolled)
+    counts = identification.rank1_hits(embeddings, identity, enrolled)
     found = closed_set(embeddings, identity, enrolled, weights, ranks=[1])[0]
-    assert found.value == metrics.rank1_score(*counts)[0]
-    np.testing.assert_array_equal(found.samples, metrics.rank1_score(*counts, weights))
+    assert found.value == identification.rank1_score(*counts)[0]
+    np.testing.assert_array_equal(found.samples, identification.rank1_score(*counts, weights))
 
 
 def test_a_tie_counts_against_the_probe():
@@ -217,7 +217,7 @@ def test_low_far_refuses_what_half_of_the_people_cannot_support():
     assert [each.value for each in found] == [None, None]
     assert found[0].note == "needs 30000 impostor pairs, half of these people have 4750"
     assert found[1].note == "needs 3000 non-mated probes, this evaluation has 50"
-    with pytest.raises(ValueError, match="needs 4 people and 2 trials, got 3 and 10"):
+    with pytest.raises(RefusedError, match="needs 4 people, got 3"):
         low_far(*faces(people=3))
 
 
@@ -235,7 +235,7 @@ def test_low_far_refuses_what_half_of_the_people_cannot_support():
 ])  # fmt: skip
 def test_what_cannot_be_measured_is_named(measure, spoil, message):
     embeddings, identity = faces()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((RefusedError, ValueError), match=message):
         measure(*spoil(embeddings, identity, first_of_each(identity)))
 
 
@@ -243,3 +243,31 @@ def test_a_rank_counts_from_1():
     embeddings, identity = faces()
     with pytest.raises(ValueError, match="ranks count from 1, got 0"):
         closed_set(embeddings, identity, first_of_each(identity), ranks=[1, 0])
+
+
+def test_rank1_by_hand():
+    east, north, south_east = [1.0, 0.0], [0.0, 1.0], [1.0, -1.0]
+    embeddings = np.array([east, north, south_east, [3.0, 1.0], [1.0, 3.0], [1.0, 2.0]])
+    identity = np.array([0, 1, 2, 0, 0, 1])
+    enrolled = np.array([True, True, True, False, False, False])
+    hits, probes = identification.rank1_hits(embeddings, identity, enrolled)
+    assert (hits.tolist(), probes.tolist()) == ([1, 1, 0], [2, 1, 0])
+    assert identification.rank1_score(hits, probes) == pytest.approx([2 / 3])
+    scores = identification.rank1_score(hits, probes, np.array([[1, 2, 0], [3, 0, 0], [0, 0, 3]]))
+    assert scores == pytest.approx([3 / 4, 1 / 2, np.nan], nan_ok=True)
+
+
+def test_rank1_counts_a_tie_with_another_person_as_wrong():
+    enrolled = np.array([True, True, False, False])
+    hits, _ = identification.rank1_hits(np.ones((4, 3)), np.array([0, 1, 0, 1]), enrolled)
+    assert hits.tolist() == [0, 0]
+
+
+def test_rank1_refuses():
+    embeddings, identity = np.eye(3), np.array([0, 1, 1])
+    with pytest.raises(RefusedError, match="every image is enrolled"):
+        identification.rank1_hits(embeddings, identity, np.array([True] * 3))
+    with pytest.raises(ValueError, match="person 1 has a probe but no enrolled image"):
+        identification.rank1_hits(embeddings, identity, np.array([True, False, False]))
+    with pytest.raises(ValueError, match="enrolled must mark 3 images"):
+        identification.rank1_hits(embeddings, identity, np.array([True, False]))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facemae.core.errors import RefusedError
 from facemae.evaluation.protocols import illumination as light
 from facemae.evaluation.statistics import identity_weights
 
@@ -79,7 +80,7 @@ def lit(people=4, seed=0):
 def test_harder_light_is_harder_and_agrees_with_plain_code():
     vectors, identity, subset = lit()
     weights = identity_weights(4, 100, 0)
-    found = {(e.name, e.condition): e for e in light.illumination(vectors, identity, subset, weights)}
+    found = {(e.name, e.condition): e for e in light.measure(vectors, identity, subset, weights)}
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     gallery = subset == "S1"
     for name in ("S2", "S3", "S4", "S5"):
@@ -110,12 +111,12 @@ def test_people_without_front_light_are_left_out_and_a_missing_subset_is_refused
     vectors, identity, subset = lit()
     weights = identity_weights(4, 100, 0)
     kept = ~((identity == 3) & (subset == "S1")) & (subset != "S4")
-    found = light.illumination(vectors[kept], identity[kept], subset[kept], weights)
+    found = light.measure(vectors[kept], identity[kept], subset[kept], weights)
     by = {(each.name, each.condition): each for each in found}
     assert by["rank1", "S2"].n == 3 * 12
     for refused in (("rank1", "S4"), ("eer", "S4"), ("illumination_rank1", "")):
         assert by[refused].value is None
         assert by[refused].note
     assert "S4" in by["illumination_rank1", ""].note
-    with pytest.raises(ValueError, match="no photo is lit within 12 degrees"):
-        light.illumination(vectors, identity, np.full(len(subset), "S3"), weights)
+    with pytest.raises(RefusedError, match="no photo is lit within 12 degrees"):
+        light.measure(vectors, identity, np.full(len(subset), "S3"), weights)

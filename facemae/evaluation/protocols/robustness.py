@@ -1,0 +1,398 @@
+"""What is left of recognition when the second photo of a pair is covered or relit.
+
+The threshold stays that of unchanged photos: a system in use cannot choose another one for a person who wears
+a mask. Shapes: N pairs, U different photos, P people, R resamples, K folds, H side of an image, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from facemae import config
+from facemae.compute.seeding import Noise
+from facemae.core.errors import DataError, IntegrityError, RefusedError, UsageError
+from facemae.core.progress import Progress
+from facemae.evaluation import metrics
+from facemae.evaluation.baselines.controls import EmbedByPart
+from facemae.evaluation.corruptions.lighting import relight
+from facemae.evaluation.corruptions.occlusion import occluders
+from facemae.evaluation.pairs import Comparisons, Floats, Integers
+from facemae.evaluation.protocols import pair_list
+from facemae.evaluation.records import Measurement
+from facemae.evaluation.statistics import percentile_interval
+
+NONE = "none"  # the condition of unchanged photos
+CHANCE = 0.5
+# A drop is a share of what unchanged photos reach above chance; of less than this it is a share of noise.
+LEAST_ABOVE_CHANCE = 0.05
+CHUNK_BYTES = 2**26  # of changed images at a time
+
+Images = NDArray[np.uint8]
+Change = Callable[[Images, float], Images]
+"""From images (B, H, H, 3) and how far to change them to changed ones."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Pairs of photos, of which the second is changed.
+
+    Attributes:
+        images: (U, H, H, 3) uint8.
+        first: (N,) places in `images` of the photos that stay as they are.
+        second: (N,) those of the photos that are changed.
+        part: (N,) whose model compares them.
+        first_person: (N,) people counted from 0.
+        second_person: (N,) as well.
+        genuine: (N,) whether both show one person.
+        fold: (N,) of each pair, of one part alone.
+        weights: (R, P) resamples of all evaluation people.
+        seed: Of the changes.
+        names: (N, 2) the photos' names.
+    """
+
+    images: Images
+    first: Integers
+    second: Integers
+    part: Integers
+    first_person: Integers
+    second_person: Integers
+    genuine: NDArray[np.bool_]
+    fold: Integers
+    weights: NDArray[np.integer]
+    seed: int
+    names: list[list[str]]
+
+    def compared(self, score: ArrayLike) -> Comparisons:
+        """Return the pairs with their scores (N,), NaN where a photo has no embedding."""
+        return pair_list.comparisons(score, self.first_person, self.second_person, self.genuine)
+
+    def splits(self, pairs: Comparisons) -> metrics.Splits:
+        """Return for each fold, rising, the pairs of its part's other folds and its own."""
+        parts = [np.flatnonzero(self.part == part) for part in np.unique(self.part)]
+        return [split for part in parts for split in metrics.split_by_pair(pairs.take(part), self.fold[part])]
+
+
+def choose_pairs(pairs: pd.DataFrame, faces: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
+    """Return at most `most` pairs, as many genuine as impostor ones, evenly over folds and people.
+
+    Pairs that lack a face, or whose faces are evaluated by two models, are left out. The choice depends on
+    the pairs, the faces and the seed alone.
+
+    Args:
+        pairs: One list of pairs (PAIR_COLUMNS); one in a single fold is cut into five.
+        faces: The evaluation faces: sample_id, person and part.
+        most: Most pairs.
+        seed: Which pairs.
+
+    Returns:
+        fold, first, second, genuine, first_person, second_person and part, ordered by the first three.
+
+    Raises:
+        UsageError: `most` leaves a fold without a pair of either kind.
+        DataError: a fold has no pair of one kind.
+    """
+    table = _with_people(pairs, faces)
+    if table.empty:
+        raise DataError(
+            "Robustness needs pairs whose faces are both there, there are none; check split.pairs and the "
+            "data section."
+        )
+    folds = table["fold"].nunique()
+    quota = most // (2 * folds)
+    if not quota:
+        raise UsageError(
+            f"robustness.pairs: {most} pairs leave {folds} folds none of either kind; "
+            f"set it to at least {2 * folds}."
+        )
+    chosen = []
+    for fold, part in table.groupby("fold"):
+        kinds = [part[part["genuine"]], part[~part["genuine"]]]
+        count = min(quota, *map(len, kinds))
+        if not count:
+            raise DataError(
+                f"Robustness needs genuine and impostor pairs in each fold, and fold {fold} has "
+                f"{len(kinds[0])} and {len(kinds[1])} whose faces are both there; lower split.folds."
+            )
+        chosen += [_evenly(kind, count, seed) for kind in kinds]
+    return pd.concat(chosen).sort_values(["fold", "first", "second"], ignore_index=True)
+
+
+def _with_people(pairs: pd.DataFrame, faces: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs whose two faces have one model, with their people, in folds of one model each."""
+    table = pairs
+    known = faces[["sample_id", "person", "part"]]
+    for side in ("first", "second"):
+        names = {"sample_id": side, "person": f"{side}_person", "part": f"{side}_part"}
+        table = table.merge(known.rename(columns=names), on=side, validate="many_to_one")
+    table = table[table["first_part"] == table["second_part"]]
+    if (table["genuine"] != (table["first_person"] == table["second_person"])).any():
+        raise IntegrityError(
+            "The pairs and the split disagree on who is the same person; prepare the data again."
+        )
+    table = table.rename(columns={"first_part": "part"}).drop(columns=["second_part", "protocol"])
+    table = table.sort_values(["part", "fold", "first", "second"], ignore_index=True)
+    return table.assign(fold=_folds_within_parts(table))
+
+
+def _folds_within_parts(table: pd.DataFrame) -> Integers:
+    """Return folds (N,) of which no two parts share one, so that each threshold is of one network's scores.
+
+    A part in a single fold is cut into five (`listed.pair_folds`).
+    """
+    folds, used = np.empty(len(table), np.int64), 0
+    for part in table["part"].unique():
+        mine = (table["part"] == part).to_numpy()
+        fold, genuine = table.loc[mine, "fold"].to_numpy(int), table.loc[mine, "genuine"].to_numpy(bool)
+        try:
+            own = pair_list.pair_folds(fold, genuine)
+        except RefusedError as error:
+            raise DataError(f"The pairs to test robustness on cannot be used: {error}.") from error
+        folds[mine] = used + np.unique(own, return_inverse=True)[1]
+        used = int(folds[mine].max()) + 1
+    return folds
+
+
+def _evenly(pairs: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """Return `count` pairs in random order, such that nobody is in many before the others are in as many."""
+    left = pairs.sample(frac=1, random_state=np.random.default_rng(seed))
+    used: Counter[str] = Counter()
+    chosen: list[int] = []
+    most = 1
+    while len(chosen) < count:
+        passed = []
+        for place, one, other in zip(left.index, left["first_person"], left["second_person"], strict=True):
+            if len(chosen) < count and max(used[one], used[other]) < most:
+                used.update({one, other})
+                chosen.append(place)
+            else:
+                passed.append(place)
+        left = left.loc[passed]
+        most += 1
+    return pairs.loc[chosen]
+
+
+# --- changed photos ---
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of changes: each kind of it in each amount."""
+
+    protocol: str
+    short: str
+    """What its two values of all conditions are called after."""
+    kinds: Sequence[str]
+    amounts: Sequence[float]
+    change: Callable[[str, int, Integers, int], Change]
+    """From a kind, the images' side, the pairs (B,) and a seed to the change of their second images."""
+
+
+def families_of(settings: config.Robustness) -> list[Family]:
+    """Return the families of changes that a configuration names."""
+    families = [
+        Family("occlusion", "occlusion", settings.occlusions, sorted(settings.areas), _covered),
+        Family("lighting", "light", settings.lights, sorted(settings.strengths), _relit),
+    ]
+    return [each for each in families if each.kinds and each.amounts]
+
+
+def _covered(kind: str, size: int, pairs: Integers, seed: int) -> Change:
+    drawn = occluders(kind, size, Noise(torch.from_numpy(pairs), seed, "occlusion", kind))
+    return lambda images, area: drawn.cover(images, area)[0]
+
+
+def _relit(kind: str, size: int, pairs: Integers, seed: int) -> Change:
+    places = torch.from_numpy(pairs)
+    return lambda images, strength: relight(images, kind, strength, Noise(places, seed, "lighting", kind))
+
+
+def measure(
+    trial: Trial, families: Iterable[Family], recognise: EmbedByPart, level: float, label: str
+) -> list[Measurement]:
+    """Measure the accuracy under each change, its mean over all changes of a family, and what is lost.
+
+    Raises:
+        IntegrityError: an embedding of an unchanged photo is zero or not finite.
+    """
+    enrolled, clean = enrol(trial, recognise)
+    thresholds = Thresholds.choose(trial, clean)
+    measured: list[Measurement] = []
+    for family in families:
+        scores = changed_scores(trial, family, enrolled, recognise, label)
+        unchanged = thresholds.measure(trial, family.protocol, NONE, 0.0, clean)
+        conditions = [
+            [
+                thresholds.measure(trial, family.protocol, kind, amount, scores[kind, amount])
+                for kind in family.kinds
+            ]
+            for amount in family.amounts
+        ]
+        measured += [unchanged, *(each for row in conditions for each in row)]
+        measured += summarise(family, unchanged, conditions, level)
+    return measured
+
+
+def enrol(trial: Trial, recognise: EmbedByPart) -> tuple[list[Floats], Floats]:
+    """Embed the unchanged photos.
+
+    Returns:
+        For each pair the unit vector (D,) of its first photo, and the cosine of the pair, (N,).
+
+    Raises:
+        IntegrityError: an embedding is zero or not finite.
+    """
+    vectors: list[Floats] = [np.empty(0)] * len(trial.first)
+    clean = np.empty(len(trial.first))
+    for part in np.unique(trial.part).tolist():
+        pairs = np.flatnonzero(trial.part == part)
+        used, where = np.unique(
+            np.concatenate([trial.first[pairs], trial.second[pairs]]), return_inverse=True
+        )
+        unit = directions(recognise(trial.images[used], part))
+        if not np.isfinite(unit).all():
+            raise IntegrityError(
+                "An unchanged face has an embedding that is zero or not finite; run the stages before again."
+            )
+        first, second = unit[where[: len(pairs)]], unit[where[len(pairs) :]]
+        clean[pairs] = (first * second).sum(axis=1)
+        for pair, vector in zip(pairs.tolist(), first, strict=True):
+            vectors[pair] = vector
+    return vectors, clean
+
+
+def changed_scores(
+    trial: Trial, family: Family, enrolled: list[Floats], recognise: EmbedByPart, label: str
+) -> dict[tuple[str, float], Floats]:
+    """Return the cosines (N,) of each kind and amount; NaN where the changed photo has no embedding."""
+    size, amounts = trial.images.shape[1], list(family.amounts)
+    scores = {(kind, amount): np.empty(len(trial.first)) for kind in family.kinds for amount in amounts}
+    progress = Progress(label, len(trial.first) * len(scores), f"faces of {family.protocol}")
+    done = 0
+    for part, pairs in _chunks(trial, len(amounts)):
+        images, own = trial.images[trial.second[pairs]], np.stack([enrolled[pair] for pair in pairs])
+        for kind in family.kinds:
+            change = family.change(kind, size, pairs, trial.seed)
+            vectors = recognise(np.concatenate([change(images, amount) for amount in amounts]), part)
+            unit = directions(vectors).reshape(len(amounts), len(pairs), -1)
+            for amount, cosines in zip(amounts, (unit * own).sum(axis=2), strict=True):
+                scores[kind, amount][pairs] = cosines
+            done += len(vectors)
+            progress.update(done)
+    return scores
+
+
+def _chunks(trial: Trial, copies: int) -> list[tuple[int, Integers]]:
+    """Return parts and some of their pairs, few enough to hold so many copies of their images in memory."""
+    count = max(1, CHUNK_BYTES // (math.prod(trial.images.shape[1:]) * copies))
+    parts = [(part, np.flatnonzero(trial.part == part)) for part in np.unique(trial.part).tolist()]
+    return [
+        (part, pairs[start : start + count]) for part, pairs in parts for start in range(0, len(pairs), count)
+    ]
+
+
+def directions(vectors: NDArray[np.floating]) -> Floats:
+    """Return vectors (N, D) at length 1, NaN where there is no direction."""
+    rows = np.asarray(vectors, dtype=np.float64)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    usable = np.isfinite(length) & (length > 0)
+    return np.where(usable, rows, np.nan) / np.where(usable, length, 1)
+
+
+# --- what is measured ---
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Each fold's threshold, from the unchanged pairs of its part's other folds: no change moves it.
+
+    Attributes:
+        point: (1, K).
+        samples: (R, K), the same on each resample.
+    """
+
+    point: Floats
+    samples: Floats
+
+    @staticmethod
+    def choose(trial: Trial, clean: Floats) -> Thresholds:
+        """Choose them on unchanged scores (N,) by the best balanced accuracy (`metrics.best_thresholds`)."""
+        splits = trial.splits(trial.compared(clean))
+        return Thresholds(metrics.best_thresholds(splits), metrics.best_thresholds(splits, trial.weights))
+
+    def measure(
+        self, trial: Trial, protocol: str, kind: str, amount: float, scores: ArrayLike
+    ) -> Measurement:
+        """Return the mean over folds of (TAR + 1 - FAR) / 2, which is the accuracy on half genuine pairs."""
+        pairs = trial.compared(scores)
+        splits = trial.splits(pairs)
+        value = metrics.mean_of_folds(metrics.balanced_accuracies(splits, self.point))[0]
+        samples = metrics.mean_of_folds(metrics.balanced_accuracies(splits, self.samples, trial.weights))
+        note = self._rates(trial, pairs)
+        return Measurement(
+            protocol, "accuracy", float(value), len(pairs), note, samples, condition=kind, amount=amount
+        )
+
+    def _rates(self, trial: Trial, pairs: Comparisons) -> str:
+        thresholds = self.point[0, np.searchsorted(np.unique(trial.fold), trial.fold)]
+        found = np.isfinite(pairs.score)
+        accepted = (pairs.score >= thresholds) & found
+        tar, far = accepted[trial.genuine].mean(), accepted[~trial.genuine].mean()
+        lost = f"; {int((~found).sum())} faces without an embedding, rejected" if not found.all() else ""
+        low, high = self.point.min(), self.point.max()
+        return f"TAR {tar:.3f}, FAR {far:.3f} at thresholds {low:.3f} to {high:.3f}{lost}"
+
+
+def summarise(
+    family: Family, unchanged: Measurement, conditions: list[list[Measurement]], level: float
+) -> list[Measurement]:
+    """Return the mean accuracy over kinds and amounts, and which share of the accuracy above chance is lost.
+
+    Unchanged photos are no condition: they would say of a run that recognises these better that it bears
+    changes better. The loss is refused where the interval of the unchanged accuracy comes within
+    `LEAST_ABOVE_CHANCE` of chance: a share of next to nothing is noise.
+
+    Args:
+        family: What was changed.
+        unchanged: The accuracy without any change.
+        conditions: That of each amount and kind.
+        level: Of the interval.
+    """
+    clean = _whole(unchanged)
+    changed = np.mean([_whole(each) for row in conditions for each in row], axis=0)
+    pairs, protocol = unchanged.n, family.protocol
+    note = f"mean of {sum(map(len, conditions))} conditions"
+    mean = Measurement(protocol, f"{family.short}_accuracy", float(changed[-1]), pairs, note, changed[:-1])
+    name = f"{family.short}_drop"
+    low = _lower_end(clean[:-1], level)
+    if low <= CHANCE + LEAST_ABOVE_CHANCE:
+        note = (
+            f"unchanged faces reach {clean[-1]:.3f}, at worst {low:.3f}; a share of what is above chance "
+            f"needs more than {CHANCE + LEAST_ABOVE_CHANCE:.2f}"
+        )
+        return [mean, Measurement(protocol, name, None, pairs, note, None)]
+    above = np.where(clean > CHANCE, clean - CHANCE, np.nan)
+    drop = 1 - (changed - CHANCE) / above
+    return [mean, Measurement(protocol, name, float(drop[-1]), pairs, "", drop[:-1])]
+
+
+def _whole(measured: Measurement) -> Floats:
+    """Return the values on the resamples, and then the value itself: (R + 1,)."""
+    if measured.samples is None or measured.value is None:
+        raise ValueError(f"{measured.name} was refused")
+    return np.append(measured.samples, measured.value)
+
+
+def _lower_end(samples: Floats, level: float) -> float:
+    """Return the lower end of the interval, or chance where too few resamples have a value for one."""
+    try:
+        return percentile_interval(samples, level)[0]
+    except RefusedError:
+        return CHANCE
