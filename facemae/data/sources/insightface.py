@@ -118,17 +118,17 @@ def _training_photos(name: str, place: Place, ignored: Counter[str]) -> Iterator
         )
 
 
-def _verification_photos(name: str, place: Place, _: Counter[str]) -> Iterator[Photo]:
-    images, pack = packs.unpacked(place.images)
-    for number, span in enumerate(pack.images):
-        yield Photo(_sample_id(name, number), None, images, span.offset, span.length)
+def _verification_photos(name: str, place: Place, ignored: Counter[str]) -> Iterator[Photo]:
+    images, places, *_ = packs.unpacked(place.images)
+    for number, (offset, length) in enumerate(places):
+        yield Photo(_sample_id(name, number), None, images, offset, length)
 
 
 def _pairs(name: str, place: Place) -> Iterator[Pair]:
-    _, pack = packs.unpacked(place.images)
-    for number, same in enumerate(pack.same):
+    *_, truths = packs.unpacked(place.images)
+    for number, same in enumerate(truths):
         first, second = _sample_id(name, 2 * number), _sample_id(name, 2 * number + 1)
-        yield Pair(name, number * FOLDS // len(pack.same), first, second, same)
+        yield Pair(name, number * FOLDS // len(truths), first, second, same)
 
 
 def _sample_id(name: str, number: int) -> str:

@@ -1,22 +1,20 @@
-"""InsightFace's packs: `.rec` for training and `.bin` for verification, without MXNet and without unpickling.
+"""InsightFace's packs: `.rec` for training and `.bin` for verification, read without MXNet.
 
 A `.rec` is MXNet's RecordIO: chunks of a magic number, a length, and bytes padded to a multiple of four.
-A `.bin` is a pickle, which is a program; what it would build is worked out here, and nothing in it is run.
+A `.bin` is a pickle of images and truths, read by an unpickler that knows nothing else.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-import pickletools
+import pickle
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from facemae.core import files
 from facemae.core.errors import IntegrityError
@@ -34,13 +32,11 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _MAX_LABELS = 10_000
 _MAX_IDENTITY = 2**24  # above it float32, the type of a label, skips whole numbers
 
+_MAX_PACK_BYTES = 1_000_000_000  # ten times the largest known
 _MAX_ITEM_BYTES = 16_000_000  # one encoded face of 112 x 112 pixels takes about 5,000
 _MAX_LINE_BYTES = 256
 _MAX_OPCODES = 2_000_000  # a pack of 14,000 numpy arrays takes 400,000
-_MAX_STACK = 20_000  # pickle adds to a list in batches of 1,000
-_MAX_MARKS = 16
-_HEAD_CHARACTERS = 32  # longer than every name in the format
-_SIGNATURES = ("\xff\xd8\xff", "\x89PNG\r\n\x1a\n")  # a character a byte
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _IMAGES, _RANGES = "images", "ranges.json"
 
 
@@ -53,20 +49,10 @@ class Record(NamedTuple):
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Bytes of a file; `coded`: they are UTF-8 text with one character for each byte that is meant."""
-
-    offset: int
-    length: int
-    coded: bool = False
-
-
-@dataclass(frozen=True)
-class Pack:
+class Pack(NamedTuple):
     """A verification pack: images 2n and 2n + 1 are pair n, which shows the same person where `same[n]`."""
 
-    images: list[Span]
+    images: list[bytes]
     same: list[bool]
 
 
@@ -176,7 +162,7 @@ def rec_people(properties: Path) -> int:
 
 
 def unpack_bin(path: Path, target: Path) -> Path:
-    """Copy the images of a verification pack to one file in a new folder `target`, ranges beside it.
+    """Copy the images of a verification pack to one file in a new folder `target`, their places beside it.
 
     An image that several pairs share is written once, so the folder is never larger than the pack.
 
@@ -184,326 +170,199 @@ def unpack_bin(path: Path, target: Path) -> Path:
         IntegrityError: `path` is no verification pack.
         StorageError: `target` cannot be written.
     """
-    pack = bin_images(path)
-    ranges: dict[Span, tuple[int, int]] = {}
-    with (
-        _refusals(path),
-        open(path, "rb") as file,
-        files.atomic_folder(target, path.stat().st_size) as folder,
-    ):
-
-        def images() -> Iterator[bytes]:
-            position = 0
-            for span in dict.fromkeys(pack.images):
-                data = _content(file, span)
-                ranges[span] = (position, len(data))
-                position += len(data)
-                yield data
-
-        files.write_blocks(folder / _IMAGES, images())
-        listed = {"images": [ranges[span] for span in pack.images], "same": pack.same}
+    pack = read_bin(path)
+    places: dict[bytes, tuple[int, int]] = {}
+    position = 0
+    for image in pack.images:
+        if image not in places:
+            places[image] = (position, len(image))
+            position += len(image)
+    with files.atomic_folder(target, position) as folder:
+        files.write_blocks(folder / _IMAGES, places)
+        listed = {"images": [places[image] for image in pack.images], "same": pack.same}
         files.write_json(folder / _RANGES, listed)
     return target
 
 
-def unpacked(folder: Path) -> tuple[Path, Pack]:
-    """Return the file of images in a folder that `unpack_bin` made, and where in it each image lies."""
+def unpacked(folder: Path) -> tuple[Path, list[tuple[int, int]], list[bool]]:
+    """Read a folder that `unpack_bin` made.
+
+    Returns:
+        The file of images, the offset and length of each image in it, and for each two of them whether they
+        show the same person.
+    """
     listed = json.loads((folder / _RANGES).read_bytes())
-    return folder / _IMAGES, Pack([Span(*each) for each in listed["images"]], listed["same"])
+    return folder / _IMAGES, [(start, length) for start, length in listed["images"]], listed["same"]
 
 
-def bin_images(path: Path) -> Pack:
-    """Find the images and pairs of a verification pack, written by Python 2 or 3, as bytes or numpy arrays.
+def read_bin(path: Path) -> Pack:
+    """Read a verification pack, written by Python 2 or 3, as bytes or numpy arrays.
 
     Raises:
         IntegrityError: `path` is anything else than a pickle of such a pack.
     """
-    with _refusals(path), _BoundedReader(io.FileIO(path)) as file:
-        stack = _evaluate(file)
-        end, size = file.tell(), os.fstat(file.fileno()).st_size
-        if end != size:
-            raise _RefusedError(f"the pickle ends at byte {end} of {size}")
-        return _pack(stack, file)
-
-
-@contextlib.contextmanager
-def _refusals(path: Path) -> Iterator[None]:
     try:
-        yield
-    except _RefusedError as error:
+        with _Bounded(io.FileIO(path)) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _MAX_PACK_BYTES:
+                raise ValueError(f"it has {size:,} bytes where {_MAX_PACK_BYTES:,} is the limit")
+            value = _Unpickler(file, size).load()
+            if file.read(1):
+                raise ValueError("something follows its end")
+        return _pack(value)
+    except Exception as error:  # hostile bytes make a pickle raise nearly everything
+        reason = ascii(" ".join(str(error).split()))[1:-1][:120] or type(error).__name__
         raise IntegrityError(
-            f"{path} is no verification pack of the known form ({error}); nothing in it was run; fetch it "
+            f"{path} is no verification pack of the known form ({reason}); nothing in it was run; fetch it "
             "again from where the data set is offered."
         ) from error
 
 
-class _RefusedError(Exception):
-    """What was found in a `.bin`, where, and which limit it passes."""
-
-
-class _BoundedReader(io.BufferedReader):
-    """A file for `pickletools`, which would set memory aside for any length that a pickle claims."""
+class _Bounded(io.BufferedReader):
+    """A file whose reads have a limit: a pickle may claim items of any length."""
 
     def read(self, size: int | None = -1, /) -> bytes:
+        """Read like any file, but no more than an image takes."""
         if size is None or not 0 <= size <= _MAX_ITEM_BYTES:
-            raise ValueError(f"an item has {size} bytes, more than {_MAX_ITEM_BYTES}")
+            raise ValueError(f"an item has {size} bytes where {_MAX_ITEM_BYTES} is the limit")
         return super().read(size)
 
     def readline(self, size: int | None = -1, /) -> bytes:
+        """Read a line, but no more than a name takes."""
         return super().readline(_MAX_LINE_BYTES)
 
 
-# What a pickle builds is one of these, None, a number, a list or a tuple.
-
-
-@dataclass(frozen=True, slots=True)
-class _String:
-    """A string or bytes where the file holds them; `head`: the first characters, one a byte for bytes."""
-
-    span: Span
-    head: str
-    text: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Global:
-    """A name that Python would import, which stays a name."""
-
-    name: str
-
-
-@dataclass(slots=True)
 class _Array:
-    """A numpy array of one byte an item: empty, then set by BUILD."""
+    """Stands for a numpy array: of its state only the bytes are of use."""
 
-    content: _String | None = None
+    content = b""
+
+    def __setstate__(self, state: Any) -> None:
+        _, _, kind, _, content = state
+        if kind is not _BYTE or not isinstance(content, bytes):
+            raise ValueError("an array of something else than bytes")
+        self.content = content
 
 
 class _ByteType:
-    """Numpy's dtype of one byte an item, whether bool or uint8."""
+    """Stands for numpy's dtype of one byte an item, whose state is a byte order that one byte has not."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
-@dataclass
-class _Machine:
-    """The stack and the memo of a pickle, with limits."""
-
-    stack: list[Any] = field(default_factory=list)
-    marks: list[int] = field(default_factory=list)
-    memo: dict[int, Any] = field(default_factory=dict)
-
-    def push(self, value: Any) -> None:
-        if len(self.stack) >= _MAX_STACK:
-            raise ValueError(f"more than {_MAX_STACK} items on the stack")
-        self.stack.append(value)
-
-    def pop(self, count: int = 1) -> list[Any]:
-        start = len(self.stack) - count
-        if start < (self.marks[-1] if self.marks else 0):
-            raise ValueError("nothing left on the stack")
-        taken = self.stack[start:]
-        del self.stack[start:]
-        return taken
-
-    def mark(self, _: Any) -> None:
-        if len(self.marks) >= _MAX_MARKS:
-            raise ValueError(f"more than {_MAX_MARKS} open marks")
-        self.marks.append(len(self.stack))
-
-    def pop_mark(self) -> list[Any]:
-        if not self.marks:
-            raise ValueError("no mark on the stack")
-        items = self.pop(len(self.stack) - self.marks[-1])
-        self.marks.pop()
-        return items
-
-    def extend(self, items: list[Any]) -> None:
-        (target,) = self.pop()
-        if not isinstance(target, list):
-            raise ValueError("an item is added to what is no list")
-        target.extend(items)
-        self.stack.append(target)
-
-    def put(self, index: int) -> None:
-        if not 0 <= index < _MAX_OPCODES:
-            raise ValueError(f"memo entry {index}, more than {_MAX_OPCODES}")
-        (value,) = self.pop()
-        self.stack.append(value)
-        self.memo[index] = value
-
-    def get(self, index: int) -> None:
-        if index not in self.memo:
-            raise ValueError(f"memo entry {index} is not set")
-        self.push(self.memo[index])
-
-    def find(self, name: str) -> None:
-        if name not in _NAMES:
-            raise ValueError(f"{name!r} is none of the names that a pack needs")
-        self.push(_Global(name))
-
-    def find_on_stack(self, _: Any) -> None:
-        module, name = self.pop(2)
-        if not isinstance(module, _String) or not isinstance(name, _String):
-            raise ValueError("a name is no text")
-        self.find(f"{module.head} {name.head}")
-
-    def reduce(self, _: Any) -> None:
-        function, arguments = self.pop(2)
-        self.push(_call(function, arguments))
-
-    def build(self, _: Any) -> None:
-        target, state = self.pop(2)
-        match target, state:
-            case _Array(), (_, _, _ByteType(), _, _String(text=False) as content):
-                target.content = content
-            case _ByteType(), tuple():
-                pass  # byte order, which one byte has not
-            case _:
-                raise ValueError("a state that a pack does not need")
-        self.push(target)
+_BYTE, _ARRAY_CLASS = _ByteType(), object()
 
 
-def _call(function: Any, arguments: Any) -> Any:
-    """Return what a known function would, without having it."""
-    name = function.name if isinstance(function, _Global) else ""
-    match name.replace("numpy._core", "numpy.core"), arguments:
-        case "_codecs encode", (_String(text=True) as string, _String(head="latin1" | "latin-1")):
-            return replace(string, span=replace(string.span, coded=True), text=False)
-        case "numpy dtype", (_String(head="b1" | "u1"), *_):
-            return _ByteType()
-        case "numpy.core.multiarray _reconstruct", (_Global("numpy ndarray"), *_):
-            return _Array()
-        case "numpy.core.numeric _frombuffer", (_String(text=False) as content, _ByteType(), *_):
-            return _Array(content)
-        case "numpy.core.multiarray scalar", (_ByteType(), _String(head="\0" | "\1" as head, text=False)):
-            return head == "\1"
-    raise ValueError("a call that a pack does not need")
+def _dtype(code: Any, *_: Any) -> _ByteType:
+    if code not in ("b1", "u1", b"b1", b"u1"):
+        raise ValueError(f"numbers of type {code!a:.20}")
+    return _BYTE
 
 
-_NAMES = {
-    "_codecs encode",
-    "numpy dtype",
-    "numpy ndarray",
-    *(
-        f"numpy.{core}.{name}"
-        for core in ("core", "_core")
-        for name in ("multiarray _reconstruct", "multiarray scalar", "numeric _frombuffer")
-    ),
-}
-_LENGTH_BYTES = {  # between the opcode and its bytes or text
-    "SHORT_BINSTRING": 1,
-    "BINSTRING": 4,
-    "SHORT_BINBYTES": 1,
-    "BINBYTES": 4,
-    "BINBYTES8": 8,
-    "BYTEARRAY8": 8,
-    "SHORT_BINUNICODE": 1,
-    "BINUNICODE": 4,
-    "BINUNICODE8": 8,
-}
-_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
-    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "INT", *_LENGTH_BYTES), _Machine.push),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
-    "NONE": lambda machine, _: machine.push(None),
-    "NEWTRUE": lambda machine, _: machine.push(True),
-    "NEWFALSE": lambda machine, _: machine.push(False),
-    "MARK": _Machine.mark,
-    "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "LIST": lambda machine, _: machine.push(machine.pop_mark()),
-    "APPEND": lambda machine, _: machine.extend(machine.pop()),
-    "APPENDS": lambda machine, _: machine.extend(machine.pop_mark()),
-    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_mark())),
-    "TUPLE1": lambda machine, _: machine.push(tuple(machine.pop(1))),
-    "TUPLE2": lambda machine, _: machine.push(tuple(machine.pop(2))),
-    "TUPLE3": lambda machine, _: machine.push(tuple(machine.pop(3))),
-    "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
-    "GLOBAL": _Machine.find,
-    "STACK_GLOBAL": _Machine.find_on_stack,
-    "REDUCE": _Machine.reduce,
-    "BUILD": _Machine.build,
-}
+def _reconstruct(kind: Any, *_: Any) -> _Array:
+    if kind is not _ARRAY_CLASS:
+        raise ValueError("an array of an unknown class")
+    return _Array()
 
 
-# Read one at a time rather than by `pickletools.genops`, which decodes what an opcode carries before it can
-# be refused.
-_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
+def _frombuffer(content: Any, kind: Any, *_: Any) -> _Array:
+    array = _Array()
+    array.__setstate__((1, (), kind, False, content))
+    return array
 
 
-def _evaluate(file: io.BufferedReader) -> list[Any]:
-    """Return the stack that the pickle would leave, strings as places in the file."""
-    machine = _Machine()
-    for _ in range(_MAX_OPCODES):
-        start, code = file.tell(), file.read(1)
-        opcode = _OPCODES.get(code)
-        if opcode is None:
-            raise _RefusedError(f"no opcode at byte {start}")
-        try:
-            _step(machine, opcode, file)
-        except ValueError as error:
-            raise _RefusedError(f"opcode {opcode.name} at byte {start}: {error}") from error
-        if opcode.name == "STOP":
-            return machine.stack
-    raise _RefusedError(f"more than {_MAX_OPCODES} opcodes")
+def _scalar(kind: Any, content: Any) -> Any:
+    return _frombuffer(content, kind).content[0]
 
 
-def _step(machine: _Machine, opcode: pickletools.OpcodeInfo, file: io.BufferedReader) -> None:
-    name = opcode.name
-    if name not in _STEPS:
-        raise ValueError("a pack does not need it")
-    start = file.tell() + _LENGTH_BYTES.get(name, 0)
-    argument = opcode.arg.reader(file) if opcode.arg else None
-    if name in _LENGTH_BYTES:
-        argument = _string(argument, Span(start, file.tell() - start), "UNICODE" in name)
-    _STEPS[name](machine, argument)
+def _call(unpickler: Any) -> None:
+    if type(unpickler.stack[-1]) is not tuple:
+        raise ValueError("a call without arguments")
+    pickle._Unpickler.dispatch[pickle.REDUCE[0]](unpickler)
 
 
-def _string(argument: Any, span: Span, text: bool) -> _String:
-    head = argument[:_HEAD_CHARACTERS]
-    # Python 2's strings are bytes, which pickletools shows as text.
-    return _String(span, head if isinstance(head, str) else head.decode("latin-1"), text)
+class _Steps(dict[int, Callable[[Any], None]]):
+    """What each opcode does; counts them on the way."""
+
+    left = _MAX_OPCODES
+
+    def __getitem__(self, opcode: int) -> Callable[[Any], None]:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(f"more than {_MAX_OPCODES} opcodes")
+        if opcode not in self:
+            raise ValueError(f"opcode {bytes([opcode])!r}, which a pack does not need")
+        return super().__getitem__(opcode)
 
 
-def _pack(stack: list[Any], file: BinaryIO) -> Pack:
-    match stack:
-        case [[list(images), truths]]:
-            spans = [_image(number, image) for number, image in enumerate(images)]
-            same = _truths(truths, file)
-        case _:
-            raise _RefusedError("it is not a list of images and a list of truths")
-    if not same or len(spans) != 2 * len(same):
-        raise _RefusedError(f"it has {len(spans)} images for {len(same)} pairs")
-    return Pack(spans, same)
+# The unpickler in Python rather than the one in C, which sets memory aside for whatever a pickle claims, and
+# which knows all opcodes.
+class _Unpickler(pickle._Unpickler):
+    """Builds bytes, numbers, lists, tuples and stand-ins of numpy's arrays; imports and calls no more."""
+
+    known: ClassVar = {
+        "numpy dtype": _dtype,
+        "numpy ndarray": _ARRAY_CLASS,
+        "numpy.core.multiarray _reconstruct": _reconstruct,
+        "numpy.core.multiarray scalar": _scalar,
+        "numpy.core.numeric _frombuffer": _frombuffer,
+    }
+
+    def __init__(self, file: _Bounded, size: int) -> None:
+        """Prepare to read a pickle of so many bytes."""
+        super().__init__(file, encoding="bytes")
+        self._encodable = size
+        every = pickle._Unpickler.dispatch
+        steps = _Steps({code[0]: every[code[0]] for code in _OPCODES})
+        steps[pickle.FRAME[0]] = lambda own: own.read(8)  # a length, which says nothing of the content
+        steps[pickle.BYTEARRAY8[0]] = every[pickle.BINBYTES8[0]]
+        steps[pickle.REDUCE[0]] = _call
+        self.__dict__["dispatch"] = steps
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for a name.
+
+        Raises:
+            ValueError: no pack needs it.
+        """
+        full = f"{module.replace('numpy._core', 'numpy.core')} {name}"
+        if full == "_codecs encode":
+            return self._encode
+        if full not in self.known:
+            raise ValueError(f"{full!a:.80} is none of the names that a pack needs")
+        return self.known[full]
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        self._encodable -= len(text)
+        if encoding not in ("latin1", "latin-1") or self._encodable < 0:
+            raise ValueError("a text that a pack does not need")
+        return text.encode("latin-1")
 
 
-def _image(number: int, value: Any) -> Span:
+_OPCODES = (
+    pickle.PROTO, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.INT,
+    pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINSTRING, pickle.SHORT_BINSTRING,
+    pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8, pickle.BINUNICODE, pickle.SHORT_BINUNICODE,
+    pickle.BINUNICODE8, pickle.EMPTY_LIST, pickle.LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_TUPLE,
+    pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.PUT, pickle.BINPUT,
+    pickle.LONG_BINPUT, pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.MEMOIZE, pickle.GLOBAL,
+    pickle.STACK_GLOBAL, pickle.BUILD,
+)  # fmt: skip
+
+
+def _pack(value: Any) -> Pack:
     match value:
-        case (_String(text=False) as content) | _Array(_String() as content):
-            if content.head.startswith(_SIGNATURES):
-                return content.span
-    raise _RefusedError(f"image {number} does not start like a JPEG or PNG")
-
-
-def _truths(value: Any, file: BinaryIO) -> list[bool]:
-    match value:
-        case list():
-            numbers = value
-        case _Array(_String() as content):
-            numbers = list(_content(file, content.span))
+        case (list(images), list() | _Array() as truths):
+            same = list(truths.content) if isinstance(truths, _Array) else truths
         case _:
-            numbers = [None]
-    if not all(isinstance(number, int) and number in (0, 1) for number in numbers):
-        raise _RefusedError("what tells whether pairs are the same person is not a list of truths")
-    return [bool(number) for number in numbers]
-
-
-def _content(file: BinaryIO, span: Span) -> bytes:
-    file.seek(span.offset)
-    data = file.read(span.length)
-    if not span.coded:
-        return data
-    try:
-        return data.decode().encode("latin-1")
-    except UnicodeError as error:
-        raise _RefusedError(f"the text at byte {span.offset} does not stand for bytes") from error
+            raise ValueError("it is not a list of images and a list of truths")
+    content = [image.content if isinstance(image, _Array) else image for image in images]
+    for number, image in enumerate(content):
+        if not isinstance(image, bytes) or not image.startswith(_SIGNATURES):
+            raise ValueError(f"image {number} does not start like a JPEG or PNG")
+    if not all(isinstance(each, int) and each in (0, 1) for each in same):
+        raise ValueError("what tells whether pairs are the same person is not a list of truths")
+    if not same or len(content) != 2 * len(same):
+        raise ValueError(f"it has {len(content)} images for {len(same)} pairs")
+    return Pack(content, [bool(each) for each in same])

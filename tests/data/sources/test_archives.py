@@ -5,7 +5,6 @@ import errno
 import gzip
 import hashlib
 import io
-import itertools
 import lzma
 import os
 import random
@@ -21,7 +20,19 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hostile_archives import CASES, PHOTO, Zipped, entry, header, long_name, pax, tar, wide, zipped
+from hostile_archives import (
+    CASES,
+    PHOTO,
+    TAKEN_NAMES,
+    Zipped,
+    entry,
+    header,
+    long_name,
+    pax,
+    tar,
+    wide,
+    zipped,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -197,22 +208,13 @@ ODD_BUT_GOOD = {
         lambda: zipped(Zipped(b"noise.bmp", NOISE)),
         {"faces": None, "faces/good.jpg": PHOTO, "noise.bmp": NOISE},
     ),
-    "nearly-hostile-names": (
-        lambda: tar(
-            entry(b"..a/b..jpg"),
-            entry(b"console/~$con1.jpg"),
-            entry(b"12:30 - .jpg"),
-            header(b"more.zip/", kind=b"5"),
-        ),
-        {
-            "faces": None,
-            "faces/good.jpg": PHOTO,
-            "more.zip": None,
-            "..a": None,
-            "..a/b..jpg": PHOTO,
-            "console": None,
-        }
-        | {"console/~$con1.jpg": PHOTO, "12:30 - .jpg": PHOTO},
+    "tar-of-a-shared-drive": (
+        lambda: tar(header(b"d/", kind=b"5", mode=0o2775), entry(b"d/a.jpg", mode=0o4755)),
+        {"faces": None, "faces/good.jpg": PHOTO, "d": None, "d/a.jpg": PHOTO},
+    ),
+    "zip-of-windows": (
+        lambda: zipped(Zipped(b"d\\e\\a.jpg", mode=0)).replace(b"PK\1\2\x14\3", b"PK\1\2\x14\0"),
+        {"faces": None, "faces/good.jpg": PHOTO, "d": None, "d/e": None, "d/e/a.jpg": PHOTO},
     ),
 }
 
@@ -279,8 +281,16 @@ def refused(path, target, limits):
     return message
 
 
-def test_there_are_many_hostile_cases():
-    assert len(CASES) > 150
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.parametrize("name", TAKEN_NAMES)
+def test_a_name_that_this_system_can_store_is_taken(name, kind, tmp_path):
+    (tmp_path / "a").write_bytes(
+        tar(pax(path=name), entry()) if kind == "tar" else zipped(Zipped(name, flags=0x800))
+    )
+    target = unpack(tmp_path / "a", tmp_path / "out")
+    assert (target / os.fsdecode(name)).read_bytes() == PHOTO
+    assert len([path for path in target.rglob("*") if path.is_file()]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -315,7 +325,7 @@ def test_every_cut_is_noticed(name, tmp_path):
     data = GOOD[name]()
     used = len(data.rstrip(b"\0")) if name in ("tar-", "tar-gnu") else len(data) - 1
     path = tmp_path / "cut"
-    for length in {0, 1, 511, 512, *range(2, used, max(1, used // 40)), used}:
+    for length in {0, 1, 511, 512, *range(2, used, max(1, used // 15)), used}:
         path.write_bytes(data[:length])
         refused(path, tmp_path / "out", Limits())
 
@@ -326,14 +336,14 @@ NASTY = st.text(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(name=NASTY | st.lists(NASTY, max_size=4).map("/".join), kind=st.sampled_from(["tar", "zip"]))
 def test_a_name_is_taken_as_it_is_or_the_archive_is_refused(name, kind):
     with tempfile.TemporaryDirectory() as folder:
         outer = Path(folder)
         target = outer / "inner" / "target"
         raw = name.encode()
-        data = tar(pax(path=raw), entry()) if kind == "tar" else zipped(Zipped(raw))
+        data = tar(pax(path=raw), entry()) if kind == "tar" else zipped(Zipped(raw, flags=0x800))
         (outer / "archive").write_bytes(data)
         try:
             unpack(outer / "archive", target)
@@ -341,16 +351,17 @@ def test_a_name_is_taken_as_it_is_or_the_archive_is_refused(name, kind):
             assert tree(outer) == {"archive": data, "inner": None}
         else:
             found = {key: value for key, value in tree(target).items() if value is not None}
-            own = name.removeprefix("./")
-            noise = own.startswith("__MACOSX") or Path(own).name.startswith("._") or own.endswith("/")
-            assert found == {"faces/good.jpg": PHOTO} | ({} if noise else {own: PHOTO})
+            own = "/".join(part for part in name.partition("\0")[0].split("/") if part not in ("", "."))
+            noise = own.startswith("__MACOSX") or Path(own).name.startswith("._") or not own
+            is_folder = kind == "zip" and name.partition("\0")[0].endswith("/")
+            assert found == {"faces/good.jpg": PHOTO} | ({} if noise or is_folder else {own: PHOTO})
             assert {path.name for path in outer.iterdir()} == {"archive", "inner"}
 
 
 CHANGE = st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255))
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(name=st.sampled_from(sorted(GOOD)), changes=st.lists(CHANGE, min_size=1, max_size=4))
 def test_damage_is_refused_or_harmless(name, changes):
     data = bytearray(GOOD[name]())
@@ -394,17 +405,16 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_an_archive_that_cannot_be_read_on_is_not_the_disks_fault(tmp_path, monkeypatch):
-    path = tmp_path / "photos.tar"
-    path.write_bytes(tar(entry(b"big.jpg", bytes(3_000_000))))
-    calls = itertools.count()
+    path = tmp_path / "photos.tgz"
+    path.write_bytes(gzip.compress(tar(entry(b"big.jpg", NOISE))))
 
-    def read(self, start, size, whole=archives._File._read):
-        if next(calls) == 3:
-            with archives._reading():
+    class Failing(gzip.GzipFile):
+        def read(self, size=-1):
+            if self.tell() > 1_000_000:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return whole(self, start, size)
+            return super().read(size)
 
-    monkeypatch.setattr(archives._File, "_read", read)
+    monkeypatch.setitem(archives._COMPRESSIONS, b"\x1f\x8b", lambda file: Failing(fileobj=file))
     assert "Input/output error" in refused(path, tmp_path / "out", Limits())
 
 
@@ -486,7 +496,7 @@ def many_photos(count):
 def test_kills_leave_nothing_half(tmp_path):
     path = tmp_path / "photos.tgz"
     path.write_bytes(many_photos(1500))
-    assert survive_kills(path, tmp_path, kills=5) >= 1
+    assert survive_kills(path, tmp_path, kills=2) >= 1
 
 
 @pytest.mark.slow
