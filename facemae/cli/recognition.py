@@ -195,7 +195,7 @@ def _gallery(url: str | None) -> Gallery:
 @contextlib.contextmanager
 def _residue(kept: Gallery) -> Iterator[None]:
     """Say afterwards if something of what was removed may still be on a disk."""
-    from facemae.recognition.gallery.store import ResidueWarning
+    from facemae.recognition.gallery.database import ResidueWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResidueWarning)
@@ -351,7 +351,7 @@ def _show(people: list[Person], as_json: bool) -> None:
     if not people:
         typer.echo("Nobody: enrol someone with facemae gallery add.")
     for person in people:
-        photos = f"{person.photos} template{'' if person.photos == 1 else 's'}"
+        photos = f"{person.photos} photo{'' if person.photos == 1 else 's'}"
         typer.echo(f"{person.name}  {photos}, until {person.retain_until.isoformat()}, no. {person.id}")
 
 
@@ -359,7 +359,8 @@ def _row(person: Person) -> dict[str, str | int]:
     return {
         "id": person.id,
         "name": person.name,
-        "templates": person.photos,
+        "photos": person.photos,
+        "templates": person.templates,
         "created": _text(person.created),
         "consent": _text(person.consent),
         "retain_until": person.retain_until.isoformat(),

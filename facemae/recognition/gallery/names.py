@@ -37,6 +37,14 @@ def fit(name: str) -> str:
     return plain
 
 
+def is_fit(name: str) -> bool:
+    """Return whether a name could be stored as it is."""
+    try:
+        return fit(name) == name
+    except UsageError:
+        return False
+
+
 def normalised(name: str) -> str:
     """Return the name in the form in which names are compared: NFC, without spaces at its ends."""
     # A name that is far too long is not worth normalising, which may make it longer still.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy import (
     URL,
     Connection,
+    RowMapping,
     bindparam,
     cast,
     create_engine,
@@ -32,9 +33,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, Program
 
 from facemae.core.errors import FaceMAEError, StorageError, UsageError
 from facemae.recognition.gallery import schema
-from facemae.recognition.gallery.schema import PEOPLE, TEMPLATES, Packed
+from facemae.recognition.gallery.rows import CHECKED, check_template, expired, load
+from facemae.recognition.gallery.schema import PEOPLE, TEMPLATES
 from facemae.recognition.gallery.search import Scored, best_people, exact_scores
-from facemae.recognition.gallery.templates import expired, load
 
 READERS = 10.0  # seconds that wiping waits for those who still see what was removed
 _CANDIDATES = 20  # times the people asked for
@@ -53,8 +54,8 @@ _KEEPERS = {"wal_recycle": "off", "archive_mode": "off", "wal_keep_size": "0"}
 class Postgres:
     """A gallery's database on a server."""
 
-    def __init__(self, url: URL) -> None:
-        """Prepare connections; none is made yet.
+    def __init__(self, url: URL, create: bool) -> None:
+        """Prepare connections; none is made yet. Tables are made later if `create` is set.
 
         Raises:
             UsageError: the packages for it are not installed.
@@ -66,6 +67,7 @@ class Postgres:
                 raise UsageError(
                     f"A gallery on a server takes the package {package}: pip install 'facemae[postgres]'."
                 ) from error
+        self._create = create
         url = url.set(drivername="postgresql+psycopg")
         waits = {} if "connect_timeout" in url.query else {"connect_timeout": 10}
         # Parameters are names and templates, which no message may repeat.
@@ -78,17 +80,30 @@ class Postgres:
         """Make the tables of a new gallery, inside a transaction that writes.
 
         Raises:
-            UsageError: pgvector is missing or too old.
+            UsageError: pgvector is missing or too old, or there is no gallery and none is to be made.
         """
         connection.execute(select(func.pg_advisory_xact_lock(_MAKING)))
         _check_extension(connection)
         if inspect(connection).has_table(PEOPLE.name):
             return
+        if not self._create:
+            raise UsageError("There is no gallery in this database; name another, or enrol somebody first.")
         schema.METADATA.create_all(connection)
-        # The planner's statistics are samples of the values, which would outlive a person.
-        for table, columns in ((PEOPLE, ["name"]), (TEMPLATES, ["vector", "digest", "thumbnail"])):
-            changes = ", ".join(f"ALTER {column} SET STATISTICS 0" for column in columns)
-            connection.execute(text(f"ALTER TABLE {table.name} {changes}"))
+
+    def settle(self, connection: Connection) -> None:
+        """Keep values out of the planner's statistics, which are samples that would outlive a person."""
+        hidden = {
+            PEOPLE: ["name", "digest"],
+            TEMPLATES: ["vector", "digest", "thumbnail", "thumbnail_digest"],
+        }
+        for table, columns in hidden.items():
+            unset = (
+                "SELECT count(*) FROM pg_attribute WHERE attrelid = CAST(:table AS regclass) "
+                "AND attname = ANY(:columns) AND attstattarget IS DISTINCT FROM 0"
+            )
+            if connection.scalar(text(unset), {"table": table.name, "columns": columns}):
+                changes = ", ".join(f"ALTER {column} SET STATISTICS 0" for column in columns)
+                connection.execute(text(f"ALTER TABLE {table.name} {changes}"))
 
     def replaced(self) -> bool:
         """Return whether another database stands in its place: that is the server's business."""
@@ -194,10 +209,10 @@ def _search(
         rows = _nearest(connection, query, model, wanted)
         found: Scored = []
         if rows:
-            _, owners, blobs, _ = zip(*rows, strict=True)
+            owners = np.array([row["person"] for row in rows], np.int64)
             kept = ~np.isin(owners, gone)
-            people = np.array(owners, np.int64)[kept]
-            found = best_people(people, exact_scores(schema.unpacked(blobs)[kept], query), top)
+            vectors = schema.unpacked([row["vector"] for row in rows])[kept]
+            found = best_people(owners[kept], exact_scores(vectors, query), top)
         # Fewer people than asked for: a few with many photos may hide the others, or the index ran dry.
         if len(found) == top or (wanted > _EXACT and len(rows) < wanted):
             return found
@@ -206,11 +221,11 @@ def _search(
 
 def _nearest(
     connection: Connection, query: NDArray[np.float32], model: str, limit: int
-) -> Sequence[tuple[int, int, bytes, str]]:
-    """Return the nearest templates: id, person, vector, digest; by the index up to `_EXACT` of them.
+) -> Sequence[RowMapping]:
+    """Return the rows of the nearest templates, by the index up to `_EXACT` of them.
 
     Raises:
-        IntegrityError: a vector is not the one that was stored.
+        IntegrityError: a template is damaged.
     """
     from pgvector.sqlalchemy import VECTOR
 
@@ -225,14 +240,14 @@ def _nearest(
     of_model = TEMPLATES.c.model == bindparam("model", model, literal_execute=True)
     distance = cast(TEMPLATES.c.vector, kind).op("<#>")(bindparam("query", query, type_=kind))
     statement = (
-        select(TEMPLATES.c.id, TEMPLATES.c.person, Packed(TEMPLATES.c.vector), TEMPLATES.c.digest)
+        select(*CHECKED)
         .where(of_model)
         .order_by(distance)
         .limit(bindparam("most", limit, literal_execute=True))
     )
-    rows = connection.execute(statement).tuples().all()
-    for _, person, blob, expected in rows:
-        schema.check_digest(blob, model, expected, person)
+    rows = connection.execute(statement).mappings().all()
+    for row in rows:
+        check_template(row)
     return rows
 
 

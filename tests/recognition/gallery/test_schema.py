@@ -1,5 +1,6 @@
 import hashlib
 import io
+from datetime import date, datetime
 
 import numpy as np
 import pytest
@@ -25,14 +26,14 @@ def test_vectors_come_back_to_the_last_bit():
     assert schema.packed(np.array([1.0], np.float32)) == b"\x3f\x80\0\0"  # IEEE 754, first byte first
 
 
-def test_the_checksum_is_of_vector_and_model():
+def test_a_checksum_is_of_every_field_its_type_and_its_place():
     blob = schema.packed(np.array([3.0, 4.0], np.float32))
-    expected = hashlib.sha256(b"\x40\x40\0\0\x40\x80\0\0abc").hexdigest()
-    assert schema.digest(blob, "abc") == expected
-    schema.check_digest(blob, "abc", expected, 7)
-    for other, model in ((blob[::-1], "abc"), (blob, "abd")):
-        with pytest.raises(IntegrityError, match="person 7"):
-            schema.check_digest(other, model, expected, 7)
+    fields = (1, "abc", blob, 0.5, None, date(2026, 1, 2))
+    expected = b"int 1 1str 3 abcbytes 8 \x40\x40\0\0\x40\x80\0\0float 20 0x1.0000000000000p-1NoneType 4 None"
+    assert schema.digest(*fields) == hashlib.sha256(expected + b"date 10 2026-01-02").hexdigest()
+    others = [("1", *fields[1:]), (1, "ab", b"c" + blob, *fields[3:]), (*fields[:4], "None", fields[5])]
+    others.append((*fields[:5], datetime(2026, 1, 2)))
+    assert len({schema.digest(*each) for each in (fields, *others)}) == 5
 
 
 def test_units():

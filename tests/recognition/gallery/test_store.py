@@ -20,9 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from PIL import Image
 
 from facemae.core.errors import IntegrityError, UsageError
-from facemae.recognition.gallery import schema, store
+from facemae.recognition.gallery import retention
+from facemae.recognition.gallery.database import ResidueWarning
+from facemae.recognition.gallery.retention import ClockWarning
 from facemae.recognition.gallery.schema import PEOPLE, TEMPLATES, Template
-from facemae.recognition.gallery.store import Gallery, GalleryModelError, ResidueWarning
+from facemae.recognition.gallery.store import Gallery, GalleryModelError
 from gallery import mixing
 
 HOSTILE = [
@@ -299,9 +301,9 @@ def test_whose_time_is_over_is_not_met_any_more(gallery, address, enrol, until, 
     enrol(gallery, "Bob", [1, 1], retain_until=until + timedelta(days=1))
     query = np.array([[1.0, 0.0]])
     assert gallery.search(query, "model-a")[0][0].person.name == "Ada"
-    monkeypatch.setattr(store, "_today", lambda: until)
+    monkeypatch.setattr(retention, "today", lambda: until)
     assert names(gallery.people()) == ["Ada", "Bob"]  # the last day is one of keeping
-    monkeypatch.setattr(store, "_today", lambda: until + timedelta(days=1))
+    monkeypatch.setattr(retention, "today", lambda: until + timedelta(days=1))
     assert names(gallery.people()) == names(gallery.find("")) == ["Bob"]
     assert names(each.person for each in gallery.search(query, "model-a")[0]) == ["Bob"]
     assert gallery.models() == {"model-a": 1}
@@ -309,22 +311,70 @@ def test_whose_time_is_over_is_not_met_any_more(gallery, address, enrol, until, 
     assert gallery.lookalikes("model-a", 0.1) == []
     with pytest.raises(UsageError, match="Nobody"):
         gallery.person("Ada")
-    assert gallery.purge() == ["Ada"]
-    assert gallery.purge() == []
+    assert gallery.purge() == 1
+    assert gallery.purge() == 0
     with gallery._backend.engine.connect() as connection:
         assert connection.scalars(sqlalchemy.select(PEOPLE.c.name)).all() == ["Bob"]
-    monkeypatch.setattr(store, "_today", lambda: until + timedelta(days=2))
+    monkeypatch.setattr(retention, "today", lambda: until + timedelta(days=2))
     with Gallery(address) as again, again._backend.engine.connect() as connection:
         assert connection.scalars(sqlalchemy.select(PEOPLE.c.name)).all() == []
 
 
 def test_the_name_of_one_whose_time_is_over_is_free(gallery, enrol, until, monkeypatch):
     first = enrol(gallery, "Ada", [1, 0])
-    monkeypatch.setattr(store, "_today", lambda: until + timedelta(days=1))
+    monkeypatch.setattr(retention, "today", lambda: until + timedelta(days=1))
     second = enrol(gallery, "Ada", [0, 1], retain_until=until + timedelta(days=9))
     assert second.id != first.id
     assert second.photos == 1
-    assert gallery.purge(until + timedelta(days=10)) == ["Ada"]
+    monkeypatch.setattr(retention, "today", lambda: until + timedelta(days=10))
+    assert gallery.purge() == 1
+
+
+def test_a_clock_that_jumped_deletes_nobody_before_it_is_confirmed(
+    gallery, address, enrol, until, monkeypatch
+):
+    enrol(gallery, "Ada", [1, 0])
+    far = until + timedelta(days=800)
+    monkeypatch.setattr(retention, "today", lambda: far)
+    assert gallery.clock_warning == (
+        f"This machine's clock says {far} and the gallery was last used on {today()}, so nobody is deleted; "
+        "if the clock is right, say so: facemae gallery purge --yes; else set it."
+    )
+    with pytest.warns(ClockWarning, match="nobody is deleted"):
+        assert gallery.purge() == 0
+    assert gallery.people() == []  # but not shown either
+    with pytest.warns(ClockWarning), Gallery(address) as again, pytest.raises(UsageError, match="clock says"):
+        enrol(again, "Bob", [1, 0], retain_until=far)
+    monkeypatch.setattr(retention, "today", today)
+    assert names(gallery.people()) == ["Ada"]
+    monkeypatch.setattr(retention, "today", lambda: far)
+    assert gallery.purge(confirmed=True) == 1
+    assert gallery.clock_warning is None
+    assert gallery.purge() == 0
+
+
+def test_a_clock_that_is_behind_deletes_nobody_and_prolongs_nothing(gallery, enrol, until, monkeypatch):
+    enrol(gallery, "Ada", [1, 0])
+    monkeypatch.setattr(retention, "today", lambda: today() + timedelta(days=25))
+    gallery.purge()
+    monkeypatch.setattr(retention, "today", today)
+    with pytest.raises(UsageError, match=f"a day from {today() + timedelta(days=25)}"):
+        enrol(gallery, "Bob", [1, 0], retain_until=today())
+    monkeypatch.setattr(retention, "today", lambda: today() - timedelta(days=3000))
+    with pytest.warns(ClockWarning):
+        assert gallery.purge() == 0
+    assert names(gallery.people()) == ["Ada"]
+
+
+def test_an_empty_gallery_asks_nobody_about_the_clock(gallery, enrol, until, monkeypatch):
+    monkeypatch.setattr(retention, "today", lambda: until + timedelta(days=800))
+    assert enrol(gallery, "Ada", [1, 0], retain_until=until + timedelta(days=810)).name == "Ada"
+
+
+def test_a_flipped_bit_in_the_newest_day_is_told():
+    for bit in range(60):
+        with pytest.raises(IntegrityError):
+            retention.clock(retention.stored(today()) ^ 1 << bit)
 
 
 # Export and thumbnails
@@ -341,7 +391,6 @@ def test_an_export_holds_all_and_can_be_enrolled_again(gallery, enrol, until):
     [template] = told["templates"]
     assert template["vector"] == pytest.approx([0.6, 0.8])
     assert base64.b64decode(template["thumbnail"]) == picture
-    assert template["digest"] == schema.digest(schema.packed(np.array(template["vector"])), "model-a")
     assert set(template) == {each.name for each in TEMPLATES.columns} - {"id", "person"}
     assert set(told) == {each.name for each in PEOPLE.columns} | {"templates"}
     enrol(gallery, "Copy", template["vector"])
@@ -364,8 +413,8 @@ def test_the_thumbnail_is_that_of_the_best_photo(gallery, enrol, until):
         retain_until=until,
     )
     enrol(gallery, "Bob", [1, 1])
-    assert gallery.thumbnail("Ada") == high
-    assert gallery.thumbnail("Bob") is None
+    ada, bob = gallery.people()
+    assert gallery.thumbnails([ada, bob]) == {ada.id: high}
 
 
 # Removing leaves nothing
@@ -464,9 +513,9 @@ def test_what_a_killed_process_had_no_time_to_wipe_is_wiped_on_opening(
 
 def test_a_reader_in_the_way_is_told_and_the_rest_done_later(gallery, address, files, enrol, monkeypatch):
     enrol(gallery, "Somebody 0c1d2e3f4a5b", [1, 0])
-    monkeypatch.setattr(sys.modules[type(gallery._backend).__module__], "READERS", 0.1)
     with Gallery(address) as other:
-        with other._backend.engine.connect() as reading:
+        with other._backend.engine.connect() as reading, monkeypatch.context() as hurried:
+            hurried.setattr(sys.modules[type(gallery._backend).__module__], "READERS", 0.1)
             if isinstance(address, str):
                 reading = reading.execution_options(isolation_level="REPEATABLE READ")
             reading.execute(sqlalchemy.select(PEOPLE.c.id)).all()
@@ -523,8 +572,9 @@ def test_a_kill_during_enrolment_loses_nobody(address, times):
     for attempt in range(times):
         command = [sys.executable, mixing.__file__, str(address), str(attempt), "300"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            acknowledged.append(process.stdout.readline().strip())
-            time.sleep(delays.uniform(0, 0.08))
+            # Counted in people, not in time: a busy machine enrols few in any time.
+            acknowledged += [process.stdout.readline().strip() for _ in range(delays.randint(1, 4))]
+            time.sleep(delays.uniform(0, 0.02))
             process.kill()
             # A line without its end was not acknowledged.
             acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
@@ -532,7 +582,7 @@ def test_a_kill_during_enrolment_loses_nobody(address, times):
     with Gallery(address) as gallery:
         present = set(names(gallery.people()))
         assert set(acknowledged) <= present
-        assert len(acknowledged) > times  # the kill came in the middle
+        assert len(acknowledged) >= times
         assert len(present) <= len(acknowledged) + times  # at most the one in hand was not told
         assert all(person.photos == 1 for person in gallery.people())
         assert len(gallery.export()["people"]) == len(present)  # every checksum is right

@@ -1,0 +1,321 @@
+"""Rows of a gallery, read and written with a checksum over all their fields.
+
+A row that is used is checked, also where it is left out because its time is over: a flipped bit in a file
+changes nothing unnoticed.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hashlib
+import itertools
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
+
+from facemae.core.errors import IntegrityError, UsageError
+from facemae.recognition.gallery import names, retention, schema
+from facemae.recognition.gallery.schema import COUNTERS, PEOPLE, TEMPLATES, Packed, Person, Template
+from facemae.recognition.gallery.search import Matrix, with_room
+
+_BATCH = 2000  # templates read at a time
+_CLOSE_NAMES = 3  # offered for one that is not there
+_PERSON = ("name", "created", "consent", "retain_until")
+_TEMPLATE = ("person", "model", "vector", "quality", "created", "thumbnail_digest")
+# What a template's checksum is made of, without the thumbnail, which has one of its own.
+CHECKED = (
+    TEMPLATES.c.id, TEMPLATES.c.person, TEMPLATES.c.model, Packed(TEMPLATES.c.vector).label("vector"),
+    TEMPLATES.c.quality, TEMPLATES.c.created, TEMPLATES.c.thumbnail_digest, TEMPLATES.c.digest,
+)  # fmt: skip
+
+
+def _digest(row: Mapping[str, Any] | RowMapping, fields: tuple[str, ...]) -> str:
+    return schema.digest(*(row[each] for each in fields))
+
+
+# --- people ---
+
+
+def check_person(row: RowMapping) -> None:
+    """Check a person's row.
+
+    Raises:
+        IntegrityError: it is not the one that was stored.
+    """
+    if row["digest"] != _digest(row, _PERSON):
+        raise IntegrityError(
+            f"Person {row['id']}, read as {names.shown(str(row['name']))}, is damaged: the row's checksum is "
+            f"wrong; remove them (facemae gallery remove --number {row['id']}) and enrol them again."
+        )
+
+
+def put_person(connection: Connection, person: int | None, **changes: Any) -> int:
+    """Enter a person, or change the fields of one who is there; return their number."""
+    if person is None:
+        entered = insert(PEOPLE).values(**changes, digest=_digest(changes, _PERSON)).returning(PEOPLE.c.id)
+        return int(connection.execute(entered).scalar_one())
+    held = connection.execute(select(PEOPLE).where(PEOPLE.c.id == person)).mappings().one()
+    check_person(held)
+    digest = _digest(dict(held) | changes, _PERSON)
+    connection.execute(update(PEOPLE).where(PEOPLE.c.id == person).values(**changes, digest=digest))
+    return person
+
+
+def people(connection: Connection, today: date, *which: Any) -> list[Person]:
+    """Return those who are still to be kept, by name; one order for every database and its settings.
+
+    Raises:
+        IntegrityError: a row is damaged.
+    """
+    mine = TEMPLATES.c.person == PEOPLE.c.id
+    of_one = select(func.count()).where(mine).group_by(TEMPLATES.c.model).order_by(func.count().desc())
+    photos = of_one.limit(1).correlate(PEOPLE).scalar_subquery()
+    templates = select(func.count()).where(mine).correlate(PEOPLE).scalar_subquery()
+    asked = select(PEOPLE, func.coalesce(photos, 0).label("photos"), templates.label("templates"))
+    rows = connection.execute(asked.where(*which)).mappings().all()
+    for row in rows:
+        check_person(row)
+    found = [_person(row) for row in rows if row["retain_until"] >= today]
+    return sorted(found, key=lambda each: (each.name.casefold(), each.name))
+
+
+def _person(row: RowMapping) -> Person:
+    created, consent = (row[each].replace(tzinfo=UTC) for each in ("created", "consent"))
+    return Person(
+        row["id"], row["name"], created, consent, row["retain_until"], row["photos"], row["templates"]
+    )
+
+
+def person(connection: Connection, today: date, name: str) -> Person:
+    """Return the person of this name.
+
+    Raises:
+        UsageError: there is none; the message names similar ones.
+        IntegrityError: a row is damaged.
+    """
+    wanted = names.normalised(name)
+    # What could not be stored is not looked for either: some of it the drivers cannot send.
+    found = people(connection, today, PEOPLE.c.name == wanted) if names.is_fit(wanted) else []
+    if found:
+        return found[0]
+    held = [each.name for each in people(connection, today)]
+    close = difflib.get_close_matches(wanted[: names.LONGEST], held, _CLOSE_NAMES)
+    offered = (
+        f"did you mean {' or '.join(map(names.shown, close))}?" if close else "look at the list of people."
+    )
+    raise UsageError(f"Nobody is enrolled as {names.shown(wanted)}; {offered}")
+
+
+def expired(connection: Connection, today: date) -> NDArray[np.int64]:
+    """Return the numbers of people who are not to be kept any more.
+
+    Raises:
+        IntegrityError: the row of one of them is damaged.
+    """
+    rows = connection.execute(select(PEOPLE).where(PEOPLE.c.retain_until < today)).mappings().all()
+    for row in rows:
+        check_person(row)
+    return np.array([row["id"] for row in rows], np.int64)
+
+
+# --- templates ---
+
+
+def check_template(row: RowMapping) -> None:
+    """Check a template's row, which holds `CHECKED`.
+
+    Raises:
+        IntegrityError: it is not the one that was stored.
+    """
+    if row["digest"] != _digest(row, _TEMPLATE):
+        raise _damaged(row)
+
+
+def _damaged(row: RowMapping) -> IntegrityError:
+    return IntegrityError(
+        f"A template of person {row['person']} is damaged: its checksum is wrong; remove them "
+        f"(facemae gallery remove --number {row['person']}) and enrol them again."
+    )
+
+
+def put_template(
+    connection: Connection, person: int, template: Template, now: datetime,
+    prepare: Callable[[Connection, str, int], None],
+) -> None:  # fmt: skip
+    """Enter a template of a person.
+
+    Args:
+        connection: In a transaction that writes.
+        person: Their number.
+        template: As `schema.fit_template` returns it.
+        now: The time in UTC.
+        prepare: Called with the model and its dimension before the first template of a model.
+
+    Raises:
+        UsageError: the model's other templates have another number of values.
+    """
+    size = dimension(connection, template.model)
+    if size is None:
+        prepare(connection, template.model, len(template.vector))
+    elif size != len(template.vector):
+        raise UsageError(
+            f"The template has {len(template.vector)} numbers and this model's have {size}; "
+            "embed the photo with the model that is named."
+        )
+    fields = {
+        "person": person, "model": template.model, "quality": template.quality, "created": now,
+        "thumbnail_digest": None if template.thumbnail is None else schema.digest(template.thumbnail),
+    }  # fmt: skip
+    digest = _digest(fields | {"vector": schema.packed(template.vector)}, _TEMPLATE)
+    connection.execute(
+        insert(TEMPLATES).values(
+            **fields, vector=template.vector, thumbnail=template.thumbnail, digest=digest
+        )
+    )
+
+
+def give_templates(connection: Connection, giver: int, taker: int) -> None:
+    """Make all templates of one person another's.
+
+    Raises:
+        IntegrityError: one of them is damaged.
+    """
+    rows = connection.execute(select(*CHECKED).where(TEMPLATES.c.person == giver)).mappings().all()
+    for row in rows:
+        check_template(row)
+        digest = _digest(dict(row) | {"person": taker}, _TEMPLATE)
+        changed = update(TEMPLATES).where(TEMPLATES.c.id == row["id"]).values(person=taker, digest=digest)
+        connection.execute(changed)
+
+
+def dimension(connection: Connection, model: str) -> int | None:
+    """Return the numbers of this model's templates, None if there are none.
+
+    Raises:
+        IntegrityError: the first of them is damaged.
+    """
+    first = select(*CHECKED).where(TEMPLATES.c.model == model).order_by(TEMPLATES.c.id).limit(1)
+    row = connection.execute(first).mappings().first()
+    if row is None:
+        return None
+    check_template(row)
+    return len(row["vector"]) // 4
+
+
+def thumbnails(connection: Connection, owners: list[int]) -> dict[int, bytes]:
+    """Return the thumbnail (PNG) of the best photo of each of these people who has one.
+
+    Raises:
+        IntegrityError: one of them is damaged.
+    """
+    mine = TEMPLATES.c.person.in_(owners) & TEMPLATES.c.thumbnail.is_not(None)
+    order = func.coalesce(TEMPLATES.c.quality, -1e300), TEMPLATES.c.id.desc()
+    columns = TEMPLATES.c.person, TEMPLATES.c.thumbnail, TEMPLATES.c.thumbnail_digest
+    found: dict[int, bytes] = {}
+    for row in connection.execute(select(*columns).where(mine).order_by(*order)).mappings():
+        if row["thumbnail_digest"] != schema.digest(row["thumbnail"]):
+            raise _damaged(row)
+        found[row["person"]] = row["thumbnail"]  # the best comes last
+    return found
+
+
+def load(connection: Connection, model: str, matrix: Matrix | None, gone: NDArray[np.int64]) -> Matrix | None:
+    """Return `matrix` with the model's templates that it does not have yet, None if there are none at all.
+
+    Raises:
+        IntegrityError: a template is damaged.
+    """
+    newer = (TEMPLATES.c.model == model) & (TEMPLATES.c.id > (matrix.last if matrix else 0))
+    count = connection.scalar(select(func.count()).select_from(TEMPLATES).where(newer)) or 0
+    rows = connection.execution_options(yield_per=_BATCH).execute(
+        select(*CHECKED).where(newer).order_by(TEMPLATES.c.id)
+    )
+    for part in rows.mappings().partitions():
+        for row in part:
+            check_template(row)
+        vectors = schema.unpacked([row["vector"] for row in part])
+        ids, owners = (np.array([row[each] for row in part], np.int64) for each in ("id", "person"))
+        if matrix is None:
+            matrix = Matrix(vectors.shape[1], with_room(count))
+        kept = ~np.isin(owners, gone)
+        matrix.add(ids[kept], owners[kept], vectors[kept])
+    return matrix
+
+
+def keep(connection: Connection, model: str, matrix: Matrix, gone: NDArray[np.int64]) -> None:
+    """Drop from the matrix what is no longer in the database; read numbers only, no vectors."""
+    columns = select(TEMPLATES.c.id, TEMPLATES.c.person)
+    rows = connection.execute(columns.where(TEMPLATES.c.model == model).order_by(TEMPLATES.c.id)).tuples()
+    # Number by number: NumPy asks each row of a result whether it is an array, which takes seconds.
+    pairs = np.fromiter(itertools.chain.from_iterable(rows), np.int64).reshape(-1, 2)
+    pairs = pairs[~np.isin(pairs[:, 1], gone)]
+    matrix.keep(pairs[:, 0], pairs[:, 1])
+
+
+# --- all that is stored ---
+
+
+def exported(connection: Connection, of: Person) -> dict[str, Any]:
+    """Return all that is stored of a person as what JSON can hold.
+
+    Raises:
+        IntegrityError: a template is damaged.
+    """
+    row = connection.execute(select(PEOPLE).where(PEOPLE.c.id == of.id)).mappings().one()
+    mine = select(*CHECKED, TEMPLATES.c.thumbnail).where(TEMPLATES.c.person == of.id)
+    templates = connection.execute(mine.order_by(TEMPLATES.c.id)).mappings().all()
+    return {key: _plain(value) for key, value in row.items()} | {"templates": list(map(_template, templates))}
+
+
+def _template(row: RowMapping) -> dict[str, Any]:
+    check_template(row)
+    picture = row["thumbnail"]
+    if (None if picture is None else schema.digest(picture)) != row["thumbnail_digest"]:
+        raise _damaged(row)
+    told = {key: _plain(value) for key, value in row.items() if key not in ("id", "person")}
+    return told | {
+        "vector": schema.unpacked([row["vector"]])[0].tolist(),
+        "thumbnail": None if picture is None else base64.b64encode(picture).decode(),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC).isoformat()
+    return value.isoformat() if isinstance(value, date) else value
+
+
+# --- a gallery of an earlier FaceMAE ---
+
+
+def upgrade(connection: Connection) -> None:
+    """Give the rows of schema 1, whose checksum was of vector and model alone, those of schema 2.
+
+    A template that was damaged before stays so: its checksum is left empty. The newest day that the gallery
+    has seen is that on which somebody was enrolled last.
+    """
+    for table, column in ((PEOPLE, "digest VARCHAR(64) NOT NULL DEFAULT ''"),
+                          (TEMPLATES, "thumbnail_digest VARCHAR(64)")):  # fmt: skip
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column}")
+    for row in connection.execute(select(PEOPLE)).mappings().all():
+        digest = _digest(row, _PERSON)
+        connection.execute(update(PEOPLE).where(PEOPLE.c.id == row["id"]).values(digest=digest))
+    newest = connection.scalar(select(func.max(PEOPLE.c.consent)))
+    day = 0 if newest is None else retention.stored(newest.date())
+    connection.execute(insert(COUNTERS).values(name="day", value=day))
+    version = update(COUNTERS).where(COUNTERS.c.name == "schema")
+    connection.execute(version.values(value=schema.VERSION))
+    numbers = connection.scalars(select(TEMPLATES.c.id)).all()
+    for number in numbers:  # one by one: with their pictures they may be large
+        one = select(*CHECKED, TEMPLATES.c.thumbnail).where(TEMPLATES.c.id == number)
+        row = connection.execute(one).mappings().one()
+        whole = hashlib.sha256(row["vector"] + row["model"].encode()).hexdigest() == row["digest"]
+        picture = None if row["thumbnail"] is None else schema.digest(row["thumbnail"])
+        digest = _digest(dict(row) | {"thumbnail_digest": picture}, _TEMPLATE) if whole else ""
+        changed = update(TEMPLATES).where(TEMPLATES.c.id == number)
+        connection.execute(changed.values(thumbnail_digest=picture, digest=digest))
