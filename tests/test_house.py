@@ -11,7 +11,6 @@ ROOT = Path(__file__).parents[1]
 # Files that are still too long, each with the length it may not exceed. This list only gets shorter.
 LONGER = {
     "facemae/app/views/reconstruct.py": 456,
-    "facemae/cli/recognition.py": 460,
     "facemae/data/faces/split.py": 495,
     "facemae/data/sources/archives.py": 700,
     "facemae/data/sources/packs.py": 515,
@@ -19,7 +18,6 @@ LONGER = {
     "facemae/evaluation/metrics.py": 600,
     "facemae/evaluation/protocols/all_pairs.py": 590,
     "facemae/evaluation/statistics.py": 440,
-    "facemae/recognition/gallery/store.py": 570,
     "facemae/recognition/model_card.py": 465,
     "facemae/report/charts.py": 690,
     "facemae/report/tables.py": 620,

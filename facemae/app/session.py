@@ -155,7 +155,7 @@ def gallery() -> Gallery:
 
 
 @st.cache_resource(ttl="1h", show_spinner=False)
-def _purged(url: str) -> list[str]:
+def _purged(url: str) -> int:
     """Delete those whose time is over, once an hour."""
     return _gallery(url).purge()
 

@@ -16,7 +16,8 @@ VARIABLE = "FACEMAE_GALLERY"
 def settings(path: Path = Path("config.yaml")) -> config.GallerySettings:
     """Return the gallery's settings: of the configuration here, or else of the shipped one.
 
-    The address in FACEMAE_GALLERY comes before the one in the file.
+    A file in `url` is named from the configuration's folder, wherever the command runs. The address in
+    FACEMAE_GALLERY comes before it.
 
     Raises:
         UsageError: the configuration cannot be used, or there is none.
@@ -26,9 +27,11 @@ def settings(path: Path = Path("config.yaml")) -> config.GallerySettings:
         raise UsageError(f"{path}: there is no such file; start from a copy of the shipped config.yaml.")
     state = found.stat()
     gallery = _read(found, state.st_mtime_ns, state.st_size)
-    address = os.environ.get(VARIABLE)
     # Unlike the file, the variable may hold a password: nothing copies it.
-    return gallery.model_copy(update={"url": address}) if address else gallery
+    address = os.environ.get(VARIABLE) or gallery.url
+    if address == gallery.url and "://" not in address:
+        address = str(found.absolute().parent / address)
+    return gallery.model_copy(update={"url": address})
 
 
 @functools.lru_cache(maxsize=4)

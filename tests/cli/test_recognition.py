@@ -5,25 +5,6 @@ import sys
 
 import pytest
 
-from facemae import __main__ as cli
-
-
-@pytest.fixture
-def facemae(monkeypatch, capsys, made, tmp_path):
-    """Return a function that runs a command line: exit code, output, errors."""
-    monkeypatch.setenv("FACEMAE_RESULTS", str(made))
-    monkeypatch.setenv("FACEMAE_GALLERY", str(tmp_path / "kept" / "faces.sqlite"))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["facemae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        found = capsys.readouterr()
-        return ended.value.code or 0, found.out, found.err
-
-    return run
-
 
 def test_enrol_identify_and_delete(facemae, photos, tmp_path):
     first, second = photos["orl/s01/01"], photos["orl/s02/01"]
@@ -96,13 +77,13 @@ def test_a_folder_is_imported_and_lookalikes_are_listed(facemae, photos, tmp_pat
     code, out, _ = facemae("gallery", "list", "--alike")
     assert "1.000  Ann  Ann's twin" in out
     assert facemae("gallery", "merge", "Ann's twin", "Ann")[0] == 0
-    assert "Ann  2 templates" in facemae("gallery", "list")[1]
+    assert "Ann  2 photos" in facemae("gallery", "list")[1]
 
 
 def test_rename_find_and_export(facemae, photos, tmp_path):
     facemae("gallery", "add", "Ann <b>", photos["orl/s01/01"], "--consent", "--thumbnail", "--days", 3)
     assert facemae("gallery", "rename", "Ann <b>", "Änne")[0] == 0
-    assert facemae("gallery", "find", "ÄN")[1].startswith("Änne  1 template, until ")
+    assert facemae("gallery", "find", "ÄN")[1].startswith("Änne  1 photo, until ")
     assert facemae("gallery", "export", "Änne", "--out", tmp_path / "mine.json")[0] == 0
     (person,) = json.loads((tmp_path / "mine.json").read_text())["people"]
     assert person["name"] == "Änne"
@@ -124,7 +105,7 @@ def test_rename_find_and_export(facemae, photos, tmp_path):
             2,
             "People are kept until a day from",
         ),
-        (["gallery", "remove", "Ann"], 2, "Nobody is enrolled as"),
+        (["gallery", "remove", "Ann"], 2, "There is no gallery at"),
         (
             ["gallery", "erase", "--gallery", "postgresql+psycopg://u:secret@127.0.0.1:1/x", "--yes"],
             5,

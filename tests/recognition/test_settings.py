@@ -1,4 +1,5 @@
 import pytest
+import yaml
 
 from facemae import config
 from facemae.core.errors import UsageError
@@ -8,7 +9,23 @@ from facemae.recognition.settings import SHIPPED, VARIABLE, settings
 def test_the_shipped_settings_are_used_where_there_are_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert settings() == config.load([SHIPPED]).gallery
+    shipped = config.load([SHIPPED]).gallery
+    assert settings() == shipped.model_copy(update={"url": str(SHIPPED.parent / shipped.url)})
+
+
+def test_a_file_is_named_from_the_folder_of_its_configuration(tmp_path, monkeypatch, shipped):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    shipped["gallery"]["url"] = "kept/faces.sqlite"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(shipped))
+    monkeypatch.chdir(tmp_path)
+    assert settings().url == str(tmp_path / "kept" / "faces.sqlite")
+    monkeypatch.chdir("/")
+    assert settings(tmp_path / "config.yaml").url == str(tmp_path / "kept" / "faces.sqlite")
+    shipped["gallery"]["url"] = "postgresql://me@host/faces"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(shipped))
+    assert settings(tmp_path / "config.yaml").url == "postgresql://me@host/faces"
+    monkeypatch.setenv(VARIABLE, "elsewhere.sqlite")
+    assert settings(tmp_path / "config.yaml").url == "elsewhere.sqlite"
 
 
 def test_the_variable_comes_before_the_file_and_may_hold_a_password(monkeypatch, root):
@@ -16,7 +33,7 @@ def test_the_variable_comes_before_the_file_and_may_hold_a_password(monkeypatch,
     monkeypatch.setenv(VARIABLE, "postgresql+psycopg://me:secret@host/faces")
     assert settings().url == "postgresql+psycopg://me:secret@host/faces"
     monkeypatch.setenv(VARIABLE, "")
-    assert settings().url == config.load([SHIPPED]).gallery.url
+    assert settings().url == str(SHIPPED.parent / config.load([SHIPPED]).gallery.url)
 
 
 def test_a_password_in_the_file_is_refused_and_not_repeated(shipped):

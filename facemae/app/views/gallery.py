@@ -310,7 +310,7 @@ def _people(kept: Gallery, people: list[Person]) -> None:
 def _person(kept: Gallery, person: Person) -> None:
     with st.container(border=True):
         frame.words(person.name, tag="b")
-        picture = kept.thumbnail(person.name)
+        picture = kept.thumbnails([person]).get(person.id)
         if picture:
             st.image(picture, width=64, alt="The enrolled face, 64 pixels")
         new = st.text_input("New name", value=person.name, max_chars=NAME_LENGTH, key=f"rename_{person.id}")

@@ -1,0 +1,293 @@
+"""The commands that keep the gallery: who is enrolled, and until when."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facemae.cli.recognition import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    ResultsOption,
+    UrlOption,
+    chosen_threshold,
+    open_gallery,
+    open_recogniser,
+)
+from facemae.core import files
+from facemae.core.errors import DataError, UsageError
+from facemae.core.progress import say, track
+
+if TYPE_CHECKING:
+    from facemae.recognition.enrolment import Outcome, Terms
+    from facemae.recognition.gallery.schema import Person
+    from facemae.recognition.gallery.store import Gallery
+    from facemae.recognition.recogniser import Recogniser
+
+gallery_app = typer.Typer(
+    help="The people enrolled for recognition: add, list, find, rename, merge, remove, erase, purge, export.",
+    no_args_is_help=True,
+)
+
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+NameArgument = Annotated[str, typer.Argument(help="The person's name.")]
+
+
+@gallery_app.command()
+def add(
+    name: Annotated[str | None, typer.Argument(help="The person's name; with --folder none.")] = None,
+    photos: Annotated[list[Path] | None, typer.Argument(help="Photos, one face on each.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Enrol everybody in a folder of person/photo.jpg.")
+    ] = None,
+    consent: Annotated[
+        bool, typer.Option("--consent", help="The people have agreed to be enrolled for recognition.")
+    ] = False,
+    days: Annotated[
+        int | None, typer.Option("--days", min=1, max=36500, help="Days after which they are deleted.")
+    ] = None,
+    more: Annotated[bool, typer.Option("--more", help="Add photos to a person who is enrolled.")] = False,
+    thumbnail: Annotated[
+        bool, typer.Option("--thumbnail", help="Keep a picture of 64 pixels; without it none is kept.")
+    ] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Enrol a face that is taken for somebody else.")
+    ] = False,
+    model: ModelOption = None,
+    results: ResultsOption = None,
+    gallery: UrlOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Enrol a person from photos, or everybody in a folder; the photos themselves are not kept."""
+    from facemae.recognition.enrolment import Terms, enrol, until
+    from facemae.recognition.settings import settings
+
+    wanted = _wanted(name, photos or [], folder, consent)
+    terms = Terms(True, until(days or settings().retention_days), thumbnail)
+    recogniser = open_recogniser(model, results, device)
+    limit, whole = chosen_threshold(recogniser.model, None, None), folder is not None
+    with open_gallery(gallery) as kept:
+        people = track(wanted.items(), len(wanted), "gallery", "people") if whole else wanted.items()
+        how = partial(enrol, threshold=limit, add=more, anyway=anyway or whole)
+        outcomes = [_enrolled(how, recogniser, kept, who, paths, terms, whole) for who, paths in people]
+    _tell(outcomes, terms, whole)
+
+
+def _enrolled(
+    how: Callable[..., Outcome], recogniser: Recogniser, kept: Gallery, who: str, paths: list[Path],
+    terms: Terms, whole: bool,
+) -> Outcome:  # fmt: skip
+    """Enrol one person; of a whole folder, who cannot be enrolled does not keep the others out."""
+    from facemae.recognition.enrolment import Outcome
+
+    try:
+        return how(recogniser, kept, who, [(str(path), path) for path in paths], terms)
+    except UsageError as error:
+        if not whole:
+            raise
+        return Outcome(who, None, [(who, str(error))])
+
+
+def _wanted(
+    name: str | None, photos: list[Path], folder: Path | None, consent: bool
+) -> dict[str, list[Path]]:
+    """Return whom to enrol, with their photos.
+
+    Raises:
+        UsageError: the options do not go together, or there is no consent.
+    """
+    from facemae.recognition.enrolment import people_in
+
+    if (folder is None) == (name is None):
+        raise UsageError("Give a name and photos, or --folder, a folder of person/photo.jpg.")
+    if not consent:
+        raise UsageError(
+            "Enrolment stores biometric data and needs the person's consent; say --consent once you have it."
+        )
+    if folder is not None:
+        return people_in(folder)
+    if not photos:
+        raise UsageError(f"{name}: no photo was given; name at least one.")
+    return {str(name): photos}
+
+
+def _tell(outcomes: list[Outcome], terms: Terms, whole: bool) -> None:
+    """Say what became of everybody; stop where nobody was enrolled."""
+    for each in outcomes:
+        for photo, reason in each.refused:
+            say("gallery", f"{photo}: not used. {reason}")
+        if each.person is None and each.known_as is not None:
+            raise DataError(
+                f"{each.name} was not enrolled: the face is taken for {each.known_as.person.name} (score "
+                f"{each.known_as.score:.3f}); add the photo to them with --more, or say --anyway."
+            )
+        if each.person is not None and each.known_as is not None:
+            score = f"score {each.known_as.score:.3f}"
+            say("gallery", f"{each.name} looks like {each.known_as.person.name} ({score}); one person?")
+    done = [each for each in outcomes if each.person is not None]
+    if not done:
+        raise DataError("Nobody was enrolled: no photo could be used.")
+    names = done[0].name if len(done) == 1 and not whole else f"{len(done)} of {len(outcomes)} people"
+    say("gallery", f"enrolled {names}, kept until {terms.retain_until.isoformat()}")
+
+
+@gallery_app.command("list")
+def list_people(
+    alike: Annotated[
+        bool, typer.Option("--alike", help="Pairs of people who may be one: the best run decides.")
+    ] = False,
+    model: ModelOption = None,
+    results: ResultsOption = None,
+    gallery: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the people enrolled, or those who may be one person."""
+    with open_gallery(gallery) as kept:
+        if not alike:
+            _show(kept.people(), as_json)
+            return
+        recogniser = open_recogniser(model, results, "auto")
+        limit = chosen_threshold(recogniser.model, None, None)
+        found = kept.lookalikes(recogniser.fingerprint, limit.score)
+    if as_json:
+        pairs = [{"first": one.name, "second": other.name, "score": score} for one, other, score in found]
+        typer.echo(json.dumps(pairs, indent=2))
+        return
+    if not found:
+        typer.echo("Nobody looks like anybody else.")
+    for one, other, score in found:
+        typer.echo(f"{score:.3f}  {one.name}  {other.name}")
+
+
+@gallery_app.command()
+def find(
+    text: Annotated[str, typer.Argument(help="A part of the name.")],
+    gallery: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find people by a part of their name."""
+    with open_gallery(gallery) as kept:
+        _show(kept.find(text), as_json)
+
+
+def _show(people: list[Person], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([_row(person) for person in people], indent=2))
+        return
+    if not people:
+        typer.echo("Nobody: enrol someone with facemae gallery add.")
+    for person in people:
+        photos = f"{person.photos} photo{'' if person.photos == 1 else 's'}"
+        typer.echo(f"{person.name}  {photos}, until {person.retain_until.isoformat()}, no. {person.id}")
+
+
+def _row(person: Person) -> dict[str, str | int]:
+    return {
+        "id": person.id,
+        "name": person.name,
+        "photos": person.photos,
+        "templates": person.templates,
+        "created": _text(person.created),
+        "consent": _text(person.consent),
+        "retain_until": person.retain_until.isoformat(),
+    }
+
+
+def _text(moment: datetime.datetime) -> str:
+    return moment.isoformat(timespec="seconds")
+
+
+@gallery_app.command()
+def rename(
+    name: NameArgument,
+    new: Annotated[str, typer.Argument(help="The new name.")],
+    gallery: UrlOption = None,
+) -> None:
+    """Rename a person."""
+    with open_gallery(gallery, create=False) as kept:
+        kept.rename(name, new)
+        say("gallery", "renamed")
+
+
+@gallery_app.command()
+def merge(
+    name: NameArgument,
+    into: Annotated[str, typer.Argument(help="Who gets the photos of the first, whose name goes.")],
+    gallery: UrlOption = None,
+) -> None:
+    """Make two people one."""
+    with open_gallery(gallery, create=False) as kept:
+        kept.merge(name, into)
+        say("gallery", "merged")
+
+
+@gallery_app.command()
+def remove(
+    name: Annotated[str | None, typer.Argument(help="The person's name; with --number none.")] = None,
+    number: Annotated[
+        int | None, typer.Option("--number", help="The person's number, as the list shows it.")
+    ] = None,
+    gallery: UrlOption = None,
+) -> None:
+    """Delete a person; nothing of them stays in the gallery's files."""
+    if (name is None) == (number is None):
+        raise UsageError("Give a name, or --number, the number that facemae gallery list shows.")
+    with open_gallery(gallery, create=False) as kept:
+        kept.remove(number if name is None else name)
+        say("gallery", "removed")
+
+
+@gallery_app.command()
+def erase(yes: YesOption = False, gallery: UrlOption = None) -> None:
+    """Delete everybody."""
+    with open_gallery(gallery, create=False) as kept:
+        people = len(kept.people())
+        if not yes and not typer.confirm(f"Delete all {people} people? This cannot be undone."):
+            raise UsageError("Nobody was deleted; answer y, or say --yes.")
+        say("gallery", f"erased {kept.erase()} people")
+
+
+@gallery_app.command()
+def purge(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="The clock is right, though it has jumped since the last use.")
+    ] = False,
+    gallery: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete those whose time is over; for a timer: it fails where there is no gallery, and makes none."""
+    with open_gallery(gallery, create=False, purge=False) as kept:
+        removed = kept.purge(confirmed=yes)
+        told = {"removed": removed, "kept": len(kept.people()), "residue": kept.residue}
+        told["clock"] = kept.clock_warning
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        say("gallery", f"deleted {removed} people whose time is over; {told['kept']} are kept")
+    if told["clock"]:
+        raise DataError("Nobody was deleted: the clock has jumped.")
+
+
+@gallery_app.command()
+def export(
+    name: Annotated[str | None, typer.Argument(help="The person's name; not given: everybody.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="JSON file to write; printed if not given.")
+    ] = None,
+    gallery: UrlOption = None,
+) -> None:
+    """Write all that is stored of a person, for that person, or of everybody."""
+    with open_gallery(gallery, create=False) as kept:
+        content = files.dump_json(kept.export(name))
+    if out is None:
+        typer.echo(content.decode(), nl=False)
+    else:
+        files.atomic_write(out, content, private=True)
+        say("gallery", f"written: {out}")
