@@ -9,8 +9,8 @@ import typer
 
 from facemae import __version__
 from facemae.cli import clean, data, evaluation, tools, workflow  # noqa: F401 - they enter their commands
-from facemae.cli.options import app
 from facemae.cli.gallery import gallery_app
+from facemae.cli.options import app
 from facemae.cli.recognition import identify, verify
 from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.text import MAX_LINE, shown

@@ -237,10 +237,11 @@ def remove(
     gallery: UrlOption = None,
 ) -> None:
     """Delete a person; nothing of them stays in the gallery's files."""
-    if (name is None) == (number is None):
+    who = number if name is None else name
+    if who is None or None not in (name, number):
         raise UsageError("Give a name, or --number, the number that facemae gallery list shows.")
     with open_gallery(gallery, create=False) as kept:
-        kept.remove(number if name is None else name)
+        kept.remove(who)
         say("gallery", "removed")
 
 
