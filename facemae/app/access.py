@@ -1,6 +1,7 @@
 """Who may see the app, and how long a visitor's photos stay in memory.
 
-Streamlit listens where its settings say; here it is decided that other machines are served only with a login.
+Streamlit listens where its settings say; here it is decided that other machines are served only with a login,
+whether they come straight or through a proxy on this machine.
 Streamlit keeps the session of a closed tab until the next visitor comes; here it is ended on time.
 """
 
@@ -29,6 +30,16 @@ OPEN = (
     "This app can be reached from other machines and has no login, so it shows nothing: whoever runs it "
     "sets one up (docs/deploy.md) or lets it listen on 127.0.0.1."
 )
+PROXIED = (
+    "This app is reached through a proxy and has no login, so it shows nothing: whoever runs it sets one up "
+    "(docs/deploy.md) or opens the app without the proxy."
+)
+FORWARDING = (
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-forwarded-",
+)  # headers that only proxies add, by their start
 SHORT = (
     f"The secret of the app's proxy is shorter than {SHORTEST} characters, so nothing is shown: whoever runs "
     "the app sets a longer one (docs/deploy.md)."
@@ -42,7 +53,7 @@ def refusal(
 ) -> str | None:
     """Return why a visitor may not see the app, or None who may.
 
-    A login that is set up holds everywhere; without one, only this machine is served.
+    A login that is set up holds everywhere; without one, only this machine is served, and no proxy on it.
 
     Args:
         address: That the server listens on; None: every one of the machine's.
@@ -52,6 +63,8 @@ def refusal(
         logged_in: Whether the visitor has passed it.
     """
     if not secret and not oidc:
+        if any(name.lower().startswith(FORWARDING) for name in headers):
+            return PROXIED
         return None if local(address) else OPEN
     if secret:
         if len(secret) < SHORTEST:
@@ -127,26 +140,29 @@ class Sweeper:
             if server.is_active_session(session):
                 self._seen[session] = now
             elif now - last >= self._keep:
-                # The one public call that ends a stored session from another thread is the logout.
-                server.clear_user_info_for_session(session)
+                # First the photos: the other call is Streamlit's logout, the one public call that ends a
+                # stored session from another thread, and may fail.
                 server.uploaded_file_mgr.remove_session_files(session)
+                server.clear_user_info_for_session(session)
                 self._seen.pop(session, None)
                 ended = True
         return ended
 
     def run(self) -> None:
-        """Sweep for as long as the server runs, or until a Streamlit comes that cannot be swept."""
-        ended = False
+        """Sweep for as long as the server runs; what goes wrong is said once and tried again."""
+        ended, said = False, set[str]()
         while True:
             time.sleep(min(EVERY, self._keep / 2))
             try:
                 if ended:  # by now the server has let go of it, and what is left are cycles
                     gc.collect()
                 ended = runtime.exists() and self.sweep(runtime.get_instance(), time.monotonic())
-            # Whatever a later Streamlit may raise: losing this must not cost the app, and is told.
+            # Whatever Streamlit may raise: one failure must not keep the photos of all who come later.
             except Exception as error:
-                say("app", f"photos of closed tabs now stay until the next visitor ({type(error).__name__})")
-                return
+                ended, name = False, type(error).__name__
+                if name not in said:
+                    say("app", f"photos of a closed tab could not be deleted ({name}); it is tried again")
+                    said.add(name)
 
 
 def _watch() -> None:
@@ -170,7 +186,7 @@ def _ask_nobody_for_the_address() -> None:
     """Keep Streamlit from asking a web service for this machine's address.
 
     It does when a page of another site tries to connect, in order to compare; everybody waits for the answer.
-    Should a later Streamlit keep the address elsewhere, it asks again, and tests/app/test_guard.py fails.
+    Should a later Streamlit keep the address elsewhere, it asks again, and tests/app/test_access.py fails.
     """
     net_util._external_ip = net_util._external_ip or ""
     net_util._internal_ip = net_util._internal_ip or "127.0.0.1"

@@ -39,6 +39,15 @@ def test_every_other_address_needs_one(address):
     assert access.refusal(address, {}, None, True, False) == access.LOG_IN
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "x-forwarded-host", "Forwarded", "Via", "X-Real-IP"])
+def test_a_proxy_on_this_machine_needs_a_login_too(header):
+    headers = {header: "203.0.113.9"}
+    assert access.refusal("127.0.0.1", headers, None, False, False) == access.PROXIED
+    assert access.refusal("127.0.0.1", headers, None, True, True) is None
+    assert access.refusal("127.0.0.1", headers | {access.HEADER: SECRET}, SECRET, False, False) is None
+    assert access.refusal("127.0.0.1", {"Host": "localhost:8501"}, None, False, False) is None
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("given", ["", "wrong", SECRET[:-1], SECRET + "x", SECRET.upper()])
 def test_a_secret_that_is_set_holds_everywhere(address, given):
@@ -176,16 +185,32 @@ def test_streamlit_has_what_the_sweeper_calls():
         assert hasattr(Runtime, name)
 
 
-def test_another_streamlit_ends_the_sweeping_and_says_so(monkeypatch, capsys):
-    class Other:
-        """It has nothing of what is called."""
+def test_the_sweeping_goes_on_after_an_exception_and_says_it_once(monkeypatch, capsys):
+    rounds = iter([ValueError, ValueError, RuntimeError])
+
+    def sweep(server, now):
+        raise next(rounds, SystemExit)
 
     sweeper = access.Sweeper(0.02)
-    sweeper.watch("tab")
+    monkeypatch.setattr(sweeper, "sweep", sweep)
     monkeypatch.setattr(access.runtime, "exists", lambda: True)
-    monkeypatch.setattr(access.runtime, "get_instance", Other)
-    sweeper.run()
-    assert "[app] photos of closed tabs now stay until the next visitor" in capsys.readouterr().err
+    monkeypatch.setattr(access.runtime, "get_instance", lambda: None)
+    with pytest.raises(SystemExit):
+        sweeper.run()
+    told = capsys.readouterr().err
+    assert told.count("photos of a closed tab could not be deleted") == 2
+    assert told.count("ValueError") == 1
+
+
+def test_photos_go_also_where_the_session_cannot_be_ended(monkeypatch):
+    server, sweeper = Server(), access.Sweeper(60)
+    server.open("tab")
+    sweeper.watch("tab")
+    server.connected.clear()
+    monkeypatch.setattr(server, "clear_user_info_for_session", lambda session: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sweeper.sweep(server, time.monotonic() + 61)
+    assert server.held() == 0
 
 
 def test_cycles_are_collected_after_a_tab_was_ended(monkeypatch):
@@ -253,6 +278,15 @@ def test_a_server_for_all_shows_its_pages_to_the_proxy_alone(port, script):
             assert said in visitor.said
             assert ("inside" in visitor.said) == bool(headers)
             assert bool(visitor.widgets) == bool(headers)
+            visitor.close()
+
+
+def test_a_server_for_this_machine_shows_nothing_through_a_proxy(port, script):
+    with serving({access.VARIABLE: ""}, port, script=script) as (address, _):
+        for headers, said in (({"X-Forwarded-For": "203.0.113.9"}, access.PROXIED), ({}, "inside")):
+            visitor = Visitor(address, headers=headers)
+            visitor.open()
+            assert said in visitor.said
             visitor.close()
 
 
