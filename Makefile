@@ -70,8 +70,8 @@ schema: install ## Write the configuration's JSON schema again
 	facemae schema > workflow/schemas/config.schema.json
 
 readme: install ## Write the verdict in results/ into README.md, and its page into docs/results
-	python docs/write_readme.py --file README.md --results results
 	python docs/write_results.py --results results --out docs/results
+	python docs/write_readme.py
 
 clean: ## Delete every result, log, checkpoint, cache of faces and gallery; photos and the environment stay
 	@facemae clean --all --yes
