@@ -167,7 +167,7 @@ def test_the_tests_of_every_strategy_hold_for_the_new_one(copy):
 
 
 @pytest.mark.parametrize(
-    "page", ["extending.md", "masking.md", "design/pretraining.md", "design/skeleton.md"]
+    "page", ["architecture.md", "extending.md", "masking.md", "design/pretraining.md", "design/skeleton.md"]
 )
 def test_files_and_dicts_that_the_pages_name_exist(page):
     text = (ROOT / "docs" / page).read_text("utf-8")
