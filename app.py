@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from facemae.app import access
+from facemae.app import access, frame
 from facemae.app.views import (
     alignment,
     compare,
@@ -15,8 +15,9 @@ from facemae.app.views import (
     results,
 )
 
-st.set_page_config(page_title="FaceMAE", page_icon="🙂", layout="centered")
+st.set_page_config(page_title="FaceMAE", page_icon="🙂", layout="wide")
 access.check()
+frame.choose_results()
 
 others = [
     st.Page(results.render, title="Results", icon=":material/table_chart:", url_path="results"),

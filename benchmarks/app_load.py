@@ -31,7 +31,7 @@ from facemae.core.errors import FaceMAEError
 from facemae.core.layout import Results
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
-from facemae.report import tables
+from facemae.report import faces
 
 PEOPLE, SECONDS, MOST_SECONDS = 10, 120.0, 600.0
 THINK = (3.0, 7.0)  # seconds between an answer and the next wish
@@ -186,7 +186,7 @@ def missed(found: dict[str, Any]) -> list[str]:
 
 def measure(results: Path, people: int, seconds: float, port: int) -> dict[str, Any]:
     """Measure everything on servers of our own, with a gallery of their own."""
-    samples = tables.faces(Results(results))["sample_id"].to_list()
+    samples = faces.faces(Results(results))["sample_id"].to_list()
     with tempfile.TemporaryDirectory() as folder:
         environment = {"FACEMAE_RESULTS": str(results.resolve()), "FACEMAE_GALLERY": f"{folder}/faces.sqlite"}
         found: dict[str, Any] = {"cores": cores(), "load_before": round(os.getloadavg()[0], 1)}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,15 @@ from facemae.core import files, layout
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say
-from facemae.report import charts, curves, static_charts, tables
-from facemae.report.phrases import MAIN_PROTOCOLS, PROTOCOLS, metric_label, scalars, scratch_runs
+from facemae.report import chart_spec, conditions, curves, faces, static_charts, tables
+from facemae.report.phrases import (
+    MAIN_PROTOCOLS,
+    PROTOCOLS,
+    metric_label,
+    rows_of,
+    scalars,
+    scratch_runs,
+)
 
 DIGITS = 8  # after the point; with fewer, rounding them again would differ from rounding once
 MADE = "<!-- made by `make readme`, do not edit -->"
@@ -81,7 +87,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
         _table(["claim", "finding", "why"], claims),
         f"## {PROTOCOLS[MAIN_PROTOCOLS[0]]}",
         f"Mean over seeds, in brackets the {content['level']:.0%} interval for new people and new training.",
-        f"![{metric_label(content['primary'])}. {charts.ALT['leaderboard']}]({name}-leaderboard.png)",
+        f"![{metric_label(content['primary'])}. {curves.ALT_LEADERBOARD}]({name}-leaderboard.png)",
         _numbers(content, MAIN_PROTOCOLS, budget=True),
         *_grouped(content),
         "## The verdicts that decide",
@@ -103,7 +109,7 @@ def _content(
     headline, details, verdicts = tables.verdict(paths), tables.details(paths), tables.verdicts(paths)
     scratch = tables.run_names(setup)[0] if scratch_runs(setup) else ""
     against = verdicts[(verdicts["family"] == layout.PRIMARY) | (verdicts["run_b"] == scratch)]
-    charted = leaderboard["protocol"].isin(curves.CHARTED) & (leaderboard["condition"] != "")
+    charted = leaderboard["protocol"].isin(conditions.CHARTED) & (leaderboard["condition"] != "")
     return {
         "name": name,
         "headline": headline.headline,
@@ -117,19 +123,23 @@ def _content(
         "verdicts": _records(against, _VERDICT),
         "curves": [
             {
-                "name": each.name, "title": each.title, "read": each.read, "alt": each.alt, "x": each.x,
-                "panels": {title: _records(panel, curves.COLUMNS) for title, panel in each.panels.items()},
+                "name": each.name, "title": each.title, "read": each.read, "alt": each.alt,
+                "x": each.x.title,
+                "panels": {
+                    title: _records(conditions.numbers(panel), conditions.COLUMNS)
+                    for title, panel in each.panels.items()
+                },
             }
-            for each in curves.curves_of(leaderboard)
+            for each in conditions.conditions(leaderboard, chart_spec.looks(leaderboard))
         ],
         "facts": _facts(setup, details, headline),
         "noise": headline.noise,
-        "credits": tables.credits(paths),
+        "credits": faces.credits(paths),
     }  # fmt: skip
 
 
 def _records(table: pd.DataFrame, columns: Iterable[str]) -> list[dict[str, Any]]:
-    return [{name: _plain(row[name]) for name in columns} for row in charts.rows_of(table)]
+    return [{name: _plain(row[name]) for name in columns} for row in rows_of(table)]
 
 
 def _plain(value: Any) -> Any:
@@ -155,11 +165,9 @@ def _facts(setup: config.Experiment, details: Mapping[str, Any], headline: table
 
 def _pictures(leaderboard: pd.DataFrame, primary: str) -> dict[str, bytes]:
     """Return the pictures as PNG, by the chart's name."""
-    colours, dashes = charts.palette(leaderboard), charts.dashes(leaderboard)
-    draw = {"leaderboard": partial(static_charts.draw_leaderboard, leaderboard, primary)}
-    for each in curves.curves_of(leaderboard):
-        draw[each.name] = partial(static_charts.draw_curves, each, colours, dashes)
-    return {name: static_charts.as_png(each) for name, each in draw.items()}
+    looks = chart_spec.looks(leaderboard)
+    drawn = [curves.leaderboard(leaderboard, primary, looks), *conditions.conditions(leaderboard, looks)]
+    return {each.name: static_charts.png(each) for each in drawn}
 
 
 def _others(content: Mapping[str, Any]) -> list[str]:
@@ -190,7 +198,9 @@ def _panels(each: Mapping[str, Any]) -> list[str]:
     parts = []
     for title, records in each["panels"].items():
         table = _frame(
-            curves.table_of(pd.DataFrame(records, columns=curves.COLUMNS).fillna(float("nan")), each["x"])
+            conditions.table_of(
+                pd.DataFrame(records, columns=conditions.COLUMNS).fillna(float("nan")), each["x"]
+            )
         )
         parts += [f"**{title}**", table] if title else [table]
     if len(each["panels"]) <= MANY_PANELS:
@@ -202,7 +212,7 @@ def _grouped(content: Mapping[str, Any]) -> list[str]:
     """Return what was measured under conditions and has no chart, folded away."""
     rows = pd.DataFrame(content["numbers"], columns=list(_ROW))
     parts = []
-    for title, table in curves.grouped_tables(rows).items():
+    for title, table in conditions.grouped_tables(rows).items():
         parts += [f"<details><summary>{_text(title)}</summary>", _frame(table), "</details>"]
     return parts
 
@@ -212,7 +222,7 @@ def _numbers(content: Mapping[str, Any], protocols: Sequence[str], *, budget: bo
     rows = scalars(pd.DataFrame(content["numbers"], columns=list(_ROW)))
     rows = rows[rows["protocol"].isin(protocols)]
     metrics = [name for name in rows["metric"].unique() if not budget or name.partition("=")[0] in _SHOWN]
-    cells = {(row["run"], row["metric"]): _value(row) for row in charts.rows_of(rows)}
+    cells = {(row["run"], row["metric"]): _value(row) for row in rows_of(rows)}
     lines = []
     for run in content["runs"]:
         if run["run"] in set(rows["run"]):

@@ -1,4 +1,4 @@
-"""What the pages share: cached reading, charts with their sentence, and what is shown instead of results."""
+"""What the pages share: the results folder, cached reading, tabs, and what is shown instead of results."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import contextlib
 import html
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import plotly.graph_objects as go
 import streamlit as st
 
 from facemae.core.errors import FaceMAEError
-from facemae.core.layout import Results
+from facemae.core.layout import CONFIG, Results
 from facemae.data.sources.listing import folder_state
-from facemae.report import charts
+from facemae.report import live
 from facemae.report.claims import Claim
 
 P = ParamSpec("P")
@@ -56,8 +55,37 @@ def turn() -> Iterator[None]:
 
 
 def results_root() -> Path:
-    """Return the results folder that the app shows."""
-    return Path(os.environ.get("FACEMAE_RESULTS", "results"))
+    """Return the results folder that the visitor has chosen, at first that of FACEMAE_RESULTS."""
+    first = Path(os.environ.get("FACEMAE_RESULTS", "results"))
+    return results_folders().get(st.session_state.get("folder", ""), first)
+
+
+def results_folders() -> dict[str, Path]:
+    """Return by name the folder of FACEMAE_RESULTS, or else `results`, and other results beside it.
+
+    Nothing else on this machine is offered, since visitors may be strangers.
+    """
+    first = Path(os.environ.get("FACEMAE_RESULTS", "results"))
+    beside = sorted(each.parent for each in first.absolute().parent.glob(f"*/{CONFIG}"))
+    others = {each.name: each for each in beside if Results(each).data.photos.is_file()}
+    return {first.name: first} | {name: each for name, each in others.items() if name != first.name}
+
+
+def choose_results() -> None:
+    """Let the visitor choose a results folder, where there are several; every page follows."""
+    names = list(results_folders())
+    if len(names) > 1:
+        st.selectbox("Results folder", names, key="folder", bind="query-params", width=260)
+
+
+def tabs(sections: Mapping[str, Callable[[], None]], key: str = "tab") -> None:
+    """Show sections in tabs, of which only the chosen one is computed; it stands in the address."""
+    for tab, show in zip(
+        st.tabs(list(sections), key=key, bind="query-params"), sections.values(), strict=True
+    ):
+        if tab.open:
+            with tab, explained():
+                show()
 
 
 def load(read: Callable[Concatenate[Results, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -79,21 +107,22 @@ def explained() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
+        if live.workflow_runs(Results(results_root())):
+            st.info(
+                "A workflow is running in this folder, and what this page shows is not made yet; the pages "
+                "Home and Results say how far it is.", icon=":material/hourglass_top:",
+            )  # fmt: skip
+            return
         st.info("There are no complete results here yet. One command makes them:", icon=":material/info:")
         st.code(COMMAND, language="bash")
         st.caption(
-            "It trains every run and compares them, in minutes on a laptop, and goes on where it stopped. "
+            "It trains every run and compares them, and goes on where it stopped. "
             "The app reads the folder in the environment variable FACEMAE_RESULTS, or else `results`."
         )
     except FaceMAEError as error:
         st.warning("These results cannot be shown.", icon=":material/warning:")
         st.text(str(error))
         st.code(COMMAND, language="bash")
-
-
-def draw(name: str, figure: go.Figure, *, key: str | None = None) -> None:
-    """Draw a chart whose sentence stands elsewhere."""
-    st.plotly_chart(figure, key=key or name, config={"displayModeBar": False}, alt=charts.ALT[name])
 
 
 def component(name: str, markup: str) -> Any:

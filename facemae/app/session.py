@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from facemae.app import frame
 from facemae.app.parts import photo_input
@@ -21,6 +23,7 @@ from facemae.data.sources.listing import folder_state
 from facemae.recognition.settings import settings
 from facemae.recognition.threshold import Threshold, at_rate, rates, threshold_card
 from facemae.recognition.trained_models import Model
+from facemae.report import faces
 
 if TYPE_CHECKING:
     from facemae.recognition.gallery.store import Gallery
@@ -78,6 +81,19 @@ def _recogniser(model: Model, state: str) -> Recogniser:
 
     size = Recogniser.face_size(model)
     return Recogniser(model, finder=photo_input.finder(size))
+
+
+def in_grey(chosen: photo_input.Chosen) -> photo_input.Chosen:
+    """Return a face as the results' networks know faces: turned grey where they saw grey photos alone.
+
+    A note says so; a colour photo would be unlike anything that they were trained on.
+    """
+    image = chosen.image
+    if (image == image[..., :1]).all() or not frame.load(faces.grey):
+        return chosen
+    st.caption("These networks were trained on grey photos, so this one is turned grey for them.")
+    light = np.asarray(Image.fromarray(image).convert("L"))
+    return replace(chosen, image=np.repeat(light[..., None], 3, axis=2))
 
 
 def card(model: Model) -> tuple[pd.DataFrame, int]:

@@ -190,6 +190,18 @@ def write_json(path: Path, value: Any, *, sort_keys: bool = True) -> None:
     atomic_write(path, dump_json(value, sort_keys=sort_keys))
 
 
+def is_held(path: Path) -> bool:
+    """Tell whether a live process of this machine holds the lock file `path`; it is not kept from others."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no such file, or the file system knows no locks
+        return False
+    return False
+
+
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file `path`; the kernel frees it when the process ends, however it ends.

@@ -20,6 +20,7 @@ DECODER = "decoder.safetensors"
 EMBEDDER = "embedder.safetensors"
 PROBE_AUC = "probe_held_out_auc"  # metric of the finetune stage: its head on training people held out
 RECONSTRUCTIONS = "reconstructions.safetensors"
+PROGRESS = "progress.safetensors"  # completions of the same faces while pretraining goes on
 COMMON_ERROR = "reconstruction_error_random"  # metric of the pretrain stage: under the mask common to all
 FACTS = "facts"  # key of a safetensors file's metadata, of which there is one
 EMBEDDINGS = "embeddings.parquet"

@@ -23,7 +23,7 @@ from facemae.recognition.gallery.schema import Candidate, Person, Template
 from facemae.recognition.gallery.store import Gallery
 from facemae.recognition.recogniser import Recogniser, face_to_enrol
 from facemae.recognition.threshold import Threshold
-from facemae.report import tables
+from facemae.report import faces
 
 THUMBNAIL = 64  # pixels a side
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm")
@@ -170,11 +170,11 @@ def demo_faces(paths: Results) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         FileNotFoundError: there are no results.
         DataError: they hold no such people.
     """
-    faces = tables.faces(paths)
-    unseen = faces[faces["role"] == layout.ROLE_EVALUATION].drop_duplicates("person").head(DEMO_PEOPLE)
+    known = faces.faces(paths)
+    unseen = known[known["role"] == layout.ROLE_EVALUATION].drop_duplicates("person").head(DEMO_PEOPLE)
     if unseen.empty:
         raise DataError("The results hold no evaluation people to enrol; enrol photos of your own.")
-    pictures = tables.aligned(paths, unseen["sample_id"].to_list())
+    pictures = faces.aligned(paths, unseen["sample_id"].to_list())
     for row in unseen.to_dict("records"):
         person = str(row["person"]).rpartition("/")[2]
         yield f"Demo {person}", np.asarray(open_image(pictures[row["sample_id"]]))

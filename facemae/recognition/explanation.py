@@ -32,7 +32,6 @@ from facemae.models.base import Encoder, Encoding
 from facemae.models.embedder import Embedder, embed
 from facemae.models.patches import to_input
 from facemae.models.vit import Vit
-from facemae.report import tables
 
 Face = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -282,7 +281,6 @@ def methods() -> list[str]:
     return [name for name in METHODS if name != UMAP or importlib.util.find_spec("umap")]
 
 
-@tables.checked
 def embedding_map(paths: Results, run: str, seed: int, method: str, most: int = MOST_FACES) -> EmbeddingMap:
     """Return the evaluation people's embeddings by a run or control, laid out in a plane; always the same.
 

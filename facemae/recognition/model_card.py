@@ -23,7 +23,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import Results
 from facemae.evaluation.pairs import unit_rows
-from facemae.report import charts, tables
+from facemae.report import faces, phrases, tables
 from facemae.report.phrases import metric_label
 
 INTENDED = (
@@ -90,7 +90,6 @@ def groups(measured: pd.DataFrame) -> Groups:
     return Groups(rows[rows["value"].notna()], [*reasons, WHAT_GROUPS_TAKE] if reasons else [])
 
 
-@tables.checked
 def failures(paths: Results, run: str, seed: int, count: int = FAILURES) -> pd.DataFrame:
     """Return the pairs of evaluation faces that the network finds hardest.
 
@@ -141,7 +140,6 @@ def _hardest(unit: NDArray[np.float32], person: Integers, start: int, count: int
 # --- the card ---
 
 
-@tables.checked
 def model_card(paths: Results, run: str, seed: int) -> str:
     """Return the card of a trained run as Markdown; the same folder always gives the same card.
 
@@ -289,7 +287,7 @@ def _data(paths: Results) -> str:
     ]
     sources = [
         f"{literal(each.title)}. Credit: {literal(each.credit)}. Licence: {literal(each.licence)}."
-        for each in tables.sources(paths)
+        for each in faces.sources(paths)
     ]
     return _listed([*sources, *counts])
 
@@ -298,12 +296,12 @@ def _overlap(paths: Results, setup: config.Experiment) -> str:
     split = setup.split
     how = f"names, files and perceptual hashes (up to {split.hash_bits} of 256 bits apart)"
     how += f" and embeddings (cosine of {split.same_cosine:g} or more)" if split.embedder else ""
-    found = tables.overlaps(paths)
+    found = faces.overlaps(paths)
     sentences = [f"Evaluation and training photos were compared by {how}."]
     if found.empty:
         sentences.append("Result: no evaluation face and no evaluation person was found again.")
     for (kind, action), part in found.groupby(["kind", "action"]):
-        words = charts.overlap_words(str(kind), str(action))
+        words = faces.overlap_words(str(kind), str(action))
         sentences.append(
             f"Result: {len(part):,} found, {words if _PROSE.fullmatch(words) else literal(words)}."
         )
@@ -413,7 +411,7 @@ def _failures(paths: Results, run: str, seed: int) -> str:
 
 
 def _limits(setup: config.Experiment, made: dict[str, Any]) -> str:
-    told = tables.limits(setup, int(made["people"]))
+    told = phrases.limits(setup, int(made["people"]))
     return _listed([*told, *(f"{name}: {sentence}" for name, sentence in UNMEASURED.items())])
 
 

@@ -1,382 +1,292 @@
-"""Charts of what is measured under ever more of something: covered, lit, labelled, accepted.
-
-From the leaderboard's rows with a condition to `Curves`, which charts.py's style draws for the app and
-figures.py for the report, and to the tables behind them.
-"""
+"""Charts of recognition, training and photos: from the tables of the results to charts as data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from facemae.evaluation.metrics import impostors_needed
-from facemae.evaluation.savings import label_curve
-from facemae.report import charts
-from facemae.report.phrases import metric_label
+from facemae.evaluation.records import higher_is_better
+from facemae.report.chart_spec import (
+    GUIDE_COLOUR,
+    MARKERS,
+    STRATEGY_COLOURS,
+    Axis,
+    Chart,
+    Look,
+    Looks,
+    Series,
+    with_interval,
+)
+from facemae.report.faces import Measure, histogram, on_axis, ticks
+from facemae.report.phrases import HOW_TO_READ, metric_label, rows_of, scalars
 
-COLUMNS = ["run", "x", "value", "ci_low", "ci_high"]
-CLEAN = "none"  # the condition of unchanged faces
-ALL_PAIRS = "all pairs"
-NAMES = {
-    "block": "rectangle", "left": "left half", "right": "right half", "side": "light from the side",
-}  # fmt: skip
-CHARTED = ("occlusion", "lighting", "illumination", "labels")  # protocols that have curves
-_BANDS = "Bands are intervals for new people and new training."
+CHANCE, ENOUGH = "chance", "30 false accepts"
+FAR, SECONDS, FACES = "false accept rate (FAR, logarithmic)", "seconds of training", "faces (logarithmic)"
+BAR_STEP = 0.03  # powers of ten between two runs' intervals at one rate
+BESIDE = 0.028  # of the axis, between runs that took equally long
+_ENDS = ["ci_low", "ci_high"]
+FACE_COLOUR, DOUBT_COLOUR = STRATEGY_COLOURS["random"], STRATEGY_COLOURS["simclr"]
+ALT_LEADERBOARD = "Dot plot: one metric with its interval for every run, and the controls below a line."
+TRAININGS = {"pretrain": "Pretraining", "finetune": "Fine-tuning"}
 
 
-@dataclass(frozen=True)
-class Curves:
-    """One chart of lines, in one panel or several side by side.
+def axis_title(metric: str) -> str:
+    """Return a metric's name in words and its better direction."""
+    direction = "higher" if higher_is_better(metric) else "lower"
+    return f"{metric_label(metric)} ({direction} is better)"
 
-    Attributes:
-        name: Of the chart, short.
-        title: Its heading.
-        read: How to read it.
-        alt: What stands for it where it cannot be seen.
-        panels: By title ("" for a single one), columns run, x, value, ci_low and ci_high, the ends NaN
-            where there is no interval; x is a number, or a word where `ticks` are given.
-        x: The title of the horizontal axis.
-        y: The title of the vertical axis, by panel or for all.
-        log_x, log_y: Whether an axis is logarithmic.
-        ticks: The words along the horizontal axis.
-        enough: The x from which there is enough behind a value; None: everywhere.
+
+def measured_values(leaderboard: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the rows of a metric that have a value and were measured under no condition, one per run."""
+    table = scalars(leaderboard)
+    return table[(table["metric"] == metric) & table["value"].notna()]
+
+
+def ranked(leaderboard: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the rows of a metric that have a value: controls first, then runs, the best last in each."""
+    table = measured_values(leaderboard, metric)
+    best_last = table.sort_values("value", ascending=higher_is_better(metric))
+    return pd.concat([best_last[best_last["kind"] == kind] for kind in ("baseline", "run")])
+
+
+def leaderboard(table: pd.DataFrame, metric: str, look: Looks) -> Chart:
+    """Return a metric with its interval per run, best on top, and the controls below a line."""
+    rows = rows_of(ranked(table, metric))
+    controls = sum(row["kind"] == "baseline" for row in rows)
+    dots = [
+        Series(
+            row["run"], [row["value"]], [row["run"]], look[row["run"]], [row["ci_low"]], [row["ci_high"]],
+            line=0, marker="diamond-open" if row["kind"] == "baseline" else "circle", legend=False,
+            text=[with_interval(row)],
+        )
+        for row in rows
+    ]  # fmt: skip
+    return Chart(
+        name="leaderboard",
+        title=metric_label(metric),
+        read=(
+            "Each dot is the mean over seeds and each bar its interval for new people and new training. "
+            "Bars that overlap do not make two runs equal: the verdict compares them person by person."
+        ),
+        alt=ALT_LEADERBOARD,
+        panels={"": dots},
+        x=Axis(axis_title(metric)),
+        y=Axis(words=[row["run"] for row in rows], grid=False),
+        rules=[controls - 0.5] if 0 < controls < len(rows) else (),
+        across=True,
+        height=110 + 36 * len(rows),
+    )
+
+
+def cost(table: pd.DataFrame, metric: str, look: Looks) -> Chart:
+    """Return a metric with its interval against the seconds of all training."""
+    values = measured_values(table, metric)
+    seconds = (values["seconds_pretrain"] + values["seconds_finetune"]).astype(float)
+    longest = (float(seconds.max()) if len(values) else 0.0) or 1.0
+    same = seconds.groupby(seconds)
+    # What took equally long, as the controls' no time at all, stands side by side.
+    beside = (same.cumcount() - (same.transform("size") - 1) / 2) * BESIDE * longest
+    dots = [
+        Series(
+            row["run"], [x], [row["value"]], look[row["run"]], [row["ci_low"]], [row["ci_high"]], line=0,
+            marker=MARKERS[place % len(MARKERS)] + ("-open" if row["kind"] == "baseline" else ""),
+            text=[f"{with_interval(row)}, {took:.0f} s"],
+        )
+        for place, (row, took, x) in enumerate(zip(rows_of(values), seconds, seconds + beside, strict=True))
+    ]  # fmt: skip
+    return Chart(
+        name="cost",
+        title="What the extra seconds bought",
+        read=(
+            "Further up is better unless the metric is an error rate, further left is cheaper; a run that is "
+            "only further right bought nothing for its extra seconds."
+        ),
+        alt="Scatter plot: one metric with its interval against the seconds of training, one mark per run.",
+        panels={"": dots},
+        x=Axis(SECONDS, span=(-0.08 * longest, 1.08 * longest)),
+        y=Axis(axis_title(metric)),
+        height=400,
+    )
+
+
+def rate_intervals(leaderboard: pd.DataFrame) -> pd.DataFrame:
+    """Return the true accept rates at the wanted false ones: run, x, value, ci_low and ci_high.
+
+    Refused ones are left out. The runs of one rate are set apart by `BAR_STEP`, so that bars do not cover
+    each other.
     """
-
-    name: str
-    title: str
-    read: str
-    alt: str
-    panels: dict[str, pd.DataFrame]
-    x: str
-    y: str
-    log_x: bool = False
-    log_y: bool = False
-    ticks: Sequence[str] = field(default=())
-    enough: float | None = None
-
-
-def curves_of(leaderboard: pd.DataFrame) -> list[Curves]:
-    """Return the charts of what was measured under conditions; nothing for a protocol that was not run."""
-    made = (occlusion, occlusion_kinds, lighting, illumination, labels, labels_per_person)
-    return [found for make in made if (found := make(leaderboard)) is not None]
-
-
-def occlusion(leaderboard: pd.DataFrame) -> Curves | None:
-    """Return accuracy by covered share of the face, the mean over all kinds of cover."""
-    table = _accuracy(leaderboard, "occlusion")
-    kinds = table.loc[table["condition"] != CLEAN].groupby("run")["condition"].transform("nunique")
-    covered = table[table["condition"] != CLEAN].assign(kinds=kinds)
-    if covered.empty:
-        return None
-    grouped = covered.groupby(["run", "amount"], sort=False)
-    mean = grouped[["value", "ci_low", "ci_high", "kinds"]].mean()
-    mean = mean[grouped.size() == mean["kinds"]].reset_index()  # a kind less would bend the mean
-    lines = pd.concat([table[table["condition"] == CLEAN], mean])
-    return Curves(
-        name="occlusion",
-        title="Covered faces",
-        read=(
-            "Accuracy by the share of the face that is covered, the mean over all kinds of cover, at the "
-            "threshold of uncovered faces; a flatter curve is more robust, a higher one more accurate. Bands "
-            "are the mean of the kinds' intervals, which is no narrower than the interval of their mean."
-        ),
-        alt="Line chart: accuracy by covered share of the face, one line with its interval per run.",
-        panels={"": _lines(lines, leaderboard)},
-        x="share of the face covered",
-        y=metric_label("accuracy"),
-    )
-
-
-def occlusion_kinds(leaderboard: pd.DataFrame) -> Curves | None:
-    """Return accuracy by covered share of the face, a panel for each kind of cover."""
-    return _by_kind(
-        leaderboard,
-        "occlusion",
-        name="occlusion-kinds",
-        title="Covered faces, by kind of cover",
-        read=(
-            "Where the kinds differ, the place of what is covered matters and not its size alone; all start "
-            f"from the same uncovered faces. {_BANDS}"
-        ),
-        alt="Line charts, one for each kind of cover: accuracy by covered share, one line per run.",
-        x="share covered",
-    )
-
-
-def lighting(leaderboard: pd.DataFrame) -> Curves | None:
-    """Return accuracy by strength of an invented change of light, a panel for each kind."""
-    return _by_kind(
-        leaderboard,
-        "lighting",
-        name="lighting",
-        title="Changed light",
-        read=(
-            "Accuracy by the strength of an invented change of light, at the threshold of unchanged faces; 1 "
-            f"is the most. {_BANDS}"
-        ),
-        alt="Line charts, one for each change of light: accuracy by its strength, one line per run.",
-        x="strength of the change",
-    )
-
-
-def illumination(leaderboard: pd.DataFrame) -> Curves | None:
-    """Return identification and error rate under real light that comes ever more from the side."""
-    table = leaderboard[
-        (leaderboard["protocol"] == "illumination")
-        & (leaderboard["condition"] != "")
-        & leaderboard["value"].notna()
+    table = scalars(leaderboard)
+    table = table[table["metric"].str.startswith("tar_at_far=") & table["value"].notna()]
+    order = {name: place for place, name in enumerate(table["run"].unique())}
+    far = [
+        float(metric.partition("=")[2]) * 10 ** (BAR_STEP * (order[run] - (len(order) - 1) / 2))
+        for metric, run in zip(table["metric"], table["run"], strict=True)
     ]
-    table = table.assign(amount=table["condition"])
-    subsets = sorted(table["condition"].unique())
-    panels = {
-        metric_label(metric): _lines(table[table["metric"] == metric], leaderboard)
-        for metric in ("rank1", "eer")
-        if (table["metric"] == metric).any()
-    }
-    if not panels:
-        return None
-    return Curves(
-        name="illumination",
-        title="Real light from the side",
+    return table.assign(x=far)[["run", "x", "value", *_ENDS]].reset_index(drop=True)
+
+
+def roc(
+    curves: pd.DataFrame,
+    look: Looks,
+    *,
+    every_seed: bool = False,
+    bars: pd.DataFrame | None = None,
+) -> Chart:
+    """Return ROC curves over a logarithmic false accept rate: the mean over seeds, or every seed.
+
+    With `bars` (`rate_intervals`) the means have these, and bands that span the seeds.
+    """
+    more = bars is not None and not every_seed
+    parts = {str(name): curves[curves["run"] == name] for name in curves["run"].unique()}
+    if every_seed:
+        lines = [
+            Series(name, line["far"], line["tar"], look[name], legend=place == 0)
+            for name, part in parts.items()
+            for place, (_, line) in enumerate(part.groupby("seed"))
+        ]
+    else:
+        lines = [_mean(name, part, "far", "tar", look[name], band=more) for name, part in parts.items()]
+    if bars is not None and more:
+        lines += _intervals(bars, look)
+    impostors = int(curves["impostors"].min())
+    far = np.geomspace(1 / impostors, 1.0, 50)
+    enough = impostors_needed(1.0) / impostors
+    return Chart(
+        name="roc",
+        title="ROC curves",
         read=(
-            f"Photos under real light: from {subsets[0]} to {subsets[-1]} it comes ever more from the side, "
-            "and the faces known are those lit from the front (S1). Bars are intervals for new people and "
-            "new training."
+            "The higher a curve at a false accept rate, the better; left of the dotted line fewer than 30 "
+            "false accepts are behind it, too few to tell runs apart."
         ),
-        alt="Line charts: identification and error rate from frontal to sideways light, one line per run.",
-        panels=panels,
-        x="light, ever more from the side",
-        y="rate",
-        ticks=subsets,
+        alt="Line chart: true accept rate against false accept rate, one curve per run and control.",
+        panels={"": [*lines, Series(CHANCE, far, far, Look(GUIDE_COLOUR), line=1.2, opacity=0.5)]},
+        x=Axis(FAR, log=True, span=(1 / impostors, 1.0)),
+        y=Axis("true accept rate", span=(0, 1.02)),
+        guides={enough: ENOUGH} if enough < 1 else {},
+        height=440,
     )
 
 
-def labels(leaderboard: pd.DataFrame) -> Curves | None:
-    """Return accuracy by share of the labels."""
-    table = label_curve(leaderboard)
-    if table["amount"].nunique() < 2:  # all of them, and nothing to hold that against
-        return None
-    return Curves(
-        name="labels",
-        title="Fewer labels",
-        read=(
-            "Accuracy by the share of the labels used in fine-tuning: a curve further left needs fewer "
-            f"labels for the same accuracy. {_BANDS}"
-        ),
-        alt="Line chart: accuracy by share of the labels, one line with its interval per run.",
-        panels={"": _lines(table, leaderboard)},
-        x="share of the labels (logarithmic)",
-        y=metric_label("accuracy"),
-        log_x=True,
-    )
-
-
-def labels_per_person(leaderboard: pd.DataFrame) -> Curves | None:
-    """Return accuracy by labelled faces of a person."""
-    table = label_curve(leaderboard, "per_person")
-    if table["amount"].nunique() < 2:
-        return None
-    return Curves(
-        name="labels-per-person",
-        title="Fewer labels of each person",
-        read=f"Accuracy by the most faces of a person used in fine-tuning. {_BANDS}",
-        alt="Line chart: accuracy by labelled faces of a person, one line with its interval per run.",
-        panels={"": _lines(table, leaderboard)},
-        x="labelled faces of a person (logarithmic)",
-        y=metric_label("accuracy"),
-        log_x=True,
-    )
-
-
-def det(curves: pd.DataFrame, *, spread: bool = False) -> Curves:
-    """Return the detection error trade-off: both error rates of the ROC curves (reading.roc_curves).
+def det(
+    curves: pd.DataFrame,
+    look: Looks,
+    *,
+    spread: bool = False,
+    bars: pd.DataFrame | None = None,
+) -> Chart:
+    """Return the detection error trade-off: both error rates of the ROC curves (tables.roc_curves).
 
     Martin et al., "The DET curve in assessment of detection task performance" (1997), on logarithmic axes.
-    With `spread` the ends of each value are those of its lowest and highest seed, else there are none.
+    With `spread` each line has a band from its lowest to its highest seed.
     """
-    parts = []
-    for name in curves["run"].unique():
-        part = curves[curves["run"] == name]
-        mean, seeds = charts.mean_over_seeds(part, "far", "tar"), charts.spread(part, "far", "tar")
-        line = pd.DataFrame({"run": name, "x": mean["far"], "value": 1 - mean["tar"]})
-        line = line.assign(ci_low=1 - seeds["ci_high"], ci_high=1 - seeds["ci_low"])
-        parts.append(line[line["value"] > 0])  # no logarithm of none
-    table = pd.concat(parts, ignore_index=True)
-    # A seed without errors has no place on a logarithmic axis; its band ends below the smallest rate shown.
-    table["ci_low"] = table["ci_low"].clip(lower=table["value"].min() / 2)
-    table = table if spread else table.assign(ci_low=np.nan, ci_high=np.nan)
+    errors = curves.assign(fnmr=1 - curves["tar"])
+    means = {
+        str(name): _mean(
+            str(name), errors[errors["run"] == name], "far", "fnmr", look[str(name)], band=spread
+        )
+        for name in curves["run"].unique()
+    }
+    # No error has no place on a logarithmic axis; a band that reaches it ends below the smallest rate shown.
+    least = min([float(each.y[each.y > 0].min()) for each in means.values() if (each.y > 0).any()], default=1)
+    lines = [_above_nothing(each, least / 2) for each in means.values()]
+    if bars is not None:
+        lines += _intervals(det_intervals(bars), look)
     enough = impostors_needed(1.0) / int(curves["impostors"].min())
-    return Curves(
+    return Chart(
         name="det",
-        title="Both kinds of error",
-        read=charts.HOW_TO_READ["det"],
-        alt=charts.ALT["det"],
-        panels={"": table},
-        x=charts.AXES["far"],
-        y="false non-match rate (logarithmic)",
-        log_x=True,
-        log_y=True,
-        enough=enough if enough < 1 else None,
+        title="DET curves",
+        read=(
+            "The lower a curve, the fewer errors of either kind; both axes are logarithmic. Left of the "
+            "dotted line fewer than 30 false accepts are behind a curve, too few to tell runs apart."
+        ),
+        alt="Line chart: false non-match rate against false accept rate, one curve per run and control.",
+        panels={"": lines},
+        x=Axis(FAR, log=True),
+        y=Axis("false non-match rate (logarithmic)", log=True),
+        guides={enough: ENOUGH} if enough < 1 else {},
+        height=440,
     )
+
+
+def _above_nothing(line: Series, least: float) -> Series:
+    shown = line.y > 0
+    ends = {} if line.low is None else {"low": line.low[shown].clip(least), "high": line.high[shown]}
+    return replace(line, x=line.x[shown], y=line.y[shown], **ends)
 
 
 def det_intervals(rates: pd.DataFrame) -> pd.DataFrame:
-    """Return the intervals of true accept rates (charts.rate_intervals) as those of false non-match rates.
+    """Return the intervals of true accept rates (`rate_intervals`) as those of false non-match rates.
 
-    Columns run, x, value, ci_low and ci_high. A rate of no errors has no place on a logarithmic axis; an
-    interval that reaches it ends at a tenth of its value.
+    A rate of no errors has no place on a logarithmic axis; an interval that reaches it ends at a tenth of
+    its value.
     """
-    table = pd.DataFrame(
-        {
-            "run": rates["run"], "x": rates["far"], "value": 1 - rates["value"],
-            "ci_low": 1 - rates["ci_high"], "ci_high": 1 - rates["ci_low"],
-        }
-    )  # fmt: skip
+    table = rates.assign(value=1 - rates["value"], ci_low=1 - rates["ci_high"], ci_high=1 - rates["ci_low"])
     table = table[table["value"] > 0]
     return table.assign(ci_low=np.maximum(table["ci_low"], table["value"] / 10)).reset_index(drop=True)
 
 
-def table_of(panel: pd.DataFrame, x: str) -> pd.DataFrame:
-    """Return the numbers of a panel as text: a row per run, a column per x, each value with its interval."""
-    order, places = list(dict.fromkeys(panel["run"])), list(dict.fromkeys(panel.sort_values("x")["x"]))
-    cells = {(row["run"], row["x"]): _cell(row) for row in charts.rows_of(panel)}
-    rows = [[run, *(cells.get((run, place), "") for place in places)] for run in order]
-    heads = [place if isinstance(place, str) else f"{place:g}" for place in places]
-    return pd.DataFrame(rows, columns=[f"Run, by {x}", *heads])
+def _mean(name: str, part: pd.DataFrame, x: str, y: str, look: Look, *, band: bool = False) -> Series:
+    """Return the mean over a run's seeds at every x; the band spans the lowest and the highest seed."""
+    found = part.groupby(x)[y].agg(["mean", "min", "max"])
+    low, high = (found[end].to_numpy() if band else None for end in ("min", "max"))
+    return Series(name, found.index.to_numpy(float), found["mean"].to_numpy(), look, low, high, band=band)
 
 
-def grouped_tables(leaderboard: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return by title, as text, what was measured under conditions and has no curve: groups, all pairs."""
-    table = leaderboard[(leaderboard["condition"] != "") & ~leaderboard["protocol"].isin(CHARTED)]
-    every = table[table["condition"] == ALL_PAIRS]
-    found = {"All against all": _pivot(every.assign(column=[metric_label(name) for name in every["metric"]]))}
-    rest = table[table["condition"] != ALL_PAIRS]
-    for metric, part in rest.groupby("metric", sort=False):
-        found[f"By group: {metric_label(str(metric))}"] = _pivot(part.assign(column=part["condition"]))
-    return {title: each for title, each in found.items() if len(each)}
+def _intervals(bars: pd.DataFrame, look: Looks) -> list[Series]:
+    return [
+        Series(
+            str(name), part["x"], part["value"], look[str(name)], part["ci_low"], part["ci_high"], line=0,
+            marker="circle", size=6, legend=False, text=[with_interval(row) for row in rows_of(part)],
+        )
+        for name, part in bars.groupby("run", sort=False)
+    ]  # fmt: skip
 
 
-def panel_columns(count: int) -> int:
-    """Return how many of `count` panels stand side by side, so that the last row is not left almost empty."""
-    return count if count <= 4 else 3 if count % 3 == 0 else 4
+def learning(curves: pd.DataFrame, look: Looks, stage: str, read: str = "") -> Chart:
+    """Return the loss by step of a key of TRAININGS: every seed thin, each run's mean bold."""
+    title = TRAININGS.get(stage, stage)
+    lines: list[Series] = []
+    for name, part in curves.groupby("run", sort=False):
+        own = look[str(name)]
+        plain = Look(own.colour)
+        for _, seed in part.sort_values("step").groupby(["seed", "part"]):
+            lines.append(
+                Series(str(name), seed["step"], seed["loss"], plain, line=1, opacity=0.4, legend=False)
+            )
+        lines.append(_mean(str(name), part, "step", "loss", plain))
+    alt = f"Line chart: loss by step of {title.lower()}, for every run and seed."
+    axes = Axis("step"), Axis("loss")
+    return Chart(stage, title, read or HOW_TO_READ[stage], alt, {"": lines}, *axes, height=360)
 
 
-def chart(curves: Curves, colours: Mapping[str, str], dashes: Mapping[str, str]) -> go.Figure:
-    """Draw curves for the app, each run in its colour and line (charts.palette, charts.dashes)."""
-    count = len(curves.panels)
-    columns = panel_columns(count)
-    lines = -(-count // columns)
-    figure = make_subplots(
-        rows=lines, cols=columns, shared_yaxes=not curves.ticks, subplot_titles=list(curves.panels),
-        vertical_spacing=0.22 / lines, horizontal_spacing=0.06,
-    )  # fmt: skip
-    shown: set[str] = set()
-    for place, panel in enumerate(curves.panels.values()):
-        where = {"row": place // columns + 1, "col": place % columns + 1}
-        for name in panel["run"].unique():
-            line = panel[panel["run"] == name]
-            if curves.ticks:
-                _add_points(figure, line, colours[name], dashes[name], where, show=name not in shown)
-            else:
-                charts.add_band(figure, line, colours[name], str(name), **where)
-                _add_curve(figure, line, colours[name], dashes[name], where, show=name not in shown)
-            shown.add(name)
-    if curves.enough:
-        style = {"color": charts.BASELINE_COLOUR, "dash": "dot", "width": 1.5}
-        figure.add_vline(x=curves.enough, line=style)
-    charts.finish(figure, x=curves.x, y=None, height=(420 if count == 1 else 300 * lines + 90))
-    _set_axes(figure, curves, lines, columns)
-    return figure
-
-
-def _set_axes(figure: go.Figure, curves: Curves, lines: int, columns: int) -> None:
-    for row in range(1, lines + 1):
-        figure.update_yaxes(title={"text": curves.y, "standoff": 10}, row=row, col=1)
-    # A title below the last row is enough; the others would stand in the way of a panel below.
-    for place in range((lines - 1) * columns):
-        figure.update_xaxes(title=None, row=place // columns + 1, col=place % columns + 1)
-    if curves.log_x:
-        figure.update_xaxes(type="log", tickformat="~g", dtick=1 if curves.log_y else None)
-        if not curves.log_y:
-            values = sorted(set(next(iter(curves.panels.values()))["x"]))
-            figure.update_xaxes(tickvals=values, ticktext=[f"{value:g}" for value in values])
-    if curves.log_y:
-        figure.update_yaxes(type="log", dtick=1, tickformat="~g")
-    if curves.ticks:
-        figure.update_xaxes(type="category", categoryorder="array", categoryarray=list(curves.ticks))
-    figure.update_layout(margin={"t": 30 if len(curves.panels) > 1 else 10})
-
-
-def _add_curve(
-    figure: go.Figure, line: pd.DataFrame, colour: str, dash: str, where: Mapping[str, int], *, show: bool
-) -> None:
-    name = str(line["run"].iloc[0])
-    figure.add_scatter(
-        x=line["x"].to_numpy(), y=line["value"].to_numpy(), name=name, legendgroup=name, showlegend=show,
-        mode="lines+markers" if len(line) < 20 else "lines", line={"width": 2, "color": colour, "dash": dash},
-        marker={"size": 6}, customdata=[_cell(row) for row in charts.rows_of(line)],
-        hovertemplate=f"{name}: %{{customdata}} at %{{x:.3g}}<extra></extra>", **where,
-    )  # fmt: skip
-
-
-def _add_points(
-    figure: go.Figure, line: pd.DataFrame, colour: str, dash: str, where: Mapping[str, int], *, show: bool
-) -> None:
-    _add_curve(figure, line, colour, dash, where, show=show)
-    shape = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4, "color": colour}
-    above, below = line["ci_high"] - line["value"], line["value"] - line["ci_low"]
-    figure.data[-1].error_y = shape | {"array": above.to_numpy(), "arrayminus": below.to_numpy()}
-    figure.data[-1].hovertemplate = f"{line['run'].iloc[0]}: %{{customdata}} at %{{x}}<extra></extra>"
-
-
-def _accuracy(leaderboard: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """Return the accuracies of a protocol under its conditions, where they were not refused.
-
-    The faces as they are (CLEAN) are the same in both protocols and need to be listed in one alone.
-    """
-    table = leaderboard[(leaderboard["metric"] == "accuracy") & leaderboard["value"].notna()]
-    own = table[(table["protocol"] == protocol) & ~table["condition"].isin(["", CLEAN])]
-    clean = table[table["condition"].eq(CLEAN) & table["run"].isin(own["run"])]
-    return pd.concat([clean.drop_duplicates("run"), own])
-
-
-def _by_kind(
-    leaderboard: pd.DataFrame, protocol: str, *, name: str, title: str, read: str, alt: str, x: str
-) -> Curves | None:
-    table = _accuracy(leaderboard, protocol)
-    clean = table[table["condition"] == CLEAN]
-    kinds = [kind for kind in table["condition"].unique() if kind != CLEAN]
-    panels = {
-        NAMES.get(kind, kind): _lines(pd.concat([clean, table[table["condition"] == kind]]), leaderboard)
-        for kind in kinds
-    }
-    y = metric_label("accuracy")
-    return Curves(name, title, read, alt, panels, x, y) if panels else None
-
-
-def _lines(table: pd.DataFrame, leaderboard: pd.DataFrame) -> pd.DataFrame:
-    """Return a panel's lines: in the leaderboard's order of runs, each along its x."""
-    order = {name: place for place, name in enumerate(leaderboard["run"].unique())}
-    lines = table.rename(columns={"amount": "x"})[COLUMNS]
-    lines = lines.astype({"value": float, "ci_low": float, "ci_high": float})
-    return lines.assign(place=lines["run"].map(order)).sort_values(["place", "x"]).drop(columns="place")
-
-
-def _pivot(table: pd.DataFrame) -> pd.DataFrame:
-    """Return text cells: a row per run, a column per name in `column`, in the order they are met."""
-    heads, order = list(dict.fromkeys(table["column"])), list(dict.fromkeys(table["run"]))
-    cells = {(row["run"], row["column"]): _cell(row) for row in charts.rows_of(table)}
-    rows = [[run, *(cells.get((run, head), "") for head in heads)] for run in order]
-    return pd.DataFrame(rows, columns=["Run", *heads])
-
-
-def _cell(row: Mapping[str, object]) -> str:
-    value, low, high = (float(str(row[name])) for name in ("value", "ci_low", "ci_high"))
-    if np.isnan(value):
-        return "refused"
-    return f"{value:.3f}" if np.isnan(low) or np.isnan(high) else f"{value:.3f} ({low:.3f} to {high:.3f})"
+def quality(measured: pd.DataFrame, measure: Measure) -> Chart:
+    """Return how many faces have which value, and the limit beyond which one is doubtful."""
+    bins = histogram(measured, measure)
+    bars = [
+        Series(
+            name, part["centre"], part["faces"], Look(colour), line=0, bar=measure.width, legend=False,
+            text=[f"{count} faces, {name}" for count in part["faces"]],
+        )
+        for doubtful, name, colour in ((False, "no doubt", FACE_COLOUR), (True, "doubtful", DOUBT_COLOUR))
+        for part in [bins[bins["doubtful"] == doubtful]]
+    ]  # fmt: skip
+    most = float(bins["faces"].max()) if len(bins) else 1.0
+    percent = measure.form.endswith("%}")
+    return Chart(
+        name=f"quality-{measure.column}",
+        title=measure.title,
+        read=(
+            "Faces beyond a dotted line are doubtful: they are used all the same, but are worth a look. "
+            "The counts are logarithmic, so that a single face can be seen."
+        ),
+        alt="Histogram: how many faces have which value, with the limit beyond which one is doubtful.",
+        panels={"": bars},
+        x=Axis(measure.title, labels=ticks(bins, measure), percent=percent, grid=False),
+        y=Axis(FACES, log=True, span=(0.6, 1.6 * most)),
+        guides=dict.fromkeys(on_axis(np.array(measure.limits), measure).tolist(), ""),
+        height=240,
+        narrow=True,
+    )

@@ -21,10 +21,18 @@ from facemae.data.alignment import quality
 from facemae.data.images import ImageError, open_image
 from facemae.data.sources.base import Photo
 from facemae.data.sources.manifest import read_photo
-from facemae.report import charts, curves, static_charts, tables
-from facemae.report.phrases import MAIN_PROTOCOLS, PROTOCOLS, metric_label, primary_first, scalars
+from facemae.report import chart_spec, charts, conditions, curves, faces, phrases, reconstructions, tables
+from facemae.report.phrases import (
+    MAIN_PROTOCOLS,
+    PROTOCOLS,
+    masked_runs,
+    metric_label,
+    primary_first,
+    scalars,
+)
+from facemae.report.static_charts import svg
 
-TEMPLATE = "report.html.jinja"
+TEMPLATE = "page.html.jinja"
 MAX_REJECTED = 50
 MAX_DOUBTFUL = 12  # of each doubt
 MAX_OVERLAPS = 3  # of each kind and action
@@ -79,17 +87,17 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
         "verdict_colours": charts.VERDICT_COLOURS,
         "verdicts": _verdict_tables(verdicts, experiment),
         "leaderboards": _leaderboard_tables(leaderboard),
-        "curves": _curves(paths, leaderboard),
-        "groups": curves.grouped_tables(leaderboard),
+        "curves": _conditions(leaderboard),
+        "groups": conditions.grouped_tables(leaderboard),
         "charts": _charts(experiment, paths, leaderboard),
-        "how_to_read": charts.HOW_TO_READ,
-        "twice": charts.TWICE,
-        "alt": charts.ALT,
-        "masks": charts.mask_table(tables.masks(paths)),
+        "how_to_read": phrases.HOW_TO_READ,
+        "twice": faces.TWICE,
+        "alt": phrases.ALT,
+        "masks": reconstructions.mask_table(reconstructions.masks(paths)),
         "strips": _strips(experiment, paths),
         "alignment": _alignment(paths),
-        "credits": tables.credits(paths),
-        "limits": tables.limits(experiment, details["people"]),
+        "credits": faces.credits(paths),
+        "limits": phrases.limits(experiment, details["people"]),
         "facts": _facts(experiment, details),
     }
 
@@ -97,7 +105,7 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
 def _matrix(verdicts: pd.DataFrame, experiment: config.Experiment) -> dict[str, Any]:
     """Return the verdict on every run (column) against every other run and control (row)."""
     runs = tables.run_names(experiment)
-    cells = charts.verdict_cells(verdicts, experiment.evaluate.primary, runs, experiment.baselines)
+    cells = tables.verdict_cells(verdicts, experiment.evaluate.primary, runs, experiment.baselines)
     return {
         "runs": runs if len(verdicts) else [],
         "rows": [
@@ -204,64 +212,68 @@ def _value(entries: dict[Any, dict[Any, Any]], metric: str) -> dict[str, str]:
     return {"value": f"{entry['value']:.3f}", "more": ", ".join(more)}
 
 
-def _curves(paths: Results, leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the charts of what was measured under ever more of something, each with its numbers."""
-    colours, dashes = charts.palette(leaderboard), charts.dashes(leaderboard)
+def _drawn(chart: chart_spec.Chart) -> dict[str, Any]:
+    """Return a chart for the page: its words, and itself as SVG."""
+    words = {"name": chart.name, "title": chart.title, "read": chart.read, "alt": chart.alt}
+    return words | {"svg": Markup(svg(chart))}
+
+
+def _conditions(leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the charts of what was measured under conditions, each with its numbers."""
     return [
-        {
-            "name": each.name,
-            "title": each.title,
-            "read": each.read,
-            "alt": each.alt,
-            "svg": Markup(static_charts.curves_figure(each, colours, dashes)),
-            "tables": {title: curves.table_of(panel, each.x) for title, panel in each.panels.items()},
+        _drawn(each)
+        | {
+            "tables": {
+                title: conditions.table_of(conditions.numbers(panel), each.x.title)
+                for title, panel in each.panels.items()
+            }
         }
-        for each in curves.curves_of(leaderboard)
+        for each in conditions.conditions(leaderboard, chart_spec.looks(leaderboard))
     ]
 
 
-def _charts(experiment: config.Experiment, paths: Results, leaderboard: pd.DataFrame) -> dict[str, Markup]:
-    """Return the charts that have something to show."""
-    primary = experiment.evaluate.primary
-    colours, dashes = charts.palette(leaderboard), charts.dashes(leaderboard)
+def _charts(
+    experiment: config.Experiment, paths: Results, leaderboard: pd.DataFrame
+) -> dict[str, dict[str, Any]]:
+    """Return by name the charts that have something to show."""
+    primary, looks = experiment.evaluate.primary, chart_spec.looks(leaderboard)
     roc = tables.roc_curves(paths)
-    drawn = {
-        "leaderboard": static_charts.leaderboard_figure(leaderboard, primary),
-        "roc": static_charts.roc_figure(roc, colours, dashes),
-        "det": static_charts.curves_figure(curves.det(roc), colours, dashes),
-        "cost": static_charts.cost_figure(leaderboard, primary),
-    }
-    for stage in ("pretrain", "finetune"):
+    drawn = [
+        curves.leaderboard(leaderboard, primary, looks),
+        curves.roc(roc, looks),
+        curves.det(roc, looks),
+        curves.cost(leaderboard, primary, looks),
+    ]
+    for stage in curves.TRAININGS:
         losses = tables.learning_curves(paths, stage)
-        if len(losses):
-            drawn[stage] = static_charts.learning_figure(losses, colours, stage)
-    return {name: Markup(svg) for name, svg in drawn.items()}
+        drawn += [curves.learning(losses, looks, stage)] if len(losses) else []
+    return {each.name: _drawn(each) for each in drawn}
 
 
 def _strips(experiment: config.Experiment, paths: Results) -> list[dict[str, str]]:
     strips = []
-    for name in tables.masked(experiment):
+    for name in masked_runs(experiment):
         run, seed = experiment.run(name), experiment.seeds[0]
-        shown = tables.reconstructions(paths, name, seed)
-        picture = charts.reconstruction_strip(shown.face, shown.hidden, shown.reconstruction)
+        shown = reconstructions.reconstructions(paths, name, seed)
+        picture = reconstructions.reconstruction_strip(shown.face, shown.hidden, shown.reconstruction)
         caption = f"{name}: {run.strategy} mask, {run.mask_ratio:.0%} of the patches hidden, seed {seed}"
         strips.append({"caption": caption, "uri": _data_uri(Image.fromarray(picture), STRIP)})
     return strips
 
 
 def _alignment(paths: Results) -> dict[str, Any]:
-    tally, measured = tables.tally(paths), tables.quality(paths)
-    outcomes = tables.outcomes(paths)
+    tally, measured = faces.tally(paths), faces.quality(paths)
+    outcomes = faces.outcomes(paths)
     rejected = outcomes[outcomes["code"] != "OK"]
     shown = rejected.head(MAX_REJECTED)
-    places = tables.photos(paths, shown["sample_id"].to_list())
+    places = faces.photos(paths, shown["sample_id"].to_list())
     return {
         "total": tally.drop(columns="source").sum().to_dict(),
         "codes": list(tally.columns[4:]),
-        "sources": _sources(tables.sources(paths), tally),
+        "sources": _sources(faces.sources(paths), tally),
         "histograms": {
-            measure.column: Markup(static_charts.quality_figure(measured, measure))
-            for measure in charts.MEASURES
+            measure.column: _drawn(curves.quality(measured, measure))
+            for measure in faces.MEASURES
             if measured[measure.column].notna().any()
         },
         "doubts": _doubts(paths, measured),
@@ -274,7 +286,7 @@ def _alignment(paths: Results) -> dict[str, Any]:
     }
 
 
-def _sources(origins: list[tables.Origin], tally: pd.DataFrame) -> list[dict[str, Any]]:
+def _sources(origins: list[faces.Origin], tally: pd.DataFrame) -> list[dict[str, Any]]:
     counts = tally.set_index("source").to_dict("index")
     return [
         {
@@ -289,7 +301,7 @@ def _sources(origins: list[tables.Origin], tally: pd.DataFrame) -> list[dict[str
 
 def _doubts(paths: Results, measured: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the faces of each doubt there is, the worst ones with their picture."""
-    parts = {doubt: charts.worst_first(measured, doubt) for doubt in quality.DOUBTS}
+    parts = {doubt: faces.worst_first(measured, doubt) for doubt in quality.DOUBTS}
     heads = {doubt: part.head(MAX_DOUBTFUL) for doubt, part in parts.items() if len(part)}
     names = sorted({name for head in heads.values() for name in head["sample_id"]})
     pictures = _face_thumbnails(paths, names)
@@ -300,7 +312,7 @@ def _doubts(paths: Results, measured: pd.DataFrame) -> list[dict[str, Any]]:
             "shown": [
                 {
                     "name": row["sample_id"],
-                    "value": charts.BY_DOUBT[doubt].text(row[charts.BY_DOUBT[doubt].column]),
+                    "value": faces.doubtful_value(doubt, row),
                     "thumbnail": pictures[row["sample_id"]],
                 }
                 for row in head.to_dict("records")
@@ -312,13 +324,13 @@ def _doubts(paths: Results, measured: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _overlaps(paths: Results) -> list[dict[str, Any]]:
     """Return how many overlaps there are of each kind and action, and the first of them side by side."""
-    groups = list(tables.overlaps(paths).groupby(["kind", "action"], sort=False))
+    groups = list(faces.overlaps(paths).groupby(["kind", "action"], sort=False))
     heads = [part.head(MAX_OVERLAPS) for _, part in groups]
     names = sorted({str(name) for head in heads for name in (*head["evaluation"], *head["other"])})
     pictures = _face_thumbnails(paths, names)
     return [
         {
-            "words": charts.overlap_words(str(kind), str(action)),
+            "words": faces.overlap_words(str(kind), str(action)),
             "pairs": len(part),
             "shown": [
                 [{"name": name, "thumbnail": pictures.get(name, "")} for name in pair]
@@ -331,7 +343,7 @@ def _overlaps(paths: Results) -> list[dict[str, Any]]:
 
 def _face_thumbnails(paths: Results, names: list[str]) -> dict[str, str]:
     return {
-        name: _data_uri(open_image(data), THUMBNAIL) for name, data in tables.aligned(paths, names).items()
+        name: _data_uri(open_image(data), THUMBNAIL) for name, data in faces.aligned(paths, names).items()
     }
 
 

@@ -1,15 +1,14 @@
-"""The verdict in words, from the tables alone, and the words for what is measured."""
+"""Words for what is measured and shown: names of metrics, how to read a picture, lists of names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
 from facemae import config
 from facemae.core import layout
-from facemae.evaluation.records import higher_is_better
 
 METRIC_NAMES = {
     "roc_auc": "ROC AUC",
@@ -61,16 +60,77 @@ PROTOCOLS = {
     "attributes": "What else the encoder tells",
 }
 MOST_NAMES = 8  # in a sentence
-NO_FAMILY = (
-    "No verdict on pretraining: that takes a masked autoencoder, and a run named in evaluate.against that it "
-    "is held against."
-)
+
+
+HOW_TO_READ = {
+    "verdicts": (
+        "Read down a column: that run is better than, worse than or equivalent to the row's, or undecided, "
+        "which is no proof of equality. Verdicts allow for the number of comparisons, so an interval may "
+        "leave out zero and still be undecided. What is marked primary was fixed before the run; all else is "
+        "exploratory."
+    ),
+    "masks": (
+        "Grey patches are hidden from the encoder; every strategy with the same ratio hides equally many, "
+        "only their places differ."
+    ),
+    "measures": (
+        "Visible: tokens of an image that the encoder sees. Entropy: how unsure one can be, in bits, whether "
+        "a place is hidden; 0 is the same mask for all. Clumping: share of neighbouring patches in the same "
+        "state; a chessboard has 0. Then the share of each face region that is hidden. Error: on the hidden "
+        "patches of unseen faces under one random mask for all runs, so that it compares across strategies; "
+        "empty where another ratio, target or loss makes it another task. "
+        "Seconds include what a guide costs; the factor beside them is of the random mask's."
+    ),
+    "reconstructions": (
+        "Top: the face; middle: what the encoder sees; bottom: its completion. Sharper pictures do not mean "
+        "better recognition, and hidden patches may borrow brightness and contrast from the original."
+    ),
+    "errors": (
+        "Each cell is a patch of the face: the share of its own variation that the completion misses, 0 "
+        "(dark) is perfect and 1 (bright) no better than the patch's mean colour. Empty cells were hidden "
+        "too rarely."
+    ),
+    "animated": (
+        "Every picture is the same face under new masks of one strategy, one a second; what never changes "
+        "between them is what the strategy cannot teach the encoder to guess."
+    ),
+    "pretrain": (
+        "Falling means learning, but a lower curve is no better strategy: each mask sets a task of its own "
+        "difficulty. Thin lines are seeds, the bold one their mean."
+    ),
+    "finetune": (
+        "Lower means that the training people are told apart better, which says little about new people; the "
+        "loss rises early where its margin is raised. Thin lines are seeds, the bold one their mean."
+    ),
+    "progress": (
+        "The loss of every training that is not finished, by step: it should fall. Two runs' losses do not "
+        "compare, since each mask sets a task of its own difficulty."
+    ),
+    "bars": (
+        "The pale band of a curve spans its seeds, the lowest to the highest; a bar is the interval for new "
+        "people and new training at a wanted rate, where enough impostors are behind it. Bars of one rate "
+        "stand side by side to be told apart."
+    ),
+}
+ALT = {
+    "verdicts": "Matrix of verdicts: better, worse, equivalent or undecided, each run against each other.",
+    "masks": "One face several times, each time with other patches hidden in grey.",
+    "measures": "Table of masks: visible tokens, entropy, clumping, hidden shares, error and seconds.",
+    "reconstructions": "Rows of faces: original, with hidden patches in grey, and reconstructed.",
+    "errors": "Heat map over the mean face: the share of each patch's variation that a run misses.",
+    "animated": "One face under a mask that changes every second.",
+}
 
 
 def metric_label(name: str) -> str:
     """Return a metric's name in words; a name that is not known stands for itself."""
     kind, _, target = name.partition("=")
     return _AT[kind].format(target) if kind in _AT else METRIC_NAMES.get(name, name)
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as dictionaries by column."""
+    return cast(list[dict[str, Any]], table.to_dict("records"))
 
 
 def scalars(leaderboard: pd.DataFrame) -> pd.DataFrame:
@@ -107,19 +167,20 @@ def rival_runs(experiment: config.Experiment) -> list[str]:
 
 def cheap_runs(experiment: config.Experiment) -> list[str]:
     """Return the names of the runs that hide something in fine-tuning alone, without any pretraining."""
-    return [name for name in _without_pretraining(experiment) if _hides(experiment.run(name).finetune)]
+    return [name for name in _without_pretraining(experiment) if hides(experiment.run(name).finetune)]
 
 
 def scratch_runs(experiment: config.Experiment) -> list[str]:
     """Return the names of the runs from scratch: first those that hide nothing, then the cheap controls."""
-    return sorted(_without_pretraining(experiment), key=lambda name: _hides(experiment.run(name).finetune))
+    return sorted(_without_pretraining(experiment), key=lambda name: hides(experiment.run(name).finetune))
 
 
 def _without_pretraining(experiment: config.Experiment) -> list[str]:
     return [name for name in experiment.run_names if experiment.run(name).pretrain is None]
 
 
-def _hides(finetune: config.Finetune) -> bool:
+def hides(finetune: config.Finetune) -> bool:
+    """Tell whether fine-tuning hides part of each face."""
     return bool(finetune.patch_drop or finetune.erasing)
 
 
@@ -132,122 +193,6 @@ def compared(verdicts: pd.DataFrame, metric: str, run: str, opponent: str) -> di
     return turned({str(key): value for key, value in rows[0].items()}, run) if rows else None
 
 
-def verdict_in_words(
-    experiment: config.Experiment, leaderboard: pd.DataFrame, verdicts: pd.DataFrame
-) -> dict[str, Any]:
-    """Return the primary metric, the headline and the sentences that go with it.
-
-    The headline and the sentences after it tell the primary family, which was fixed before the run: every
-    masked run against the runs of `evaluate.against`. What follows is exploratory and says so. Rivals and
-    cheap controls are the claims' business (claims.py).
-    """
-    metric = experiment.evaluate.primary
-    table = scalars(leaderboard)
-    table = table[table["metric"] == metric].set_index("run")
-    people = int(table["people"].iloc[0])
-    pairs = [compared(verdicts, metric, *pair) for pair in experiment.primary_pairs]
-    rows = [row for row in pairs if row is not None]
-    first, *others = [*dict.fromkeys(row["run_b"] for row in rows)] or [""]
-    where = f" on {people} unseen people, by {METRIC_NAMES[metric]}"
-    headline = _against(experiment, rows, first, where) if first else _no_verdict(experiment)
-    sentences = [
-        *[_against(experiment, rows, control, "") for control in others],
-        *_reasons(rows),
-        _among_strategies(experiment, verdicts),
-        _best_control(experiment, table, verdicts),
-        what_verdicts_mean(experiment),
-    ]
-    return {
-        "metric": metric,
-        "people": people,
-        "seeds": len(experiment.seeds),
-        "headline": headline,
-        "sentences": [sentence for sentence in sentences if sentence],
-    }
-
-
-def what_verdicts_mean(experiment: config.Experiment) -> str:
-    """Return what the words of a verdict stand for, and which verdicts decide."""
-    margin = f"{experiment.evaluate.equivalence:g}"
-    words = (
-        f"Equivalent means that the interval of the difference lies within {margin} either way; undecided "
-        "means that these people and seeds cannot tell, which is no proof of equality."
-    )
-    if not experiment.primary_pairs:
-        return f"{words} No comparison was fixed beforehand, so all are exploratory."
-    return (
-        f"{words} The comparisons against {names_of(experiment.controls)} were fixed before the run and are "
-        "corrected together; all others are exploratory."
-    )
-
-
-def _no_verdict(experiment: config.Experiment) -> str:
-    if not experiment.primary_pairs:
-        return NO_FAMILY
-    return f"No verdict: {METRIC_NAMES[experiment.evaluate.primary]} was not measured; the tables say why."
-
-
-def _against(experiment: config.Experiment, rows: list[dict[str, Any]], control: str, where: str) -> str:
-    """Return how the masked runs do against one control."""
-    against = [row for row in rows if row["run_b"] == control]
-    plain = control in _without_pretraining(experiment) and not _hides(experiment.run(control).finetune)
-    return f"Against {'training from scratch' if plain else control}{where}: {_told(against)}."
-
-
-def _told(rows: list[dict[str, Any]]) -> str:
-    """Return the runs by verdict, with their differences where there is one to speak of."""
-    parts = []
-    for verdict in VERDICTS:
-        found = [row for row in rows if row["verdict"] == verdict]
-        names = [row["run_a"] for row in found]
-        if verdict in OPPOSITE:
-            names = [f"{row['run_a']} ({row['difference']:+.3f})" for row in found]
-        if names:
-            parts.append(f"{some_names(names)} {'is' if len(names) == 1 else 'are'} {verdict}")
-    return "; ".join(parts)
-
-
-def _reasons(rows: list[dict[str, Any]]) -> list[str]:
-    """Return why comparisons are undecided, each reason once."""
-    notes = dict.fromkeys(str(row["note"]) for row in rows if row["note"])
-    return [f"Undecided because {note}." for note in notes]
-
-
-def _among_strategies(experiment: config.Experiment, verdicts: pd.DataFrame) -> str:
-    """Return what was found between masks that were not compared as the primary family."""
-    names, primary = masked_runs(experiment), experiment.primary_pairs
-    pairs = [
-        (b, a)
-        for place, a in enumerate(names)
-        for b in names[place + 1 :]
-        if (a, b) not in primary and (b, a) not in primary
-    ]
-    found = [compared(verdicts, experiment.evaluate.primary, *pair) for pair in pairs]
-    rows = [row for row in found if row is not None]
-    called = [row for row in rows if row["verdict"] in OPPOSITE]
-    wins = [f"{row['run_a']} is {row['verdict']} than {row['run_b']}" for row in called]
-    rest = [(v, sum(row["verdict"] == v for row in rows)) for v in VERDICTS if v not in OPPOSITE]
-    counts = [f"{count} {'pair is' if count == 1 else 'pairs are'} {v}" for v, count in rest if count]
-    words = "; ".join([names_of(wins)] * bool(wins) + [names_of(counts)] * bool(counts))
-    return f"Between the other masking strategies (exploratory): {words}." if words else ""
-
-
-def _best_control(experiment: config.Experiment, table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
-    """Return who beats the best control: of those that learn from the same labels, where there is one."""
-    controls = table[(table["kind"] == "baseline") & table["value"].notna()]
-    learning = controls[controls.index.isin(config.BASELINES_FROM_LABELS)]
-    best = learning if len(learning) else controls
-    if best.empty:
-        return ""
-    metric = experiment.evaluate.primary
-    name = best.sort_values("value", ascending=not higher_is_better(metric), kind="stable").index[0]
-    found = [compared(verdicts, metric, run, name) for run in experiment.run_names]
-    told = _told([row for row in found if row is not None])
-    what = "learns from the same labels" if len(learning) else "trains no network"
-    against = f": against it {told} (exploratory)" if told else ""
-    return f"The best control that {what} is {name} with {best.loc[name, 'value']:.3f}{against}."
-
-
 def some_names(names: Any) -> str:
     """Return the names, or how many there are where nobody would read them all."""
     listed = list(names)
@@ -258,3 +203,20 @@ def names_of(names: Any) -> str:
     """Return the names with commas and an "and"."""
     listed = list(names)
     return " and ".join([", ".join(listed[:-1]), listed[-1]]) if len(listed) > 1 else "".join(listed)
+
+
+def limits(setup: config.Experiment, people: int) -> list[str]:
+    """Return what the evaluation cannot tell, one sentence each."""
+    sentences = [
+        f"It rests on {people} people, so only large differences can be seen; undecided is no proof of "
+        "equality.",
+        "Errors by group are shown where the data name groups, which says little about other groups.",
+        "It says nothing about attacks with photos or masks, nor about any use for access or surveillance.",
+    ]
+    if setup.data.labelled == "orl":
+        sentences.insert(
+            0,
+            "The faces are those of 40 adults photographed between 1992 and 1994 in one laboratory, mostly "
+            "white men, frontal and in good light; other people and other cameras may give another order.",
+        )
+    return sentences

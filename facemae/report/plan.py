@@ -21,7 +21,8 @@ from facemae.data.sources.locate import find, raw_dir
 from facemae.evaluation.statistics import Estimate, detectable
 from facemae.evaluation.variance import Variance, added
 from facemae.report import tables
-from facemae.report.phrases import NO_FAMILY, metric_label, names_of
+from facemae.report.phrases import metric_label, names_of
+from facemae.report.verdict import NO_FAMILY
 
 PUBLISHED = Path(__file__).parents[1] / "docs" / "results"
 POWER = 0.8

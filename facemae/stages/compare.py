@@ -31,7 +31,7 @@ from facemae.evaluation.variance import (
     people_variance,
 )
 from facemae.report.claims import claims
-from facemae.report.phrases import verdict_in_words
+from facemae.report.verdict import verdict_in_words
 
 COMPARED = (
     "roc_auc", "eer", "accuracy", "rank1", "occlusion_accuracy", "light_accuracy", "illumination_rank1",

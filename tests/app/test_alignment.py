@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from facemae.app.views import alignment
 from facemae.core import layout, records
 from facemae.core.layout import Results
-from facemae.report import charts
+from facemae.report import faces
 
 FACES = PEOPLE * SHOTS + CROPS
 
@@ -53,7 +53,7 @@ def test_doubtful_faces_are_shown_first_and_the_worst_of_them_close_up() -> None
     assert expected.items() <= numbers(page).items()
     assert "with the landmarks that were found" in written(page)
     assert "Doubtful: the head is turned" in written(page)
-    assert len(page.get("plotly_chart")) == len(charts.MEASURES)
+    assert len(page.get("plotly_chart")) == len(faces.MEASURES)
 
 
 @pytest.mark.usefixtures("shown")
@@ -82,7 +82,7 @@ def test_a_face_is_chosen_by_its_button_and_by_link() -> None:
 def test_a_photo_taken_as_a_face_has_no_landmarks_and_no_numbers_but_one() -> None:
     page = open_page("alignment", doubt="all faces", source="unlabelled")
     shown = numbers(page)
-    assert [shown[each.name] for each in charts.MEASURES] == ["not measured"] * 4 + ["800"]
+    assert [shown[each.name] for each in faces.MEASURES] == ["not measured"] * 4 + ["800"]
     assert "with the landmarks" not in written(page)
 
 

@@ -19,7 +19,6 @@ from facemae.core import files, layout, records
 from facemae.core.layout import Results
 from facemae.data.images import encode_png
 from facemae.masking.mask import hidden_count
-from facemae.report import charts, tables
 
 ALL = ["scratch", "random", "region", "pixels"]
 
@@ -37,8 +36,9 @@ def test_everything_follows_the_runs() -> None:
     ranking, verdicts = page.dataframe[0].value, page.dataframe[1].value
     assert set(ranking["run"]) == {"scratch", "region"}
     assert verdicts[["run_a", "run_b"]].values.tolist() == [["region", "scratch"]]
-    assert len(page.get("image")) == 2  # masks and completions of the one masked run
-    assert not any("random" in alt for alt in alts(page))
+    completed = open_page("compare", tab="Completions", runs="region")
+    assert len(alts(completed)) == 1
+    assert not any("random" in alt for alt in alts(completed))
 
 
 @pytest.mark.usefixtures("shown")
@@ -58,44 +58,21 @@ def test_without_any_run_the_page_asks_for_one() -> None:
 
 @pytest.mark.usefixtures("shown")
 def test_runs_without_masks_leave_those_parts_out() -> None:
-    page = open_page("compare", runs="scratch")
-    assert "Where each strategy errs" not in written(page)
+    page = open_page("compare", runs="scratch", tab="Completions")
+    assert "No masked autoencoder is chosen." in written(page)
     assert page.get("image") == []
 
 
 @pytest.mark.usefixtures("shown")
-def test_a_run_keeps_its_colour_whatever_is_beside_it() -> None:
-    board = tables.leaderboard(Results(shown_root()))
-    colours = charts.palette(board)
-    alone = charts.leaderboard_chart(board[board["run"] == "region"], "roc_auc", colours)
-    assert alone.data[0].marker.color == colours["region"]
-    assert (
-        charts.cost_chart(board[board["run"] == "region"], "roc_auc", colours).data[0].marker.color
-        == (colours["region"])
-    )
-
-
-def shown_root() -> Path:
-    from facemae.app import frame
-
-    return frame.results_root()
-
-
-@pytest.mark.usefixtures("shown")
-def test_masks_are_drawn_when_asked_and_stand_still_at_first() -> None:
-    page = open_page("compare")
-    assert "Choose masks, and still or moving to draw them." in written(page)
-    before = len(page.get("image"))
-    page.get("button_group")[1].set_value(compare.STILL)
-    page = run(page)
-    drawn = [alt for alt in alts(page) if compare.ALT_STILL in alt]
-    assert drawn == [f"{name} mask: {compare.ALT_STILL}" for name in ("random", "region")]
-    assert len(page.get("image")) == before + 2
+def test_masks_are_drawn_at_once_and_stand_still() -> None:
+    page = open_page("compare", tab="Masks")
+    assert alts(page) == ["random mask: one face under a mask.", "region mask: one face under a mask."]
+    assert page.toggle(key="moving").value is False
 
 
 @pytest.mark.usefixtures("shown")
 def test_a_link_restores_moving_masks() -> None:
-    page = open_page("compare", play="moving", masks="grid", hidden="50")
+    page = open_page("compare", tab="Masks", moving="true", masks="grid", hidden="50")
     assert [alt for alt in alts(page) if alt.startswith("grid mask")]
     assert page.slider(key="hidden").value == 50
     served = [each for block in page.get("image") for each in block.proto.imgs if "grid mask" in each.alt]
@@ -140,7 +117,7 @@ def test_pictures_are_the_same_for_the_same_choice() -> None:
 
 @pytest.mark.usefixtures("shown")
 def test_errors_are_drawn_for_each_run_with_what_they_cannot_tell() -> None:
-    text = written(open_page("compare"))
+    text = written(open_page("compare", tab="Completions"))
     assert "This rests on 3 faces of people not trained on, completed by 2 trainings" in text
     assert "it does not rank the runs" in text
 
@@ -152,8 +129,8 @@ def test_errors_by_region_come_on_request(own: Path) -> None:
             facts, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         tensors["reconstruction"] = 255 - tensors["reconstruction"]
         files.atomic_write(path, safetensors.numpy.save(tensors, facts))
-    page = open_page("compare", regions="true")
-    assert len(open_page("compare").dataframe) == len(page.dataframe) - 1
+    page = open_page("compare", tab="Completions", regions="true")
+    assert len(open_page("compare", tab="Completions").dataframe) == len(page.dataframe) - 1
     table = page.dataframe[-1].value
     assert table["Run"].tolist() == ["random", "region"]
     assert list(table.columns) == ["Run", "Brows", "Eyes", "Nose", "Mouth", "Cheeks", "Rest"]
@@ -170,24 +147,25 @@ def test_faces_that_were_not_aligned_have_no_regions(own: Path) -> None:
     content["data"]["align"] = "crop"
     content["runs"]["region"]["pretrain"]["mask"] = "grid"  # that of the regions is refused on such faces
     files.write_json(path, content, sort_keys=False)
-    assert "nobody knows where their regions lie" in written(open_page("compare", regions="true"))
+    page = open_page("compare", tab="Completions", regions="true")
+    assert "nobody knows where their regions lie" in written(page)
 
 
 def test_a_damaged_file_of_faces_is_one_sentence(own: Path) -> None:
     (Results(own).stage("region", 1, "pretrain") / layout.RECONSTRUCTIONS).write_bytes(b"{}")
-    assert "These results cannot be shown." in written(open_page("compare"))
+    assert "These results cannot be shown." in written(open_page("compare", tab="Completions"))
 
 
 @pytest.mark.usefixtures("shown")
 @pytest.mark.parametrize("form", [download.PNG, download.SVG])
-@pytest.mark.parametrize("name", ["compare", "results"])
-def test_every_chart_can_be_saved_by_the_browser(name: str, form: str) -> None:
-    page = open_page(name, save=form)
+@pytest.mark.parametrize(("name", "tab"), [("compare", "Ranking"), ("results", "ROC and DET")])
+def test_every_chart_can_be_saved_by_the_browser(name: str, tab: str, form: str) -> None:
+    page = open_page(name, tab=tab, save=form)
     settings = [chart.proto.config for chart in page.get("plotly_chart")]
     assert settings
     assert all(f'"format": "{form.lower()}"' in each and '"toImage"' in each for each in settings)
     assert not any(
-        'displayModeBar": true' in each.proto.config for each in open_page(name).get("plotly_chart")
+        'displayModeBar": true' in each.proto.config for each in open_page(name, tab=tab).get("plotly_chart")
     )
 
 
@@ -195,7 +173,7 @@ def test_every_chart_can_be_saved_by_the_browser(name: str, form: str) -> None:
 def test_every_chart_can_be_saved_as_a_page() -> None:
     page = open_page("compare", save=download.HTML)
     saved = [each for each in page.get("download_button") if each.proto.label == "Save as HTML"]
-    assert len(saved) == len(page.get("plotly_chart")) == 5
+    assert len(saved) == len(page.get("plotly_chart")) == 3
 
 
 def test_a_saved_page_needs_no_other_file_and_quotes_what_it_says() -> None:
@@ -206,3 +184,23 @@ def test_a_saved_page_needs_no_other_file_and_quotes_what_it_says() -> None:
     assert "<script src=" not in page
     assert "<link" not in page.split("<script")[0]
     assert figure.layout.paper_bgcolor is None  # the chart on the page stays as it is
+
+
+def test_completions_on_the_way_are_shown_by_their_step(own: Path) -> None:
+    assert not open_page("compare", tab="Completions").select_slider
+    for name in ("random", "region"):
+        pictures = np.full((2, 3, 112, 112, 3), 7, np.uint8)
+        file = Results(own).stage(name, 0, "pretrain") / layout.PROGRESS
+        content = {"step": np.array([2, 30]), "reconstruction": pictures}
+        files.atomic_write(file, safetensors.numpy.save(content))
+    page = open_page("compare", tab="Completions")
+    assert page.select_slider[0].value == 30
+    page.select_slider[0].set_value(2)
+    assert len(alts(run(page))) == 2
+
+
+def test_of_the_steps_kept_the_last_before_the_one_chosen_is_shown() -> None:
+    kept = {2: "early", 30: "late"}
+    assert [compare._at(kept, step, "end") for step in (None, 1, 2, 29, 30)] == [
+        "end", "end", "early", "early", "late",
+    ]  # fmt: skip

@@ -20,7 +20,7 @@ from facemae.core import layout, records
 from facemae.core.layout import Results
 from facemae.recognition import model_card
 from facemae.recognition.threshold import threshold_card
-from facemae.report import charts, tables
+from facemae.report import curves, tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,7 +124,7 @@ def test_runs_without_the_primary_metric_come_last(shown: Path) -> None:
     )
     assert fairness.best_first(setup, board)[0] == "region"
     assert fairness.best_first(setup, refused)[-1] == "region"
-    assert charts.ranked(refused, primary)["run"].tolist()[0] == "pixels"
+    assert curves.ranked(refused, primary)["run"].tolist()[0] == "pixels"
 
 
 def test_thresholds_are_those_of_the_threshold_card(shown: Path) -> None:

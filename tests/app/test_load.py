@@ -195,10 +195,10 @@ def test_what_cannot_be_done_or_shown_is_a_fault(made: Path, tmp_path: Path):
 
 def test_people_use_the_app_at_once(server, made, monkeypatch):
     from facemae.core.layout import Results
-    from facemae.report import tables
+    from facemae.report import faces
 
     monkeypatch.setattr(app_load, "THINK", (0.0, 0.1))
-    samples = tables.faces(Results(made))["sample_id"].to_list()
+    samples = faces.faces(Results(made))["sample_id"].to_list()
     found = app_load.crowd(server, samples, 2, 4.0)
     assert found["faults"] == 0, found["what went wrong"]
     assert {"all", "first page", "open Recognise", "another sample"} <= set(found)

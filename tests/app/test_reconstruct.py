@@ -1,5 +1,6 @@
 """The reconstruction page: strategies and painted masks, errors by patch, and several models at once."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,19 +8,21 @@ import numpy as np
 import pytest
 import torch
 from driving import open_page, run, written
+from PIL import Image
 from results_folder import make_experiment
 from streamlit.testing.v1 import AppTest
 
-from facemae.app.parts import photo_input
+from facemae.app import frame
+from facemae.app.parts import completion, photo_input
+from facemae.app.parts.completion import BY_HAND, Hiding
 from facemae.app.views import reconstruct
-from facemae.app.views.reconstruct import BY_HAND, Puzzle
 from facemae.config.masks import Masks
 from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.models.build import build_mae
 from facemae.models.weights import save_weights
-from facemae.report import tables
+from facemae.report import faces
 
 PAINTED = "painted_8"  # the board of the tiny models' 8 x 8 patches
 SIZE, PATCH = 32, 8
@@ -50,21 +53,22 @@ def test_a_face_is_shown_with_its_errors_and_their_scale() -> None:
     page = open_page("reconstruct")
     assert [metric.label for metric in page.metric] == ["Visible patches", "Error on hidden patches"]
     assert page.metric[0].value == "16 of 64"
-    assert "From left to right" in written(page)
     assert "error per patch" in written(page)
-    picture, scale = alts(page)
-    assert picture.startswith("random/0: ")
-    assert "row " in picture
+    *pictures, scale = alts(page)
+    assert [each.partition(".")[0] for each in pictures] == [
+        "the face", "what the encoder sees", "its reconstruction", "the error",
+    ]  # fmt: skip
+    assert all("random/0: " in each and "row " in each for each in pictures)
     assert "Colour scale" in scale
+    assert page.get("download_button")[0].proto.label == "Your face under every mask (PNG)"
 
 
 @pytest.mark.usefixtures("shown")
 def test_up_to_four_models_are_shown_one_below_the_other() -> None:
     page = choose(open_page("reconstruct"), "random/0", "random/1", "region/0", "region/1")
-    assert [alt.partition(":")[0] for alt in alts(page)[:4]] == [
-        "random/0", "random/1", "region/0", "region/1",
-    ]  # fmt: skip
-    assert len(alts(page)) == 5  # and one scale for all
+    named = [alt.partition(". ")[2].partition(":")[0] for alt in alts(page)[:-1:4]]
+    assert named == ["random/0", "random/1", "region/0", "region/1"]
+    assert len(alts(page)) == 4 * 4 + 1  # and one scale for all
     lines = [text.value for text in page.text if "error on hidden patches" in text.value]
     assert len(lines) == 4
     assert "Not all of these models were trained with this mask" in written(page)
@@ -102,8 +106,8 @@ def test_links_restore_several_models() -> None:
 
 @pytest.mark.usefixtures("shown")
 def test_a_face_of_the_training_is_a_warning(shown: Path) -> None:
-    faces = tables.faces(Results(shown))
-    learnt = faces.loc[faces["role"] == layout.ROLE_TRAIN, "sample_id"].iloc[0]
+    known = faces.faces(Results(shown))
+    learnt = known.loc[known["role"] == layout.ROLE_TRAIN, "sample_id"].iloc[0]
     page = open_page("reconstruct", face=learnt)
     assert "memory as well as skill" in written(page)
     assert "The models were trained on this face" in written(choose(page, "random/0", "region/0"))
@@ -166,7 +170,7 @@ def test_a_model_trained_on_another_error_is_not_compared(own: Path) -> None:
     _replace_model(Results(own).stage("region", 0, "pretrain"), pretrain={"normalise_target": False})
     page = choose(open_page("reconstruct"), "random/0", "region/0")
     assert "their numbers do not compare" in written(page)
-    assert len(alts(page)) == 4  # each with a scale of its own
+    assert len(alts(page)) == 2 * 5  # each with a scale of its own
     assert "flatters" in written(page)
     assert "pixel values from -1 to 1" in written(page)
 
@@ -205,14 +209,14 @@ def test_eyes_are_painted_at_first() -> None:
     assert reconstruct.eye_patches(8) == [17, 18, 19, 20, 21, 22, 25, 26, 27, 28, 29, 30]
 
 
-def test_only_some_patches_make_a_puzzle() -> None:
+def test_none_and_all_patches_cannot_be_hidden() -> None:
     grid = np.zeros((4, 4), np.bool_)
     with pytest.raises(UsageError, match="nothing to guess"):
-        reconstruct.hand_made(grid)
+        completion.painted_by_hand(grid)
     with pytest.raises(UsageError, match="would see nothing"):
-        reconstruct.hand_made(~grid)
+        completion.painted_by_hand(~grid)
     grid[0, :2] = True
-    assert reconstruct.hand_made(grid).ratio == 2 / 16
+    assert completion.painted_by_hand(grid).ratio == 2 / 16
 
 
 # --- what is computed ---
@@ -222,13 +226,13 @@ def test_only_some_patches_make_a_puzzle() -> None:
 def complete_with(experiment: Any) -> Any:
     """Return a function that completes a face with an untrained model of some settings."""
 
-    def complete(face: Any, puzzle: Puzzle, model: dict[str, Any], **pretrain: Any) -> Any:
+    def complete(face: Any, hiding: Hiding, model: dict[str, Any], **pretrain: Any) -> Any:
         torch.manual_seed(0)
         shape = experiment.defaults.model.model_copy(update=model)
         settings = experiment.defaults.pretrain.model_copy(update=pretrain)
         network = build_mae(shape, settings, SIZE).eval()
         masks = Masks.model_validate(experiment.defaults.pretrain.masks.model_dump() | {"pixel": {}})
-        return reconstruct.complete(network, settings, masks, face, puzzle)
+        return completion.complete(network, settings, masks, face, hiding)
 
     return complete
 
@@ -236,15 +240,15 @@ def complete_with(experiment: Any) -> Any:
 def test_a_run_without_settings_for_a_mask_says_so(experiment: Any, orl_images: Any) -> None:
     network = build_mae(experiment.defaults.model, experiment.defaults.pretrain, SIZE)
     with pytest.raises(UsageError, match="no settings for the block mask"):
-        reconstruct.complete(
-            network, experiment.defaults.pretrain, Masks(), orl_images[0], Puzzle("block", 0.5, 0)
+        completion.complete(
+            network, experiment.defaults.pretrain, Masks(), orl_images[0], Hiding("block", 0.5, 0)
         )
 
 
-def painted(side: int, *cells: int) -> Puzzle:
+def painted(side: int, *cells: int) -> Hiding:
     grid = np.zeros((side, side), np.bool_)
     grid.flat[list(cells)] = True
-    return reconstruct.hand_made(grid)
+    return completion.painted_by_hand(grid)
 
 
 MODELS: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -278,12 +282,12 @@ def test_every_kind_of_model_completes_what_is_painted(
 
 
 @pytest.mark.parametrize(("model", "pretrain"), MODELS)
-@pytest.mark.parametrize("strategy", reconstruct.STRATEGIES)
+@pytest.mark.parametrize("strategy", completion.STRATEGIES)
 def test_every_kind_of_model_completes_every_strategy_or_says_why_not(
     complete_with: Any, orl_images: Any, model: Any, pretrain: Any, strategy: str
 ) -> None:
     def complete() -> Any:
-        return complete_with(orl_images[0], Puzzle(strategy, 0.5, 3), model, **pretrain)
+        return complete_with(orl_images[0], Hiding(strategy, 0.5, 3), model, **pretrain)
 
     if strategy == "pixel" and pretrain.get("decoder") == "cross":
         with pytest.raises(UsageError, match="leaves every patch in sight"):
@@ -291,7 +295,7 @@ def test_every_kind_of_model_completes_every_strategy_or_says_why_not(
         return
     done, patches = complete(), (SIZE // model.get("patch_size", PATCH)) ** 2
     assert np.isfinite(done.error)
-    assert reconstruct.worst(done) >= done.error
+    assert done.worst >= done.error
     assert (~np.isnan(done.errors)).sum() == (patches if strategy == "pixel" else patches // 2)
 
 
@@ -301,8 +305,8 @@ def test_every_kind_of_model_completes_every_strategy_or_says_why_not(
 def test_the_error_map_by_hand() -> None:
     face = np.zeros((4, 4, 3), np.uint8)
     face[:2] = 200
-    found = reconstruct.error_map(face, np.array([np.nan, 0.0, 1.0, 2.0]), top=2.0)
-    shades = reconstruct.shades()
+    found = completion.error_map(face, np.array([np.nan, 0.0, 1.0, 2.0]), top=2.0)
+    shades = completion.shades()
     assert (found[:2, 2:] == shades[0]).all()
     assert (found[2:, 2:] == shades[-1]).all()
     assert (found[2:, :2] == shades[128]).all()
@@ -313,13 +317,51 @@ def test_the_error_map_by_hand() -> None:
 
 def test_an_error_beyond_the_scale_has_its_last_colour_and_none_at_all_its_first() -> None:
     face = np.zeros((2, 2, 3), np.uint8)
-    assert (reconstruct.error_map(face, np.full(4, 9.0), top=1.0) == reconstruct.shades()[-1]).all()
-    assert (reconstruct.error_map(face, np.zeros(4), top=0.0) == reconstruct.shades()[0]).all()
+    assert (completion.error_map(face, np.full(4, 9.0), top=1.0) == completion.shades()[-1]).all()
+    assert (completion.error_map(face, np.zeros(4), top=0.0) == completion.shades()[0]).all()
 
 
 def test_the_scale_grows_brighter() -> None:
-    shades = reconstruct.shades()
-    assert shades.shape == (reconstruct.SHADES, 3)
+    shades = completion.shades()
+    assert shades.shape == (completion.SHADES, 3)
     lightness = shades @ np.array([0.2126, 0.7152, 0.0722])
     assert (np.diff(lightness) > -0.5).all()
     assert lightness[-1] - lightness[0] > 150
+
+
+# --- pictures to share, and grey photos ---
+
+
+def test_one_picture_shows_the_face_under_every_mask(experiment: Any, orl_images: Any) -> None:
+    settings, shape = experiment.defaults.pretrain, experiment.defaults.model
+    network = build_mae(shape, settings, SIZE).eval()
+    masks = Masks.model_validate(settings.masks.model_dump() | {"pixel": {}})
+    known = [name for name in completion.STRATEGIES if getattr(masks, name) is not None]
+    drawn = completion.every_mask(network, settings, masks, orl_images[0], 0.5, 0)
+    width, height = Image.open(io.BytesIO(drawn)).size
+    assert width == (1 + len(known)) * (completion.SHEET_SIDE + completion.GAP) + completion.GAP
+    assert height > 2 * completion.SHEET_SIDE
+    assert completion.every_mask(network, settings, masks, orl_images[0], 0.5, 0) == drawn
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_colour_photo_is_turned_grey_for_networks_that_saw_grey_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    colour = np.zeros((112, 112, 3), np.uint8)
+    colour[..., 0] = 200
+    chosen = photo_input.Chosen(colour, "face 1 of your photo")
+    monkeypatch.setattr(photo_input, "aligned_face", lambda *_: chosen)
+    assert "turned grey" not in written(open_page("reconstruct"))  # these faces are in colour
+    monkeypatch.setattr(faces, "grey", lambda _: True)
+    frame._load.clear()
+    seen = []
+    real = completion.complete
+    monkeypatch.setattr(completion, "complete", lambda *given: seen.append(given[3]) or real(*given))
+    assert "turned grey" in written(open_page("reconstruct"))
+    assert (seen[0] == seen[0][..., :1]).all()
+    frame._load.clear()
+
+
+def test_grey_photos_are_told_from_colour_ones(shown: Path, tmp_path: Path) -> None:
+    assert not faces.grey(Results(shown))

@@ -17,7 +17,8 @@ from facemae.app.views import results as page_module
 from facemae.config import Experiment
 from facemae.core import files, layout
 from facemae.core.layout import Results
-from facemae.report import charts, live
+from facemae.report import live
+from facemae.report.phrases import HOW_TO_READ
 from facemae.training import trainer
 
 
@@ -67,6 +68,7 @@ def test_tables_are_offered_in_both_forms() -> None:
         "This table as Parquet",
         "All numbers as CSV",
         "All numbers as Parquet",
+        "Leaderboard as LaTeX",
     ]
 
 
@@ -79,25 +81,27 @@ def test_downloads_hold_the_numbers_and_no_formulas() -> None:
 
 @pytest.mark.usefixtures("shown")
 def test_curves_have_intervals_and_say_of_what() -> None:
-    page = open_page("results")
-    assert charts.ROC_INTERVALS in written(page)
-    assert charts.ROC_INTERVALS not in written(open_page("results", every_seed="true"))
+    page = open_page("results", tab="ROC and DET")
+    assert HOW_TO_READ["bars"] in written(page)
+    assert len(page.get("plotly_chart")) == 2
+    every = open_page("results", tab="ROC and DET", every_seed="true")
+    assert HOW_TO_READ["bars"] not in written(every)
 
 
 @pytest.mark.usefixtures("shown")
 def test_the_settings_of_two_runs_are_compared_and_a_link_restores_them() -> None:
-    page = open_page("results", first="random", second="region")
+    page = open_page("results", tab="Settings", first="random", second="region")
     table = page.dataframe[-1].value.set_index("setting")
     assert table.loc["pretrain.mask"].to_list() == ['"random"', '"region"']
     assert not any(name.startswith("finetune") for name in table.index)
     assert f"{len(table)} settings differ" in written(page)
-    same = open_page("results", first="random", second="random")
+    same = open_page("results", tab="Settings", first="random", second="random")
     assert "Choose two runs." in written(same)
 
 
 @pytest.mark.usefixtures("shown")
 def test_the_faces_are_one_click_away() -> None:
-    (link,) = open_page("results").get("page_link")
+    (link,) = open_page("results", tab="Photos").get("page_link")
     assert link.proto.page == "alignment"
 
 
@@ -115,7 +119,7 @@ def test_a_training_in_progress_is_followed_before_there_is_a_verdict(own: Path)
     text = written(page)
     assert "random, seed 0, pretraining: step 20 of 40, loss 0.500, about 00:20 left" in text
     assert "verdict 0 of 1" in text
-    assert charts.HOW_TO_READ["progress"] in text
+    assert HOW_TO_READ["progress"] in text
     assert "Nothing is being trained" not in text
     assert [code.value for code in page.code] == [frame.COMMAND]
     assert len(page.get("plotly_chart")) == 1 + 2  # its loss, and the finished trainings' curves
@@ -128,7 +132,7 @@ def test_a_training_begun_anew_stands_beside_the_old_results(own: Path) -> None:
     page = open_page("results")
     assert "Training in progress" in written(page)
     assert runs(page) == ["scratch", "random", "region", "pixels"]
-    assert "1 training is under way; Results shows how far." in written(open_page("home"))
+    assert "1 training is under way. Done so far: photos listed 1 of 1" in written(open_page("home"))
 
 
 def test_what_is_missing_and_not_under_way_names_the_command(own: Path) -> None:
@@ -147,14 +151,14 @@ def test_the_page_is_shown_anew_when_the_last_training_is_done(
     begin(own, 20)
     page = open_page("results")
     assert page.session_state[live_training.SEEN]
-    looks, look = [], live.underway
+    looks, look = [], live.trainings
 
-    def then_done(paths: Results, setup: Experiment) -> list[live.Underway]:
+    def then_done(paths: Results, setup: Experiment) -> list[live.Training]:
         looks.append(found := look(paths, setup))
         shutil.rmtree(own / "random" / "0" / ".pretrain", ignore_errors=True)
         return found
 
-    monkeypatch.setattr(live, "underway", then_done)
+    monkeypatch.setattr(live, "trainings", then_done)
     text = written(run(page))
     assert [len(found) for found in looks] == [1, 0, 0]  # the page, its part, and the page again
     assert "Training in progress" not in text
@@ -172,3 +176,14 @@ def test_many_trainings_are_counted(own: Path) -> None:
     text = written(open_page("results"))
     assert text.count("starting, before its first step") == 6
     assert "And 6 more." in text
+
+
+def test_between_two_trainings_a_running_workflow_is_said_to_run(own: Path) -> None:
+    unfinished(own)
+    with files.exclusive(own / live.WORKFLOW_LOCK):
+        for name in ("home", "results"):
+            text = written(open_page(name))
+            assert "orkflow is running" in text
+            assert "verdict 0 of 1" in text
+        assert "A workflow is running in this folder" in written(open_page("compare"))
+    assert "workflow is running" not in written(open_page("results"))

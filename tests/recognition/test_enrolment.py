@@ -116,9 +116,9 @@ def test_a_folder_of_people_is_read_by_name(tmp_path):
 
 
 def test_demo_people_are_those_that_nothing_was_trained_on(paths):
-    from facemae.report import tables
+    from facemae.report import faces
 
-    roles = tables.faces(paths)
+    roles = faces.faces(paths)
     unseen = set(roles.loc[roles["role"] == "evaluation", "person"])
     found = list(demo_faces(paths))
     assert {name.removeprefix("Demo ") for name, _ in found} <= {

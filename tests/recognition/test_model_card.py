@@ -20,7 +20,7 @@ from facemae.core.layout import Results
 from facemae.evaluation import metrics
 from facemae.recognition import model_card
 from facemae.recognition.threshold import threshold_card
-from facemae.report import tables
+from facemae.report import faces, tables
 from facemae.report.phrases import metric_label
 
 NASTY = (
@@ -95,12 +95,12 @@ def test_intended_and_forbidden_use(card: str) -> None:
 
 def test_data_with_licence_and_credit(made: Results, card: str) -> None:
     text = section(card, "Data, licence and credit")
-    for each in tables.sources(made):
+    for each in faces.sources(made):
         assert f"`{each.title}`. Credit: `{each.credit}`. Licence: `{each.licence}`." in text
     split = records.read_table(made.data.split)
     people = split[split["role"] == "evaluation"]["person"].nunique()
-    faces = (split["role"] == "evaluation").sum()
-    assert f"- Faces for evaluation: {faces}, people: {people}." in text
+    count = (split["role"] == "evaluation").sum()
+    assert f"- Faces for evaluation: {count}, people: {people}." in text
 
 
 def test_the_overlap_check_has_its_result(card: str, own: Results) -> None:

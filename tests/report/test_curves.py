@@ -1,101 +1,161 @@
-"""Curves: which rows they take, how they are drawn in the app, and the numbers as text."""
+"""Charts as data: how runs look, what is ranked, and where points and intervals lie."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from facemae.report import charts, curves
+from facemae.evaluation.records import higher_is_better
+from facemae.report import chart_spec, curves, static_charts
+from facemae.report.chart_spec import Look
+from facemae.report.phrases import METRIC_NAMES, metric_label
 
-KINDS, AREAS = ("block", "mask"), (0.1, 0.5)
-
-
-def row(
-    run: str, protocol: str, metric: str, condition: str, amount: float, value: float
-) -> dict[str, object]:
-    return {
-        "run": run, "kind": "baseline" if run == "pixels" else "run", "strategy": run, "protocol": protocol,
-        "metric": metric, "condition": condition, "amount": amount, "value": value, "ci_low": value - 0.1,
-        "ci_high": value + 0.2,
-    }  # fmt: skip
-
-
-def board(rows: list[dict[str, object]]) -> pd.DataFrame:
-    return pd.DataFrame(rows).astype({"value": float, "amount": float})
+RUNS = {"scratch": "none", "random": "random", "block": "block", "random-50": "random"}
+LOOKS = {"random": Look("#0072B2"), "pixels": Look("#9E9E9E", "dot")}
 
 
 @pytest.fixture
 def leaderboard() -> pd.DataFrame:
-    rows, nothing = [], float("nan")
-    for run, level in (("scratch", 0.9), ("random", 0.8), ("pixels", 0.7)):
-        rows.append(row(run, "verification", "accuracy", "", nothing, level))
-        rows.append(row(run, "verification", "accuracy", "all pairs", nothing, level))
-        rows.append(row(run, "occlusion", "accuracy", "none", 0.0, level))
-        for place, kind in enumerate(KINDS):
-            rows += [row(run, "occlusion", "accuracy", kind, area, level - place * area) for area in AREAS]
-        rows += [
-            row(run, "lighting", "accuracy", "gamma", strength, level - strength) for strength in (0.2, 0.4)
-        ]
-        rows += [row(run, "illumination", "rank1", f"S{place}", nothing, level) for place in (5, 2, 3)]
-        rows += [row(run, "labels", "accuracy", "share", share, level * share) for share in (1.0, 0.1)]
-        rows.append(row(run, "fairness", "fmr", "female", nothing, 0.25))
-        rows.append(row(run, "occlusion", "occlusion_accuracy", "", nothing, level))
-    return board(rows)
+    rows = [
+        {
+            "run": name, "kind": "baseline" if name == "pixels" else "run", "strategy": strategy,
+            "metric": metric, "condition": "", "value": value + place / 100,
+            "ci_low": value - 0.1, "ci_high": value + 0.1,
+            "seconds_pretrain": 10.0 * (strategy in ("random", "block")), "seconds_finetune": 5.0,
+        }
+        for metric, value in (("roc_auc", 0.8), ("eer", 0.2), ("tar_at_far=0.001", None))
+        if value
+        for place, (name, strategy) in enumerate([*RUNS.items(), ("pixels", "pixels")])
+    ]  # fmt: skip
+    refused = rows[0] | {"metric": "tar_at_far=0.001", "value": None, "ci_low": None, "ci_high": None}
+    return pd.DataFrame([*rows, refused])
 
 
-def by_run(panel: pd.DataFrame, run: str, column: str) -> list[object]:
-    return panel.loc[panel["run"] == run, column].tolist()
+def test_colours_are_fixed_and_distinct(leaderboard: pd.DataFrame) -> None:
+    looks = chart_spec.looks(leaderboard)
+    assert looks["random"].colour == chart_spec.STRATEGY_COLOURS["random"]
+    assert looks["block"].colour == chart_spec.STRATEGY_COLOURS["block"]
+    assert looks["scratch"].colour == chart_spec.SCRATCH_COLOUR
+    assert looks["pixels"].colour == chart_spec.BASELINE_COLOUR
+    assert len({each.colour for each in looks.values()}) == len(looks)
 
 
-def test_only_what_was_measured_has_a_chart(leaderboard: pd.DataFrame) -> None:
-    names = [each.name for each in curves.curves_of(leaderboard)]
-    assert names == ["occlusion", "occlusion-kinds", "lighting", "illumination", "labels"]
-    assert curves.curves_of(leaderboard[leaderboard["protocol"] == "verification"]) == []
-    assert curves.curves_of(leaderboard.head(0)) == []
-    refused = leaderboard.assign(value=float("nan"))
-    assert curves.curves_of(refused) == []
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("roc_auc", "ROC AUC"),
+        ("tar_at_far=0.1", "true accept rate at a FAR of 0.1"),
+        ("far_at_target=0.1", "FAR achieved for 0.1"),
+        ("tpir_at_fpir=0.01", "true identification rate at an FPIR of 0.01"),
+        ("blufr_dir=0.01", "BLUFR identification rate at a FAR of 0.01"),
+        ("race_f1", "race: macro F1"),
+        ("unheard_of", "unheard_of"),
+    ],
+)
+def test_metrics_have_names_in_words(name: str, label: str) -> None:
+    assert metric_label(name) == label
 
 
-def test_the_mean_over_kinds_starts_at_uncovered_faces(leaderboard: pd.DataFrame) -> None:
-    panel = curves.occlusion(leaderboard).panels[""]
-    assert list(dict.fromkeys(panel["run"])) == ["scratch", "random", "pixels"]
-    assert by_run(panel, "scratch", "x") == [0.0, 0.1, 0.5]
-    assert by_run(panel, "scratch", "value") == pytest.approx([0.9, 0.85, 0.65])
-    assert by_run(panel, "scratch", "ci_low") == pytest.approx([0.8, 0.75, 0.55])
-    assert by_run(panel, "scratch", "ci_high") == pytest.approx([1.1, 1.05, 0.85])
+@pytest.mark.parametrize("name", METRIC_NAMES)
+def test_every_named_metric_has_a_direction(name: str) -> None:
+    assert higher_is_better(name) in (True, False)
+    assert ("higher" in curves.axis_title(name)) == higher_is_better(name)
 
 
-def test_a_mean_over_fewer_kinds_is_left_out(leaderboard: pd.DataFrame) -> None:
-    lost = (
-        (leaderboard["run"] == "random")
-        & (leaderboard["condition"] == "mask")
-        & (leaderboard["amount"] == 0.5)
+def test_what_is_no_masked_autoencoder_has_its_own_colour_and_line() -> None:
+    runs = {"scratch": "none", "erasing": "none", "drop": "none", "random": "random", "views": "simclr"}
+    rows = [{"run": run, "kind": "run", "strategy": strategy} for run, strategy in runs.items()]
+    rows += [{"run": name, "kind": "baseline", "strategy": name} for name in ("pixels", "pca")]
+    looks = chart_spec.looks(pd.DataFrame(rows))
+    lines = {name: each.dash for name, each in looks.items()}
+    assert looks["scratch"].colour == chart_spec.SCRATCH_COLOUR
+    assert looks["views"].colour == chart_spec.STRATEGY_COLOURS["simclr"]
+    assert len({looks[run].colour for run in runs}) == len(runs)
+    assert [lines[run] for run in ("scratch", "random", "views")] == [
+        "solid", "solid", chart_spec.CONTRASTIVE_DASH,
+    ]  # fmt: skip
+    assert len({lines[run] for run in ("scratch", "erasing", "drop")}) == 3
+    assert lines["pixels"] != lines["pca"]
+    assert set(lines.values()) <= static_charts._LINES.keys()
+
+
+def test_what_was_measured_under_a_condition_is_in_no_ranking(leaderboard: pd.DataFrame) -> None:
+    covered = leaderboard[leaderboard["metric"] == "roc_auc"].assign(condition="mask", value=0.99)
+    both = pd.concat([leaderboard, covered])
+    pd.testing.assert_frame_equal(curves.ranked(both, "roc_auc"), curves.ranked(leaderboard, "roc_auc"))
+
+
+def test_leaderboard_has_the_best_on_top_and_baselines_below(leaderboard: pd.DataFrame) -> None:
+    looks = chart_spec.looks(leaderboard)
+
+    def order(metric: str) -> list[str]:
+        return [each.name for each in curves.leaderboard(leaderboard, metric, looks).panels[""]]
+
+    assert order("roc_auc") == ["pixels", "scratch", "random", "block", "random-50"]
+    assert order("eer") == ["pixels", "random-50", "block", "random", "scratch"]
+    assert curves.leaderboard(leaderboard, "roc_auc", looks).rules == [0.5]
+
+
+def test_a_refused_metric_draws_nothing(leaderboard: pd.DataFrame) -> None:
+    looks = chart_spec.looks(leaderboard)
+    for make in (curves.leaderboard, curves.cost):
+        assert not make(leaderboard, "tar_at_far=0.001", looks).panels[""]
+
+
+def test_cost_adds_up_the_training_and_sets_equals_side_by_side(leaderboard: pd.DataFrame) -> None:
+    dots = curves.cost(leaderboard, "roc_auc", chart_spec.looks(leaderboard)).panels[""]
+    places = {each.name: each.x[0] for each in dots}
+    assert places["random"] == pytest.approx(15.0, abs=1)
+    assert len(set(places.values())) == len(places)
+    assert len({each.marker for each in dots}) == len(dots)
+    controls = leaderboard[leaderboard["kind"] == "baseline"].assign(seconds_finetune=0.0)
+    assert curves.cost(controls, "roc_auc", chart_spec.looks(leaderboard)).x.span == (-0.08, 1.08)
+
+
+def test_intervals_at_wanted_rates_stand_side_by_side() -> None:
+    rows = [
+        {"run": run, "metric": metric, "condition": "", "value": value, "ci_low": 0.1, "ci_high": 0.9}
+        for run, value in (("scratch", 0.5), ("random", 0.6))
+        for metric in ("tar_at_far=0.1", "far_at_target=0.1", "roc_auc")
+    ]
+    refused = rows[0] | {"metric": "tar_at_far=0.001", "value": None}
+    covered = rows[0] | {"condition": "mask"}
+    found = curves.rate_intervals(pd.DataFrame([*rows, refused, covered]))
+    assert found[["run", "value"]].values.tolist() == [["scratch", 0.5], ["random", 0.6]]
+    assert found["x"].prod() == pytest.approx(0.01)  # set apart evenly to both sides of the rate
+    assert np.log10(found["x"].iloc[1] / found["x"].iloc[0]) == pytest.approx(curves.BAR_STEP)
+    assert curves.rate_intervals(pd.DataFrame([refused])).empty
+
+
+def both() -> pd.DataFrame:
+    far = [0.01, 0.1, 1.0]
+    return pd.concat(
+        pd.DataFrame({"far": far, "tar": [0.1 + seed / 10, 0.5, 1.0], "impostors": 1000}).assign(
+            run=run, seed=seed
+        )
+        for run in ("random", "pixels")
+        for seed in (0, 1)
     )
-    panel = curves.occlusion(leaderboard.assign(value=leaderboard["value"].mask(lost))).panels[""]
-    assert by_run(panel, "random", "x") == [0.0, 0.1]
-    assert by_run(panel, "scratch", "x") == [0.0, 0.1, 0.5]
 
 
-def test_each_kind_is_a_panel_that_starts_at_the_same_point(leaderboard: pd.DataFrame) -> None:
-    panels = curves.occlusion_kinds(leaderboard).panels
-    assert list(panels) == ["rectangle", "mask"]
-    assert by_run(panels["mask"], "scratch", "value") == pytest.approx([0.9, 0.8, 0.4])
-    light = curves.lighting(leaderboard).panels["gamma"]  # its own clean faces are not listed twice
-    assert by_run(light, "scratch", "x") == [0.0, 0.2, 0.4]
+def test_roc_has_the_mean_or_every_seed() -> None:
+    mean = curves.roc(both(), LOOKS)
+    assert [each.name for each in mean.panels[""]] == ["random", "pixels", curves.CHANCE]
+    assert mean.panels[""][0].y[0] == pytest.approx(0.15)
+    assert list(mean.guides) == pytest.approx([0.03])
+    assert not curves.roc(both().assign(impostors=20), LOOKS).guides
+    every = curves.roc(both(), LOOKS, every_seed=True).panels[""]
+    assert [each.legend for each in every[:4]] == [True, False, True, False]
 
 
-def test_subsets_of_light_are_in_order(leaderboard: pd.DataFrame) -> None:
-    found = curves.illumination(leaderboard)
-    assert list(found.ticks) == ["S2", "S3", "S5"]
-    assert list(found.panels) == ["rank-1 identification"]
-    assert by_run(next(iter(found.panels.values())), "random", "x") == ["S2", "S3", "S5"]
-
-
-def test_label_curves_are_logarithmic_and_need_two_points(leaderboard: pd.DataFrame) -> None:
-    found = curves.labels(leaderboard)
-    assert found.log_x
-    assert by_run(found.panels[""], "random", "x") == [0.1, 1.0]
-    whole = leaderboard[~leaderboard["amount"].eq(0.1)]
-    assert curves.labels(whole) is None
+def test_roc_has_a_band_over_its_seeds_and_bars_at_the_rates() -> None:
+    bars = pd.DataFrame({"run": ["random"], "x": [0.1], "value": [0.5], "ci_low": [0.3], "ci_high": [0.6]})
+    random, pixels, bar, _ = curves.roc(both(), LOOKS, bars=bars).panels[""]
+    assert [random.band, pixels.band] == [True, True]
+    assert list(random.low) == pytest.approx([0.1, 0.5, 1.0])
+    assert list(random.high) == pytest.approx([0.2, 0.5, 1.0])
+    assert (bar.name, bar.line, list(bar.low), list(bar.high)) == ("random", 0, [0.3], [0.6])
+    every = curves.roc(both(), LOOKS, every_seed=True, bars=bars).panels[""]
+    assert all(each.low is None for each in every)
 
 
 def roc() -> pd.DataFrame:
@@ -104,89 +164,36 @@ def roc() -> pd.DataFrame:
 
 
 def test_det_is_the_other_side_of_the_roc_curve_without_zero() -> None:
-    found = curves.det(roc())
-    panel = found.panels[""]
-    assert panel["value"].tolist() == pytest.approx([0.9, 0.8, 0.5])
-    assert panel["x"].tolist() == [0.001, 0.01, 0.1]
-    assert found.enough == pytest.approx(0.03)
-    assert curves.det(roc().assign(impostors=20)).enough is None
-
-
-def test_every_chart_says_how_to_read_it(leaderboard: pd.DataFrame) -> None:
-    for each in (*curves.curves_of(leaderboard), curves.det(roc())):
-        assert each.read.endswith(".")
-        assert each.alt.startswith("Line chart")
-
-
-def test_a_table_has_a_row_per_run_and_a_column_per_place(leaderboard: pd.DataFrame) -> None:
-    found = curves.labels(leaderboard)
-    table = curves.table_of(found.panels[""].query("not (run == 'random' and x == 1)"), found.x)
-    assert list(table.columns) == ["Run, by share of the labels (logarithmic)", "0.1", "1"]
-    assert table.to_numpy().tolist()[0] == ["scratch", "0.090 (-0.010 to 0.290)", "0.900 (0.800 to 1.100)"]
-    assert table.to_numpy().tolist()[1][2] == ""
-
-
-def test_groups_and_all_pairs_have_tables(leaderboard: pd.DataFrame) -> None:
-    found = curves.grouped_tables(leaderboard)
-    assert list(found) == ["All against all", "By group: false match rate"]
-    assert found["All against all"]["verification accuracy"].tolist()[0].startswith("0.900")
-    assert found["By group: false match rate"]["female"].tolist() == ["0.250 (0.150 to 0.450)"] * 3
-    refused = curves.grouped_tables(leaderboard.assign(value=np.nan, ci_low=np.nan, ci_high=np.nan))
-    assert refused["By group: false match rate"]["female"].tolist() == ["refused"] * 3
-    assert curves.grouped_tables(leaderboard[leaderboard["condition"] == ""]) == {}
-
-
-def test_the_app_draws_each_run_in_its_colour_and_names_it_once(leaderboard: pd.DataFrame) -> None:
-    colours, dashes = charts.palette(leaderboard), charts.dashes(leaderboard)
-    for each in curves.curves_of(leaderboard):
-        figure = curves.chart(each, colours, dashes)
-        named = [trace.name for trace in figure.data if trace.showlegend is not False]
-        assert named == ["scratch", "random", "pixels"]
-        lines = [trace for trace in figure.data if trace.fill is None]
-        assert len(lines) == 3 * len(each.panels)
-        assert all(trace.line.color == colours[trace.name] for trace in lines)
-        assert all(trace.line.dash == dashes[trace.name] for trace in lines)
-        assert figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
-        assert figure.layout.font.color is None
-
-
-def test_bands_hold_the_interval_and_words_have_bars(leaderboard: pd.DataFrame) -> None:
-    colours, dashes = charts.palette(leaderboard), charts.dashes(leaderboard)
-    band = curves.chart(curves.labels(leaderboard), colours, dashes).data[0]
-    assert band.fill == "toself"
-    assert list(band.y) == pytest.approx([0.29, 1.1, 0.8, -0.01])
-    bars = curves.chart(curves.illumination(leaderboard), colours, dashes)
-    assert all(trace.error_y.array is not None for trace in bars.data)
-    assert bars.data[0].error_y.arrayminus[0] == pytest.approx(0.1)
-
-
-@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 4), (6, 3), (7, 4)])
-def test_panels_fill_their_rows(count: int, columns: int) -> None:
-    assert curves.panel_columns(count) == columns
+    found = curves.det(roc(), LOOKS)
+    (line,) = found.panels[""]
+    assert list(line.y) == pytest.approx([0.9, 0.8, 0.5])
+    assert list(line.x) == [0.001, 0.01, 0.1]
+    assert list(found.guides) == pytest.approx([0.03])
+    assert not curves.det(roc().assign(impostors=20), LOOKS).guides
 
 
 def test_det_has_the_ends_of_its_seeds_where_they_are_asked_for() -> None:
     table = roc().reset_index(drop=True)
     table["tar"] = table["tar"].where(table["seed"] == 0, (table["tar"] + 0.2).clip(upper=1.0))
-    assert curves.det(table).panels[""][["ci_low", "ci_high"]].isna().all().all()
-    panel = curves.det(table, spread=True).panels[""]
-    assert panel["value"].tolist() == pytest.approx([0.8, 0.7, 0.4])
-    assert panel["ci_low"].tolist() == pytest.approx([0.7, 0.6, 0.3])
-    assert panel["ci_high"].tolist() == pytest.approx([0.9, 0.8, 0.5])
+    assert curves.det(table, LOOKS).panels[""][0].low is None
+    (line,) = curves.det(table, LOOKS, spread=True).panels[""]
+    assert list(line.y) == pytest.approx([0.8, 0.7, 0.4])
+    assert list(line.low) == pytest.approx([0.7, 0.6, 0.3])
+    assert list(line.high) == pytest.approx([0.9, 0.8, 0.5])
 
 
 def test_a_seed_without_errors_ends_within_the_logarithmic_axis() -> None:
     table = roc().reset_index(drop=True)
     table.loc[(table["seed"] == 1) & (table["far"] == 0.1), "tar"] = 1.0
-    panel = curves.det(table, spread=True).panels[""]
-    assert panel["value"].tolist() == pytest.approx([0.9, 0.8, 0.25])
-    assert panel["ci_low"].tolist() == pytest.approx([0.9, 0.8, 0.125])
+    (line,) = curves.det(table, LOOKS, spread=True).panels[""]
+    assert list(line.y) == pytest.approx([0.9, 0.8, 0.25])
+    assert list(line.low) == pytest.approx([0.9, 0.8, 0.125])
 
 
 def test_intervals_of_accepts_are_those_of_non_matches_the_other_way_round() -> None:
     rates = pd.DataFrame(
         {
-            "run": ["a", "b", "c"], "far": [0.1, 0.1, 0.1], "value": [0.8, 0.9, 1.0],
+            "run": ["a", "b", "c"], "x": [0.1, 0.1, 0.1], "value": [0.8, 0.9, 1.0],
             "ci_low": [0.7, 0.8, 1.0], "ci_high": [0.85, 1.05, 1.0],
         }
     )  # fmt: skip
@@ -195,3 +202,23 @@ def test_intervals_of_accepts_are_those_of_non_matches_the_other_way_round() -> 
     assert found["value"].tolist() == pytest.approx([0.2, 0.1])
     assert found["ci_low"].tolist() == pytest.approx([0.15, 0.01])
     assert found["ci_high"].tolist() == pytest.approx([0.3, 0.2])
+
+
+def test_learning_curves_are_thin_per_seed_and_bold_for_the_mean() -> None:
+    table = pd.DataFrame(
+        {
+            "run": "random", "seed": [0, 0, 1, 1], "part": 0, "step": [1, 2, 1, 2],
+            "loss": [1.0, 0.5, 2.0, 1.5],
+        }
+    )  # fmt: skip
+    *thin, bold = curves.learning(table, LOOKS, "pretrain").panels[""]
+    assert [(each.line, each.legend) for each in thin] == [(1, False)] * 2
+    assert bold.line > 1
+    assert list(bold.y) == [1.5, 1.0]
+
+
+def test_some_runs_alone_keep_the_colours_of_all(leaderboard: pd.DataFrame) -> None:
+    looks, alone = chart_spec.looks(leaderboard), leaderboard[leaderboard["run"] == "random-50"]
+    assert chart_spec.looks(alone)["random-50"] != looks["random-50"]  # else there is nothing to test
+    for make in (curves.leaderboard, curves.cost):
+        assert make(alone, "roc_auc", looks).panels[""][0].look == looks["random-50"]

@@ -50,8 +50,8 @@ def begin(
     return state
 
 
-def look(root: Path, setup: config.Experiment) -> list[live.Underway]:
-    return live.underway(Results(root), setup, NOW)
+def look(root: Path, setup: config.Experiment) -> list[live.Training]:
+    return live.trainings(Results(root), setup, NOW)
 
 
 def test_the_files_have_the_names_that_trainings_give_them() -> None:
@@ -70,7 +70,7 @@ def test_a_running_training_tells_step_loss_and_time_left(tmp_path: Path, setup:
     assert (found.run, found.seed, found.stage, found.state, found.live) == (
         "random", 0, "pretrain", "running", True,
     )  # fmt: skip
-    assert (found.step, found.steps, found.saved, found.share) == (20, 40, 20, 0.5)
+    assert (found.step, found.steps, found.share) == (20, 40, 0.5)
     assert found.seconds_left == pytest.approx((STEPS - 20) * BATCH / 8.0)  # by hand: 20 steps of 2 s
     assert found.sentence == (
         "random, seed 0, pretraining: step 20 of 40, loss 0.050, 0.500 on faces held out, "
@@ -89,43 +89,16 @@ def test_the_time_left_follows_the_last_lines(tmp_path: Path, setup: config.Expe
 
 
 def test_a_quiet_training_stopped_and_says_where_it_goes_on(tmp_path: Path, setup: config.Experiment) -> None:
-    # Lines are 20 s apart, so that it takes three of them without a sign, not 20 s.
+    # Lines are 30 s apart, so that it takes three of them without a sign, not 60 s.
     begin(tmp_path, 20, saved=10, ago=59.0)
     assert look(tmp_path, setup)[0].state == "running"
     begin(tmp_path, 0, saved=10, ago=61.0)
     (found,) = look(tmp_path, setup)
     assert (found.state, found.live, found.seconds_left) == ("stopped", False, None)
-    assert "stopped at step 20 of 40, 01:01 ago; the same command goes on from step 10." in found.sentence
-
-
-def test_without_a_checkpoint_it_begins_again(tmp_path: Path, setup: config.Experiment) -> None:
-    begin(tmp_path, 10, ago=500.0)
     assert (
-        "the same command begins it again, since nothing was saved yet" in look(tmp_path, setup)[0].sentence
+        "stopped at step 20 of 40, 01:01 ago; the same command goes on from its last checkpoint."
+        in found.sentence
     )
-
-
-def test_a_held_lock_is_a_sign_of_life_however_quiet(tmp_path: Path, setup: config.Experiment) -> None:
-    state = begin(tmp_path, 20, ago=5000.0)
-    with files.exclusive(state.with_name(".pretrain.lock")):
-        if not live._held():
-            pytest.skip("this kernel does not list its locks")
-        assert look(tmp_path, setup)[0].state == "running"
-    assert look(tmp_path, setup)[0].state == "stopped"
-
-
-def test_a_training_that_has_taken_its_lock_and_nothing_else_is_starting(
-    tmp_path: Path, setup: config.Experiment
-) -> None:
-    lock = tmp_path / "random" / "1" / ".finetune.lock"
-    with files.exclusive(lock):
-        if not live._held():
-            pytest.skip("this kernel does not list its locks")
-        (found,) = look(tmp_path, setup)
-        assert (found.run, found.seed, found.stage, found.state) == ("random", 1, "finetune", "starting")
-        assert "starting, before its first step" in found.sentence
-        assert lock.read_text() == str(os.getpid())  # looking took no lock and wrote nothing
-    assert look(tmp_path, setup) == []
 
 
 def test_a_training_that_has_all_its_steps_is_writing(tmp_path: Path, setup: config.Experiment) -> None:
@@ -143,7 +116,7 @@ def test_a_diverged_training_says_what_helps(tmp_path: Path, setup: config.Exper
     assert "diverged at step 27 of 40; lower learning_rate" in found.sentence
 
 
-def test_parts_and_label_curves_are_found_and_what_goes_on_is_first(
+def test_parts_and_label_curves_are_found_and_a_part_that_is_done_is_not(
     tmp_path: Path, setup: config.Experiment
 ) -> None:
     begin(tmp_path, 20, folder="scratch/0/.finetune", ago=900.0)
@@ -156,7 +129,6 @@ def test_parts_and_label_curves_are_found_and_what_goes_on_is_first(
     assert [(each.run, each.stage, each.part, each.state) for each in found] == [
         ("scratch", "finetune", 2, "running"),
         ("region", "labels", 0, "running"),
-        ("scratch", "finetune", 0, "stopped"),
     ]
     assert "fine-tuning, part 3: step 20" in found[0].sentence
     assert "fine-tuning on fewer labels: step 10" in found[1].sentence
@@ -172,14 +144,14 @@ def test_files_caught_half_written_stop_nothing(
     os.utime(state / name, (NOW, NOW))
     (found,) = look(tmp_path, setup)
     assert found.sentence
-    assert live.losses(Results(tmp_path), [found])["step"].tolist() in ([], [10, 20])
+    assert live.losses([found])["step"].tolist() in ([], [10, 20])
 
 
 def test_losses_are_those_of_the_unfinished_logs(tmp_path: Path, setup: config.Experiment) -> None:
     begin(tmp_path, 20)
     begin(tmp_path, 10, folder="random/0/.finetune-1")
     begin(tmp_path, 10, folder="random/0/labels/.0/share-0.1-abc/.finetune")
-    table = live.losses(Results(tmp_path), look(tmp_path, setup))
+    table = live.losses(look(tmp_path, setup))
     expected = pd.DataFrame(
         {
             "run": "random", "seed": 0, "part": [0, 0, 1], "stage": ["pretrain", "pretrain", "finetune"],
@@ -202,3 +174,13 @@ def test_what_is_done_is_counted_by_stage(tmp_path: Path, setup: config.Experime
     assert counted["evaluation"] == {"done": 1, "of": 7}  # the control has one seed
     assert counted["verdict"] == {"done": 0, "of": 1}
     assert "fewer labels" not in counted
+
+
+def test_a_workflow_is_seen_by_its_lock_and_not_kept_from_it(tmp_path: Path) -> None:
+    paths = Results(tmp_path)
+    assert not live.workflow_runs(paths)
+    with files.exclusive(tmp_path / live.WORKFLOW_LOCK):
+        assert live.workflow_runs(paths)
+    assert not live.workflow_runs(paths)  # the file is left behind, the lock is not
+    with files.exclusive(tmp_path / live.WORKFLOW_LOCK):
+        pass

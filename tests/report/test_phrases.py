@@ -1,194 +1,15 @@
-from typing import get_args
+"""Words for metrics and lists, and rows told from either side."""
 
 import pandas as pd
-import pytest
 
-from facemae import config
 from facemae.report.phrases import (
-    NO_FAMILY,
     cheap_runs,
     masked_runs,
     primary_first,
     rival_runs,
     scratch_runs,
     turned,
-    verdict_in_words,
 )
-
-STRATEGIES = ["random", "block", "grid", "region"]
-
-
-MEANS = (
-    "Equivalent means that the interval of the difference lies within 0.01 either way; undecided means that "
-    "these people and seeds cannot tell, which is no proof of equality. The comparisons against {} were "
-    "fixed before the run and are corrected together; all others are exploratory."
-)
-
-
-@pytest.fixture
-def words(small):
-    """Return a function that words verdicts: of each run against scratch, and (run_a, run_b, verdict)."""
-
-    def make(
-        against, more=(), primary="roc_auc", values=None, note="", controls=("scratch",),
-    ):  # fmt: skip
-        dropped = {name: None for name in STRATEGIES if name not in against}
-        experiment = small(
-            runs=dropped | {name: {} for name in against},
-            evaluate={"primary": primary, "against": list(controls)},
-            baselines=[name for name in values or {} if name in get_args(config.Baseline)],
-        )
-        rows = [(name, "scratch", verdict) for name, verdict in against.items()]
-        sign = {"better": 1, "worse": -1, "equivalent": 0.001, "undecided": 1}
-        verdicts = pd.DataFrame(
-            [{"metric": primary, "run_a": a, "run_b": b, "verdict": verdict, "note": note, "ci_low": 0.0,
-              "ci_high": 0.0, "seconds_difference": 0.0, "difference": 0.05 * sign[verdict]}
-             for a, b, verdict in [*rows, *more]]
-            + [{"metric": "other", "run_a": "random", "run_b": "scratch", "verdict": "worse"}]
-        )  # fmt: skip
-        runs = [{"run": name, "kind": "run", "value": 0.8} for name in experiment.run_names]
-        runs += [{"run": name, "kind": "baseline", "value": value} for name, value in (values or {}).items()]
-        runs += [row | {"condition": "mask", "value": 0.9} for row in runs]  # which no sentence is about
-        rows = [{"metric": primary, "people": 20, "condition": ""} | row for row in runs]
-        return verdict_in_words(experiment, pd.DataFrame(rows), verdicts)
-
-    return make
-
-
-@pytest.mark.parametrize(
-    ("against", "told"),
-    [
-        ({"random": "better"}, "random (+0.050) is better."),
-        (
-            {"random": "better", "block": "better"},
-            "random (+0.050) and block (+0.050) are better.",
-        ),
-        (
-            {"random": "better", "block": "worse", "grid": "equivalent"},
-            "random (+0.050) is better; block (-0.050) is worse; grid is equivalent.",
-        ),
-        (
-            {"random": "worse", "block": "undecided", "grid": "undecided", "region": "equivalent"},
-            "random (-0.050) is worse; region is equivalent; block and grid are undecided.",
-        ),
-        ({"random": "equivalent", "block": "equivalent"}, "random and block are equivalent."),
-        ({"random": "undecided"}, "random is undecided."),
-    ],
-)
-def test_the_headline_says_who_wins(words, against, told):
-    found = words(against)
-    assert found["headline"] == f"Against training from scratch on 20 unseen people, by ROC AUC: {told}"
-    assert (found["metric"], found["people"], found["seeds"]) == ("roc_auc", 20, 2)
-    assert found["sentences"] == [MEANS.format("scratch")]
-
-
-@pytest.mark.parametrize(
-    ("primary", "name"),
-    [("eer", "equal error rate"), ("accuracy", "verification accuracy"), ("rank1", "rank-1 identification")],
-)
-def test_the_headline_follows_the_primary_metric(words, primary, name):
-    found = words({"random": "better"}, primary=primary)
-    assert f"on 20 unseen people, by {name}: random" in found["headline"]
-    assert found["metric"] == primary
-
-
-def test_each_control_of_the_primary_family_has_its_sentence(words):
-    found = words(
-        {"random": "undecided", "block": "better", "grid": "better"},
-        more=[("block", "random", "worse"), ("random", "grid", "better")],
-        controls=("scratch", "random"),
-    )
-    assert found["headline"].startswith("Against training from scratch on 20 unseen people")
-    assert found["sentences"] == [
-        "Against random: block (-0.050) and grid (-0.050) are worse.",
-        MEANS.format("scratch and random"),
-    ]
-
-
-def test_a_reason_is_told_once(words):
-    note = "one seed cannot tell a run from the luck of its training; use two or more"
-    found = words({"random": "undecided", "block": "undecided"}, note=note)
-    assert found["headline"].endswith("random and block are undecided.")
-    assert found["sentences"] == [f"Undecided because {note}.", MEANS.format("scratch")]
-
-
-def test_a_run_that_has_not_learnt_is_named(words):
-    found = words({"random": "undecided"}, note="random has not learnt: its embedding has collapsed")
-    assert found["sentences"][0] == "Undecided because random has not learnt: its embedding has collapsed."
-
-
-def test_without_a_family_there_is_no_verdict_and_all_is_exploratory(words):
-    for found in (words({"random": "better"}, controls=()), words({})):
-        assert found["headline"] == NO_FAMILY
-        assert found["sentences"][-1].endswith("No comparison was fixed beforehand, so all are exploratory.")
-
-
-def test_a_family_without_numbers_has_no_verdict(words):
-    found = words({"random": "better"}, controls=("random",))
-    assert found["headline"] == NO_FAMILY  # a run is not held against itself
-    found = words({"random": "better", "block": "better"}, controls=("random",))
-    assert found["headline"] == "No verdict: ROC AUC was not measured; the tables say why."
-
-
-def test_between_the_other_strategies_all_is_exploratory(words):
-    def sentence(*verdicts):
-        pairs = [("block", "random"), ("grid", "random"), ("grid", "block")]
-        more = [(*pair, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
-        return words(dict.fromkeys(["random", "block", "grid"], "undecided"), more=more)["sentences"][0]
-
-    start = "Between the other masking strategies (exploratory): "
-    assert sentence("undecided", "undecided", "undecided") == f"{start}3 pairs are undecided."
-    assert sentence("equivalent", "undecided", "undecided") == (
-        f"{start}1 pair is equivalent and 2 pairs are undecided."
-    )
-    assert sentence("worse", "better", "undecided") == (
-        f"{start}block is worse than random and grid is better than random; 1 pair is undecided."
-    )
-
-
-def test_a_pair_of_the_primary_family_is_not_told_again(words):
-    found = words(
-        {"random": "undecided", "block": "better"},
-        more=[("block", "random", "worse")],
-        controls=("scratch", "random"),
-    )
-    assert sum("worse" in sentence for sentence in found["sentences"]) == 1
-
-
-def test_the_best_control_is_named_with_who_beats_it(words):
-    more = [("random", "pca", "better"), ("block", "pca", "undecided"), ("grid", "pca", "better"),
-            ("random", "pixels", "worse"), ("scratch", "pca", "worse")]  # fmt: skip
-    found = words(
-        dict.fromkeys(["random", "block", "grid"], "undecided"), more=more,
-        values={"pixels": 0.7, "pca": 0.755},
-    )  # fmt: skip
-    assert found["sentences"][0] == (
-        "The best control that trains no network is pca with 0.755: against it random (+0.050) and grid "
-        "(+0.050) are better; scratch (-0.050) is worse; block is undecided (exploratory)."
-    )
-
-
-def test_a_control_that_learns_from_the_same_labels_comes_before_a_better_one_that_does_not(words):
-    found = words(
-        {"random": "undecided"}, more=[("random", "fisherfaces", "better"), ("random", "pca", "worse")],
-        values={"pca": 0.9, "fisherfaces": 0.823, "hog_lda": 0.8},
-    )  # fmt: skip
-    assert found["sentences"][0] == (
-        "The best control that learns from the same labels is fisherfaces with 0.823: against it random "
-        "(+0.050) is better (exploratory)."
-    )
-
-
-def test_the_best_control_of_an_error_rate_is_the_lowest(words):
-    found = words({"random": "undecided"}, primary="eer", values={"pixels": 0.3, "pca": 0.2})
-    assert found["sentences"][0] == "The best control that trains no network is pca with 0.200."
-
-
-def test_more_names_than_anybody_reads_are_counted(words):
-    headline = words({f"run{number}": "undecided" for number in range(9)})["headline"]
-    assert "9 of them are undecided" in headline
-    headline = words({f"run{number}": "undecided" for number in range(8)})["headline"]
-    assert "run0, run1" in headline
 
 
 def test_what_decides_is_told_first():
@@ -209,23 +30,6 @@ def test_runs_are_told_apart_by_how_they_learn(small):
     assert rival_runs(experiment) == ["views"]
     assert cheap_runs(experiment) == ["erasing"]
     assert scratch_runs(experiment) == ["plain", "erasing"]  # what hides nothing comes first
-
-
-def test_a_rival_is_no_masking_strategy_of_the_headline(small):
-    experiment = small(
-        runs=dict.fromkeys(["block", "grid", "region"]) | {"views": {"pretrain": {"method": "simclr"}}},
-        baselines=[],
-    )
-    pairs = [("random", "scratch", "worse"), ("views", "scratch", "better"), ("views", "random", "better")]
-    verdicts = pd.DataFrame(
-        {"metric": "roc_auc", "run_a": a, "run_b": b, "verdict": each, "note": "", "difference": 0.1}
-        for a, b, each in pairs
-    )
-    names = experiment.run_names
-    leaderboard = pd.DataFrame({"run": names, "kind": "run", "metric": "roc_auc", "people": 9, "value": 0.5})
-    words = verdict_in_words(experiment, leaderboard.assign(condition=""), verdicts)
-    assert words["headline"].endswith("by ROC AUC: random (+0.100) is worse.")
-    assert not any("views" in text for text in [words["headline"], *words["sentences"]])
 
 
 def test_a_comparison_turned_twice_is_itself():

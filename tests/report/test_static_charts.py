@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from facemae.report import charts, curves, static_charts
+from facemae.report import chart_spec, curves, faces, static_charts
+from facemae.report.chart_spec import Axis, Chart, Look, Series
+from facemae.report.static_charts import svg
 
-COLOURS = {"random": "#0072B2", "pixels": "#9E9E9E"}
-LINES = {"random": "solid", "pixels": "dot"}
+LOOKS = {"random": Look("#0072B2"), "pixels": Look("#9E9E9E", "dot")}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def leaderboard() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def roc() -> pd.DataFrame:
     curve = {"far": [0.001, 0.01, 0.1, 1.0], "tar": [0.1, 0.2, 0.5, 1.0], "impostors": 1000}
-    return pd.concat(pd.DataFrame(curve).assign(run=run, seed=seed) for run in COLOURS for seed in (0, 1))
+    return pd.concat(pd.DataFrame(curve).assign(run=run, seed=seed) for run in LOOKS for seed in (0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -57,81 +58,76 @@ def measured() -> pd.DataFrame:
 def drawn(
     measured: pd.DataFrame, leaderboard: pd.DataFrame, roc: pd.DataFrame, learning: pd.DataFrame
 ) -> dict[str, str]:
-    return {
-        "leaderboard": static_charts.leaderboard_figure(leaderboard, "roc_auc"),
-        "cost": static_charts.cost_figure(leaderboard, "roc_auc"),
-        "roc": static_charts.roc_figure(roc, COLOURS, LINES),
-        "pretrain": static_charts.learning_figure(learning, COLOURS, "pretrain"),
-        "finetune": static_charts.learning_figure(learning, COLOURS, "finetune"),
-        "det": static_charts.curves_figure(curves.det(roc), COLOURS, LINES),
-        "labels": static_charts.curves_figure(several(1), COLOURS, LINES),
-        "kinds": static_charts.curves_figure(several(7), COLOURS, LINES),
-        "light": static_charts.curves_figure(in_words(), COLOURS, LINES),
-        **{each.column: static_charts.quality_figure(measured, each) for each in charts.MEASURES},
-    }
+    looks = chart_spec.looks(leaderboard)
+    made = [
+        curves.leaderboard(leaderboard, "roc_auc", looks),
+        curves.cost(leaderboard, "roc_auc", looks),
+        curves.roc(roc, LOOKS),
+        curves.learning(learning, LOOKS, "pretrain"),
+        curves.learning(learning, LOOKS, "finetune"),
+        curves.det(roc, LOOKS),
+        several(1),
+        several(7),
+        in_words(),
+        *(curves.quality(measured, each) for each in faces.MEASURES),
+    ]
+    return {each.name: svg(each) for each in made}
 
 
-def several(panels: int) -> curves.Curves:
-    line = {
-        "run": "random",
-        "x": [0.0, 0.5],
-        "value": [0.9, 0.7],
-        "ci_low": [0.8, 0.6],
-        "ci_high": [1.0, 0.8],
-    }
-    lines = pd.concat([pd.DataFrame(line), pd.DataFrame(line | {"run": "pixels"})])
+def several(panels: int) -> Chart:
+    lines = [
+        Series(name, [0.0, 0.5], [0.9, 0.7], look, [0.8, 0.6], [1.0, 0.8], marker="circle", band=True)
+        for name, look in LOOKS.items()
+    ]
     names = [""] if panels == 1 else [f"kind {place}" for place in range(panels)]
-    return curves.Curves(
-        f"several-{panels}", "Title", "", "", dict.fromkeys(names, lines), "share", "accuracy"
-    )
+    drawn = dict.fromkeys(names, lines)
+    return Chart(f"several-{panels}", "", "", "", drawn, Axis("share"), Axis("accuracy"))
 
 
-def in_words() -> curves.Curves:
-    line = {
-        "run": "random",
-        "x": ["S2", "S3"],
-        "value": [0.9, 0.7],
-        "ci_low": [0.8, 0.6],
-        "ci_high": [1.0, 0.8],
-    }
-    return curves.Curves("light", "", "", "", {"": pd.DataFrame(line)}, "light", "rate", ticks=["S2", "S3"])
+def in_words() -> Chart:
+    line = Series("random", ["S2", "S3"], [0.9, 0.7], LOOKS["random"], [0.8, 0.6], [1.0, 0.8])
+    return Chart("light", "", "", "", {"": [line]}, Axis("light", words=["S2", "S3"]), Axis("rate"))
 
 
-def words(svg: str) -> list[str]:
-    return [node.text for node in ET.fromstring(svg).iter() if node.text and node.text.strip()]
+def leaderboard_svg(table: pd.DataFrame, metric: str) -> str:
+    return svg(curves.leaderboard(table, metric, chart_spec.looks(table)))
 
 
-def heights(svg: str, names: list[str]) -> list[str]:
+def words(text: str) -> list[str]:
+    return [node.text for node in ET.fromstring(text).iter() if node.text and node.text.strip()]
+
+
+def heights(text: str, names: list[str]) -> list[str]:
     """Return the names from the top of the figure to its bottom."""
-    found = {node.text: float(node.attrib["y"]) for node in ET.fromstring(svg).iter() if node.text in names}
+    found = {node.text: float(node.attrib["y"]) for node in ET.fromstring(text).iter() if node.text in names}
     return sorted(found, key=found.__getitem__)
 
 
 def test_leaderboard_has_the_best_on_top_and_controls_below(leaderboard: pd.DataFrame) -> None:
     names = list(leaderboard["run"].unique())
-    best_high = static_charts.leaderboard_figure(leaderboard, "roc_auc")
+    best_high = leaderboard_svg(leaderboard, "roc_auc")
     assert heights(best_high, names) == ["block", "random", "scratch", "pca", "pixels"]
-    best_low = static_charts.leaderboard_figure(leaderboard, "eer")
+    best_low = leaderboard_svg(leaderboard, "eer")
     assert heights(best_low, names) == ["scratch", "random", "block", "pixels", "pca"]
-    assert {"0.720", charts.axis_title("roc_auc")} <= set(words(best_high))
+    assert {"0.720", curves.axis_title("roc_auc")} <= set(words(best_high))
 
 
 def test_a_refused_metric_leaves_the_axes_empty(leaderboard: pd.DataFrame) -> None:
-    for draw in (static_charts.leaderboard_figure, static_charts.cost_figure):
-        svg = draw(leaderboard, "tar_at_far=0.001")
-        assert "true accept rate at a FAR of 0.001 (higher is better)" in words(svg)
-        assert "scratch" not in words(svg)
+    for make in (curves.leaderboard, curves.cost):
+        drawn = svg(make(leaderboard, "tar_at_far=0.001", chart_spec.looks(leaderboard)))
+        assert "true accept rate at a FAR of 0.001 (higher is better)" in words(drawn)
+        assert "scratch" not in words(drawn)
 
 
 def test_roc_names_every_curve_and_the_limit_of_what_can_be_told(drawn: dict[str, str]) -> None:
     shown = words(drawn["roc"])
-    assert {"random", "pixels", charts.CHANCE, charts.ENOUGH, "0.001", "0.1", "1"} <= set(shown)
-    assert charts.AXES["far"] in shown
-    assert charts.STRATEGY_COLOURS["random"].lower() in drawn["roc"]
+    assert {"random", "pixels", curves.CHANCE, curves.ENOUGH, "0.001", "0.1", "1"} <= set(shown)
+    assert curves.FAR in shown
+    assert chart_spec.STRATEGY_COLOURS["random"].lower() in drawn["roc"]
 
 
 def test_too_few_impostors_for_the_limit_draw_none(roc: pd.DataFrame) -> None:
-    assert charts.ENOUGH not in words(static_charts.roc_figure(roc.assign(impostors=20), COLOURS, LINES))
+    assert curves.ENOUGH not in words(svg(curves.roc(roc.assign(impostors=20), LOOKS)))
 
 
 def test_learning_curves_are_thin_per_seed_and_bold_for_the_mean(drawn: dict[str, str]) -> None:
@@ -142,39 +138,23 @@ def test_learning_curves_are_thin_per_seed_and_bold_for_the_mean(drawn: dict[str
     assert words(drawn["pretrain"]).count("random") == 1
 
 
-def test_long_curves_are_thinned_and_keep_their_ends(learning: pd.DataFrame, drawn: dict[str, str]) -> None:
+def test_long_curves_are_thinned_and_keep_their_ends(drawn: dict[str, str]) -> None:
     paths = re.findall(r'd="([^"]*)" clip-path', drawn["pretrain"])
     assert max(path.count("L") for path in paths) < static_charts.MAX_POINTS
     assert len(drawn["pretrain"]) < 40_000
-    kept = static_charts._thinned(learning[learning["seed"] == 0])
-    assert (kept["step"].iloc[0], kept["step"].iloc[-1]) == (1, 2000)
-    assert len(static_charts._thinned(learning.head(3))) == 3
-
-
-def test_cost_adds_up_the_training_and_sets_equals_side_by_side(leaderboard: pd.DataFrame) -> None:
-    def places(table: pd.DataFrame) -> set[str]:
-        svg = static_charts.cost_figure(table, "roc_auc")
-        return set(re.findall(r'<use xlink:href="#\w+" x="([\d.]+)"[^>]*stroke: #9e9e9e', svg))
-
-    apart = leaderboard[leaderboard["run"] != "pca"]
-    assert len(places(leaderboard)) > len(places(apart))
-    assert {"0", "5", "10", "15"} & set(words(static_charts.cost_figure(leaderboard, "roc_auc")))
-
-
-def test_without_any_training_the_costs_are_drawn_too(leaderboard: pd.DataFrame) -> None:
-    controls = leaderboard[leaderboard["kind"] == "baseline"]
-    assert "pixels" in words(static_charts.cost_figure(controls, "roc_auc"))
+    kept = static_charts._thinned(2000)
+    assert (kept[0], kept[-1], len(static_charts._thinned(3))) == (0, 1999, 3)
 
 
 def test_figures_are_the_same_every_time(leaderboard: pd.DataFrame, drawn: dict[str, str]) -> None:
-    assert static_charts.leaderboard_figure(leaderboard, "roc_auc") == drawn["leaderboard"]
+    assert leaderboard_svg(leaderboard, "roc_auc") == drawn["leaderboard"]
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path"}):
-        assert static_charts.leaderboard_figure(leaderboard, "roc_auc") == drawn["leaderboard"]
+        assert leaderboard_svg(leaderboard, "roc_auc") == drawn["leaderboard"]
 
 
 def test_drawing_leaves_the_settings_alone(leaderboard: pd.DataFrame) -> None:
     before = dict(matplotlib.rcParams)
-    static_charts.leaderboard_figure(leaderboard, "roc_auc")
+    leaderboard_svg(leaderboard, "roc_auc")
     assert dict(matplotlib.rcParams) == before
 
 
@@ -182,17 +162,17 @@ def test_figures_share_no_id_and_miss_none(drawn: dict[str, str]) -> None:
     page = "".join(drawn.values())
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids)) > 0
-    for svg in drawn.values():
-        assert set(re.findall(r"#([mp]\w{10})\b", svg)) <= set(re.findall(r'\bid="([^"]+)"', svg))
+    for found in drawn.values():
+        assert set(re.findall(r"#([mp]\w{10})\b", found)) <= set(re.findall(r'\bid="([^"]+)"', found))
 
 
 def test_figures_bring_no_style_script_date_or_background(drawn: dict[str, str]) -> None:
-    for svg in drawn.values():
-        assert svg.startswith("<svg ")
+    for found in drawn.values():
+        assert found.startswith("<svg ")
         for unwanted in ("<style", "<script", "<metadata", "<!DOCTYPE", "#ffffff", "#000000", "font-family"):
-            assert unwanted not in svg
-        assert all("fill: currentColor" in tag for tag in re.findall(r"<text[^>]*>", svg))
-        assert set(re.findall(r"https?://[^\"]*", svg)) <= {
+            assert unwanted not in found
+        assert all("fill: currentColor" in tag for tag in re.findall(r"<text[^>]*>", found))
+        assert set(re.findall(r"https?://[^\"]*", found)) <= {
             "http://www.w3.org/2000/svg",
             "http://www.w3.org/1999/xlink",
         }
@@ -200,9 +180,9 @@ def test_figures_bring_no_style_script_date_or_background(drawn: dict[str, str])
 
 def test_names_stay_text(leaderboard: pd.DataFrame) -> None:
     hostile = "<script>$x^2$ & co</script>"
-    svg = static_charts.leaderboard_figure(leaderboard.replace({"run": {"random": hostile}}), "roc_auc")
-    assert "<script" not in svg
-    assert hostile in words(svg)
+    drawn = leaderboard_svg(leaderboard.replace({"run": {"random": hostile}}), "roc_auc")
+    assert "<script" not in drawn
+    assert hostile in words(drawn)
 
 
 @pytest.mark.parametrize(
@@ -213,23 +193,23 @@ def test_a_legend_has_as_many_columns_as_fit(labels: list[str], columns: int) ->
 
 
 def test_quality_figures_name_the_measure_and_colour_what_is_doubtful(drawn: dict[str, str]) -> None:
-    for measure in charts.MEASURES:
-        svg = drawn[measure.column]
-        assert {measure.title, charts.FACES} <= set(words(svg))
-        assert {charts.FACE_COLOUR.lower(), charts.DOUBT_COLOUR.lower()} <= set(re.findall(r"#\w{6}", svg))
-        assert svg.count(charts.BASELINE_COLOUR.lower()) == len(measure.limits)
-        assert len(svg) < 30_000
-    assert {"8%", "10%"} <= set(words(drawn["residual"]))
-    assert {"10", "100", "1000"} <= set(words(drawn["sharpness"]))
+    for measure in faces.MEASURES:
+        found = drawn[f"quality-{measure.column}"]
+        assert {measure.title, curves.FACES} <= set(words(found))
+        assert {curves.FACE_COLOUR.lower(), curves.DOUBT_COLOUR.lower()} <= set(re.findall(r"#\w{6}", found))
+        assert found.count(chart_spec.GUIDE_COLOUR.lower() + "; stroke-width: 1.2") == len(measure.limits)
+        assert len(found) < 30_000
+    assert {"8%", "10%"} <= set(words(drawn["quality-residual"]))
+    assert {"10", "100", "1000"} <= set(words(drawn["quality-sharpness"]))
 
 
 def test_one_face_is_drawn_too(measured: pd.DataFrame) -> None:
-    for measure in charts.MEASURES:
-        assert charts.FACES in words(static_charts.quality_figure(measured.head(1), measure))
+    for measure in faces.MEASURES:
+        assert curves.FACES in words(svg(curves.quality(measured.head(1), measure)))
 
 
 def test_curves_name_their_panels_axes_and_runs_once(drawn: dict[str, str]) -> None:
-    found = words(drawn["kinds"])
+    found = words(drawn["several-7"])
     assert [found.count(f"kind {place}") for place in range(7)] == [1] * 7
     assert found.count("random") == found.count("pixels") == 1
     assert {"share", "accuracy"} <= set(found)
@@ -237,11 +217,11 @@ def test_curves_name_their_panels_axes_and_runs_once(drawn: dict[str, str]) -> N
 
 
 def test_curves_have_each_run_in_its_colour_and_line(drawn: dict[str, str]) -> None:
-    bands = re.findall(r"fill: (#\w{6}); fill-opacity: 0.13", drawn["labels"])
-    assert bands == [COLOURS[run].lower() for run in ("random", "pixels")]
+    bands = re.findall(r"fill: (#\w{6}); fill-opacity: 0.13", drawn["several-1"])
+    assert bands == [look.colour.lower() for look in LOOKS.values()]
     for run, dashed in (("random", False), ("pixels", True)):
         styles = re.findall(
-            rf'style="(fill: none;[^"]*stroke: {COLOURS[run].lower()}[^"]*)"', drawn["labels"]
+            rf'style="(fill: none;[^"]*stroke: {LOOKS[run].colour.lower()}[^"]*)"', drawn["several-1"]
         )
         assert styles
         assert all(("stroke-dasharray" in style) == dashed for style in styles)
@@ -249,12 +229,12 @@ def test_curves_have_each_run_in_its_colour_and_line(drawn: dict[str, str]) -> N
 
 def test_curves_without_an_interval_have_no_band(drawn: dict[str, str]) -> None:
     assert "fill-opacity: 0.13" not in drawn["det"]
-    assert {charts.AXES["far"], charts.ENOUGH} <= set(words(drawn["det"]))
+    assert {curves.FAR, curves.ENOUGH} <= set(words(drawn["det"]))
 
 
 def test_pictures_are_small_on_white_paper_and_the_same_every_time(leaderboard: pd.DataFrame) -> None:
     def draw() -> bytes:
-        return static_charts.as_png(lambda: static_charts.draw_leaderboard(leaderboard, "roc_auc"))
+        return static_charts.png(curves.leaderboard(leaderboard, "roc_auc", chart_spec.looks(leaderboard)))
 
     picture = Image.open(io.BytesIO(draw()))
     assert picture.format == "PNG"

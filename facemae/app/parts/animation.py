@@ -12,7 +12,7 @@ from PIL import Image
 
 from facemae import config
 from facemae.config.masks import MASK_GUIDES, PIXEL_MASKS
-from facemae.report import charts
+from facemae.report import reconstructions
 
 FRAMES, MILLISECONDS = 12, 1000
 # A guided strategy asks a network that is in training, and there is none here.
@@ -38,8 +38,8 @@ def pictures(
 
 
 def frames(
-    image: charts.Pixels, strategy: str, ratio: float, parameters: Mapping[str, Any], patches: int
-) -> charts.Pixels:
+    image: reconstructions.Pixels, strategy: str, ratio: float, parameters: Mapping[str, Any], patches: int
+) -> reconstructions.Pixels:
     """Return a face (H, H, 3) under FRAMES masks (FRAMES, H, H, 3); a curriculum goes from start to end."""
     # Imported here, since PyTorch takes seconds and the page opens without it.
     from facemae.compute.seeding import Noise
@@ -56,7 +56,7 @@ def frames(
         ).hidden.numpy()
         for place in range(FRAMES)
     ]  # fmt: skip
-    return charts.masked(np.repeat(image[None], FRAMES, axis=0), np.concatenate(hidden))
+    return reconstructions.masked(np.repeat(image[None], FRAMES, axis=0), np.concatenate(hidden))
 
 
 def possible(ratio: float, side: int) -> float:
@@ -65,7 +65,7 @@ def possible(ratio: float, side: int) -> float:
     return min(max(ratio, least), 1 - least)
 
 
-def moving(pictures: charts.Pixels) -> bytes:
+def moving(pictures: reconstructions.Pixels) -> bytes:
     """Return pictures (K, H, H, 3) as one PNG that shows each for a second, over and over."""
     first, *others = [Image.fromarray(picture) for picture in pictures]
     buffer = io.BytesIO()

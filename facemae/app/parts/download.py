@@ -8,7 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from facemae.report import charts
+from facemae.report.chart_spec import Chart
+from facemae.report.charts import draw as drawn
 
 NO, PNG, SVG, HTML = "off", "PNG", "SVG", "HTML"
 FORMS = (NO, PNG, SVG, HTML)
@@ -35,10 +36,11 @@ def choice(key: str) -> str:
     return chosen or NO
 
 
-def chart(name: str, figure: go.Figure, form: str, *, key: str | None = None) -> None:
-    """Draw a chart of charts.py below the sentence that says how to read it."""
-    st.caption(charts.HOW_TO_READ[name])
-    draw(figure, form, key=key or name, alt=charts.ALT[name], read=charts.HOW_TO_READ[name])
+def chart(each: Chart, form: str = NO, *, key: str | None = None, told: bool = True) -> None:
+    """Draw a chart below the sentence that says how to read it, unless that is `told` elsewhere: False."""
+    if told:
+        st.caption(each.read)
+    draw(drawn(each), form, key=key or each.name, alt=each.alt, read=each.read)
 
 
 def draw(figure: go.Figure, form: str, *, key: str, alt: str, read: str) -> None:

@@ -18,7 +18,7 @@ from facemae.app import frame
 from facemae.core import files
 from facemae.core.layout import Results
 from facemae.data.images import open_image
-from facemae.report import tables
+from facemae.report import faces
 
 TILE = 64  # pixels of a face in the sheet
 QUALITY = 80  # of the sheet's JPEG: 2,000 faces take some 4 MB
@@ -75,7 +75,7 @@ def sheet(paths: Results, sample_ids: list[str]) -> bytes:
     columns = sheet_columns(len(sample_ids))
     rows = math.ceil(len(sample_ids) / columns)
     whole = Image.new("RGB", (columns * TILE, max(1, rows) * TILE), "grey")
-    pictures = tables.aligned(paths, sample_ids)
+    pictures = faces.aligned(paths, sample_ids)
     for place, name in enumerate(sample_ids):
         if name in pictures:
             tile = open_image(pictures[name]).resize((TILE, TILE), Image.Resampling.BILINEAR)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import streamlit as st
 
 from facemae import config
 from facemae.app import frame
 from facemae.core.layout import Results
-from facemae.report import charts, live, tables
-from facemae.report.live import Underway
+from facemae.report import chart_spec, charts, curves, live, tables
+from facemae.report.phrases import HOW_TO_READ, rows_of
 
 EVERY = 3.0  # seconds between two looks
-SHOWN = 6  # trainings that are told one by one
+SHOWN = 6  # trainings that are shown one by one
 SEEN = "progress_unfinished"  # in the session: whether the last look found something unfinished
 
 
 def show(setup: config.Experiment) -> None:
-    """Show what is being trained until there is a verdict and no training is left; then a sentence."""
-    paths = Results(frame.results_root())
-    if not _unfinished(paths, live.underway(paths, setup)):
+    """Show what is being trained until there is a verdict and nothing runs; then a sentence."""
+    if not _unfinished(Results(frame.results_root()), setup):
         st.caption("No training is under way.")
         return
     st.subheader("Training in progress")
@@ -27,31 +25,39 @@ def show(setup: config.Experiment) -> None:
     st.fragment(_look, run_every=EVERY)(setup)
 
 
-def told(setup: config.Experiment) -> str | None:
-    """Return in one sentence how many trainings go on or stopped, None where there are none."""
-    found = live.underway(Results(frame.results_root()), setup)
+def notice(setup: config.Experiment) -> None:
+    """Say whether a workflow runs here and how far it is; nothing where all is finished and still."""
+    paths = Results(frame.results_root())
+    found, runs = live.trainings(paths, setup), live.workflow_runs(paths)
     going = sum(each.live for each in found)
     stopped = len(found) - going
-    parts = [_count(going, "under way"), _count(stopped, "stopped unfinished")]
-    return f"{' and '.join(filter(None, parts))}; Results shows how far." if found else None
+    parts = ["a workflow is running"] * runs + [_count(going, "under way")] * bool(going)
+    parts += [_count(stopped, "stopped unfinished")] * (stopped > 0 and not runs)
+    if parts:
+        text = " and ".join(parts)
+        st.info(
+            f"{text[0].upper()}{text[1:]}. {_overall(paths, setup)} Results shows more.",
+            icon=":material/hourglass_top:",
+        )
 
 
 def _count(number: int, what: str) -> str:
-    trainings = "training is" if number == 1 else "trainings are"
-    return f"{number} {trainings} {what}" if number else ""
+    return f"{number} training{' is' if number == 1 else 's are'} {what}"
 
 
-def _unfinished(paths: Results, found: list[Underway]) -> bool:
-    return bool(found) or not paths.verdict.is_file()
+def _unfinished(paths: Results, setup: config.Experiment) -> bool:
+    return live.workflow_runs(paths) or not paths.verdict.is_file() or bool(live.trainings(paths, setup))
 
 
 @frame.explained()
 def _look(setup: config.Experiment) -> None:
     paths = Results(frame.results_root())
-    found = live.underway(paths, setup)
-    if not _unfinished(paths, found) and st.session_state.pop(SEEN, False):
+    if not _unfinished(paths, setup) and st.session_state.pop(SEEN, False):
         st.rerun()  # the whole page: there are results to show now
-    if not any(each.live for each in found):
+    found = live.trainings(paths, setup)
+    if live.workflow_runs(paths):
+        st.text("A workflow is running in this folder.")
+    elif not any(each.live for each in found):
         st.text("Nothing is being trained here now; the same command goes on with what is missing.")
         if paths.leaderboard.is_file():  # else the page names the command below
             st.code(frame.COMMAND, language="bash")
@@ -61,24 +67,24 @@ def _look(setup: config.Experiment) -> None:
             st.progress(each.share)
     if len(found) > SHOWN:
         st.text(f"And {len(found) - SHOWN} more.")
-    st.text(_overall(live.done(paths, setup)))
-    _losses(setup, live.losses(paths, found))
+    st.text(_overall(paths, setup))
+    _losses(setup, found)
 
 
-def _overall(done: pd.DataFrame) -> str:
-    parts = [f"{row['stage']} {row['done']} of {row['of']}" for row in charts.rows_of(done)]
+def _overall(paths: Results, setup: config.Experiment) -> str:
+    table = live.done(paths, setup)
+    parts = [f"{row['stage']} {row['done']} of {row['of']}" for row in rows_of(table)]
     return f"Done so far: {', '.join(parts)}."
 
 
-def _losses(setup: config.Experiment, logged: pd.DataFrame) -> None:
+def _losses(setup: config.Experiment, found: list[live.Training]) -> None:
+    logged = live.losses(found)
     if logged.empty:
         return
-    st.caption(charts.HOW_TO_READ["progress"])
-    colours = charts.palette(tables.roster(setup))
+    st.caption(HOW_TO_READ["progress"])
+    looks = chart_spec.looks(tables.roster(setup))
     for stage in logged["stage"].unique():
-        st.text(live.STAGES[stage].capitalize())
-        frame.draw(
-            "progress",
-            charts.learning_chart(logged[logged["stage"] == stage], colours),
-            key=f"progress_{stage}",
-        )
+        chart = curves.learning(logged[logged["stage"] == stage], looks, stage)
+        st.text(chart.title)
+        config_of = {"displayModeBar": False}
+        st.plotly_chart(charts.draw(chart), key=f"progress_{stage}", config=config_of, alt=chart.alt)

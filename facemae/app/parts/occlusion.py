@@ -19,7 +19,7 @@ from facemae.data.images import encode_png, open_image
 from facemae.recognition.gallery.schema import Candidate
 from facemae.recognition.threshold import Threshold
 from facemae.recognition.trained_models import Model
-from facemae.report import tables
+from facemae.report import faces
 
 if TYPE_CHECKING:
     from facemae.recognition.occluded import Aid
@@ -242,8 +242,8 @@ def measured(_model: Model, fingerprint: str, kind: str, area: float, threshold:
 
 def _unseen(paths: Results) -> tuple[Pixels, list[str]]:
     """Return faces (N, H, H, 3) of people whom no network was trained on, and whose they are."""
-    table = tables.faces(paths)
+    table = faces.faces(paths)
     table = table[table["role"] == layout.ROLE_EVALUATION].head(MOST_FACES)
-    pictures = tables.aligned(paths, table["sample_id"].to_list())
+    pictures = faces.aligned(paths, table["sample_id"].to_list())
     images = [np.asarray(open_image(pictures[name])) for name in table["sample_id"]]
     return np.stack(images), table["person"].astype(str).to_list()

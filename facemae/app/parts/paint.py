@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from facemae.app import frame
 
 WIDTH = 280  # pixels: on a telephone it leaves a margin to scroll the page by
-GREY = "#808080"  # what charts.masked paints hidden patches in
+GREY = "#808080"  # what reconstructions.masked paints hidden patches in
 
 _HTML = """
 <div class="board">

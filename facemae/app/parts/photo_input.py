@@ -19,7 +19,7 @@ from facemae.app import frame
 from facemae.data.alignment import quality
 from facemae.data.alignment.align import BETTER_PHOTO
 from facemae.data.images import ImageError, encode_png, is_animated, open_image
-from facemae.report import tables
+from facemae.report import faces
 
 if TYPE_CHECKING:
     from facemae.recognition.recogniser import FaceFinder, Found, Photo
@@ -81,12 +81,12 @@ def aligned_face(key: str, size: int, label: str = "Face", place: int = 0) -> Ch
 
 
 def _sample(key: str, label: str, place: int) -> Chosen | None:
-    names = frame.load(tables.faces)["sample_id"].to_list()
+    names = frame.load(faces.faces)["sample_id"].to_list()
     first = min(place, len(names) - 1) if names else None
     name = st.selectbox(f"{label}: sample", names, index=first, key=key, bind="query-params")
     if name is None:
         return None
-    return Chosen(np.asarray(open_image(frame.load(tables.face, name))), str(name), str(name))
+    return Chosen(np.asarray(open_image(frame.load(faces.face, name))), str(name), str(name))
 
 
 def _one_of(key: str, photo: Photo) -> Found:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from facemae.app import frame
+from facemae.app.parts import download
 from facemae.data.alignment import quality
 from facemae.data.images import ImageError, encode_png, open_image, open_picture
 from facemae.data.sources.base import Photo
 from facemae.data.sources.manifest import read_photo
-from facemae.report import charts, tables
+from facemae.report import curves, faces
 
 ANY, EVERY = "any doubt", "all faces"
 ALL_SOURCES = "all sources"
@@ -31,9 +32,9 @@ def render() -> None:
     st.title("Alignment")
     st.caption("What became of every photo, and which aligned faces are worth a look.")
     with frame.explained():
-        _numbers(frame.load(tables.tally))
+        _numbers(frame.load(faces.tally))
         _faces()
-        _histograms(frame.load(tables.quality))
+        _histograms(frame.load(faces.quality))
         _rejected()
         _overlaps()
 
@@ -44,7 +45,7 @@ def _numbers(tally: pd.DataFrame) -> None:
         st.metric("Aligned faces", f"{tally['faces'].sum():,}", width="content")
         st.metric("Doubtful", f"{tally['doubtful'].sum():,}", help="used all the same", width="content")
         st.metric("Rejected", f"{(tally['photos'] - tally['OK']).sum():,}", width="content")
-    origins = {each.name: each for each in frame.load(tables.sources)}
+    origins = {each.name: each for each in frame.load(faces.sources)}
     ignored = [
         ", ".join(f"{count} {reason}" for reason, count in origins[name].ignored.items())
         for name in tally["source"]
@@ -57,7 +58,7 @@ def _numbers(tally: pd.DataFrame) -> None:
         alt="Table: photos, faces, doubtful faces and photos of each outcome, by source.",
     )
     with st.expander("Credits and licences"):
-        for sentence in frame.load(tables.credits):
+        for sentence in frame.load(faces.credits):
             st.text(sentence)
 
 
@@ -66,8 +67,8 @@ def _numbers(tally: pd.DataFrame) -> None:
 def _faces() -> None:
     """Show the faces that the reader asks for, and one of them close up; a choice redraws nothing else."""
     st.subheader("Faces")
-    measured = frame.load(tables.quality)
-    sources = [each.name for each in frame.load(tables.sources)]
+    measured = frame.load(faces.quality)
+    sources = [each.name for each in frame.load(faces.sources)]
     table, doubt = _filtered(measured, sources)
     if len(table):
         _gallery(_page(table, GALLERY, "faces_page"), doubt)
@@ -96,10 +97,10 @@ def _filtered(measured: pd.DataFrame, sources: list[str]) -> tuple[pd.DataFrame,
 
 def _ordered(measured: pd.DataFrame, doubt: str) -> pd.DataFrame:
     if doubt == EVERY:
-        return charts.worst_first(measured)
+        return faces.worst_first(measured)
     if doubt == ANY:
-        return charts.worst_first(measured[measured["doubts"] != ""])
-    return charts.worst_first(measured, doubt.upper())
+        return faces.worst_first(measured[measured["doubts"] != ""])
+    return faces.worst_first(measured, doubt.upper())
 
 
 def _sentence(count: int, doubt: str) -> str:
@@ -120,7 +121,7 @@ def _page(table: pd.DataFrame, rows: int, key: str) -> pd.DataFrame:
 
 def _gallery(table: pd.DataFrame, doubt: str) -> None:
     """Show faces side by side, each above a button that says what was measured and chooses it."""
-    pictures = frame.load(tables.aligned, table["sample_id"].to_list())
+    pictures = frame.load(faces.aligned, table["sample_id"].to_list())
     chosen = st.session_state.get("face")
     with st.container(horizontal=True, gap="small"):
         for place, row in enumerate(table.to_dict("records")):
@@ -139,8 +140,7 @@ def _gallery(table: pd.DataFrame, doubt: str) -> None:
 def _label(row: dict[Any, Any], doubt: str) -> str:
     if doubt in (ANY, EVERY):
         return row["doubts"].lower() or "no doubt"
-    measure = charts.BY_DOUBT[doubt.upper()]
-    return measure.text(row[measure.column])
+    return faces.doubtful_value(doubt.upper(), row) or doubt
 
 
 def _choose(face: str) -> None:
@@ -158,10 +158,10 @@ def _look(face: str, measured: pd.DataFrame) -> None:
     with left:
         _photo(face)
     with right:
-        st.image(frame.load(tables.face, face), width="stretch", alt=f"{face}, aligned")
+        st.image(frame.load(faces.face, face), width="stretch", alt=f"{face}, aligned")
         st.text("Aligned, as the networks see it")
     with st.container(horizontal=True, gap="large"):
-        for measure in charts.MEASURES:
+        for measure in faces.MEASURES:
             value = measure.text(row[measure.column]) or "not measured"
             st.metric(measure.name, value, help=measure.title, width="content")
     for code in filter(None, row["doubts"].split(", ")):
@@ -169,7 +169,7 @@ def _look(face: str, measured: pd.DataFrame) -> None:
 
 
 def _photo(face: str) -> None:
-    photo, landmarks = frame.load(tables.origin, face)
+    photo, landmarks = frame.load(faces.origin, face)
     try:
         picture = open_picture(read_photo(photo))
     except ImageError as error:
@@ -195,25 +195,27 @@ def marked(image: Image.Image, landmarks: NDArray[np.float32] | None) -> Image.I
 
 def _histograms(measured: pd.DataFrame) -> None:
     st.subheader("What was measured")
-    st.caption(charts.HOW_TO_READ["quality"])
-    columns = st.columns(2)
-    known = [measure for measure in charts.MEASURES if measured[measure.column].notna().any()]
+    known = [measure for measure in faces.MEASURES if measured[measure.column].notna().any()]
+    columns = st.columns(3)
     for place, measure in enumerate(known):
-        with columns[place % 2]:
-            frame.draw("quality", charts.quality_chart(measured, measure), key=f"quality_{measure.column}")
+        chart = curves.quality(measured, measure)
+        if place == 0:
+            st.caption(chart.read)
+        with columns[place % 3]:
+            download.chart(chart, told=False)
 
 
 @st.fragment
 @frame.explained()
 def _rejected() -> None:
     st.subheader("Rejected photos")
-    outcomes = frame.load(tables.outcomes)
+    outcomes = frame.load(faces.outcomes)
     rejected = outcomes[outcomes["code"] != "OK"]
     if rejected.empty:
         st.write("No photo was rejected.")
         return
     shown = _page(rejected, TABLE_ROWS, "rejected_page")
-    places = frame.load(tables.photos, shown["sample_id"].to_list())
+    places = frame.load(faces.photos, shown["sample_id"].to_list())
     st.dataframe(
         shown.assign(picture=shown["sample_id"].map(lambda name: _thumbnail(places.get(name)))),
         hide_index=True,
@@ -246,21 +248,21 @@ def _thumbnail(photo: Photo | None) -> str | None:
 @st.fragment
 @frame.explained()
 def _overlaps() -> None:
-    st.subheader(charts.TWICE)
-    overlaps = frame.load(tables.overlaps)
+    st.subheader(faces.TWICE)
+    overlaps = frame.load(faces.overlaps)
     if overlaps.empty:
         st.write("No evaluation face was found again.")
         return
     counts = overlaps.value_counts(["kind", "action"]).reset_index()
     st.text(
         "\n".join(
-            f"{row['count']:,}: {charts.overlap_words(row['kind'], row['action'])}"
+            f"{row['count']:,}: {faces.overlap_words(row['kind'], row['action'])}"
             for row in counts.to_dict("records")
         )
     )
     shown = _page(overlaps, TABLE_ROWS, "overlaps_page")
     names = sorted({str(name) for name in (*shown["evaluation"], *shown["other"])})
-    pictures = {name: frame.picture(png) for name, png in frame.load(tables.aligned, names).items()}
+    pictures = {name: frame.picture(png) for name, png in frame.load(faces.aligned, names).items()}
     sides = {f"{side}_picture": shown[side].map(pictures) for side in ("evaluation", "other")}
     st.dataframe(
         shown.assign(**sides),

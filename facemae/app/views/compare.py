@@ -11,15 +11,23 @@ from numpy.typing import NDArray
 
 from facemae import config
 from facemae.app import frame
-from facemae.app.parts import animation, download
-from facemae.data.images import encode_png
-from facemae.report import charts, curves, tables
-from facemae.report.phrases import METRIC_NAMES, metric_label, primary_first, scalars
+from facemae.app.parts import animation, download, pictures, thumbnails
+from facemae.report import chart_spec, charts, conditions, curves, faces, reconstructions, tables
+from facemae.report.phrases import (
+    ALT,
+    HOW_TO_READ,
+    METRIC_NAMES,
+    masked_runs,
+    metric_label,
+    primary_first,
+    scalars,
+)
 
-SHOWN = 3  # faces of a strip, so that two strips fit side by side
-FACE_WIDTH, MAP_WIDTH = 150, 222  # pixels, of which two fit side by side on a telephone, or one
-NOTHING, STILL, MOVING = "nothing", "still", "moving"  # stillness is the default: not everybody bears motion
-ALT_STILL = "One face under a mask."
+SHOWN = 3  # faces of a strip
+STRIP = {"narrowest": 340, "widest": 560}  # pixels, of which a telephone shows one
+MAP_WIDTH = 222
+MOVING = "Let them change every second"  # off at first: not everybody bears motion
+TABS = ("Ranking", "Masks", "Completions", "Harder conditions")
 
 
 def render() -> None:
@@ -27,76 +35,49 @@ def render() -> None:
     st.title("Compare masking strategies")
     with frame.explained():
         setup = frame.load(tables.experiment)
-        every, verdicts = frame.load(tables.leaderboard), frame.load(tables.verdicts)
-        frame.claims(frame.load(tables.verdict).claims)
+        every = frame.load(tables.leaderboard)
         chosen = _runs(every)
         leaderboard = every[every["run"].isin(chosen)]
-        metric = _metric(setup, leaderboard)
-        if metric is None:
-            st.info("None of these runs was measured; choose others.", icon=":material/info:")
-            return
-        form, colours = download.choice("save"), charts.palette(tables.roster(setup))
-        _leaderboard(leaderboard, metric, colours, form)
-        _verdicts(setup, verdicts, metric, chosen, form)
-        st.subheader("What the extra seconds bought")
-        download.chart("cost", charts.cost_chart(leaderboard, metric, colours), form)
-        _curves(setup, leaderboard, form)
-        _animated(setup)
-        masked = [name for name in tables.masked(setup) if name in chosen]
-        if masked:
-            _pictures(setup, masked)
-            _errors(setup, masked, form)
+        looks = chart_spec.looks(tables.roster(setup))
+        masked = [name for name in masked_runs(setup) if name in chosen]
+        draw = (
+            lambda: _ranking(setup, leaderboard, chosen, looks),
+            lambda: _masks(setup, masked),
+            lambda: _completions(setup, masked),
+            lambda: _conditions(leaderboard, looks),
+        )
+        frame.tabs(dict(zip(TABS, draw, strict=True)))
 
 
 def _runs(leaderboard: pd.DataFrame) -> list[str]:
     names = list(dict.fromkeys(leaderboard["run"]))
     chosen: list[str] = st.multiselect(
         "Runs and controls", names, default=names, key="runs", bind="query-params",
-        help="Everything on this page follows, but for the claims above, which are judged on all.",
+        help="Everything on this page follows, but for the claims, which are judged on all.",
     )  # fmt: skip
     return [name for name in names if name in chosen]
 
 
-def _leaderboard(leaderboard: pd.DataFrame, metric: str, colours: dict[str, str], form: str) -> None:
-    download.chart("leaderboard", charts.leaderboard_chart(leaderboard, metric, colours), form)
-    with st.expander("The ranking in numbers"):
-        ranking = charts.ranked(leaderboard, metric).iloc[::-1]
-        st.dataframe(
-            ranking.assign(strategy=ranking["strategy"].where(ranking["kind"] == "run", "control")),
-            hide_index=True,
-            column_config=_ranking_columns(),
-            column_order=list(_ranking_columns()),
-            alt=f"Table: {metric_label(metric)} with its interval, runs first, the best on top.",
-        )
+# --- ranking ---
 
 
-def _curves(setup: config.Experiment, leaderboard: pd.DataFrame, form: str) -> None:
-    """Show what was measured under ever more of something: small charts in pairs, then the wide ones."""
-    roster = tables.roster(setup)
-    colours, dashes = charts.palette(roster), charts.dashes(roster)
-    found = curves.curves_of(leaderboard)
-    small = [each for each in found if len(each.panels) == 1]
-    for start in range(0, len(small), 2):
-        pair = small[start : start + 2]
-        for column, each in zip(st.columns(len(pair)), pair, strict=True):
-            with column:
-                _curve(each, colours, dashes, form)
-    for each in found:
-        if each not in small:
-            _curve(each, colours, dashes, form)
-
-
-def _curve(each: curves.Curves, colours: dict[str, str], dashes: dict[str, str], form: str) -> None:
-    st.subheader(each.title)
-    st.caption(each.read)
-    figure = curves.chart(each, colours, dashes)
-    download.draw(figure, form, key=each.name, alt=each.alt, read=each.read)
-    with st.expander("The same in numbers"):
-        for title, panel in each.panels.items():
-            if title:
-                st.text(title)
-            table = curves.table_of(panel, each.x)
-            st.dataframe(table, hide_index=True, alt=f"Table: {each.title} {title}".strip())
+def _ranking(
+    setup: config.Experiment, leaderboard: pd.DataFrame, chosen: list[str], looks: chart_spec.Looks
+) -> None:
+    metric = _metric(setup, leaderboard)
+    if metric is None:
+        st.info("None of these runs was measured; choose others.", icon=":material/info:")
+        return
+    form = download.choice("save")
+    left, right = st.columns(2, gap="medium")
+    with left:
+        download.chart(curves.leaderboard(leaderboard, metric, looks), form)
+        _ranking_table(leaderboard, metric)
+    with right:
+        st.subheader("What the extra seconds bought")
+        download.chart(curves.cost(leaderboard, metric, looks), form)
+    _verdicts(setup, metric, chosen, form)
+    frame.claims(frame.load(tables.verdict).claims)
 
 
 def _metric(setup: config.Experiment, leaderboard: pd.DataFrame) -> str | None:
@@ -116,37 +97,56 @@ def _metric(setup: config.Experiment, leaderboard: pd.DataFrame) -> str | None:
         bind="query-params",
     )
     if metric != primary:
-        st.caption(f"The headline verdict is by {metric_label(primary)}; this is exploratory.")
+        st.caption(f"The verdict is by {metric_label(primary)}; this is exploratory.")
     return metric
 
 
-def _verdicts(
-    setup: config.Experiment, verdicts: pd.DataFrame, metric: str, chosen: list[str], form: str
-) -> None:
-    table = verdicts[verdicts["run_a"].isin(chosen) & verdicts["run_b"].isin(chosen)]
-    table = table[table["metric"] == metric]
+def _ranking_table(leaderboard: pd.DataFrame, metric: str) -> None:
+    with st.expander("The ranking in numbers"):
+        ranking = curves.ranked(leaderboard, metric).iloc[::-1]
+        st.dataframe(
+            ranking.assign(strategy=ranking["strategy"].where(ranking["kind"] == "run", "control")),
+            hide_index=True,
+            column_config=_ranking_columns(),
+            column_order=list(_ranking_columns()),
+            alt=f"Table: {metric_label(metric)} with its interval, runs first, the best on top.",
+        )
+
+
+def _ranking_columns() -> dict[str, Any]:
+    return {
+        "run": "Run",
+        "strategy": "Mask",
+        "value": frame.number("Value", "%.3f"),
+        "ci_low": frame.number("Interval from", "%.3f"),
+        "ci_high": frame.number("to", "%.3f"),
+        "seeds": "Seeds",
+        "people": "People",
+    }
+
+
+def _verdicts(setup: config.Experiment, metric: str, chosen: list[str], form: str) -> None:
+    table = frame.load(tables.verdicts)
+    table = table[table["run_a"].isin(chosen) & table["run_b"].isin(chosen) & (table["metric"] == metric)]
     if table.empty:
         return
     st.subheader("Verdicts")
     runs = [name for name in tables.run_names(setup) if name in chosen]
     controls = [name for name in setup.baselines if name in chosen]
-    download.chart("verdicts", charts.verdict_matrix(table, metric, runs, controls), form)
-    table = primary_first(table).drop(columns=["metric", "p_value"])
-    with st.expander("The same in numbers", expanded=True):
+    st.caption(HOW_TO_READ["verdicts"])
+    matrix = charts.verdict_matrix(table, metric, runs, controls)
+    download.draw(matrix, form, key="verdicts", alt=ALT["verdicts"], read=HOW_TO_READ["verdicts"])
+    with st.expander("Every comparison in numbers"):
         st.dataframe(
-            table,
+            primary_first(table),
             hide_index=True,
-            column_config=_columns(),
-            column_order=list(_columns()),
-            alt="Table of verdicts with their family, difference, interval and adjusted p value.",
-        )
-        st.caption(
-            "The p value is adjusted for the number of comparisons of its family. The primary family was "
-            "fixed before the run and decides; the other comparisons are exploratory."
+            column_config=_verdict_columns(),
+            column_order=list(_verdict_columns()),
+            alt="Table: every pair of runs with verdict, difference, interval and budget.",
         )
 
 
-def _columns() -> dict[str, Any]:
+def _verdict_columns() -> dict[str, Any]:
     return {
         "run_a": "Run",
         "run_b": "Against",
@@ -162,60 +162,50 @@ def _columns() -> dict[str, Any]:
     }
 
 
-def _ranking_columns() -> dict[str, Any]:
-    return {
-        "run": "Run",
-        "strategy": "Mask",
-        "value": frame.number("Value", "%.3f"),
-        "ci_low": frame.number("Interval from", "%.3f"),
-        "ci_high": frame.number("to", "%.3f"),
-        "seeds": "Seeds",
-        "people": "People",
-    }
+# --- masks ---
 
 
 @st.fragment
 @frame.explained()
-def _animated(setup: config.Experiment) -> None:
-    """Show one face under the masks of several strategies, still or moving, once the reader asks for it."""
-    st.subheader("The masks, drawn anew")
-    st.caption(charts.HOW_TO_READ["animated"])
-    own = [run.strategy for name in tables.masked(setup) for run in [setup.run(name)]]
+def _masks(setup: config.Experiment, masked: list[str]) -> None:
+    """Show one face under the masks of several strategies, still or moving, and what masks are like."""
     parameters = _parameters(setup)
     known = [name for name in animation.STRATEGIES if name in parameters]
+    own = [setup.run(name).strategy for name in masked]
     usual = [name for name in dict.fromkeys(own) if name in known] or known[:4]
     chosen = st.multiselect("Masks", known, default=usual, key="masks", bind="query-params")
-    left, right = st.columns(2)
-    names = frame.load(tables.faces)["sample_id"].to_list()
-    face = left.selectbox("Face", names, key="face", bind="query-params")
-    share = round(100 * (setup.defaults.pretrain.mask_ratio if setup.defaults.pretrain else 0.75) / 5) * 5
-    percent = right.slider("Hidden (%)", 5, 95, share, step=5, key="hidden", bind="query-params")
-    drawn = st.segmented_control(
-        "Show", [NOTHING, STILL, MOVING], default=NOTHING, required=True, key="play", bind="query-params"
+    ratio = setup.defaults.pretrain.mask_ratio if setup.defaults.pretrain else 0.75
+    percent = st.slider(
+        "Hidden (%)", 5, 95, round(100 * ratio / 5) * 5, step=5, key="hidden", bind="query-params"
     )
-    if drawn == NOTHING or not chosen:
-        st.text("Choose masks, and still or moving to draw them.")
-        return
-    picture = frame.load(tables.face, face)
-    patches = setup.data.image_size // setup.defaults.model.patch_size
-    with st.container(horizontal=True, gap="small"):
-        for name in chosen:
-            pair = animation.pictures(picture, name, percent / 100, parameters[name], patches)
-            with st.container(width=FACE_WIDTH, gap=None):
-                st.text(name)
-                # As PNG and not scaled by the server, which would make a still of it.
-                st.image(
-                    pair[drawn == MOVING],
-                    width="stretch",
-                    output_format="PNG",
-                    alt=f"{name} mask: {charts.ALT['animated'] if drawn == MOVING else ALT_STILL}",
-                )
+    moving = st.toggle(MOVING, key="moving", bind="query-params")
+    face = thumbnails.choose("face", "Face", frame.load(faces.faces)["sample_id"].to_list())
+    if face is not None:
+        patches = setup.data.image_size // setup.defaults.model.patch_size
+        drawn = {
+            name: animation.pictures(
+                frame.load(faces.face, face), name, percent / 100, parameters[name], patches
+            )[moving]
+            for name in chosen
+        }
+        alt = ALT["animated"] if moving else "one face under a mask."
+        pictures.row(drawn, alt=f"{{}} mask: {alt}")
+        st.caption(HOW_TO_READ["animated" if moving else "masks"])
+    if masked:
+        st.subheader("What masks are like")
+        measured = frame.load(reconstructions.masks)
+        st.dataframe(
+            reconstructions.mask_table(measured[measured["run"].isin(masked)]),
+            hide_index=True,
+            alt=ALT["measures"],
+        )
+        st.caption(HOW_TO_READ["measures"])
 
 
 def _parameters(setup: config.Experiment) -> dict[str, dict[str, Any]]:
     """Return the parameters of each strategy that is configured, a run's own before the defaults'."""
     found: dict[str, dict[str, Any]] = {}
-    own = [setup.run(name).masked for name in tables.masked(setup)]
+    own = [setup.run(name).masked for name in masked_runs(setup)]
     for settings in filter(None, (setup.defaults.pretrain, *reversed(own))):
         for name in config.STRATEGIES:
             if getattr(settings.masks, name) is not None:
@@ -223,58 +213,73 @@ def _parameters(setup: config.Experiment) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _pictures(setup: config.Experiment, masked: list[str]) -> None:
-    shown = {name: frame.load(tables.reconstructions, name, setup.seeds[0]) for name in masked}
-    st.subheader("What each strategy hides")
-    st.caption(charts.HOW_TO_READ["masks"])
-    face = next(iter(shown.values())).face[0]
-    _grid(setup, {name: charts.mask_grid(face, each.hidden, SHOWN) for name, each in shown.items()}, "masks")
-    measured = frame.load(tables.masks)
-    st.dataframe(
-        charts.mask_table(measured[measured["run"].isin(masked)]),
-        hide_index=True,
-        alt=charts.ALT["measures"],
-    )
-    st.caption(charts.HOW_TO_READ["measures"])
-    st.subheader("What each strategy completes")
-    st.caption(charts.HOW_TO_READ["reconstructions"])
-    strips = {
-        name: charts.reconstruction_strip(each.face[:SHOWN], each.hidden[:SHOWN], each.reconstruction[:SHOWN])
-        for name, each in shown.items()
-    }
-    _grid(setup, strips, "reconstructions")
-
-
-def _grid(setup: config.Experiment, pictures: dict[str, charts.Pixels], kind: str) -> None:
-    for place, (name, picture) in enumerate(pictures.items()):
-        if place % 2 == 0:  # rows of two, so that a telephone shows them in order
-            columns = st.columns(2)
-        run = setup.run(name)
-        with columns[place % 2]:
-            st.text(f"{name} ({run.strategy} mask, {run.mask_ratio:.0%} hidden)")
-            st.image(encode_png(picture), width="stretch", alt=f"{name}: {charts.ALT[kind]}")
+# --- completions ---
 
 
 @st.fragment
 @frame.explained()
-def _errors(setup: config.Experiment, masked: list[str], form: str) -> None:
+def _completions(setup: config.Experiment, masked: list[str]) -> None:
+    """Show faces as each run completes them, at every step that is kept, and where on a face it errs."""
+    if not masked:
+        st.info("No masked autoencoder is chosen.", icon=":material/info:")
+        return
+    shown = {name: frame.load(reconstructions.reconstructions, name, setup.seeds[0]) for name in masked}
+    kept = {name: frame.load(reconstructions.by_step, name, setup.seeds[0]) for name in masked}
+    st.caption(HOW_TO_READ["reconstructions"])
+    step = _step({step for each in kept.values() for step in each})
+    strips = {}
+    for name, each in shown.items():
+        completed = _at(kept[name], step, each.reconstruction)
+        count = min(SHOWN, len(completed))
+        strips[_named(setup, name)] = reconstructions.reconstruction_strip(
+            each.face[:count], each.hidden[:count], completed[:count]
+        )
+    pictures.row(strips, alt=f"{{}}: {ALT['reconstructions']}", **STRIP)
+    _errors(setup, masked)
+
+
+def _named(setup: config.Experiment, name: str) -> str:
+    return f"{name} ({setup.run(name).strategy} mask, {setup.run(name).mask_ratio:.0%} hidden)"
+
+
+def _step(steps: set[int]) -> int | None:
+    """Let the reader choose a step of pretraining; None: its end."""
+    if len(steps) < 2:
+        return None
+    places = sorted(steps)
+    found: int = st.select_slider(
+        "Step of pretraining", places, value=places[-1], format_func="{:,}".format, key="step"
+    )
+    return found
+
+
+def _at(
+    kept: dict[int, reconstructions.Pixels], step: int | None, end: reconstructions.Pixels
+) -> reconstructions.Pixels:
+    """Return the completions of the last step that is kept up to one, or those of the end."""
+    before = [each for each in kept if step is not None and each <= step]
+    return kept[max(before)] if before else end
+
+
+def _errors(setup: config.Experiment, masked: list[str]) -> None:
     """Show where on the face each run completes badly, as heat maps and by face region."""
     st.subheader("Where each strategy errs")
-    st.caption(charts.HOW_TO_READ["errors"])
-    found = {name: frame.load(tables.patch_errors, name) for name in masked}
+    st.caption(HOW_TO_READ["errors"])
+    form = download.choice("save_errors")
+    found = {name: frame.load(reconstructions.patch_errors, name) for name in masked}
     with st.container(horizontal=True, gap="small"):
         for name, each in found.items():
             with st.container(width=MAP_WIDTH, gap=None):
                 st.text(name)
                 download.draw(
-                    charts.error_map(each), form, key=f"errors_{name}",
-                    alt=f"{name}: {charts.ALT['errors']}", read=charts.HOW_TO_READ["errors"],
+                    charts.error_map(each), form, key=f"errors_{name}", alt=f"{name}: {ALT['errors']}",
+                    read=HOW_TO_READ["errors"],
                 )  # fmt: skip
     first = next(iter(found.values()))
     st.caption(
         f"This rests on {first.faces} faces of people not trained on, completed by {first.seeds} trainings "
         "under each run's own masks. It shows where on a face a run errs; it does not rank the runs, since "
-        "each hides other places (the error under one mask for all is in the table above), and where the "
+        "each hides other places (the error under one mask for all is in the table of masks), and where the "
         "target is normalised, brightness and contrast are borrowed from the original and count as right. "
         "It says nothing of recognition."
     )
@@ -282,14 +287,14 @@ def _errors(setup: config.Experiment, masked: list[str], form: str) -> None:
         _by_region(setup, found)
 
 
-def _by_region(setup: config.Experiment, found: dict[str, tables.PatchErrors]) -> None:
+def _by_region(setup: config.Experiment, found: dict[str, reconstructions.PatchErrors]) -> None:
     if setup.data.align == "crop":
         st.info("These faces were taken as they are, so nobody knows where their regions lie.")
         return
     rows = []
     for name, errors in found.items():
         labels, names = _regions(len(errors.missed))
-        shares = tables.region_errors(errors, labels, names)
+        shares = reconstructions.region_errors(errors, labels, names)
         rows.append({"Run": name} | {title.capitalize(): 100 * share for title, share in shares.items()})
     table = pd.DataFrame(rows)
     st.dataframe(
@@ -307,3 +312,38 @@ def _regions(side: int) -> tuple[NDArray[np.int64], list[str]]:
     from facemae.masking.regions import REGIONS, region_map
 
     return region_map(side).numpy(), list(REGIONS)
+
+
+# --- harder conditions ---
+
+
+def _conditions(leaderboard: pd.DataFrame, looks: chart_spec.Looks) -> None:
+    """Show what was measured under conditions: small charts in pairs, then the wide ones."""
+    found = conditions.conditions(leaderboard, looks)
+    if not found:
+        st.info(
+            "Nothing was measured on covered or lit faces, nor with fewer labels: robustness.runs and "
+            "label_curve.runs in config.yaml name the runs for that.", icon=":material/info:",
+        )  # fmt: skip
+        return
+    form = download.choice("save_conditions")
+    small = [each for each in found if len(each.panels) == 1]
+    for start in range(0, len(small), 2):
+        pair = small[start : start + 2]
+        for column, each in zip(st.columns(len(pair)), pair, strict=True):
+            with column:
+                _condition(each, form)
+    for each in found:
+        if each not in small:
+            _condition(each, form)
+
+
+def _condition(each: chart_spec.Chart, form: str) -> None:
+    st.subheader(each.title)
+    download.chart(each, form)
+    with st.expander("The same in numbers"):
+        for title, panel in each.panels.items():
+            if title:
+                st.text(title)
+            table = conditions.table_of(conditions.numbers(panel), each.x.title)
+            st.dataframe(table, hide_index=True, alt=f"Table: {each.title} {title}".strip())

@@ -15,14 +15,14 @@ from PIL import Image
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 from facemae.app import frame, session
-from facemae.app.parts import faces_map
+from facemae.app.parts import faces_map, pictures
 from facemae.app.parts.photo_input import Chosen, aligned_face
 from facemae.core import layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
-from facemae.data.images import encode_png
 from facemae.recognition.trained_models import Model
-from facemae.report import charts, tables
+from facemae.report import charts, faces
+from facemae.report.chart_spec import MORE_COLOURS
 
 if TYPE_CHECKING:
     from facemae.recognition.recogniser import Recogniser
@@ -32,7 +32,7 @@ COVERED, DROPPED = "Covered", "Dropped"
 SCALE = 3  # times that a face is enlarged, so that its patches have sharp edges
 # What spoke for a match when it was there, and what against it; apart for colour-blind readers too.
 FOR_COLOUR, AGAINST_COLOUR = "#D1495B", "#2E6FB7"
-BAR_COLOURS = (charts.MORE_COLOURS[0], charts.MORE_COLOURS[3])
+BAR_COLOURS = (MORE_COLOURS[0], MORE_COLOURS[3])
 WARNING = (
     "An explanation shows what the score reacts to, not why two people are alike: a face with a part covered "
     "is a picture unlike any that the model was trained on."
@@ -81,11 +81,14 @@ def render() -> None:
     st.caption("What a model's score of two faces reacts to, and where the model puts all evaluation faces.")
     with frame.explained(), session.told():
         model = session.choose_model("model")
+        frame.tabs({"Two faces": lambda: _two_faces(model), "All faces": lambda: _map(model)})
+
+
+def _two_faces(model: Model) -> None:
+    with session.told():
         pair = _faces(model)
         if pair is not None:
-            with session.told():
-                _pair(model, *pair)
-        _map(model)
+            _pair(model, *map(session.in_grey, pair))
 
 
 # --- two faces ---
@@ -183,7 +186,7 @@ def _share(value: float) -> str:
 
 def _known_of(*chosen: Chosen) -> list[str]:
     """Return what the results know of the samples among the faces, in sentences."""
-    table = frame.load(tables.faces).set_index("sample_id")
+    table = frame.load(faces.faces).set_index("sample_id")
     rows = [table.loc[each.sample_id] for each in chosen if each.sample_id in table.index]
     sentences = []
     people = [row["person"] for row in rows if isinstance(row["person"], str)]
@@ -209,15 +212,15 @@ def _overlays(found: Explained, first: Chosen, second: Chosen) -> None:
     reach = float(np.abs(found.reaction).max())
     st.caption(HOW_TO_READ["reaction"] + f" The strongest colour is a change of {reach:.2f}.")
     for side, (chosen, column) in enumerate(zip((first, second), st.columns(2), strict=True)):
-        pictures = [enlarged(chosen.image)]
+        shown = {"the face": enlarged(chosen.image)}
         if found.attention is not None:
-            pictures.append(attended(chosen.image, found.attention[side], float(found.attention.max())))
-        pictures.append(reacted(chosen.image, found.reaction[side], reach))
+            most = float(found.attention.max())
+            shown["attention rollout"] = attended(chosen.image, found.attention[side], most)
+        shown["reaction of the score"] = reacted(chosen.image, found.reaction[side], reach)
         title = f"{SIDES[side].capitalize()}: {chosen.name}"
-        shown = ("the face", "attention rollout", "reaction of the score")[:: 2 if len(pictures) == 2 else 1]
         with column:
-            st.image(encode_png(_side_by_side(pictures)), width="stretch", alt=f"{title}; {', '.join(shown)}")
             st.text(title)
+            pictures.row(shown, alt=f"{title}; {{}}")
 
 
 def enlarged(face: Pixels) -> Pixels:
@@ -249,12 +252,6 @@ def _blended(face: Pixels, colours: Floats, opacity: Floats) -> Pixels:
     rows, columns = (np.arange(length) * len(opacity) // length for length in grey.shape[:2])
     over, share = colours[rows][:, columns], opacity[rows][:, columns, None]
     return np.asarray((grey * (1 - share) + over * share).round(), np.uint8)
-
-
-def _side_by_side(pictures: list[Pixels]) -> Pixels:
-    gap = np.full((len(pictures[0]), 2 * SCALE, 3), 255, np.uint8)
-    parts = [part for picture in pictures for part in (gap, picture)][1:]
-    return np.concatenate(parts, axis=1)
 
 
 # --- regions ---
@@ -301,7 +298,8 @@ def region_chart(table: pd.DataFrame) -> go.Figure:
             marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "replace"}},
             hovertemplate="%{y}: %{x:+.3f}<extra>" + photo + " face</extra>",
         )  # fmt: skip
-    charts.finish(figure, x="change of the score without the region", y=None, height=380)
+    charts.finish(figure, height=380)
+    figure.update_xaxes(title="change of the score without the region")
     figure.update_layout(barmode="group", bargap=0.25)
     figure.update_yaxes(autorange="reversed")
     return figure
@@ -316,7 +314,6 @@ def _map(model: Model) -> None:
     """Show the evaluation faces in a plane; another method redraws nothing else."""
     from facemae.recognition import explanation
 
-    st.subheader("Map of the evaluation faces")
     method = st.segmented_control(
         "Laid out by",
         explanation.METHODS,

@@ -16,7 +16,8 @@ from facemae.core.layout import Results
 from facemae.recognition import model_card
 from facemae.recognition.threshold import threshold_card
 from facemae.recognition.trained_models import best_first
-from facemae.report import charts, tables
+from facemae.report import charts, faces, phrases, tables
+from facemae.report.chart_spec import MORE_COLOURS
 from facemae.report.phrases import metric_label
 
 THUMBNAIL = 64  # pixels
@@ -104,7 +105,7 @@ def _table(rows: pd.DataFrame, condition: str) -> None:
 def group_chart(rates: pd.DataFrame) -> go.Figure:
     """Draw each group's false match and false non-match rate with its interval."""
     figure = go.Figure()
-    for metric, colour, symbol in zip(RATES, charts.MORE_COLOURS[::3], ("circle", "diamond"), strict=True):
+    for metric, colour, symbol in zip(RATES, MORE_COLOURS[::3], ("circle", "diamond"), strict=True):
         part = rates[rates["metric"] == metric]
         ends = {
             "array": part["ci_high"] - part["value"], "arrayminus": part["value"] - part["ci_low"],
@@ -115,8 +116,8 @@ def group_chart(rates: pd.DataFrame) -> go.Figure:
             marker={"color": colour, "size": 11, "symbol": symbol}, error_x=ends,
             hovertemplate="%{y}: %{x:.4f}<extra></extra>",
         )  # fmt: skip
-    charts.finish(figure, x="share of comparisons (lower is better)", y=None,
-                  height=160 + 50 * rates["condition"].nunique())  # fmt: skip
+    charts.finish(figure, height=160 + 50 * rates["condition"].nunique())
+    figure.update_xaxes(title="share of comparisons (lower is better)")
     return figure
 
 
@@ -197,7 +198,7 @@ def _failures(run: str, seed: int) -> None:
             return
         st.caption(HOW_TO_READ["failures"])
         names = sorted({*found["first"], *found["second"]})
-        pictures = {name: frame.picture(png) for name, png in frame.load(tables.aligned, names).items()}
+        pictures = {name: frame.picture(png) for name, png in frame.load(faces.aligned, names).items()}
         what = {"genuine": "one person", "impostor": "two people"}
         st.dataframe(
             found.assign(
@@ -222,7 +223,7 @@ def _failures(run: str, seed: int) -> None:
 def _limits(setup: config.Experiment) -> None:
     found = frame.load(tables.verdict)
     st.subheader("What this evaluation cannot tell")
-    frame.words(*tables.limits(setup, found.people))
+    frame.words(*phrases.limits(setup, found.people))
     frame.claims(found.claims)
     st.subheader("Not measured at all")
     for name, sentence in model_card.UNMEASURED.items():
@@ -236,7 +237,7 @@ def _limits(setup: config.Experiment) -> None:
 
 def _data() -> None:
     st.subheader("Data and licences")
-    frame.words(*frame.load(tables.credits))
+    frame.words(*frame.load(faces.credits))
 
 
 def _card(run: str, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The start page: the verdict in words, what it rests on, and where to go next."""
+"""The start page: the answer, pictures of masks and reconstructions, and where to go next."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from streamlit.navigation.page import StreamlitPage
 
 from facemae import config
 from facemae.app import frame
-from facemae.app.parts import live_training
-from facemae.report import phrases, tables
+from facemae.app.parts import live_training, pictures
+from facemae.report import faces, phrases, reconstructions, tables
 
 QUESTION = (
     "What does masked-autoencoder pretraining buy for face recognition, and which masking strategy buys most?"
 )
+WAYS = {
+    "reconstruct": ("See a mask", "Hide parts of a face and see what a trained model makes of it."),
+    "recognise": ("Recognise someone", "Who is in a photo, and what a covered face does to recognition."),
+    "results": ("Read the results", "Every number with its interval, and every chart."),
+}
 ABOUT = {
-    "results": "every number with its interval, ROC, DET and learning curves, and training in progress",
-    "compare": "verdicts between the masking strategies, robustness, fewer labels, and what each hides",
-    "reconstruct": "hide parts of a face and see what a trained model makes of it",
-    "recognise": "who is in a photo, and how recognition holds when the face is covered",
-    "gallery": "enrol people, rename them and delete them; demo people in one click",
+    "compare": "verdicts between the masking strategies, and what each hides and completes",
+    "gallery": "enrol people, rename them and delete them",
     "explain": "which parts of two faces decided, and a map of all faces",
     "fairness": "errors by group, what was not measured, and the model card",
     "alignment": "the photos: what became of each, and which faces are doubtful",
 }
-ROW = 3  # pages side by side
 MOST_NAMED = 12  # runs that are named one by one
 
 
@@ -39,50 +40,89 @@ def render(others: Sequence[StreamlitPage] = ()) -> None:
     st.caption(QUESTION)
     with frame.explained():
         setup = frame.load(tables.experiment)
-        underway = live_training.told(setup)
-        if underway:
-            st.info(underway, icon=":material/hourglass_top:")
+        live_training.notice(setup)
         found = frame.load(tables.verdict)
-        _verdict(setup, found)
-        _experiment(setup)
-        _small_print(setup, found)
-    _links(others)  # also where there are no results: some pages do without
+        frame.words(found.headline, tag="h3")
+        _ways(others)
+        _pictures(setup)
+        with st.expander("The numbers behind it"):
+            frame.words(*found.sentences)
+            _counts(setup, found)
+        frame.claims(found.claims)
+        with st.expander("What was run"):
+            _experiment(setup)
+        with st.expander("What this evaluation cannot tell"):
+            frame.words(*phrases.limits(setup, found.people))
+        frame.words(*frame.load(faces.credits))
+        return
+    _ways(others)  # some pages do without results
 
 
-def _verdict(setup: config.Experiment, found: tables.Headline) -> None:
-    frame.words(found.headline, tag="h3")
-    frame.words(*found.sentences)
-    frame.claims(found.claims)
+def _ways(others: Sequence[StreamlitPage]) -> None:
+    """Show three ways on as cards, and the other pages below them."""
+    pages = {page.url_path: page for page in others}
+    first = {path: page for path, page in pages.items() if path in WAYS}
+    if first:
+        for column, path in zip(st.columns(len(first)), WAYS, strict=True):
+            with column.container(border=True, height="stretch"):
+                st.page_link(pages[path], label=f"**{WAYS[path][0]}**", width="stretch")
+                st.caption(WAYS[path][1])
+    rest = [page for path, page in pages.items() if path not in WAYS]
+    with st.container(horizontal=True, gap="small"):
+        for page in rest:
+            st.page_link(page, help=ABOUT[page.url_path], width="content")
+
+
+def _pictures(setup: config.Experiment) -> None:
+    """Show one face under each run's mask, and completions by the best model."""
+    masked = phrases.masked_runs(setup)
+    if not masked:
+        return
+    shown = {name: frame.load(reconstructions.reconstructions, name, setup.seeds[0]) for name in masked}
+    st.subheader("What each strategy hides")
+    pictures.row(
+        {name: reconstructions.masked(each.face[:1], each.hidden[:1])[0] for name, each in shown.items()},
+        alt="The same face under the mask of {}",
+    )
+    best = frame.load(reconstructions.best)
+    each = shown[best]
+    st.subheader("What a network makes of it")
+    pictures.row(
+        {"the face": each.face[0], "what it sees": reconstructions.masked(each.face[:1], each.hidden[:1])[0],
+         "its completion": each.reconstruction[0]},
+        alt=f"A face and {best}: {{}}",
+    )  # fmt: skip
+    frame.words(f"By {best}, of a person whom it has never seen.", tag="small")
+
+
+def _counts(setup: config.Experiment, found: tables.Headline) -> None:
     with st.container(horizontal=True, gap="large"):
-        st.metric("Runs", len(setup.run_names), help="trained once per seed", width="content")
-        st.metric("Controls", len(setup.baselines), help="scored alike, without a network", width="content")
-        st.metric(
-            "Unseen people",
-            found.people,
-            help="by the networks that evaluate them",
-            width="content",
-        )
-        st.metric("Seeds", found.seeds, help="a verdict needs at least two", width="content")
+        for label, value, about in (
+            ("Runs", len(setup.run_names), "trained once per seed"),
+            ("Controls", len(setup.baselines), "scored alike, without training a network"),
+            ("Unseen people", found.people, "by the networks that evaluate them"),
+            ("Seeds", found.seeds, "a verdict needs at least two"),
+        ):
+            st.metric(label, value, help=about, width="content")
 
 
 def _experiment(setup: config.Experiment) -> None:
     """Say what was run, on what, and where it was computed."""
-    details, tally = frame.load(tables.details), frame.load(tables.tally)
-    faces, photos = int(tally["faces"].sum()), int(tally["photos"].sum())
-    st.text("\n".join(_what_was_run(setup)))
-    st.text(
-        f"On {faces:,} faces found in {photos:,} photos. "
-        f"Computed on {details['device']}, data {details['dataset']}."
+    details, tally = frame.load(tables.details), frame.load(faces.tally)
+    count, photos = int(tally["faces"].sum()), int(tally["photos"].sum())
+    frame.words(
+        *_what_was_run(setup),
+        f"On {count:,} faces found in {photos:,} photos. "
+        f"Computed on {details['device']}, data {details['dataset']}.",
     )
 
 
 def _what_was_run(setup: config.Experiment) -> list[str]:
     """Return a sentence for each kind of run, with the names of its runs."""
-    masked, rivals = phrases.masked_runs(setup), phrases.rival_runs(setup)
-    names = [f"{name} ({setup.run(name).mask_ratio:.0%} hidden)" for name in masked]
+    masked = [f"{name} ({setup.run(name).mask_ratio:.0%} hidden)" for name in phrases.masked_runs(setup)]
     kinds = (
-        ("Pretrained as masked autoencoders, each with its own mask", names),
-        ("Pretrained by comparing views of a face", rivals),
+        ("Pretrained as masked autoencoders, each with its own mask", masked),
+        ("Pretrained by comparing views of a face", phrases.rival_runs(setup)),
         ("From scratch, without pretraining", phrases.scratch_runs(setup)),
         ("Controls that train no network", list(setup.baselines)),
     )
@@ -91,22 +131,3 @@ def _what_was_run(setup: config.Experiment) -> list[str]:
         for title, found in kinds
         if found
     ]
-
-
-def _links(others: Sequence[StreamlitPage]) -> None:
-    """Show the way to each page and what is there."""
-    if others:
-        st.subheader("Where to go next")
-    for start in range(0, len(others), ROW):
-        for column, page in zip(st.columns(ROW), others[start : start + ROW], strict=False):
-            with column.container(border=True, height="stretch"):
-                st.page_link(page, width="stretch")
-                st.caption(ABOUT[page.url_path])
-
-
-def _small_print(setup: config.Experiment, found: tables.Headline) -> None:
-    with st.expander("What this evaluation cannot tell"):
-        for sentence in tables.limits(setup, found.people):
-            st.text(sentence)
-    for sentence in frame.load(tables.credits):
-        st.text(sentence)

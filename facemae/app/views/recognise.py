@@ -14,7 +14,7 @@ from facemae.data.alignment import quality
 from facemae.data.alignment.align import BETTER_PHOTO, Aligned
 from facemae.data.images import ImageError, open_image
 from facemae.recognition.threshold import Threshold
-from facemae.report import tables
+from facemae.report import faces
 
 if TYPE_CHECKING:
     from facemae.recognition.gallery.store import Gallery
@@ -118,10 +118,10 @@ def _faces(model: Model) -> list[Found]:
 def _sample(key: str, label: str) -> list[Found]:
     from facemae.recognition.recogniser import Found
 
-    names = frame.load(tables.faces)["sample_id"].to_list()
+    names = frame.load(faces.faces)["sample_id"].to_list()
     # Of the demo people the first photo is enrolled: another one is the honest probe.
     name = st.selectbox(label, names, index=min(1, len(names) - 1), key=key, bind="query-params")
-    image = np.asarray(open_image(frame.load(tables.face, name)))
+    image = np.asarray(open_image(frame.load(faces.face, name)))
     box = np.array([0, 0, image.shape[1], image.shape[0]], np.float32)
     return [Found(1, box, Aligned(image, quality.sharpness(image)))]
 

@@ -13,12 +13,13 @@ from facemae.app import frame
 from facemae.app.parts import download, live_training
 from facemae.app.views import alignment
 from facemae.core.layout import Results
-from facemae.report import charts, curves, tables
-from facemae.report.phrases import metric_label
+from facemae.report import chart_spec, curves, tables
+from facemae.report.latex import latex
+from facemae.report.phrases import HOW_TO_READ, metric_label
 
-STAGES = {"pretrain": "Pretraining", "finetune": "Fine-tuning"}
 KINDS = {"all": "", "runs": "run", "controls": "baseline"}
 ANY_MASK = "any mask"
+MAIN = ("roc_auc", "eer", "accuracy", "rank1")  # metrics of the table for a paper
 
 
 def render() -> None:
@@ -27,16 +28,19 @@ def render() -> None:
     with frame.explained():
         setup = frame.load(tables.experiment)
         live_training.show(setup)
-        roster = tables.roster(setup)
+        looks = chart_spec.looks(tables.roster(setup))
         if not Results(frame.results_root()).leaderboard.is_file():
-            _learning(roster, download.NO)
+            _learning(looks)
         leaderboard = frame.load(tables.leaderboard)
-        _numbers(leaderboard)
-        form = download.choice("save")
-        _roc(leaderboard, roster, form)
-        _learning(roster, form)
-        _settings(setup)
-        _photos()
+        frame.tabs(
+            {
+                "Numbers": lambda: _numbers(leaderboard),
+                "ROC and DET": lambda: _roc(leaderboard, looks),
+                "Training": lambda: _learning(looks),
+                "Settings": lambda: _settings(setup),
+                "Photos": _photos,
+            }
+        )
 
 
 @st.fragment
@@ -94,7 +98,7 @@ def _filtered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _downloads(shown: pd.DataFrame) -> None:
-    """Offer the table above, and every seed of every metric, as CSV and as Parquet."""
+    """Offer the table above and every seed of every metric, and the leaderboard for a paper."""
     with st.container(horizontal=True):
         for title, table, name in (
             ("This table", shown, "facemae-table"),
@@ -113,6 +117,13 @@ def _downloads(shown: pd.DataFrame) -> None:
                     on_click="ignore",
                     icon=":material/download:",
                 )
+        leaderboard = frame.load(tables.leaderboard)
+        main = [name for name in MAIN if name in set(leaderboard["metric"])]
+        st.download_button(
+            "Leaderboard as LaTeX", lambda: latex(leaderboard, main), "facemae-leaderboard.tex", "text/x-tex",
+            key="facemae_latex", on_click="ignore", icon=":material/download:",
+            help="Mean and interval by the usual metrics, the best run in bold.",
+        )  # fmt: skip
 
 
 def _csv(table: pd.DataFrame) -> str:
@@ -167,34 +178,41 @@ def _columns() -> dict[str, Any]:
 
 @st.fragment
 @frame.explained()
-def _roc(leaderboard: pd.DataFrame, roster: pd.DataFrame, form: str) -> None:
-    st.subheader("ROC curves")
+def _roc(leaderboard: pd.DataFrame, looks: chart_spec.Looks) -> None:
+    form = download.choice("save")
     every_seed = st.toggle("Every seed instead of the mean", key="every_seed", bind="query-params")
-    roc = frame.load(tables.roc_curves)
-    colours, dashes = charts.palette(roster), charts.dashes(roster)
-    bars = charts.rate_intervals(leaderboard)
+    roc, bars = frame.load(tables.roc_curves), curves.rate_intervals(leaderboard)
     if not every_seed:
-        st.caption(charts.ROC_INTERVALS)
-    download.chart("roc", charts.roc_chart(roc, colours, dashes, every_seed=every_seed, bars=bars), form)
-    st.subheader("DET curves")
-    figure = curves.chart(curves.det(roc, spread=True), colours, dashes)
-    charts.add_bars(figure, curves.det_intervals(bars), colours)
-    download.chart("det", figure, form)
+        st.caption(HOW_TO_READ["bars"])
+    _side_by_side(
+        [
+            curves.roc(roc, looks, every_seed=every_seed, bars=bars),
+            curves.det(roc, looks, spread=True, bars=bars),
+        ],
+        form,
+    )
 
 
-def _learning(roster: pd.DataFrame, form: str) -> None:
-    for stage, title in STAGES.items():
-        losses = frame.load(tables.learning_curves, stage)
-        if len(losses):
-            st.subheader(title)
-            download.chart(stage, charts.learning_chart(losses, charts.palette(roster)), form)
+def _learning(looks: chart_spec.Looks) -> None:
+    losses = {stage: frame.load(tables.learning_curves, stage) for stage in curves.TRAININGS}
+    form = download.choice("save_training")
+    _side_by_side(
+        [curves.learning(found, looks, stage) for stage, found in losses.items() if len(found)], form
+    )
+
+
+def _side_by_side(drawn: list[chart_spec.Chart], form: str) -> None:
+    for column, each in zip(st.columns(len(drawn) or 1, gap="medium"), drawn, strict=False):
+        with column:
+            st.subheader(each.title)
+            download.chart(each, form)
 
 
 @st.fragment
 @frame.explained()
 def _settings(setup: config.Experiment) -> None:
     """Show the settings in which two runs differ, side by side."""
-    st.subheader("Settings of two runs, compared")
+    st.text("Settings of two runs, compared")
     names = tables.run_names(setup)
     if len(names) < 2:
         st.text("There is one run only; a second one in config.yaml can be compared with it.")
@@ -216,7 +234,6 @@ def _settings(setup: config.Experiment) -> None:
 
 
 def _photos() -> None:
-    st.subheader("The photos behind it")
     st.text("What became of every photo, which faces are doubtful, and each of them close up:")
     # Known by its address alone, so that this page need not be handed the app's list of pages.
     page = st.Page(alignment.render, title="Alignment", icon=":material/face:", url_path="alignment")

@@ -1,0 +1,283 @@
+"""The photos and their aligned faces: what became of each, what was measured, and which were found twice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from facemae.core import layout, records
+from facemae.core.errors import IntegrityError
+from facemae.core.layout import Results
+from facemae.data.alignment import quality as face_quality
+from facemae.data.faces import shards
+from facemae.data.images import encode_png, open_image
+from facemae.data.sources.base import Photo
+from facemae.report.tables import experiment, lines_of, unreadable
+
+QUALITY_COLUMNS = [
+    "sample_id", "person", "source", "score", "face_px", "residual", "yaw", "sharpness", "doubts",
+]  # fmt: skip
+OUTCOME_COLUMNS = ["sample_id", "person", "code", "reason", "hint"]
+PLACE_COLUMNS = ["key", "sample_id", "path", "offset", "length"]
+TWICE = "Pictures and people found twice"  # the heading over what the split took out or passed on
+_SHARED = {
+    "name": "same name", "bytes": "same file", "copy": "same file", "hash": "nearly the same picture",
+    "embedding": "nearly the same embedding",
+}  # fmt: skip
+_DONE = {
+    "excluded": "taken out of training",
+    "dropped": "the second evaluation face is left out",
+    "kept": "faces of two evaluation people, both are kept",
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where photos come from; `ignored` counts, by reason, the files found there that are no photos."""
+
+    name: str
+    title: str
+    licence: str
+    credit: str
+    ignored: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Something measured on every aligned face, and the doubt that it raises beyond its limit.
+
+    Attributes:
+        column: Where `quality` has it.
+        doubt: Code in `face_quality.DOUBTS`.
+        name: What it is, in a word or two.
+        title: The same, with its unit.
+        limit: Where the doubt begins.
+        low: Low values are the doubtful ones, not those far from 0.
+        width: Of a histogram's bin, in tenfold steps if `tenfold`.
+        form: How to write a value.
+        tenfold: The axis is logarithmic.
+    """
+
+    column: str
+    doubt: str
+    name: str
+    title: str
+    limit: float
+    low: bool
+    width: float
+    form: str
+    tenfold: bool = False
+
+    @property
+    def limits(self) -> list[float]:
+        """Return where lines are to be drawn: on both sides for what has a sign."""
+        return [-self.limit, self.limit] if self.column == "yaw" else [self.limit]
+
+    def text(self, value: float | None) -> str:
+        """Return a value as text, "" where nothing was measured."""
+        return "" if value is None or np.isnan(value) else self.form.format(value)
+
+
+MEASURES = (
+    Measure(
+        "score", face_quality.UNSURE, "Confidence", "detector's confidence",
+        face_quality.MIN_SURE_SCORE, low=True, width=0.005, form="{:.3f}",
+    ),
+    Measure(
+        "face_px", face_quality.SMALL, "Face width", "width of the face in the photo, pixels",
+        face_quality.MIN_FACE_PX, low=True, width=0.05, form="{:.0f} px", tenfold=True,
+    ),
+    Measure(
+        "residual", face_quality.ODD, "Off template", "landmarks off the template, share of the side",
+        face_quality.MAX_RESIDUAL_SHARE, low=False, width=0.0025, form="{:.1%}",
+    ),
+    Measure(
+        "yaw", face_quality.TURNED, "Turn", "turn of the head, degrees",
+        face_quality.MAX_YAW, low=False, width=2.5, form="{:+.0f}\N{DEGREE SIGN}",
+    ),
+    Measure(
+        "sharpness", face_quality.BLURRED, "Sharpness", "sharpness (variance of the Laplacian)",
+        face_quality.MIN_SHARPNESS, low=True, width=0.1, form="{:.0f}", tenfold=True,
+    ),
+)  # fmt: skip
+BY_DOUBT = {measure.doubt: measure for measure in MEASURES}
+_LEAST = 0.1  # of a logarithmic axis; less is drawn there
+
+
+def sources(paths: Results) -> list[Origin]:
+    """Return what the photos come from, the labelled source first."""
+    found = records.read_record(paths.data.sources, list[Origin])
+    if not found or len({each.name for each in found}) < len(found):
+        raise IntegrityError(unreadable(paths.data.sources, "no source, or two of one name"))
+    return found
+
+
+def outcomes(paths: Results) -> pd.DataFrame:
+    """Return what became of each input photo: sample_id, person, code, reason, hint and source."""
+    found = lines_of(paths.data.outcomes, OUTCOME_COLUMNS).fillna("").astype(str)
+    listed = records.read_table(paths.data.photos, ["sample_id", "source"])
+    return found.merge(listed, on="sample_id", how="left", validate="one_to_one").fillna({"source": ""})
+
+
+def quality(paths: Results) -> pd.DataFrame:
+    """Return what was measured on every aligned face, one row each; NaN is what could not be.
+
+    `residual` is a share of the face's side, and `doubts` are codes of DOUBTS with ", " between, "" for none.
+    """
+    table = records.read_table(paths.data.faces, QUALITY_COLUMNS)
+    known = [", ".join(code for code in codes if code in face_quality.DOUBTS) for codes in table["doubts"]]
+    return table.assign(doubts=known, residual=table["residual"] / experiment(paths).data.image_size)
+
+
+def tally(paths: Results) -> pd.DataFrame:
+    """Return by source its photos, aligned faces, doubtful faces, and photos of each outcome, OK first."""
+    names = [each.name for each in sources(paths)]
+    found, measured = outcomes(paths), quality(paths)
+    codes = ["OK", *(code for code in found["code"].value_counts().index if code != "OK")]
+    doubtful = measured[measured["doubts"] != ""]
+    counts = {
+        "photos": found["source"].value_counts(),
+        "faces": measured["source"].value_counts(),
+        "doubtful": doubtful["source"].value_counts(),
+    } | {code: found.loc[found["code"] == code, "source"].value_counts() for code in codes}
+    table = pd.DataFrame({name: count.reindex(names) for name, count in counts.items()}, index=names)
+    return table.fillna(0).astype("int64").rename_axis("source").reset_index()
+
+
+def overlaps(paths: Results) -> pd.DataFrame:
+    """Return the photos found on both sides of the split: kind, evaluation, training, distance and action."""
+    return records.read_table(paths.data.overlaps, layout.OVERLAP_COLUMNS)
+
+
+def faces(paths: Results) -> pd.DataFrame:
+    """Return sample_id, person and role of every aligned face, those of evaluation people first."""
+    split = records.read_table(paths.data.split, ["sample_id", "person", "role"])
+    first = split["role"] != layout.ROLE_EVALUATION
+    return split.assign(first=first).sort_values(["first", "sample_id"], kind="stable").drop(columns="first")
+
+
+def aligned(paths: Results, sample_ids: list[str]) -> dict[str, bytes]:
+    """Return those of the aligned faces that there are, as PNG; only their shards are read."""
+    index = records.read_table(paths.data.faces, ["sample_id", "shard", "row"])
+    found: dict[str, bytes] = {}
+    for shard, rows in index[index["sample_id"].isin(sample_ids)].groupby("shard"):
+        images = shards.read_images(paths.data, str(shard))
+        for name, row in zip(rows["sample_id"], rows["row"], strict=True):
+            image = images[row]
+            if image is None:
+                raise IntegrityError(
+                    f"{paths.data.faces} names a row of {shard} that has no image; align the photos again."
+                )
+            found[name] = encode_png(np.asarray(open_image(image)))
+    return found
+
+
+def face(paths: Results, sample_id: str) -> bytes:
+    """Return one aligned face as PNG."""
+    found = aligned(paths, [sample_id])
+    if sample_id not in found:
+        raise IntegrityError(f"There is no face {sample_id!r} in {paths.data.faces}; choose another one.")
+    return found[sample_id]
+
+
+def grey(paths: Results) -> bool:
+    """Tell whether the faces are grey photos, as those of ORL: of some spread over the folder, all are."""
+    names = records.read_table(paths.data.faces, ["sample_id"])["sample_id"]
+    some = names.iloc[np.unique(np.linspace(0, len(names) - 1, min(8, len(names))).astype(int))].to_list()
+    pictures = [np.asarray(open_image(each)) for each in aligned(paths, some).values()]
+    return bool(pictures) and all((each == each[..., :1]).all() for each in pictures)
+
+
+def photos(paths: Results, sample_ids: list[str]) -> dict[str, Photo]:
+    """Return the input photos of those names, with where they were when they were listed."""
+    table = records.read_table(paths.data.photos, PLACE_COLUMNS)
+    return {photo.sample_id: photo for photo in _photos(table[table["sample_id"].isin(sample_ids)])}
+
+
+def origin(paths: Results, sample_id: str) -> tuple[Photo, NDArray[np.float32] | None]:
+    """Return the photo that a face is from, and its landmarks: (5, 2) pixels of the upright photo, if any."""
+    index = records.read_table(paths.data.faces, ["sample_id", "key", "landmarks"])
+    rows = index[index["sample_id"] == sample_id]
+    table = records.read_table(paths.data.photos, PLACE_COLUMNS)
+    photo = next(_photos(table[table["key"].isin(rows["key"].head(1))].head(1)), None)
+    if photo is None:
+        raise IntegrityError(
+            f"The photo of {sample_id!r} is not listed in {paths.data.photos}; choose another."
+        )
+    row = rows.iloc[0]
+    points = row["landmarks"]
+    return photo, None if points is None else np.asarray(points, np.float32).reshape(5, 2)
+
+
+def _photos(table: pd.DataFrame) -> Iterator[Photo]:
+    for row in table.to_dict("records"):
+        length = None if pd.isna(row["length"]) else int(row["length"])
+        yield Photo(row["sample_id"], None, Path(os.fsdecode(row["path"])), int(row["offset"]), length)
+
+
+def credits(paths: Results) -> list[str]:
+    """Return who is to be credited for the faces, and under which terms they may be used."""
+    return [
+        f"Faces: {each.title}. Credit: {each.credit}. Licence: {each.licence}." for each in sources(paths)
+    ]
+
+
+# --- doubts and overlaps, in words and for charts ---
+
+
+def overlap_words(kind: str, action: str) -> str:
+    """Return what two faces share and what was done about it."""
+    return f"{_SHARED.get(kind, kind)}, {_DONE.get(action, action)}"
+
+
+def doubtful_value(doubt: str, row: Mapping[Any, Any]) -> str:
+    """Return what was measured of a face and raised a doubt, as text; "" where it is no measurement."""
+    measure = BY_DOUBT.get(doubt)
+    return measure.text(row[measure.column]) if measure else ""
+
+
+def worst_first(measured: pd.DataFrame, doubt: str | None = None) -> pd.DataFrame:
+    """Return the faces of `quality` with a doubt, the worst first; None: all, most doubts first."""
+    doubts = measured["doubts"]
+    if doubt is None:
+        count = (doubts != "") + doubts.str.count(", ")
+        order = measured.assign(doubts_count=-count).sort_values(["doubts_count", "sharpness"], kind="stable")
+        return order.drop(columns="doubts_count")
+    part = measured[[doubt in codes.split(", ") for codes in doubts]]
+    measure = BY_DOUBT.get(doubt)
+    if measure is None:  # a photo that was turned upright: there is no more and less of it
+        return part
+    return part.sort_values(measure.column, key=abs, ascending=measure.low, kind="stable")
+
+
+def histogram(measured: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """Return the bins that hold faces: centre on the axis, faces, doubtful. A limit lies between two bins."""
+    values = on_axis(measured[measure.column].dropna().to_numpy(float), measure)
+    limit = float(on_axis(np.array([measure.limit]), measure)[0])
+    # Bins include their upper end, since a confidence of exactly 1 is common.
+    place, count = np.unique(np.ceil((values - limit) / measure.width - 1e-6) - 1, return_counts=True)
+    centre = limit + (place + 0.5) * measure.width
+    doubtful = centre < limit if measure.low else abs(centre) > limit
+    return pd.DataFrame({"centre": centre, "faces": count, "doubtful": doubtful})
+
+
+def on_axis(values: NDArray[np.float64], measure: Measure) -> NDArray[np.float64]:
+    """Return where values stand on a measure's axis: at their logarithm to base 10 if it is logarithmic."""
+    return np.log10(np.maximum(values, _LEAST)) if measure.tenfold else values
+
+
+def ticks(bins: pd.DataFrame, measure: Measure) -> dict[float, str] | None:
+    """Return the labels of a logarithmic axis by place; None for another axis, which labels itself."""
+    if not measure.tenfold:
+        return None
+    low, high = bins["centre"].min() - measure.width, bins["centre"].max() + measure.width
+    steps = (1, 2, 5) if high - low < 2.5 else (1,)
+    values = [step * 10.0**power for power in range(-1, 6) for step in steps]
+    return {float(np.log10(value)): f"{value:g}" for value in values if low <= np.log10(value) <= high}

@@ -1,0 +1,57 @@
+"""A leaderboard as a LaTeX table: mean and interval of each run, the best run of each metric in bold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from facemae.evaluation.records import higher_is_better
+from facemae.report.phrases import metric_label, rows_of, scalars
+
+_SPECIAL = re.compile(r"([&%$#_{}])|([~^\\])")
+_NAMED = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+
+
+def latex(leaderboard: pd.DataFrame, metrics: Sequence[str]) -> str:
+    """Return the table of some metrics, a row per run and a line before the controls; it takes booktabs."""
+    table = scalars(leaderboard)
+    table = table[table["metric"].isin(metrics)]
+    best = {metric: _best(table[table["metric"] == metric], metric) for metric in metrics}
+    cells = {(row["run"], row["metric"]): _cell(row, best[row["metric"]]) for row in rows_of(table)}
+    lines, kind = [], "run"
+    for row in rows_of(table.drop_duplicates("run")):
+        if row["kind"] != kind:
+            lines.append(r"\midrule")
+            kind = row["kind"]
+        values = [cells.get((row["run"], metric), "--") for metric in metrics]
+        lines.append(" & ".join([escaped(row["run"]), *values]) + r" \\")
+    heads = " & ".join(["Run", *(escaped(metric_label(metric)) for metric in metrics)])
+    return "\n".join(
+        [
+            r"% Mean over seeds with its interval; the best run in bold. Needs \usepackage{booktabs}.",
+            rf"\begin{{tabular}}{{l{'c' * len(metrics)}}}", r"\toprule", heads + r" \\", r"\midrule",
+            *lines, r"\bottomrule", r"\end{tabular}", "",
+        ]
+    )  # fmt: skip
+
+
+def escaped(text: str) -> str:
+    """Return text with what LaTeX would take for a command written out."""
+    return _SPECIAL.sub(lambda found: rf"\{found[1]}" if found[1] else _NAMED[found[2]], str(text))
+
+
+def _best(rows: pd.DataFrame, metric: str) -> str:
+    """Return the best run that is no control, "" where none has a value."""
+    runs = rows[(rows["kind"] == "run") & rows["value"].notna()].set_index("run")["value"]
+    return "" if runs.empty else str(runs.idxmax() if higher_is_better(metric) else runs.idxmin())
+
+
+def _cell(row: dict[str, Any], best: str) -> str:
+    if pd.isna(row["value"]):
+        return "refused"
+    value = f"{row['value']:.3f}"
+    ends = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+    return (rf"\textbf{{{value}}}" if row["run"] == best else value) + ends

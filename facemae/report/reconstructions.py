@@ -1,0 +1,319 @@
+"""Faces as a run sees and completes them: pictures, what its masks are like, and the error of each patch.
+
+Shapes: B faces, H side of a face in pixels, N patches, S patches along a side. Bool masks: True = hidden.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from facemae import config
+from facemae.core import layout, records
+from facemae.core.errors import IntegrityError
+from facemae.core.layout import Results
+from facemae.report.phrases import masked_runs
+from facemae.report.tables import experiment, unreadable
+
+PIXEL_GRID = 8  # most cells along a side that the errors of single hidden pixels are gathered in
+LEAST_HIDDEN = 3  # times that a patch has to be hidden before its error is shown
+HIDDEN_GREY = 128
+GAP = 4  # pixels between the pictures of a strip
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """A few faces of unseen people as a run sees and completes them.
+
+    Attributes:
+        face: (B, H, H, 3) uint8.
+        hidden: (B, N) bool, True = hidden.
+        reconstruction: (B, H, H, 3) uint8; visible patches are the face's own.
+        measures: What masks of this run are like over many faces (masking/measure.py), by name.
+    """
+
+    face: NDArray[np.uint8]
+    hidden: NDArray[np.bool_]
+    reconstruction: NDArray[np.uint8]
+    measures: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PatchErrors:
+    """How well a run completes each patch of a face, from the few faces that its pretraining kept to show.
+
+    Attributes:
+        missed: (S, S), S patches along a side: the share of a hidden patch's own variation that its
+            completion misses. 0 is perfect, 1 as good as the patch's mean colour; NaN where it was hidden
+            fewer than LEAST_HIDDEN times.
+        grey: (S, S) root of the mean squared error in grey levels, 0 to 255; NaN as above.
+        times: (S, S) int64, how often each patch was hidden.
+        face: (H, H, 3) uint8, the mean of the faces.
+        faces: How many there are; every seed completes the same ones under the same masks.
+        seeds: How many trainings completed them.
+    """
+
+    missed: NDArray[np.float64]
+    grey: NDArray[np.float64]
+    times: NDArray[np.int64]
+    face: NDArray[np.uint8]
+    faces: int
+    seeds: int
+
+
+def reconstructions(paths: Results, run: str, seed: int) -> Reconstructions:
+    """Return the faces that a run's pretraining kept to show.
+
+    Raises:
+        FileNotFoundError: the run has no pretraining, or not yet.
+    """
+    file = paths.stage(run, seed, "pretrain") / layout.RECONSTRUCTIONS
+    try:
+        with safe_open(file, framework="numpy") as content:
+            face, hidden, completed = (content.get_tensor(n) for n in ("face", "hidden", "reconstruction"))
+            measures = dict(json.loads(content.metadata()[layout.FACTS])["mask"])
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(unreadable(file, str(error))) from error
+    side = round(hidden.shape[-1] ** 0.5)
+    if face.ndim != 4 or face.shape != completed.shape or not side or face.shape[1] % side:
+        raise IntegrityError(unreadable(file, "the faces and their masks do not belong together"))
+    return Reconstructions(face, hidden, completed, measures)
+
+
+def patch_errors(paths: Results, run: str) -> PatchErrors:
+    """Return how well a run completes each patch, over the faces and seeds that are kept to show.
+
+    Raises:
+        FileNotFoundError: the pretraining of a seed is not done yet.
+    """
+    seeds = experiment(paths).seeds
+    shown = [reconstructions(paths, run, seed) for seed in seeds]
+    side = _patches_along(shown[0])
+    squares, variances, pixels, times = (np.zeros(side * side) for _ in range(4))
+    for each in shown:
+        hidden = _in_patches(_hidden_pixels(each), side)[..., 0]
+        face, completed = (_in_patches(faces, side) for faces in (each.face, each.reconstruction))
+        squares += (((completed - face) ** 2).mean(axis=3) * hidden).sum(axis=(0, 2))
+        variances += (face.var(axis=2).mean(axis=2) * hidden.sum(axis=2)).sum(axis=0)
+        pixels += hidden.sum(axis=(0, 2))
+    # Every seed has the same faces under the same masks.
+    times += _in_patches(_hidden_pixels(shown[0]), side)[..., 0].any(axis=2).sum(axis=0)
+    # Sums first: a flat patch would make a mean of ratios as great as one likes.
+    missed, mean_square = _over(squares, variances, times), _over(squares, pixels, times)
+    return PatchErrors(
+        missed.reshape(side, side),
+        np.sqrt(mean_square).reshape(side, side),
+        times.astype(np.int64).reshape(side, side),
+        shown[0].face.mean(axis=0).round().astype(np.uint8),
+        len(shown[0].face),
+        len(shown),
+    )
+
+
+def _over(
+    total: NDArray[np.float64], whole: NDArray[np.float64], times: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the quotient by patch, NaN where it was hidden too rarely or there is nothing to divide by."""
+    known = (times >= LEAST_HIDDEN) & (whole > 0)
+    quotient = np.full(len(total), np.nan)
+    quotient[known] = total[known] / whole[known]
+    return quotient
+
+
+def _patches_along(shown: Reconstructions) -> int:
+    """Return S: the mask's patches along a side, or for a mask over single pixels a coarse grid of them."""
+    side, size = int(shown.hidden.shape[1] ** 0.5 + 0.5), int(shown.face.shape[1])
+    if side < size:
+        return side
+    return max(count for count in range(1, PIXEL_GRID + 1) if not size % count)
+
+
+def _hidden_pixels(shown: Reconstructions) -> NDArray[np.bool_]:
+    """Return which pixels are hidden, (B, H, H, 1)."""
+    side = round(shown.hidden.shape[1] ** 0.5)
+    size = shown.face.shape[1] // side
+    grid = shown.hidden.reshape(-1, side, side).repeat(size, axis=1).repeat(size, axis=2)
+    return grid[..., None]
+
+
+def _in_patches(pixels: NDArray[Any], side: int) -> NDArray[np.float64]:
+    """Return pictures (B, H, H, C) as (B, N, pixels of a patch, C)."""
+    count, height, _, channels = pixels.shape
+    size = height // side
+    cut = pixels.reshape(count, side, size, side, size, channels).transpose(0, 1, 3, 2, 4, 5)
+    return cut.reshape(count, side * side, size * size, channels).astype(np.float64)
+
+
+def region_errors(found: PatchErrors, regions: NDArray[np.int64], names: list[str]) -> dict[str, float]:
+    """Return the mean of `missed` over the patches of each face region; NaN for a region without any.
+
+    Args:
+        found: A run's.
+        regions: (N,) the region of each patch (masking/regions.py): 0 is none, k the k-th of `names`.
+        names: Of the regions; "rest" is added for the patches of none.
+    """
+    values = found.missed.ravel()
+    means = {}
+    for place, name in enumerate(["rest", *names]):
+        of_region = values[(regions == place) & ~np.isnan(values)]
+        means[name] = float(of_region.mean()) if len(of_region) else float("nan")
+    return {name: means[name] for name in (*names, "rest")}
+
+
+def best(paths: Results) -> str:
+    """Return the masked autoencoder that completes unseen faces best; the first one where none compares.
+
+    Raises:
+        FileNotFoundError: a run's pretraining is not done yet.
+    """
+    table = masks(paths)
+    known = table[table["error"].notna()]
+    return str((known.sort_values("error", kind="stable") if len(known) else table)["run"].iloc[0])
+
+
+def by_step(paths: Results, run: str, seed: int) -> dict[int, Pixels]:
+    """Return the completions that pretraining kept on its way, (B, H, H, 3) by step, or {}."""
+    file = paths.stage(run, seed, "pretrain") / layout.PROGRESS
+    if not file.is_file():
+        return {}
+    try:
+        with safe_open(file, framework="numpy") as content:
+            steps, completed = (content.get_tensor(name) for name in ("step", "reconstruction"))
+    except SafetensorError as error:
+        raise IntegrityError(unreadable(file, str(error))) from error
+    if completed.ndim != 5 or steps.shape != completed.shape[:1]:
+        raise IntegrityError(unreadable(file, "its steps and pictures do not belong together"))
+    return dict(zip(steps.tolist(), completed, strict=True))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    value: float | None
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    metrics: list[_Entry]
+    seconds: dict[str, float]
+
+
+def masks(paths: Results) -> pd.DataFrame:
+    """Return what each masked autoencoder's masks are like and cost, a row per run.
+
+    Columns: run, strategy, visible (tokens of an image), entropy (bits), clumping, one `hidden_*` per face
+    region (the share of it that is hidden), error (of unseen faces under one and the same random mask; none
+    where it would not compare with the first run's) and seconds (of processor or GPU, a pretraining's mean
+    over seeds).
+
+    Raises:
+        FileNotFoundError: a run's pretraining is not done yet.
+    """
+    setup, rows = experiment(paths), []
+    asked: dict[str, Any] = {}
+    for name in masked_runs(setup):
+        measures = reconstructions(paths, name, setup.seeds[0]).measures
+        files = [paths.stage(name, seed, "pretrain") / layout.METRICS for seed in setup.seeds]
+        done = [records.read_record(file, _Metrics) for file in files]
+        errors = [
+            entry.value
+            for each in done
+            for entry in each.metrics
+            if entry.name == layout.COMMON_ERROR and entry.value is not None
+        ]
+        question = _question(setup.run(name))
+        comparable = errors and question == (asked := asked or question)
+        rows.append(
+            {
+                "run": name,
+                "strategy": setup.run(name).strategy,
+                "visible": int(measures["visible_tokens"]),
+                "entropy": float(measures["entropy"]),
+                "clumping": float(measures["clumping"]),
+                **{f"hidden_{part}": share for part, share in measures["region_coverage"].items()},
+                "error": float(np.mean(errors)) if comparable else np.nan,
+                "seconds": float(np.mean([each.seconds["pretrain"] for each in done])),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _question(run: config.Run) -> dict[str, Any]:
+    """Return what an error under the common mask depends on besides the network: only equal ones compare."""
+    settings = run.shaping()["pretrain"]
+    question = {name: settings[name] for name in ("mask_ratio", "loss", "loss_on", "normalise_target")}
+    return question | {"patch_size": run.model.patch_size}
+
+
+# --- pictures and words ---
+
+
+def masked(face: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
+    """Return faces (B, H, H, 3) with their hidden patches in flat grey."""
+    side = round(hidden.shape[1] ** 0.5)
+    patch = face.shape[1] // side
+    grid = hidden.reshape(-1, side, side).repeat(patch, axis=1).repeat(patch, axis=2)
+    return np.where(grid[..., None], np.uint8(HIDDEN_GREY), face)
+
+
+def strip(rows: Sequence[Pixels]) -> Pixels:
+    """Arrange rows of faces, each (B, H, H, 3), into one RGBA picture with transparent gaps."""
+    lines = [_join(list(_opaque(row)), axis=1) for row in rows]
+    return _join(lines, axis=0)
+
+
+def reconstruction_strip(face: Pixels, hidden: NDArray[np.bool_], reconstruction: Pixels) -> Pixels:
+    """Return one picture with the rows original, masked and reconstructed."""
+    return strip([face, masked(face, hidden), reconstruction])
+
+
+def mask_grid(face: Pixels, hidden: NDArray[np.bool_], columns: int) -> Pixels:
+    """Return one face (H, H, 3) as often as there are masks (B, N), each drawn on it, in rows of `columns`.
+
+    Masks that do not fill a row are left out.
+    """
+    whole = max(columns, len(hidden) // columns * columns)
+    pictures = masked(np.repeat(face[None], len(hidden), axis=0), hidden)[:whole]
+    return strip([pictures[start : start + columns] for start in range(0, len(pictures), columns)])
+
+
+def mask_table(masks: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of masks (`masks`) in words: text in every cell, "" where nothing is known."""
+    if masks.empty:  # no run has any
+        return masks
+    regions = [name for name in masks.columns if name.startswith("hidden_")]
+    usual = masks.loc[masks["strategy"] == "random", "seconds"]
+    table = pd.DataFrame({"Run": masks["run"], "Mask": masks["strategy"]})
+    table["Visible"] = [f"{count:,}" for count in masks["visible"]]
+    for name, title in (("entropy", "Entropy"), ("clumping", "Clumping")):
+        table[title] = [f"{value:.2f}" for value in masks[name]]
+    for name in regions:
+        title = name.removeprefix("hidden_").capitalize()
+        table[title] = ["" if pd.isna(share) else f"{share:.0%}" for share in masks[name]]
+    table["Error"] = ["" if pd.isna(value) else f"{value:.3f}" for value in masks["error"]]
+    shares = masks["seconds"] / usual.iloc[0] if len(usual) and usual.iloc[0] else [np.nan] * len(masks)
+    table["Seconds"] = [
+        f"{seconds:.0f}" + ("" if pd.isna(share) else f" ({share:.2f}x)")
+        for seconds, share in zip(masks["seconds"], shares, strict=True)
+    ]
+    return table
+
+
+def _opaque(faces: Pixels) -> Pixels:
+    return np.concatenate([faces, np.full_like(faces[..., :1], 255)], axis=-1)
+
+
+def _join(pictures: list[Pixels], axis: int) -> Pixels:
+    shape = list(pictures[0].shape)
+    shape[axis] = GAP
+    gap = np.zeros(shape, dtype=np.uint8)
+    return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=axis)

@@ -1,0 +1,262 @@
+"""The verdict in words: an answer that needs no statistics, and the numbers behind it.
+
+Both come from the tables of a comparison alone. The answer is about the primary family, which was fixed
+before the run: every masked autoencoder against the runs of `evaluate.against`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from facemae import config
+from facemae.evaluation.records import higher_is_better
+from facemae.report.phrases import (
+    METRIC_NAMES,
+    OPPOSITE,
+    VERDICTS,
+    compared,
+    hides,
+    masked_runs,
+    names_of,
+    scalars,
+    scratch_runs,
+    some_names,
+)
+
+NO_FAMILY = (
+    "No verdict on pretraining: that takes a masked autoencoder, and a run named in evaluate.against to "
+    "compare it with."
+)
+# What a share means to a reader who does not know the metric.
+PLAIN = {
+    "roc_auc": "networks got {} comparisons of faces right",
+    "accuracy": "networks judged {} pairs of photos rightly",
+    "eer": "networks judged {} pairs of photos rightly",
+    "rank1": "networks gave {} photos the right name",
+}
+MEANT = {
+    "roc_auc": "A comparison is right where two photos of one person come out more alike than two photos of "
+    "different people.",
+    "accuracy": "A pair is judged as showing one person or two.",
+    "eer": "A pair is judged as showing one person or two, with as many errors of either kind.",
+    "rank1": "A photo has its right name where it comes out most alike a known photo of the same person.",
+}
+CHANCE = {"roc_auc": 0.5, "accuracy": 0.5, "eer": 0.5}  # of a network that guesses
+UNTRAINED = ("pixels", "pca", "random_weights")  # baselines that train no network
+NOT_LEARNT = "has not learnt"  # in the note of a comparison
+WITH = {
+    "better": "helped with {}",
+    "worse": "hurt with {}",
+    "equivalent": "made no difference that matters with {}",
+    "undecided": "cannot be told to help or hurt with {}",
+}
+ALONE = {
+    "better": "Pretraining with masks helped",
+    "worse": "Pretraining with masks hurt",
+    "equivalent": "Pretraining with masks made no difference that matters",
+    "undecided": "Whether pretraining with masks helps cannot be told yet",
+}
+
+
+def verdict_in_words(
+    experiment: config.Experiment, leaderboard: pd.DataFrame, verdicts: pd.DataFrame
+) -> dict[str, Any]:
+    """Return the primary metric, the answer ("headline") and the sentences with the numbers behind it.
+
+    The first of the sentences tell the primary family; what follows is exploratory and says so. Contrastive
+    runs and controls that hide patches in fine-tuning are judged with the claims (claims.py).
+    """
+    metric = experiment.evaluate.primary
+    table = scalars(leaderboard)
+    table = table[table["metric"] == metric].set_index("run")
+    people = int(table["people"].iloc[0])
+    pairs = [compared(verdicts, metric, *pair) for pair in experiment.primary_pairs]
+    rows = [row for row in pairs if row is not None]
+    first, *others = [*dict.fromkeys(row["run_b"] for row in rows)] or [""]
+    where = f" on {people} unseen people, by {METRIC_NAMES[metric]}"
+    sentences = [
+        MEANT[metric] if first else "",
+        _against(experiment, rows, first, where) if first else "",
+        *[_against(experiment, rows, control, "") for control in others],
+        *_reasons(rows),
+        _among_strategies(experiment, verdicts),
+        _best_control(experiment, table, verdicts),
+        what_verdicts_mean(experiment),
+    ]
+    return {
+        "metric": metric,
+        "people": people,
+        "seeds": len(experiment.seeds),
+        "headline": _answer(experiment, table, verdicts, rows) if first else _no_verdict(experiment),
+        "sentences": [sentence for sentence in sentences if sentence],
+    }
+
+
+# --- the answer ---
+
+
+def _answer(
+    experiment: config.Experiment, table: pd.DataFrame, verdicts: pd.DataFrame, rows: list[dict[str, Any]]
+) -> str:
+    """Return what pretraining did against the first control, by how much, and how sure that is."""
+    control, people = str(rows[0]["run_b"]), int(table["people"].iloc[0])
+    rows = [row for row in rows if row["run_b"] == control]
+    failed = {name: _failure(experiment, table, verdicts, name) for name in (control, *_runs(rows))}
+    learnt = [row for row in rows if not failed[row["run_a"]]]
+    if not learnt:
+        whose = "the pretrained networks" if not failed[control] else "the networks"
+        return (
+            f"Nothing was learnt: {whose} {failed[rows[0]['run_a']]} ({people} unseen people), so this says "
+            "nothing about pretraining."
+            if failed[control]
+            else f"Pretraining with masks did not help: {whose} {failed[rows[0]['run_a']]} ({people} unseen "
+            "people), while networks trained from scratch do."
+        )
+    groups = {
+        verdict: found for verdict in VERDICTS if (found := [r for r in learnt if r["verdict"] == verdict])
+    }
+    numbers = _numbers(experiment, table, _runs(learnt), control)
+    if len(groups) == 1:
+        (verdict,) = groups
+        return f"{ALONE[verdict]}: {numbers}{_how_sure(experiment, verdict, people)}."
+    told = [WITH[verdict].format(some_names(_runs(found))) for verdict, found in groups.items()]
+    sure = ", undecided where chance alone can make such a difference" if "undecided" in groups else ""
+    return f"Pretraining with masks {', '.join(told[:-1])} and {told[-1]}: {numbers}{sure}."
+
+
+def _runs(rows: Iterable[dict[str, Any]]) -> list[str]:
+    return [str(row["run_a"]) for row in rows]
+
+
+def _failure(experiment: config.Experiment, table: pd.DataFrame, verdicts: pd.DataFrame, name: str) -> str:
+    """Return why a run has learnt nothing of faces, "" where it has."""
+    metric = experiment.evaluate.primary
+    if name not in table.index or table["value"].isna()[name]:
+        return ""
+    ends = table.loc[name, ["ci_low", "ci_high"]].to_numpy(float)
+    chance = CHANCE.get(metric)
+    if chance is not None and (ends[0] <= chance if higher_is_better(metric) else ends[1] >= chance):
+        return "recognise people no better than guessing"
+    notes = verdicts.loc[(verdicts["run_a"] == name) | (verdicts["run_b"] == name), "note"].astype(str)
+    if notes.str.startswith(f"{name} {NOT_LEARNT}").any():
+        return "did not get far enough in training to tell people apart"
+    for control in UNTRAINED:
+        row = compared(verdicts, metric, name, control)
+        if row is not None and row["verdict"] == "worse":
+            return f"recognise people worse than {control}, which trains no network,"
+    return ""
+
+
+def _numbers(experiment: config.Experiment, table: pd.DataFrame, runs: list[str], control: str) -> str:
+    """Return how often networks were right after pretraining and without it, in a thousand."""
+    metric = experiment.evaluate.primary
+    share = table["value"] if higher_is_better(metric) else 1 - table["value"]
+    count = (1000 * share.astype(float)).round().astype(int).to_dict()
+    right = [count[name] for name in runs]
+    after = str(right[0]) if min(right) == max(right) else f"{min(right)} to {max(right)}"
+    other = "without it" if _plain(experiment, control) else f"with {control}"
+    return PLAIN[metric].format(f"{after} of 1,000") + f" after it and {count[control]} {other}"
+
+
+def _how_sure(experiment: config.Experiment, verdict: str, people: int) -> str:
+    count = len(experiment.seeds)
+    trainings = f"with {people} people and {count} training{'s' * (count > 1)} of each network"
+    if verdict in OPPOSITE:
+        return f"; {trainings}, chance alone hardly does that"
+    if verdict == "equivalent":
+        margin = 1000 * experiment.evaluate.equivalence
+        return f"; {trainings}, more than {margin:.0f} in 1,000 either way is ruled out"
+    return f"; {trainings}, chance alone can do that"
+
+
+def _no_verdict(experiment: config.Experiment) -> str:
+    if not experiment.primary_pairs:
+        return NO_FAMILY
+    return f"No verdict: {METRIC_NAMES[experiment.evaluate.primary]} was not measured; the tables say why."
+
+
+def _plain(experiment: config.Experiment, control: str) -> bool:
+    """Tell whether a control is trained from scratch without hiding anything."""
+    return control in scratch_runs(experiment) and not hides(experiment.run(control).finetune)
+
+
+# --- the numbers behind it ---
+
+
+def _against(experiment: config.Experiment, rows: list[dict[str, Any]], control: str, where: str) -> str:
+    """Return how the masked runs do against one control."""
+    against = [row for row in rows if row["run_b"] == control]
+    name = "training from scratch" if _plain(experiment, control) else control
+    return f"Against {name}{where}: {_told(against)}."
+
+
+def _told(rows: list[dict[str, Any]]) -> str:
+    """Return the runs by verdict, with their differences where there is one to speak of."""
+    parts = []
+    for verdict in VERDICTS:
+        found = [row for row in rows if row["verdict"] == verdict]
+        names = [row["run_a"] for row in found]
+        if verdict in OPPOSITE:
+            names = [f"{row['run_a']} ({row['difference']:+.3f})" for row in found]
+        if names:
+            parts.append(f"{some_names(names)} {'is' if len(names) == 1 else 'are'} {verdict}")
+    return "; ".join(parts)
+
+
+def _reasons(rows: list[dict[str, Any]]) -> list[str]:
+    """Return why comparisons are undecided, each reason once."""
+    notes = dict.fromkeys(str(row["note"]) for row in rows if row["note"])
+    return [f"Undecided because {note}." for note in notes]
+
+
+def _among_strategies(experiment: config.Experiment, verdicts: pd.DataFrame) -> str:
+    """Return what was found between masks that were not compared as the primary family."""
+    names, primary = masked_runs(experiment), experiment.primary_pairs
+    pairs = [
+        (b, a)
+        for place, a in enumerate(names)
+        for b in names[place + 1 :]
+        if (a, b) not in primary and (b, a) not in primary
+    ]
+    found = [compared(verdicts, experiment.evaluate.primary, *pair) for pair in pairs]
+    rows = [row for row in found if row is not None]
+    called = [row for row in rows if row["verdict"] in OPPOSITE]
+    wins = [f"{row['run_a']} is {row['verdict']} than {row['run_b']}" for row in called]
+    rest = [(v, sum(row["verdict"] == v for row in rows)) for v in VERDICTS if v not in OPPOSITE]
+    counts = [f"{count} {'pair is' if count == 1 else 'pairs are'} {v}" for v, count in rest if count]
+    words = "; ".join([names_of(wins)] * bool(wins) + [names_of(counts)] * bool(counts))
+    return f"Between the other masking strategies (exploratory): {words}." if words else ""
+
+
+def _best_control(experiment: config.Experiment, table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """Return who beats the best control: of those that learn from the same labels, where there is one."""
+    controls = table[(table["kind"] == "baseline") & table["value"].notna()]
+    learning = controls[controls.index.isin(config.BASELINES_FROM_LABELS)]
+    best = learning if len(learning) else controls
+    if best.empty:
+        return ""
+    metric = experiment.evaluate.primary
+    name = best.sort_values("value", ascending=not higher_is_better(metric), kind="stable").index[0]
+    found = [compared(verdicts, metric, run, name) for run in experiment.run_names]
+    told = _told([row for row in found if row is not None])
+    what = "learns from the same labels" if len(learning) else "trains no network"
+    against = f": against it {told} (exploratory)" if told else ""
+    return f"The best control that {what} is {name} with {best.loc[name, 'value']:.3f}{against}."
+
+
+def what_verdicts_mean(experiment: config.Experiment) -> str:
+    """Return what the words of a verdict stand for, and which verdicts decide."""
+    margin = f"{experiment.evaluate.equivalence:g}"
+    words = (
+        f"Equivalent means that the interval of the difference lies within {margin} either way; undecided "
+        "means that these people and seeds cannot tell, which is no proof of equality."
+    )
+    if not experiment.primary_pairs:
+        return f"{words} No comparison was fixed beforehand, so all are exploratory."
+    return (
+        f"{words} The comparisons against {names_of(experiment.controls)} were fixed before the run and are "
+        "corrected together; all others are exploratory."
+    )
