@@ -96,6 +96,18 @@ def atomic_folder(path: Path, needed: int = 0) -> Iterator[Path]:
         raise
 
 
+def private_folder(path: Path) -> Path:
+    """Make a folder, if it is not there, and let nobody but its owner look into it; return it.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+    return path
+
+
 @contextlib.contextmanager
 def resume_file(path: Path, size: int) -> Iterator[BinaryIO]:
     """Open a file to go on writing after its first `size` bytes; what lies beyond them is cut off.

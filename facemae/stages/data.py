@@ -211,7 +211,7 @@ def align(data: config.Data, folder: DataFolder, device: Device, workers: int) -
     """
     settings = _settings(data, records.read_json(folder.sources))
     shards = folder.shards / records.digest(asdict(settings))
-    with files.exclusive(folder.shards / ".lock"):
+    with files.exclusive(files.private_folder(folder.shards) / ".lock"):
         pool.align_all(pool.Plan(folder.photos, shards, settings, device), workers)
         for old in folder.shards.iterdir():
             if old.is_dir() and old != shards:

@@ -48,6 +48,7 @@ def corpus(tmp_path_factory):
     photo(20, 1).save(strangers / "x.webp", lossless=True)
     (strangers / "again.png").write_bytes((folder / "labelled" / "person 3" / "a.png").read_bytes())
     (strangers / "notes.jpg").write_text("no picture")
+    (strangers / "notes.txt").write_text("no picture")
     Image.new("RGB", (92, 112), "grey").save(strangers / "wall.png")
     return folder
 
@@ -100,6 +101,17 @@ def test_fetch_lists_every_photo_with_its_person_and_place(prepared, corpus):
         path = corpus / row.sample_id
         assert os.fsdecode(row.path) == str(path)
         assert (row.sha256, row.bytes) == (sha256(path.read_bytes()), path.stat().st_size)
+
+
+def test_crops_are_readable_by_their_owner_only(prepared):
+    assert prepared.shards.stat().st_mode & 0o777 == 0o700
+    assert prepared.unpacked.stat().st_mode & 0o777 == 0o700
+    assert prepared.cache.stat().st_mode & 0o777 == 0o600
+
+
+def test_files_beside_photos_are_counted(prepared):
+    _, unlabelled = records.read_json(prepared.sources)
+    assert unlabelled["ignored"] == {"no picture": 1}
 
 
 def test_fetch_writes_down_where_the_photos_come_from(prepared):
@@ -232,6 +244,25 @@ def test_one_person_is_not_enough(configured, tmp_path, corpus):
 def test_a_flat_folder_names_nobody(configured, tmp_path, corpus):
     with pytest.raises(DataError, match="names 0 people"):
         fetch(configured(labelled=str(corpus / "unlabelled"), unlabelled=[]), DataFolder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("places", "mend"),
+    [
+        (("faces/ann/a.png", "faces/bob/b.png"), "name the folder faces in it instead"),
+        (("ann/2001/a.png", "bob/b/b.png"), "move them up"),
+    ],
+)
+def test_a_folder_that_is_nested_too_deep_is_said_to_be_that(configured, tmp_path, corpus, places, mend):
+    for place in places:
+        (tmp_path / "photos" / place).parent.mkdir(parents=True)
+        shutil.copy(corpus / "labelled" / "person 1" / "a.png", tmp_path / "photos" / place)
+    experiment = configured(labelled=str(tmp_path / "photos"), unlabelled=[])
+    with pytest.raises(
+        DataError,
+        match=rf"names 0 people .*2 photos lie one folder too deep, such as {places[0]}, .*{mend}\.$",
+    ):
+        fetch(experiment, DataFolder(tmp_path / "data"))
 
 
 def test_folders_that_are_not_there(configured, tmp_path):

@@ -67,6 +67,7 @@ def build_cache(folder: DataFolder) -> None:
     partial, journal = (folder.cache.with_name(f".faces.npy{end}") for end in (".partial", ".blocks"))
     header = _header(count, size)
     hashes = _resume(partial, journal, identity, header)
+    partial.chmod(0o600)
     block_bytes = BLOCK * size * size * 3
     progress = Progress("cache", count, "faces", min(len(hashes) * BLOCK, count))
     done = min(len(hashes) * block_bytes, count * size * size * 3)  # the last block is shorter

@@ -125,7 +125,7 @@ def locate(wanted: Wanted, raw: Path, unpacked: Path) -> Place:
     lacking = [name for name in source.needs if name not in sides]
     if lacking:
         raise DataError(f"{images.parent} lacks {', '.join(lacking)}: {source.how_to_get}")
-    with files.exclusive(unpacked / ".lock"):
+    with files.exclusive(files.private_folder(unpacked) / ".lock"):
         return Place(_unpacked(source, images, unpacked), sides)
 
 

@@ -245,7 +245,7 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 from facemae.core import files
-from facemae.data import cache
+from facemae.data.faces import cache
 from facemae.core.layout import DataFolder
 
 folder, what, kills, known = DataFolder(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3]), sys.argv[4]
