@@ -56,7 +56,7 @@ def label_curve(task: Task, subset: int, pretrained: Path | None, finetuned: Pat
         finetuned: Folder of its `finetune` stage, which saw all labels.
     """
     whole = _accuracy(task, finetuned)
-    measured = [_named(whole, Point("share", 1.0), task, finetuned)]
+    measured, trained = [_named(whole, Point("share", 1.0), task, finetuned)], [finetuned]
     for point in points(task.experiment.label_curve):
         fewer = replace(task, experiment=_with_labels(task, point.labels(subset)), parts=(PART,))
         folder = _folder(fewer, point, pretrained)
@@ -68,12 +68,13 @@ def label_curve(task: Task, subset: int, pretrained: Path | None, finetuned: Pat
             measured.append(_refused(whole, point, str(error)))
             continue
         measured.append(_named(_accuracy(fewer, folder), point, task, folder))
+        trained.append(folder)
         value = measured[-1].value
         say(
             task.label,
             f"{point.condition} {point.amount:g}: accuracy {value if value is None else f'{value:.3f}'}",
         )
-    measured.append(_area(measured))
+    measured.append(_area(measured, next(filter(None, map(_not_learnt, trained)), "")))
     _write(task, measured, finetuned)
     shutil.rmtree(task.out.with_name(f".{task.out.name}"), ignore_errors=True)
 
@@ -107,10 +108,14 @@ def _named(measured: Measurement, point: Point, task: Task, finetuned: Path) -> 
         f"{labels['faces']} faces of {labels['people']} people, each seen {seen / labels['faces']:.0f} times"
     )
     parts = f"part 1 of {task.rotations} only" if task.rotations > 1 else ""
-    reasons = [each["reason"] for each in trained.get("health", [])[PART : PART + 1] if not each["learnt"]]
-    doubt = f"has not learnt: {reasons[0]}" if reasons else ""
-    note = "; ".join(part for part in (told, parts, doubt) if part)
+    note = "; ".join(part for part in (told, parts, _not_learnt(finetuned)) if part)
     return replace(measured, protocol="labels", condition=point.condition, amount=point.amount, note=note)
+
+
+def _not_learnt(finetuned: Path) -> str:
+    """Return why a fine-tuning says nothing of its labels, "" where it has learnt."""
+    health = records.read_metrics(finetuned).get("health", [])[PART : PART + 1]
+    return next((f"has not learnt: {each['reason']}" for each in health if not each["learnt"]), "")
 
 
 def _refused(measured: Measurement, point: Point, reason: str) -> Measurement:
@@ -119,9 +124,9 @@ def _refused(measured: Measurement, point: Point, reason: str) -> Measurement:
     return replace(where, value=None, n=0, note=reason, influence=None)
 
 
-def _area(measured: list[Measurement]) -> Measurement:
-    """Return the mean accuracy over all numbers of labels; without one of them there is none."""
-    values = [each.value for each in measured]
+def _area(measured: list[Measurement], not_learnt: str) -> Measurement:
+    """Return the mean accuracy over all numbers of labels; without one of them, or its training, none."""
+    values = [None if not_learnt else each.value for each in measured]
     influences = [each.influence for each in measured if each.influence is not None]
     defined = all(value is not None for value in values)
     return replace(
@@ -131,7 +136,9 @@ def _area(measured: list[Measurement]) -> Measurement:
         amount=None,
         value=float(np.mean(values)) if defined else None,  # type: ignore[arg-type]
         influence=influence.mean(influences) if defined else None,
-        note=f"mean over {len(measured)} numbers of labels" if defined else "some numbers are too small",
+        note=f"mean over {len(measured)} numbers of labels"
+        if defined
+        else not_learnt and f"a training {not_learnt}" or "some numbers are too small",
     )
 
 
