@@ -76,7 +76,7 @@ def evaluate(
     from facemae.stages.embed_photos import Photos
 
     photos = None if images is None else Photos(images, mode, raw, workers)
-    asked = evaluate_file.Asked(
+    options = evaluate_file.Options(
         embeddings, photos, model, recogniser, data, pairs, protocol, raw, cache, workers
     )
-    evaluate_file.run(asked, Settings(tuple(far), resamples, level), out, as_json)
+    evaluate_file.run(options, Settings(tuple(far), resamples, level), out, as_json)

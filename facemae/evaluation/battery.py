@@ -60,7 +60,7 @@ class EmbeddedFaces:
         return self.table["enrolled"].to_numpy(bool)
 
     def part(self, number: int) -> EmbeddedFaces:
-        """Return the faces of one part, its people numbered anew."""
+        """Return the faces of one part, its people numbered from 0."""
         chosen = (self.table["part"] == number).to_numpy()
         kept, identity = np.unique(self.identity[chosen], return_inverse=True)
         return EmbeddedFaces(

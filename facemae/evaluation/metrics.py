@@ -55,7 +55,7 @@ def equal_error_rate(comparisons: Comparisons, weights: Weights | None = None) -
 def rates(comparisons: Comparisons, weights: Weights | None, far_targets: Sequence[float]) -> list[Floats]:
     """Return ROC AUC, EER, and TAR and FAR at each target, (R,) each, in one pass over the resamples.
 
-    The threshold is the lowest one that keeps to the target, for each resample anew.
+    The threshold is the lowest one that keeps to the target, in each resample its own.
 
     Raises:
         RefusedError: there is no genuine or no impostor pair.

@@ -204,7 +204,7 @@ class EveryPair:
         return found
 
     def of_people(self, chosen: Booleans) -> EveryPair:
-        """Return the pairs among the chosen people (P,), who are numbered anew."""
+        """Return the pairs among the chosen people (P,), who are numbered from 0."""
         inside, number = chosen[self.person], np.cumsum(chosen) - 1
         return EveryPair(self.unit[inside], number[self.person[inside]], self.images[chosen])
 

@@ -24,7 +24,7 @@ CARD = "threshold_card.csv"
 
 
 @dataclass(frozen=True)
-class Asked:
+class Options:
     """What to evaluate: a file of embeddings, photos and a model of ours, or a recogniser and a data set.
 
     Attributes:
@@ -71,35 +71,40 @@ class Asked:
             raise UsageError("--embeddings have no lists of their own; name one with --pairs.")
 
 
-def inputs(asked: Asked) -> tuple[Embeddings, pd.DataFrame | None]:
+def inputs(options: Options) -> tuple[Embeddings, pd.DataFrame | None]:
     """Return the embeddings that were asked for, made if need be, and the list of pairs, if there is one.
 
     Raises:
         UsageError: the options do not go together, or name what is not there.
         DataError, IntegrityError: what they name cannot be used.
     """
-    embeddings, pairs = _inputs(asked)
+    embeddings, pairs = _inputs(options)
     if pairs is not None:
         pairs = in_spelling_of(pairs, [*embeddings.sample_ids, *embeddings.without_face])
     return embeddings, pairs
 
 
-def _inputs(asked: Asked) -> tuple[Embeddings, pd.DataFrame | None]:
-    asked.check()
-    pairs = read_pairs(asked.pairs) if asked.pairs else None
-    if asked.embeddings:
-        return read_embeddings(asked.embeddings), pairs
-    if asked.photos and asked.model:
+def _inputs(options: Options) -> tuple[Embeddings, pd.DataFrame | None]:
+    options.check()
+    pairs = read_pairs(options.pairs) if options.pairs else None
+    if options.embeddings:
+        return read_embeddings(options.embeddings), pairs
+    if options.photos and options.model:
         from facemae.stages.embed_photos import embed_photos  # PyTorch takes seconds to load
 
-        place = records.digest(str(Path(asked.photos.images).absolute()))
-        path = asked.cache / place / layout.EMBEDDINGS
-        lists = embed_photos(asked.photos, asked.model, path)
-        if pairs is None and (len(lists) or asked.protocol):
-            pairs = of_protocol(lists, asked.protocol)
+        place = records.digest(str(Path(options.photos.images).absolute()))
+        path = options.cache / place / layout.EMBEDDINGS
+        lists = embed_photos(options.photos, options.model, path)
+        if pairs is None and (len(lists) or options.protocol):
+            pairs = of_protocol(lists, options.protocol)
         return read_embeddings(path), pairs
     found, listed_there = of_recogniser(
-        str(asked.recogniser), str(asked.data), asked.protocol, asked.raw_dir, asked.cache, asked.workers
+        str(options.recogniser),
+        str(options.data),
+        options.protocol,
+        options.raw_dir,
+        options.cache,
+        options.workers,
     )
     return found, listed_there if pairs is None else pairs
 
@@ -152,10 +157,10 @@ def write(report: Report, level: float, out: Path) -> None:
     say("evaluate", f"{out / layout.METRICS}, {out / CARD}")
 
 
-def run(asked: Asked, settings: Settings, out: Path | None, ends_with_json: bool) -> None:
+def run(options: Options, settings: Settings, out: Path | None, ends_with_json: bool) -> None:
     """Evaluate what was asked for, and print and write the report."""
     settings.check()
-    report = evaluate(*inputs(asked), settings)
+    report = evaluate(*inputs(options), settings)
     print(as_text(report, settings.level))
     if out:
         write(report, settings.level, out)

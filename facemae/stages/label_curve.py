@@ -1,4 +1,4 @@
-"""How accuracy grows with the number of labels: a run fine-tuned anew on random subsets of them.
+"""How accuracy grows with the number of labels: a run fine-tuned on random subsets of them.
 
 Every run meets the same subsets. Equal at every number of labels are steps, batch, rates and schedule, and so
 the faces that are seen, not the epochs: of fewer faces each is seen more often, so that no number of labels
@@ -138,7 +138,7 @@ def _area(measured: list[Measurement], not_learnt: str) -> Measurement:
         influence=influence.mean(influences) if defined else None,
         note=f"mean over {len(measured)} numbers of labels"
         if defined
-        else not_learnt and f"a training {not_learnt}" or "some numbers are too small",
+        else (not_learnt and f"a training {not_learnt}") or "some numbers are too small",
     )
 
 

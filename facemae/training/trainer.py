@@ -22,6 +22,7 @@ from facemae import config
 from facemae.compute.device import Compute
 from facemae.compute.distributed import ALONE, World
 from facemae.core import files, layout, records
+from facemae.core.differences import differences
 from facemae.core.errors import DivergedError, UsageError
 from facemae.core.progress import Progress, say
 from facemae.core.seeds import seed_of
@@ -377,7 +378,10 @@ class _Loop:
                 "folder to start anew."
             )
         if known is not None and known != json.loads(json.dumps(self.job.identity)):
-            changed = "; ".join(_changes(known, self.job.identity))
+            changed = "; ".join(
+                f"{key}: {before} -> {now}"
+                for key, (before, now) in differences(known, self.job.identity).items()
+            )
             raise UsageError(
                 f"{self.job.state} holds an unfinished training with other settings ({changed}); "
                 "go back to those to finish it, or delete the folder to start anew."
@@ -386,16 +390,3 @@ class _Loop:
         if self.world.is_first and not saved:
             (self.job.state / DUMP).unlink(missing_ok=True)
             files.write_json(path, self.job.identity)
-
-
-def _changes(before: Any, now: Any, where: str = "") -> list[str]:
-    """Return the keys at which two trees of plain values differ, with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [*before, *(key for key in now if key not in before)]
-        absent = "not set"
-        parts = (
-            _changes(before.get(key, absent), now.get(key, absent), f"{where}.{key}".lstrip("."))
-            for key in keys
-        )
-        return [change for part in parts for change in part]
-    return [] if json.dumps(before) == json.dumps(now) else [f"{where}: {before} -> {now}"]

@@ -417,3 +417,25 @@ def test_what_a_seed_refused_has_no_value(made, tmp_path):
     row = table[(table["run"] == "random") & (table["metric"] == COMPARED[0])].iloc[0]
     assert np.isnan(row["value"])
     assert row["note"] == "too few"
+
+
+def test_a_metric_without_two_finite_resamples_is_not_judged(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.1})
+    folder = Results(tmp_path).stage("random", 0, "evaluate")
+    table = read_table(folder / layout.RESAMPLES)
+    table.loc[1:, "rank1"] = np.nan
+    records.write_table(folder / layout.RESAMPLES, table, list(table.columns))
+    reseal(folder)
+    row = judged(experiment, tmp_path, "rank1")["random", "scratch"]
+    assert row.verdict == "undecided"
+    assert row.note == "no interval: a variance needs 2 resamples with a value for every seed, got 1"
+    assert row.difference == pytest.approx(0.1, abs=0.01)
+    assert np.isnan(row.ci_low)
+
+
+def test_a_head_on_the_encoder_is_judged_whether_or_not_the_fine_tuning_has_learnt(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.1})
+    path = Results(tmp_path).stage("random", 1, "evaluate") / layout.METRICS
+    files.write_json(path, read_json(path) | {"health": [{"learnt": False, "reason": "it collapsed"}]})
+    for metric, verdict in (("probe_accuracy", "better"), ("accuracy", "undecided")):
+        assert judged(experiment, tmp_path, metric)["random", "scratch"].verdict == verdict

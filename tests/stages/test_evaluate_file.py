@@ -20,7 +20,7 @@ from facemae.evaluation.protocols import operating_point, pair_list
 from facemae.models.build import build_embedder
 from facemae.models.weights import save_weights
 from facemae.stages import evaluate_file
-from facemae.stages.evaluate_file import Asked
+from facemae.stages.evaluate_file import Options
 
 QUICK = Settings(far_targets=(0.1,), resamples=100)
 
@@ -354,11 +354,11 @@ def test_photos_are_embedded_and_evaluated_with_one_command(facemae, tmp_path, e
     rows += [(f"p{n}/0.png", f"p{(n + 1) % 8}/1.png", 0) for n in range(8)]
     table = pd.DataFrame(rows, columns=["first", "second", "same"])
     table.to_csv(tmp_path / "photos" / "pairs.csv", index=False)
-    asked = ["--images", "photos", "--model", "finetune"]
-    code, _, err = facemae("embed", *asked, "--out", "e.parquet", "--align", "crop", "--device", "cpu")
+    options = ["--images", "photos", "--model", "finetune"]
+    code, _, err = facemae("embed", *options, "--out", "e.parquet", "--align", "crop", "--device", "cpu")
     assert (code, "16 faces of 8 people in e.parquet" in err) == (0, True)
     assert sidecar(tmp_path / "e.parquet").exists()
-    code, out, err = facemae("evaluate", *asked, "--align", "crop", "--resamples", 100, "--json")
+    code, out, err = facemae("evaluate", *options, "--align", "crop", "--resamples", 100, "--json")
     assert code == 0, err
     content = json.loads(out.splitlines()[-1])  # on the pairs that the folder lists
     assert {each["name"]: each["n"] for each in content["metrics"]}["accuracy"] == 16
@@ -371,7 +371,7 @@ def test_photos_are_embedded_and_evaluated_with_one_command(facemae, tmp_path, e
 
 
 def test_a_recogniser_is_asked_for_its_embeddings_of_a_list(facemae, monkeypatch, tmp_path):
-    embeddings, asked = made(), []
+    embeddings, options = made(), []
     table = pd.DataFrame(
         {
             "sample_id": embeddings.sample_ids,
@@ -381,7 +381,7 @@ def test_a_recogniser_is_asked_for_its_embeddings_of_a_list(facemae, monkeypatch
     )
 
     def embeddings_of(name, data, raw_dir, cache, protocol=None, workers=1):
-        asked.append((name, data, raw_dir, cache, protocol, workers))
+        options.append((name, data, raw_dir, cache, protocol, workers))
         return table[table["sample_id"] != "p03/1"], pairs_of().assign(protocol="lfw-view2")
 
     fake = types.SimpleNamespace(embeddings_of=embeddings_of)
@@ -415,4 +415,4 @@ def test_a_list_is_chosen_by_its_name():
 
 def test_what_is_asked_for_is_checked_before_anything_is_made():
     with pytest.raises(UsageError, match="both choose a list"):
-        evaluate_file.inputs(Asked(recogniser="dlib", data="lfw", protocol="view2", pairs=Asked().cache))
+        evaluate_file.inputs(Options(recogniser="dlib", data="lfw", protocol="view2", pairs=Options().cache))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from stages import make_folder
 
-from facemae.core import layout, records
+from facemae.core import files, layout, records
 from facemae.core.records import read_json, read_table
 from facemae.data.faces import pairs
 from facemae.stages.finetune import finetune
@@ -76,6 +76,15 @@ def test_every_number_of_labels_has_an_accuracy_and_says_what_it_saw(task):
         "labels_accuracy",
     }
     assert not task.out.with_name(".1").exists()
+
+
+def test_a_curve_with_a_training_that_has_not_learnt_has_no_mean(task):
+    path = task.out.parent.with_name("finetune") / layout.METRICS
+    files.write_json(path, read_json(path) | {"health": [{"learnt": False, "reason": "it collapsed"}]})
+    _, found = curve(task)
+    assert found["", None]["value"] is None
+    assert found["", None]["note"] == "a training has not learnt: it collapsed"
+    assert found["share", 0.5]["value"] is not None
 
 
 def test_a_point_that_was_trained_before_a_kill_is_not_trained_again(task, monkeypatch):

@@ -104,6 +104,7 @@ rule robustness:
         out=subpath(output[0], parent=True),
         finetuned=finetuned_option,
         model=verbatim(EXPERIMENT.defaults.model.model_dump_json()),
+        labels=verbatim(EXPERIMENT.defaults.finetune.labels.model_dump_json()),
         settings=verbatim(EXPERIMENT.robustness.model_dump_json(exclude={"runs"})),
         evaluate=verbatim(
             EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"})

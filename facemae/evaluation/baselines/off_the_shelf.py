@@ -48,7 +48,7 @@ class Recogniser:
     Attributes:
         weights: Returns the file of its weights.
         load: Returns the embedding by the weights in a file.
-        framing: What else shapes its embeddings: another text, and stored ones are made anew.
+        framing: What else shapes its embeddings: another text, and stored ones are made again.
     """
 
     weights: Callable[[], Path]

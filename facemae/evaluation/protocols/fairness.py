@@ -71,8 +71,12 @@ def measure(
     if groups.shape != pairs.images.shape:
         raise ValueError(f"the groups of {len(groups)} people are not those of {len(pairs.images)}")
     names = sorted(set(groups.tolist()) - {""})
-    if not names:
-        return []
+    return _of_groups(pairs, groups, names, weights, fmr_target) if names else []
+
+
+def _of_groups(
+    pairs: EveryPair, groups: NDArray[np.str_], names: list[str], weights: Weights, fmr_target: float
+) -> list[Measurement]:
     parts = {name: pairs.of_people(groups == name) for name in names}
     try:
         target, threshold = _common_threshold(pairs, parts, fmr_target)

@@ -143,7 +143,7 @@ def open_set(
     Probes of enrolled people are mated, probes of all others are not. FPIR(t) is the share of a person's
     non-mated probes with any candidate at or above t, TPIR(t) that of mated probes whose own person comes
     first, at or above t (NIST FRVT 1:N, Grother et al., 2019), each the mean over people. As for
-    verification, the threshold is the lowest that keeps to the target, for each resample anew, and a target
+    verification, the threshold is the lowest that keeps to the target, in each resample its own, and a target
     is refused below 30 expected errors, that is 30 / target non-mated probes: the rule of three, 3 / target,
     would do to bound a rate at which no error was seen, but not to set a threshold by the errors that were.
 

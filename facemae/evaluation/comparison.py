@@ -1,0 +1,201 @@
+"""Verdicts on every pair of runs: which comparisons decide, what chance brings, and what besides differs."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from facemae import config
+from facemae.core import layout
+from facemae.core.differences import ABSENT, differences
+from facemae.core.errors import RefusedError
+from facemae.evaluation.records import higher_is_better
+from facemae.evaluation.scored import Key, Scored, Series, key_of
+from facemae.evaluation.statistics import Estimate, estimate, verdicts
+from facemae.evaluation.variance import NO_CHANCE, Training, Variance, added, people_variance
+
+
+class Chances:
+    """The variance that the training's luck brings each run, metric by metric.
+
+    Runs that have learnt are analysed together, since they share their seeds. Whatever else is drawn by
+    chance stands alone: runs that have not learnt, and baselines.
+    """
+
+    def __init__(self, scored: list[Scored]) -> None:
+        self._scored = scored
+        self._found: dict[Key, dict[str, tuple[Training, int]]] = {}
+
+    def of(self, one: Scored, key: Key) -> Variance:
+        """Return the variance of the value of one seed."""
+        found = self._at(key).get(one.name)
+        return found[0].single(found[1]) if found else NO_CHANCE
+
+    def between(self, a: Scored, b: Scored, key: Key) -> Variance:
+        """Return the variance of the difference of one seed."""
+        found = [self._at(key).get(each.name) for each in (a, b)]
+        if found[0] and found[1] and found[0][0] is found[1][0]:
+            return found[0][0].between(found[0][1], found[1][1])
+        return added(self.of(a, key), self.of(b, key))
+
+    def _at(self, key: Key) -> dict[str, tuple[Training, int]]:
+        if key not in self._found:
+            values = {each.name: each.series[key].values for each in self._scored if key in each.series}
+            drawn = {name: value for name, value in values.items() if len(value) > 1}
+            learnt = [
+                each.name
+                for each in self._scored
+                if each.name in drawn and each.kind == "run" and not each.refusal(key)
+            ]
+            groups = [learnt, *([name] for name in drawn if name not in learnt)]
+            self._found[key] = {
+                name: (training, place)
+                for group in groups
+                if group
+                for training in [Training.of(np.stack([drawn[name] for name in group]))]
+                for place, name in enumerate(group)
+            }
+        return self._found[key]
+
+
+Measured = tuple[Scored, Series]
+Pair = tuple[Measured, Measured]
+
+
+def verdict_rows(
+    scored: list[Scored], metric: str, chances: Chances, experiment: config.Experiment
+) -> list[dict[str, Any]]:
+    """Judge the comparisons that decide as one family, and what else there is as others.
+
+    The others are the rest of the pairs of runs, and all runs against all baselines.
+    """
+    held = [(each, each.scalar(metric)) for each in scored]
+    measured = [(each, one) for each, one in held if one is not None and one.evidence is not None]
+    runs = [pair for pair in measured if pair[0].kind == "run"]
+    controls = [pair for pair in measured if pair[0].kind == "baseline"]
+    # What is trained without pretraining is compared with.
+    runs.sort(key=lambda pair: pair[0].run is not None and pair[0].run.pretrain is not None)
+    by_name = {one.name: (one, series) for one, series in runs}
+    wanted = experiment.primary_pairs if metric == experiment.evaluate.primary else []
+    decisive = [(by_name[a], by_name[b]) for a, b in wanted if a in by_name and b in by_name]
+    known = [{a[0].name, b[0].name} for a, b in decisive]
+    others = [(b, a) for a, b in combinations(runs, 2) if {a[0].name, b[0].name} not in known]
+    against = [(run, control) for run in runs for control in controls]
+    families = [(layout.PRIMARY, decisive), (layout.EXPLORATORY, others), (layout.EXPLORATORY, against)]
+    return [
+        {"metric": metric, "family": family} | row
+        for family, pairs in families
+        for row in _judge(pairs, metric, chances, experiment)
+    ]
+
+
+def _judge(
+    pairs: list[Pair], metric: str, chances: Chances, experiment: config.Experiment
+) -> list[dict[str, Any]]:
+    settings = experiment.evaluate
+    found = [_difference(a, b, chances, settings.level) for a, b in pairs]
+    differences = [estimate for estimate, _ in found]
+    refusals = [refusal for _, refusal in found]
+    judged = verdicts(
+        differences, higher_is_better(metric), settings.margin(metric), 1 - settings.level, refusals
+    )
+    return [
+        {
+            "run_a": a.name,
+            "run_b": b.name,
+            "difference": verdict.estimate.value,
+            "ci_low": verdict.estimate.low,
+            "ci_high": verdict.estimate.high,
+            "p_value": verdict.p_value,
+            "p_adjusted": verdict.p_adjusted,
+            "verdict": verdict.verdict,
+            "detectable": verdict.detectable,
+            "note": verdict.note,
+            "seconds_difference": a.total_seconds - b.total_seconds,
+            "budget_note": budget_note(a, b),
+        }
+        for ((a, _), (b, _)), verdict in zip(pairs, judged, strict=True)
+    ]
+
+
+def _difference(a: Measured, b: Measured, chances: Chances, level: float) -> tuple[Estimate, str]:
+    """Compare two runs seed by seed, and say why the difference may not be judged, if it may not.
+
+    A baseline without chance is the same for every seed.
+    """
+    repeats = max(len(one.values) for _, one in (a, b))
+    values, evidence = zip(*(_repeated(one, repeats) for _, one in (a, b)), strict=True)
+    key = key_of(a[1].entry)
+    training = chances.between(a[0], b[0], key) if repeats > 1 else NO_CHANCE
+    refusal = a[0].refusal(key) or b[0].refusal(key)
+    try:
+        return estimate(values[0] - values[1], evidence[0] - evidence[1], training, level), refusal
+    except RefusedError as error:
+        value = float((values[0] - values[1]).mean())
+        return Estimate(value, np.nan, np.inf, repeats > 1, level), refusal or f"no interval: {error}"
+
+
+def noise(scored: list[Scored], chances: Chances, experiment: config.Experiment) -> dict[str, float]:
+    """Return how far a difference moves by chance, the mean over the comparisons that decide (plan.Noise).
+
+    Of runs that have learnt and have two seeds or more; nothing where no two are compared.
+    """
+    held = [(each, each.scalar(experiment.evaluate.primary)) for each in scored]
+    known = {
+        each.name: (each, one)
+        for each, one in held
+        if one and len(one.values) > 1 and one.evidence and not each.refusal(key_of(one.entry))
+    }
+    pairs = [(known[a], known[b]) for a, b in experiment.primary_pairs if a in known and b in known]
+    if not pairs:
+        return {}
+    evidence = [_repeated(a, 1)[1] - _repeated(b, 1)[1] for (_, a), (_, b) in pairs]
+    training = [chances.between(a, b, key_of(one.entry)) for (a, one), (b, _) in pairs]
+    return {
+        "people": pairs[0][0][1].people,
+        "people_variance": float(np.mean([people_variance(each).value for each in evidence])),
+        "training_variance": float(np.mean([each.value for each in training])),
+    }
+
+
+def _repeated(one: Series, repeats: int) -> tuple[np.ndarray, Any]:
+    times = repeats if len(one.values) == 1 else 1
+    assert one.evidence is not None
+    return np.tile(one.values, times), one.evidence.repeated(times)
+
+
+def budget_note(a: Scored, b: Scored) -> str:
+    """Return which settings besides the mask differ, so that no comparison looks fairer than it is."""
+    if a.run is None or b.run is None:
+        return "the control trains no network"
+    both = differences(_shaping(a.run), _shaping(b.run)).items()
+    differing = sorted(
+        key for key, values in both if ABSENT not in values
+    )  # another method has other settings
+    # Another mask has other parameters; those of the same mask are worth telling.
+    masks = ("pretrain.mask", *([] if a.run.strategy == b.run.strategy else ["pretrain.masks."]))
+    differing = [key for key in differing if key != masks[0] and not key.startswith(masks[1:])]
+    told = [f"differ in {', '.join(differing)}"] if differing else []
+    return "; ".join([*told, *_spent(a, b)])
+
+
+def _shaping(run: config.Run) -> dict[str, Any]:
+    """Return a run's settings, augmentation under one name whatever the method."""
+    settings = run.shaping()
+    return (
+        settings | {"pretrain": settings["pretrain"] | run.pretrain.augmentation}
+        if run.pretrain
+        else settings
+    )
+
+
+def _spent(a: Scored, b: Scored) -> list[str]:
+    """Return how the images and seconds of two pretrainings compare, where the images (views) differ."""
+    images = [each.total("images_seen", "pretrain") for each in (a, b)]
+    seconds = [each.seconds("pretrain") for each in (a, b)]
+    if not all(value > 0 for value in (*images, *seconds)) or images[0] == images[1]:
+        return []
+    ratios = images[0] / images[1], seconds[0] / seconds[1]
+    return ["{:.2g} times the images in {:.2g} times the seconds of pretraining".format(*ratios)]
