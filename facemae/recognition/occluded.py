@@ -4,7 +4,6 @@ Two aids are known. *Patch drop* hides the patches behind the occluder from the 
 was pretrained on visible patches alone (He et al., CVPR 2022) may bear. *Reconstruction* lets the run's own
 masked autoencoder fill the patches in and embeds the completed picture; what it draws is likely, not true,
 and may be another person's. `measure` says what each is worth on faces of people who are known.
-
 Shapes: N faces, H their side in pixels, P patches of a face, D dimensions of an embedding, R resamples.
 """
 

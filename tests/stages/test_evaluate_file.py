@@ -371,7 +371,7 @@ def test_photos_are_embedded_and_evaluated_with_one_command(facemae, tmp_path, e
 
 
 def test_a_recogniser_is_asked_for_its_embeddings_of_a_list(facemae, monkeypatch, tmp_path):
-    embeddings, options = made(), []
+    embeddings, asked = made(), []
     table = pd.DataFrame(
         {
             "sample_id": embeddings.sample_ids,
@@ -381,7 +381,7 @@ def test_a_recogniser_is_asked_for_its_embeddings_of_a_list(facemae, monkeypatch
     )
 
     def embeddings_of(name, data, raw_dir, cache, protocol=None, workers=1):
-        options.append((name, data, raw_dir, cache, protocol, workers))
+        asked.append((name, data, raw_dir, cache, protocol, workers))
         return table[table["sample_id"] != "p03/1"], pairs_of().assign(protocol="lfw-view2")
 
     fake = types.SimpleNamespace(embeddings_of=embeddings_of)
