@@ -114,7 +114,7 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     found = {}
     for each in listed:
         row = {"sample_id": each} if isinstance(each, str) else each
-        found[row["sample_id"]] = row.get("person")
+        found[row["sample_id"]] = _text(row.get("person"))
     return {"without_face": found, "trained_on": trained_on}
 
 
@@ -168,8 +168,8 @@ def _check_one_model(table: pd.DataFrame, source: str) -> None:
     if (twice := table["sample_id"].duplicated()).any():
         name = table.loc[twice, "sample_id"].iloc[0]
         raise IntegrityError(f"{source} holds {name} twice; keep one row per photo.")
-    if "model" in table and table["model"].nunique() > 1:
-        models = sorted(map(str, table["model"].dropna().unique()))
+    models = sorted({each for each in _texts(table, "model") if each})
+    if len(models) > 1:
         raise IntegrityError(
             f"{source} mixes embeddings of {len(models)} models ({', '.join(models[:3])}), which cannot be "
             "compared; write a file for each."
@@ -185,7 +185,11 @@ def _texts(table: pd.DataFrame, name: str) -> list[str | None]:
     """Return a column as text, None where it is empty or not there."""
     if name not in table:
         return [None] * len(table)
-    return [None if pd.isna(each) or str(each) in _NOBODY else str(each) for each in table[name]]
+    return [_text(each) for each in table[name]]
+
+
+def _text(value: Any) -> str | None:
+    return None if pd.isna(value) or str(value) in _NOBODY else str(value)
 
 
 def _groups(table: pd.DataFrame, source: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from facemae.core.errors import UsageError
 from facemae.core.layout import DataFolder
 from facemae.core.progress import say
 from facemae.data.faces.cache import load_faces
+from facemae.data.faces.overlaps import normal_name
 from facemae.data.sources.locate import find, raw_dir
 from facemae.evaluation.embedding_file import sidecar
 from facemae.models.weights import load_embedder
@@ -129,7 +130,8 @@ def _write(table: pd.DataFrame, folder: DataFolder, prefix: str, stage: Path, ou
         for row in records.iterate_log(folder.rejected)
     ]
     people = set(table["person"].dropna()) | {row["person"] for row in rejected if row["person"]}
-    known = sorted(people & _training_people(stage))
+    trained_on = {normal_name(person) or person for person in _training_people(stage)}
+    known = sorted(person for person in people if (normal_name(person) or person) in trained_on)
     records.write_table(out, table.assign(model=model), ["sample_id", "person", "embedding", "model"])
     content = {"model": model, "faces": len(table), "without_face": rejected, "trained_on": known}
     files.write_json(sidecar(out), content)

@@ -78,7 +78,7 @@ def test_a_list_of_pairs_in_the_folder_goes_by_the_same_names(stage, photos, tmp
 def test_people_that_the_model_was_trained_on_are_known(stage, photos, tmp_path, capsys):
     """By role, and of several models the first, which has seen the people of the other parts."""
     split = pd.DataFrame({
-        "sample_id": ["a", "b", "c"], "person": ["p1", "p2", "p3"],
+        "sample_id": ["a", "b", "c"], "person": ["P1.", "p2", "p3"],
         "role": ["train", "evaluation", "evaluation"], "fold": [None, 0, 1], "part": [None, 0, 1],
         "trainable": True, "enrolled": False, "sha256": ["a", "b", "c"],
     })  # fmt: skip
