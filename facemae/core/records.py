@@ -211,7 +211,7 @@ def read_measured(folder: Path, name: str, columns: list[str] | None = None) -> 
     """
     if files.sha256_of(folder / name) != read_metrics(folder)["tables"].get(name):
         raise IntegrityError(
-            f"{folder / name} and the {METRICS} beside it are not of one run of the stage; make it again."
+            f"{folder / name} is damaged, or of another run than the {METRICS} beside it; make both again."
         )
     return read_table(folder / name, columns)
 

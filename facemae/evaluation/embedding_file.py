@@ -6,22 +6,27 @@ model. Beside E.parquet, E.parquet.json may list the photos without a face, whic
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pyarrow import parquet
 
 from facemae.core import records
 from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.data.sources import listing
 
 _NOBODY = ("", "None", "nan", "NaN", "<NA>", "NaT")  # what tools write where there is no value
+
+
+MOST_RATIO, MOST_UNCHECKED = 100, 2**26  # of an archive's content to the archive, and what may be any ratio
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,9 @@ def read_embeddings(path: Path) -> Embeddings:
 def _read_parquet(path: Path) -> pd.DataFrame:
     with open(path, "rb") as file:
         try:
+            rows, size = parquet.read_metadata(file).num_rows, path.stat().st_size
+            if rows > size:  # each row has a name of its own, which takes more than a byte
+                raise ValueError(f"it claims {rows} rows in {size} bytes")
             return pd.read_parquet(file)
         except Exception as error:  # pyarrow has no common base class for damaged files
             raise _unreadable(path, "Parquet", error) from error
@@ -78,6 +86,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 def _read_npz(path: Path) -> pd.DataFrame:
     with open(path, "rb") as file:
         try:
+            _check_sizes(file, path.stat().st_size)
+            file.seek(0)
             content = np.load(file)  # refuses pickled objects, which could run code
             if not isinstance(content, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
@@ -87,6 +97,26 @@ def _read_npz(path: Path) -> pd.DataFrame:
             return pd.DataFrame({name: _column(name, each) for name, each in arrays.items()})
         except (ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise _unreadable(path, "NumPy's .npz", error) from error
+
+
+def _check_sizes(file: BinaryIO, size: int) -> None:
+    """Stop before anything is unpacked that is not what it claims, or so much larger than the file.
+
+    Raises:
+        ValueError: an array's shape takes more bytes than there are, or all unpack to a multiple of the file.
+        zipfile.BadZipFile: it is no archive.
+    """
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as content:
+                version = np.lib.format.read_magic(content)
+                read = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
+                shape, _, dtype = getattr(np.lib.format, read)(content)
+            if (claimed := math.prod(shape) * dtype.itemsize) > member.file_size:
+                raise ValueError(f"{member.filename} claims {claimed} bytes and has {member.file_size}")
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > max(MOST_UNCHECKED, MOST_RATIO * size):
+        raise ValueError(f"it unpacks to {unpacked} bytes, more than {MOST_RATIO} times the file")
 
 
 def _column(name: str, array: NDArray[Any]) -> list[Any] | NDArray[Any]:

@@ -146,8 +146,8 @@ def roc_curves(paths: Results) -> pd.DataFrame:
     curves = []
     for name in [*run_names(setup), *setup.baselines]:
         for seed in setup.seeds_of(name):
-            file = paths.stage(name, seed, "evaluate") / layout.SCORES
-            scores = records.read_table(file, ["genuine", "score", "part"])
+            folder = paths.stage(name, seed, "evaluate")
+            scores = records.read_measured(folder, layout.SCORES, ["genuine", "score", "part"])
             curves.append(_roc(scores).assign(run=name, seed=seed))
     return pd.concat(curves, ignore_index=True)
 

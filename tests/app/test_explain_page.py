@@ -204,6 +204,7 @@ def test_a_score_is_held_against_pairs_of_both_kinds() -> None:
 def test_scores_of_the_evaluation_are_parted_by_kind(shown: Path) -> None:
     genuine, impostor = explain.evaluated_scores(Results(shown), "random", 0)
     table = records.read_table(Results(shown).stage("random", 0, "evaluate") / layout.SCORES)
+    assert set(table["part"]) == {0}
     assert len(genuine) == table["genuine"].sum()
     assert len(impostor) == (~table["genuine"]).sum()
     assert (np.diff(genuine) >= 0).all()

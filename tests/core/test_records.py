@@ -30,7 +30,7 @@ def test_a_table_is_read_that_the_metrics_beside_it_name(stage):
 def test_a_file_of_another_run_is_refused(stage, foreign):
     one, other = stage("one", 0.5), stage("other", 0.7)
     (one / foreign).write_bytes((other / foreign).read_bytes())
-    with pytest.raises(IntegrityError, match=r"metrics\.json beside it are not of one run"):
+    with pytest.raises(IntegrityError, match=r"scores\.parquet is damaged, or of another run than"):
         records.read_measured(one, layout.SCORES)
 
 

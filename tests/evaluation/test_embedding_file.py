@@ -9,6 +9,7 @@ import pytest
 
 from facemae.core import files
 from facemae.core.errors import DataError, FaceMAEError, IntegrityError, UsageError
+from facemae.evaluation import embedding_file as module
 from facemae.evaluation.embedding_file import (
     from_table,
     read_embeddings,
@@ -245,3 +246,29 @@ def test_no_zip_is_read_as_npz(tmp_path):
         archive.writestr("sample_id", "no array")
     with pytest.raises(IntegrityError):
         read_embeddings(tmp_path / "e.npz")
+
+
+def test_an_npz_that_claims_more_than_it_has_is_refused_before_it_is_read(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 512)}
+    )
+    with zipfile.ZipFile(tmp_path / "e.npz", "w") as archive:
+        archive.writestr("embedding.npy", header.getvalue() + bytes(64))
+    with pytest.raises(IntegrityError, match=r"embedding\.npy claims 2048000000000 bytes and has"):
+        read_embeddings(tmp_path / "e.npz")
+
+
+def test_an_npz_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST_UNCHECKED", 2**16)
+    ids = np.array([f"p{n}" for n in range(500)])
+    np.savez_compressed(tmp_path / "e.npz", sample_id=ids, embedding=np.zeros((500, 512)))
+    with pytest.raises(IntegrityError, match="more than 100 times the file"):
+        read_embeddings(tmp_path / "e.npz")
+
+
+def test_parquet_that_claims_more_rows_than_bytes_is_refused(tmp_path):
+    pd.DataFrame({"sample_id": ["a"] * 300_000}).to_parquet(tmp_path / "e.parquet")
+    assert (tmp_path / "e.parquet").stat().st_size < 300_000
+    with pytest.raises(IntegrityError, match="it claims 300000 rows in"):
+        read_embeddings(tmp_path / "e.parquet")

@@ -342,7 +342,7 @@ def test_a_file_of_another_run_is_refused(made, tmp_path, name):
     experiment = made({"scratch": 0.0, "random": 0.1})
     own, other = (Results(tmp_path).stage(run, 0, "evaluate") for run in ("random", "scratch"))
     (own / name).write_bytes((other / name).read_bytes())
-    with pytest.raises(IntegrityError, match="are not of one run of the stage"):
+    with pytest.raises(IntegrityError, match="is damaged, or of another run than"):
         compare(experiment, tmp_path)
 
 

@@ -160,9 +160,13 @@ def explained(recogniser: Recogniser, first: Pixels, second: Pixels) -> Explaine
 
 
 def evaluated_scores(paths: Results, run: str, seed: int) -> tuple[Floats, Floats]:
-    """Return the scores of the evaluation's pairs of one person, and of two, each in rising order."""
-    file = paths.stage(run, seed, "evaluate") / layout.SCORES
-    table = records.read_table(file, ["genuine", "score"]).dropna()
+    """Return the scores of the evaluation's pairs of one person, and of two, each in rising order.
+
+    Of several parts those of the first, whose network it is that explains.
+    """
+    folder = paths.stage(run, seed, "evaluate")
+    table = records.read_measured(folder, layout.SCORES, ["genuine", "score", "part"]).dropna()
+    table = table[table["part"] == table["part"].min()]
     genuine = table["genuine"].to_numpy(bool)
     scores = table["score"].to_numpy(np.float64)
     return np.sort(scores[genuine]), np.sort(scores[~genuine])
