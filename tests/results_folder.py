@@ -24,6 +24,7 @@ from facemae.data.images import encode_png
 from facemae.data.sources import manifest
 from facemae.data.sources.base import Photo
 from facemae.data.sources.manifest import Entry
+from facemae.data.sources.orl import orl_photos
 from facemae.evaluation.records import Measurement, entry, write_samples
 from facemae.masking.coverage import measures
 from facemae.masking.regions import region_map
@@ -107,6 +108,16 @@ def _write_data(paths: Results, experiment: config.Experiment) -> None:
     store.finish(data, shards)
     build_cache(data)
     _write_split(paths, experiment)
+
+
+def photos_are_orls(folder: Path) -> list[str]:
+    """Say of the evaluation people's photos that they hold what ORL's do; return the people in order."""
+    paths = Results(folder)
+    table = records.read_table(paths.data.split)
+    own = table["role"] == layout.ROLE_EVALUATION
+    table.loc[own, "sha256"] = [files.sha256_of(each.path) for each in orl_photos()[: own.sum()]]
+    records.write_table(paths.data.split, table, layout.SPLIT_COLUMNS)
+    return list(table[own].sort_values("sample_id")["person"].drop_duplicates())
 
 
 def _source(name: str, ignored: dict[str, int]) -> dict[str, Any]:

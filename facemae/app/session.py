@@ -16,7 +16,7 @@ from PIL import Image
 
 from facemae.app import frame
 from facemae.app.parts import photo_input
-from facemae.core.errors import FaceMAEError
+from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.layout import Results
 from facemae.data.images import ImageError
 from facemae.data.sources.listing import folder_state
@@ -55,6 +55,22 @@ def choose_model(key: str, label: str = "Model (run/seed)", index: int = 0) -> M
     found = {each.name: each for each in models()}
     name = st.selectbox(label, list(found), index=min(index, len(found) - 1), key=key, bind="query-params")
     return found[name]
+
+
+def choose_models(key: str, label: str) -> list[Model]:
+    """Let the visitor choose one or more trained models, the first of which decides; at first the best one.
+
+    Raises:
+        UsageError: none is chosen.
+    """
+    found = {each.name: each for each in models()}
+    names = st.multiselect(
+        label, list(found), default=[next(iter(found))], key=key, bind="query-params",
+        max_selections=MAX_MODELS, help="A photo is enrolled with each of them, to compare them.",
+    )  # fmt: skip
+    if not names:
+        raise UsageError("No model is chosen; choose one above.")
+    return [found[name] for name in names]
 
 
 def second(first: Model) -> int:
@@ -199,8 +215,20 @@ def told() -> Iterator[None]:
         st.text(str(error))
 
 
+def demo_people() -> list[tuple[str, NDArray[np.uint8]]]:
+    """Return the people of ORL in the results whom nothing was trained on, with a face each; often none."""
+    found: list[tuple[str, NDArray[np.uint8]]] = frame.load(_demo)
+    return found
+
+
+def _demo(paths: Results) -> list[tuple[str, NDArray[np.uint8]]]:
+    from facemae.recognition.enrolment import demo_people
+
+    return demo_people(paths)
+
+
 def enrol_demo(model: Model) -> int:
-    """Enrol people of the results whom nothing was trained on, with this model and one to compare with.
+    """Enrol the demo people with this model and one to compare with.
 
     Returns:
         How many were enrolled; those of an earlier time are left as they are.
@@ -211,16 +239,10 @@ def enrol_demo(model: Model) -> int:
     last, done = until(settings().retention_days), set()
     with frame.turn(), st.spinner("Enrolling the demo people…"):
         held = {name: {each.name for each in kept.people(m.fingerprint)} for name, m in wanted.items()}
-        for person, face in frame.load(_demo):
+        for person, face in demo_people():
             missing = [each for name, each in wanted.items() if person not in held[name]]
             made = [template(recogniser(each), face, None, thumbnail=True) for each in missing]
             if made:
                 kept.enrol(person, made, consent=True, retain_until=last, add=True)
                 done.add(person)
     return len(done)
-
-
-def _demo(paths: Results) -> list[tuple[str, NDArray[np.uint8]]]:
-    from facemae.recognition.enrolment import demo_faces
-
-    return list(demo_faces(paths))

@@ -85,14 +85,14 @@ def _enrolled(
     terms: Terms, whole: bool,
 ) -> Outcome:  # fmt: skip
     """Enrol one person; of a whole folder, who cannot be enrolled does not keep the others out."""
-    from facemae.recognition.enrolment import Outcome
+    from facemae.recognition.enrolment import Outcome, Refused, Shot
 
     try:
-        return how(recogniser, kept, who, [(str(path), path) for path in paths], terms)
+        return how([recogniser], kept, who, [Shot(str(path), path) for path in paths], terms)
     except UsageError as error:
         if not whole:
             raise
-        return Outcome(who, None, [(who, str(error))])
+        return Outcome(who, None, [Refused(Shot(who, b""), str(error))])
 
 
 def _wanted(
@@ -121,8 +121,8 @@ def _wanted(
 def _tell(outcomes: list[Outcome], terms: Terms, whole: bool) -> None:
     """Say what became of everybody; stop where nobody was enrolled."""
     for each in outcomes:
-        for photo, reason in each.refused:
-            say("gallery", f"{photo}: not used. {reason}")
+        for refused in each.refused:
+            say("gallery", f"{refused.shot.name}: not used. {refused.reason}")
         if each.person is None and each.known_as is not None:
             raise DataError(
                 f"{each.name} was not enrolled: the face is taken for {each.known_as.person.name} (score "

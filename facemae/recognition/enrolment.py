@@ -6,27 +6,32 @@ Shapes: H side of an aligned face in pixels, D dimensions of an embedding.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facemae.core import layout
+from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import Results
+from facemae.data.alignment.align import BETTER_PHOTO
 from facemae.data.images import ImageError, encode_png, open_image
+from facemae.data.sources.base import Place
+from facemae.data.sources.folder import folder_source
+from facemae.data.sources.orl import orl_photos
 from facemae.recognition.gallery.names import normalised
 from facemae.recognition.gallery.schema import Candidate, Person, Template
 from facemae.recognition.gallery.store import Gallery
-from facemae.recognition.recogniser import Recogniser, face_to_enrol
+from facemae.recognition.recogniser import MIN_ENROLLED_PX, Found, Photo, Recogniser, face_to_enrol
 from facemae.recognition.threshold import Threshold
 from facemae.report import faces
 
 THUMBNAIL = 64  # pixels a side
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm")
 DEMO_PEOPLE = 20
 
 
@@ -40,19 +45,43 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Shot:
+    """A photo to enrol from.
+
+    Attributes:
+        name: What messages call it.
+        source: A file or its bytes.
+        face: Number of the face that is meant, where it shows several.
+    """
+
+    name: str
+    source: Path | bytes = field(repr=False)
+    face: int | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A photo that was not used, and why; `photo` where one of several faces on it may be meant."""
+
+    shot: Shot
+    reason: str
+    photo: Photo | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a person's enrolment.
 
     Attributes:
         name: Of the person.
         person: As enrolled; None: not one of the photos could be used.
-        refused: By photo, why it was not used.
+        refused: The photos that were not used.
         known_as: Whom else the face is taken for, if anybody.
     """
 
     name: str
     person: Person | None
-    refused: list[tuple[str, str]]
+    refused: list[Refused]
     known_as: Candidate | None = None
 
 
@@ -73,35 +102,77 @@ def _small(face: NDArray[np.uint8]) -> bytes:
     return encode_png(np.asarray(Image.fromarray(face).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)))
 
 
-def read_templates(
-    recogniser: Recogniser, photos: Sequence[tuple[str, Path | bytes]], thumbnail: bool
-) -> tuple[list[Template], list[tuple[str, str]]]:
-    """Return the templates of photos that show one face each, and why the others are not used.
+def face_templates(
+    recognisers: Sequence[Recogniser], found: Sequence[Found], thumbnail: bool
+) -> list[Template]:
+    """Return the templates of one face by several models, the picture with the first.
 
     Args:
-        recogniser: Finds and embeds the faces.
-        photos: What messages call each, and the photo.
+        recognisers: The models.
+        found: The face as each of them takes it.
         thumbnail: Keep a picture of `THUMBNAIL` pixels a side.
     """
-    made, refused = [], []
-    for name, photo in photos:
+    return [
+        template(each, face.image, face.face.score, thumbnail and number == 0)
+        for number, (each, face) in enumerate(zip(recognisers, found, strict=True))
+    ]
+
+
+def read_templates(
+    recognisers: Sequence[Recogniser], shots: Sequence[Shot], thumbnail: bool
+) -> tuple[list[Template], list[Refused]]:
+    """Return the templates of photos that show one face each, and the photos that are not used.
+
+    Args:
+        recognisers: The models, of which each gives a template of each photo.
+        shots: The photos.
+        thumbnail: Keep a picture of `THUMBNAIL` pixels a side.
+    """
+    made: list[Template] = []
+    refused: list[Refused] = []
+    for shot in shots:
+        photo: Photo | None = None
         try:
-            found = face_to_enrol(recogniser.finder.find(photo))
+            found: dict[int, Found] = {}
+            for each in recognisers:
+                if each.size not in found:
+                    photo = each.finder.find(shot.source)
+                    found[each.size] = face_to_enrol(photo, shot.face)
         except ImageError as error:
-            refused.append((name, f"{error.reason} {error.hint}"))
+            several = photo if error.code == "SEVERAL_FACES" else None
+            refused.append(Refused(shot, f"{error.reason} {error.hint}", several))
             continue
-        made.append(template(recogniser, found.image, found.face.score, thumbnail))
+        made += face_templates(recognisers, [found[each.size] for each in recognisers], thumbnail)
     return made, refused
+
+
+def every_face(recognisers: Sequence[Recogniser], shot: Shot) -> list[list[Template]]:
+    """Return for every face of a photo that is large enough its templates, a small picture with the first.
+
+    Raises:
+        ImageError: the photo cannot be read, or shows no such face.
+    """
+    found = {each.size: each.finder for each in recognisers}
+    photos = {size: finder.find(shot.source).faces for size, finder in found.items()}
+    large = [each.number for each in photos[recognisers[0].size] if each.width >= MIN_ENROLLED_PX]
+    if not large:
+        raise ImageError("NO_FACE", f"No face of {MIN_ENROLLED_PX} pixels or more found.", BETTER_PHOTO)
+    by_size = {size: {each.number: each for each in faces} for size, faces in photos.items()}
+    return [
+        face_templates(recognisers, [by_size[each.size][number] for each in recognisers], thumbnail=True)
+        for number in large
+    ]
 
 
 def known_as(
     gallery: Gallery, templates: Sequence[Template], name: str, threshold: Threshold
 ) -> Candidate | None:
-    """Return the enrolled person of another name whom these templates match best, or None."""
+    """Return the enrolled person of another name whom the first model's templates match best, or None."""
     if not templates or templates[0].model not in gallery.models():
         return None
-    vectors = np.stack([each.vector for each in templates])
-    found = gallery.search(vectors, templates[0].model, top=2)
+    model = templates[0].model
+    vectors = np.stack([each.vector for each in templates if each.model == model])
+    found = gallery.search(vectors, model, top=2)
     own = normalised(name)
     others = [each for candidates in found for each in candidates if each.person.name != own]
     best = max(others, key=lambda each: each.score, default=None)
@@ -109,10 +180,10 @@ def known_as(
 
 
 def enrol(
-    recogniser: Recogniser,
+    recognisers: Sequence[Recogniser],
     gallery: Gallery,
     name: str,
-    photos: Sequence[tuple[str, Path | bytes]],
+    shots: Sequence[Shot],
     terms: Terms,
     threshold: Threshold,
     *,
@@ -122,19 +193,19 @@ def enrol(
     """Enrol a person from photos that show one face each.
 
     Args:
-        recogniser: Finds and embeds the faces.
+        recognisers: The models, of which each gives a template of each photo.
         gallery: Where the templates go.
         name: Of the person.
-        photos: What messages call each, and the photo.
+        shots: The photos.
         terms: Consent, until when, and whether a thumbnail is kept.
-        threshold: From which the face is taken for somebody else who is enrolled.
+        threshold: Of the first model, from which the face is taken for somebody else who is enrolled.
         add: The person may be enrolled already, and gets these photos too.
         anyway: Enrol although the face is taken for somebody else; without it, nothing is enrolled then.
 
     Raises:
         UsageError: there is no consent, the date or the name is not fit, or the name is taken.
     """
-    templates, refused = read_templates(recogniser, photos, terms.thumbnail)
+    templates, refused = read_templates(recognisers, shots, terms.thumbnail)
     if not templates:
         return Outcome(name, None, refused)
     same = known_as(gallery, templates, name, threshold)
@@ -145,36 +216,45 @@ def enrol(
 
 
 def people_in(folder: Path) -> dict[str, list[Path]]:
-    """Return the photos of a folder of person/photo.jpg, by person; other files are left alone.
+    """Return the photos of a folder of person/photo.jpg, by person; photos that lie elsewhere are left out.
 
     Raises:
         UsageError: there is no such folder, or nobody in it.
+        DataError: it holds no photos.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; name one that holds a folder of photos for each person.")
-    found = {
-        each.name: sorted(path for path in each.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
-        for each in sorted(folder.iterdir())
-        if each.is_dir() and not each.name.startswith(".")
-    }
-    people = {name: paths for name, paths in found.items() if paths}
+    people: dict[str, list[Path]] = {}
+    source = folder_source(folder, "gallery")
+    for photo in source.photos(Place(folder, {}), Counter()):
+        if photo.person is not None:
+            people.setdefault(photo.person, []).append(photo.path)
     if not people:
         raise UsageError(f"{folder} holds no folder with photos; arrange them as person/photo.jpg.")
     return people
 
 
-def demo_faces(paths: Results) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Yield people whom no network was trained on, each with the first of their faces (H, H, 3).
+def demo_people(paths: Results) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Return people of ORL whom no network was trained on, each with the first of their faces (H, H, 3).
+
+    Only ORL's people agreed to be shown, and whose photo it is is told by its content: others are nobody's to
+    enrol, whatever their data set is called.
 
     Raises:
         FileNotFoundError: there are no results.
-        DataError: they hold no such people.
     """
-    known = faces.faces(paths)
-    unseen = known[known["role"] == layout.ROLE_EVALUATION].drop_duplicates("person").head(DEMO_PEOPLE)
-    if unseen.empty:
-        raise DataError("The results hold no evaluation people to enrol; enrol photos of your own.")
+    split = records.read_table(paths.data.split, ["sample_id", "person", "role", "sha256"])
+    unseen = split[(split["role"] == layout.ROLE_EVALUATION) & split["sha256"].isin(_orl_contents())]
+    unseen = unseen.sort_values("sample_id").drop_duplicates("person").head(DEMO_PEOPLE)
     pictures = faces.aligned(paths, unseen["sample_id"].to_list())
-    for row in unseen.to_dict("records"):
-        person = str(row["person"]).rpartition("/")[2]
-        yield f"Demo {person}", np.asarray(open_image(pictures[row["sample_id"]]))
+    return [
+        (f"Demo {str(row['person']).rpartition('/')[2]}", np.asarray(open_image(pictures[row["sample_id"]])))
+        for row in unseen.to_dict("records")
+    ]
+
+
+@functools.cache
+def _orl_contents() -> frozenset[str]:
+    """Return the SHA-256 of every photo of ORL, none where its package is not installed."""
+    try:
+        return frozenset(files.sha256_of(each.path) for each in orl_photos())
+    except DataError:
+        return frozenset()

@@ -146,13 +146,14 @@ def only_face(photo: Photo, purpose: str) -> Found:
     return photo.faces[0]
 
 
-def face_to_enrol(photo: Photo) -> Found:
-    """Return the only face of a photo, if it is large enough to enrol.
+def face_to_enrol(photo: Photo, number: int | None = None) -> Found:
+    """Return the only face of a photo, or that of a number, if it is large enough to enrol.
 
     Raises:
         ImageError: NO_FACE, SEVERAL_FACES or SMALL_FACE.
     """
-    found = only_face(photo, "enrolment")
+    chosen = [each for each in photo.faces if each.number == number]
+    found = chosen[0] if chosen else only_face(photo, "enrolment")
     if found.width < MIN_ENROLLED_PX:
         raise ImageError(
             "SMALL_FACE",

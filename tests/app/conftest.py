@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from results_folder import EVERYTHING, make_results
+from results_folder import EVERYTHING, make_results, photos_are_orls
 
 
 @pytest.fixture(scope="session")
@@ -12,6 +12,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a results folder that no test changes."""
     folder = tmp_path_factory.mktemp("results")
     make_results(folder)
+    photos_are_orls(folder)
     return folder
 
 

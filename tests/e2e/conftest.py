@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page
-from results_folder import make_results
+from results_folder import make_results, photos_are_orls
 
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
@@ -29,6 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a results folder to show."""
     folder = tmp_path_factory.mktemp("results")
     make_results(folder)
+    photos_are_orls(folder)
     return folder
 
 

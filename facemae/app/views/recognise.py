@@ -84,8 +84,10 @@ def _say_who_is_enrolled(gallery: Gallery, model: Model, enrolled: int) -> None:
             icon=":material/sync_problem:",
         )
     else:
-        st.info("The gallery is empty, so everybody is unknown. Enrol someone first:", icon=":material/info:")
-    if st.button("Enrol the demo people", icon=":material/group_add:", key="recognise_demo"):
+        st.info("The gallery is empty, so everybody is unknown. Enrol someone first.", icon=":material/info:")
+    if session.demo_people() and st.button(
+        "Enrol the demo people", icon=":material/group_add:", key="recognise_demo"
+    ):
         session.enrol_demo(model)
         st.rerun()
 
