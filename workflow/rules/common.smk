@@ -10,7 +10,7 @@ from snakemake.utils import validate
 from facemae import config as settings
 from facemae.data.sources.locate import raw_dir, state
 from facemae.compute.driver import driver_version
-from facemae.core.errors import FaceMAEError
+from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.files import check_free, exclusive, write_json
 from facemae.stages.data import wanted_sources
 from facemae.core.layout import Results, embedder_file
@@ -26,6 +26,14 @@ try:
     EXPERIMENT = settings.parse(config)
 except FaceMAEError as error:
     fail(error)
+
+if set("{}") & set(workflow.basedir):
+    place = workflow.basedir
+    fail(
+        UsageError(
+            f"The project lies in {place}, whose braces Snakemake takes for wildcards; move it elsewhere."
+        )
+    )
 
 validate(config, "../schemas/config.schema.json")
 

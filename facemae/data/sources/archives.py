@@ -272,7 +272,7 @@ def _tar(file: BinaryIO, start: bytes, quota: _Quota) -> Iterator[_Entry]:
     opener = next((each for magic, each in _COMPRESSIONS.items() if start.startswith(magic)), None)
     stream = _Counted(opener(file) if opener else file, quota)
     try:
-        archive = tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header)  # type: ignore[call-overload] # noqa: SIM115
+        archive = tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK, tarinfo=_Header)  # type: ignore[call-overload] # noqa: SIM115
     except tarfile.ReadError as error:
         raise _RefusedError("it is no tar or zip archive") from error
     with archive:
