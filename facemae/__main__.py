@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from facemae import __version__
-from facemae.cli import clean, data, evaluation, tools, workflow  # noqa: F401 - they enter their commands
+from facemae.cli import clean, data, evaluation, run, tools, workflow  # noqa: F401 - they enter their commands
 from facemae.cli.gallery import gallery_app
 from facemae.cli.options import app
 from facemae.cli.recognition import identify, verify

@@ -16,8 +16,11 @@ from facemae.cli.options import (
     SeedOption,
     app,
 )
+from facemae.core import records
 from facemae.core.errors import UsageError
+from facemae.core.layout import Results
 from facemae.core.progress import say
+from facemae.core.text import shown
 
 
 @app.command()
@@ -41,15 +44,22 @@ def plan(
 @app.command()
 def where(config_files: ConfigOption) -> None:
     """Print the verdict and where results, report and app are."""
-    from facemae.core import layout, records
+    show_verdict(Results(Path(config.load(config_files).results)))
 
-    paths = layout.Results(Path(config.load(config_files).results))
+
+def show_verdict(paths: Results) -> None:
+    """Print the verdict of a results folder, and where its page and the app are.
+
+    Raises:
+        UsageError: there is none yet.
+    """
     if not paths.verdict.exists():
-        raise UsageError(f"There is no verdict in {paths.root} yet; run: snakemake --cores all")
+        raise UsageError(f"There is no verdict in {shown(paths.root)} yet; run: snakemake --cores all")
     typer.echo(f"Verdict  {records.read_json(paths.verdict)['headline']}")
-    typer.echo(f"Results  {paths.summary}")
-    typer.echo(f"Report   {paths.report if paths.report.exists() else paths.overview}")
-    typer.echo("App      make app, or: streamlit run app.py")
+    typer.echo(f"Page     {shown(paths.overview)}")
+    typer.echo(f"Results  {shown(paths.summary)}")
+    usual = paths.root == Path("results")
+    typer.echo(f"App      {'' if usual else f'FACEMAE_RESULTS={shown(paths.root)} '}make app")
 
 
 @app.command()
@@ -60,7 +70,6 @@ def card(
     out: Annotated[Path, typer.Option("--out", help="Markdown file to write.")],
 ) -> None:
     """Write a trained run's model card: what it is for, what was measured, and what was not."""
-    from facemae.core.layout import Results
     from facemae.recognition.model_card import write_card
 
     write_card(Results(results), run, seed, out)

@@ -54,8 +54,8 @@ class Split(Section):
     the evaluation people of all but one group of folds, on which it is then evaluated."""
     evaluation_fraction: OpenFraction
     """Fraction of the people evaluated on, where they are drawn."""
-    folds: Annotated[int, Field(ge=2)]
-    """Folds of evaluation people; a fold's threshold comes from the other folds."""
+    folds: Positive
+    """Folds of evaluation people; a fold's threshold comes from the others, so 1 gives no accuracy."""
     seed: Annotated[int, Field(ge=0)]
     overlap: Literal["exclude", "stop"]
     """What to do with training photos that show an evaluation photo or person again."""

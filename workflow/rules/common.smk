@@ -5,9 +5,11 @@ import json
 import sys
 from pathlib import Path
 
+from snakemake.logging import logger
 from snakemake.utils import validate
 
 from facemae import config as settings
+from facemae.cli import stage_log
 from facemae.data.sources.locate import raw_dir, state
 from facemae.compute.driver import driver_version
 from facemae.core.errors import FaceMAEError, UsageError
@@ -69,6 +71,7 @@ if workflow.is_main_process and not LOOKS & set(sys.argv):
         check_free(LOCK)
     except FaceMAEError as error:
         fail(error)
+    stage_log.attach(logger)
 
 
 wildcard_constraints:

@@ -27,7 +27,7 @@ rule fetch:
         ),
         sources=source_states(),
     shell:
-        "python -m facemae fetch --config {params.config:q} --data {params.folder:q} 2>&1 | tee -i {log:q}"
+        "python -m facemae fetch --config {params.config:q} --data {params.folder:q} > {log:q} 2>&1"
 
 
 rule align:
@@ -69,7 +69,7 @@ rule align:
         python -m facemae align \
             --config {params.config:q} \
             --data {params.folder:q} \
-            --workers {threads} 2>&1 | tee -i {log:q}
+            --workers {threads} >{log:q} 2>&1
         """
 
 
@@ -90,7 +90,7 @@ rule cache:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m facemae cache --data {params.folder:q} 2>&1 | tee -i {log:q}"
+        "python -m facemae cache --data {params.folder:q} > {log:q} 2>&1"
 
 
 rule split:
@@ -115,7 +115,7 @@ rule split:
         config=RESULTS.config,
         split=verbatim(EXPERIMENT.split.model_dump_json()),
     shell:
-        "python -m facemae split --config {params.config:q} --data {params.folder:q} 2>&1 | tee -i {log:q}"
+        "python -m facemae split --config {params.config:q} --data {params.folder:q} > {log:q} 2>&1"
 
 
 rule data:

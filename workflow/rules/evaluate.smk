@@ -34,7 +34,7 @@ rule baselines:
         python -m facemae baselines \
             --config {params.config:q} \
             --results {params.results:q} \
-            --threads {threads} 2>&1 | tee -i {log:q}
+            --threads {threads} >{log:q} 2>&1
         """
 
 
@@ -74,7 +74,7 @@ rule evaluate:
         """
         python -m facemae evaluate-runs \
             --config {params.config:q} \
-            --results {params.results:q} 2>&1 | tee -i {log:q}
+            --results {params.results:q} >{log:q} 2>&1
         """
 
 
@@ -119,7 +119,7 @@ rule robustness:
             --data {params.folder:q} \
             {params.finetuned:q} \
             --out {params.out:q} \
-            --threads {threads} 2>&1 | tee -i {log:q}
+            --threads {threads} >{log:q} 2>&1
         """
 
 
@@ -164,7 +164,7 @@ rule attributes:
             --data {params.folder:q} \
             {params.pretrained:q} \
             --out {params.out:q} \
-            --threads {threads} 2>&1 | tee -i {log:q}
+            --threads {threads} >{log:q} 2>&1
         """
 
 
@@ -217,7 +217,7 @@ rule label_curve:
             {params.pretrained:q} \
             {params.finetuned:q} \
             --out {params.out:q} \
-            --threads {threads} 2>&1 | tee -i {log:q}
+            --threads {threads} >{log:q} 2>&1
         """
 
 
@@ -246,7 +246,7 @@ rule compare:
         evaluate=verbatim(EXPERIMENT.evaluate.model_dump_json()),
         runs=verbatim(json.dumps(config["runs"], sort_keys=True)),
     shell:
-        "python -m facemae compare --config {params.config:q} --results {params.results:q} 2>&1 | tee -i {log:q}"
+        "python -m facemae compare --config {params.config:q} --results {params.results:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -286,5 +286,5 @@ rule report:
         python -m facemae report \
             --config {params.config:q} \
             --results {params.results:q} \
-            --out {output:q} 2>&1 | tee -i {log:q}
+            --out {output:q} >{log:q} 2>&1
         """

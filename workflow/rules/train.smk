@@ -59,7 +59,7 @@ rule pretrain:
             --data {params.folder:q} \
             --out {params.out:q} \
             --threads {threads} \
-            --workers {params.workers} 2>&1 | tee -i {log:q}
+            --workers {params.workers} >{log:q} 2>&1
         """
 
 
@@ -117,5 +117,5 @@ rule finetune:
             {params.pretrained:q} \
             --out {params.out:q} \
             --threads {threads} \
-            --workers {params.workers} 2>&1 | tee -i {log:q}
+            --workers {params.workers} >{log:q} 2>&1
         """

@@ -1,0 +1,90 @@
+"""What the workflow prints: a line for each stage that ends, with the time that the whole still takes.
+
+Snakemake's own lists of jobs stay in its log file; errors are shown at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from tqdm import tqdm
+
+from facemae.core.progress import say
+
+STREAM = "DefaultStreamHandler"  # Snakemake's name of its handler for the terminal
+SILENT = ("all", "data")  # rules that only gather files
+
+
+@dataclass
+class _Job:
+    rule: str
+    label: str
+    started: float
+
+
+class StageLog(logging.Handler):
+    """Reads Snakemake's events and prints a line for each job that ends.
+
+    The time left is the mean duration of what has ended, by rule, over the jobs that are left, divided by as
+    many as ran side by side so far; a rule of which none has ended counts as the mean of all.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._jobs: dict[int, _Job] = {}
+        self._left: Counter[str] = Counter()
+        self._took: dict[str, list[float]] = {}
+        self._total, self._done, self._started = 0, 0, clock()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one of Snakemake's events."""
+        told: dict[str, Any] = vars(record)
+        match str(told.get("event")):
+            case "run_info":
+                stats = Counter(told["stats"])
+                for rule in (*SILENT, "total"):
+                    del stats[rule]
+                self._left, self._total = stats, stats.total()
+                say("workflow", f"{self._total} stages to run; Snakemake's lists are in .snakemake/log")
+            case "job_info":  # as it starts
+                label = _label(told["rule_name"], told["wildcards"])
+                self._jobs[told["jobid"]] = _Job(told["rule_name"], label, self._clock())
+            case "job_finished":
+                self._finish(self._jobs.pop(told["job_id"], None))
+
+    def _finish(self, job: _Job | None) -> None:
+        if job is None or job.rule in SILENT:
+            return
+        seconds = self._clock() - job.started
+        self._took.setdefault(job.rule, []).append(seconds)
+        self._left[job.rule] -= 1
+        self._done += 1
+        left = tqdm.format_interval(round(self._seconds_left()))
+        after = f"about {left} left" if self._done < self._total else "all done"
+        say(job.label, f"took {tqdm.format_interval(round(seconds))}  ({self._done}/{self._total}, {after})")
+
+    def _seconds_left(self) -> float:
+        every = [seconds for of_rule in self._took.values() for seconds in of_rule]
+        means = {rule: fmean(of_rule) for rule, of_rule in self._took.items()}
+        work = sum(max(count, 0) * means.get(rule, fmean(every)) for rule, count in self._left.items())
+        side_by_side = sum(every) / max(self._clock() - self._started, 1e-9)
+        return work / max(side_by_side, 1.0)
+
+
+def attach(logger: logging.Logger) -> None:
+    """Let `logger`, Snakemake's, show errors and the lines above on the terminal, and nothing else."""
+    for handler in logger.handlers:
+        if handler.name == STREAM:
+            handler.addFilter(lambda record: record.levelno >= logging.WARNING)
+    logger.addHandler(StageLog())
+
+
+def _label(rule: str, wildcards: dict[str, str] | None) -> str:
+    return " ".join([rule, "/".join((wildcards or {}).values())]).strip()

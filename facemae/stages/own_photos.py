@@ -1,0 +1,178 @@
+"""Somebody's own photos: what a folder holds, whether it is enough, and the settings that fit it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from facemae.core import files, records
+from facemae.core.errors import DataError
+from facemae.core.layout import SET_LABELLED, DataFolder
+from facemae.core.text import shown
+from facemae.data.sources.base import Place
+from facemae.data.sources.locate import find
+
+MIN_PEOPLE, MIN_PHOTOS = 4, 3  # two people to evaluate on, two to train on
+FEW_FACES = 60  # to train on, below which none are held out to validate with
+MAX_FOLDS = 5
+# Steps for 200 training faces, as in config/defaults.yaml for ORL, and by what factor more faces raise them.
+STEPS = {"pretrain": 400, "finetune": 160}
+KNOWN_FACES, MAX_FACTOR = 200, 6.0
+SEEDS = [0, 1]
+CONTROLS = ["pixels", "pca", "random_weights"]
+LEARNING_CONTROLS, LEARNING_PEOPLE = ["fisherfaces", "hog_lda"], 4  # which learn from so many people or more
+FEW_PEOPLE = 10  # evaluated on, below which a verdict is rarely decided
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds: photos by person, photos of nobody, and files that are no photos."""
+
+    people: Mapping[str, int]
+    unnamed: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def photos(self) -> int:
+        """Return how many photos there are."""
+        return sum(self.people.values()) + self.unnamed
+
+    def __str__(self) -> str:
+        per_person = sorted(self.people.values())
+        each = f", {per_person[0]} to {per_person[-1]} each" if per_person else ""
+        parts = [f"{len(self.people)} people{each}", f"{self.photos} photos"]
+        parts += [f"{self.unnamed} photos of nobody (not directly in a person's folder)"] * bool(self.unnamed)
+        parts += [f"not used: {count} {reason}" for reason, count in self.ignored.most_common()]
+        return "; ".join(parts)
+
+
+def look(folder: Path) -> Found:
+    """Return what a folder of person/photo.jpg holds; no picture is read.
+
+    Raises:
+        UsageError, DataError: there is no such folder, or no photo in it.
+    """
+    ignored: Counter[str] = Counter()
+    wanted = find(str(folder), SET_LABELLED, Path())
+    people = Counter(photo.person for photo in wanted.source.photos(Place(folder, {}), ignored))
+    unnamed = people.pop(None, 0)
+    return Found({str(name): count for name, count in people.items()}, unnamed, ignored)
+
+
+def usable(folder: DataFolder) -> Found:
+    """Return the photos that have a usable face, once they are aligned, and why others have none."""
+    people = records.read_table(folder.faces, ["person"])["person"].dropna().value_counts()
+    refused: pd.DataFrame = pd.DataFrame(records.read_log(folder.rejected))
+    reasons = Counter(refused["reason"]) if len(refused) else Counter()
+    return Found({str(name): int(count) for name, count in people.items()}, 0, Counter(reasons))
+
+
+def require_enough(found: Found, folder: Path, what: str) -> None:
+    """Stop unless there are people enough to train on some and evaluate on others.
+
+    Args:
+        found: The photos.
+        folder: Where they are.
+        what: What is counted, such as "photos" or "usable photos".
+
+    Raises:
+        DataError: there are not; the message says what is missing.
+    """
+    enough = [name for name, count in found.people.items() if count >= MIN_PHOTOS]
+    if len(enough) >= MIN_PEOPLE:
+        return
+    short = sorted(set(found.people) - set(enough))
+    few = f"; too few of: {', '.join(map(shown, short[:5]))}" if short else ""
+    raise DataError(
+        f"{shown(folder)}: {len(enough)} people have {MIN_PHOTOS} {what} or more, and {MIN_PEOPLE} are needed"
+        f"{few}. Add photos, each person's in a folder of their own."
+    )
+
+
+def settings(photos: Path, results: Path, found: Found) -> dict[str, Any]:
+    """Return the settings, laid over the defaults, that fit so many people with so many photos.
+
+    Half of the people are evaluated on. The steps grow with the faces to train on; the rest are those of
+    config/defaults.yaml.
+    """
+    people = len(found.people)
+    evaluated = people // 2
+    faces = round(found.photos * (people - evaluated) / people)
+    factor = min(max(faces / KNOWN_FACES, 1.0), MAX_FACTOR)
+    validation = {} if faces >= FEW_FACES else {"held_out": 0.0, "validate_every": 0}
+    return {
+        **data_settings(photos, results),
+        "seeds": SEEDS,
+        "split": {"evaluation_fraction": evaluated / people, "folds": max(1, min(MAX_FOLDS, evaluated // 2))},
+        "defaults": {
+            "pretrain": {"steps": round(STEPS["pretrain"] * factor), **validation},
+            "finetune": {"steps": round(STEPS["finetune"] * factor)},
+        },
+        "runs": {"scratch": {"pretrain": None}, "random": {}},
+        "baselines": CONTROLS + LEARNING_CONTROLS * (people - evaluated >= LEARNING_PEOPLE),
+        "evaluate": {"against": ["scratch"]},
+    }
+
+
+def data_settings(photos: Path, results: Path) -> dict[str, Any]:
+    """Return the settings of the first step, which finds the faces; most photos may be without one."""
+    return {
+        "results": str(results.absolute()),
+        "data": {"labelled": str(photos.absolute()), "max_skipped": 0.95},
+        "runs": {"scratch": {"pretrain": None}},
+    }
+
+
+def scaled(chosen: dict[str, Any], seconds: Mapping[str, float], minutes: float, cores: int) -> float:
+    """Shorten the trainings of `chosen` to take at most so long; return the minutes that they take.
+
+    Args:
+        chosen: As `settings` returns, changed in place.
+        seconds: Of a step of pretraining and of fine-tuning, as a trial measured them on this machine.
+        minutes: That the trainings may take together.
+        cores: That train side by side.
+    """
+    defaults = chosen["defaults"]
+    work = {stage: defaults[stage]["steps"] * seconds[stage] for stage in STEPS}
+    trained = {"pretrain": 1, "finetune": 2}  # runs that have the stage
+    side_by_side = min(cores, len(SEEDS) * trained["finetune"])
+    needed = len(SEEDS) * sum(work[stage] * trained[stage] for stage in STEPS) / side_by_side / 60
+    for stage in STEPS if needed > minutes else ():
+        defaults[stage]["steps"] = max(20, round(defaults[stage]["steps"] * minutes / needed))
+    return float(min(needed, minutes))
+
+
+def expectation(chosen: Mapping[str, Any], found: Found) -> str:
+    """Return what a comparison on so many people can tell."""
+    evaluated = round(chosen["split"]["evaluation_fraction"] * len(found.people))
+    weight = f"each of the {evaluated} people evaluated on weighs {1 / evaluated:.0%} of the result"
+    if evaluated < FEW_PEOPLE:
+        return f"{weight}: expect the verdict undecided, unless one way is far better; more people tell more"
+    return f"{weight}: differences much smaller than that stay undecided"
+
+
+def free_folder(wanted: Path, photos: Path) -> Path:
+    """Return the folder for the results of these photos: theirs of an earlier start, or a new one."""
+    number = 1
+    while True:
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        mine = folder / SETTINGS
+        if not folder.exists() or not any(folder.iterdir()):
+            return folder
+        if mine.exists() and records.read_json(mine)["data"]["labelled"] == str(photos.absolute()):
+            return folder
+        number += 1
+
+
+SETTINGS = "settings.json"
+
+
+def write(folder: Path, chosen: Mapping[str, Any]) -> Path:
+    """Write the settings into the results folder and return the file."""
+    files.write_json(folder / SETTINGS, chosen, sort_keys=False)
+    return folder / SETTINGS
