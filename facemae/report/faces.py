@@ -163,6 +163,13 @@ def faces(paths: Results) -> pd.DataFrame:
     return split.assign(first=first).sort_values(["first", "sample_id"], kind="stable").drop(columns="first")
 
 
+def samples(paths: Results, count: int) -> list[str]:
+    """Return faces to choose from at a glance: two of each of the first people, those of evaluation first."""
+    table = faces(paths)
+    two = table[table.groupby(table["person"].fillna(table["sample_id"])).cumcount() < 2]
+    return two["sample_id"].head(count).to_list()
+
+
 def aligned(paths: Results, sample_ids: list[str]) -> dict[str, bytes]:
     """Return those of the aligned faces that there are, as PNG; only their shards are read."""
     index = records.read_table(paths.data.faces, ["sample_id", "shard", "row"])
@@ -278,6 +285,7 @@ def ticks(bins: pd.DataFrame, measure: Measure) -> dict[float, str] | None:
     if not measure.tenfold:
         return None
     low, high = bins["centre"].min() - measure.width, bins["centre"].max() + measure.width
-    steps = (1, 2, 5) if high - low < 2.5 else (1,)
+    span = high - low
+    steps = range(1, 10) if span < 0.7 else (1, 2, 5) if span < 2.5 else (1,)
     values = [step * 10.0**power for power in range(-1, 6) for step in steps]
     return {float(np.log10(value)): f"{value:g}" for value in values if low <= np.log10(value) <= high}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from facemae import config
 from facemae.core import layout, records
-from facemae.core.errors import IntegrityError
+from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.layout import Results
 from facemae.evaluation import metrics
 from facemae.evaluation.pairs import Comparisons
@@ -73,8 +73,15 @@ def lines_of(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def experiment(paths: Results) -> config.Experiment:
-    """Return the experiment as it was run."""
-    return config.parse(records.read_json(paths.config))
+    """Return the experiment as it was run.
+
+    Raises:
+        IntegrityError: its settings are not those of this version.
+    """
+    try:
+        return config.parse(records.read_json(paths.config))
+    except UsageError as error:
+        raise IntegrityError(unreadable(paths.config, str(error))) from error
 
 
 def verdict(paths: Results) -> Headline:

@@ -32,10 +32,10 @@ NO_FAMILY = (
 )
 # What a share means to a reader who does not know the metric.
 PLAIN = {
-    "roc_auc": "networks got {} comparisons of faces right",
-    "accuracy": "networks judged {} pairs of photos rightly",
-    "eer": "networks judged {} pairs of photos rightly",
-    "rank1": "networks gave {} photos the right name",
+    "roc_auc": "get {} comparisons of faces right",
+    "accuracy": "judge {} pairs of photos rightly",
+    "eer": "judge {} pairs of photos rightly",
+    "rank1": "give {} photos the right name",
 }
 MEANT = {
     "roc_auc": "A comparison is right where two photos of one person come out more alike than two photos of "
@@ -123,7 +123,7 @@ def _answer(
         (verdict,) = groups
         return f"{ALONE[verdict]}: {numbers}{_how_sure(experiment, verdict, people)}."
     told = [WITH[verdict].format(some_names(_runs(found))) for verdict, found in groups.items()]
-    sure = ", undecided where chance alone can make such a difference" if "undecided" in groups else ""
+    sure = "; where it cannot be told, chance alone can do that" if "undecided" in groups else ""
     return f"Pretraining with masks {', '.join(told[:-1])} and {told[-1]}: {numbers}{sure}."
 
 
@@ -151,14 +151,14 @@ def _failure(experiment: config.Experiment, table: pd.DataFrame, verdicts: pd.Da
 
 
 def _numbers(experiment: config.Experiment, table: pd.DataFrame, runs: list[str], control: str) -> str:
-    """Return how often networks were right after pretraining and without it, in a thousand."""
+    """Return how often networks are right with pretraining and without it, in a thousand."""
     metric = experiment.evaluate.primary
     share = table["value"] if higher_is_better(metric) else 1 - table["value"]
-    count = (1000 * share.astype(float)).round().astype(int).to_dict()
+    count = (1000 * share.astype(float)).round().dropna().astype(int).to_dict()
     right = [count[name] for name in runs]
-    after = str(right[0]) if min(right) == max(right) else f"{min(right)} to {max(right)}"
+    most = str(right[0]) if min(right) == max(right) else f"{min(right)} to {max(right)}"
     other = "without it" if _plain(experiment, control) else f"with {control}"
-    return PLAIN[metric].format(f"{after} of 1,000") + f" after it and {count[control]} {other}"
+    return f"with it networks {PLAIN[metric].format(f'{most} of 1,000')}, {other} {count[control]}"
 
 
 def _how_sure(experiment: config.Experiment, verdict: str, people: int) -> str:

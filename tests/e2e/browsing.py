@@ -23,13 +23,13 @@ START = 30.0  # seconds that the server may take to answer
 LONG = 30_000  # milliseconds that a page may take on a busy machine
 # By address, what is on each page once it stands.
 PAGES = {
-    "": "Against training from scratch",
-    "results": "ROC curves",
-    "compare": "What each strategy hides",
+    "": "comparisons of faces right",
+    "results": "Mean over seeds, with the interval",
+    "compare": "What the extra seconds bought",
     "reconstruct": "Error on hidden patches",
-    "recognise": "Occlusion twin",
+    "recognise": "Cover the face",
     "gallery": "The people shown have agreed to this",
-    "explain": "Map of the evaluation faces",
+    "explain": "Where the score comes from",
     "fairness": "Not measured at all",
     "alignment": "Pictures and people found twice",
 }

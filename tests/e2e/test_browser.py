@@ -61,8 +61,8 @@ def test_the_start_page_leads_to_the_others(page: Page, address: str) -> None:
 @pytest.mark.parametrize(
     ("path", "query", "seen"),
     [
-        ("compare", "?metric=equal+error+rate", "The headline verdict is by ROC AUC"),
-        ("results", "?text=reg&kind=runs", "ROC curves"),
+        ("compare", "?metric=equal+error+rate", "The verdict is by ROC AUC"),
+        ("results", "?text=reg&kind=runs", "Mean over seeds, with the interval"),
         ("reconstruct", "?model=region%2F0&hidden=50", "This model was trained with the region mask"),
         ("recognise", "?task=Same+person%3F", "Second photo: sample"),
     ],
@@ -99,7 +99,7 @@ def test_a_choice_made_by_hand_comes_into_the_address(page: Page, address: str) 
     browsing.choose(page, "Kind", "controls")
     assert "kind=controls" in page.url
     page.reload()
-    browsing.said(page, "ROC curves")
+    browsing.said(page, browsing.PAGES["results"])
     expect(page.get_by_role("radio", name="controls")).to_be_checked()
 
 

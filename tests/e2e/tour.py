@@ -57,7 +57,7 @@ MODEL, TWO_MODELS = "?model=region%2F0", "?model=random%2F0&model=region%2F0"
 VIEWS = {
     "compare": View("compare", "Compare masking strategies", "The same in numbers"),
     "reconstruct": View("reconstruct", "Reconstruct a face", "The error is measured on", TWO_MODELS),
-    "recognise": View("recognise", "Recognise", "Measure this occluder and the aids", MODEL, act=_aids),
+    "recognise": View("recognise", "Recognise", "Measure this cover", MODEL, act=_aids),
     "gallery": View("gallery", "Who is enrolled", "Export or delete everybody", MODEL, act=_person),
     "explain": View("explain", "Where the score comes from", "The same in numbers", skipped=1),
 }

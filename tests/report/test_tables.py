@@ -109,3 +109,11 @@ def test_the_curve_of_two_perfect_networks_is_perfect():
     assert (curve["tar"] == 1).all()
     assert curve["far"].iloc[[0, -1]].to_list() == pytest.approx([1 / 40, 1])
     assert (tables._roc(scores.assign(part=0))["tar"].iloc[:10] <= 0.5).all()
+
+
+def test_settings_of_an_older_version_are_one_sentence(paths: Results, tmp_path: Path) -> None:
+    content = records.read_json(paths.config)
+    content["evaluate"]["most"] = 3
+    files.write_json(Results(tmp_path).config, content)
+    with pytest.raises(IntegrityError, match=r"config.json cannot be read \(evaluate.most: .* version"):
+        tables.experiment(Results(tmp_path))

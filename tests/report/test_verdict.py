@@ -212,23 +212,26 @@ def test_a_rival_is_no_masking_strategy_of_the_headline(small):
     [
         (
             {"random": "better", "block": "better"},
-            "Pretraining with masks helped: networks got 800 of 1,000 comparisons of faces right after it "
-            "and 800 without it; with 20 people and 2 trainings of each network, chance alone hardly does "
+            "Pretraining with masks helped: with it networks get 800 of 1,000 comparisons of faces right, "
+            "without it 800; with 20 people and 2 trainings of each network, chance alone hardly does "
             "that.",
         ),
-        ({"random": "worse"}, "Pretraining with masks hurt: networks got 800 of 1,000 "),
+        ({"random": "worse"}, "Pretraining with masks hurt: with it networks get 800 of 1,000 "),
         (
             {"random": "equivalent"},
-            "Pretraining with masks made no difference that matters: networks got 800 of 1,000 comparisons "
-            "of faces right after it and 800 without it; with 20 people and 2 trainings of each network, "
+            "Pretraining with masks made no difference that matters: with it networks get 800 of 1,000 "
+            "comparisons of faces right, without it 800; with 20 people and 2 trainings of each network, "
             "more than 10 in 1,000 either way is ruled out.",
         ),
-        ({"random": "undecided"}, "Whether pretraining with masks helps cannot be told yet: networks got "),
+        (
+            {"random": "undecided"},
+            "Whether pretraining with masks helps cannot be told yet: with it networks ",
+        ),
         (
             {"random": "better", "block": "worse", "grid": "undecided"},
             "Pretraining with masks helped with random, hurt with block and cannot be told to help or hurt "
-            "with grid: networks got 800 of 1,000 comparisons of faces right after it and 800 without it, "
-            "undecided where chance alone can make such a difference.",
+            "with grid: with it networks get 800 of 1,000 comparisons of faces right, without it 800; where "
+            "it cannot be told, chance alone can do that.",
         ),
     ],
 )
@@ -268,4 +271,4 @@ def test_a_run_that_has_not_learnt_is_left_out_of_the_answer(words):
 
 def test_an_error_rate_is_told_as_what_was_right(words):
     found = words({"random": "better"}, primary="eer", low=0.2, high=0.3)
-    assert "judged 200 of 1,000 pairs of photos rightly" in found["headline"]
+    assert "judge 200 of 1,000 pairs of photos rightly" in found["headline"]

@@ -1,4 +1,4 @@
-"""The occlusion twin: the same face with something in front of it, scored live by one model and another."""
+"""A face with something in front of it, scored live by two models side by side."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def render(model: Model, threshold: Threshold, faces: list[Found]) -> None:
         threshold: Its threshold.
         faces: Those of the photo.
     """
-    st.subheader("Occlusion twin")
+    st.subheader("Cover the face")
     st.caption("Put something in front of the face and watch score and decision, of two models side by side.")
     left, right = st.columns(2)
     with left:
@@ -59,7 +59,7 @@ def render(model: Model, threshold: Threshold, faces: list[Found]) -> None:
 
 @st.fragment
 def _live(model: Model, threshold: Threshold, other: Model, face: Pixels) -> None:
-    """Redraw the twin alone when something is changed."""
+    """Redraw this part alone when something is changed."""
     with session.told():
         kind = st.segmented_control(
             "In front of the face", [NOTHING, *KINDS, DRAWN], default="sunglasses", required=True,
@@ -203,7 +203,7 @@ def _search(recogniser: Recogniser, vector: NDArray[np.float32]) -> list[Candida
     return kept.search(vector[None], recogniser.fingerprint, top=1)[0]
 
 
-# --- what the aids are worth ---
+# --- what patch drop and reconstruction are worth ---
 
 
 def _effect(model: Model, threshold: Threshold, other: Model, kind: Occlusion, area: float) -> None:
@@ -211,10 +211,12 @@ def _effect(model: Model, threshold: Threshold, other: Model, kind: Occlusion, a
     from facemae.recognition import occluded
 
     asked = (kind, area, model.name, other.name)
-    if st.button("Measure this occluder and the aids on unseen people", key="twin_measure"):
+    if st.button("Measure this cover on unseen people", key="twin_measure"):
         st.session_state["twin_asked"] = asked
     if st.session_state.get("twin_asked") != asked:
-        st.caption("It takes up to half a minute, and says whether an aid helps or only seems to.")
+        st.caption(
+            "It takes up to half a minute, and says whether patch drop and reconstruction help or seem to."
+        )
         return
     for each in dict.fromkeys((model, other)):
         limit = threshold if each == model else _usual(each)
@@ -229,7 +231,7 @@ def _effect(model: Model, threshold: Threshold, other: Model, kind: Occlusion, a
 
 @st.cache_data(max_entries=64, show_spinner="Measuring on people that nothing was trained on…")
 def measured(_model: Model, fingerprint: str, kind: str, area: float, threshold: float) -> pd.DataFrame:
-    """Return `twin.measure` of a model; the faces are the results', not a visitor's, so all may share it."""
+    """Return `occluded.measure` of a model; the faces are the results', so all visitors may share it."""
     from facemae.recognition import occluded
 
     faces, people = frame.load(_unseen)

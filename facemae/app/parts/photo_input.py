@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from facemae.app import frame
+from facemae.app.parts import thumbnails
 from facemae.data.alignment import quality
 from facemae.data.alignment.align import BETTER_PHOTO
 from facemae.data.images import ImageError, encode_png, is_animated, open_image
@@ -82,8 +83,7 @@ def aligned_face(key: str, size: int, label: str = "Face", place: int = 0) -> Ch
 
 def _sample(key: str, label: str, place: int) -> Chosen | None:
     names = frame.load(faces.faces)["sample_id"].to_list()
-    first = min(place, len(names) - 1) if names else None
-    name = st.selectbox(f"{label}: sample", names, index=first, key=key, bind="query-params")
+    name = thumbnails.choose(key, f"{label}: sample", names, place)
     if name is None:
         return None
     return Chosen(np.asarray(open_image(frame.load(faces.face, name))), str(name), str(name))

@@ -20,7 +20,7 @@ def choose(key: str, label: str, names: list[str], place: int = 0) -> str | None
     Args:
         key: Of the choice in the address.
         label: What the face is for.
-        names: To choose from; the first few also as pictures.
+        names: To choose from; some also as pictures.
         place: Of the one that is chosen at first.
     """
     first = min(place, len(names) - 1) if names else None
@@ -28,8 +28,9 @@ def choose(key: str, label: str, names: list[str], place: int = 0) -> str | None
     if clicked in names:
         st.session_state[key] = clicked
     name = st.selectbox(label, names, index=first, key=key, bind="query-params")
-    shown = names[:SHOWN]
-    found = frame.load(faces.aligned, shown)
+    shown = [each for each in frame.load(faces.samples, SHOWN) if each in names]
+    pictures = frame.load(faces.aligned, shown)
+    found = {each: pictures[each] for each in shown if each in pictures}
 
     def click() -> None:
         sent = (st.session_state.get(f"{key}_pictures") or {}).get("chosen")

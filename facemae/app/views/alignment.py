@@ -196,12 +196,12 @@ def marked(image: Image.Image, landmarks: NDArray[np.float32] | None) -> Image.I
 def _histograms(measured: pd.DataFrame) -> None:
     st.subheader("What was measured")
     known = [measure for measure in faces.MEASURES if measured[measure.column].notna().any()]
-    columns = st.columns(3)
-    for place, measure in enumerate(known):
-        chart = curves.quality(measured, measure)
-        if place == 0:
-            st.caption(chart.read)
-        with columns[place % 3]:
+    drawn = [curves.quality(measured, measure) for measure in known]
+    if drawn:
+        st.caption(drawn[0].read)
+    grid = st.grid(3, min_column_width=280)
+    for chart in drawn:
+        with grid.cell():
             download.chart(chart, told=False)
 
 

@@ -23,8 +23,8 @@ from facemae.report.phrases import (
     scalars,
 )
 
-SHOWN = 3  # faces of a strip
-STRIP = {"narrowest": 340, "widest": 560}  # pixels, of which a telephone shows one
+SHOWN = 2  # faces of a strip, so that each can be seen on a telephone
+STRIP = {"narrowest": 270, "widest": 400}  # pixels, of which a telephone shows one
 MAP_WIDTH = 222
 MOVING = "Let them change every second"  # off at first: not everybody bears motion
 TABS = ("Ranking", "Masks", "Completions", "Harder conditions")
@@ -71,6 +71,7 @@ def _ranking(
     form = download.choice("save")
     left, right = st.columns(2, gap="medium")
     with left:
+        st.subheader(f"Ranking by {metric_label(metric)}")
         download.chart(curves.leaderboard(leaderboard, metric, looks), form)
         _ranking_table(leaderboard, metric)
     with right:

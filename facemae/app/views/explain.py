@@ -39,12 +39,12 @@ WARNING = (
 )
 HOW_TO_READ = {
     "attention": (
-        "Middle: attention rollout, the brighter a patch the more of it flows into the embedding by "
+        "Attention rollout: the brighter a patch the more of it flows into the embedding by "
         "attention; what the network does with it is not in there."
     ),
     "reaction": (
-        "Right: what covering a square around each patch does to the score. Red lowers it: the place spoke "
-        "for a match. Blue raises it: the place spoke against one."
+        "Reaction of the score: what covering a square around each patch does to the score. Red lowers "
+        "it: the place spoke for a match. Blue raises it: the place spoke against one."
     ),
     "regions": (
         "Bars to the left: without this region the score is lower, so it spoke for a match; to the right it "

@@ -53,7 +53,7 @@ def render(others: Sequence[StreamlitPage] = ()) -> None:
             _experiment(setup)
         with st.expander("What this evaluation cannot tell"):
             frame.words(*phrases.limits(setup, found.people))
-        frame.words(*frame.load(faces.credits))
+        frame.words(*frame.load(faces.credits), tag="small")
         return
     _ways(others)  # some pages do without results
 
