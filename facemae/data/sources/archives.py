@@ -40,6 +40,7 @@ _RATIO_FROM = 10 * _MB  # less than this fills no disk, and a few blank images d
 _DEPTH = 32
 _PART_BYTES = 255  # that a file system can store
 _EXTENSION_BYTES = 1 << 16  # of a header that says more about the next entry
+_UTF_8 = 0x800  # flag of a zip's entry: its name is in UTF-8
 _LOCAL_HEADER_BYTES = 30  # of an entry in a zip, before its name
 _DIRECTORY_BYTES = 1000  # of an entry in a zip's directory, which is read at once
 _DAMAGE = (
@@ -309,6 +310,15 @@ class _Zip(io.BufferedReader):
         return data
 
 
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    name = info.filename
+    if not info.flag_bits & _UTF_8:  # macOS writes it without saying so
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    # Some writers on Windows put backslashes between folders.
+    return name.replace("\\", "/") if info.create_system == 0 else name
+
+
 def _zip(file: BinaryIO, _: bytes, quota: _Quota) -> Iterator[_Entry]:
     raw = _Zip(file)  # type: ignore[arg-type]
     raw.most_entries = quota.limits.entries
@@ -319,8 +329,7 @@ def _zip(file: BinaryIO, _: bytes, quota: _Quota) -> Iterator[_Entry]:
             if info.header_offset < free:
                 raise _about(info.filename, "overlaps another")
             free = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size
-            # Some writers on Windows put backslashes between folders.
-            name = info.filename.replace("\\", "/") if info.create_system == 0 else info.filename
+            name = _zip_name(info)
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _about(name, "is neither a regular file nor a folder")
             if info.flag_bits & 1:

@@ -6,7 +6,6 @@ called is lost: in a training pack they are numbers, and a verification pack onl
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 from facemae.core.errors import IntegrityError
 from facemae.data.sources import packs
 from facemae.data.sources.base import Pair, Photo, Place, Source
+from facemae.data.sources.listing import as_text
 
 ADDRESS = "https://github.com/deepinsight/insightface/tree/master/recognition/_datasets_"
 FOLDS = 10
@@ -29,13 +29,13 @@ _WITHDRAWN = (
 
 def rec_source(path: Path) -> Source:
     """Return the source of any other training pack: a `.rec` file of MXNet."""
-    name = _printable(path.absolute().parent.name if path.stem == "train" else path.stem)
+    name = as_text(path.absolute().parent.name if path.stem == "train" else path.stem)
     return _training(name, f"training pack {name}", "", images=path.name)
 
 
 def bin_source(path: Path) -> Source:
     """Return the source of any other verification pack: a `.bin` file of InsightFace."""
-    name = _printable(path.stem)
+    name = as_text(path.stem)
     return _verification(name, f"verification pack {name}", "", images=path.name)
 
 
@@ -133,11 +133,6 @@ def _pairs(name: str, place: Place) -> Iterator[Pair]:
 
 def _sample_id(name: str, number: int) -> str:
     return f"{name}/{number:06}"
-
-
-def _printable(name: str) -> str:
-    # Bytes that are no UTF-8 arrive as lone surrogates, which no table can store.
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 SOURCES: tuple[Source, ...] = (

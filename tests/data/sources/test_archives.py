@@ -212,6 +212,10 @@ ODD_BUT_GOOD = {
         lambda: tar(header(b"d/", kind=b"5", mode=0o2775), entry(b"d/a.jpg", mode=0o4755)),
         {"faces": None, "faces/good.jpg": PHOTO, "d": None, "d/a.jpg": PHOTO},
     ),
+    "zip-of-macos": (
+        lambda: zipped(Zipped("Zoë 李.jpg".encode())),
+        {"faces": None, "faces/good.jpg": PHOTO, "Zoë 李.jpg": PHOTO},
+    ),
     "zip-of-windows": (
         lambda: zipped(Zipped(b"d\\e\\a.jpg", mode=0)).replace(b"PK\1\2\x14\3", b"PK\1\2\x14\0"),
         {"faces": None, "faces/good.jpg": PHOTO, "d": None, "d/e": None, "d/e/a.jpg": PHOTO},
