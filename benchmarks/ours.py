@@ -16,14 +16,16 @@ from benchmarks.peers import DECODERS, LEAST, PATCH, RATE, RATIO, READY, SIDE, S
 from benchmarks.turns import Baton
 from facemae import config
 from facemae.compute.device import choose
+from facemae.compute.distributed import World
 from facemae.compute.seeding import batch_ids
 from facemae.data.faces.cache import FaceFile, OpenFaces
 from facemae.data.faces.loader import Feed
-from facemae.masking.crops import Crops
+from facemae.masking.regions import Crops
 from facemae.models.build import build_mae
-from facemae.training.objectives.mae import Autoencoding, build_autoencoding
+from facemae.training.objective import LOSS
+from facemae.training.objectives.mae import MaskedPretraining
 from facemae.training.optimizer import adamw
-from facemae.training.trainer import LOSS, Job, Objective, fit
+from facemae.training.trainer import Job, fit
 
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 RESIDENT = 20_000  # faces, of which the same few hundred are repeated
@@ -53,46 +55,45 @@ def train(name: str, setup: Setup, baton: Baton) -> None:
     model, pretrain = _sections(name, setup)
     torch.manual_seed(0)
     mae = build_mae(model, pretrain, SIDE)
-    compute.place(mae)
     faces = _repeated(setup)
 
     def ids_at(step: int) -> Tensor:
-        return batch_ids(len(faces.places), setup.batch, step, 0)
+        return batch_ids(len(faces), setup.batch, step, 0)
 
-    with Feed(faces, ids_at, compute, workers=0) as feed, tempfile.TemporaryDirectory() as state:
-        autoencoding = build_autoencoding(mae, feed, pretrain, compute, seed=0)
-        if not setup.jpegs:
-            autoencoding = Prepared.of(autoencoding)
-        latest: list[Tensor] = []
-
-        def loss(step: int, part: slice) -> dict[str, Tensor]:
-            losses = autoencoding.loss(step, part)
-            latest[:] = [losses[LOSS]]
-            return losses
-
-        objective = Objective(mae, loss, after_step=lambda step: baton.step_done(latest[0]))
+    objective = (Timed if setup.jpegs else Prepared)(mae, pretrain, compute, 0)
+    with Feed(faces, ids_at, compute, workers=0) as objective.feed, tempfile.TemporaryDirectory() as state:
+        objective.begin(baton)
         job = Job("benchmark", 0, Path(state), {})
         baton.begin(mae)
         with contextlib.redirect_stderr(io.StringIO()):  # its progress to a far end
-            fit(objective, adamw(mae, pretrain), pretrain, compute, job)
+            fit(objective, adamw(objective.network, pretrain), pretrain, compute, job)
 
 
-@dataclass(frozen=True)
-class Prepared(Autoencoding):
-    """The product's objective on batches that were read, cropped and converted before the clock started.
+class Timed(MaskedPretraining):
+    """The product's objective, which tells the race of each step."""
 
-    Attributes:
-        ready: Images (B, 3, H, H) and their crops, which are used over and over.
-    """
+    def begin(self, baton: Baton) -> None:
+        """Tell this one of each step."""
+        self.baton = baton
 
-    ready: list[tuple[Tensor, Crops]]
+    def loss(self, step: int, part: slice) -> dict[str, Tensor]:
+        """Return the losses, and keep them for the race."""
+        self.latest = super().loss(step, part)
+        return self.latest
 
-    @classmethod
-    def of(cls, autoencoding: Autoencoding) -> Prepared:
-        """Prepare the batches of an objective."""
-        batch = slice(0, autoencoding.settings.batch_size)
-        ready = [autoencoding._images(step, batch) for step in range(READY)]
-        return cls(**vars(autoencoding), ready=ready)
+    def after_step(self, step: int, world: World) -> None:
+        """Tell the race of the step; nothing follows the weights of a random mask."""
+        self.baton.step_done(self.latest[LOSS])
+
+
+class Prepared(Timed):
+    """The same on batches that were read, cropped and converted before the clock started."""
+
+    def begin(self, baton: Baton) -> None:
+        """Prepare images (B, 3, H, H) and their crops, which are used over and over."""
+        batch = slice(0, self.settings.batch_size)
+        self.ready = [super(Prepared, self)._images(step, batch) for step in range(READY)]
+        super().begin(baton)
 
     def _images(self, step: int, part: slice) -> tuple[Tensor, Crops]:
         return self.ready[step % len(self.ready)]

@@ -37,8 +37,8 @@ from facemae.data.sources.orl import orl_photos
 from facemae.masking.strategies import STRATEGIES
 from facemae.models.build import build_mae
 from facemae.training import optimizer
-from facemae.training.objectives.mae import Autoencoding, build_autoencoding
-from facemae.training.trainer import LOSS
+from facemae.training.objective import LOSS
+from facemae.training.objectives.mae import MaskedPretraining
 
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 BASELINE = "random"
@@ -47,22 +47,21 @@ BASELINE = "random"
 class Training:
     """A training that is asked for single steps."""
 
-    def __init__(self, autoencoding: Autoencoding) -> None:
-        self.autoencoding, self.settings = autoencoding, autoencoding.settings
-        parts = [autoencoding.mae, autoencoding.guide]
-        network = nn.ModuleList(part for part in parts if part is not None).train()
+    def __init__(self, objective: MaskedPretraining) -> None:
+        self.objective, self.settings = objective, objective.settings
+        network = objective.network.train()
         self.optimizer = optimizer.adamw(network, self.settings)
         self.weights = [weight for weight in network.parameters() if weight.requires_grad]
 
     def step(self, step: int) -> float:
         """Take the step with that number and return its loss."""
         optimizer.set_learning_rate(self.optimizer, optimizer.learning_rate(step, self.settings))
-        loss = self.autoencoding.loss(step, slice(0, self.settings.batch_size))[LOSS]
+        loss = self.objective.loss(step, slice(0, self.settings.batch_size))[LOSS]
         loss.backward()
         nn.utils.clip_grad_norm_(self.weights, self.settings.max_grad_norm, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.autoencoding.after_step(ALONE)
+        self.objective.after_step(step, ALONE)
         return float(loss.detach())
 
 
@@ -133,13 +132,13 @@ def _training(
     settings = run.pretrain.model_copy(update={"mask": name})
     torch.manual_seed(0)
     mae = build_mae(run.model, settings, experiment.data.image_size)
-    compute.place(mae)
-    feed = stack.enter_context(
+    objective = MaskedPretraining(mae, settings, compute, seed=0)
+    objective.feed = stack.enter_context(
         Feed(
             faces, lambda step: batch_ids(len(faces.places), settings.batch_size, step, 0), compute, workers=0
         )
     )
-    return Training(build_autoencoding(mae, feed, settings, compute, seed=0))
+    return Training(objective)
 
 
 def _faces(side: int, folder: Path) -> OpenFaces:

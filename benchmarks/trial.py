@@ -57,8 +57,9 @@ def measure(
         finetune(task, pretrained)
         found = records.read_json(task.out / layout.METRICS)
     values = {each["name"]: each["value"] for each in found["metrics"]}
-    (health,) = found["health"]
-    rate = found["images_seen"]["finetune"] / found["seconds"]["finetune"]
+    health = found["health"][0] if found["health"] else {}  # mode knn trains nothing
+    seconds = found["seconds"]["finetune"]
+    rate = found["images_seen"]["finetune"] / seconds if seconds else 0.0
     trained = {"run": run, "seed": seed, "pretrained": pretrained is not None} | settings
     return trained | values | health | {"faces_per_second": round(rate, 1), "device": found["device"]}
 

@@ -3,9 +3,9 @@
 import torch
 
 from facemae.compute.seeding import Noise
-from facemae.masking.crops import Crops
-from facemae.masking.regions import region_map
-from facemae.masking.strategies import STRATEGIES, draw_mask
+from facemae.config.masks import MASK_GUIDES
+from facemae.masking.regions import Crops, region_map
+from facemae.masking.strategies import draw_mask
 
 ATTENTION = {"min_led": 0.2, "max_led": 0.6}
 PARAMETERS = {
@@ -17,7 +17,6 @@ PARAMETERS = {
     "hard_patches": {"final_led": 0.5},
     "loss_ema": {"final_led": 0.5, "temperature": 0.5},
     "ratio_curriculum": {"start": 0.5, "end": 0.8},
-    "adversarial": {"temperature": 1.0},
 }
 
 
@@ -28,7 +27,7 @@ def drawn(
     noise = Noise(range(places) if isinstance(places, int) else places, seed, "test")
     if regions is None:
         regions = region_map(side).expand(len(noise), -1)
-    if signal is None and STRATEGIES[strategy].guide:
+    if signal is None and strategy in MASK_GUIDES:
         signal = Noise(noise.places, seed, "signal").uniform(side * side)
     parameters = PARAMETERS.get(strategy, {}) | changes
     return draw_mask(strategy, ratio, parameters, side, noise, regions, progress, signal)

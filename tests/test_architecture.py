@@ -71,7 +71,7 @@ def public(tree):
 def test_the_walk_finds_the_package():
     assert len(MODULES) > 30
     assert own(TREES["facemae/stages/pretrain_mae.py"]) >= {
-        "facemae.masking.strategies", "facemae.models.mae", "facemae.models.reconstruction"
+        "facemae.masking.coverage", "facemae.models.mae", "facemae.models.reconstruction"
     }  # fmt: skip
 
 

@@ -149,17 +149,15 @@ def test_a_network_that_does_not_learn_is_no_contestant(pretrain):
         pretrain._check({"same": 100}, turns)
 
 
-def test_prepared_batches_are_those_of_the_first_steps(pretrain):
+def test_prepared_batches_are_those_of_the_first_steps(pretrain, monkeypatch):
     from benchmarks.ours import Prepared
     from benchmarks.peers import READY
-    from facemae.training.objectives.mae import Autoencoding
+    from facemae.training.objectives.mae import MaskedPretraining
 
-    class Named(Autoencoding):
-        def _images(self, step, part):
-            return step, part
-
-    parts = dict.fromkeys(("mae", "compiled", "masker", "guide", "perceptual", "feed", "compute", "seed"))
-    prepared = Prepared.of(Named(settings=SimpleNamespace(batch_size=4), **parts))
+    monkeypatch.setattr(MaskedPretraining, "_images", lambda self, step, part: (step, part))
+    prepared = Prepared.__new__(Prepared)
+    prepared.settings = SimpleNamespace(batch_size=4)
+    prepared.begin(None)
     whole = slice(0, 4)
     assert prepared.ready == [(step, whole) for step in range(READY)]
     assert prepared._images(READY + 1, whole) == (1, whole)
@@ -236,6 +234,8 @@ def test_a_trial_is_judged_on_training_people_that_it_did_not_learn_from(tmp_pat
     assert found["faces_per_second"] > 0
     settings.write_text(f"{settings.read_text()}split: {{rotations: 2}}\n")
     assert trial.measure([settings], folder.root, "scratch", 0, None, ["steps=2"])["steps"] == 2
+    still = trial.measure([settings], folder.root, "scratch", 0, None, ["mode=knn"])
+    assert (still["mode"], still["training_loss"], still["faces_per_second"]) == ("knn", None, 0.0)
     with pytest.raises(UsageError, match="write key=value"):
         trial.measure([settings], folder.root, "scratch", 0, None, ["steps"])
 

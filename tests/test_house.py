@@ -17,8 +17,6 @@ LONGER = {
     "facemae/recognition/model_card.py": 465,
     "facemae/report/charts.py": 690,
     "facemae/report/tables.py": 620,
-    "facemae/stages/attributes.py": 810,
-    "facemae/stages/finetune.py": 460,
 }
 # Words that nobody outside knows, or that make a riddle of a sentence, and how often each still stands.
 # The numbers only get smaller.

@@ -22,12 +22,12 @@ from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import DataFolder
 from facemae.stages.task import Task
-from facemae.training.objectives.contrastive import KINDS as RIVALS
+from facemae.training.objectives.contrastive import METHODS
 
 ROOT = Path(__file__).parent.parent
 SIZE = 32
 TRAINING = {"steps": 100, "batch_size": 8, "log_every": 7, "checkpoint_every": 5, "ema": 0.9}
-MASKS = ("random", "attention_high", "hard_patches", "loss_ema", "adversarial")
+MASKS = ("random", "attention_high", "hard_patches", "loss_ema")
 DIFFERENCE = {
     "device": "cpu",
     "data": {"image_size": SIZE},
@@ -40,7 +40,7 @@ DIFFERENCE = {
         "finetune": TRAINING,
     },
     "runs": {mask: {"pretrain": {"mask": mask}} for mask in MASKS}
-    | {rival: {"pretrain": {"method": rival}} for rival in RIVALS},
+    | {method: {"pretrain": {"method": method}} for method in METHODS},
 }  # fmt: skip
 
 # Children fork from a server that has imported PyTorch already, so that most kills hit training.
@@ -142,7 +142,7 @@ def test_killed_training_ends_with_the_same_bits(name, run, experiment, store, t
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("name", "run"),
-    [("finetune", "random")] + [("pretrain", run) for run in (*MASKS, *RIVALS)],
+    [("finetune", "random")] + [("pretrain", run) for run in (*MASKS, *METHODS)],
 )
 def test_training_killed_many_times_ends_with_the_same_bits(name, run, experiment, store, tmp_path):
     task = Task(experiment, run, 1, store, tmp_path / name)
@@ -154,7 +154,7 @@ def test_a_killed_run_goes_on_rather_than_starting_over(experiment, store, tmp_p
     process = forked.Process(target=run_pretrain, args=(task,))
     process.start()
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".pretrain/step_*.json")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".pretrain/step_*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -170,7 +170,7 @@ def test_another_configuration_does_not_resume_this_ones_state(experiment, store
     attempt(run_pretrain, task, 0.0)
     state = tmp_path / ".pretrain"
     compute = task.compute()
-    files.write_json(state / "step_00000005.json", {})  # something to lose: its checkpoint
+    files.write_json(state / "step_00000005.0.safetensors", {})  # something to lose: its checkpoint
     files.write_json(state / "job.json", task.job(task.settings("model", "pretrain"), compute).identity)
     with pytest.raises(UsageError, match=r"pretrain\.mask_ratio: 0\.75 -> 0\.5\)"):
         run_pretrain(replace(task, experiment=other))
@@ -214,7 +214,7 @@ def test_the_command_line_is_preempted_with_75_and_goes_on(experiment, store, tm
     last = errors.strip().splitlines()[-1]
     assert "was saved; run the same command to go on" in last
     stopped = int(last.split("stopped at step ")[1].split()[0])
-    assert (tmp_path / ".pretrain" / f"step_{stopped:08}.json").exists()
+    assert list((tmp_path / ".pretrain").glob(f"step_{stopped:08}.*"))
     assert not attempt(run_pretrain, task, None)
     undisturbed = replace(task, out=tmp_path / "whole" / "pretrain")
     assert not attempt(run_pretrain, undisturbed, None)
@@ -226,14 +226,14 @@ def test_two_trainers_of_one_run(experiment, store, tmp_path):
     process = forked.Process(target=run_finetune, args=(task,))
     process.start()
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".finetune/step_*.json")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".finetune/step_*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGSTOP)  # so that it cannot end before the second one comes
     try:
-        started = time.monotonic()
+        started = time.process_time()
         with pytest.raises(UsageError, match=f"in use by process {process.pid}") as caught:
             run_finetune(task)
-        assert time.monotonic() - started < 15  # a second, but on a busy machine
+        assert time.process_time() - started < 2
         assert caught.value.exit_code == 2
     finally:
         os.kill(process.pid, signal.SIGKILL)

@@ -1,40 +1,41 @@
 """Trainings of every kind on a few faces in memory, for whatever must hold for all of them."""
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from facemae import config
+from facemae.compute.distributed import ALONE
 from facemae.compute.seeding import Noise, batch_ids
 from facemae.data.faces.cache import Faces
 from facemae.models.build import build_embedder, build_encoder, build_mae
 from facemae.models.patches import to_input
 from facemae.models.reconstruction import patch_errors, targets
-from facemae.stages.finetune import _Recognition
 from facemae.training import trainer
-from facemae.training.objectives.contrastive import KINDS as RIVALS
-from facemae.training.objectives.contrastive import build_contrast, build_rival
-from facemae.training.objectives.mae import build_autoencoding
-from facemae.training.objectives.margin_losses import identity_loss
-from facemae.training.optimizer import adamw, averaged
-from facemae.training.trainer import HELD_OUT, Objective, Validation
+from facemae.training.objective import HELD_OUT, Objective, Validation
+from facemae.training.objectives.contrastive import METHODS
+from facemae.training.objectives.identity import Recognition
+from facemae.training.objectives.mae import MaskedPretraining
+from facemae.training.optimizer import adamw
 
-GUIDED = ("attention_high", "hard_patches", "loss_ema", "adversarial")
+GUIDED = ("attention_high", "hard_patches", "loss_ema")
 
 
 class Fed:
-    """Batches like `data.feed.Feed`'s, of faces in memory."""
+    """Batches like `data.faces.loader.Feed`'s, of faces in memory."""
 
     def __init__(self, faces, batch_size):
         self.faces, self.batch_size = faces, batch_size
 
-    def ids_at(self, step):
-        return batch_ids(len(self.faces), self.batch_size, step, 0)
+    def ids(self, step, part=slice(None)):
+        return batch_ids(len(self.faces), self.batch_size, step, 0)[part]
+
+    def names(self, step):
+        return [f"face {place}" for place in self.ids(step).tolist()]
 
     def batch(self, step, part=slice(None)):
-        return self.faces[self.ids_at(step)[part]]
+        return self.faces[self.ids(step, part)]
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Made:
     def network(self):
         return self.objective.network
 
-    def fit(self, compute, job, world=trainer.ALONE):
+    def fit(self, compute, job, world=ALONE):
         return trainer.fit(self.objective, self.optimizer, self.training, compute, job, world)
 
     def at(self, step, action):
@@ -62,18 +63,20 @@ class Made:
             losses = before(number, part)
             return (action(losses) or losses) if number == step else losses
 
-        self.objective = replace(self.objective, loss=loss)
+        self.objective.loss = loss
         return self
 
 
-def _made(objective, optimizer, training):
-    steps = []
+def _made(objective, faces, training, **optimizer):
+    steps, before = [], objective.loss
+    objective.feed = Fed(faces, training.batch_size)
 
     def loss(step, part):
         steps.append(step)
-        return objective.loss(step, part)
+        return before(step, part)
 
-    return Made(replace(objective, loss=loss), optimizer, training, steps)
+    objective.loss = loss
+    return Made(objective, adamw(objective.network, training, **optimizer), training, steps)
 
 
 def pretraining(experiment, faces, compute, **changes):
@@ -82,35 +85,16 @@ def pretraining(experiment, faces, compute, **changes):
     settings = config.merge(run.pretrain.model_dump(), {"ema": 0.5, "teacher_decay": 0.5, **changes})
     settings = config.Pretrain.model_validate(settings)
     torch.manual_seed(5)
-    mae = build_mae(run.model, settings, faces.shape[1])
-    fed = Fed(faces, settings.batch_size)
-    autoencoding = build_autoencoding(mae, fed, settings, compute, 0)
-    parts = {"mae": mae, "average": averaged(mae, settings.ema)}
-    if autoencoding.guide:
-        parts["guide"] = autoencoding.guide
-    if autoencoding.perceptual:
-        parts["perceptual"] = autoencoding.perceptual
-    network = nn.ModuleDict(parts)
-
-    def after_step(step):
-        autoencoding.after_step(trainer.ALONE)
-        network["average"].update_parameters(mae)
-
-    objective = Objective(
-        network,
-        autoencoding.loss,
-        after_step,
-        validation=Validation(4, settings.patience, lambda step: {HELD_OUT: _error(network, faces)}),
-        samples=lambda step: [f"face {place}" for place in fed.ids_at(step).tolist()],
-    )
-    return _made(objective, adamw(network, settings), settings)
+    objective = MaskedPretraining(build_mae(run.model, settings, faces.shape[1]), settings, compute, 0)
+    objective.validation = Validation(4, settings.patience, lambda step: {HELD_OUT: _error(objective, faces)})
+    return _made(objective, faces, settings)
 
 
 @torch.no_grad()
-def _error(network, faces):
+def _error(objective, faces):
     from facemae.masking.strategies import draw_mask
 
-    mae, images = network["average"].module, to_input(faces)
+    mae, images = objective.result, to_input(faces)
     mask = draw_mask("random", 0.5, {}, mae.encoder.side, Noise(range(len(faces)), "held out"))
     prediction = mae(images, mask)
     target = targets(images, prediction.ids, mae.encoder.patch_size, normalise=True)
@@ -118,54 +102,33 @@ def _error(network, faces):
 
 
 def contrast(method, experiment, faces, compute, **changes):
-    """A rival: batch normalisation in its heads, an averaged branch, dino's centre, averaged weights."""
+    """Batch normalisation in its heads, an averaged branch, dino's centre, averaged weights."""
     run, own = experiment.defaults, {"method": method, "ema": 0.5}
     views = {"hidden": 8, "projection": 4, "momentum": 0.5}
     settings = config.merge(run.pretrain.model_dump(), {**own, "views": views})
     settings = config.Pretrain.model_validate(config.merge(settings, changes))
     torch.manual_seed(5)
-    model = build_rival(build_encoder(run.model, faces.shape[1]), settings, 0)
-    fed = Fed(faces, settings.batch_size)
-    made = build_contrast(model, fed, settings, compute, 0)
-    network = nn.ModuleDict(made.parts | {"average": averaged(model, settings.ema)})
-    held_out = Faces(faces[:6].numpy(), [], [])
-
-    def after_step(step):
-        made.after_step(trainer.ALONE)
-        network["average"].update_parameters(model)
+    model = METHODS[method].build(build_encoder(run.model, faces.shape[1]), settings, 0)
+    objective, held_out = METHODS[method](model, settings, compute, 0), Faces(faces[:6].numpy(), [], [])
 
     def measure(step):
-        return {HELD_OUT: made.score(network["average"].module, held_out)}
+        return {HELD_OUT: objective.score(objective.result, held_out)}
 
-    objective = Objective(
-        network,
-        made.loss,
-        after_step,
-        validation=Validation(4, settings.patience, measure),
-        samples=lambda step: [f"face {place}" for place in fed.ids_at(step).tolist()],
-    )
-    return _made(objective, adamw(network, settings), settings)
+    objective.validation = Validation(4, settings.patience, measure)
+    return _made(objective, faces, settings)
 
 
 def recognition(experiment, faces, compute, **changes):
     """Batch normalisation, dropped paths, layer decay, a ramped margin: a state of every other kind."""
     run = experiment.defaults
-    settings = config.Finetune.model_validate(
-        config.merge(
-            run.finetune.model_dump(), {"margin_warmup_fraction": 0.5, "layer_decay": 0.75, **changes}
-        )
-    )
+    own = {"margin_warmup_fraction": 0.5, "layer_decay": 0.75, **changes}
+    settings = config.Finetune.model_validate(config.merge(run.finetune.model_dump(), own))
     torch.manual_seed(5)
     embedder = build_embedder(run.model, faces.shape[1], drop_path=0.5)
-    network = nn.ModuleDict({"embedder": embedder, "loss": identity_loss(settings, 8, run.model.embedding)})
-    if settings.ema:
-        network["average"] = averaged(embedder, settings.ema)
-    fed, labels = Fed(faces, settings.batch_size), torch.arange(len(faces)) // 2
-    nobody = Faces(faces[:0].numpy(), [], [])
-    stage = _Recognition(network, fed, labels, fed.ids_at, settings, compute, 0, nobody)
-    objective = Objective(network, stage.loss, stage.after_step)
-    optimizer = adamw(network, settings, encoder=embedder.encoder.trunk, layer_decay=settings.layer_decay)
-    return _made(objective, optimizer, settings)
+    labels, nobody = torch.arange(len(faces)) // 2, Faces(faces[:0].numpy(), [], [])
+    objective = Recognition(embedder, labels, nobody, settings, compute, 0)
+    trunk = embedder.encoder.trunk
+    return _made(objective, faces, settings, encoder=trunk, layer_decay=settings.layer_decay)
 
 
 def _guided(mask):
@@ -179,7 +142,7 @@ KINDS = {
     "pretrain": pretraining,
     "finetune": recognition,
     **{mask: _guided(mask) for mask in GUIDED},
-    **{rival: functools.partial(contrast, rival) for rival in RIVALS},
+    **{method: functools.partial(contrast, method) for method in METHODS},
 }
 
 

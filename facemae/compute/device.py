@@ -82,7 +82,7 @@ class Compute:
 
         Args:
             network: What is trained.
-            one_shape: Whether all its batches have the same shapes; else every shape would be compiled anew.
+            one_shape: Whether all its batches have the same shapes; else every shape would be compiled again.
         """
         if not self.compiles:
             return network
@@ -154,7 +154,7 @@ def plain(device: Literal["auto", "cpu", "cuda"]) -> Compute:
 def _keep_freed_memory() -> None:
     """Let the C library hand a step's memory to the next one rather than back to the system.
 
-    Every step asks for the same large blocks; fetching them page by page anew takes up to a tenth of it
+    Every step asks for the same large blocks; fetching them page by page takes up to a tenth of it
     (docs/performance.md). What is asked of glibc by mallopt(3) means nothing to other C libraries.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):

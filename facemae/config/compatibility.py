@@ -27,7 +27,6 @@ GUIDED = {
     "attention": ("vit",),
     "predicted_loss": ("vit", "cnn"),
     "position_loss": ("vit", "cnn", "mlp"),
-    "adversarial": ("vit", "cnn", "mlp"),
 }
 
 

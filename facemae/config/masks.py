@@ -18,13 +18,11 @@ class MaskBlock(Section):
     """The settings of a strategy and, as class variables, what it needs; those stand nowhere else."""
 
     guide: ClassVar[str | None] = None
-    """Key of `guides.GUIDES`, where what a network has learnt leads the strategy."""
+    """Key of `mask_guides.GUIDES`, where what a network has learnt leads the strategy."""
     regions: ClassVar[bool] = False
     """Whether it looks at the face regions: faces have to be aligned to the template."""
     pixels: ClassVar[bool] = False
     """Whether it hides single pixels and saves no tokens."""
-    experimental: ClassVar[bool] = False
-    """Whether it is offered without a promise."""
 
 
 class NoParameters(MaskBlock):
@@ -114,16 +112,6 @@ class RatioCurriculum(MaskBlock):
     """Fraction of the patches hidden at the end."""
 
 
-class AdversarialMask(MaskBlock):
-    """A network learns what is hard to predict."""
-
-    guide = "adversarial"
-    experimental = True
-
-    temperature: Annotated[float, Field(ge=0)]
-    """Factor on the Gumbel noise added to the learnt scores (logits); 0 is none."""
-
-
 class Masks(Section):
     """One block per strategy; a run needs that of its own strategy only."""
 
@@ -143,7 +131,6 @@ class Masks(Section):
     loss_ema: LossMask | None = None
     ratio_curriculum: RatioCurriculum | None = None
     part_curriculum: RegionMask | None = None
-    adversarial: AdversarialMask | None = None
 
     def only(self, mask: str) -> Masks:
         """Return the block of `mask` alone."""

@@ -26,6 +26,7 @@ RENAMED = {
     "shares": "fractions",
     "warmup_share": "warmup_fraction",
 }  # keys of earlier versions, and what they are called now
+REMOVED = ("adversarial", "people_per_step")  # keys of earlier versions whose feature is gone
 
 
 def sentence(error: ValidationError, section: type[Section], where: str) -> str:
@@ -48,6 +49,8 @@ def _reason(problem: Any, section: type[Section]) -> str:
         new = RENAMED.get(str(problem["loc"][-1]))
         if new:
             return f"this key is now called {new}; rename it"
+        if problem["loc"][-1] in REMOVED:
+            return "this key is gone, and with it what it set; take it out"
         known = _keys_at(section, problem["loc"][:-1])
         close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         return "unknown key, " + (f"did you mean {close[0]}" if close else f"known are {', '.join(known)}")

@@ -18,6 +18,8 @@ SIZES = {"nano": (128, 8, 4), "tiny": (192, 12, 3), "small": (384, 12, 6), "base
 
 
 def _known_strategy(name: str) -> str:
+    if name == "adversarial":
+        raise ValueError("the strategy adversarial is gone; choose another")
     if name not in STRATEGIES:
         close = difflib.get_close_matches(name, STRATEGIES, n=1)
         hint = f"did you mean {close[0]}" if close else f"known are {', '.join(STRATEGIES)}"
@@ -246,8 +248,6 @@ class Finetune(Training):
     """Fraction of the steps over which the margin rises linearly from 0."""
     subcenters: Positive
     """Of loss subcenter: vectors per person."""
-    people_per_step: Annotated[float, Field(gt=0, le=1)]
-    """Fraction of the people that a step's loss is taken over, those in the batch among them; 1: all."""
     head_steps: Annotated[int, Field(ge=0)]
     """First steps that train the head alone."""
     patch_drop: Annotated[float, Field(ge=0, lt=1)]

@@ -15,6 +15,9 @@ from pathlib import Path
 CONFIG = "config.json"
 METRICS = "metrics.json"
 LOG = "log.jsonl"
+# In the hidden folder of a training that is not done: its settings, checkpoints by step, what it left when it
+# diverged, and a finished part of a stage of several.
+JOB, CHECKPOINT, DUMP, PART = "job.json", "step_", "diverged.json", "part.json"
 ENCODER = "encoder.safetensors"
 DECODER = "decoder.safetensors"
 EMBEDDER = "embedder.safetensors"

@@ -1,4 +1,4 @@
-"""Seeds that are a fixed function of what they are for; apart from randomness.py, which needs PyTorch."""
+"""Seeds that are a fixed function of what they are for; apart from seeding.py, which needs PyTorch."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def attention_high(context: Context, *, min_led: float, max_led: float) -> Tenso
 
     Args:
         context: Its signal is the attention that each patch gets.
-        min_led: Least share of M that is led, drawn for each image anew.
+        min_led: Least share of M that is led, drawn for each image.
         max_led: Greatest share of M that is led.
     """
     return _led(context, _signal(context), _led_counts(context, min_led, max_led))
@@ -38,7 +38,7 @@ def attention_hint(context: Context, *, min_led: float, max_led: float, reveal: 
 
     Args:
         context: Its signal is the attention that each patch gets.
-        min_led: Least share of M that is led, drawn for each image anew.
+        min_led: Least share of M that is led, drawn for each image.
         max_led: Greatest share of M that is led.
         reveal: Share of the led patches that stays visible, drawn from as large a share of the image's most
             attended patches.
@@ -77,18 +77,6 @@ def loss_ema(context: Context, *, final_led: float, temperature: float) -> Tenso
     z = error - error.mean(dim=1, keepdim=True)
     z = z / z.std(dim=1, correction=0, keepdim=True).clamp(min=torch.finfo(z.dtype).tiny)
     return _led(context, z / temperature + _gumbel(context), _ramp(context, final_led))
-
-
-def adversarial(context: Context, *, temperature: float) -> Tensor:
-    """Hide what a network that learns to make the task hard scores highest.
-
-    After Shi et al., ADIOS, ICML 2022, and Madan et al., CL-MAE, WACV 2024; one mask of exactly M patches.
-
-    Args:
-        context: Its signal is the learnt score of each patch, a logit.
-        temperature: Factor on the Gumbel noise added to the scores, in their unit; 0 is none.
-    """
-    return _signal(context) + temperature * _gumbel(context)
 
 
 def ratio_curriculum(context: Context, *, start: float, end: float) -> Tensor:

@@ -10,7 +10,7 @@ masking and cannot be hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +30,7 @@ class Context:
         regions: (B, N) int64, the face region of each patch where the image's crop has put it
             (regions.py): 0 is none.
         progress: Share of the training that is done, 0 to 1.
-        signal: (B, N) what the strategy's guide (guides.py) says of each patch, such as the attention it
+        signal: (B, N) what the strategy's guide (mask_guides.py) says of each patch, such as the attention it
             gets; None for a strategy without a guide.
     """
 
@@ -50,30 +50,6 @@ class Context:
     def patches(self) -> int:
         """Return N."""
         return self.side * self.side
-
-
-ScoreFn = Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """A masking strategy.
-
-    Attributes:
-        scores: `(context, **parameters) -> (B, N)`, high = hide first.
-        guide: Key of `guides.GUIDES` where the strategy is led by what a network has learnt; else None.
-        regions: Whether it looks at the face regions, which only faces on the alignment template have.
-        ratio: `(progress, **parameters) -> share to hide` where that changes in training; None: mask_ratio.
-        pixels: Whether it hides single pixels: its patches are pixels, and no token is saved.
-        experimental: Whether it is offered without a promise.
-    """
-
-    scores: ScoreFn
-    guide: str | None = None
-    regions: bool = False
-    ratio: Callable[..., float] | None = None
-    pixels: bool = False
-    experimental: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,3 +102,10 @@ def hide_highest(scores: Tensor, hidden: int) -> PatchMask:
     ids = is_hidden.argsort(dim=1, stable=True)  # the visible ones first, both ascending
     visible = scores.shape[1] - hidden
     return PatchMask(is_hidden, visible_ids=ids[:, :visible], hidden_ids=ids[:, visible:])
+
+
+def mirrored(mask: PatchMask) -> PatchMask:
+    """Return the mask of the mirror images of square images."""
+    side = math.isqrt(mask.hidden.shape[1])
+    hidden = mask.hidden.view(-1, side, side).flip(-1).flatten(1)
+    return hide_highest(hidden.float(), mask.hidden_ids.shape[1])

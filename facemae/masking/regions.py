@@ -9,12 +9,12 @@ Shapes: B batch, N patches (side x side), K boxes, G groups of patches.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from facemae.compute.seeding import Noise
-from facemae.masking.crops import Crops
 from facemae.masking.mask import ranks
 
 TEMPLATE_SIZE = 112
@@ -29,6 +29,28 @@ REGIONS: dict[str, list[tuple[float, float, float, float]]] = {
 }
 REGION_OVERLAP = 0.4  # share of a patch that a region must cover to own it
 _DECIMALS = 5  # of a share: what rounding to float32 moved apart is equal again, so ties fall as they should
+
+
+@dataclass(frozen=True)
+class Crops:
+    """One crop per image, mirrored or not.
+
+    What lies at x (a share of the side, 0 to 1) in the original lands at (x - left) / (right - left), and at
+    one minus that where it is mirrored.
+
+    Attributes:
+        boxes: (B, 4) left, top, right, bottom, as shares of the original's side.
+        flipped: (B,) bool.
+    """
+
+    boxes: Tensor
+    flipped: Tensor
+
+
+def whole(batch: int, device: torch.device | str = "cpu") -> Crops:
+    """Return the crops that change nothing."""
+    boxes = torch.tensor([0.0, 0.0, 1.0, 1.0], device=device).expand(batch, -1)
+    return Crops(boxes, torch.zeros(batch, dtype=torch.bool, device=device))
 
 
 @functools.cache

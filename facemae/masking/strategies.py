@@ -2,53 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from facemae.compute.seeding import Noise
-from facemae.config.masks import BLOCKS
+from facemae.config.masks import REGION_MASKS
 from facemae.masking import dynamic, semantic, spatial
-from facemae.masking.mask import Context, PatchMask, Strategy, hidden_count, hide_highest
+from facemae.masking.mask import Context, PatchMask, hidden_count, hide_highest
 
-STRATEGIES: dict[str, Strategy] = {
-    "random": Strategy(spatial.random),
-    "block": Strategy(spatial.block),
-    "inverse_block": Strategy(spatial.inverse_block),
-    "grid": Strategy(spatial.grid),
-    "pixel": Strategy(spatial.random),
-    "region": Strategy(semantic.region),
-    "region_proportional": Strategy(semantic.region_proportional),
-    "parts_first": Strategy(semantic.parts_first),
-    "parts_last": Strategy(semantic.parts_last),
-    "attention_high": Strategy(dynamic.attention_high),
-    "attention_hint": Strategy(dynamic.attention_hint),
-    "attention_low": Strategy(dynamic.attention_low),
-    "hard_patches": Strategy(dynamic.hard_patches),
-    "loss_ema": Strategy(dynamic.loss_ema),
-    "ratio_curriculum": Strategy(dynamic.ratio_curriculum, ratio=dynamic.curriculum_ratio),
-    "part_curriculum": Strategy(dynamic.part_curriculum),
-    "adversarial": Strategy(dynamic.adversarial),
+STRATEGIES: dict[str, Callable[..., Tensor]] = {
+    "random": spatial.random,
+    "block": spatial.block,
+    "inverse_block": spatial.inverse_block,
+    "grid": spatial.grid,
+    "pixel": spatial.random,
+    "region": semantic.region,
+    "region_proportional": semantic.region_proportional,
+    "parts_first": semantic.parts_first,
+    "parts_last": semantic.parts_last,
+    "attention_high": dynamic.attention_high,
+    "attention_hint": dynamic.attention_hint,
+    "attention_low": dynamic.attention_low,
+    "hard_patches": dynamic.hard_patches,
+    "loss_ema": dynamic.loss_ema,
+    "ratio_curriculum": dynamic.ratio_curriculum,
+    "part_curriculum": dynamic.part_curriculum,
 }
-# What a strategy needs stands beside its settings, where it is known without loading torch.
-STRATEGIES |= {
-    name: replace(
-        strategy,
-        guide=BLOCKS[name].guide,
-        regions=BLOCKS[name].regions,
-        pixels=BLOCKS[name].pixels,
-        experimental=BLOCKS[name].experimental,
-    )
-    for name, strategy in STRATEGIES.items()
-}
+"""`(context, **parameters) -> scores (B, N)`; parameters and needs of each stand in config/masks.py."""
+
+RATIOS: dict[str, Callable[..., float]] = {"ratio_curriculum": dynamic.curriculum_ratio}
+"""`(progress, **parameters) -> share to hide`, of the strategies that change it in training."""
 
 
 def ratio_at(strategy: str, ratio: float, parameters: Mapping[str, Any], progress: float) -> float:
     """Return the share that the strategy hides at `progress`: `ratio`, unless the strategy changes it."""
-    schedule = STRATEGIES[strategy].ratio
-    return ratio if schedule is None else schedule(progress, **parameters)
+    return RATIOS[strategy](progress, **parameters) if strategy in RATIOS else ratio
 
 
 def draw_mask(
@@ -66,7 +56,7 @@ def draw_mask(
     Args:
         strategy: A key of `STRATEGIES`.
         ratio: Share of the patches to hide, where the strategy does not set it itself.
-        parameters: The strategy's own parameters (parameters.py).
+        parameters: The strategy's own parameters (config/masks.py).
         side: Patches along one side of an image; pixels for a strategy that hides pixels.
         noise: The only source of randomness.
         regions: (B, N) int64, the face region of each patch (regions.py); strategies that do not look at
@@ -78,11 +68,10 @@ def draw_mask(
         ValueError: the ratio leaves no patch hidden or none visible, or the strategy's regions or signal are
             missing.
     """
-    chosen = STRATEGIES[strategy]
-    if not chosen.regions:
+    if strategy not in REGION_MASKS:
         regions = noise.places.new_zeros(1, 1).expand(len(noise), side * side)
     elif regions is None:
         raise ValueError(f"the masking strategy {strategy} looks at face regions, and none were given")
     hidden = hidden_count(side * side, ratio_at(strategy, ratio, parameters, progress))
     context = Context(side, hidden, noise, regions, progress, signal)
-    return hide_highest(chosen.scores(context, **parameters), hidden)
+    return hide_highest(STRATEGIES[strategy](context, **parameters), hidden)

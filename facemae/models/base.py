@@ -29,7 +29,7 @@ class Encoding:
 
 
 class Encoder(nn.Module):
-    """The form of every encoder; encoder.py lists them.
+    """The form of every encoder; build.py lists them.
 
     Attributes:
         trunk: The network whose weights are saved; of a vit or cnn, timm's own.

@@ -104,7 +104,7 @@ class Cnn(Encoder):
         `drop_path` is the rate of the last block of timm's whole network, to which it rises block by block.
 
         Raises:
-            ValueError: the network is none of `families.NETWORKS`, or has no stage of this patch size.
+            ValueError: the network is none of `networks.NETWORKS`, or has no stage of this patch size.
         """
         super().__init__()
         self.map_widths = stage_widths(model.network, model.patch_size)

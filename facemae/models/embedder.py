@@ -19,7 +19,7 @@ from facemae.compute.attention import fused_attention
 from facemae.compute.device import Compute
 from facemae.core.progress import track
 from facemae.data.faces.cache import OpenFaces
-from facemae.masking.mask import PatchMask
+from facemae.masking.mask import PatchMask, mirrored
 from facemae.models.base import Encoder, in_place
 from facemae.models.mlp import Mlp
 from facemae.models.patches import to_input
@@ -92,10 +92,14 @@ def pass_through(embedder: Embedder) -> None:
 
 
 @torch.inference_mode()
-def embed(embedder: nn.Module, images: Tensor) -> Tensor:
-    """Return unit embeddings (B, M) in float32: the sum of an image's and its mirror image's."""
+def embed(embedder: nn.Module, images: Tensor, mask: PatchMask | None = None) -> Tensor:
+    """Return unit embeddings (B, M) in float32: the sum of an image's and its mirror image's.
+
+    With a mask the network sees what it leaves of an image, and its mirror image leaves of the other.
+    """
+    own, other = ((), ()) if mask is None else ((mask,), (mirrored(mask),))
     with fused_attention(embedder):
-        both = embedder(images).float() + embedder(images.flip(-1)).float()
+        both = embedder(images, *own).float() + embedder(images.flip(-1), *other).float()
     return F.normalize(both, dim=1)
 
 

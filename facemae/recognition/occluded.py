@@ -16,12 +16,12 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from facemae import config
 from facemae.compute.attention import fused_attention
+from facemae.compute.device import Compute
 from facemae.compute.seeding import Noise
 from facemae.core.errors import DataError, UsageError
 from facemae.core.seeds import seed_of
@@ -32,8 +32,7 @@ from facemae.evaluation.protocols.operating_point import rates
 from facemae.evaluation.statistics import Estimate, estimate, identity_weights
 from facemae.evaluation.variance import Resampled
 from facemae.masking.mask import PatchMask, hide_highest
-from facemae.models.embedder import Embedder
-from facemae.models.embedder import embed as embed_batch
+from facemae.models.embedder import BATCH, Embedder, embed, embed_faces
 from facemae.models.mae import MaskedAutoencoder
 from facemae.models.mlp import Mlp
 from facemae.models.patches import to_faces, to_input
@@ -58,7 +57,6 @@ PAINTED = (128, 128, 128)
 # Of 0, 0.1, 0.25 and 0.5 it gave the best ROC AUC on the training people of ORL in 7 of 9 cases (3 runs,
 # under mask, sunglasses and block).
 TOUCHED = 0.5
-BATCH = 64
 MOST_PROBES = 200
 LEAST_SHOTS = 4  # faces of a person, of those who have more, before others' faces are left out
 RESAMPLES = 500
@@ -140,12 +138,13 @@ def embed_covered(
         assert autoencoder is not None
         faces = completed(autoencoder, faces, hidden)
     if aid != "patch_drop":
-        return _in_batches(faces, lambda part: embed_batch(embedder, _images(faces[part], embedder)))
+        return embed_faces(embedder, faces, Compute(next(embedder.parameters()).device, torch.float32))
     dropped = touched(hidden, embedder.encoder.side, TOUCHED)
     found: NDArray[np.float32] | None = None
     for places, mask in _alike(dropped):
         images = _images(faces[places], embedder)
-        vectors = _embed_masked(embedder, images, mask).cpu().numpy()
+        mask = None if mask is None else mask.to(images.device)
+        vectors = embed(embedder, images, mask).cpu().numpy()
         found = np.empty((len(faces), vectors.shape[1]), np.float32) if found is None else found
         found[places] = vectors
     assert found is not None
@@ -202,29 +201,9 @@ def _alike(hidden: Booleans) -> Iterator[tuple[NDArray[np.int64], PatchMask | No
             yield places, hide_highest(torch.from_numpy(hidden[places]).float(), count) if count else None
 
 
-@torch.inference_mode()
-def _embed_masked(embedder: Embedder, images: Tensor, mask: PatchMask | None) -> Tensor:
-    """Return what `models.embedder.embed` does of visible patches; the mirror image has the mask mirrored."""
-    if mask is None:
-        return embed_batch(embedder, images)
-    side, count = embedder.encoder.side, mask.hidden_ids.shape[1]
-    mirrored = mask.hidden.view(-1, side, side).flip(-1).flatten(1)
-    masks = [mask, hide_highest(mirrored.float(), count)]
-    with fused_attention(embedder):
-        views = zip((images, images.flip(-1)), masks, strict=True)
-        both = [embedder(view, hidden.to(view.device)).float() for view, hidden in views]
-    return F.normalize(both[0] + both[1], dim=1)
-
-
 def _images(faces: Pixels, network: torch.nn.Module) -> Tensor:
     device = next(network.parameters()).device
     return to_input(torch.tensor(np.ascontiguousarray(faces)).to(device))
-
-
-def _in_batches(faces: Pixels, embed: Callable[[slice], Tensor]) -> NDArray[np.float32]:
-    parts = [embed(slice(start, start + BATCH)).cpu() for start in range(0, len(faces), BATCH)]
-    vectors: NDArray[np.float32] = torch.cat(parts).numpy()
-    return vectors
 
 
 # --- what the aids are worth ---

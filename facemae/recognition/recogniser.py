@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 MIN_SCORE = 0.9  # confidence of the detector; the default of data.min_score
 MIN_ENROLLED_PX = 40  # width of a face that is enrolled; below, most of the aligned face is interpolation
 TOP = 5
-BATCH = 64
 
 Floats = NDArray[np.float32]
 
@@ -217,18 +216,9 @@ class Recogniser:
 
     def embed(self, faces: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Floats:
         """Return the embeddings (N, D), of length 1, of aligned faces (N, H, H, 3), as evaluation does."""
-        import torch
+        from facemae.models.embedder import embed_faces
 
-        from facemae.models.embedder import embed
-        from facemae.models.patches import to_input
-
-        parts = []
-        for start in range(0, len(faces), BATCH):
-            batch = np.stack(list(faces[start : start + BATCH]))
-            images = torch.from_numpy(batch).to(self._compute.device)
-            with self._compute.autocast():
-                parts.append(embed(self.embedder, to_input(images)).float().cpu().numpy())
-        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+        return embed_faces(self.embedder, faces, self._compute)
 
     def identify(
         self, faces: Sequence[Found], gallery: Gallery, threshold: Threshold, top: int = TOP

@@ -23,7 +23,6 @@ from facemae.core.layout import Results
 
 State = Literal["starting", "running", "writing", "stopped", "diverged"]
 
-JOB, DUMP, PART = "job.json", "diverged.json", "part.json"  # as trainer.py and finetune.py name them
 WORKFLOW_LOCK = ".workflow.lock"  # as workflow/rules/common.smk names it
 STAGES = {
     "pretrain": "pretraining", "finetune": "fine-tuning", "labels": "fine-tuning on fewer labels",
@@ -178,7 +177,7 @@ def _states(folder: Path) -> Iterator[tuple[str, Path]]:
 def _training(folder: Path, run: str, seed: int, stage: str, now: float) -> Training | None:
     """Return what a state folder says; None where there is nothing yet, or it waits for other parts."""
     signs = _signs(folder)
-    if not signs or (folder / PART).is_file():
+    if not signs or (folder / layout.PART).is_file():
         return None
     settings, log, quiet = _settings(folder, stage), _log(folder), now - max(signs)
     step, steps = int(log[-1]["step"]) if log else 0, settings.get("steps")
@@ -186,12 +185,12 @@ def _training(folder: Path, run: str, seed: int, stage: str, now: float) -> Trai
     interval = int(settings.get("log_every", 0)) * batch / rate if rate else 0.0
     works = quiet < max(QUIET, QUIET_LINES * interval)
     state: State = "starting" if step == 0 else "writing" if step == steps else "running"
-    diverged = (folder / DUMP).is_file()
+    diverged = (folder / layout.DUMP).is_file()
     part = folder.name.rpartition("-")[2]
     return Training(
         run, seed, stage, int(part) if part.isdigit() else 0,
         state="diverged" if diverged else state if works else "stopped",
-        step=int(_json(folder / DUMP).get("step", step)) if diverged else step,
+        step=int(_json(folder / layout.DUMP).get("step", step)) if diverged else step,
         steps=None if steps is None else int(steps),
         log=log,
         seconds_left=(int(steps) - step) * batch / rate if rate and steps and works else None,
@@ -212,7 +211,7 @@ def _signs(folder: Path) -> list[float]:
 
 def _settings(folder: Path, stage: str) -> dict[str, Any]:
     """Return the settings of the stage that a state folder was begun with, {} while they are not written."""
-    found = _json(folder / JOB).get("pretrain" if stage == "pretrain" else "finetune")
+    found = _json(folder / layout.JOB).get("pretrain" if stage == "pretrain" else "finetune")
     return found if isinstance(found, dict) else {}
 
 

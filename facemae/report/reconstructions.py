@@ -38,7 +38,7 @@ class Reconstructions:
         face: (B, H, H, 3) uint8.
         hidden: (B, N) bool, True = hidden.
         reconstruction: (B, H, H, 3) uint8; visible patches are the face's own.
-        measures: What masks of this run are like over many faces (masking/measure.py), by name.
+        measures: What masks of this run are like over many faces (masking/coverage.py), by name.
     """
 
     face: NDArray[np.uint8]

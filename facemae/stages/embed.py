@@ -7,23 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from facemae import config
 from facemae.compute.device import Compute
 from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
-from facemae.core.progress import say, track
+from facemae.core.progress import say
 from facemae.evaluation.baselines.controls import BASELINES, EmbedByPart, learnt_from
-from facemae.models.embedder import embed as embed_batch
-from facemae.models.patches import to_input
+from facemae.models.embedder import embed_faces
 from facemae.models.weights import load_embedder
 from facemae.stages.task import Task
-
-BATCH = 64
 
 
 def embed_baselines(experiment: config.Experiment, paths: Results, threads: int) -> None:
@@ -82,7 +77,7 @@ def recogniser(task: Task, finetuned: Path | None) -> EmbedByPart:
             return BASELINES[task.name](task.load_rows(rows), task.experiment, task.seed)
         network = load_embedder(finetuned, part)
         compute.place(network)
-        return lambda images: _embedded(network, images, compute, task.label)
+        return lambda images: embed_faces(network, images, compute, task.label)
 
     def recognise(images: NDArray[np.uint8], part: int) -> NDArray[np.floating]:
         if part not in models:
@@ -98,17 +93,4 @@ def embed_images(
     """Return the embeddings (N, D) of aligned faces (N, H, H, 3) uint8 by the embedder in a folder."""
     embedder = load_embedder(finetuned)
     compute.place(embedder)
-    return _embedded(embedder, faces, compute, label)
-
-
-def _embedded(
-    network: nn.Module, faces: NDArray[np.uint8], compute: Compute, label: str
-) -> NDArray[np.floating]:
-    starts = range(0, len(faces), BATCH)
-    parts = []
-    for start in track(starts, len(starts), label, "batches"):
-        images = torch.from_numpy(faces[start : start + BATCH]).to(compute.device)
-        with compute.autocast():
-            parts.append(embed_batch(network, to_input(images)).cpu())
-    vectors: NDArray[np.floating] = torch.cat(parts).numpy()
-    return vectors
+    return embed_faces(embedder, faces, compute, label)

@@ -12,22 +12,22 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from facemae.compute.attention import fused_attention
 from facemae.compute.device import Compute
 from facemae.core import layout, records
 from facemae.core.errors import DataError
-from facemae.core.progress import Progress, say
+from facemae.core.progress import say
 from facemae.data.faces.subsets import labelled_subset
 from facemae.evaluation.baselines import closed_form
 from facemae.models.base import Encoder
-from facemae.models.patches import to_input
+from facemae.models.embedder import in_batches, token_count
 from facemae.stages.task import Task
 
 COMPONENTS = 400
 MOST_FACES = 10_000  # that a head is fitted to: 0.5 GB of 64 tokens of 192, and as much again
 MOST_BYTES = 2e9  # of all faces' tokens
-BATCH = 64
 
 Floats = NDArray[np.floating]
 
@@ -88,30 +88,22 @@ def _some(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["person"].isin(drawn.index[drawn <= MOST_FACES])]
 
 
-@torch.inference_mode()
 def _tokens(task: Task, rows: pd.DataFrame, encoder: Encoder, compute: Compute) -> NDArray[np.float16]:
     """Return all tokens of each face side by side, (N, D); an encoder without patches gives its one vector.
 
     Raises:
         DataError: they would take more memory than is meant for them.
     """
-    faces = task.open(rows)
+    if (size := 2 * len(rows) * token_count(encoder) * encoder.width) > MOST_BYTES:
+        raise DataError(
+            f"{size / 1e9:.1f} GB of tokens are more than the {MOST_BYTES / 1e9:g} GB that a closed-form "
+            "head takes; use fewer faces, larger patches or a narrower encoder."
+        )
     compute.place(encoder.eval())
-    progress, found = Progress(f"{task.label} tokens", len(rows), "faces"), np.empty((0, 0), np.float16)
-    for start in range(0, len(rows), BATCH):
-        ids = np.arange(start, min(start + BATCH, len(rows)))
-        images = np.empty((len(ids), *faces.file.shape[1:]), np.uint8)
-        faces.read(ids, images)
-        with compute.autocast(), fused_attention(encoder):
-            encoding = encoder(to_input(torch.from_numpy(images).to(compute.device)))
-        batch = torch.cat([encoding.prefix, encoding.tokens], dim=1).flatten(1).half().cpu().numpy()
-        if start == 0:
-            if (size := 2 * len(rows) * batch.shape[1]) > MOST_BYTES:
-                raise DataError(
-                    f"{size / 1e9:.1f} GB of tokens are more than the {MOST_BYTES / 1e9:g} GB that a "
-                    "closed-form head takes; use fewer faces, larger patches or a narrower encoder."
-                )
-            found = np.empty((len(rows), batch.shape[1]), np.float16)
-        found[ids] = batch
-        progress.update(int(ids[-1]) + 1)
-    return found
+
+    def look(images: Tensor) -> Tensor:
+        with fused_attention(encoder):
+            encoding = encoder(images)
+        return torch.cat([encoding.prefix, encoding.tokens], dim=1).flatten(1).half()
+
+    return in_batches(look, task.open(rows), compute, f"{task.label} tokens")

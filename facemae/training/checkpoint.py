@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill at any moment and notice damage.
 
-A checkpoint is one safetensors file `step_00000123.safetensors`, facts included; its manifest
-`step_00000123.json`, with the checksum, is written after it. A file without a manifest that fits is no
-checkpoint: the newest valid one wins, and the one before it is the reserve.
+A checkpoint is one safetensors file, `step_00000123.0123456789abcdef.safetensors`: the step and the first 16
+digits of its SHA-256. It gets its name last, by a rename; one whose content does not have the checksum is
+damaged. The newest undamaged one wins, and the one before it is the reserve. Times of files play no part.
 """
 
 from __future__ import annotations
@@ -16,12 +16,24 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from facemae.core import files, layout, records
-from facemae.core.errors import IntegrityError
+from facemae.core import files, layout
+from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.progress import say
 
 KEPT = 2
+DIGITS = 16
 NETWORK = "network."
+
+
+def saved(folder: Path) -> list[Path]:
+    """Return all files of checkpoints in a state folder, damaged ones included, by their step."""
+    return sorted(folder.glob(f"{layout.CHECKPOINT}*"))
+
+
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint's file; 0 where the name does not say."""
+    digits = path.name.removeprefix(layout.CHECKPOINT).partition(".")[0]
+    return int(digits) if digits.isdecimal() else 0
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -36,47 +48,33 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, A
     Raises:
         StorageError: the disk is full; the previous checkpoint is untouched.
     """
-    name = f"step_{step:08d}"
-    _write(folder, name, tensors, {"step": step, **facts})
-    manifests = sorted(folder.glob("step_*.json"))
-    own = manifests.index(folder / f"{name}.json") + 1
-    _delete(manifests[own:])  # later ones were damaged, else training had gone on from there
-    _delete(manifests[: max(0, own - KEPT)])
+    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    data = safetensors.torch.save(contiguous, {layout.FACTS: json.dumps({"step": step, **facts})})
+    path = folder / f"{layout.CHECKPOINT}{step:08d}.{files.sha256(data)[:DIGITS]}.safetensors"
+    files.atomic_write(path, data)
+    # Others of this step and later ones were damaged, else training had gone on from there.
+    _delete([each for each in saved(folder) if step_of(each) >= step and each != path])
+    _delete(saved(folder)[:-KEPT])
 
 
 def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return the tensors and facts of the newest valid checkpoint, or None if there is none at all.
+    """Return the tensors and facts of the newest undamaged checkpoint, or None if there is none at all.
 
     Raises:
         IntegrityError: there are checkpoints and every one is damaged.
     """
-    manifests = sorted(folder.glob("step_*.json"), reverse=True)
-    for manifest in manifests:
-        found = _read(manifest)
-        if found:
-            return found
-        say("resume", f"{manifest.stem} is damaged; using the checkpoint before it")
-    if manifests:
-        raise IntegrityError(f"Every checkpoint in {folder} is damaged; delete the folder to start afresh.")
+    found = saved(folder)
+    for path in reversed(found):
+        if path.is_file() and path.name.split(".")[1:] == [files.sha256_of(path)[:DIGITS], "safetensors"]:
+            data = path.read_bytes()
+            return safetensors.torch.load(data), _facts(data)
+        say("resume", f"{path.name} is damaged; using the checkpoint before it")
+    if found:
+        raise IntegrityError(
+            f"Every checkpoint in {folder} is damaged; put a copy of them back, or delete the folder to "
+            "start from the beginning."
+        )
     return None
-
-
-def _write(folder: Path, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    data = safetensors.torch.save(contiguous, {layout.FACTS: json.dumps(facts)})
-    files.atomic_write(folder / f"{name}.safetensors", data)
-    files.write_json(folder / f"{name}.json", {"sha256": files.sha256(data)})
-
-
-def _read(manifest: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return a checkpoint's tensors and facts, or None where anything about it is not as it was written."""
-    try:
-        data = manifest.with_suffix(".safetensors").read_bytes()
-        if files.sha256(data) != records.read_json(manifest)["sha256"]:
-            return None
-    except (OSError, LookupError, TypeError, IntegrityError):
-        return None
-    return safetensors.torch.load(data), _facts(data)
 
 
 def _facts(data: bytes) -> dict[str, Any]:
@@ -86,10 +84,9 @@ def _facts(data: bytes) -> dict[str, Any]:
     return facts
 
 
-def _delete(manifests: list[Path]) -> None:
-    for manifest in manifests:
-        manifest.unlink()
-        manifest.with_suffix(".safetensors").unlink(missing_ok=True)
+def _delete(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink()
 
 
 def remove(folder: Path) -> None:
@@ -106,12 +103,22 @@ def pack(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str
 
 
 def unpack(tensors: dict[str, Tensor], network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put back what `pack` returned."""
+    """Put back what `pack` returned.
+
+    Raises:
+        UsageError: it is of another network, as another version of this program builds it.
+    """
     weights = {key.removeprefix(NETWORK): value for key, value in tensors.items() if key.startswith(NETWORK)}
-    network.load_state_dict(weights)
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    try:
+        network.load_state_dict(weights)
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            "The unfinished training was saved by another version of this program; finish it with that, or "
+            "delete its folder to start from the beginning."
+        ) from error

@@ -1,6 +1,6 @@
 """The training loop, one for pretraining and fine-tuning.
 
-Every step follows from (seed, step) alone (randomness.py), so a run that was killed goes on from its
+Every step follows from (seed, step) alone (compute/seeding.py), so a run that was killed goes on from its
 newest checkpoint and ends, on a CPU, with the same bits as one that was not.
 """
 
@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,19 @@ from torch import Tensor, nn
 from facemae import config
 from facemae.compute.device import Compute
 from facemae.compute.distributed import ALONE, World
+from facemae.compute.seeding import batch_ids
 from facemae.core import files, layout, records
 from facemae.core.differences import differences
-from facemae.core.errors import DivergedError, UsageError
+from facemae.core.errors import DivergedError, IntegrityError, UsageError
 from facemae.core.progress import Progress, say
 from facemae.core.seeds import seed_of
-from facemae.training import checkpoint
+from facemae.data.faces.cache import OpenFaces
+from facemae.data.faces.loader import Feed
+from facemae.training import checkpoint, memory
 from facemae.training import optimizer as optim
+from facemae.training.objective import HELD_OUT, LOSS, Objective, Trained
 from facemae.training.preemption import Stop, stop_signal
 
-LOSS, HELD_OUT = "loss", "held_out_loss"
-DUMP = "diverged.json"
-JOB = "job.json"
 BEST = "best."  # before the names of the best weights in a checkpoint
 CHECK_EVERY = 20  # steps on a GPU between looks at what it found, each of which waits for it
 SHOWN_NAMES = 20  # weights without a finite gradient, in the dump
@@ -49,80 +50,6 @@ class Job:
     """Folder of checkpoints and log, outside every declared output."""
     identity: dict[str, Any]
     """All that shapes the result; a training with another identity does not go on from this state."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """How a training is judged on its way.
-
-    Attributes:
-        every: Steps between two validations.
-        patience: Validations without a better one after which to stop; 0 never stops.
-        measure: Returns named values; `HELD_OUT` among them tells which weights are best.
-    """
-
-    every: int
-    patience: int
-    measure: Callable[[int], dict[str, float]]
-
-
-def _nothing(step: int) -> None:
-    pass
-
-
-def _unnamed(step: int) -> list[str]:
-    return []
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is trained and to what end; pretraining and fine-tuning differ in nothing else.
-
-    Attributes:
-        network: Everything that has a state, trained or not.
-        loss: `(step, part of the batch) -> named scalars`, float32; `LOSS` is minimised, all are logged.
-            They must depend on step, part and network alone.
-        after_step: Called with the step that was just taken.
-        validation: How the training is judged on its way; None: it is not, and the last weights count.
-        samples: Names the samples of a step, for the dump of one that diverged.
-        flops: Floating-point operations per image, forward and backward; 0 is unknown.
-        clipped_apart: Parts of the network whose gradients are clipped by themselves, so that what they
-            learn beside the others does not shorten the others' steps.
-    """
-
-    network: nn.Module
-    loss: Callable[[int, slice], dict[str, Tensor]]
-    after_step: Callable[[int], None] = _nothing
-    validation: Validation | None = None
-    samples: Callable[[int], list[str]] = _unnamed
-    flops: float = 0.0
-    clipped_apart: tuple[nn.Module, ...] = ()
-
-
-@dataclass
-class Trained:
-    """What a training left behind, besides the network's weights."""
-
-    step: int = 0
-    seconds: float = 0.0
-    recent: list[dict[str, Any]] = field(default_factory=list)
-    """Losses since the last line of the log, by name."""
-    log: list[dict[str, Any]] = field(default_factory=list)
-    held_out: list[tuple[float, int]] = field(default_factory=list)
-    """Held-out loss and step of each validation."""
-    best: dict[str, Tensor] = field(default_factory=dict)
-    """The network's state at the least held-out loss."""
-
-    @property
-    def best_step(self) -> int | None:
-        """Return the step of the least held-out loss, or None where there was no validation."""
-        return min(self.held_out)[1] if self.held_out else None
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps besides tensors."""
-        recent = [{name: float(value) for name, value in each.items()} for each in self.recent]
-        return {"seconds": self.seconds, "recent": recent, "held_out": self.held_out}
 
 
 def fit(
@@ -158,6 +85,44 @@ def fit(
         loop.resume()
         loop.run(stop)
     return loop.done
+
+
+def fit_faces(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    faces: OpenFaces,
+    training: config.Training,
+    job: Job,
+    workers: int = 0,
+    world: World = ALONE,
+) -> Trained:
+    """Train on faces in shuffled epochs, after a look at the memory that this takes; see `fit`.
+
+    Args:
+        objective: What is trained; its feed is set here.
+        optimizer: Made by `optimizer.adamw` on the network.
+        faces: The training faces.
+        training: Length, rate, clipping, and how often to log and save.
+        job: Identity and state folder.
+        workers: Threads that read batches ahead.
+        world: The processes that share the work.
+
+    Raises:
+        UsageError: besides `fit`'s reasons, there is less memory than it takes.
+    """
+    compute, label = objective.compute, job.label
+    cost = memory.measure(objective.model, objective.trial, compute)
+    memory.check(cost, training, compute, label, world)
+    objective.flops = cost.flops
+
+    def ids_at(step: int) -> Tensor:
+        return batch_ids(len(faces), training.batch_size, step, objective.seed)
+
+    taken = cost.bytes(training.batch_size // (training.grad_accumulation * world.size))
+    with Feed(faces, ids_at, compute, workers, taken) as feed:
+        objective.feed = feed
+        with memory.explained(cost, training, compute, label, world):
+            return fit(objective, optimizer, training, compute, job, world)
 
 
 @contextlib.contextmanager
@@ -196,7 +161,7 @@ class _Loop:
         self.logged_at = done.step, time.monotonic()
         while not self.finished:
             self.step()
-            self.objective.after_step(done.step)
+            self.objective.after_step(done.step, self.world)
             listens = self.world.size == 1 or self.due(self.listen_every)
             stops = listens and self.world.any(stop.requested, self.compute.device)
             if self.due(self.listen_every, training.log_every, training.checkpoint_every, *self.judged_every):
@@ -286,11 +251,11 @@ class _Loop:
             "samples": self.objective.samples(step),
         }
         if self.world.is_first:
-            files.write_json(self.job.state / DUMP, dump)
+            files.write_json(self.job.state / layout.DUMP, dump)
         raise DivergedError(
             f"{self.job.label} diverged at step {step + 1} (loss {losses[LOSS]}, {len(bad)} gradients not "
-            f"finite; details in {self.job.state / DUMP}); lower learning_rate or max_grad_norm, or raise "
-            f"warmup_fraction, and delete {self.job.state} to start anew."
+            f"finite; details in {self.job.state / layout.DUMP}); lower learning_rate or max_grad_norm, or "
+            f"raise warmup_fraction, and delete {self.job.state} to start again."
         )
 
     def validate(self) -> dict[str, float]:
@@ -347,17 +312,15 @@ class _Loop:
     def resume(self) -> None:
         """Put the newest checkpoint back, with the log as it was then."""
         self.check_identity()
-        found = checkpoint.newest(self.job.state)
         log_file = self.job.state / layout.LOG
+        known = records.read_log(log_file) if log_file.exists() else []  # none before the first line
+        found = checkpoint.newest(self.job.state)
         if found is None:
-            if self.world.is_first:
-                log_file.unlink(missing_ok=True)
-            self.world.wait()
+            self.begin(known, log_file)
             return
         tensors, facts = found
         checkpoint.unpack(tensors, self.objective.network, self.optimizer)
         step = int(facts["step"])
-        known = records.read_log(log_file) if log_file.exists() else []  # none before the first line
         log = [record for record in known if record["step"] <= step]
         self.world.wait()
         if self.world.is_first:
@@ -367,26 +330,44 @@ class _Loop:
         best = {name.removeprefix(BEST): value for name, value in tensors.items() if name.startswith(BEST)}
         self.done = Trained(step, float(facts["seconds"]), list(facts["recent"]), log, held_out, best)
 
-    def check_identity(self) -> None:
-        """Refuse to go on from the state of a training with other settings."""
-        path = self.job.state / JOB
-        saved = any(self.job.state.glob("step_*.json"))  # else nothing would be lost
-        known = records.read_json(path) if saved and path.exists() else None
-        if saved and known is None:
-            raise UsageError(
-                f"{self.job.state} holds an unfinished training whose settings ({JOB}) are gone; delete the "
-                "folder to start anew."
+    def begin(self, known: list[dict[str, Any]], log_file: Path) -> None:
+        """Start at step 0, unless the log of this very training says that it had come further.
+
+        Raises:
+            IntegrityError: its checkpoints have been taken away.
+        """
+        last = known[-1]["step"] if known else 0
+        if last > self.training.checkpoint_every:
+            raise IntegrityError(
+                f"{self.job.state} holds the log of a training up to step {last} and no checkpoint; put the "
+                "checkpoints back, or delete the folder to start from the beginning."
             )
-        if known is not None and known != json.loads(json.dumps(self.job.identity)):
+        if self.world.is_first:
+            log_file.unlink(missing_ok=True)
+        self.world.wait()
+
+    def check_identity(self) -> None:
+        """Refuse to go on from the state of a training with other settings, or with unknown ones."""
+        path, saved = self.job.state / layout.JOB, bool(checkpoint.saved(self.job.state))
+        identity = json.loads(json.dumps(self.job.identity))
+        known = records.read_json(path) if path.exists() else None
+        if saved and known is None:
+            raise IntegrityError(
+                f"{self.job.state} holds an unfinished training whose settings ({layout.JOB}) are gone; put "
+                "the file back, or delete the folder to start from the beginning."
+            )
+        if saved and known != identity:
             changed = "; ".join(
-                f"{key}: {before} -> {now}"
-                for key, (before, now) in differences(known, self.job.identity).items()
+                f"{key}: {before} -> {now}" for key, (before, now) in differences(known, identity).items()
             )
             raise UsageError(
                 f"{self.job.state} holds an unfinished training with other settings ({changed}); "
-                "go back to those to finish it, or delete the folder to start anew."
+                "go back to those to finish it, or delete the folder to start again."
             )
         self.world.wait()
         if self.world.is_first and not saved:
-            (self.job.state / DUMP).unlink(missing_ok=True)
-            files.write_json(path, self.job.identity)
+            (self.job.state / layout.DUMP).unlink(missing_ok=True)
+            if known != identity:  # the log is of another training, which lost nothing but its first steps
+                (self.job.state / layout.LOG).unlink(missing_ok=True)
+            files.write_json(path, identity)
+        self.world.wait()

@@ -36,7 +36,6 @@ DIFFERENCE = {
         "finetune": {"steps": 4, "batch_size": 8, "log_every": 5, "checkpoint_every": 4},
     },
     "runs": {"random": {}, "loss_ema": {"pretrain": {"mask": "loss_ema", "teacher_decay": 0.5}},
-             "adversarial": {"pretrain": {"mask": "adversarial"}},
              "parts": {"pretrain": {"grad_accumulation": 2}}, "odd": {"pretrain": {"batch_size": 9}},
              "slow": {"pretrain": {"steps": 200}}},
 }  # fmt: skip
@@ -175,7 +174,7 @@ def test_only_torchrun_makes_a_world(monkeypatch, environment):
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("run", ["random", "adversarial", "loss_ema"])
+@pytest.mark.parametrize("run", ["random", "loss_ema"])
 def test_two_processes_end_as_one_does(experiment, store, tmp_path, run):
     one = Task(experiment, run, 0, store, tmp_path / "one" / "pretrain")
     two = Task(experiment, run, 0, store, tmp_path / "two" / "pretrain")
@@ -201,7 +200,7 @@ def test_parts_and_processes_together(experiment, store, tmp_path):
 
 def wait_for_checkpoint(state, group):
     deadline = time.monotonic() + 90
-    while not list(state.glob("step_*.json")) and time.monotonic() < deadline:
+    while not list(state.glob("step_*")) and time.monotonic() < deadline:
         assert all(each.is_alive() for each in group)
         time.sleep(0.005)
 
@@ -235,7 +234,7 @@ def test_a_signal_to_one_process_stops_them_all(experiment, store, tmp_path):
     assert finish(group) == [75, 75], [sink.read_text() for sink in sinks]
     said = sinks[0].read_text().strip().splitlines()[-1]
     stopped = int(said.split("stopped at step ")[1].split()[0])
-    assert (tmp_path / ".pretrain" / f"step_{stopped:08}.json").exists()
+    assert list((tmp_path / ".pretrain").glob(f"step_{stopped:08}.*"))
 
 
 @pytest.mark.parametrize(
@@ -294,7 +293,7 @@ def test_torchrun_ends_as_one_process_does_after_a_kill_too(experiment, store, t
     killed = tmp_path / "killed" / "pretrain"
     process = torchrun(store, killed, overlay, "slow")
     deadline = time.monotonic() + 120
-    while not list(killed.with_name(".pretrain").glob("step_*.json")) and time.monotonic() < deadline:
+    while not list(killed.with_name(".pretrain").glob("step_*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     # torchrun gives each of its processes a session of its own: they outlive it unless killed too.
     members = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

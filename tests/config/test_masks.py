@@ -7,8 +7,8 @@ import torch
 from draws import PARAMETERS, drawn
 from pydantic import ValidationError
 
-from facemae.config.masks import BLOCKS, MASK_GUIDES, PIXEL_MASKS, REGION_MASKS, Masks
-from facemae.masking.strategies import STRATEGIES
+from facemae.config.masks import BLOCKS, MASK_GUIDES, REGION_MASKS, Masks
+from facemae.masking.strategies import RATIOS, STRATEGIES
 
 
 def keywords(function):
@@ -39,32 +39,24 @@ def test_every_strategy_has_a_function_and_a_block():
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_block_holds_what_its_function_asks_for(strategy):
-    chosen = STRATEGIES[strategy]
     fields = {name: field.annotation for name, field in BLOCKS[strategy].model_fields.items()}
-    assert fields == keywords(chosen.scores)
-    if chosen.ratio:
-        assert fields == keywords(chosen.ratio)
+    assert fields == keywords(STRATEGIES[strategy])
+    if strategy in RATIOS:
+        assert fields == keywords(RATIOS[strategy])
     assert all(field.is_required() for field in BLOCKS[strategy].model_fields.values())
-
-
-def test_what_strategies_need_is_known_without_them():
-    assert {name for name, each in STRATEGIES.items() if each.regions} == REGION_MASKS
-    assert {name for name, each in STRATEGIES.items() if each.pixels} == PIXEL_MASKS == {"pixel"}
-    assert {name: each.guide for name, each in STRATEGIES.items() if each.guide} == MASK_GUIDES
-    assert [name for name, each in STRATEGIES.items() if each.experimental] == ["adversarial"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_strategy_that_reads_regions_or_a_signal_says_so(strategy):
     """Found in the source of its module: what a function takes of its context."""
-    read = names_read(STRATEGIES[strategy].scores)
+    read = names_read(STRATEGIES[strategy])
     assert ("regions" in read) == (strategy in REGION_MASKS)
     assert ("signal" in read) == (strategy in MASK_GUIDES)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_what_a_strategy_needs_is_no_setting(strategy):
-    assert not {"guide", "regions", "pixels", "experimental"} & BLOCKS[strategy].model_fields.keys()
+    assert not {"guide", "regions", "pixels"} & BLOCKS[strategy].model_fields.keys()
 
 
 def test_parameters_load_no_torch():
@@ -97,7 +89,6 @@ def test_blocks_give_their_parameters_and_a_run_keeps_its_own():
         ("loss_ema", {"temperature": float("nan")}),
         ("ratio_curriculum", {"start": 0.0}),
         ("ratio_curriculum", {"end": 1.0}),
-        ("adversarial", {"temperature": -1.0}),
         ("random", {"unknown": 1}),
     ],
 )
@@ -114,7 +105,6 @@ EXTREMES = [
     ("hard_patches", {"final_led": 1.0}),
     ("loss_ema", {"final_led": 1.0, "temperature": 1e-300}),
     ("loss_ema", {"final_led": 1.0, "temperature": 1e300}),
-    ("adversarial", {"temperature": 1e30}),
 ]
 
 

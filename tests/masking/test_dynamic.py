@@ -140,19 +140,6 @@ def test_the_error_leads_ever_more(progress, led):
 # --- a learnt score ---
 
 
-def test_an_adversary_without_temperature_is_obeyed():
-    signal, order = planted()
-    hidden = hidden_in_order("adversarial", signal, order, temperature=0.0)
-    assert hidden[:, :HIDDEN].all()
-
-
-def test_temperature_softens_an_adversary():
-    scores = [0.0, 0.5, 1.0, 3.0]
-    signal = torch.tensor(scores).expand(20_000, -1)
-    often = drawn("adversarial", 0.25, 20_000, 2, signal=signal, temperature=2.0).hidden.double().mean(dim=0)
-    assert often.tolist() == pytest.approx(chances(scores, 2.0).tolist(), abs=0.015)
-
-
 def test_gumbel_noise_is_finite_even_at_zero():
     class Zeros(Noise):
         def uniform(self, *shape):

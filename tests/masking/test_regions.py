@@ -6,8 +6,15 @@ from hypothesis import strategies as st
 
 from facemae.compute.seeding import Noise
 from facemae.data.alignment.warp import ARCFACE_TEMPLATE
-from facemae.masking.crops import Crops
-from facemae.masking.regions import REGION_OVERLAP, REGIONS, TEMPLATE_SIZE, quantiles, region_map, region_maps
+from facemae.masking.regions import (
+    REGION_OVERLAP,
+    REGIONS,
+    TEMPLATE_SIZE,
+    Crops,
+    quantiles,
+    region_map,
+    region_maps,
+)
 
 PAINTED = 4 * TEMPLATE_SIZE  # side in pixels of the painted layers: every box begins and ends between pixels
 

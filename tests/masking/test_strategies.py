@@ -5,13 +5,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from facemae.compute.seeding import Noise
-from facemae.masking.mask import Strategy, hidden_count
+from facemae.config.masks import MASK_GUIDES, REGION_MASKS
+from facemae.masking.mask import hidden_count
 from facemae.masking.regions import region_map, region_maps
 from facemae.masking.strategies import STRATEGIES, draw_mask, ratio_at
 
 FIELDS = ("hidden", "visible_ids", "hidden_ids")
-GUIDED = [name for name, strategy in STRATEGIES.items() if strategy.guide]
-REGIONAL = [name for name, strategy in STRATEGIES.items() if strategy.regions]
+GUIDED, REGIONAL = list(MASK_GUIDES), sorted(REGION_MASKS)
 
 
 def signals(batch, side, seed=0):
@@ -133,8 +133,9 @@ def test_a_strategy_is_shown_regions_only_if_it_says_so(monkeypatch):
 
     regions = region_map(8).expand(3, -1)
     for says in (True, False):
-        monkeypatch.setitem(STRATEGIES, "look", Strategy(look, regions=says))
-        draw_mask("look", 0.5, {}, 8, Noise(range(3), 0), regions)
+        name = "region" if says else "random"
+        monkeypatch.setitem(STRATEGIES, name, look)
+        draw_mask(name, 0.5, {}, 8, Noise(range(3), 0), regions)
     assert torch.equal(seen[0], regions)
     assert torch.equal(seen[1], torch.zeros_like(regions))
 

@@ -14,8 +14,7 @@ from facemae import config
 from facemae.core import files, layout
 from facemae.core.layout import Results
 from facemae.report import live
-from facemae.stages import finetune
-from facemae.training import checkpoint, trainer
+from facemae.training import checkpoint
 
 STEPS, BATCH, EVERY = 40, 16, 10
 NOW = 1_000_000.0
@@ -39,7 +38,7 @@ def begin(
     """Write what a training has written after `step` steps, `ago` seconds before NOW."""
     state = root / folder
     stage = "pretrain" if "pretrain" in folder else "finetune"
-    files.write_json(state / trainer.JOB, {"model": {}, stage: SETTINGS})
+    files.write_json(state / layout.JOB, {"model": {}, stage: SETTINGS})
     for at in range(EVERY, step + 1, EVERY):
         line = {"step": at, "loss": 1 / at, "images_per_second": 8.0} | more
         files.append_line(state / layout.LOG, json.dumps(line))
@@ -52,11 +51,6 @@ def begin(
 
 def look(root: Path, setup: config.Experiment) -> list[live.Training]:
     return live.trainings(Results(root), setup, NOW)
-
-
-def test_the_files_have_the_names_that_trainings_give_them() -> None:
-    assert (trainer.JOB, trainer.DUMP, finetune.PART) == (live.JOB, live.DUMP, live.PART)
-    assert trainer.HELD_OUT == "held_out_loss"
 
 
 def test_a_folder_without_trainings_has_none(tmp_path: Path, setup: config.Experiment) -> None:
@@ -110,7 +104,7 @@ def test_a_training_that_has_all_its_steps_is_writing(tmp_path: Path, setup: con
 
 def test_a_diverged_training_says_what_helps(tmp_path: Path, setup: config.Experiment) -> None:
     state = begin(tmp_path, 20)
-    files.write_json(state / trainer.DUMP, {"step": 27})
+    files.write_json(state / layout.DUMP, {"step": 27})
     (found,) = look(tmp_path, setup)
     assert not found.live
     assert "diverged at step 27 of 40; lower learning_rate" in found.sentence
@@ -120,8 +114,8 @@ def test_parts_and_label_curves_are_found_and_a_part_that_is_done_is_not(
     tmp_path: Path, setup: config.Experiment
 ) -> None:
     begin(tmp_path, 20, folder="scratch/0/.finetune", ago=900.0)
-    files.write_json(tmp_path / "scratch/0/.finetune" / finetune.PART, {})
-    os.utime(tmp_path / "scratch/0/.finetune" / finetune.PART, (NOW - 900, NOW - 900))
+    files.write_json(tmp_path / "scratch/0/.finetune" / layout.PART, {})
+    os.utime(tmp_path / "scratch/0/.finetune" / layout.PART, (NOW - 900, NOW - 900))
     begin(tmp_path, 20, folder="scratch/0/.finetune-2")
     begin(tmp_path, 10, folder="region/1/labels/.0/share-0.1-abc/.finetune")
     begin(tmp_path, 10, folder="gone/0/.pretrain")  # no run of this configuration
@@ -135,7 +129,7 @@ def test_parts_and_label_curves_are_found_and_a_part_that_is_done_is_not(
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"[]", b'{"pretrain": 3}', b'{"step": 1}\n{"st'])
-@pytest.mark.parametrize("name", [trainer.JOB, layout.LOG, trainer.DUMP])
+@pytest.mark.parametrize("name", [layout.JOB, layout.LOG, layout.DUMP])
 def test_files_caught_half_written_stop_nothing(
     name: str, damage: bytes, tmp_path: Path, setup: config.Experiment
 ) -> None:

@@ -1,8 +1,7 @@
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score
 from store_folder import make_outcome
 
 from facemae.core import files, layout, records
@@ -14,22 +13,13 @@ from facemae.data.faces.cache import build_cache
 from facemae.data.images import encode_png
 from facemae.data.sources import manifest
 from facemae.data.sources.base import AGE, EXPRESSION, GENDER, RACE, Photo
-from facemae.evaluation.statistics import identity_weights
 from facemae.models.build import build_embedder
 from facemae.stages import attributes as module
-from facemae.stages.attributes import (
-    PREDICTIONS,
-    Labelled,
-    attributes,
-    confusion_per_subject,
-    confusion_scores,
-    mean_per_resample,
-    measure,
-    read_labelled,
-    whitened,
-)
+from facemae.stages.attributes import PREDICTIONS, attributes, read_labelled
+from facemae.stages.finetune import start_embedder
 from facemae.stages.pretrain import pretrain
 from facemae.stages.task import Task
+from facemae.training.objectives.attributes import AttributeLearning
 from facemae.training.preemption import Stop
 
 SIZE, PEOPLE, SHOTS = 32, 40, 3
@@ -109,7 +99,7 @@ def test_what_can_be_read_off_a_picture_is_found(make_task, store_folder):
     assert found["age_error"]["value"] < 10  # years; always the median gives about 15
     assert found["gender_accuracy"]["n"] == PEOPLE * SHOTS
     assert {each["protocol"] for each in found.values()} == {"attributes"}
-    assert "4 folds of 40 subjects, heads on an untrained encoder;" in found["gender_f1"]["note"]
+    assert "4 folds of 40 subjects, linear models on an untrained encoder;" in found["gender_f1"]["note"]
     assert "would give 0.500" in found["gender_balanced"]["note"]
     names = {layout.METRICS, layout.CONFIG, layout.RESAMPLES, layout.INFLUENCE, PREDICTIONS}
     assert {path.name for path in task.out.iterdir()} == names
@@ -117,8 +107,8 @@ def test_what_can_be_read_off_a_picture_is_found(make_task, store_folder):
 
 
 @pytest.mark.parametrize(("mode", "pretrained", "told"), [
-    ("probe", True, "heads on the frozen pretrained encoder"),
-    ("probe", False, "heads on an untrained encoder"),
+    ("probe", True, "linear models on the frozen pretrained encoder"),
+    ("probe", False, "linear models on an untrained encoder"),
     ("full", True, "pretrained encoder and heads trained"),
     ("full", False, "encoder and heads trained from scratch"),
 ])  # fmt: skip
@@ -169,9 +159,8 @@ def test_the_encoder_can_be_trained_along(make_task, store_folder):
     assert "encoder and heads trained from scratch" in found["race_f1"]["note"]
 
 
-@pytest.mark.parametrize("mode", ["probe", "full"])
-def test_a_killed_stage_ends_with_the_same_bytes(make_task, store_folder, monkeypatch, mode):
-    changes = {"mode": mode, "steps": 6, "batch_size": 8}
+def test_a_killed_stage_ends_with_the_same_bytes(make_task, store_folder, monkeypatch):
+    changes = {"mode": "full", "steps": 6, "batch_size": 8}
     whole = make_task(store_folder, out="whole", **changes)
     attributes(whole, None)
     task, seen = make_task(store_folder, out="killed", **changes), []
@@ -185,10 +174,9 @@ def test_a_killed_stage_ends_with_the_same_bytes(make_task, store_folder, monkey
         with pytest.raises(PreemptedError):
             attributes(task, None)
     assert not task.out.exists()
-    steps = []
-    loss = module._Learning.loss
+    steps, loss = [], AttributeLearning.loss
     monkeypatch.setattr(
-        module._Learning, "loss", lambda self, step, *more: steps.append(step) or loss(self, step, *more)
+        AttributeLearning, "loss", lambda self, step, part: steps.append(step) or loss(self, step, part)
     )
     attributes(task, None)
     assert steps == [3, 4, 5, *range(6)]  # what was done is not done again
@@ -208,8 +196,8 @@ def test_the_pretrained_encoder_is_what_is_tested(make_task, store_folder, small
     task = make_task(store_folder, name="random", steps=5)
     attributes(task, before.out)
     assert records.read_json(task.out / layout.METRICS)["seconds"].keys() == {"pretrain", "attributes"}
-    pretrained = module._encoder(task, before.out).state_dict()
-    untrained = module._encoder(task, None).state_dict()
+    pretrained = start_embedder(task, before.out).encoder.state_dict()
+    untrained = start_embedder(task, None).encoder.state_dict()
     torch.manual_seed(seed_of(0, "weights"))
     start = build_embedder(task.run.model, SIZE).encoder.state_dict()
     assert all(torch.equal(value, start[name]) for name, value in untrained.items())
@@ -310,88 +298,3 @@ def test_where_nothing_can_be_told_everything_is_refused(make_task, tmp_path):
     attributes(task, None)
     assert {each["value"] for each in found_in(task.out).values()} == {None}
     assert len(records.read_table(task.out / PREDICTIONS)) == 0
-
-
-# --- numbers ---
-
-
-def labelled_by_hand(**changes):
-    known = {
-        "source": "made",
-        "rows": pd.DataFrame({"sample_id": [str(n) for n in range(6)]}),
-        "subject": np.array([0, 0, 1, 1, 2, 2]),
-        "fold": np.array([0, 0, 0, 0, 1, 1]),
-        "truth": {"gender": np.array([0, 0, 1, 1, 1, -1])},
-        "classes": {"gender": ["female", "male"]},
-        "refused": {},
-        "group": np.full(6, ""),
-    }
-    return Labelled(**{**known, **changes})
-
-
-def test_scores_of_a_confusion_by_hand():
-    scores = confusion_scores(
-        np.array([[[3.0, 1.0], [2.0, 4.0]], [[0.0, 0.0], [1.0, 3.0]], np.zeros((2, 2))])
-    )
-    assert scores["accuracy"][:2].tolist() == pytest.approx([0.7, 0.75])
-    assert scores["balanced"][:2].tolist() == pytest.approx([(3 / 4 + 4 / 6) / 2, 0.75])
-    assert scores["f1"][:2].tolist() == pytest.approx([(6 / 9 + 8 / 11) / 2, (0 + 6 / 7) / 2])
-    assert all(np.isnan(values[2]) for values in scores.values())
-
-
-@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-def test_weighted_confusions_are_those_of_the_drawn_subjects():
-    draw = np.random.default_rng(0)
-    subject, truth = draw.integers(0, 9, 60), draw.integers(0, 4, 60)
-    guess = np.where(draw.random(60) < 0.5, truth, draw.integers(0, 4, 60))
-    weights = identity_weights(9, 20, 0)
-    each = confusion_per_subject(subject, truth, guess, 9, 4)
-    scores = confusion_scores((weights @ each.reshape(9, -1)).reshape(-1, 4, 4))
-    means = mean_per_resample((truth == guess).astype(float), subject, weights.astype(float))
-    for number, weight in enumerate(weights):
-        rows = np.concatenate([np.flatnonzero(subject == one) for one in np.repeat(np.arange(9), weight)])
-        assert scores["accuracy"][number] == pytest.approx(accuracy_score(truth[rows], guess[rows]))
-        assert scores["balanced"][number] == pytest.approx(balanced_accuracy_score(truth[rows], guess[rows]))
-        expected = f1_score(truth[rows], guess[rows], average="macro")
-        assert scores["f1"][number] == pytest.approx(expected)
-        assert means[number] == pytest.approx(accuracy_score(truth[rows], guess[rows]))
-
-
-def test_what_is_always_said_stands_beside_each_score():
-    found = {each.name: each for each in measure(labelled_by_hand(), {"gender": np.ones(6)}, "note", 100, 0)}
-    for score, value in {"accuracy": 0.6, "balanced": 0.5, "f1": 0.375}.items():
-        measured = found[f"gender_{score}"]  # the prediction is always male: it scores what the note says
-        assert measured.value == pytest.approx(value)
-        assert f"always male would give {value:.3f}" in measured.note
-        assert measured.n == 5
-
-
-def test_groups_are_measured_apart_and_small_ones_refused():
-    count = 2 * module.GROUP_FACES
-    truth = np.arange(count) % 2
-    group = np.where(np.arange(count) < module.GROUP_FACES + 1, "female black", "male white")
-    labelled = labelled_by_hand(
-        subject=np.arange(count), fold=np.zeros(count), truth={"gender": truth}, group=group
-    )
-    predicted = np.where(group == "female black", truth, 1 - truth).astype(float)
-    found = measure(labelled, {"gender": predicted}, "note", 100, 0)
-    of_groups = {each.condition: each for each in found if each.condition}
-    assert of_groups["female black"].value == 1.0
-    assert of_groups["female black"].n == module.GROUP_FACES + 1
-    assert of_groups["male white"].value is None
-    assert f"{module.GROUP_FACES - 1} faces of this group" in of_groups["male white"].note
-
-
-def test_white_features_are_of_one_size_and_uncorrelated():
-    draw = torch.Generator().manual_seed(0)
-    mixed = torch.randn(200, 2, 3, generator=draw) @ torch.tensor([[9.0, 9, 9], [0, 3, 4], [0, 0, 2]])
-    places = torch.arange(150)
-    found = whitened(mixed + 1000.0, places)[places].flatten(0, 1)
-    torch.testing.assert_close(found.mean(dim=0), torch.zeros(3), rtol=0, atol=1e-4)
-    variance = torch.linalg.eigvalsh(torch.corrcoef(mixed[places].flatten(0, 1).T))
-    size = torch.linalg.eigvalsh(torch.cov(found.T, correction=0))
-    expected = variance / (variance + module.LEAST_VARIANCE)
-    torch.testing.assert_close(size, expected, rtol=0, atol=1e-3)
-    assert 0.5 < expected.min() < 0.7  # the floor shows
-    still = torch.cat([mixed, torch.full((200, 2, 1), 7.0)], dim=2)  # a feature that never changes
-    assert whitened(still, places).isfinite().all()

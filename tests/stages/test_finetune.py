@@ -8,12 +8,12 @@ from facemae.compute.seeding import Noise
 from facemae.core import layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.seeds import seed_of
-from facemae.data.faces.cache import load_faces
+from facemae.data.faces.cache import Faces, load_faces
 from facemae.data.faces.subsets import people_apart
 from facemae.evaluation.metrics import roc_auc_score
 from facemae.evaluation.pairs import all_pairs
 from facemae.models.build import build_embedder
-from facemae.models.embedder import embed
+from facemae.models.embedder import Embedder, embed
 from facemae.models.patches import to_input
 from facemae.models.weights import load_embedder
 from facemae.stages import finetune as stages
@@ -21,6 +21,7 @@ from facemae.stages.finetune import finetune
 from facemae.stages.pretrain import pretrain
 from facemae.stages.task import Task
 from facemae.training import memory
+from facemae.training.objectives.identity import Recognition, dropped_patches
 
 SIZE = 32
 
@@ -250,13 +251,13 @@ def test_the_first_steps_train_the_head_alone(stage, small):
 
 @pytest.mark.parametrize("model", [{}, {"encoder": "cnn"}], ids=str)
 def test_patches_are_left_out_in_training(stage, model, monkeypatch):
-    counts, original = [], stages.Embedder.features
+    counts, original = [], Embedder.features
 
     def spied(self, images, mask=None):
         counts.append((self.training, mask and mask.visible_ids.shape[1]))
         return original(self, images, mask)
 
-    monkeypatch.setattr(stages.Embedder, "features", spied)
+    monkeypatch.setattr(Embedder, "features", spied)
     stage(patch_drop=0.75, held_out=0.5, validate_every=2, model=model)
     assert [visible for training, visible in counts if training].count(4) >= 4  # of 4 x 4
     assert {visible for training, visible in counts if not training} == {None}
@@ -265,16 +266,16 @@ def test_patches_are_left_out_in_training(stage, model, monkeypatch):
 def test_dropped_patches_are_others_each_time_and_none_at_zero(experiment):
     embedder = build_embedder(experiment.defaults.model, SIZE)
     settings = experiment.defaults.finetune
-    assert stages.dropped_patches(embedder, settings, Noise(range(2), 0)) is None
+    assert dropped_patches(embedder, settings, Noise(range(2), 0)) is None
     dropping = settings.model_copy(update={"patch_drop": 0.25})
-    masks = [stages.dropped_patches(embedder, dropping, Noise(range(50), step)) for step in range(2)]
+    masks = [dropped_patches(embedder, dropping, Noise(range(50), step)) for step in range(2)]
     assert masks[0].hidden.sum(dim=1).tolist() == [4] * 50
     assert not torch.equal(masks[0].hidden, masks[1].hidden)
     assert len({tuple(row.tolist()) for row in masks[0].hidden}) > 40
 
 
 EVERYTHING = {
-    "mode": "lora", "loss": "adaface", "people_per_step": 0.5, "head_steps": 3, "patch_drop": 0.5,
+    "mode": "lora", "loss": "adaface", "head_steps": 3, "patch_drop": 0.5,
     "erasing": 0.5, "low_resolution": 0.5, "held_out": 0.5, "validate_every": 2, "ema": 0.5, "steps": 8,
     "checkpoint_every": 2, "grad_accumulation": 2, "scale": "auto",
 }  # fmt: skip
@@ -284,7 +285,7 @@ EVERYTHING = {
 def test_a_training_that_was_interrupted_ends_with_the_same_bits(stage, monkeypatch, stopped_at):
     """Stopped while the head is trained alone, and later."""
     whole = stage(out="whole", **EVERYTHING)
-    original = stages._Recognition.loss
+    original = Recognition.loss
 
     def stopping(self, step, part):
         if step == stopped_at:
@@ -292,7 +293,7 @@ def test_a_training_that_was_interrupted_ends_with_the_same_bits(stage, monkeypa
         return original(self, step, part)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages._Recognition, "loss", stopping)
+        patch.setattr(Recognition, "loss", stopping)
         with pytest.raises(KeyboardInterrupt):
             stage(out="pieces", **EVERYTHING)
     out = stage(out="pieces", **EVERYTHING)
@@ -321,8 +322,8 @@ def test_each_part_of_the_evaluation_people_is_embedded_by_its_own_model(stage, 
 
 def test_a_kill_while_embedding_trains_nothing_again(stage, monkeypatch):
     """The results of the stage are deleted with the job that failed; its checkpoints are not."""
-    trained, fit, embed_people = [], stages.fit, stages.embed_people
-    monkeypatch.setattr(stages, "fit", lambda *given: trained.append(1) or fit(*given))
+    trained, fit, embed_people = [], stages.fit_faces, stages.embed_people
+    monkeypatch.setattr(stages, "fit_faces", lambda *given: trained.append(1) or fit(*given))
 
     def killed(task, finetuned):
         raise KeyboardInterrupt
@@ -414,19 +415,19 @@ def test_each_part_is_trained_in_turn_on_the_others(stage, rotating):
 
 def test_a_part_that_was_finished_is_kept(stage, rotating, monkeypatch, tmp_path):
     whole = stage(data=rotating, rotations=2, out="whole")
-    original, calls = stages.fit, []
+    original, calls = stages.fit_faces, []
 
-    def failing(objective, optimizer, training, compute, job):
+    def failing(objective, optimizer, faces, training, job, workers):
         calls.append(job.label)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(objective, optimizer, training, compute, job)
+        return original(objective, optimizer, faces, training, job, workers)
 
-    monkeypatch.setattr(stages, "fit", failing)
+    monkeypatch.setattr(stages, "fit_faces", failing)
     with pytest.raises(KeyboardInterrupt):
         stage(data=rotating, rotations=2)
     state = tmp_path / "out" / ".finetune"
-    assert {path.name for path in state.iterdir()} >= {layout.EMBEDDER, stages.PART}
+    assert {path.name for path in state.iterdir()} >= {layout.EMBEDDER, layout.PART}
     assert list(state.glob("step_*")) == []
     with pytest.raises(UsageError, match="a part that was trained with other settings"):
         stage(data=rotating, rotations=2, learning_rate=0.1)
@@ -438,14 +439,14 @@ def test_a_part_that_was_finished_is_kept(stage, rotating, monkeypatch, tmp_path
 
 
 def test_patches_are_dropped_for_the_first_part_of_the_training_alone(stage, monkeypatch):
-    counts, original = [], stages.Embedder.features
+    counts, original = [], Embedder.features
 
     def spied(self, images, mask=None):
         if self.training:
             counts.append(mask and mask.visible_ids.shape[1])
         return original(self, images, mask)
 
-    monkeypatch.setattr(stages.Embedder, "features", spied)
+    monkeypatch.setattr(Embedder, "features", spied)
     stage(patch_drop=0.75, patch_drop_until=0.5, steps=4, model={"head": "flatten"})
     assert counts[-4:] == [4, 4, None, None]
 
@@ -456,7 +457,8 @@ def test_the_memory_is_that_of_the_steps_with_the_most_patches(experiment, compu
     settings = experiment.defaults.finetune.model_copy(update=changes)
     embedder, tokens = build_embedder(experiment.defaults.model, SIZE), []
     embedder.encoder.register_forward_hook(lambda *made: tokens.append(made[-1].tokens.shape[1]))
-    stages._trial(SIZE, settings, compute)(embedder, 2)
+    nobody = Faces(np.empty((0, SIZE, SIZE, 3), np.uint8), [], [])
+    Recognition(embedder, torch.arange(4), nobody, settings, compute, 0).trial(embedder, 2)
     assert tokens == [visible]
 
 

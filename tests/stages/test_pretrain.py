@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from stages import SOURCE, make_folder
 
+from facemae.compute.device import Compute
 from facemae.compute.distributed import World
 from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
@@ -18,7 +19,7 @@ from facemae.stages.pretrain import PROBED_PHOTOS, _shown_twice, pretrain
 from facemae.stages.task import Task
 from facemae.training import memory
 from facemae.training.objectives import contrastive
-from facemae.training.objectives.mae import Autoencoding
+from facemae.training.objectives.mae import MaskedPretraining
 from facemae.training.objectives.probe import MOST_FACES
 
 SIZE = 32
@@ -222,12 +223,12 @@ def test_a_finished_stage_that_was_not_written_is_written(stage, small, store, t
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(module._Stage, "write", killed)
+        patched.setattr(module, "_write", killed)
         with pytest.raises(KeyboardInterrupt):
             stage()
-    assert (tmp_path / "out" / ".pretrain" / "step_00000004.json").exists()
+    assert list((tmp_path / "out" / ".pretrain").glob("step_00000004.*.safetensors"))
     assert not (tmp_path / "out" / "pretrain").exists()
-    monkeypatch.setattr(Autoencoding, "loss", None)  # no step is taken
+    monkeypatch.setattr(MaskedPretraining, "loss", None)  # no step is taken
     out = stage()
     assert (out / layout.ENCODER).read_bytes() == (whole / layout.ENCODER).read_bytes()
 
@@ -286,7 +287,7 @@ def test_the_probe_sees_people_more_than_once_however_many_there_are():
 
 # --- rivals ---
 
-RIVALS = list(contrastive.KINDS)
+RIVALS = list(contrastive.METHODS)
 SMALL_HEADS = {"hidden": 8, "projection": 6}
 
 
@@ -334,14 +335,7 @@ def test_what_a_training_has_seen_is_written(stage, changes, views):
 
 
 def test_energy_is_the_power_over_the_seconds(stage, small, store, tmp_path, monkeypatch):
-    import facemae.stages.pretrain as module
-
-    inner = module._Stage.__init__
-
-    def metered(self, *args):
-        inner(self, *args, watts=[100.0, 300.0])
-
-    monkeypatch.setattr(module._Stage, "__init__", metered)
+    monkeypatch.setattr(Compute, "watts", lambda self, step: [100.0 if step % 2 else 300.0])
     found = records.read_json(stage() / layout.METRICS)
     assert found["energy_joules"] == pytest.approx(200.0 * found["seconds"]["pretrain"], abs=0.3)
 

@@ -11,7 +11,7 @@ from facemae.evaluation.baselines import closed_form
 from facemae.models.build import build_encoder
 from facemae.models.patches import to_input
 from facemae.stages import token_head
-from facemae.stages.finetune import finetune, started_from
+from facemae.stages.finetune import finetune, start_embedder
 from facemae.stages.task import Task
 from facemae.stages.token_head import COMPONENTS, write_probe
 
@@ -37,7 +37,7 @@ def task(small, store, tmp_path):
 def probed(task, compute):
     def run(**asked):
         made = task(**asked)
-        entry = write_probe(made, started_from(made, None), compute)
+        entry = write_probe(made, start_embedder(made, None).encoder, compute)
         return records.read_table(made.out / layout.PROBE), entry
 
     return run
@@ -74,7 +74,7 @@ def test_twice_is_the_same_to_the_byte(task, compute):
     written = []
     for out in ("a", "b"):
         made = task(out=out)
-        write_probe(made, started_from(made, None), compute)
+        write_probe(made, start_embedder(made, None).encoder, compute)
         written.append((made.out / layout.PROBE).read_bytes())
     assert written[0] == written[1]
 
@@ -132,6 +132,6 @@ def test_fine_tuning_writes_it_but_not_for_a_curve_over_labels(task):
 
 def test_an_encoder_is_looked_at_without_dropping_paths(task, compute: Compute):
     made = task(drop_path=0.5)
-    encoder = started_from(made, None).train()
+    encoder = start_embedder(made, None).encoder.train()
     write_probe(made, encoder, compute)
     assert not encoder.training

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from facemae.compute.device import Compute
 from facemae.core import files, layout, records
 from facemae.core.errors import DivergedError, IntegrityError, PreemptedError, StorageError, UsageError
 from facemae.training import checkpoint, trainer
-from facemae.training.trainer import DUMP, HELD_OUT, JOB, LOSS, Job, Objective, Validation
+from facemae.training.objective import HELD_OUT, LOSS, Objective, Validation
+from facemae.training.trainer import Job
 
 STEPS, LOG_EVERY, SAVE_EVERY = 10, 3, 4  # the small experiment's (conftest.py)
 IDENTITY = {"pretrain": {"mask": "block", "steps": 10}, "seed": 0}
@@ -58,7 +61,12 @@ def uninterrupted(experiment, compute, orl_images, tmp_path_factory):
 
 
 def checkpoints(job):
-    return sorted(path.stem for path in job.state.glob("step_*.json"))
+    return [path.name.partition(".")[0] for path in checkpoint.saved(job.state)]
+
+
+def file_of(job, step):
+    """The file of a checkpoint."""
+    return next(path for path in checkpoint.saved(job.state) if checkpoint.step_of(path) == step)
 
 
 def ended(made, done, expected):
@@ -81,7 +89,7 @@ def test_a_training_learns_logs_and_leaves_its_state(make, compute, job, kind):
         losses.append(float(found[LOSS].detach()))
         return found
 
-    made.objective = replace(made.objective, loss=recorded)
+    made.objective.loss = recorded
     done = made.fit(compute, job)
     assert done.step == STEPS
     assert made.steps == list(range(STEPS))
@@ -97,7 +105,7 @@ def test_a_training_learns_logs_and_leaves_its_state(make, compute, job, kind):
     ]
     assert records.read_log(job.state / layout.LOG) == done.log
     assert checkpoints(job) == ["step_00000008", "step_00000010"]
-    assert json.loads((job.state / JOB).read_text()) == IDENTITY
+    assert json.loads((job.state / layout.JOB).read_text()) == IDENTITY
     assert done.log[-1]["seconds"] == pytest.approx(done.seconds, abs=0.001)
     assert all(record["images_per_second"] > 0 and record["memory_mb"] > 0 for record in done.log)
 
@@ -129,7 +137,7 @@ def test_utilisation_follows_from_the_counted_operations(make, job):
             return flops / 1e6
 
     made = make("finetune")
-    made.objective = replace(made.objective, flops=1e4)
+    made.objective.flops = 1e4
     done = made.fit(Counted(torch.device("cpu"), torch.float32), job)
     for record in done.log:
         assert record["mfu"] == pytest.approx(record["images_per_second"] * 1e4 / 1e6, abs=2e-3)
@@ -144,7 +152,6 @@ def test_utilisation_follows_from_the_counted_operations(make, job):
         {},
         {"mask": "pixel"},
         {"mask": "loss_ema"},
-        {"mask": "adversarial"},
         {"decoder": "cross", "predict_ratio": 0.25},
     ],
     ids=str,
@@ -225,7 +232,7 @@ def test_averaged_weights_of_fine_tuning_survive(make, compute, job, tmp_path):
 
 def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(make, compute, job, uninterrupted):
     make("pretrain").fit(compute, job)
-    with open(job.state / "step_00000010.safetensors", "r+b") as file:
+    with open(file_of(job, 10), "r+b") as file:
         file.truncate(50)
     made = make("pretrain")
     done = made.fit(compute, job)
@@ -261,30 +268,27 @@ def test_a_checkpoint_before_the_first_line_of_the_log(make, compute, job):
 
 # --- a kill at every moment of saving ---
 
-MOMENTS = ["before the file", "half a file", "before the rename", "before its manifest",
-           "half a manifest", "before the manifest's rename", "before the old ones go"]  # fmt: skip
+MOMENTS = ["before the file", "half a file", "before the rename", "before the old ones go"]
 
 
 def killed_at(moment, stem, monkeypatch):
     """Interrupt the writing of the checkpoint `stem` at a moment, as a kill would: nothing is tidied up."""
-    names = {f"{stem}.safetensors": MOMENTS[:3], f"{stem}.json": MOMENTS[3:6]}
     write, delete = files.atomic_write, checkpoint._delete
 
     def atomic_write(path, data):
-        moments = names.get(path.name)
-        if not moments or moment not in moments:
+        if not path.name.startswith(stem) or moment == MOMENTS[3]:
             return write(path, data)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")  # files.atomic_file's
-        kept = (None, len(data) // 2, len(data))[moments.index(moment)]
+        kept = (None, len(data) // 2, len(data))[MOMENTS.index(moment)]
         if kept is not None:
             temporary.write_bytes(data[:kept])
         raise BoomError
 
-    def prune(manifests):
-        if moment == MOMENTS[6] and manifests:
+    def prune(paths):
+        if moment == MOMENTS[3] and paths:
             raise BoomError
-        delete(manifests)
+        delete(paths)
 
     monkeypatch.setattr(files, "atomic_write", atomic_write)
     monkeypatch.setattr(checkpoint, "_delete", prune)
@@ -294,7 +298,7 @@ def killed_at(moment, stem, monkeypatch):
 def test_a_kill_while_saving_costs_an_interval_at_most(
     make, compute, job, uninterrupted, monkeypatch, moment
 ):
-    last = moment == MOMENTS[6]  # there is nothing to prune before the third checkpoint
+    last = moment == MOMENTS[3]  # there is nothing to prune before the third checkpoint
     with monkeypatch.context() as patched:
         killed_at(moment, "step_00000010" if last else "step_00000008", patched)
         with pytest.raises(BoomError):
@@ -318,7 +322,7 @@ def judged(make, losses, patience=0, every=2):
         assert not made.network.training
         return {HELD_OUT: losses[step // every - 1], "probe_auc": 0.5}
 
-    made.objective = replace(made.objective, validation=Validation(every, patience, measure))
+    made.objective.validation = Validation(every, patience, measure)
     return made, seen
 
 
@@ -362,7 +366,7 @@ def test_a_damaged_checkpoint_takes_its_best_weights_with_it(make, compute, job)
     made, _ = judged(make, losses)
     with pytest.raises(BoomError):
         made.at(9, boom).fit(compute, job)  # best: step 6; checkpoints: steps 4 and 8
-    (job.state / "step_00000008.safetensors").write_bytes(b"x")
+    file_of(job, 8).write_bytes(b"x")
     made, seen = judged(make, losses)
     done = made.fit(compute, job)
     assert made.steps == list(range(4, 12))
@@ -461,8 +465,8 @@ def test_what_diverged_is_written_down(make, compute, job, kind, parts):
     made.at(6, lambda losses: SPOILT[kind](losses, made.network))
     with pytest.raises(DivergedError) as caught:
         made.fit(compute, job)
-    assert str(job.state / DUMP) in str(caught.value)
-    dump = json.loads((job.state / DUMP).read_text())
+    assert str(job.state / layout.DUMP) in str(caught.value)
+    dump = json.loads((job.state / layout.DUMP).read_text())
     assert dump["step"] == 7
     assert dump["learning_rate"] == pytest.approx(trainer.optim.learning_rate(6, made.training))
     assert dump["losses"].keys() == {LOSS}
@@ -506,7 +510,7 @@ def like_gpu():
 def test_on_a_gpu_the_weights_stay_as_they_are_until_it_is_noticed(make, like_gpu, job, kind, bad):
     rare = {"steps": 50, "log_every": 50, "checkpoint_every": 50, "validate_every": 0, "held_out": 0.0}
     made, seen = make("pretrain", **rare), {}
-    made.objective = replace(made.objective, validation=None)
+    made.objective.validation = None
     trained = [name for name, each in made.network.named_parameters() if each.requires_grad]
 
     def spoil(losses):
@@ -519,7 +523,7 @@ def test_on_a_gpu_the_weights_stay_as_they_are_until_it_is_noticed(make, like_gp
     assert max(made.steps) == trainer.CHECK_EVERY - 1  # it went on in vain until the next look
     weights = dict(made.network.named_parameters())
     assert all(torch.equal(weights[name], seen[name]) for name in trained)
-    dump = json.loads((job.state / DUMP).read_text())
+    dump = json.loads((job.state / layout.DUMP).read_text())
     assert dump["step"] == bad + 1  # of the first bad step, not of those after it
     assert dump["samples"] == made.objective.samples(bad)
     assert checkpoints(job) == []
@@ -535,7 +539,7 @@ def test_on_a_gpu_nothing_is_saved_logged_or_judged_after_a_bad_step(make, like_
         validated.append(step)
         return {HELD_OUT: 1.0}
 
-    made.objective = replace(made.objective, validation=Validation(2, 2, measure))
+    made.objective.validation = Validation(2, 2, measure)
     made.at(bad, lambda losses: SPOILT["nan loss"](losses, made.network))
     with pytest.raises(DivergedError, match=f"diverged at step {bad + 1} "):
         made.fit(like_gpu, job)
@@ -546,7 +550,7 @@ def test_on_a_gpu_nothing_is_saved_logged_or_judged_after_a_bad_step(make, like_
 
 def test_on_a_gpu_patience_does_not_take_weights_that_stand_still_for_the_end(make, like_gpu, job):
     made = make("pretrain", checkpoint_every=50, log_every=50, steps=50)
-    made.objective = replace(made.objective, validation=Validation(2, 2, lambda step: {HELD_OUT: 1.0}))
+    made.objective.validation = Validation(2, 2, lambda step: {HELD_OUT: 1.0})
     made.at(1, lambda losses: SPOILT["nan loss"](losses, made.network))
     with pytest.raises(DivergedError, match="diverged at step 2 "):
         made.fit(like_gpu, job)
@@ -605,7 +609,7 @@ def test_where_nothing_was_saved_other_settings_start_anew(make, compute, job):
     assert not checkpoints(job)
     other = replace(job, identity={"another": "one"})
     assert make("finetune").fit(compute, other).step == STEPS
-    assert records.read_json(job.state / JOB) == {"another": "one"}
+    assert records.read_json(job.state / layout.JOB) == {"another": "one"}
 
 
 def test_parts_clipped_apart_do_not_shorten_each_others_steps(make, compute, job):
@@ -621,14 +625,16 @@ def test_parts_clipped_apart_do_not_shorten_each_others_steps(make, compute, job
         own = 1000 * loud(torch.ones(1, 4)).square().mean()
         return {**losses, LOSS: losses[LOSS] + own - own.detach()}
 
-    objective = replace(beside.objective, network=network, loss=loss, validation=None, clipped_apart=(loud,))
+    objective = beside.objective
+    own, objective.network, objective.loss = objective.network, network, loss
+    objective.validation, objective.clipped_apart = None, (loud,)
     optimizer = trainer.optim.adamw(network, beside.training)
     elsewhere = replace(job, state=job.state.with_name(".beside"))
     trainer.fit(objective, optimizer, beside.training, compute, elsewhere)
     unjudged = make("pretrain", max_grad_norm=0.01)
-    unjudged.objective = replace(unjudged.objective, validation=None)
+    unjudged.objective.validation = None
     unjudged.fit(compute, replace(job, state=job.state.with_name(".unjudged")))
-    assert same(tensors(beside.network), tensors(unjudged.network))
+    assert same(tensors(own), tensors(unjudged.network))
 
 
 def test_a_key_that_is_new_and_null_is_named_too(make, compute, job):
@@ -650,9 +656,9 @@ def test_equal_settings_are_known_again_from_their_file(make, compute, job):
 def test_a_damaged_identity_is_no_licence_to_go_on(make, compute, job, content):
     with pytest.raises(BoomError):
         make("finetune").at(6, boom).fit(compute, job)
-    (job.state / JOB).write_bytes(content)
+    (job.state / layout.JOB).write_bytes(content)
     made = make("finetune")
-    with pytest.raises(IntegrityError, match=JOB) as caught:
+    with pytest.raises(IntegrityError, match=layout.JOB) as caught:
         made.fit(compute, job)
     assert caught.value.exit_code == 4
     assert made.steps == []
@@ -660,21 +666,81 @@ def test_a_damaged_identity_is_no_licence_to_go_on(make, compute, job, content):
 
 def test_a_kill_before_the_identity_was_written_is_a_start(make, compute, job, uninterrupted):
     job.state.mkdir(parents=True)
-    (job.state / f".{JOB}.tmp").write_bytes(b'{"half')
+    (job.state / f".{layout.JOB}.tmp").write_bytes(b'{"half')
     made = make("finetune")
     ended(made, made.fit(compute, job), uninterrupted("finetune"))
+
+
+def test_settings_that_are_gone_are_no_licence_to_go_on(make, compute, job):
+    with pytest.raises(BoomError):
+        make("finetune").at(6, boom).fit(compute, job)
+    (job.state / layout.JOB).unlink()
+    with pytest.raises(IntegrityError, match=r"whose settings \(job\.json\) are gone"):
+        make("finetune").fit(compute, job)
+
+
+def lost(path):
+    """Take away what tells that a checkpoint is whole: its checksum."""
+    path.rename(path.with_name(f"{path.name.partition('.')[0]}.safetensors"))
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lost])
+def test_lost_checkpoints_are_no_silent_start(make, compute, job, lose):
+    with pytest.raises(BoomError):
+        make("pretrain").at(9, boom).fit(compute, job)
+    for path in checkpoint.saved(job.state):
+        lose(path)
+    log, made = (job.state / layout.LOG).read_bytes(), make("pretrain")
+    with pytest.raises(IntegrityError, match=r"training up to step 9|Every checkpoint") as caught:
+        made.fit(compute, job)
+    assert caught.value.exit_code == 4
+    assert made.steps == []
+    assert (job.state / layout.LOG).read_bytes() == log
+
+
+def test_a_kill_before_the_first_checkpoint_is_a_start(make, compute, job, uninterrupted):
+    with pytest.raises(BoomError):
+        make("pretrain").at(3, boom).fit(compute, job)
+    assert records.read_log(job.state / layout.LOG)
+    made = make("pretrain")
+    ended(made, made.fit(compute, job), uninterrupted("pretrain"))
+
+
+def test_the_state_of_another_version_is_told(make, compute, job):
+    with pytest.raises(BoomError):
+        make("finetune").at(6, boom).fit(compute, job)
+    with pytest.raises(UsageError, match="saved by another version of this program; finish it with that"):
+        make("pretrain").fit(compute, job)
+
+
+def test_clocks_and_file_times_play_no_part(make, compute, job, uninterrupted, monkeypatch):
+    """Ten years back and forth, by the clock and by the files: the newest is that of the last step."""
+    years = itertools.cycle((-10, 10))
+    monkeypatch.setattr(time, "time", lambda: 1.9e9 + next(years) * 3.2e8)
+    with pytest.raises(BoomError):
+        make("pretrain").at(9, boom).fit(compute, job)
+    for age, path in enumerate(checkpoint.saved(job.state)):
+        os.utime(path, times=(1.6e9 - age * 3.2e8,) * 2)
+    made = make("pretrain")
+    ended(made, made.fit(compute, job), uninterrupted("pretrain"))
+    assert made.steps == [8, 9]
 
 
 # --- a full disk ---
 
 
-@pytest.mark.parametrize("name", ["step_00000008.safetensors", "step_00000008.json"])
-def test_a_full_disk_at_a_checkpoint_keeps_the_last_one(make, compute, job, uninterrupted, name):
-    def fill(losses):
-        (job.state / f".{name}.tmp").symlink_to("/dev/full")
+def test_a_full_disk_at_a_checkpoint_keeps_the_last_one(make, compute, job, uninterrupted, monkeypatch):
+    write = files.atomic_write
 
-    with pytest.raises(StorageError, match="disk is full") as caught:
-        make("pretrain").at(6, fill).fit(compute, job)
+    def fill(path, data):
+        if path.name.startswith("step_00000008"):
+            path.with_name(f".{path.name}.tmp").symlink_to("/dev/full")
+        write(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "atomic_write", fill)
+        with pytest.raises(StorageError, match="disk is full") as caught:
+            make("pretrain").fit(compute, job)
     assert caught.value.exit_code == 5
     made = make("pretrain")
     done = made.fit(compute, job)
@@ -724,9 +790,12 @@ def test_best_weights_of_a_later_step_that_is_not_reached_again_alike(make, comp
 
 
 def test_an_objective_need_not_have_more_than_a_loss(compute, job, experiment):
-    layer = nn.Linear(2, 1)
-    objective = Objective(layer, lambda step, part: {LOSS: layer(torch.ones(part.stop, 2)).square().mean()})
-    optimizer = trainer.optim.adamw(layer, experiment.defaults.finetune)
+    class Least(Objective):
+        def loss(self, step, part):
+            return {LOSS: self.model(torch.ones(part.stop, 2)).square().mean()}
+
+    objective = Least(nn.Linear(2, 1), compute)
+    optimizer = trainer.optim.adamw(objective.network, experiment.defaults.finetune)
     done = trainer.fit(objective, optimizer, experiment.defaults.finetune, compute, job)
     assert (done.step, done.best_step, done.held_out) == (STEPS, None, [])
     assert all(record["mfu"] == 0 for record in done.log)

@@ -246,6 +246,11 @@ class OpenFaces:
         self.file.read(places, images)
         return images
 
+    def some(self, ids: NDArray[np.integer]) -> OpenFaces:
+        """Return the chosen faces `ids` (B,), from 0 to N - 1."""
+        names, people = ([each[place] for place in ids] for each in (self.sample_ids, self.people))
+        return OpenFaces(self.file, self.places[ids], names, people)
+
     def read(self, ids: NDArray[np.integer], out: NDArray[np.uint8]) -> None:
         """Read the chosen faces `ids` (B,), from 0 to N - 1, into `out` (B, H, H, 3).
 

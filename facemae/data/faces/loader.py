@@ -75,6 +75,14 @@ class Feed:
         self._pool = ThreadPoolExecutor(workers, "feed") if workers and self.home != "gpu" else None
         self._ahead: dict[_Key, Future[_Read]] = {}
 
+    def ids(self, step: int, part: slice = WHOLE) -> Tensor:
+        """Return which of the faces a step's batch, or a part of it, holds, (B,) on the CPU."""
+        return self._ids_at(step)[part]
+
+    def names(self, step: int) -> list[str]:
+        """Return the sample_id of each face of a step's batch."""
+        return [self._faces.sample_ids[place] for place in self.ids(step).tolist()]
+
     def batch(self, step: int, part: slice = WHOLE) -> Tensor:
         """Return the faces (B, H, H, 3) uint8 of a step's batch, or of a part of it, on the device.
 
@@ -84,7 +92,7 @@ class Feed:
             IntegrityError: the cache is cut short, or the disk fails, whether here or in a worker.
         """
         if self._resident is not None:
-            return self._resident.index_select(0, self._ids(step, part).to(self._resident.device))
+            return self._resident.index_select(0, self.ids(step, part).to(self._resident.device))
         ready = self._ahead.pop(_key(step, part), None)
         self._read_ahead(step, part)
         faces, copied = ready.result() if ready else self._read(step, part)
@@ -108,9 +116,6 @@ class Feed:
     ) -> None:
         self.close()
 
-    def _ids(self, step: int, part: slice) -> Tensor:
-        return self._ids_at(step)[part]
-
     def _read_ahead(self, step: int, part: slice) -> None:
         if self._pool is None:
             return
@@ -122,7 +127,7 @@ class Feed:
                 self._ahead[_key(later, part)] = self._pool.submit(self._read, later, part)
 
     def _read(self, step: int, part: slice) -> _Read:
-        ids = self._ids(step, part).numpy()
+        ids = self.ids(step, part).numpy()
         if self._stream is None:
             return self._fill(ids, pinned=False), None
         with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facemae import config
+from facemae.compute.device import plain
 from facemae.core.seeds import seed_of
 from facemae.data.faces.cache import Faces
 from facemae.data.faces.subsets import labelled_subset
 from facemae.evaluation.baselines.closed_form import Floats, Head, fit, whiten
 from facemae.evaluation.baselines.off_the_shelf import Embed, recogniser
 from facemae.models.build import build_encoder
-from facemae.models.embedder import Frozen, embed
-from facemae.models.patches import to_input
+from facemae.models.embedder import Frozen, embed_faces
 
 EmbedByPart = Callable[[NDArray[np.uint8], int], NDArray[np.floating]]
 """From aligned faces (N, H, H, 3) and a part of the evaluation people to vectors (N, D)."""
@@ -34,7 +34,6 @@ BaselineFn = Callable[[Faces, config.Experiment, int], Embed]
 
 GREY_SIDE, GREY_COMPONENTS = 32, 300
 HOG_SIDE, HOG_COMPONENTS = 64, 400
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -114,14 +113,7 @@ def random_weights(training: Faces, experiment: config.Experiment, seed: int) ->
     """Embed as the mean token of the untrained encoder that every run of this seed starts from."""
     torch.manual_seed(seed_of(seed, "weights"))
     network = Frozen(build_encoder(experiment.defaults.model, experiment.data.image_size)).eval()
-
-    def tokens(images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), BATCH)
-        batches = [torch.from_numpy(images[start : start + BATCH]) for start in starts]
-        found: np.ndarray = torch.cat([embed(network, to_input(batch)) for batch in batches]).numpy()
-        return found
-
-    return tokens
+    return lambda images: embed_faces(network, images, plain("cpu"))
 
 
 def dlib(training: Faces, experiment: config.Experiment, seed: int) -> Embed:

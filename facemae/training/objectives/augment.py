@@ -15,7 +15,7 @@ from torch import Tensor
 
 from facemae import config
 from facemae.compute.seeding import Noise
-from facemae.masking.crops import Crops
+from facemae.masking.regions import Crops
 from facemae.models.patches import to_input
 
 LARGEST_RATIO = 4 / 3  # of a crop's sides, as in the peers' recipes; faces that are stretched more look ill

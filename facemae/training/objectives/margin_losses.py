@@ -1,19 +1,18 @@
 """Losses for identity: PyTorch Metric Learning's and AdaFace, with the margin as a value that can be ramped.
 
-Shapes: B batch, M dimensions of an embedding, C people, S people of one step.
+Shapes: B batch, M dimensions of an embedding, C people.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss, SubCenterArcFaceLoss
-from torch import Generator, Tensor, nn
-from torch.func import functional_call
+from torch import Tensor, nn
 
 from facemae import config
 
@@ -58,16 +57,11 @@ def _short(vectors: Tensor) -> Tensor:
 
 
 def chance(finetune: config.Finetune, people: int) -> float:
-    """Return the loss of embeddings at right angles to all class vectors, with the full margin.
-
-    With `people_per_step` the softmax is over those people alone, or over as many as a batch can show.
-    """
+    """Return the loss of embeddings at right angles to all class vectors, with the full margin."""
     margin = full_margin(finetune)
     own = -math.sin(margin) if finetune.loss in ("arcface", "subcenter") else -margin
     scale = scale_of(finetune, people)
-    shown = min(people, finetune.batch_size // finetune.grad_accumulation)
-    compared = max(math.ceil(finetune.people_per_step * people), shown)
-    return math.log(math.exp(scale * own) + compared - 1) - scale * own
+    return math.log(math.exp(scale * own) + people - 1) - scale * own
 
 
 def scale_of(finetune: config.Finetune, people: int) -> float:
@@ -147,41 +141,3 @@ class AdaFace(nn.Module):
             self.batches.add_(1)
         standard = (lengths - self.mean) / (self.deviation + 1e-3)
         return (standard * self.CONCENTRATION).clamp(-1, 1)
-
-
-def some_people(labels: Tensor, people: int, share: float, generator: Generator) -> Tensor:
-    """Return the people (S,), ascending, of a step's loss: those in the batch and random others.
-
-    An et al., Partial FC, 2021: S is the share of all people, or more where the batch shows more.
-
-    Args:
-        labels: (B,) the people in the batch.
-        people: C.
-        share: Above 0 to 1.
-        generator: Of the CPU, from which each step draws anew.
-    """
-    lots = torch.rand(people, generator=generator).to(labels.device)
-    present = torch.unique(labels)
-    lots[present] = 2.0  # above every lot
-    count = max(len(present), math.ceil(share * people))
-    return lots.topk(count).indices.sort().values
-
-
-def loss_over(loss: nn.Module, embeddings: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
-    """Return a loss made by `identity_loss` as if there were only the people `chosen` (S,), ascending.
-
-    The logits, the memory and the arithmetic are S wide instead of C. The others' vectors get a gradient of
-    zero, so the optimiser's averages still move them a little, where the paper's leaves them.
-    """
-    vectors = cast(Tensor, loss.W)
-    everyone = cast(int, loss.num_classes)
-    each = vectors.shape[1] // everyone  # vectors of a person
-    columns = (chosen[:, None] * each + torch.arange(each, device=chosen.device)).flatten()
-    loss.num_classes = len(chosen)  # type: ignore[assignment]
-    try:
-        value: Tensor = functional_call(
-            loss, {"W": vectors[:, columns]}, (embeddings, torch.searchsorted(chosen, labels))
-        )
-    finally:
-        loss.num_classes = everyone  # type: ignore[assignment]
-    return value

@@ -9,13 +9,11 @@ P pixel values per patch, H side of the image.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -25,14 +23,10 @@ from facemae.masking.mask import PatchMask
 from facemae.models.base import Encoder, Encoding
 from facemae.models.decoders import Transformer
 from facemae.models.mae import MaskedAutoencoder, Prediction
-from facemae.models.patches import patchify, position_embedding
 from facemae.models.vit import Vit
 from facemae.training.optimizer import averaged
 
 TINY = torch.finfo(torch.float32).tiny
-# Of the adversary: the bound on a standardised error, and how far from uniform that drives a patch.
-ADVANTAGE_BOUND, REACH = 2.0, 0.9
-LEAST_DEVIATION = 1e-6  # of errors that differ by more than rounding
 
 
 class Guide(nn.Module):
@@ -171,61 +165,6 @@ class PositionLoss(Guide):
             new.zero_()
 
 
-class Adversary(Guide):
-    """A small network that learns to propose the patches on which the autoencoder errs. Experimental.
-
-    From ADIOS (Shi et al., Adversarial Masking for Self-Supervised Learning, ICML 2022) and CL-MAE (Madan et
-    al., CL-MAE: Curriculum-Learned Masked Autoencoders, WACV 2024) it takes the game: one network hides,
-    the other fills in, and what one loses the other gains; from CL-MAE also a Transformer that scores every
-    patch, and a divergence that keeps its masks from collapsing. It differs in that
-
-    - masks are hard and hide exactly M patches, where both papers train through soft ones, and ADIOS draws
-      several per image. So the gradient is a score function's (Williams, REINFORCE, 1992): it goes through
-      the probability of what was hidden, not through the autoencoder, which need not know;
-    - it plays against the autoencoder from the first step on; CL-MAE begins as its partner;
-    - one divergence, from uniform and per image, stands for their penalties on area and on likeness.
-    """
-
-    def __init__(self, mae: MaskedAutoencoder, pretrain: config.Pretrain) -> None:
-        super().__init__()
-        self.proposer = Proposer(mae.encoder, pretrain)
-
-    @torch.no_grad()
-    def signal(self, images: Tensor) -> Tensor:
-        """Return the score of each patch, a logit, (B, N); 0 everywhere at first."""
-        return cast(Tensor, self.proposer(images))
-
-    def loss(self, images: Tensor, mask: PatchMask, prediction: Prediction, errors: Tensor) -> Tensor:
-        """Return the loss of the proposals."""
-        return proposal_loss(self.proposer(images), prediction.ids, errors)
-
-
-class Proposer(nn.Module):
-    """A Transformer of the decoder's shape, from an image's patches to a score for each."""
-
-    position: Tensor
-
-    def __init__(self, encoder: Encoder, pretrain: config.Pretrain) -> None:
-        super().__init__()
-        width, self.patch_size = pretrain.decoder_width, encoder.patch_size
-        self.embed = nn.Linear(3 * encoder.patch_size**2, width)
-        self.register_buffer("position", position_embedding(width, encoder.side), persistent=False)
-        self.blocks = nn.Sequential(
-            *(Block(width, pretrain.decoder_heads, qkv_bias=True) for _ in range(pretrain.decoder_depth))
-        )
-        self.norm = nn.LayerNorm(width)
-        self.score = nn.Linear(width, 1, bias=False)  # only differences count
-        nn.init.zeros_(self.score.weight)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return scores (B, N) in float32 of images (B, 3, H, H)."""
-        # Autocast of older PyTorch keeps the weights that it has rounded for `signal`, without a gradient,
-        # and uses them again for `loss`, which then trains nothing (pytorch/pytorch#65766).
-        with torch.autocast(images.device.type, enabled=False):
-            tokens = self.embed(patchify(images.float(), self.patch_size)) + self.position
-            return _per_patch(self.score(self.norm(self.blocks(tokens))))
-
-
 def attention_received(block: Any, tokens: Tensor, prefix: int) -> Tensor:
     """Return the attention that each patch gets in a block of timm's, mean over heads, (B, N) in float32.
 
@@ -257,26 +196,6 @@ def ranking_loss(predicted: Tensor, errors: Tensor) -> Tensor:
     return (costs * harder).sum() / pairs
 
 
-def proposal_loss(scores: Tensor, ids: Tensor, errors: Tensor) -> Tensor:
-    """Return a loss that raises the scores (B, N) of those of the patches `ids` (B, Q) with great errors.
-
-    With p = softmax(scores), the probability of being hidden first, it is the mean over the predicted patches
-    of -a_i log p_i, where the advantage a_i is the error, standardised within the image and bounded by A
-    (`ADVANTAGE_BOUND`), plus a weight on KL(uniform || p). The weight is such that with all patches
-    predicted and the same errors ever again p_i comes to rest at (1 + REACH a_i / A) / N, up to the
-    rounding that the bound brings: no patch is driven out for good, whatever its error.
-    """
-    patches, predicted = scores.shape[1], ids.shape[1]
-    centred = errors - errors.mean(dim=1, keepdim=True)
-    advantage = centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp(min=LEAST_DEVIATION)
-    advantage = advantage.clamp(-ADVANTAGE_BOUND, ADVANTAGE_BOUND)
-    log_p = scores.log_softmax(dim=1)
-    gain = (advantage * log_p.gather(1, ids)).mean(dim=1)
-    from_uniform = -log_p.mean(dim=1) - math.log(patches)
-    weight = ADVANTAGE_BOUND * patches / (REACH * predicted)
-    return (weight * from_uniform - gain).mean()
-
-
 def _per_patch(values: Tensor) -> Tensor:
     """Return values (B, Q, 1) as (B, Q) in float32."""
     return values.squeeze(-1).float()
@@ -286,6 +205,5 @@ GUIDES: dict[str, Callable[[MaskedAutoencoder, config.Pretrain], Guide]] = {
     "attention": Attention,
     "predicted_loss": PredictedLoss,
     "position_loss": PositionLoss,
-    "adversarial": Adversary,
 }
-"""Guides by the key that a strategy names (masking/strategies.py)."""
+"""Guides by the key that a strategy names (config/masks.py)."""

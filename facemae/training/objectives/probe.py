@@ -9,20 +9,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from facemae.compute.device import Compute
 from facemae.evaluation.metrics import roc_auc_score
 from facemae.evaluation.pairs import Comparisons
 from facemae.models.base import Encoder
-from facemae.models.embedder import Frozen, embed
-from facemae.models.patches import to_input
+from facemae.models.embedder import Frozen, embed_faces
 
-BATCH = 64
 MOST_FACES = 500  # 125,000 pairs: enough for two digits, and no minute
 
 
-def probe(encoder: Encoder, faces: Tensor, people: Sequence[str], compute: Compute) -> dict[str, float]:
+def probe(
+    encoder: Encoder, faces: NDArray[np.uint8], people: Sequence[str], compute: Compute
+) -> dict[str, float]:
     """Return what the frozen encoder's pooled tokens say of who is who; {} where nobody is shown twice.
 
     `probe_knn` is the share of faces whose nearest other face, by cosine, is of the same person;
@@ -34,7 +34,7 @@ def probe(encoder: Encoder, faces: Tensor, people: Sequence[str], compute: Compu
         people: (N,) who is on each.
         compute: Where to compute.
     """
-    vectors = _embeddings(encoder, faces, compute)
+    vectors = torch.from_numpy(embed_faces(Frozen(encoder), faces, compute))
     vectors = vectors - vectors.mean(dim=0)  # tokens share a large mean, which would hide every difference
     vectors = torch.nn.functional.normalize(vectors, dim=1)
     cosine = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
@@ -50,12 +50,3 @@ def probe(encoder: Encoder, faces: Tensor, people: Sequence[str], compute: Compu
         "probe_knn": float((names[nearest] == names)[shown_twice].mean()),
         "probe_auc": float(roc_auc_score(pairs)[0]),
     }
-
-
-def _embeddings(encoder: Encoder, faces: Tensor, compute: Compute) -> Tensor:
-    network, parts = Frozen(encoder), []
-    for start in range(0, len(faces), BATCH):
-        with compute.autocast():
-            images = to_input(faces[start : start + BATCH].to(compute.device))
-            parts.append(embed(network, images).cpu())
-    return torch.cat(parts)

@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms.v2 import functional as peer
 
 from facemae.compute.seeding import Noise
-from facemae.masking.crops import Crops
+from facemae.masking.regions import Crops
 from facemae.models.patches import to_input
 from facemae.training.objectives import augment
 from facemae.training.objectives.augment import apply_crops, random_crops, random_flip, random_view

@@ -5,8 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.losses import NTXentLoss
-from torch import nn
-from trainings import RIVALS, Fed, contrast, same, tensors
+from trainings import METHODS, Fed, contrast, same, tensors
 
 from facemae import config
 from facemae.compute.distributed import ALONE
@@ -15,13 +14,14 @@ from facemae.core.errors import UsageError
 from facemae.data.faces.cache import Faces
 from facemae.models.build import build_encoder, build_mae
 from facemae.training import trainer
+from facemae.training.objective import LOSS
 from facemae.training.objectives.augment import apply_crops, random_crops, self_supervised_view
-from facemae.training.objectives.contrastive import KINDS, build_contrast, build_rival, info_nce, trial
+from facemae.training.objectives.contrastive import info_nce
 from facemae.training.optimizer import adamw
-from facemae.training.trainer import LOSS, Job
+from facemae.training.trainer import Job
 
 SIZE, BATCH = 32, 4
-AVERAGING = [name for name in KINDS if KINDS[name].averages]
+AVERAGING = [name for name, method in METHODS.items() if method.averages]
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
@@ -56,22 +56,23 @@ def make(experiment, faces, compute):
         settings = config.Pretrain.model_validate(settings)
         torch.manual_seed(0)
         encoder = build_encoder(experiment.defaults.model.model_copy(update=dict(model)), SIZE)
-        rival = build_rival(encoder, settings, seed=0)
-        return build_contrast(rival, Fed(faces, batch), settings, compute, 0)
+        made = METHODS[method](METHODS[method].build(encoder, settings, seed=0), settings, compute, 0)
+        made.feed = Fed(faces, batch)
+        return made
 
     return build
 
 
 def trained(made, steps, rate=3e-3):
     """Take some steps and return the losses."""
-    network, losses = nn.ModuleDict(made.parts), []
+    network, losses = made.network, []
     optimizer = adamw(network.train(), made.settings.model_copy(update={"learning_rate": rate}))
     for step in range(steps):
         loss = made.loss(step, slice(0, made.settings.batch_size))[LOSS]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        made.after_step(ALONE)
+        made.follow(ALONE)
         losses.append(float(loss.detach()))
     return losses
 
@@ -130,7 +131,7 @@ def nt_xent(first, second, temperature):
 def test_simclr_is_the_papers_loss(make):
     made = make("simclr")
     own = torch.randn(6, 5, generator=torch.manual_seed(1))
-    found = float(made.kind.compare(made.compared, own, own))
+    found = float(made.compare(own, own))
     temperature = made.settings.views.temperature
     assert found == pytest.approx(nt_xent(own[:3], own[3:], temperature), rel=1e-5)
     other = NTXentLoss(temperature=temperature)(own, torch.arange(3).repeat(2))
@@ -147,7 +148,7 @@ def test_moco_looks_for_the_other_views_key_in_both_directions(make):
         for i, row in enumerate(cosines.tolist()):
             terms = [math.exp(each / temperature) for each in row]
             expected.append(-math.log(terms[i] / sum(terms)))
-    found = float(made.kind.compare(made.compared, own, averages))
+    found = float(made.compare(own, averages))
     assert found == pytest.approx(sum(expected) / 6, rel=1e-5)
 
 
@@ -162,27 +163,27 @@ def test_dino_is_the_papers_loss_and_its_centre_follows(make):
     student, teacher = (torch.randn(8, 6, generator=draw) for _ in range(2))
     views = made.settings.views
     centre = torch.linspace(-1, 1, 6)
-    made.compared.center.data = centre.view(1, 1, 6).clone()
+    made.criterion.center.data = centre.view(1, 1, 6).clone()
     target = ((teacher - centre) / views.teacher_temperature).softmax(dim=1)
     logs = (student / views.temperature).log_softmax(dim=1)
     crossed = -(target[:4] * logs[4:]).sum(dim=1) - (target[4:] * logs[:4]).sum(dim=1)
-    found = made.kind.compare(made.compared, student, teacher)
+    found = made.compare(student, teacher)
     assert float(found) == pytest.approx(float(crossed.mean() / 2), rel=1e-5)
-    torch.testing.assert_close(made.compared.center.flatten(), 0.9 * centre + 0.1 * teacher.mean(dim=0))
+    torch.testing.assert_close(made.criterion.center.flatten(), 0.9 * centre + 0.1 * teacher.mean(dim=0))
 
 
 # --- what is trained ---
 
 
 @pytest.mark.parametrize("encoder", ["vit", "cnn", "mlp"])
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_gradient_reaches_every_weight_and_no_averaged_one(make, method, encoder):
     network = {"network": "resnet10t"} if encoder == "cnn" else {}
     made = make(method, {"encoder": encoder, "class_token": encoder == "vit", **network})
     with torch.no_grad():  # what starts at zero would hide what flows through it
         for weight in made.model.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
-    made.after_step(ALONE)
+    made.follow(ALONE)
     losses = made.loss(0, slice(0, BATCH))
     assert losses.keys() == {LOSS}
     assert losses[LOSS].dtype == torch.float32
@@ -203,19 +204,19 @@ def test_the_averaged_branch_moves_by_its_share(make, method):
     with torch.no_grad():
         for weight in own.parameters():
             weight.add_(1.0)
-    made.after_step(ALONE)
+    made.follow(ALONE)
     for name, weight in own.named_parameters():
         moved = averages.get_parameter(name) - before[name]
         torch.testing.assert_close(moved, torch.full_like(moved, 0.25), rtol=0, atol=1e-5)
         assert torch.equal(weight, before[name] + 1)
-    assert made.parts["momentum"] is made.momentum
+    assert made.network["momentum"] is made.momentum
 
 
 def test_only_simclr_compares_with_itself_alone(make):
-    assert [name for name in RIVALS if make(name).momentum is None] == ["simclr"]
+    assert [name for name in METHODS if make(name).momentum is None] == ["simclr"]
 
 
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_encoder_starts_as_a_masked_autoencoders(experiment, make, method):
     settings = experiment.defaults.pretrain
     torch.manual_seed(0)
@@ -224,7 +225,7 @@ def test_the_encoder_starts_as_a_masked_autoencoders(experiment, make, method):
     torch.manual_seed(99)  # the heads' start hangs on the run's seed alone
     again = make(method)
     assert same(tensors(make(method).model), tensors(again.model))
-    other = build_rival(again.model.encoder, again.settings, seed=1)
+    other = again.build(again.model.encoder, again.settings, seed=1)
     assert not same(tensors(other), tensors(again.model))
 
 
@@ -241,7 +242,7 @@ def test_dinos_student_comes_to_agree_with_a_teacher_that_stands_still(make, mon
     made = make("dino", batch=16, views=EASY)
     monkeypatch.setattr(type(made), "after_step", lambda self, world: None)
     trained(made, 20, rate=1e-9)  # its centre comes to where the teacher's outputs are
-    made.compared.center_momentum = 1.0
+    made.criterion.center_momentum = 1.0
     losses = trained(made, 30)
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
@@ -259,11 +260,11 @@ def test_no_global_randomness(make):
 # --- held-out faces ---
 
 
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", METHODS)
 def test_scoring_changes_nothing_and_is_repeatable(make, method):
     made = make(method)
     trained(made, 3)
-    network = nn.ModuleDict(made.parts).eval()
+    network = made.network.eval()
     before, faces = tensors(network), Faces(made.feed.faces[:11].numpy(), [], [])
     first = made.score(made.model, faces)
     assert same(tensors(network), before)
@@ -280,7 +281,7 @@ def test_held_out_faces_are_compared_in_whole_batches(make, monkeypatch):
         return inner(self, model, faces, places, *key)
 
     monkeypatch.setattr(type(made), "_loss", seen)
-    nn.ModuleDict(made.parts).eval()
+    made.network.eval()
     for count, expected in ((2, [2]), (7, [7]), (11, [6, 5])):
         sizes.clear()
         made.score(made.model, Faces(made.feed.faces[:count].numpy(), [], []))
@@ -295,7 +296,7 @@ class BoomError(Exception):
 
 
 @pytest.mark.parametrize("step", [5, 9])
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", METHODS)
 def test_an_interrupted_training_ends_with_the_same_bits(experiment, faces, compute, tmp_path, method, step):
     def boom(losses):
         raise BoomError
@@ -318,13 +319,13 @@ def test_an_interrupted_training_ends_with_the_same_bits(experiment, faces, comp
 # --- costs, and what is refused ---
 
 
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_trial_is_of_two_views_and_can_be_copied(make, compute, method):
     from facemae.training import memory
 
     made = make(method)
     before = tensors(made.model)
-    estimate = memory.measure(made.model, trial(made.settings, SIZE, compute), compute)
+    estimate = memory.measure(made.model, made.trial, compute)
     assert same(tensors(made.model), before)
     assert estimate.flops > 0
     assert estimate.image_bytes > 0
@@ -346,9 +347,7 @@ def test_a_method_that_is_none_is_refused(small):
 
 
 def test_the_methods_are_those_of_the_configuration():
-    from facemae.stages.pretrain import METHODS
-
-    assert tuple(METHODS) == config.METHODS == ("mae", *KINDS)
+    assert ("mae", *METHODS) == config.METHODS
 
 
 @pytest.mark.parametrize("method", config.METHODS)

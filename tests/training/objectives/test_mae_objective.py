@@ -2,34 +2,28 @@ import itertools
 
 import pytest
 import torch
+from trainings import Fed
 
 from facemae import config
 from facemae.compute.device import Compute
 from facemae.compute.distributed import ALONE
-from facemae.compute.seeding import Noise, batch_ids
+from facemae.compute.seeding import Noise
 from facemae.config import compatibility
 from facemae.core.errors import UsageError
-from facemae.masking.crops import whole
 from facemae.masking.mask import hide_highest
+from facemae.masking.regions import whole
 from facemae.masking.strategies import STRATEGIES
 from facemae.models.build import build_mae
 from facemae.models.patches import to_input
-from facemae.training.objectives.mae import build_autoencoding, predicted_ids
-from facemae.training.trainer import LOSS
+from facemae.models.reconstruction import errors_of
+from facemae.training.objective import LOSS
+from facemae.training.objectives.mae import MaskedPretraining, predicted_ids
 
 SIZE, SIDE, BATCH = 32, 4, 4
 MASKS = ["random", "region", "pixel", "attention_high", "hard_patches", "loss_ema",
-         "ratio_curriculum", "adversarial"]  # fmt: skip
+         "ratio_curriculum"]  # fmt: skip
 ENCODERS, DECODERS, LOSS_ON = compatibility.DECODERS, compatibility.DECODERS["vit"], ("hidden", "all")
 EVERY = list(itertools.product(ENCODERS, DECODERS, MASKS, LOSS_ON))
-
-
-class Fed:
-    def __init__(self, faces):
-        self.faces = faces
-
-    def batch(self, step, part=slice(None)):
-        return self.faces[batch_ids(len(self.faces), BATCH, step, 0)[part]]
 
 
 @pytest.fixture
@@ -46,7 +40,9 @@ def make(experiment, faces, compute):
         settings = config.Pretrain.model_validate(settings)
         torch.manual_seed(0)
         mae = build_mae(experiment.defaults.model.model_copy(update=dict(model)), settings, SIZE)
-        return build_autoencoding(mae, Fed(faces), settings, where, 0)
+        objective = MaskedPretraining(mae, settings, where, 0)
+        objective.feed = Fed(faces, BATCH)
+        return objective
 
     return build
 
@@ -76,13 +72,13 @@ def test_the_gradient_reaches_every_weight_of_every_possible_combination(experim
         made = make(
             {"encoder": encoder, "class_token": encoder == "vit"}, decoder=decoder, mask=mask, loss_on=loss_on
         )
-        shake(made.mae)
+        shake(made.model)
         if made.guide:
             shake(made.guide)
         losses = made.loss(0, slice(0, BATCH))
         assert losses[LOSS].dtype == torch.float32
         losses[LOSS].backward()
-        trained = dict(made.mae.named_parameters(prefix="mae"))
+        trained = dict(made.model.named_parameters(prefix="model"))
         if made.guide:
             trained |= {
                 name: each for name, each in made.guide.named_parameters(prefix="guide") if each.requires_grad
@@ -128,7 +124,7 @@ def test_every_strategy_trains(make, mask):
     for step in range(3):
         losses = made.loss(step, slice(0, BATCH))
         losses[LOSS].backward()
-        made.after_step(ALONE)
+        made.after_step(step, ALONE)
         assert torch.isfinite(losses[LOSS])
 
 
@@ -139,7 +135,7 @@ def test_every_strategy_trains(make, mask):
 def test_exactly_that_share_of_the_patches_is_predicted(make, share, count):
     made = make(predict_ratio=share)
     mask = hide_highest(Noise(range(64), "mask").uniform(16), 12)
-    ids = predicted_ids(made.mae, mask, made.settings, Noise(range(64), "mask", 1))
+    ids = predicted_ids(made.model, mask, made.settings, Noise(range(64), "mask", 1))
     assert ids.shape == (64, count)
     assert mask.hidden.gather(1, ids).all()
     assert (ids.diff(dim=1) > 0).all()  # each once, in order
@@ -151,8 +147,8 @@ def test_exactly_that_share_of_the_patches_is_predicted(make, share, count):
 def test_an_images_choice_does_not_depend_on_the_others(make):
     made = make(predict_ratio=0.25)
     mask = hide_highest(Noise(range(8), "mask").uniform(16), 12)
-    together = predicted_ids(made.mae, mask, made.settings, Noise(range(8), "mask", 1))
-    alone = predicted_ids(made.mae, mask[3:5], made.settings, Noise(range(3, 5), "mask", 1))
+    together = predicted_ids(made.model, mask, made.settings, Noise(range(8), "mask", 1))
+    alone = predicted_ids(made.model, mask[3:5], made.settings, Noise(range(3, 5), "mask", 1))
     assert torch.equal(alone, together[3:5])
 
 
@@ -160,19 +156,20 @@ def test_an_images_choice_does_not_depend_on_the_others(make):
 def test_all_patches_are_predicted_where_that_is_meant(make, mask, loss_on):
     made = make(mask=mask, loss_on=loss_on)
     images = to_input(made.feed.batch(0))
-    drawn = made.masker.draw(images, whole(BATCH), Noise(range(BATCH), "mask"), 0.0)
-    ids = predicted_ids(made.mae, drawn, made.settings, Noise(range(BATCH), "mask"))
+    drawn = made.draw_mask(images, whole(BATCH), Noise(range(BATCH), "mask"), 0.0)
+    ids = predicted_ids(made.model, drawn, made.settings, Noise(range(BATCH), "mask"))
     assert torch.equal(ids, torch.arange(16).expand(BATCH, -1))
 
 
 def test_a_loss_on_all_patches_counts_the_visible_ones_too(make):
     images = to_input(make().feed.batch(0))
     hidden_only, everything = make(loss_on="hidden"), make(loss_on="all")
-    mask = hidden_only.masker.draw(images, whole(BATCH), Noise(range(BATCH), "mask"), 0.0)
-    ids = everything.mae.all_ids(BATCH, images.device)
-    prediction = everything.mae(images, mask, ids)
-    errors = everything.errors(prediction, images, mask)
-    only = hidden_only.errors(hidden_only.mae(images, mask), images, mask)
+    mask = hidden_only.draw_mask(images, whole(BATCH), Noise(range(BATCH), "mask"), 0.0)
+    ids = everything.model.all_ids(BATCH, images.device)
+    prediction = everything.model(images, mask, ids)
+    errors = errors_of(everything.model, prediction, images, mask, everything.settings)
+    prediction = hidden_only.model(images, mask)
+    only = errors_of(hidden_only.model, prediction, images, mask, hidden_only.settings)
     assert errors.shape == (BATCH, 16)
     torch.testing.assert_close(errors.gather(1, mask.hidden_ids), only)
     assert not torch.isclose(errors.mean(), only.mean(), rtol=1e-3)
@@ -222,7 +219,7 @@ def test_a_guides_loss_changes_no_gradient_of_the_autoencoder(make):
         losses = made.loss(0, slice(0, BATCH))  # at step 0 nothing is led yet: the same masks
         assert float(losses[LOSS].detach()) == pytest.approx(float(made_loss(made).detach()), rel=1e-5)
         losses[LOSS].backward()
-        grads.append([weight.grad.clone() for weight in made.mae.parameters()])
+        grads.append([weight.grad.clone() for weight in made.model.parameters()])
     for first, second in zip(*grads, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-7)
 
@@ -231,8 +228,9 @@ def made_loss(made):
     """Return the loss of step 0 without a guide."""
     images, crops = made._images(0, slice(0, BATCH))
     noise = made._noise(slice(0, BATCH), "mask", 0)
-    mask = made.masker.draw(images, crops, noise, 0.0)
-    return made.errors(made.mae(images, mask), images, mask).mean().detach()
+    mask = made.draw_mask(images, crops, noise, 0.0)
+    prediction = made.model(images, mask)
+    return errors_of(made.model, prediction, images, mask, made.settings).mean().detach()
 
 
 def test_a_perceptual_loss_comes_beside_the_pixels(make):
@@ -243,7 +241,7 @@ def test_a_perceptual_loss_comes_beside_the_pixels(make):
     assert values[LOSS] == pytest.approx(values["pixel_loss"] + 2.0 * values["perceptual_loss"])
     assert values["perceptual_loss"] > 0
     losses["perceptual_loss"].backward()
-    assert all(weight.grad is not None for weight in made.mae.decoder.parameters())
+    assert all(weight.grad is not None for weight in made.model.decoder.parameters())
     assert not [weight for weight in made.perceptual.parameters() if weight.requires_grad]
 
 
@@ -258,7 +256,7 @@ def test_without_crops_a_face_is_whole_or_mirrored(make, faces):
     assert crops.boxes.shape == (BATCH, 4)
 
 
-def test_faces_are_lit_and_grey_as_a_rivals_are(make, faces):
+def test_faces_are_lit_and_grey_as_contrastive_views_are(make, faces):
     plain = make()._images(0, slice(0, BATCH))[0]
     grey = make(grey=1.0)._images(0, slice(0, BATCH))[0]
     assert torch.equal(grey, grey[:, :1].expand_as(grey))
@@ -275,8 +273,8 @@ def test_regions_move_with_the_crop(make):
     made = make(mask="parts_first", mask_ratio=0.25)
     images = to_input(made.feed.batch(0))
     noise = Noise(range(BATCH), "mask")
-    upright = made.masker.draw(images, whole(BATCH), noise, 0.0)
+    upright = made.draw_mask(images, whole(BATCH), noise, 0.0)
     crops = whole(BATCH)
     boxes = torch.tensor([[0.0, 0.5, 1.0, 1.0]]).expand(BATCH, -1)  # the lower half: mouth and cheeks
-    lower = made.masker.draw(images, type(crops)(boxes, crops.flipped), Noise(range(BATCH), "mask"), 0.0)
+    lower = made.draw_mask(images, type(crops)(boxes, crops.flipped), Noise(range(BATCH), "mask"), 0.0)
     assert not torch.equal(upright.hidden, lower.hidden)

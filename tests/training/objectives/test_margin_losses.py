@@ -4,16 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from facemae.compute.seeding import generator
 from facemae.training.objectives.margin_losses import (
     AdaFace,
     chance,
     full_margin,
     identity_loss,
-    loss_over,
     scale_of,
     set_margin,
-    some_people,
 )
 
 PEOPLE, DIMENSIONS = 5, 8
@@ -190,63 +187,6 @@ def test_the_automatic_scale_is_twice_cosfaces_bound(settings, people, expected)
     assert scale_of(settings("cosface", scale=30.0), people) == 30.0
 
 
-# --- some people ---
-
-KINDS = ["cosface", "arcface", "softmax", "adaface", "subcenter"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_over_all_people_is_the_whole_loss(settings, batch, kind):
-    loss, other = made(settings(kind)), made(settings(kind))
-    whole, part = loss(*batch), loss_over(other, *batch, torch.arange(PEOPLE))
-    assert float(part.detach()) == pytest.approx(float(whole.detach()), rel=1e-6)
-    whole.backward()
-    part.backward()
-    torch.testing.assert_close(loss.W.grad, other.W.grad)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_over_some_people_is_that_of_a_smaller_task(settings, batch, kind):
-    """People 1 and 4 of five, of whom the batch shows only those."""
-    loss = made(settings(kind))
-    chosen = torch.tensor([1, 4])
-    shown = torch.isin(batch[1], chosen)
-    embeddings, labels = batch[0][shown], batch[1][shown]
-    torch.manual_seed(1)
-    small = identity_loss(settings(kind), 2, DIMENSIONS)
-    each = loss.W.shape[1] // PEOPLE
-    with torch.no_grad():
-        columns = torch.cat([torch.arange(person * each, (person + 1) * each) for person in (1, 4)])
-        small.W.copy_(loss.W[:, columns])
-    value = loss_over(loss, embeddings, labels, chosen)
-    assert float(value.detach()) == pytest.approx(float(small(embeddings, (labels == 4).long()).detach()))
-    value.backward()
-    assert loss.W.grad[:, columns].any()
-    assert loss.W.grad.count_nonzero() == loss.W.grad[:, columns].count_nonzero()  # nobody else learns
-    assert loss.num_classes == PEOPLE
-
-
-def test_some_people_are_those_in_the_batch_and_others_at_random():
-    labels = torch.tensor([7, 3, 3, 90])
-    met = torch.zeros(100)
-    for step in range(200):
-        chosen = some_people(labels, 100, 0.1, generator(0, step))
-        assert len(chosen) == 10
-        assert torch.equal(chosen, chosen.unique())
-        assert torch.isin(labels, chosen).all()
-        met[chosen] += 1
-    others = met[~torch.isin(torch.arange(100), labels)]
-    assert met[[3, 7, 90]].tolist() == [200] * 3
-    assert others.min() > 2  # of 14 on average
-    assert others.max() < 35
-    again = some_people(labels, 100, 0.1, generator(0, 199))
-    assert torch.equal(again, chosen)
-
-
-def test_a_batch_with_more_people_than_the_share_has_them_all():
-    assert some_people(torch.arange(8), 20, 0.1, generator(0)).tolist() == list(range(8))
-
-
 @pytest.mark.parametrize("name", ["cosface", "arcface", "adaface", "subcenter", "softmax"])
 def test_chance_is_the_loss_of_embeddings_at_right_angles_to_all_class_vectors(settings, name):
     finetune = settings(name)
@@ -259,20 +199,6 @@ def test_chance_is_the_loss_of_embeddings_at_right_angles_to_all_class_vectors(s
     found = loss.eval()(across, torch.arange(12) % PEOPLE)
     tolerance = 1.0 if name == "adaface" else 1e-3  # whose margin follows the lengths
     assert float(found.detach()) == pytest.approx(chance(finetune, PEOPLE), abs=tolerance)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.002])
-def test_chance_is_that_of_the_people_whom_a_step_compares(settings, share):
-    """Of a loss over a tenth of the people, chance over all of them would call a start at random learnt."""
-    changes = {"people_per_step": share, "batch_size": 16, "grad_accumulation": 2}
-    finetune, people = settings("cosface").model_copy(update=changes), 1000
-    loss, labels = identity_loss(finetune, people, DIMENSIONS), torch.arange(8)
-    with torch.no_grad():
-        loss.W.zero_()
-        loss.W[0] = 1
-    across = torch.eye(DIMENSIONS)[1].expand(8, -1)
-    found = loss_over(loss, across, labels, some_people(labels, people, share, generator(0)))
-    assert float(found.detach()) == pytest.approx(chance(finetune, people), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["cosface", "arcface", "adaface", "subcenter", "softmax"])

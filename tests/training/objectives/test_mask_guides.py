@@ -8,15 +8,12 @@ import torch.nn.functional as F
 
 from facemae.compute.attention import set_fused_attention
 from facemae.compute.distributed import ALONE
+from facemae.config.masks import MASK_GUIDES
 from facemae.masking.mask import hide_highest
-from facemae.masking.strategies import STRATEGIES
 from facemae.models.build import build_mae
 from facemae.training.objectives.mask_guides import (
-    ADVANTAGE_BOUND,
     GUIDES,
-    REACH,
     attention_received,
-    proposal_loss,
     ranking_loss,
 )
 
@@ -34,8 +31,6 @@ LED = [
     ("predicted_loss", CNN),
     ("predicted_loss", RESNET),
     ("position_loss", MLP),
-    ("adversarial", {}),
-    ("adversarial", RESNET),
 ]
 
 
@@ -114,7 +109,7 @@ def step(mae, guide, images, mask, errors):
 
 
 def test_every_strategy_with_a_guide_finds_it():
-    assert {strategy.guide for strategy in STRATEGIES.values()} - {None} == GUIDES.keys()
+    assert set(MASK_GUIDES.values()) == GUIDES.keys()
 
 
 @pytest.mark.parametrize(("name", "model"), LED)
@@ -347,79 +342,3 @@ class TestPositionLoss:
         errors[1], counts[1], errors[2], counts[2] = 1.0, 1.0, 5.0, 1.0
         guide.update(mae, Averaging(errors, counts))
         torch.testing.assert_close(guide.signal(images)[0, :4], torch.tensor([1.0, 3.0, 5.0, 0.0]))
-
-
-class TestAdversary:
-    def test_starts_without_a_preference(self, build, images):
-        _, guide = build("adversarial")
-        assert (guide.signal(images) == 0).all()
-
-    def test_computes_in_full_precision_under_autocast(self, build, images, mask, errors):
-        mae, guide = build("adversarial")
-        changed(guide)
-        prediction = mae(images, mask)
-        precise = guide.signal(images), guide.loss(images, mask, prediction, errors)
-        with torch.autocast("cpu", torch.bfloat16):
-            rounded = guide.signal(images), guide.loss(images, mask, prediction, errors)
-        assert all(torch.equal(one, other) for one, other in zip(precise, rounded, strict=True))
-
-    def test_learns_which_patches_are_hard_in_each_image(self, build, images):
-        """Hard are the patches that are bright, wherever they are."""
-        mae, guide = build("adversarial")
-        bright = torch.rand(BATCH, SIDE**2, generator=torch.Generator().manual_seed(7)) < 0.4
-        images = images / 10 + F.interpolate(bright.view(-1, 1, SIDE, SIDE).float(), scale_factor=8)
-        optimizer = torch.optim.Adam(guide.proposer.parameters(), lr=0.003)
-        for number in range(150):
-            lots = torch.rand(BATCH, SIDE**2, generator=torch.Generator().manual_seed(number))
-            mask = hide_highest(lots, HIDDEN)
-            prediction = mae(images, mask)
-            errors = bright.gather(1, mask.hidden_ids).float()
-            guide.loss(images, mask, prediction, errors).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        signal = guide.signal(images)
-        hard, easy = signal.masked_fill(~bright, math.inf), signal.masked_fill(bright, -math.inf)
-        assert (hard.min(dim=1).values > easy.max(dim=1).values).all()
-
-
-class TestProposalLoss:
-    def test_by_hand(self):
-        scores = torch.tensor([[0.0, 1.0, 2.0, 4.0]])
-        p = scores[0].softmax(0)
-        ids, errors = torch.tensor([[1, 3]]), torch.tensor([[5.0, 9.0]])  # advantages -1 and 1
-        divergence = sum(0.25 * math.log(0.25 / float(each)) for each in p)
-        gain = (-p[1].log() + p[3].log()) / 2
-        expected = ADVANTAGE_BOUND * 4 / (REACH * 2) * divergence - gain
-        torch.testing.assert_close(proposal_loss(scores, ids, errors), expected)
-
-    def test_comes_to_rest_near_uniform(self):
-        """Whatever the errors, no patch is driven out: the resting point that its docstring gives."""
-        scores = torch.zeros(1, 6, dtype=torch.float64, requires_grad=True)
-        errors = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]], dtype=torch.float64)
-        optimizer = torch.optim.SGD([scores], lr=1.0)
-        for _ in range(300):
-            optimizer.zero_grad()
-            proposal_loss(scores, torch.arange(6)[None], errors).backward()
-            optimizer.step()
-        advantage = (errors - errors.mean()) / errors.std(correction=0)
-        expected = (1 + REACH * advantage / ADVANTAGE_BOUND) / 6
-        torch.testing.assert_close(scores.detach().softmax(dim=1), expected, rtol=1e-4, atol=1e-6)
-
-    @pytest.mark.parametrize("outlier", [-1e6, 1e6])
-    def test_is_bounded_for_one_error_unlike_all_others(self, outlier):
-        scores = torch.zeros(1, 64, requires_grad=True)
-        errors = torch.zeros(1, 64).index_fill(1, torch.tensor([5]), outlier)
-        optimizer = torch.optim.SGD([scores], lr=3.0)
-        for _ in range(2000):
-            optimizer.zero_grad()
-            proposal_loss(scores, torch.arange(64)[None], errors).backward()
-            optimizer.step()
-        p = 64 * scores.detach().softmax(dim=1)
-        assert p.min() > 0.05
-        assert p.max() < 2.0
-        assert scores.grad.abs().max() < 1e-4
-
-    def test_equal_errors_pull_towards_uniform_alone(self):
-        scores = torch.tensor([[1.0, 0.0, -1.0]], requires_grad=True)
-        proposal_loss(scores, torch.arange(3)[None], torch.full((1, 3), 0.1)).backward()
-        assert scores.grad[0, 0] > 0 > scores.grad[0, 2]

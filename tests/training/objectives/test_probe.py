@@ -3,9 +3,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from facemae.models import embedder
 from facemae.models.base import Encoder, Encoding
 from facemae.models.build import build_encoder
-from facemae.training.objectives import probe as module
 from facemae.training.objectives.probe import probe
 
 
@@ -91,7 +91,7 @@ def test_batches_and_order_do_not_matter(compute, monkeypatch):
     people = [f"p{n}" for n in draw.integers(0, 5, 20)]
     vectors = draw.normal(size=(20, 6))
     before = probed(vectors, people, compute)
-    monkeypatch.setattr(module, "BATCH", 7)
+    monkeypatch.setattr(embedder, "BATCH", 7)
     after = probed(vectors, people, compute)
     order = draw.permutation(20)
     turned = probed(vectors[order], [people[place] for place in order], compute)

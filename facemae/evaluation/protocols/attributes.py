@@ -1,0 +1,251 @@
+"""What predictions of gender, race, age and expression are worth, over all faces and by group.
+
+Shapes: N faces, P subjects, R resamples, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, mean_absolute_error
+
+from facemae.evaluation.records import Measurement
+from facemae.evaluation.statistics import identity_weights
+from facemae.models.attribute_heads import UNKNOWN
+
+PROTOCOL = "attributes"
+PREDICTION_COLUMNS = ["sample_id", "task", "fold", "truth", "predicted"]
+GROUP_FACES = 30  # of a group: below, an accuracy of 0.8 is known to no better than 0.15
+AGE = "age"
+SCORES = ("accuracy", "balanced", "f1")
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The faces of one data set, in folds, with what it says of them.
+
+    Attributes:
+        source: The data set.
+        rows: (N,) rows with a sample_id.
+        subject: (N,) number of each face's subject, from 0.
+        fold: (N,) fold of each face.
+        truth: Each task's labels (N,): the number of the class, or the age in years; -1 where unknown.
+        classes: Each task's classes in order; none for age.
+        refused: The tasks that cannot be tested, with the reason.
+        group: (N,) group of each face, such as "female black", or "" where it is not known.
+    """
+
+    source: str
+    rows: pd.DataFrame
+    subject: Integers
+    fold: Integers
+    truth: dict[str, Integers]
+    classes: dict[str, list[str]]
+    refused: dict[str, str]
+    group: NDArray[np.str_]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Return the tasks that can be tested."""
+        return list(self.truth)
+
+    @property
+    def subjects(self) -> int:
+        """Return P."""
+        return int(self.subject.max()) + 1
+
+
+def confusion_scores(confusion: Floats) -> dict[str, Floats]:
+    """Return accuracy, balanced accuracy and macro F1 (R,) of confusion matrices.
+
+    As scikit-learn has them: the mean recall of the classes that occur, and the mean F1 of the classes that
+    occur or are predicted. NaN for a matrix without any count.
+
+    Args:
+        confusion: (R, C, C) counts, or weights, of true classes (rows) by predicted ones (columns).
+    """
+    right = confusion.diagonal(axis1=1, axis2=2)
+    occurs, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        recall, f1 = right / occurs, 2 * right / (occurs + predicted)  # 0 / 0: a class that plays no part
+        return {
+            "accuracy": right.sum(axis=1) / occurs.sum(axis=1),
+            "balanced": _mean_of_numbers(recall),
+            "f1": _mean_of_numbers(f1),
+        }
+
+
+def _mean_of_numbers(values: Floats) -> Floats:
+    there = np.isfinite(values)
+    mean: Floats = np.where(there, values, 0).sum(axis=1) / there.sum(axis=1)
+    return mean
+
+
+def confusion_per_subject(
+    subject: Integers, truth: Integers, predicted: Integers, subjects: int, classes: int
+) -> Floats:
+    """Return each subject's confusion matrix, (P, C, C); times weights (R, P) it is that of the resamples."""
+    cells = (subject * classes + truth) * classes + predicted
+    counts = np.bincount(cells, minlength=subjects * classes * classes)
+    return counts.reshape(subjects, classes, classes).astype(np.float64)
+
+
+def mean_per_resample(values: Floats, subject: Integers, weights: Floats) -> Floats:
+    """Return the mean (R,) of values of faces (N,), each face as often as its subject is drawn.
+
+    Args:
+        values: (N,).
+        subject: (N,) whose face each is.
+        weights: (R, P) how often each subject is drawn; a resample that draws none of them is NaN.
+    """
+    total = np.bincount(subject, weights=values, minlength=weights.shape[1])
+    count = np.bincount(subject, minlength=weights.shape[1]).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        mean: Floats = (weights @ total) / (weights @ count)
+    return mean
+
+
+def measure(
+    labelled: Labelled, predicted: Mapping[str, Floats], note: str, resamples: int, seed: int
+) -> list[Measurement]:
+    """Score the predictions of all tasks, over all faces and by group.
+
+    Args:
+        labelled: The faces with their labels.
+        predicted: Each task's prediction (N,): the number of a class, or an age in years.
+        note: How they were made.
+        resamples: R; the draws depend on the subjects and the seed alone.
+        seed: Of the draws.
+
+    Returns:
+        gender_accuracy, gender_balanced, gender_f1 and so on, age_error in years; those that the data do not
+        allow without a value.
+    """
+    found: list[Measurement] = []
+    for name, reason in labelled.refused.items():
+        found += _refusal(name, reason)
+    if not labelled.tasks:
+        return found
+    weights = identity_weights(labelled.subjects, resamples, seed).astype(np.float64)
+    for name in labelled.tasks:
+        if name == AGE:
+            found += _measure_age(labelled, predicted[name], note, weights)
+        else:
+            found += _measure_classes(labelled, name, predicted[name].astype(np.int64), note, weights)
+    return found
+
+
+def _refusal(name: str, reason: str) -> list[Measurement]:
+    names = [f"{AGE}_error"] if name == AGE else [f"{name}_{score}" for score in SCORES]
+    return [Measurement(PROTOCOL, each, None, 0, reason, None) for each in names]
+
+
+def _measure_classes(
+    labelled: Labelled, name: str, predicted: Integers, note: str, weights: Floats
+) -> list[Measurement]:
+    known, classes = labelled.truth[name] != UNKNOWN, len(labelled.classes[name])
+    truth, guess, subject = labelled.truth[name][known], predicted[known], labelled.subject[known]
+    of_subjects = confusion_per_subject(subject, truth, guess, weights.shape[1], classes)
+    drawn = (weights @ of_subjects.reshape(len(of_subjects), -1)).reshape(-1, classes, classes)
+    samples = confusion_scores(drawn)
+    points = {
+        "accuracy": accuracy_score(truth, guess),
+        "balanced": balanced_accuracy_score(truth, guess),
+        "f1": f1_score(truth, guess, average="macro"),
+    }
+    most = int(np.bincount(truth).argmax())
+    always, share = labelled.classes[name][most], float((truth == most).mean())
+    trivial = {"accuracy": share, "balanced": 1 / classes, "f1": 2 * share / (1 + share) / classes}
+    found = [
+        Measurement(
+            PROTOCOL,
+            f"{name}_{score}",
+            float(points[score]),
+            len(truth),
+            f"{note}; always {always} would give {trivial[score]:.3f}",
+            samples[score],
+        )
+        for score in SCORES
+    ]
+    right, trivially = (predicted == labelled.truth[name]).astype(float), labelled.truth[name] == most
+    text = f"{note}; always {always} would give"
+    return found + _by_group(
+        labelled, known, f"{name}_accuracy", (right, trivially.astype(float)), text, weights
+    )
+
+
+def _measure_age(labelled: Labelled, predicted: Floats, note: str, weights: Floats) -> list[Measurement]:
+    truth, name = labelled.truth[AGE], f"{AGE}_error"
+    known = truth != UNKNOWN
+    error = np.abs(predicted - truth)
+    median = float(np.median(truth[known]))
+    trivial = np.abs(median - truth)
+    text = f"{note}; years; always {median:g} would give"
+    overall = Measurement(
+        PROTOCOL,
+        name,
+        float(mean_absolute_error(truth[known], predicted[known])),
+        int(known.sum()),
+        f"{text} {trivial[known].mean():.3f}",
+        mean_per_resample(error[known], labelled.subject[known], weights),
+    )
+    return [overall, *_by_group(labelled, known, name, (error, trivial), text, weights)]
+
+
+def _by_group(
+    labelled: Labelled,
+    known: Booleans,
+    name: str,
+    values: tuple[Floats, Floats],
+    text: str,
+    weights: Floats,
+) -> list[Measurement]:
+    """Return the mean of the faces' values in each group, which has to have enough faces.
+
+    Args:
+        labelled: The faces.
+        known: (N,) which faces have a label.
+        name: The metric.
+        values: (N,) of the predictions, and of the same prediction for all.
+        text: What stands in the note before the mean of the latter.
+        weights: (R, P).
+    """
+    found = []
+    for group in np.unique(labelled.group[labelled.group != ""]).tolist():
+        chosen = known & (labelled.group == group)
+        count = int(chosen.sum())
+        if count < GROUP_FACES:
+            few = f"{count} faces of this group have a label; {GROUP_FACES} are needed"
+            found.append(Measurement(PROTOCOL, name, None, count, few, None, group))
+            continue
+        own, trivial = (each[chosen] for each in values)
+        samples = mean_per_resample(own, labelled.subject[chosen], weights)
+        note = f"{text} {trivial.mean():.3f}"
+        found.append(Measurement(PROTOCOL, name, float(own.mean()), count, note, samples, group))
+    return found
+
+
+def predictions(labelled: Labelled, predicted: Mapping[str, Floats]) -> pd.DataFrame:
+    """Return each known label with its prediction as text, `PREDICTION_COLUMNS`; ages in years."""
+    tables = [pd.DataFrame(columns=PREDICTION_COLUMNS)]
+    for name in labelled.tasks:
+        known, classes = np.flatnonzero(labelled.truth[name] != UNKNOWN), labelled.classes[name]
+        truth, guess = labelled.truth[name][known], predicted[name][known]
+        columns: dict[str, Any] = {
+            "sample_id": labelled.rows["sample_id"].to_numpy()[known],
+            "task": name,
+            "fold": labelled.fold[known],
+            "truth": [classes[each] if classes else str(each) for each in truth.tolist()],
+            "predicted": [classes[int(each)] if classes else f"{each:.3f}" for each in guess.tolist()],
+        }
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables[1:] or tables, ignore_index=True)

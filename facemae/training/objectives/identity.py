@@ -1,0 +1,170 @@
+"""Fine-tuning for identity: views of labelled faces, their embeddings, and a loss with a margin.
+
+Shapes: B batch, H side of a face, M dimensions of an embedding, N training faces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from facemae import config
+from facemae.compute.device import Compute
+from facemae.compute.seeding import Noise
+from facemae.data.faces.cache import Faces
+from facemae.evaluation.metrics import roc_auc_score
+from facemae.evaluation.pairs import all_pairs
+from facemae.masking.mask import PatchMask, hidden_count, hide_highest
+from facemae.models.embedder import Embedder, embed_faces
+from facemae.models.lora import add_adapters
+from facemae.models.patches import to_input
+from facemae.models.vit import Vit
+from facemae.training import health
+from facemae.training.objective import HELD_OUT, LOSS, Objective, Validation
+from facemae.training.objectives.augment import random_view
+from facemae.training.objectives.margin_losses import chance, full_margin, identity_loss, set_margin
+from facemae.training.optimizer import ramp
+
+
+class Recognition(Objective):
+    """A face embedder that learns to tell the training people apart.
+
+    Attributes:
+        model: The embedder.
+        criterion: The loss, with a trained vector for each person.
+        people: How many there are.
+        labels: (N,) number of each training face's person.
+        known: Some of the faces that it learns from, to look at what the embedding does with them.
+    """
+
+    model: Embedder
+
+    def __init__(
+        self,
+        model: Embedder,
+        labels: Tensor,
+        known: Faces,
+        settings: config.Finetune,
+        compute: Compute,
+        seed: int,
+    ) -> None:
+        self.settings, self.seed, self.known = settings, seed, known
+        self.labels, self.people = labels.to(compute.device), int(labels.max()) + 1
+        embedding = cast(nn.Linear, model.head[1]).out_features
+        self.criterion = identity_loss(settings, self.people, embedding)
+        choose_weights(model, settings)
+        super().__init__(model, compute, settings.ema, criterion=self.criterion)
+
+    def loss(self, step: int, part: slice) -> dict[str, Tensor]:
+        """Return the loss of a part of the step's batch."""
+        settings = self.settings
+        images = random_view(to_input(self.feed.batch(step, part)), settings, self._noise("view", step, part))
+        share = ramp(step, settings.steps, settings.margin_warmup_fraction)
+        set_margin(self.criterion, full_margin(settings) * share)
+        embeddings = self._embed(images, step, part)
+        labels = self.labels[self.feed.ids(step, part).to(self.labels.device)]
+        return {LOSS: self.criterion(embeddings.float(), labels)}
+
+    def _embed(self, images: Tensor, step: int, part: slice) -> Tensor:
+        embedder, settings = self.model, self.settings
+        embedder.encoder.train()
+        still = still_modules(embedder, settings, step)
+        for module in still:
+            module.eval()
+        drops = step < settings.patch_drop_until * settings.steps
+        mask = dropped_patches(embedder, settings, self._noise("patches", step, part)) if drops else None
+        with self.compute.autocast():
+            with torch.set_grad_enabled(embedder.encoder not in still):
+                features = embedder.features(images, mask)
+            embeddings: Tensor = embedder.head(features)
+        return embeddings
+
+    def _noise(self, purpose: str, step: int, part: slice) -> Noise:
+        return Noise(range(part.start, part.stop), self.seed, purpose, step, device=self.compute.device)
+
+    def trial(self, model: nn.Module, count: int) -> Tensor:
+        """Return embeddings of so many empty images, as the dearest steps make them."""
+        embedder, settings = cast(Embedder, model), self.settings
+        side = embedder.encoder.side * embedder.encoder.patch_size
+        images = torch.zeros(count, 3, side, side, device=self.compute.device)
+        noise = Noise(range(count), "trial", device=self.compute.device)
+        always = settings.patch_drop_until == 1
+        embeddings: Tensor = embedder(images, dropped_patches(embedder, settings, noise) if always else None)
+        return embeddings
+
+    def validate_on(self, held_out: Faces) -> None:
+        """Judge the training by how well the embedder tells apart people it does not learn from."""
+        people = _numbers(held_out)
+
+        def measure(step: int) -> dict[str, float]:
+            vectors = self.embedded(held_out.images)
+            found = {HELD_OUT: 1.0 - float(roc_auc_score(all_pairs(vectors, people))[0])}
+            return found | (asdict(measured) if (measured := self.measured()) else {})
+
+        self.validation = Validation(self.settings.validate_every, self.settings.patience, measure)
+
+    def embedded(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the embeddings (B, M) of faces (B, H, H, 3) as the network is now."""
+        return embed_faces(self.result.eval(), faces, self.compute)
+
+    def measured(self) -> health.Health | None:
+        """Return what the embedding does with faces that it learns from; None where nobody is shown twice."""
+        if not len(self.known.images):
+            return None
+        return health.measure(self.embedded(self.known.images), _numbers(self.known))
+
+    def judged(self, log: list[dict[str, Any]], *, aligned: bool) -> dict[str, Any]:
+        """Return whether the training has learnt, with the figures that say so (health.py)."""
+        last = log[-max(1, len(log) // 10) :]
+        loss = sum(line[LOSS] for line in last) / len(last) / chance(self.settings, self.people)
+        measured, share = self.measured(), None
+        if measured and aligned:
+            share = health.frame_share(self.embedded, self.known.images, _numbers(self.known))
+        return health.entry(measured, loss, share)
+
+
+def _numbers(faces: Faces) -> NDArray[np.int64]:
+    """Return whose each face is, as numbers from 0."""
+    return np.unique([str(person) for person in faces.people], return_inverse=True)[1]
+
+
+def choose_weights(embedder: Embedder, settings: config.Finetune) -> None:
+    """Freeze what the mode does not train: the gradient of those weights is never computed."""
+    encoder = embedder.encoder
+    if settings.mode == "full":
+        return
+    encoder.requires_grad_(False)
+    if settings.mode == "partial":
+        assert isinstance(encoder, Vit)
+        encoder.trunk.blocks[-settings.last_blocks :].requires_grad_(True)
+        encoder.trunk.norm.requires_grad_(True)
+    elif settings.mode == "lora":
+        assert isinstance(encoder, Vit)
+        add_adapters(encoder.trunk, settings.lora_rank)
+
+
+def still_modules(embedder: Embedder, settings: config.Finetune, step: int) -> list[nn.Module]:
+    """Return the modules that nothing is learnt in at a step, to run as in evaluation.
+
+    Else they would drop paths, and a batch normalisation would go on collecting its statistics.
+    """
+    encoder = embedder.encoder
+    if settings.mode == "probe" or step < settings.head_steps:
+        return [encoder]
+    if settings.mode == "partial":
+        assert isinstance(encoder, Vit)
+        return list(encoder.trunk.blocks[: -settings.last_blocks])
+    return []
+
+
+def dropped_patches(embedder: Embedder, settings: config.Finetune, noise: Noise) -> PatchMask | None:
+    """Return which patches are left out of each image, at random; None: none."""
+    if not settings.patch_drop:
+        return None
+    patches = embedder.encoder.side**2
+    return hide_highest(noise.uniform(patches), hidden_count(patches, settings.patch_drop))
