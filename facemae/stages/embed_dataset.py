@@ -25,6 +25,7 @@ from facemae.data.images import ImageError, open_image
 from facemae.data.sources.locate import Wanted, find, raw_dir
 from facemae.evaluation.baselines.controls import LEARNERS
 from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, Embed, Recogniser, find_recogniser
+from facemae.evaluation.pairs import cosines, unit_rows
 from facemae.stages import data as prepare
 
 BATCH = 64
@@ -131,12 +132,9 @@ def _as_wide(vectors: NDArray[np.floating], width: int) -> NDArray[np.floating]:
 
 def _cosines(pairs: pd.DataFrame, embedded: pd.DataFrame) -> NDArray[np.floating]:
     """Return the cosine of each pair, NaN without one of its faces."""
-    vectors = np.stack(embedded["embedding"].to_list())
-    unit = np.vstack([vectors / np.linalg.norm(vectors, axis=1, keepdims=True), vectors[:1] * np.nan])
     place = pd.Index(embedded["sample_id"])
-    one, other = (unit[place.get_indexer(pd.Index(pairs[side]))] for side in ("first", "second"))
-    cosines: NDArray[np.floating] = np.einsum("nd,nd->n", one, other)
-    return cosines
+    rows = np.stack([place.get_indexer(pd.Index(pairs[side])) for side in ("first", "second")])
+    return cosines(unit_rows(np.stack(embedded["embedding"].to_list())), rows)
 
 
 def _prepared(

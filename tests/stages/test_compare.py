@@ -77,6 +77,10 @@ def write(folder, name, seed, gain, people=PEOPLE, precision="float32"):
 def judged(experiment, root, metric="roc_auc"):
     """Compare, and return the verdicts of one metric by pair."""
     compare(experiment, root)
+    return verdicts_of(root, metric)
+
+
+def verdicts_of(root, metric):
     table = read_table(Results(root).verdicts)
     assert list(table.columns) == layout.VERDICT_COLUMNS
     rows = table[table["metric"] == metric]
@@ -85,8 +89,9 @@ def judged(experiment, root, metric="roc_auc"):
 
 def test_a_known_difference_is_called_and_none_is_equivalent(made, tmp_path):
     experiment = made({"scratch": 0.0, "random": 0.1, "block": -0.1, "grid": 0.0})
+    compare(experiment, tmp_path)
     for metric in COMPARED:
-        found = judged(experiment, tmp_path, metric)
+        found = verdicts_of(tmp_path, metric)
         verdicts = {pair: row.verdict for pair, row in found.items()}
         assert verdicts == {
             ("random", "scratch"): "better", ("block", "scratch"): "worse", ("grid", "scratch"): "equivalent",
@@ -437,5 +442,6 @@ def test_a_head_on_the_encoder_is_judged_whether_or_not_the_fine_tuning_has_lear
     experiment = made({"scratch": 0.0, "random": 0.1})
     path = Results(tmp_path).stage("random", 1, "evaluate") / layout.METRICS
     files.write_json(path, read_json(path) | {"health": [{"learnt": False, "reason": "it collapsed"}]})
+    compare(experiment, tmp_path)
     for metric, verdict in (("probe_accuracy", "better"), ("accuracy", "undecided")):
-        assert judged(experiment, tmp_path, metric)["random", "scratch"].verdict == verdict
+        assert verdicts_of(tmp_path, metric)["random", "scratch"].verdict == verdict

@@ -9,6 +9,7 @@ from facemae.core.errors import DataError, FaceMAEError, IntegrityError, UsageEr
 from facemae.core.records import read_json, read_table
 from facemae.data.faces.pairs import table as pairs_table
 from facemae.data.sources.base import Pair
+from facemae.evaluation.protocols import identification
 from facemae.evaluation.protocols.identification import rank1_hits
 from facemae.evaluation.statistics import identity_weights
 from facemae.stages.evaluate import accuracy, evaluate, evaluated_faces
@@ -404,3 +405,16 @@ def test_many_people_are_measured_on_the_generated_pairs(experiment, folder, mon
     content, _ = run(experiment, folder)
     assert by_name(content)["accuracy", ""]["n"] == 2 * PEOPLE
     assert by_name(content)["roc_auc", "all pairs"]["n"] == PEOPLE * FACES * (PEOPLE * FACES - 1) // 2
+
+
+def test_the_open_set_enrols_half_of_the_people_of_a_part(by_list, monkeypatch):
+    experiment, folder, table = by_list
+    write(folder, perfect(), table)
+    seen = []
+    monkeypatch.setattr(
+        identification,
+        "open_set",
+        lambda vectors, identity, enrolled, *more: seen.append(identity[enrolled]) or [],
+    )
+    run(experiment, folder)
+    assert [each.tolist() for each in seen] == [[0, 2, 4], [0, 2, 4]]  # of six people in each part

@@ -16,7 +16,7 @@ from facemae.evaluation import embedding_report
 from facemae.evaluation.embedding_file import Embeddings, sidecar
 from facemae.evaluation.embedding_report import Settings
 from facemae.evaluation.pairs import EveryPair
-from facemae.evaluation.protocols import operating_point, pair_list
+from facemae.evaluation.protocols import identification, operating_point, pair_list
 from facemae.models.build import build_embedder
 from facemae.models.weights import save_weights
 from facemae.stages import evaluate_file
@@ -162,6 +162,25 @@ def test_all_faces_of_named_people_are_measured():
     assert (report.people, report.photos) == (24, 96)
 
 
+def test_the_open_set_enrols_half_of_those_who_are_shown_twice(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        identification,
+        "open_set",
+        lambda vectors, identity, enrolled, *more: seen.append(identity[enrolled]) or [],
+    )
+    whole = made(people=24)
+    embedding_report.evaluate(whole, None, QUICK)
+    assert len(set(seen[0].tolist())) == len(seen[0]) == 12
+    once = [n for n, name in enumerate(whole.sample_ids) if name.endswith("/0") or name < "p12"]
+    some = Embeddings(
+        "E", [whole.sample_ids[n] for n in once], whole.vectors[once], [whole.people[n] for n in once]
+    )
+    embedding_report.evaluate(some, None, QUICK)
+    assert 0 < len(seen[1]) < 12
+    assert seen[1].max() < 12  # who is shown once has no second photo to be found
+
+
 def test_the_order_of_the_photos_does_not_matter():
     whole = made(people=24)
     order = np.random.default_rng(0).permutation(96)
@@ -198,8 +217,9 @@ def test_groups_are_compared_where_there_are_any():
     groups = {f"p{n:02}": "a" if n % 2 else "b" for n in range(people)}
     found = embedding_report.evaluate(made(people=people, groups=groups), None, QUICK).measured
     by_group = {(each.name, each.condition): each for each in found if each.protocol == "fairness"}
-    assert by_group["fmr", "a"].value is not None
-    assert by_group["fdr", ""].value <= 1
+    fmr, fnmr = ([by_group[rate, group].value for group in "ab"] for rate in ("fmr", "fnmr"))
+    assert by_group["fdr", ""].value == pytest.approx(1 - (np.ptp(fmr) + np.ptp(fnmr)) / 2)
+    assert np.ptp(fmr) + np.ptp(fnmr) > 0
 
 
 def test_photos_that_name_nobody_are_left_out_and_counted():
