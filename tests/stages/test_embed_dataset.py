@@ -160,11 +160,11 @@ class Recording:
 
 @pytest.fixture
 def folds(tmp_path, orl_images, monkeypatch):
-    """Eight people's faces with a list in two folds, and some of fold 0's people and pictures elsewhere."""
-    names = [f"p{number // 2}/{number % 2}" for number in range(16)]
-    people = [name[:2] for name in names]
-    planted = {"other/spelling": ("P0", 8), "other/copy": ("q0", 0), "other/nobody": (None, 9)}
-    images = [*orl_images, *(255 - orl_images[place] if name != "other/copy" else orl_images[place]
+    """Eight people, a list in two folds; elsewhere fold 0's pictures and a name much like one of its own."""
+    names = [f"set/p{number // 2}/{number % 2}" for number in range(16)]
+    people = [name[4:6] for name in names]
+    planted = {"set/other/spelling": ("P0", 8), "set/other/copy": ("q0", 0), "set/other/nobody": (None, 9)}
+    images = [*orl_images, *(255 - orl_images[place] if name != "set/other/copy" else orl_images[place]
                              for name, (_, place) in planted.items())]  # fmt: skip
     folder = make_store(
         tmp_path / "set",
@@ -173,7 +173,7 @@ def folds(tmp_path, orl_images, monkeypatch):
         [*people, *(each for each, _ in planted.values())],
     )
     pairs = [
-        Pair("two", fold, f"p{first}/0", f"p{second}/1", first == second)
+        Pair("two", fold, f"set/p{first}/0", f"set/p{second}/1", first == second)
         for fold, (one, other) in enumerate([(0, 1), (2, 3)])
         for first, second in ((one, one), (other, other), (one, other), (other, one))
     ]
@@ -188,7 +188,7 @@ def test_a_control_learns_from_nobody_and_no_picture_of_its_fold(folds, orl_imag
     recording = Recording(monkeypatch)
     embeddings_of("recording", "any", "raw", folds.root)
     (first, people), (_, others) = recording.fitted
-    assert sorted(set(people)) == ["p2", "p3", "p4", "p5", "p6", "p7"]
+    assert sorted(set(people)) == ["P0", "p2", "p3", "p4", "p5", "p6", "p7"]  # P0 is another person
     assert {"p1", "p4", "p5", "p6", "p7"} <= set(others)
     assert not {"p2", "p3", None} & set(others)
     copied = orl_images[0].mean(axis=(0, 1))
@@ -209,10 +209,10 @@ def test_each_fold_is_scored_by_its_own_model_and_calibration(folds, monkeypatch
 def test_a_pair_without_a_face_has_no_score(folds, monkeypatch):
     Recording(monkeypatch)
     pairs = records.read_table(folds.listed_pairs)
-    pairs.loc[0, "second"] = "p0/lost"
+    pairs.loc[0, "second"] = "set/p0/lost"
     records.write_table(folds.listed_pairs, pairs, layout.PAIR_COLUMNS)
     photos = records.read_table(folds.photos)
-    lost = photos[photos["sample_id"] == "p0/1"].assign(sample_id="p0/lost")
+    lost = photos[photos["sample_id"] == "set/p0/1"].assign(sample_id="set/p0/lost")
     records.write_table(folds.photos, pd.concat([photos, lost]), list(photos.columns))
     score = embeddings_of("recording", "any", "raw", folds.root)[1]["score"]
     assert score.isna().tolist() == [True, *[False] * 7]
@@ -221,9 +221,9 @@ def test_a_pair_without_a_face_has_no_score(folds, monkeypatch):
 def test_pairs_of_people_who_are_not_known_are_refused(folds, monkeypatch):
     Recording(monkeypatch)
     pairs = records.read_table(folds.listed_pairs)
-    pairs.loc[0, "second"] = "other/nobody"
+    pairs.loc[0, "second"] = "set/other/nobody"
     records.write_table(folds.listed_pairs, pairs, layout.PAIR_COLUMNS)
-    with pytest.raises(DataError, match="other/nobody, a photo of nobody known"):
+    with pytest.raises(DataError, match="set/other/nobody, a photo of nobody known"):
         embeddings_of("recording", "any", "raw", folds.root)
 
 
