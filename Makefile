@@ -15,6 +15,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: all run install dev test test-all app check format lock schema readme tiny clean help
 
 all: install ## Run the workflow and write the report
+	@[ -e results/verdict.json ] || facemae estimate --config config.yaml
 	snakemake --cores all
 	@[ $(REPORT) -nt results/report/overview.html ] || snakemake --quiet all --report $(REPORT)
 	@facemae where --config config.yaml

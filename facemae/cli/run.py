@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from facemae import config
 from facemae.cli.options import app
 from facemae.cli.tools import show_verdict
 from facemae.core import files, records
 from facemae.core.errors import UsageError
-from facemae.core.layout import METRICS, Results
+from facemae.core.layout import Results
 from facemae.core.progress import say
 from facemae.core.text import shown
 
 ROOT = Path(__file__).parents[2]
-TRIAL_STEPS = 6
 OVERHEAD_MINUTES = 2  # to embed, evaluate and report
 
 
@@ -56,19 +55,14 @@ def _prepare(photos: Path, folder: Path, minutes: float, cores: int) -> None:
     """Find the faces, choose the settings that fit them and say what will be done."""
     from facemae.stages import own_photos
 
-    paths = Results(folder.absolute())
     own_photos.write(folder, own_photos.data_settings(photos, folder))
     say("run", "looking for the face on each photo")
     _snakemake(folder, cores, "data")
-    found = own_photos.usable(paths.data)
+    found = own_photos.usable(Results(folder).data)
     say("run", f"with a usable face: {found}")
     own_photos.require_enough(found, photos, "usable photos")
     chosen = own_photos.settings(photos, folder, found)
-    trial = folder / ".trial.json"
-    files.write_json(trial, chosen)
-    _snakemake(folder, cores, str(paths.data.split), settings=trial)
-    seconds = _trial(trial, paths)
-    trial.unlink()
+    seconds = _step_seconds(chosen)
     needed = own_photos.scaled(chosen, seconds, minutes, cores)
     say("run", "2 ways are compared, 2 seeds each: from scratch, and pretrained as a masked autoencoder")
     say("run", f"this takes about {needed + OVERHEAD_MINUTES:.0f} minutes on this machine")
@@ -76,27 +70,18 @@ def _prepare(photos: Path, folder: Path, minutes: float, cores: int) -> None:
     own_photos.write(folder, chosen)
 
 
-def _trial(settings: Path, paths: Results) -> dict[str, float]:
+def _step_seconds(chosen: dict[str, Any]) -> dict[str, float]:
     """Return the seconds of a step of pretraining and of fine-tuning, timed on this machine."""
     say("run", "timing a few steps of training")
-    seconds = {}
-    with tempfile.TemporaryDirectory(prefix="facemae-") as temporary:
-        folder = Path(temporary)
-        quick: dict[str, Any] = {"steps": TRIAL_STEPS, "held_out": 0.0, "validate_every": 0}
-        files.write_json(folder / "trial.json", {"defaults": {"pretrain": quick, "finetune": quick}})
-        for stage, name in (("pretrain", "random"), ("finetune", "scratch")):
-            where = folder / name / "0" / stage
-            command = [stage, "--config", settings, "--config", folder / "trial.json", "--run", name]
-            done = _python(
-                "facemae", *command, "--seed", 0, "--data", paths.data.root, "--out", where, quiet=True
-            )
-            if done.returncode:
-                raise UsageError(f"The trial of {stage} failed: {done.stderr.strip().splitlines()[-1]}")
-            seconds[stage] = float(records.read_json(where / METRICS)["seconds"][stage]) / TRIAL_STEPS
-    return seconds
+    from facemae.compute import device
+    from facemae.training.speed import step_seconds
+
+    experiment = config.parse(config.merge(config.content_of([]), chosen))
+    compute = device.choose(experiment.device, experiment.precision, threads=1)
+    return step_seconds(experiment.run("random"), experiment.data.image_size, compute)
 
 
-def _snakemake(folder: Path, cores: int, *targets: str, settings: Path | None = None) -> None:
+def _snakemake(folder: Path, cores: int, *targets: str) -> None:
     """Run the workflow with a results folder's settings; its lists and logs stay in that folder.
 
     Raises:
@@ -105,14 +90,10 @@ def _snakemake(folder: Path, cores: int, *targets: str, settings: Path | None = 
     from facemae.stages.own_photos import SETTINGS
 
     where = ["--snakefile", ROOT / "Snakefile", "--directory", folder]
-    content = (settings or folder / SETTINGS).absolute()
-    done = _python("snakemake", *targets, *where, "--configfile", content, "--cores", cores)
-    if done.returncode:
-        sys.exit(done.returncode)
-
-
-def _python(module: str, *arguments: object, quiet: bool = False) -> subprocess.CompletedProcess[str]:
+    content = (folder / SETTINGS).absolute()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    environment = os.environ | {"PATH": path}
-    return subprocess.run(command, env=environment, capture_output=quiet, text=True, check=False)
+    command = ["snakemake", *targets, *where, "--configfile", content, "--cores", cores]
+    python = [sys.executable, "-m", *map(str, command)]
+    code = subprocess.run(python, env=os.environ | {"PATH": path}, check=False).returncode
+    if code:
+        sys.exit(code)

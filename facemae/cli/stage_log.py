@@ -6,18 +6,22 @@ Snakemake's own lists of jobs stay in its log file; errors are shown at once.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from tqdm import tqdm
 
 from facemae.core.progress import say
+from facemae.core.text import escaped
 
 STREAM = "DefaultStreamHandler"  # Snakemake's name of its handler for the terminal
+MAX_TAIL = 40  # lines of the log of a job that failed
 SILENT = ("all", "data")  # rules that only gather files
 
 
@@ -56,6 +60,9 @@ class StageLog(logging.Handler):
             case "job_info":  # as it starts
                 label = _label(told["rule_name"], told["wildcards"])
                 self._jobs[told["jobid"]] = _Job(told["rule_name"], label, self._clock())
+            case "job_error":
+                say(told["rule_name"], f"failed; the end of {', '.join(told['log'])}:")
+                print(*map(_tail, told["log"]), sep="\n", file=sys.stderr, flush=True)
             case "job_finished":
                 self._finish(self._jobs.pop(told["job_id"], None))
 
@@ -82,8 +89,24 @@ def attach(logger: logging.Logger) -> None:
     """Let `logger`, Snakemake's, show errors and the lines above on the terminal, and nothing else."""
     for handler in logger.handlers:
         if handler.name == STREAM:
-            handler.addFilter(lambda record: record.levelno >= logging.WARNING)
+            handler.addFilter(_is_a_warning)
     logger.addHandler(StageLog())
+
+
+def _is_a_warning(record: logging.LogRecord) -> bool:
+    """Tell whether the terminal shows what Snakemake says; of a job that fails `StageLog` shows the log."""
+    lists_a_job = hasattr(record, "event") or record.getMessage().startswith(
+        ("RuleException", "WorkflowError")
+    )
+    return record.levelno >= logging.WARNING and not lists_a_job
+
+
+def _tail(path: str) -> str:
+    try:
+        lines = Path(path).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(escaped(line) for line in lines[-MAX_TAIL:])
 
 
 def _label(rule: str, wildcards: dict[str, str] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -39,6 +40,25 @@ def plan(
     typer.echo(planning.in_words(found, experiment))
     if as_json:
         typer.echo(json.dumps(asdict(found)))
+
+
+@app.command()
+def estimate(
+    config_files: ConfigOption,
+    cores: Annotated[int, typer.Option("--cores", min=1, help="Processor cores.")] = os.cpu_count() or 1,
+) -> None:
+    """Say how long the trainings take on this machine, by a few steps that are timed."""
+    experiment = config.load(config_files)
+    from facemae.compute import device
+    from facemae.training.speed import minutes
+
+    compute = device.choose(experiment.device, experiment.precision, threads=1)
+    needed = minutes(experiment, compute, 1 if compute.on_gpu else cores)
+    trainings = len(experiment.run_names) * len(experiment.seeds)
+    say(
+        "estimate",
+        f"{trainings} trainings take about {max(needed, 1):.0f} minutes on this machine ({compute})",
+    )
 
 
 @app.command()
