@@ -1,7 +1,9 @@
 # The app in a container, exactly as requirements.lock says. docs/deploy.md tells how to run it.
 # Results, and the gallery of people enrolled, are volumes: the image holds no weights and nobody's data.
 
-FROM python:3.11-slim AS build
+# For the same base every time give it by its digest: --build-arg PYTHON=python@sha256:...
+ARG PYTHON=python:3.11-slim
+FROM $PYTHON AS build
 WORKDIR /app
 # The packages first: they change seldom, and take minutes.
 COPY requirements.lock ./
@@ -14,7 +16,7 @@ COPY app.py config.yaml ./
 COPY config/defaults.yaml ./config/defaults.yaml
 COPY .streamlit/config.toml ./.streamlit/config.toml
 
-FROM python:3.11-slim
+FROM $PYTHON
 RUN useradd --uid 10001 --create-home facemae && install -d -o facemae -m 700 /gallery
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
