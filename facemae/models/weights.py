@@ -16,6 +16,7 @@ from facemae import config
 from facemae.config import compatibility
 from facemae.core import files, layout, records
 from facemae.core.errors import IntegrityError
+from facemae.core.text import shown
 from facemae.models.build import build_embedder, build_mae
 from facemae.models.embedder import Embedder
 from facemae.models.mae import MaskedAutoencoder
@@ -113,11 +114,11 @@ def _check_fit(network: nn.Module, path: Path) -> None:
         raise _unreadable(path, error) from error
     if found != expected:
         first = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise IntegrityError(f"{path} does not fit its configuration (first difference: {first[:80]}).")
+        raise IntegrityError(f"{path} does not fit its configuration (first difference: {shown(first)}).")
 
 
 def _unreadable(path: Path, error: Exception) -> IntegrityError:
-    return IntegrityError(f"{path} cannot be read as weights ({error}); train the run again.")
+    return IntegrityError(f"{path} cannot be read as weights ({shown(error)}); train the run again.")
 
 
 def _model_and_size(settings: dict[str, Any], pretrain: config.Pretrain | None) -> tuple[config.Model, int]:

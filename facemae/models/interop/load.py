@@ -19,6 +19,7 @@ from torch import Tensor
 
 from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.progress import say
+from facemae.core.text import shown
 from facemae.models.base import Encoder
 from facemae.models.cnn import Cnn
 from facemae.models.interop.names import timm_names
@@ -202,7 +203,7 @@ def _check(
         if name not in tensors:
             problem = f"{name} is missing"
         elif name not in expected:
-            problem = f"{name[:80]} has no place"
+            problem = f"{shown(name)} has no place"
         elif tensors[name].shape != expected[name].shape and name != resampled:
             problem = f"{name} is {tuple(tensors[name].shape)[:5]} instead of {tuple(expected[name].shape)}"
         else:

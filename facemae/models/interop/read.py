@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.core.errors import IntegrityError, UsageError
+from facemae.core.text import shown
 from facemae.models.weights import MOST_HEADER, MOST_SETTINGS, check_header
 
 Normalisation: TypeAlias = tuple[list[float], list[float]]
@@ -36,6 +37,7 @@ MOST_BYTES = 16 * 2**30  # of a file; a training checkpoint of the largest visio
 MOST_UNMAPPED = 2 * 2**30  # of a file in the format before PyTorch 1.6, which has to be read whole
 MOST_TENSORS = 20_000
 LARGEST_MEAN = 1e6
+PLAIN = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool}
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         check_header(path)
         return safetensors.torch.load_file(path)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise IntegrityError(f"{path} is damaged ({error}); get it again.") from error
+        raise IntegrityError(f"{path} is damaged ({shown(error)}); get it again.") from error
 
 
 def _read_torch(path: Path, size: int) -> Any:
@@ -137,9 +139,9 @@ def _check_zip(path: Path) -> bool:
         for part in archive.infolist():
             # Mapped parts take no memory; all others are read whole, and the pickle among them is run.
             if part.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{part.filename[:80]} is compressed")
+                raise ValueError(f"{shown(part.filename)} is compressed")
             if "/data/" not in part.filename and part.file_size > MOST_HEADER:
-                raise ValueError(f"{part.filename[:80]} takes {part.file_size} bytes")
+                raise ValueError(f"{shown(part.filename)} takes {part.file_size} bytes")
     return True
 
 
@@ -147,13 +149,15 @@ def _refusal(path: Path, reason: str) -> IntegrityError:
     needs = re.search(r"GLOBAL (\S+)", reason)
     if needs:
         return IntegrityError(
-            f"{path} holds a {needs[1]}, so reading it would run code from it; if you trust the file, "
+            f"{path} holds a {shown(needs[1])}, so reading it would run code from it; if you trust the file, "
             "take its tensors out into a safetensors file as docs/interoperability.md shows."
         )
     first_line = reason.partition("\n")[0].rstrip(".") or "it ends too early"
     if first_line.startswith("Weights only"):  # PyTorch would advise to run what the file holds
         first_line = "it is neither of safetensors nor of torch.save"
-    return IntegrityError(f"{path} is no file of weights that can be read ({first_line}); get it again.")
+    return IntegrityError(
+        f"{path} is no file of weights that can be read ({shown(first_line)}); get it again."
+    )
 
 
 def _plain(content: Any, path: Path) -> dict[str, Tensor]:
@@ -167,9 +171,9 @@ def _plain(content: Any, path: Path) -> dict[str, Tensor]:
         raise IntegrityError(f"{path} holds no weights by name; give the file of a state dict.")
     for name, value in tensors.items():
         plain = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided
-        plain = plain and value.device.type == "cpu" and not value.is_quantized and not value.is_complex()
+        plain = plain and value.device.type == "cpu" and value.dtype in PLAIN
         if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
-            raise IntegrityError(f"{path}: {name} is no plain tensor; save it as one, in safetensors.")
+            raise IntegrityError(f"{path}: {shown(name)} is no plain tensor; save it as one, in safetensors.")
     return {name: value.detach() for name, value in tensors.items()}
 
 

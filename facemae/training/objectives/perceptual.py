@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.core.errors import IntegrityError, UsageError
+from facemae.core.text import shown
 from facemae.models.base import Encoding
 from facemae.models.interop.read import read_foreign
 from facemae.models.mae import MaskedAutoencoder
@@ -139,7 +140,7 @@ def load_network(name: str, weights: Path) -> nn.Module:
     if differing:
         raise IntegrityError(
             f"{weights} does not hold the weights of {name} ({len(differing)} differ, the first is "
-            f"{differing[0]}); set pretrain.perceptual to a network and the file of its weights."
+            f"{shown(differing[0])}); set pretrain.perceptual to a network and the file of its weights."
         )
     if not all(value.isfinite().all() for value in tensors.values()):
         raise IntegrityError(f"{weights} holds numbers that are not finite; get the file again.")
