@@ -327,6 +327,17 @@ def test_faces_of_two_parts_are_never_compared(by_list):
         assert one["value"] == pytest.approx(other["value"], abs=1e-6)
 
 
+def test_a_pair_of_two_parts_is_left_out_of_the_list(by_list):
+    experiment, folder, table = by_list
+    across = Pair("list", 0, "p00/0", "p01/3", False)
+    data_of(folder, table, [*listed_pairs(), across])
+    write(folder, noise(), table)
+    run(experiment, folder)
+    scores = read_table(folder / "evaluate" / layout.SCORES)
+    assert len(scores) == 2 * PEOPLE
+    assert not ((scores["first"] == "p00") & (scores["second"] == "p01")).any()
+
+
 def test_two_perfect_networks_with_shifted_scores_are_perfect(by_list):
     """A threshold and a curve belong to one network: another's scores may lie anywhere."""
     experiment, folder, table = by_list
