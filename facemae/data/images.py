@@ -1,4 +1,4 @@
-"""The only decoder: bytes nobody vouches for become an upright RGB picture or a coded refusal."""
+"""The only image decoder: untrusted bytes become an upright RGB picture, or an error with a code."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from facemae.data.faces.cache import build_cache, load_faces
 from facemae.data.faces.split import check_split, evaluated_pairs, listed_people, split_people
 from facemae.data.sources import manifest
 from facemae.data.sources.base import Attribute, Box, Photo, Place
-from facemae.data.sources.locate import Wanted, clear_unused, find, locate, raw_dir
+from facemae.data.sources.locate import ChosenSource, clear_unused, find, locate, raw_dir
 from facemae.data.sources.manifest import Entry
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -36,21 +36,21 @@ NAMED_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedSource:
     """A source with its place on this machine, and what was counted while it was listed.
 
     `deep` holds an example of the photos that lie one folder too deep to name a person, for each folder at
     the top.
     """
 
-    wanted: Wanted
+    wanted: ChosenSource
     place: Place
     counted: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
     deep: dict[str, str] = field(default_factory=dict)
 
 
-def wanted_sources(data: config.Data) -> list[Wanted]:
+def wanted_sources(data: config.Data) -> list[ChosenSource]:
     """Return the sources that the configuration names, the labelled one first.
 
     Raises:
@@ -64,7 +64,7 @@ def wanted_sources(data: config.Data) -> list[Wanted]:
     return wanted
 
 
-def check_distinct(wanted: list[Wanted]) -> None:
+def check_distinct(wanted: list[ChosenSource]) -> None:
     """Stop if two sources are the same, or forms of the same.
 
     Raises:
@@ -81,14 +81,14 @@ def check_distinct(wanted: list[Wanted]) -> None:
                 )
 
 
-def fetch(wanted: list[Wanted], raw: Path, folder: DataFolder) -> list[Listed]:
+def fetch(wanted: list[ChosenSource], raw: Path, folder: DataFolder) -> list[ListedSource]:
     """List every photo of the sources, downloading and unpacking what has to be.
 
     Raises:
         UsageError, DataError: a source is missing or empty.
         IntegrityError: a file is not what it should be.
     """
-    listed = [Listed(each, locate(each, raw, folder.unpacked)) for each in wanted]
+    listed = [ListedSource(each, locate(each, raw, folder.unpacked)) for each in wanted]
     clear_unused([each.place for each in listed], folder.unpacked)
     _check_apart(listed, folder)
     attributes = _attributes(wanted)
@@ -108,7 +108,7 @@ def fetch(wanted: list[Wanted], raw: Path, folder: DataFolder) -> list[Listed]:
     return listed
 
 
-def _check_apart(listed: list[Listed], folder: DataFolder) -> None:
+def _check_apart(listed: list[ListedSource], folder: DataFolder) -> None:
     """Stop if what is written would be listed as photos the next time.
 
     Raises:
@@ -122,7 +122,7 @@ def _check_apart(listed: list[Listed], folder: DataFolder) -> None:
             raise UsageError(f"{folder.root} lies inside the photos' folder {images}; write elsewhere.")
 
 
-def _attributes(wanted: list[Wanted]) -> dict[str, Attribute]:
+def _attributes(wanted: list[ChosenSource]) -> dict[str, Attribute]:
     found: dict[str, Attribute] = {}
     for each in wanted:
         for name, attribute in each.source.attributes.items():
@@ -134,7 +134,7 @@ def _attributes(wanted: list[Wanted]) -> dict[str, Attribute]:
     return found
 
 
-def _entries(listed: Listed) -> Iterator[Entry]:
+def _entries(listed: ListedSource) -> Iterator[Entry]:
     source, set_name = listed.wanted.source, listed.wanted.set
     people: set[str] = set()
     photos = source.photos(listed.place, listed.ignored)
@@ -149,14 +149,14 @@ def _entries(listed: Listed) -> Iterator[Entry]:
     listed.counted["people"] = len(people)
 
 
-def _note_depth(photo: Photo, listed: Listed) -> None:
+def _note_depth(photo: Photo, listed: ListedSource) -> None:
     _, top, *rest = photo.sample_id.split("/")
     if not listed.wanted.source.folder and len(rest) == 2:
         listed.counted["too deep"] += 1
         listed.deep.setdefault(top, "/".join([top, *rest]))
 
 
-def _too_deep(listed: Listed) -> str:
+def _too_deep(listed: ListedSource) -> str:
     """Return a sentence about photos that lie one folder too deep, if there are some."""
     if not listed.deep:
         return ""
@@ -168,7 +168,7 @@ def _too_deep(listed: Listed) -> str:
     )
 
 
-def _say_listed(listed: Listed) -> None:
+def _say_listed(listed: ListedSource) -> None:
     source, counted = listed.wanted.source, listed.counted
     text = f"{counted['photos']} photos, {counted['people']} people"
     left_out = ", ".join(f"{count} {reason}" for reason, count in listed.ignored.most_common())
@@ -182,7 +182,7 @@ def _say_listed(listed: Listed) -> None:
         say("fetch", f"{source.name}: {source.published_images} photos were expected")
 
 
-def _described(listed: Listed, attributes: dict[str, Attribute]) -> dict[str, Any]:
+def _described(listed: ListedSource, attributes: dict[str, Attribute]) -> dict[str, Any]:
     source = listed.wanted.source
     return {
         "name": source.name,

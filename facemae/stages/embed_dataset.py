@@ -22,7 +22,7 @@ from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.progress import Progress, say
 from facemae.data.faces import shards, split
 from facemae.data.images import ImageError, open_image
-from facemae.data.sources.locate import Wanted, find, raw_dir
+from facemae.data.sources.locate import ChosenSource, find, raw_dir
 from facemae.evaluation.baselines.controls import LEARNERS
 from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, Embed, Recogniser, find_recogniser
 from facemae.evaluation.pairs import cosines, unit_rows
@@ -154,7 +154,7 @@ def _prepared(
     return folder, pairs
 
 
-def _folder_name(wanted: Wanted) -> str:
+def _folder_name(wanted: ChosenSource) -> str:
     """Return a name that no other data set has; two folders may be called the same."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", wanted.source.name)
     return f"{name}-{records.digest(str(wanted.path.resolve()))[:8]}" if wanted.path else name

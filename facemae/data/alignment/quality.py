@@ -16,7 +16,7 @@ MIN_FACE_PX = 40.0  # box width in the photo: below, most of the aligned face is
 MAX_YAW = 40.0  # degrees: beyond, the far eye lies on the outline and hides (1.0 %)
 MAX_RESIDUAL_SHARE = 0.075  # of H: beyond are profiles and landmarks that form no frontal face (0.1 %)
 MIN_SHARPNESS = 150.0  # of a median face blurred by 1.7 pixels (sigma, of 112); below look blurred (0.1 %)
-MIN_SURE_SCORE = 0.95  # below, half the faces are covered, cut off or shout (0.2 %)
+MIN_SURE_SCORE = 0.95  # below, half the faces are covered, cut off or shouting (0.2 %)
 
 # Names what the measures and limits above were when faces were stored.
 VERSION = f"2: {MIN_FACE_PX} {MAX_YAW} {MAX_RESIDUAL_SHARE} {MIN_SHARPNESS} {MIN_SURE_SCORE}"

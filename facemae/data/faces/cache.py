@@ -153,9 +153,9 @@ def _decode(image: bytes | None, folder: DataFolder) -> NDArray[np.uint8]:
 class FaceFile:
     """The decoded faces on disk, read at random without being brought into memory.
 
-    They are read and not mapped: a file that is cut short or a disk that fails is then an error to be told,
-    where a mapping would kill the process. The file stays open as long as the object lives, so that a cache
-    that is made anew meanwhile changes nothing.
+    They are read and not mapped: a file that is cut short or a disk that fails is then an error with a
+    message, where a mapping would kill the process. The file stays open as long as the object lives, so that
+    a cache that is rebuilt meanwhile changes nothing.
 
     Attributes:
         path: The file.

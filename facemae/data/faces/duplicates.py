@@ -3,7 +3,7 @@
 Measured by Hamming distance of 256 bits on all 13,233 aligned faces of LFW. Different people: five pairs
 within 14 bits, which are one photo under two names, and then none of 87 million under 52 (faces of 48 px, of
 CK+: none within 43). The same file at half to twice the size, in JPEG quality 30 to 95 or 20 % darker: at
-most 20 bits with the same landmarks; with the landmarks found anew 31 bits hold 97 to 100 % of such copies,
+most 20 bits with the same landmarks; with landmarks detected again 31 bits hold 97 to 100 % of such copies,
 15 bits 73 to 98 % and 7 bits 30 to 95 %. Of copies 25 % brighter, grey or turned by 10 degrees 31 bits hold
 90 to 96 %. A mirror image is not recognised.
 """
@@ -20,10 +20,10 @@ from facemae.core.progress import track
 
 HASH_BITS = 256
 HASH_BYTES = HASH_BITS // 8
-MOST_BITS = 31  # what `near_pairs` can look for
+MAX_BITS = 31  # what `near_pairs` can look for
 # Grey levels of standard deviation. Among Yale's faces in the dark, whose cosines are the lamp's and not the
 # person's, different people share a whole hash up to 14; above 15 none of them come within 41 bits.
-LEAST_CONTRAST = 15.0
+MIN_CONTRAST = 15.0
 
 _BANDS = 16  # of 16 bits: two hashes within 15 bits agree on one of them, within 31 bits but for one bit
 _KEYS = 1 << 16
@@ -42,7 +42,7 @@ def perceptual_hash(face: NDArray[np.uint8]) -> bytes:
     import imagehash
 
     image = Image.fromarray(face).convert("L")
-    if np.asarray(image).std() < LEAST_CONTRAST:
+    if np.asarray(image).std() < MIN_CONTRAST:
         return b""
     return np.packbits(imagehash.phash(image, hash_size=16).hash).tobytes()
 
@@ -59,13 +59,13 @@ def near_pairs(
     Args:
         first: (N, 32).
         second: (M, 32).
-        bits: From 0 to `MOST_BITS`.
+        bits: From 0 to `MAX_BITS`.
 
     Returns:
         (K, 2) rows of first and second in ascending order, and (K,) distances.
     """
-    if not 0 <= bits <= MOST_BITS:
-        raise ValueError(f"bits is {bits}, not from 0 to {MOST_BITS}")
+    if not 0 <= bits <= MAX_BITS:
+        raise ValueError(f"bits is {bits}, not from 0 to {MAX_BITS}")
     if len(first) > len(second):  # the fewer are looked up among the more
         pairs, distances = near_pairs(second, first, bits)
         pairs = pairs[:, ::-1]

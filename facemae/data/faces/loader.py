@@ -1,8 +1,8 @@
-"""The faces of a training, batch by batch on the compute device, read ahead of the step.
+"""Batches of faces on the compute device, read ahead of the training step.
 
-They have one of three homes. A GPU holds them all where they fit; otherwise threads read them from the
-decoded cache and copy them to the GPU while it computes. On a CPU they are read from the cache, which the
-operating system keeps in memory as far as there is some. Shapes: B batch, H side, N faces of the training.
+The faces are kept in one of three places. A GPU holds them all where they fit; otherwise threads read them
+from the decoded cache and copy them to the GPU while it computes. On a CPU they are read from the cache, as
+far as the operating system keeps it in memory. Shapes: B batch, H side, N faces of the training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faces that two sides of a split, or one side twice, show: by name, bytes, perceptual hash and embedding."""
+"""Faces that show the same on both sides of a split, or twice on one: by name, bytes, hash and embedding."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from facemae import config
 from facemae.compute.seeding import generator
 from facemae.core.errors import DataError
 
-LEAST_PEOPLE = 2  # of whom any can be told from another
+MIN_PEOPLE = 2  # recognition takes somebody else to be told from
 VALIDATED_PEOPLE = 200  # enough for two digits, and little memory
 VALIDATED_PHOTOS = 5  # of a person
 KNOWN_PHOTOS = 2
@@ -40,7 +40,7 @@ def labelled_subset(rows: pd.DataFrame, labels: config.Labels) -> pd.DataFrame:
     allowed[order] = (nth < labels.per_person) if labels.per_person else True
     ranked = ranked[allowed[ranked]]
     chosen = rows.iloc[np.sort(ranked[: round(labels.fraction * len(ranked))])]
-    if chosen["person"].nunique() < LEAST_PEOPLE:
+    if chosen["person"].nunique() < MIN_PEOPLE:
         raise DataError(
             f"finetune.labels: {labels.fraction} of {len(ranked)} faces, of people with at least "
             f"{labels.min_per_person}, shows {chosen['person'].nunique()} people, and it takes two to tell "
@@ -67,7 +67,7 @@ def people_apart(rows: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.Dat
     shown_twice = sizes.index[sizes > 1]
     order = torch.randperm(len(shown_twice), generator=generator("held out people")).numpy()
     held_out = shown_twice[order[: round(share * len(shown_twice))]]
-    if len(held_out) < LEAST_PEOPLE or len(sizes) - len(held_out) < LEAST_PEOPLE:
+    if len(held_out) < MIN_PEOPLE or len(sizes) - len(held_out) < MIN_PEOPLE:
         raise DataError(
             f"finetune.held_out {share} of {len(shown_twice)} people with two photos leaves fewer than two "
             "to learn from or to validate on; change it, or set held_out and validate_every to 0."
@@ -83,7 +83,7 @@ def known_faces(rows: pd.DataFrame) -> pd.DataFrame:
     """
     sizes = rows.groupby("person", sort=True).size()
     shown_twice = sizes.index[sizes > 1]
-    return _some_of(rows, list(shown_twice), KNOWN_PHOTOS) if len(shown_twice) >= LEAST_PEOPLE else rows[:0]
+    return _some_of(rows, list(shown_twice), KNOWN_PHOTOS) if len(shown_twice) >= MIN_PEOPLE else rows[:0]
 
 
 def _some_of(rows: pd.DataFrame, people: list[str], photos: int) -> pd.DataFrame:

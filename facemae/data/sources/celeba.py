@@ -31,7 +31,7 @@ _PARTS = ("train", "valid", "test")
 
 
 def _photos(place: Place, ignored: Counter[str]) -> Iterator[Photo]:
-    """Yield 000001.jpg and so on, with what the lists that are there tell about them.
+    """Yield 000001.jpg and so on, with the attributes that its lists give, as far as they are there.
 
     Raises:
         IntegrityError: a list cannot be understood, or has not as many rows as it says.

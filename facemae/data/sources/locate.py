@@ -21,7 +21,7 @@ READY, DOWNLOADABLE, MISSING = "ready", "will be downloaded", "missing"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ChosenSource:
     """A source as the configuration names it.
 
     Attributes:
@@ -40,7 +40,7 @@ def raw_dir(configured: str) -> Path:
     return Path(os.environ.get(RAW_DIR_VARIABLE) or configured).expanduser()
 
 
-def find(text: str, set_name: str, raw: Path, number: int = 0) -> Wanted:
+def find(text: str, set_name: str, raw: Path, number: int = 0) -> ChosenSource:
     """Return what `text` names: a data set, `name:path`, a folder, an archive or a pack.
 
     Args:
@@ -54,19 +54,19 @@ def find(text: str, set_name: str, raw: Path, number: int = 0) -> Wanted:
     """
     name, _, path = text.partition(":")
     if text in SOURCES or text in VARIANTS:
-        return Wanted(_variant(text, raw), set_name, None)
+        return ChosenSource(_variant(text, raw), set_name, None)
     if path and (name in SOURCES or name in VARIANTS):
         named = Path(path).expanduser()
         _check_exists(named, text)
-        return Wanted(_variant_of_path(name, named), set_name, named)
+        return ChosenSource(_variant_of_path(name, named), set_name, named)
     named = Path(text).expanduser()
     _check_exists(named, text)
     if named.suffix == ".bin":
-        return Wanted(insightface.bin_source(named), set_name, named)
+        return ChosenSource(insightface.bin_source(named), set_name, named)
     pack = named / "train.rec" if named.is_dir() else named
     if pack.suffix == ".rec" and pack.exists():
-        return Wanted(insightface.rec_source(pack), set_name, pack)
-    return Wanted(folder.folder_source(named, set_name, number), set_name, named)
+        return ChosenSource(insightface.rec_source(pack), set_name, pack)
+    return ChosenSource(folder.folder_source(named, set_name, number), set_name, named)
 
 
 def _check_exists(path: Path, text: str) -> None:
@@ -94,7 +94,7 @@ def _variant_of_path(name: str, path: Path) -> Source:
     return max(alike, key=lambda each: len(each.images)) if alike else variants[0]
 
 
-def locate(wanted: Wanted, raw: Path, unpacked: Path) -> Place:
+def locate(wanted: ChosenSource, raw: Path, unpacked: Path) -> Place:
     """Return where the photos are, downloading, unpacking and converting what has to be.
 
     Args:
@@ -140,7 +140,7 @@ def _complete(source: Source, beside: Path) -> None:
                 return
 
 
-def _photos_at(wanted: Wanted, raw: Path) -> Path | None:
+def _photos_at(wanted: ChosenSource, raw: Path) -> Path | None:
     """Return the folder, file or archive that holds the photos, or None where it is missing."""
     source, path = wanted.source, wanted.path
     if path is None:
@@ -193,20 +193,20 @@ def _inside(folder: Path) -> Path:
     return entries[0] if wrapped else folder
 
 
-def availability(wanted: Wanted, raw: Path) -> str:
+def availability(wanted: ChosenSource, raw: Path) -> str:
     """Return whether a source can be used on this machine: `READY`, `DOWNLOADABLE` or `MISSING`."""
     if not wanted.source.images or _photos_at(wanted, raw):
         return READY
     return DOWNLOADABLE if _remote(wanted.source) else MISSING
 
 
-def state(wanted: Wanted, raw: Path) -> str:
+def state(wanted: ChosenSource, raw: Path) -> str:
     """Return a short hash that changes when the files of a source change, and not by being downloaded."""
     parts = [wanted.source.name, *_states(wanted, raw)]
     return files.sha256("\n".join(parts).encode())[:16]
 
 
-def _states(wanted: Wanted, raw: Path) -> Iterator[str]:
+def _states(wanted: ChosenSource, raw: Path) -> Iterator[str]:
     source = wanted.source
     if not source.images:
         return

@@ -40,7 +40,7 @@ def _photos(place: Place, ignored: Counter[str]) -> Iterator[Photo]:
 
 
 def _attributes(stem: str) -> dict[str, Value]:
-    """Read AGE_GENDER_RACE_TIME; where a label is missing, those before it are still told by their place."""
+    """Read AGE_GENDER_RACE_TIME; where a label is missing, those before it still count."""
     *labels, time = [part for part in stem.split("_") if part] or [""]
     if not _TIME.match(time):
         return {}

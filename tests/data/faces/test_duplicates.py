@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from facemae.data.faces import duplicates
-from facemae.data.faces.duplicates import LEAST_CONTRAST, near_embeddings, near_pairs, perceptual_hash
+from facemae.data.faces.duplicates import MIN_CONTRAST, near_embeddings, near_pairs, perceptual_hash
 
 
 def bits_apart(one, other):
@@ -148,7 +148,7 @@ def test_a_face_without_contrast_has_no_hash():
     random = np.random.default_rng(0)
     noise = random.normal(size=(112, 112, 1)).repeat(3, axis=2)
     faint, clear = (
-        (100 + noise * LEAST_CONTRAST * factor).clip(0, 255).astype(np.uint8) for factor in (0.9, 1.1)
+        (100 + noise * MIN_CONTRAST * factor).clip(0, 255).astype(np.uint8) for factor in (0.9, 1.1)
     )
     assert perceptual_hash(np.zeros((112, 112, 3), np.uint8)) == perceptual_hash(faint) == b""
     assert len(perceptual_hash(clear)) == 32
