@@ -12,6 +12,7 @@ from pathlib import Path
 from facemae.core import files
 from facemae.core.errors import DataError, StorageError, UsageError
 from facemae.core.progress import say
+from facemae.data.images import starts_like_picture
 from facemae.data.sources import SOURCES, VARIANTS, archives, download, folder, insightface
 from facemae.data.sources.base import Place, Remote, Source
 from facemae.data.sources.listing import folder_state
@@ -186,11 +187,11 @@ def clear_unused(places: list[Place], unpacked: Path) -> None:
 def _inside(folder: Path) -> Path:
     """Return the one folder that an archive wraps all others in, or the folder itself."""
     entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    folders = [path for path in entries if path.is_dir()]
     # One folder without others in it may be a person's, whose name has to stay.
-    wrapped = (
-        len(entries) == 1 and entries[0].is_dir() and any(path.is_dir() for path in entries[0].iterdir())
-    )
-    return entries[0] if wrapped else folder
+    wraps = len(folders) == 1 and any(path.is_dir() for path in folders[0].iterdir())
+    photos = any(starts_like_picture(path) for path in entries if path.is_file())
+    return folders[0] if wraps and not photos else folder
 
 
 def availability(wanted: ChosenSource, raw: Path) -> str:

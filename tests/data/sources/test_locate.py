@@ -218,7 +218,18 @@ def test_the_environment_says_where_raw_data_is(monkeypatch):
 # --- photos of every form ---
 
 
-@pytest.mark.parametrize("form", ["folder", "zip", "tar.gz", "tar", "ZIP", "tgz inside one folder"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "folder",
+        "zip",
+        "tar.gz",
+        "tar",
+        "ZIP",
+        "tgz inside one folder",
+        "zip with a file beside the one folder",
+    ],
+)
 def test_a_folder_and_an_archive_of_people_are_the_same_photos(listed, tmp_path, form):
     names = {
         "folder": lambda: make_folder(tmp_path / "mine", PEOPLE),
@@ -228,6 +239,9 @@ def test_a_folder_and_an_archive_of_people_are_the_same_photos(listed, tmp_path,
         "ZIP": lambda: make_zip(tmp_path / "MINE.ZIP", PEOPLE),
         "tgz inside one folder": lambda: make_tar(
             tmp_path / "mine.tgz", {f"mine/{name}": data for name, data in PEOPLE.items()}
+        ),
+        "zip with a file beside the one folder": lambda: make_zip(
+            tmp_path / "mine.zip", {"READ ME.txt": b"hello"} | {f"mine/{n}": d for n, d in PEOPLE.items()}
         ),
     }
     assert listed(str(names[form]())) == [
