@@ -10,28 +10,22 @@ from size import MAX_FILE, MAX_FUNCTION, file_lengths, function_lengths
 ROOT = Path(__file__).parents[1]
 # Files that are still too long, each with the length it may not exceed. This list only gets shorter.
 LONGER = {
-    "facemae/app/views/reconstruct.py": 456,
-    "facemae/data/faces/split.py": 495,
-    "facemae/data/sources/archives.py": 700,
-    "facemae/data/sources/packs.py": 515,
-    "facemae/recognition/model_card.py": 465,
-    "facemae/report/charts.py": 690,
-    "facemae/report/tables.py": 620,
+    "facemae/recognition/model_card.py": 460,
 }
 # Words that nobody outside knows, or that make a riddle of a sentence, and how often each still stands.
 # The numbers only get smaller.
 WORDS = {
-    r"\brivals?\b|_rivals?\b|\bRivals?\b|RIVALS?": 44,
-    r"\btwins?\b": 19,
-    r"\banew\b": 36,
+    r"\brivals?\b|_rivals?\b|\bRivals?\b|RIVALS?": 12,
+    r"\btwins?\b": 4,
+    r"\banew\b": 11,
     r"\bluck of\b": 4,
-    r"\bmanners of\b": 1,
+    r"\bmanners of\b": 0,
     r"cut off or shout": 1,
     r"\blook ill\b": 1,
     r"\bcan speak of\b": 4,
-    r"under ever more": 3,
-    r"\bcheap\b|cheap_runs": 23,
-    r"class _?(Asked|Making|Underway|Done|Puzzle|Kind)\b": 7,
+    r"under ever more": 0,
+    r"\bcheap\b|cheap_runs": 16,
+    r"class _?(Asked|Making|Underway|Done|Puzzle|Kind)\b": 2,
 }
 WHERE = ("facemae", "app.py", "README.md", "config.yaml", "config", "Snakefile", "workflow/rules")
 

@@ -110,7 +110,7 @@ def pretrain(
     threads: ThreadsOption = 1,
     workers: LoadersOption = 0,
 ) -> None:
-    """Pretrain a run, by a masked autoencoder or a rival of it; the same command goes on after a kill."""
+    """Pretrain a run, as a masked autoencoder or contrastively; the same command goes on after a kill."""
     task = _task(config_files, run, seed, folder, out, threads, workers)
     from facemae.stages.pretrain import pretrain as stage
 
@@ -184,7 +184,7 @@ def label_curve(
     pretrained: PretrainedOption = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Fine-tune a run anew on fewer and fewer labels."""
+    """Fine-tune a run on fewer and fewer labels."""
     task = _task(config_files, run, seed, folder, out, threads)
     from facemae.stages.label_curve import label_curve as stage
 

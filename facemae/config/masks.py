@@ -65,7 +65,7 @@ class AttentionMask(MaskBlock):
     guide = "attention"
 
     min_led: Fraction
-    """Min fraction that attention leads, drawn for each image anew; the rest is random."""
+    """Min fraction that attention leads, drawn per image; the rest is random."""
     max_led: Fraction
     """Greatest fraction that attention leads."""
 

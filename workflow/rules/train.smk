@@ -6,7 +6,7 @@ one GPU is shared out by torchrun, which would take --run for an option of its o
 """
 
 MASKED = [name for name in EXPERIMENT.run_names if EXPERIMENT.run(name).masked]
-RIVALS = [
+CONTRASTIVE = [
     name
     for name in EXPERIMENT.run_names
     if EXPERIMENT.run(name).pretrain and name not in MASKED
@@ -63,15 +63,15 @@ rule pretrain:
         """
 
 
-# A rival of the masked autoencoder has no decoder, and completes no face.
-use rule pretrain as pretrain_rival with:
+# A contrastive method has no decoder, and completes no face.
+use rule pretrain as pretrain_contrastive with:
     output:
         f"{STAGE}/pretrain/encoder.safetensors",
         f"{STAGE}/pretrain/log.jsonl",
         f"{STAGE}/pretrain/metrics.json",
         f"{STAGE}/pretrain/config.json",
     wildcard_constraints:
-        run="|".join(RIVALS) or "none",
+        run="|".join(CONTRASTIVE) or "none",
 
 
 rule finetune:
