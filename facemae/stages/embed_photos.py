@@ -70,9 +70,10 @@ def embed_photos(photos: Photos, model: Path, out: Path) -> pd.DataFrame:
     size = records.read_json(stage / layout.CONFIG)["image_size"]
     folder = DataFolder(out.with_name(f".{out.name}.faces"))
     prefix = _aligned(photos, size, folder)
-    table = _embedded(photos, stage, folder)
+    compute = device.choose(photos.device, "auto", photos.threads)
+    table = _embedded(compute, stage, folder)
     table["sample_id"] = table["sample_id"].str.removeprefix(prefix)
-    _write(table, folder, prefix, stage, out)
+    _write(table, folder, prefix, stage, out, compute)
     pairs = records.read_table(folder.listed_pairs)
     for side in ("first", "second"):
         pairs[side] = pairs[side].str.removeprefix(prefix)
@@ -110,8 +111,7 @@ def _aligned(photos: Photos, size: int, folder: DataFolder) -> str:
     return f"{layout.SET_LABELLED}/" if own else ""
 
 
-def _embedded(photos: Photos, stage: Path, folder: DataFolder) -> pd.DataFrame:
-    compute = device.choose(photos.device, "auto", photos.threads)
+def _embedded(compute: device.Compute, stage: Path, folder: DataFolder) -> pd.DataFrame:
     index = records.read_table(folder.faces, ["sample_id", "person"])
     parts = []
     for start in range(0, len(index), FACES_AT_A_TIME):
@@ -122,7 +122,9 @@ def _embedded(photos: Photos, stage: Path, folder: DataFolder) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _write(table: pd.DataFrame, folder: DataFolder, prefix: str, stage: Path, out: Path) -> None:
+def _write(
+    table: pd.DataFrame, folder: DataFolder, prefix: str, stage: Path, out: Path, compute: device.Compute
+) -> None:
     model = files.sha256_of(stage / layout.EMBEDDER)[:16]
     rejected = [
         {"sample_id": row["sample_id"].removeprefix(prefix)}
@@ -133,8 +135,8 @@ def _write(table: pd.DataFrame, folder: DataFolder, prefix: str, stage: Path, ou
     trained_on = {normal_name(person) or person for person in _training_people(stage)}
     known = sorted(person for person in people if (normal_name(person) or person) in trained_on)
     records.write_table(out, table.assign(model=model), ["sample_id", "person", "embedding", "model"])
-    content = {"model": model, "faces": len(table), "without_face": rejected, "trained_on": known}
-    files.write_json(sidecar(out), content)
+    content = {"model": model, "device": str(compute), "faces": len(table)}
+    files.write_json(sidecar(out), content | {"without_face": rejected, "trained_on": known})
     say("embed", f"{len(table)} faces of {table['person'].nunique()} people in {out}")
     if rejected:
         names = ", ".join(row["sample_id"] for row in rejected[:3])

@@ -48,6 +48,7 @@ def test_photos_become_embeddings_that_can_be_read(stage, photos, tmp_path, orl_
     assert written["person"].to_list() == [f"p{n // 2}" for n in range(16)]
     assert written["model"].unique().tolist() == [files.sha256_of(stage / layout.EMBEDDER)[:16]]
     known = records.read_json(sidecar(out))
+    assert known["device"] in ("cpu, bfloat16", "cpu, float32")
     assert [row["sample_id"] for row in known["without_face"]] == ["p0/bad.jpg"]
     assert known["without_face"][0]["reason"]
     assert "no face was found in 1 photos: p0/bad.jpg" in capsys.readouterr().err

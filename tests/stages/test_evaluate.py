@@ -63,7 +63,7 @@ def write(folder, vectors, table=None):
     records.write_table(folder / "embed" / layout.EMBEDDINGS, table, layout.EMBEDDING_COLUMNS)
     records.write_metrics(
         folder / "embed", [], seed=1, device="cpu, float32", seconds={"finetune": 2.5}, inputs={},
-        images_seen={"finetune": 640}, energy_joules={},
+        images_seen={"finetune": 640}, energy_joules={}, precision={"finetune": "bfloat16"},
     )  # fmt: skip
 
 
@@ -92,6 +92,7 @@ def test_perfect_embeddings_have_perfect_metrics(experiment, folder):
         assert (found[name]["ci_low"], found[name]["ci_high"]) == pytest.approx((value, value), abs=1e-12)
     assert (content["people"], content["seed"], content["dataset"]) == (PEOPLE, 1, "orl")
     assert (content["device"], content["seconds"]) == ("cpu, float32", {"finetune": 2.5})
+    assert content["precision"] == {"finetune": "bfloat16"}
     assert found["roc_auc"]["n"] == PEOPLE * FACES * (PEOPLE * FACES - 1) // 2
     assert found["rank1"]["n"] == PEOPLE * (FACES - 1)
 
