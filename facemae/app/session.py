@@ -133,7 +133,7 @@ def choose_threshold(model: Model, key: str) -> Threshold:
     """Let the visitor choose how often two people may be taken for one, and return the threshold.
 
     Raises:
-        UsageError: the data can speak of no rate at all.
+        UsageError: the data support no rate at all.
     """
     table, people = card(model)
     known = rates(table, people)

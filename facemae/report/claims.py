@@ -20,12 +20,12 @@ from facemae.evaluation.statistics import holm
 from facemae.report.phrases import (
     OPPOSITE,
     VERDICTS,
-    cheap_runs,
     compared,
+    contrastive_runs,
+    hiding_runs,
     masked_runs,
     metric_label,
     names_of,
-    rival_runs,
     scalars,
     scratch_runs,
     turned,
@@ -33,7 +33,7 @@ from facemae.report.phrases import (
 
 Finding = Literal["supported", "not supported", "undecided", "not measured"]
 FINDINGS: tuple[Finding, ...] = ("supported", "not supported", "undecided", "not measured")
-Control = Literal["scratch", "cheap", "rivals", "masks"]
+Control = Literal["scratch", "hiding", "contrastive", "masks"]
 
 CANNOT_TELL = "these people and seeds cannot tell"
 PRIMARY = "primary"  # stands for the configuration's primary metric
@@ -46,9 +46,9 @@ class Question:
     Attributes:
         claim: What is said of masked autoencoders.
         metric: What it is judged by.
-        against: scratch: training from scratch. cheap: a run without pretraining that hides something in
-            fine-tuning, from scratch where there is none. rivals: every other way to pretrain. masks: each
-            other.
+        against: scratch: training from scratch. hiding: a run without pretraining that hides something in
+            fine-tuning, from scratch where there is none. contrastive: every other way to pretrain. masks:
+            each other.
         needs: What has to be in the configuration for the metric to be measured.
     """
 
@@ -61,19 +61,19 @@ class Question:
 QUESTIONS = (
     Question("MAE pretraining makes recognition more accurate", PRIMARY, "scratch"),
     Question(
-        "MAE pretraining makes recognition more robust to occlusion", "occlusion_accuracy", "cheap",
+        "MAE pretraining makes recognition more robust to occlusion", "occlusion_accuracy", "hiding",
         "robustness.runs",
     ),
     Question(
-        "MAE pretraining makes recognition more robust to changed light", "light_accuracy", "cheap",
+        "MAE pretraining makes recognition more robust to changed light", "light_accuracy", "hiding",
         "robustness.runs",
     ),
     Question(
         "MAE pretraining makes recognition more robust to real light from the side", "illumination_rank1",
-        "cheap", "robustness.runs and robustness.illumination",
+        "hiding", "robustness.runs and robustness.illumination",
     ),
     Question("MAE pretraining needs fewer labels", "labels_accuracy", "scratch", "label_curve.runs"),
-    Question("MAE pretraining beats its rivals", PRIMARY, "rivals"),
+    Question("MAE pretraining beats contrastive pretraining", PRIMARY, "contrastive"),
     Question("The masking strategy matters", PRIMARY, "masks"),
     Question(
         "MAE pretraining tells gender better", "gender_balanced", "scratch", "attributes.tasks with gender"
@@ -168,14 +168,14 @@ def _answers(tables: _Tables, question: Question) -> list[_Answer]:
         return [_Answer(question.claim, metric, None, _why_not(tables, question, metric))]
     if question.against == "masks":
         return [_between_masks(tables, question, metric, masked)]
-    if question.against == "rivals":
-        return _against_rivals(tables, question, metric, masked)
+    if question.against == "contrastive":
+        return _against_contrastive(tables, question, metric, masked)
     controls = tables.measured(metric, _without_pretraining(tables.experiment, question.against))
     if not controls:
         return [_Answer(question.claim, metric, None, "no run without pretraining was measured")]
     more = [_others(tables, metric, masked[1:], controls[0])]
-    if question.against == "cheap":
-        more += _beside_cheap(tables, metric, masked[0], controls)
+    if question.against == "hiding":
+        more += _beside_hiding(tables, metric, masked[0], controls)
     if metric == "labels_accuracy":
         more.append(_labels_saved(tables, masked[0], controls[0]))
     if question.needs.startswith("attributes") and tables.experiment.attributes.mode == "probe":
@@ -185,19 +185,21 @@ def _answers(tables: _Tables, question: Question) -> list[_Answer]:
 
 def _without_pretraining(experiment: config.Experiment, against: Control) -> list[str]:
     """Return the runs without pretraining: the one to hold a claim against first, whatever came out."""
-    cheap = cheap_runs(experiment) if against == "cheap" else []
+    hiding = hiding_runs(experiment) if against == "hiding" else []
     return sorted(
-        scratch_runs(experiment), key=lambda name: (name not in cheap, name not in experiment.controls)
+        scratch_runs(experiment), key=lambda name: (name not in hiding, name not in experiment.controls)
     )
 
 
-def _beside_cheap(tables: _Tables, metric: str, run: str, controls: list[str]) -> list[str]:
-    """Return how the run does against the other controls, and whether a cheap one is missing."""
+def _beside_hiding(tables: _Tables, metric: str, run: str, controls: list[str]) -> list[str]:
+    """Return how the run does against the other controls, and whether one that hides patches is missing."""
     rows = [tables.compared(metric, run, name) for name in controls[1:]]
     told = [f"{row['run_b']}: {row['verdict']} ({row['difference']:+.3f})" for row in rows if row]
     words = [f"Against the other runs without pretraining: {', '.join(told)}."] if told else []
-    if not set(controls) & set(cheap_runs(tables.experiment)):
-        words.append("No run with patch_drop or erasing, the cheap rivals, was there to compare with.")
+    if not set(controls) & set(hiding_runs(tables.experiment)):
+        words.append(
+            "No run with patch_drop or erasing, which hide without pretraining, was there to compare."
+        )
     return words
 
 
@@ -271,10 +273,12 @@ def _others(tables: _Tables, metric: str, others: list[str], control: str) -> st
     return f"The other masks against {control}: {'; '.join(parts)}." if parts else ""
 
 
-def _against_rivals(tables: _Tables, question: Question, metric: str, masked: list[str]) -> list[_Answer]:
-    """Judge one claim for each rival."""
-    rivals = tables.measured(metric, rival_runs(tables.experiment))
-    if not rivals:
+def _against_contrastive(
+    tables: _Tables, question: Question, metric: str, masked: list[str]
+) -> list[_Answer]:
+    """Judge one claim for each contrastive run."""
+    found = tables.measured(metric, contrastive_runs(tables.experiment))
+    if not found:
         reason = "there is no run with pretrain.method simclr, moco or dino"
         return [_Answer(question.claim, metric, None, reason)]
     return [
@@ -282,7 +286,7 @@ def _against_rivals(tables: _Tables, question: Question, metric: str, masked: li
             tables, f"MAE pretraining beats {name}", metric, masked[0], name,
             [_others(tables, metric, masked[1:], name)],
         )
-        for name in rivals
+        for name in found
     ]  # fmt: skip
 
 

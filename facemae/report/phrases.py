@@ -159,19 +159,19 @@ def masked_runs(experiment: config.Experiment) -> list[str]:
     return [name for name in experiment.run_names if experiment.run(name).masked]
 
 
-def rival_runs(experiment: config.Experiment) -> list[str]:
+def contrastive_runs(experiment: config.Experiment) -> list[str]:
     """Return the names of the runs that learn by comparing views of a face."""
     pretrained = [name for name in experiment.run_names if experiment.run(name).pretrain]
     return [name for name in pretrained if not experiment.run(name).masked]
 
 
-def cheap_runs(experiment: config.Experiment) -> list[str]:
+def hiding_runs(experiment: config.Experiment) -> list[str]:
     """Return the names of the runs that hide something in fine-tuning alone, without any pretraining."""
     return [name for name in _without_pretraining(experiment) if hides(experiment.run(name).finetune)]
 
 
 def scratch_runs(experiment: config.Experiment) -> list[str]:
-    """Return the names of the runs from scratch: first those that hide nothing, then the cheap controls."""
+    """Return the names of the runs from scratch: first those that hide nothing in fine-tuning."""
     return sorted(_without_pretraining(experiment), key=lambda name: hides(experiment.run(name).finetune))
 
 

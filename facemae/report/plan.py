@@ -30,7 +30,7 @@ POWER = 0.8
 POWER_OF_EQUIVALENCE = 1 - (1 - POWER) / 2
 MOST_SEEDS, MOST_PEOPLE = 50, 1_000_000
 GROWTH = 1.1  # between the numbers of people that are tried
-ONE_SEED = "One seed cannot tell a run from the luck of its training: name two or more under seeds."
+ONE_SEED = "One seed cannot tell a better run from a lucky training: name two or more under seeds."
 NO_NOISE = (
     "No earlier comparison of this data by {metric} tells how far a difference moves by chance: run two "
     "seeds first (snakemake --cores all), then plan again with --results and their folder."

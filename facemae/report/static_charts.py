@@ -58,7 +58,7 @@ def svg(chart: Chart) -> str:
     # A style sheet within an SVG holds for the whole page, so what it says is said on the element.
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
     text = text.replace("<svg ", '<svg stroke-linejoin="round" stroke-linecap="butt" ', 1)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # counted anew in every figure, and nothing refers to them
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # counted in every figure, and nothing refers to them
     text = re.sub(r" ?font-family: [^;\"]*;?", "", text)  # the page's font
     return re.sub(r"\s*\n\s*", "\n", text)
 

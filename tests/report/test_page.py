@@ -66,7 +66,7 @@ def html(made: tuple[config.Experiment, Path], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the page of an experiment with every protocol, cheap controls and a rival."""
+    """Return the page of an experiment with every protocol, control that hides patchess and a rival."""
     return write(tmp_path_factory.mktemp("everything"), **EVERYTHING)
 
 

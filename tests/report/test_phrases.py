@@ -3,10 +3,10 @@
 import pandas as pd
 
 from facemae.report.phrases import (
-    cheap_runs,
+    contrastive_runs,
+    hiding_runs,
     masked_runs,
     primary_first,
-    rival_runs,
     scratch_runs,
     turned,
 )
@@ -27,8 +27,8 @@ def test_runs_are_told_apart_by_how_they_learn(small):
         | {"plain": {"pretrain": None}}
     )
     assert masked_runs(experiment) == ["random"]
-    assert rival_runs(experiment) == ["views"]
-    assert cheap_runs(experiment) == ["erasing"]
+    assert contrastive_runs(experiment) == ["views"]
+    assert hiding_runs(experiment) == ["erasing"]
     assert scratch_runs(experiment) == ["plain", "erasing"]  # what hides nothing comes first
 
 

@@ -1,4 +1,4 @@
-"""One face under masks that a strategy draws anew every second, as a picture that moves."""
+"""One face under masks that a strategy draws again every second, as a picture that moves."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 // A picture under a grid of cells: press and drag paints or wipes, arrows and space do the same.
-// Called anew whenever the page sends data; what was painted meanwhile is kept with the element.
+// Called again whenever the page sends data; what was painted meanwhile is kept with the element.
 
 const boards = new WeakMap()
 

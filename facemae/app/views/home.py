@@ -122,7 +122,7 @@ def _what_was_run(setup: config.Experiment) -> list[str]:
     masked = [f"{name} ({setup.run(name).mask_ratio:.0%} hidden)" for name in phrases.masked_runs(setup)]
     kinds = (
         ("Pretrained as masked autoencoders, each with its own mask", masked),
-        ("Pretrained by comparing views of a face", phrases.rival_runs(setup)),
+        ("Pretrained by comparing views of a face", phrases.contrastive_runs(setup)),
         ("From scratch, without pretraining", phrases.scratch_runs(setup)),
         ("Controls that train no network", list(setup.baselines)),
     )

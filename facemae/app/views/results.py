@@ -76,7 +76,7 @@ def _numbers(leaderboard: pd.DataFrame) -> None:
         each = each[(each["metric"] == metric) & (each["condition"] == condition)]
         each = each.loc[each["run"].isin(found["run"]), columns]
         st.dataframe(each.dropna(axis=1, how="all"), hide_index=True, column_config=_columns())
-        st.caption("One seed's interval is for new people only and knows nothing of the luck of training.")
+        st.caption("One seed's interval is for new people only and says nothing of how much training varies.")
     _downloads(found)
 
 
