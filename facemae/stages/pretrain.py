@@ -66,6 +66,8 @@ def _pretrain(task: Task, settings: config.Pretrain, compute: Compute, processes
         training, held_out = _rows(task, settings)
         if settings.validate_every:
             objective.validation = _validation(task, settings, objective, held_out)
+        if processes.is_first and isinstance(objective, MaskedPretraining):
+            pretrain_mae.keep_progress(objective, task, job.state)
         if processes.is_first:
             kept = f", {len(held_out)} held out" if len(held_out) else ""
             how = f"{settings.mask} mask" if settings.method == "mae" else settings.method
@@ -74,7 +76,7 @@ def _pretrain(task: Task, settings: config.Pretrain, compute: Compute, processes
         faces = task.open(training)
         trained = fit_faces(objective, optimizer, faces, settings, job, task.workers, processes)
         if processes.is_first:
-            _write(task, settings, objective, trained, processes)
+            _write(task, settings, objective, trained, processes, job.state)
             checkpoint.remove(job.state)
         processes.wait()
 
@@ -185,6 +187,7 @@ def _write(
     objective: MaskedPretraining | Contrastive,
     trained: Trained,
     processes: World,
+    state: Path,
 ) -> None:
     """Write all outputs; seconds and joules are all processes' together."""
     objective.network.eval()
@@ -195,7 +198,7 @@ def _write(
         records.metric("training_loss", trained.log[-1][LOSS], n=len(trained.log), note="end of the log")
     ]
     if isinstance(objective, MaskedPretraining):
-        metrics += pretrain_mae.write(objective, task)
+        metrics += pretrain_mae.write(objective, task, state)
     if trained.best_step is not None:
         loss, step = min(trained.held_out)
         note = f"best, at step {step}"

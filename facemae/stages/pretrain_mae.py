@@ -6,14 +6,17 @@ Shapes: N faces.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, cast
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from facemae import config
-from facemae.config.masks import PIXEL_MASKS, REGION_MASKS
+from facemae.config.masks import MASK_GUIDES, PIXEL_MASKS, REGION_MASKS
 from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.data.faces.cache import Faces
@@ -31,9 +34,42 @@ from facemae.training.objectives.mae import COMMON_MASK, MaskedPretraining
 WHOLE_PHOTO = [0.0, 0.0, 1.0, 1.0]  # the crop of a source of which nobody said where its faces are
 SHOWN_FACES = 6
 UNSEEN_FACES = 1000  # enough for a mean, and little memory
+PROGRESS_FACES, PROGRESS_STEPS = 2, 6  # of which completions are kept while the training goes on
+COMPLETED = "completed_"  # how their files begin, in the state folder
 
 
-def write(objective: MaskedPretraining, task: Task) -> list[dict[str, Any]]:
+def keep_progress(objective: MaskedPretraining, task: Task, state: Path) -> None:
+    """Let some validations keep, in the state folder, what the network makes of a few unseen faces.
+
+    Only the first seed's are shown anywhere. A guided mask moves while its guide learns, so that pictures of
+    two steps would not belong under one mask: none are kept of it.
+    """
+    settings, validation = objective.settings, objective.validation
+    if not validation or task.seed != task.experiment.seeds[0] or settings.mask in MASK_GUIDES:
+        return
+    shown = _shown(task.load(layout.ROLE_EVALUATION, most=UNSEEN_FACES), PROGRESS_FACES)
+    apart = validation.every * math.ceil(settings.steps / validation.every / PROGRESS_STEPS)
+
+    def measure(step: int) -> dict[str, float]:
+        if step % apart == 0 or step == settings.steps:
+            picture = _completed(objective, cast(MaskedAutoencoder, objective.result), shown)[2]
+            content = safetensors.torch.save({"reconstruction": to_faces(picture).cpu().contiguous()})
+            files.atomic_write(state / f"{COMPLETED}{step:08d}.safetensors", content, private=True)
+        return validation.measure(step)
+
+    objective.validation = replace(validation, measure=measure)
+
+
+def _write_progress(task: Task, state: Path) -> None:
+    """Write the completions that were kept on the way as one file, by their step."""
+    kept = {int(path.stem.removeprefix(COMPLETED)): path for path in sorted(state.glob(f"{COMPLETED}*"))}
+    if kept:
+        pictures = [safetensors.torch.load_file(path)["reconstruction"] for path in kept.values()]
+        content = {"step": torch.tensor(list(kept)), "reconstruction": torch.stack(pictures)}
+        files.atomic_write(task.out / layout.PROGRESS, safetensors.torch.save(content), private=True)
+
+
+def write(objective: MaskedPretraining, task: Task, state: Path) -> list[dict[str, Any]]:
     """Write decoder and reconstructions of unseen people, and return what is measured on these."""
     mae = cast(MaskedAutoencoder, objective.result)
     save_weights(mae.decoder, task.out / layout.DECODER)
@@ -46,6 +82,7 @@ def write(objective: MaskedPretraining, task: Task) -> list[dict[str, Any]]:
         error = objective.score(mae, unseen)
         metrics.append(records.metric(layout.COMMON_ERROR, error, n=count, note=note(COMMON_MASK)))
     _write_reconstructions(objective, mae, unseen, task)
+    _write_progress(task, state)
     return metrics
 
 
@@ -76,24 +113,37 @@ def _write_reconstructions(
     objective: MaskedPretraining, mae: MaskedAutoencoder, unseen: Faces, task: Task
 ) -> None:
     """Write the first face of some people: original, what was hidden, and what the network made of it."""
-    firsts = {person: place for place, person in reversed(list(enumerate(unseen.people)))}
-    places = sorted(firsts.values())[:SHOWN_FACES]
-    shown = Faces(unseen.images[places], [unseen.sample_ids[place] for place in places], [])
-    images, mask, prediction = objective.predict(mae, shown, 0, own_mask=True)
-    normalised = objective.settings.normalise_target
-    picture = reconstruct(prediction, images, mae.encoder.patch_size, normalised=normalised)
-    if mae.hides_pixels(mask):
-        picture = keep_visible_pixels(picture, images, mask)
+    shown = _shown(unseen, SHOWN_FACES)
+    images, mask, picture = _completed(objective, mae, shown)
     tensors = {
         "face": to_faces(images).cpu().contiguous(),
         "hidden": mask.hidden.cpu(),
-        "reconstruction": to_faces(picture.float()).cpu().contiguous(),
+        "reconstruction": to_faces(picture).cpu().contiguous(),
     }
     aligned = task.experiment.data.align != "crop"  # else nobody knows where the regions are
     measured = _measured(objective, mae, unseen, aligned=aligned)
     facts = json.dumps({"sample_ids": shown.sample_ids, "mask": measured})
     content = safetensors.torch.save(tensors, {layout.FACTS: facts})  # of several keys the order varies
-    files.atomic_write(task.out / layout.RECONSTRUCTIONS, content)
+    files.atomic_write(task.out / layout.RECONSTRUCTIONS, content, private=True)
+
+
+def _shown(unseen: Faces, count: int) -> Faces:
+    """Return the first face of each of the first people."""
+    firsts = {person: place for place, person in reversed(list(enumerate(unseen.people)))}
+    places = sorted(firsts.values())[:count]
+    return Faces(unseen.images[places], [unseen.sample_ids[place] for place in places], [])
+
+
+def _completed(
+    objective: MaskedPretraining, mae: MaskedAutoencoder, shown: Faces
+) -> tuple[Tensor, PatchMask, Tensor]:
+    """Return faces as images, what the run's own mask hides, and the images completed, in float32."""
+    images, mask, prediction = objective.predict(mae, shown, 0, own_mask=True)
+    normalised = objective.settings.normalise_target
+    picture = reconstruct(prediction, images, mae.encoder.patch_size, normalised=normalised)
+    if mae.hides_pixels(mask):
+        picture = keep_visible_pixels(picture, images, mask)
+    return images, mask, picture.float()
 
 
 def _measured(

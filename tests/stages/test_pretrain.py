@@ -15,6 +15,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.masking.strategies import STRATEGIES
 from facemae.models.weights import load_autoencoder
+from facemae.stages import pretrain_mae
 from facemae.stages.pretrain import PROBED_PHOTOS, _shown_twice, pretrain
 from facemae.stages.task import Task
 from facemae.training import memory
@@ -61,6 +62,7 @@ def test_everything_that_is_promised_is_written(stage, store):
             layout.DECODER,
             layout.LOG,
             layout.METRICS,
+            layout.PROGRESS,
             layout.RECONSTRUCTIONS,
         ]
     )
@@ -110,9 +112,36 @@ def test_reconstructions_are_of_unseen_people_one_each(stage, store):
     assert facts["mask"]["visible_tokens"] == 4
 
 
+def test_completions_on_the_way_are_kept_for_the_first_seed_and_change_no_weight(stage, monkeypatch):
+    out = stage(out="a")
+    kept = safetensors.torch.load_file(out / layout.PROGRESS)
+    assert kept["step"].tolist() == [2, 4]
+    assert kept["reconstruction"].shape == (2, pretrain_mae.PROGRESS_FACES, SIZE, SIZE, 3)
+    with safetensors.safe_open(out / layout.RECONSTRUCTIONS, "pt") as file:
+        shown = slice(pretrain_mae.PROGRESS_FACES)
+        visible = ~file.get_tensor("hidden")[shown].view(-1, 4, 4).repeat_interleave(8, 1).repeat_interleave(
+            8, 2
+        )
+        face = file.get_tensor("face")[shown]
+    for picture in kept["reconstruction"]:
+        assert torch.equal(picture[visible], face[visible])  # the masks are those of the end
+    assert not torch.equal(*kept["reconstruction"])
+    assert not (stage(out="b", seed=1) / layout.PROGRESS).exists()
+    assert not (stage("guided", out="c", mask="attention_high") / layout.PROGRESS).exists()
+    monkeypatch.setattr(pretrain_mae, "keep_progress", lambda *_: None)
+    without = stage(out="d")
+    assert (without / layout.ENCODER).read_bytes() == (out / layout.ENCODER).read_bytes()
+
+
+def test_many_validations_keep_few_completions(stage):
+    out = stage(steps=20, validate_every=1, log_every=20)
+    steps = safetensors.torch.load_file(out / layout.PROGRESS)["step"].tolist()
+    assert steps == [4, 8, 12, 16, 20]
+
+
 def test_two_trainings_write_the_same_bytes(stage):
     first, second = stage(out="a", workers=0), stage(out="b", workers=2)
-    for name in (layout.ENCODER, layout.DECODER, layout.RECONSTRUCTIONS, layout.CONFIG):
+    for name in (layout.ENCODER, layout.DECODER, layout.RECONSTRUCTIONS, layout.PROGRESS, layout.CONFIG):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     assert {name: each["value"] for name, each in metrics_of(first).items()} == {
         name: each["value"] for name, each in metrics_of(second).items()
