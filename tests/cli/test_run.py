@@ -1,0 +1,61 @@
+"""The front door: what is missing is said before any work, and a run ends with its verdict."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from facemae.__main__ import app
+from facemae.core.files import exclusive
+from facemae.data.images import open_image
+from facemae.data.sources.orl import orl_photos
+
+
+def people(folder, count, photos):
+    """Write photos of `count` people of ORL under names with spaces and accents, and files beside them."""
+    for photo in orl_photos():
+        person, number = (int(part.strip("s")) for part in photo.sample_id.split("/")[1:])
+        if person <= count and number <= photos:
+            home = folder / f"Zoë {person} Łęcka"
+            home.mkdir(parents=True, exist_ok=True)
+            open_image(photo.path).resize((276, 336)).save(home / f"a photo {number}.jpg", quality=95)
+    (folder / "Thumbs.db").write_bytes(b"x")
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["run", *map(str, arguments)])
+
+
+def test_too_few_people_are_told_before_anything_is_written(tmp_path):
+    done = run("--photos", people(tmp_path / "faces", 3, 3), "--out", tmp_path / "out")
+    assert "3 people have 3 photos or more, and 4 are needed" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "a.jpg"])
+def test_what_is_no_folder_of_people_is_refused(name, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    done = run("--photos", tmp_path / name, "--out", tmp_path / "out")
+    assert "is no folder; name one that has a folder for each person" in str(done.exception)
+
+
+def test_results_in_use_are_refused_at_once(tmp_path):
+    with exclusive(tmp_path / "out" / ".workflow.lock"):
+        (tmp_path / "out" / "settings.json").write_text(
+            json.dumps({"data": {"labelled": str(tmp_path / "faces")}})
+        )
+        done = run("--photos", people(tmp_path / "faces", 4, 3), "--out", tmp_path / "out")
+    assert "in use by process" in str(done.exception)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("count", "photos"), [(4, 3), (10, 6)])
+def test_a_folder_of_photos_ends_with_a_verdict(count, photos, tmp_path, capfd):
+    place = people(tmp_path / "faces", count, photos)
+    done = run("--photos", place, "--out", tmp_path / "out", "--minutes", 1)
+    assert done.exit_code == 0, capfd.readouterr().err
+    assert "Verdict  " in done.output
+    assert (tmp_path / "out" / "report" / "overview.html").exists()
+    assert f"{count} people" in capfd.readouterr().err
