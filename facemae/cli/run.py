@@ -65,7 +65,7 @@ def _prepare(photos: Path, folder: Path, minutes: float, cores: int) -> None:
     seconds = _step_seconds(chosen)
     needed = own_photos.scaled(chosen, seconds, minutes, cores)
     say("run", "2 ways are compared, 2 seeds each: from scratch, and pretrained as a masked autoencoder")
-    say("run", f"this takes about {needed + OVERHEAD_MINUTES:.0f} minutes on this machine")
+    say("run", f"this takes about {needed + OVERHEAD_MINUTES:.0f} min on this machine")
     say("run", own_photos.expectation(chosen, found))
     own_photos.write(folder, chosen)
 

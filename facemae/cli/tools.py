@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -57,7 +58,7 @@ def estimate(
     trainings = len(experiment.run_names) * len(experiment.seeds)
     say(
         "estimate",
-        f"{trainings} trainings take about {max(needed, 1):.0f} minutes on this machine ({compute})",
+        f"{trainings} trainings take about {max(needed, 1):.0f} min on this machine ({compute})",
     )
 
 
@@ -79,7 +80,19 @@ def show_verdict(paths: Results) -> None:
     typer.echo(f"Page     {shown(paths.overview)}")
     typer.echo(f"Results  {shown(paths.summary)}")
     usual = paths.root == Path("results")
-    typer.echo(f"App      {'' if usual else f'FACEMAE_RESULTS={shown(paths.root)} '}make app")
+    typer.echo(f"App      {'make app' if usual else f'facemae app --results {shown(paths.root)}'}")
+
+
+@app.command("app")
+def open_app(
+    results: Annotated[Path, typer.Option("--results", help="Folder of results to show.")] = Path("results"),
+) -> None:
+    """Open the app on a results folder."""
+    if not results.is_dir():
+        raise UsageError(f"{shown(results)} is no folder of results; run make, or facemae run, first.")
+    script = Path(__file__).parents[2] / "app.py"
+    command = [sys.executable, "-m", "streamlit", "run", str(script)]
+    os.execve(sys.executable, command, os.environ | {"FACEMAE_RESULTS": str(results.absolute())})
 
 
 @app.command()

@@ -11,6 +11,7 @@ import typer
 
 from facemae import config
 from facemae.cli.options import (
+    STAGES,
     ConfigOption,
     DataOption,
     OutOption,
@@ -39,7 +40,7 @@ PretrainedOption = Annotated[
 ]
 
 
-@app.command("config")
+@app.command("config", rich_help_panel=STAGES)
 def show_config(
     config_files: ConfigOption,
     out: Annotated[
@@ -54,13 +55,13 @@ def show_config(
         typer.echo(content.decode(), nl=False)
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def schema() -> None:
-    """Print the JSON schema of config.yaml."""
+    """Print the JSON schema of the configuration."""
     typer.echo(json.dumps(config.json_schema(), indent=2))
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def fetch(config_files: ConfigOption, folder: DataOption) -> None:
     """List the photos and the people on them; download and unpack what has to be."""
     from facemae.core import layout
@@ -72,7 +73,7 @@ def fetch(config_files: ConfigOption, folder: DataOption) -> None:
     prepare.check_people(paths, data)
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def align(config_files: ConfigOption, folder: DataOption, workers: WorkersOption = 1) -> None:
     """Find the face on every photo and warp it to the template; photos that are done stay done."""
     from facemae.core import layout
@@ -82,7 +83,7 @@ def align(config_files: ConfigOption, folder: DataOption, workers: WorkersOption
     prepare.align(experiment.data, layout.DataFolder(folder), experiment.device, workers)
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def cache(folder: DataOption) -> None:
     """Decode all aligned faces into one array, from which training reads."""
     from facemae.core import layout
@@ -91,7 +92,7 @@ def cache(folder: DataOption) -> None:
     prepare.cache(layout.DataFolder(folder))
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def split(config_files: ConfigOption, folder: DataOption) -> None:
     """Set people apart for evaluation, and check that nobody is on both sides."""
     from facemae.core import layout
@@ -100,7 +101,7 @@ def split(config_files: ConfigOption, folder: DataOption) -> None:
     prepare.split(config.load(config_files), layout.DataFolder(folder))
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def pretrain(
     config_files: ConfigOption,
     run: RunOption,
@@ -117,7 +118,7 @@ def pretrain(
     stage(task)
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def finetune(
     config_files: ConfigOption,
     run: RunOption,
@@ -135,7 +136,7 @@ def finetune(
     stage(task, pretrained)
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def baselines(config_files: ConfigOption, results: ResultsOption, threads: ThreadsOption = 1) -> None:
     """Embed the evaluation people's faces with every control that trains no network."""
     experiment = config.load(config_files)
@@ -145,7 +146,7 @@ def baselines(config_files: ConfigOption, results: ResultsOption, threads: Threa
     embed_baselines(experiment, Results(results), threads)
 
 
-@app.command("evaluate-runs")
+@app.command("evaluate-runs", rich_help_panel=STAGES)
 def evaluate_runs(config_files: ConfigOption, results: ResultsOption) -> None:
     """Score the embeddings of every run and baseline: verification and identification, with intervals."""
     experiment = config.load(config_files)
@@ -155,7 +156,7 @@ def evaluate_runs(config_files: ConfigOption, results: ResultsOption) -> None:
     evaluate_all(experiment, Results(results))
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def robustness(
     config_files: ConfigOption,
     run: RunOption,
@@ -172,7 +173,7 @@ def robustness(
     stage(task, finetuned)
 
 
-@app.command("label-curve")
+@app.command("label-curve", rich_help_panel=STAGES)
 def label_curve(
     config_files: ConfigOption,
     run: RunOption,
@@ -191,7 +192,7 @@ def label_curve(
     stage(task, subset, pretrained, finetuned)
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def attributes(
     config_files: ConfigOption,
     run: RunOption,
@@ -212,7 +213,7 @@ def attributes(
     stage(task, pretrained)
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def compare(config_files: ConfigOption, results: ResultsOption) -> None:
     """Compare all runs pair by pair and write the verdict."""
     from facemae.stages.compare import compare as stage
@@ -220,7 +221,7 @@ def compare(config_files: ConfigOption, results: ResultsOption) -> None:
     stage(config.load(config_files), results)
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def report(
     config_files: ConfigOption,
     results: Annotated[Path, typer.Option("--results", help="Folder of results to show.")],
