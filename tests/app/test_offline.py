@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     "home", "results", "compare", "reconstruct", "recognise", "gallery", "explain", "fairness", "alignment",
 )  # fmt: skip
-ALIVE = [name for name in PAGES if (ROOT / "facemae" / "app" / f"{name}.py").is_file()]
+ALIVE = [name for name in PAGES if (ROOT / "facemae" / "app" / "views" / f"{name}.py").is_file()]
 LOCAL = ("127.", "::1", "localhost")
 
 watched: list[list[str]] = []  # where somebody listens, what was called
