@@ -84,7 +84,8 @@ def _grouped(where: Where, shots: Sequence[Shot]) -> Grouped:
 
 def _show(where: Where, found: Grouped) -> None:
     inside = sum(map(len, found.groups))
-    st.write(f"{len(found.faces)} faces, {len(found.groups)} groups.")
+    groups = len(found.groups)
+    st.write(f"{len(found.faces)} faces, {groups} group{'' if groups == 1 else 's'}.")
     st.caption(
         "Name the groups that you want to enrol. Two groups with one name become one person; a group without "
         "a name is left out."
@@ -98,7 +99,7 @@ def _show(where: Where, found: Grouped) -> None:
             name = st.text_input(label, max_chars=NAME_LENGTH, key=key(f"group_{number}")).strip()
             if name:
                 names.setdefault(name, []).extend(map(int, rows))
-    if len(found.groups) > more and st.button("Show more groups", key="groups_more"):
+    if groups > more and st.button("Show more groups", key="groups_more"):
         st.session_state[key("groups_shown")] = more + SHOWN
         st.rerun()
     if alone := sorted(set(range(len(found.faces))) - set(np.concatenate([[], *found.groups]).tolist())):

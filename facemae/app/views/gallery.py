@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 WORD = "ERASE"
 MERGES = 10
 SHOWN = 48  # people at a time
-CARD = "width:150px;padding:10px;border:1px solid #8886;border-radius:8px;overflow-wrap:anywhere"
+GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:12px"
+CARD = "padding:10px;border:1px solid #8886;border-radius:8px;overflow-wrap:anywhere"
 
 
 def render() -> None:
@@ -122,13 +123,14 @@ def _grid(kept: Gallery, people: list[Person]) -> None:
     """Show people as cards: the picture that was kept or else initials, name, photos and last day."""
     pictures = kept.thumbnails(people)
     cards = "".join(_card(each, pictures.get(each.id)) for each in people)
-    st.html(f'<div style="display:flex;flex-wrap:wrap;gap:12px">{cards}</div>')
+    st.html(f'<div style="{GRID}">{cards}</div>')
 
 
 def _card(person: Person, picture: bytes | None) -> str:
-    box = "width:72px;height:72px;border-radius:8px"
+    box = "width:72px;height:72px;border-radius:8px;margin-bottom:6px"
     if picture:
-        face = f'<img alt="" style="{box}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+        data = base64.b64encode(picture).decode()
+        face = f'<img alt="" style="{box};display:block" src="data:image/png;base64,{data}">'
     else:
         look = f"{box};display:flex;align-items:center;justify-content:center;font-size:26px;background:#8884"
         face = f'<div aria-hidden="true" style="{look}">{html.escape(initials(person.name))}</div>'

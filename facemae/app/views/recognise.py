@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from facemae.recognition.trained_models import Model
 
 WHO, SAME = "Who is it?", "Same person?"
-CROP = 112  # pixels that an aligned face is shown at
-BESIDE = 480  # pixels of what stands beside it, or below it on a telephone
+CROP = 150  # pixels that an aligned face is shown at
+BESIDE = 320  # pixels of what stands beside it, or below it on a telephone
+CARD = 540  # pixels of both: two beside each other where there is room
 SHOWN = 12  # faces of one photo; more are left out, the smallest first
 
 
@@ -64,8 +65,9 @@ def _identify(model: Model, threshold: Threshold) -> None:
     with frame.turn(), st.spinner("Comparing…"):
         recogniser = session.recogniser(model)
         found = _looked_up(recogniser, gallery, faces, threshold, enrolled)
-    for each in found:
-        _show(each, threshold)
+    with st.container(horizontal=True, gap="medium"):
+        for each in found:
+            _show(each, threshold)
     st.caption(session.stands_for(threshold, enrolled, gallery.models().get(model.fingerprint, 0)))
     occlusion.render(model, threshold, [each.found for each in found])
 
@@ -141,7 +143,7 @@ def _looked_up(
 def _show(each: Identified, threshold: Threshold) -> None:
     """Show one face: its crop, the decision, and the people it is most like."""
     number = each.found.number
-    with st.container(border=True, horizontal=True, gap="medium"):
+    with st.container(border=True, horizontal=True, gap="medium", width=CARD):
         with st.container(width=CROP, gap="small"):
             st.image(each.found.image, width=CROP, alt=f"Face {number}, aligned")
         with st.container(width=BESIDE, gap="small"):
