@@ -309,21 +309,27 @@ def test_threads_decode_alike():
 SEEDS = [JPEG, PNG, passes(PICTURE, 0), *(encode(PICTURE, kind) for kind in ("GIF", "WEBP", "BMP", "PPM"))]
 
 
-@pytest.mark.filterwarnings("ignore")
-@settings(max_examples=400, deadline=None)
-@given(
+DAMAGE = given(
     st.sampled_from(SEEDS),
     st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=4)), max_size=4),
     st.integers(0, 10_000),
     st.binary(max_size=8),
 )
-def test_any_damage_is_a_picture_or_a_coded_refusal(data, splices, length, tail):
+
+
+def check_damaged(data, splices, length, tail):
     for position, splice in splices:
         at = position % len(data)
         data = data[:at] + splice + data[at + len(splice) :]
     data = data[:length] + tail
     with contextlib.suppress(ImageError):
         assert open_image(data).mode == "RGB"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("examples", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_any_damage_is_a_picture_or_a_coded_refusal(examples):
+    settings(max_examples=examples, deadline=None)(DAMAGE(check_damaged))()
 
 
 def test_encode_png_is_lossless():

@@ -115,13 +115,17 @@ def _fill(folder: Path, file: BinaryIO, name: str, limits: Limits) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     total = -(-quota.archive_bytes // _MB)
     progress, written = Progress("unpack", total, "MB"), 0
+    made = {folder}
     for entry in _entries(file, quota):
         parts = _parts(entry.name)
         quota.count(entry, parts)
         if _is_noise(parts):
             continue
         path = folder.joinpath(*parts)
-        _make_folder(path if entry.folder else path.parent, entry.name)
+        parent = path if entry.folder else path.parent
+        if parent not in made:
+            _make_folder(parent, entry.name)
+            made.add(parent)
         if not entry.folder:
             if os.path.lexists(path):
                 raise _about(entry.name, "takes the place of another")

@@ -165,7 +165,8 @@ def _fetch(url: str, stage: Path, remote: Remote, net: Net) -> None:
             except urllib3.exceptions.MaxRetryError:
                 tries = len(retry.history) + 1
                 raise _MirrorError(f"{error} in the last of {tries} tries") from error
-            wait = max(retry.get_backoff_time(), min(error.wait, retry.backoff_max))
+            backoff = max(retry.backoff_factor, retry.get_backoff_time())  # urllib3's first is none
+            wait = max(backoff, min(error.wait, retry.backoff_max))
             say("download", f"{remote.filename} from {host}: {error}; trying again in {wait:.0f} s")
             net.sleep(wait)
 

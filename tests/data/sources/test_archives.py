@@ -506,7 +506,7 @@ def test_kills_leave_nothing_half(tmp_path):
 @pytest.mark.slow
 def test_many_kills_leave_nothing_half(tmp_path):
     path = tmp_path / "photos.tgz"
-    path.write_bytes(many_photos(13_000))
+    path.write_bytes(many_photos(5_000))
     assert survive_kills(path, tmp_path, kills=20) >= 10
 
 
