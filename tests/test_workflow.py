@@ -19,6 +19,7 @@ from facemae.core.layout import Results
 
 ROOT = Path(__file__).parent.parent
 STAGES = {"pretrain", "finetune"}
+pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole workflow
 
 
 def command(*arguments: str) -> list[str]:
@@ -185,8 +186,8 @@ def test_a_second_workflow_on_the_folder_is_refused(finished, paths):
         write_config(finished, {})
     assert done.returncode == 2
     assert f"in use by process {holder.pid}" in done.stderr
-    assert "Building DAG" not in done.stderr  # which is what takes long; it is refused before
-    assert seconds < 10, "5 on a quiet machine"
+    assert "stages to run" not in done.stderr  # it is refused before the jobs are listed, which takes long
+    assert seconds < 20, "5 on a quiet machine"
 
 
 @pytest.mark.slow
