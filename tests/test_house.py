@@ -17,7 +17,7 @@ LONGER = {
 WORDS = {
     r"\brivals?\b|_rivals?\b|\bRivals?\b|RIVALS?": 12,
     r"\btwins?\b": 4,
-    r"\banew\b": 11,
+    r"\banew\b": 1,
     r"\bluck of\b": 4,
     r"\bmanners of\b": 0,
     r"cut off or shout": 1,

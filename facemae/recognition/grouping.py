@@ -1,8 +1,8 @@
 """Unsorted faces put into groups, each of one person.
 
 Average linkage, cut where two people would be taken for one. On 3,169 faces of 1,100 people of LFW, embedded
-by dlib, it beat density clustering (HDBSCAN): with as few wrong pairs in its groups it found more of the
-right ones, and it tells one person alone and strangers alone apart, which density cannot.
+by dlib, it beat density clustering (HDBSCAN): fewer wrong pairs in its groups, more of the right ones found,
+and it tells one person alone and strangers alone apart, which density cannot (docs/recognition.md).
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class Database:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """Turn the database's errors into sentences, and open a file anew that was replaced."""
+        """Turn the database's errors into sentences, and open a file that was replaced again."""
         if self._backend.replaced():
             with self._opening:
                 if self._backend.replaced() and isinstance(self._backend, Sqlite):

@@ -162,7 +162,7 @@ class Postgres:
         return [] if matrix is None else matrix.pairs(threshold)
 
     def wipe(self) -> tuple[bool, str | None]:
-        """Write the tables anew and let go of the old log.
+        """Rewrite the tables and let go of the old log.
 
         Returns whether the tables hold nothing of what was removed, and what else may, in words.
         """
@@ -173,8 +173,8 @@ class Postgres:
                 time.sleep(0.05)
             try:
                 if not _owned(connection):
-                    return False, "the account does not own the tables and may not write them anew"
-                if not (_wait_for_readers(connection) and _write_anew(connection)):
+                    return False, "the account does not own the tables and may not rewrite them"
+                if not (_wait_for_readers(connection) and _rewrite(connection)):
                     return False, "a transaction on the server still sees what was removed"
                 return True, _end_log(connection)
             finally:
@@ -273,7 +273,7 @@ def _wait_for_readers(connection: Connection) -> bool:
     return True
 
 
-def _write_anew(connection: Connection) -> bool:
+def _rewrite(connection: Connection) -> bool:
     """Write the tables without what was removed; return whether nobody was using them for too long."""
     connection.execute(text(f"SET lock_timeout = {READERS * 1000:.0f}"))
     try:

@@ -1,8 +1,8 @@
 """A gallery in one file: SQLite, with write-ahead log, for one machine.
 
 Deleted bytes are overwritten at once (`secure_delete`), but copies stay in the write-ahead log, and a few
-where pages were split or merged (of 6,500 pieces removed, none to three were still found); `wipe` writes the
-file anew and empties the log.
+where pages were split or merged (of 6,500 pieces removed, none to three were still found); `wipe` rewrites
+the file and empties the log.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SETTINGS = (
     "PRAGMA synchronous = FULL",  # what is acknowledged survives a power cut
     "PRAGMA secure_delete = ON",
     "PRAGMA foreign_keys = ON",
-    "PRAGMA temp_store = MEMORY",  # writing the file anew leaves no copy in a temporary folder
+    "PRAGMA temp_store = MEMORY",  # rewriting the file leaves no copy in a temporary folder
     "PRAGMA trusted_schema = OFF",
 )
 
@@ -128,7 +128,7 @@ class Sqlite:
         self._matrices.clear()
 
     def wipe(self) -> tuple[bool, str | None]:
-        """Write the file anew and empty the log; return whether nothing is left behind, else the reason."""
+        """Rewrite the file and empty the log; return whether nothing is left behind, else the reason."""
         with self.engine.connect() as connection:
             driver = connection.connection.driver_connection
             assert driver is not None
@@ -184,7 +184,7 @@ _NO_ACCESS = frozenset({
 _NOT_NOW = {
     sqlite3.SQLITE_BUSY: "another program is writing to the gallery",
     sqlite3.SQLITE_LOCKED: "another program is writing to the gallery",
-    sqlite3.SQLITE_FULL: "the disk is too full to write the gallery anew",
+    sqlite3.SQLITE_FULL: "the disk is too full to rewrite the gallery",
 }
 _STATE = select(COUNTERS.c.name, COUNTERS.c.value).where(COUNTERS.c.name.in_(["revision", "removals"]))
 
