@@ -128,7 +128,7 @@ def plan(experiment: config.Experiment, root: Path, published: Path = PUBLISHED)
     pilot = _of_folder(experiment, root) or _documented(experiment, published)
     people = _people(experiment, root, pilot)
     noise = pilot.noise if seeds > 1 else None
-    asked = _Asked(experiment, noise, people)
+    asked = _Comparison(experiment, noise, people)
     return Plan(
         settings.primary, settings.level, POWER, len(experiment.primary_pairs), len(experiment.run_names),
         seeds, people, asked.reach(POWER), settings.equivalence, asked.reach(POWER_OF_EQUIVALENCE),
@@ -137,7 +137,7 @@ def plan(experiment: config.Experiment, root: Path, published: Path = PUBLISHED)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Comparison:
     """What a plan rests on."""
 
     experiment: config.Experiment
@@ -236,7 +236,7 @@ def _seconds_a_face(runs: list[Mapping[str, Any]], name: str, stage: str) -> flo
     return sum(run[f"seconds_{stage}"] for run in own) / images if images else None
 
 
-def _sentences(asked: _Asked, root: Path, pilot: Pilot) -> list[str]:
+def _sentences(asked: _Comparison, root: Path, pilot: Pilot) -> list[str]:
     """Return what is missing for the numbers, or what to change where they are too large."""
     experiment, found = asked.experiment, []
     if len(experiment.seeds) < 2:
@@ -253,7 +253,7 @@ def _sentences(asked: _Asked, root: Path, pilot: Pilot) -> list[str]:
     return found
 
 
-def _too_small(asked: _Asked) -> str:
+def _too_small(asked: _Comparison) -> str:
     """Return what would show equivalence: more seeds, or else more people, or else a larger margin."""
     margin, seeds = asked.experiment.evaluate.equivalence, len(asked.experiment.seeds)
     within = f"equivalence within {margin:g}"

@@ -81,7 +81,7 @@ def experiment(paths: Results) -> config.Experiment:
     try:
         return config.parse(records.read_json(paths.config))
     except UsageError as error:
-        raise IntegrityError(unreadable(paths.config, str(error))) from error
+        raise IntegrityError(unreadable(paths.config, str(error).rstrip("."))) from error
 
 
 def verdict(paths: Results) -> Headline:

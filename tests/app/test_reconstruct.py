@@ -339,8 +339,9 @@ def test_one_picture_shows_the_face_under_every_mask(experiment: Any, orl_images
     known = [name for name in completion.STRATEGIES if getattr(masks, name) is not None]
     drawn = completion.every_mask(network, settings, masks, orl_images[0], 0.5, 0)
     width, height = Image.open(io.BytesIO(drawn)).size
-    assert width == (1 + len(known)) * (completion.SHEET_SIDE + completion.GAP) + completion.GAP
-    assert height > 2 * completion.SHEET_SIDE
+    assert width == completion.SHEET_COLUMNS * (completion.SHEET_SIDE + completion.GAP) + completion.GAP
+    rows = -(-(1 + len(known)) // completion.SHEET_COLUMNS)
+    assert height > rows * 2 * completion.SHEET_SIDE
     assert completion.every_mask(network, settings, masks, orl_images[0], 0.5, 0) == drawn
 
 

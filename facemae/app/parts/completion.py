@@ -31,7 +31,8 @@ BY_HAND = "painted by hand"
 HEAT = "Viridis"
 SHADES = 256
 DIMMED = 0.35  # of the contrast of visible patches is left under the error map
-SHEET_SIDE, LABEL, GAP = 168, 22, 8  # pixels of a picture on the sheet, of the line above it, and between
+SHEET_COLUMNS = 4  # masks side by side on the sheet to share
+SHEET_SIDE, LABEL, GAP = 168, 22, 8  # pixels of a picture on it, of the line above it, and between
 
 
 @dataclass(frozen=True)
@@ -206,12 +207,14 @@ def every_mask(
         except UsageError:
             continue
         columns.append((strategy, [done.masked, done.completed]))
-    step = SHEET_SIDE + GAP
-    sheet = Image.new("RGB", (len(columns) * step + GAP, LABEL + 2 * step + GAP), "white")
+    step, block = SHEET_SIDE + GAP, LABEL + 2 * (SHEET_SIDE + GAP) + GAP
+    rows = -(-len(columns) // SHEET_COLUMNS)
+    sheet = Image.new("RGB", (SHEET_COLUMNS * step + GAP, rows * block), "white")
     draw = ImageDraw.Draw(sheet)
     for place, (name, pictures) in enumerate(columns):
-        draw.text((GAP + place * step, GAP), name, fill="#1F2328", font_size=14)
+        left, top = GAP + place % SHEET_COLUMNS * step, place // SHEET_COLUMNS * block
+        draw.text((left, top + GAP), name.replace("_", " "), fill="#1F2328", font_size=14)
         for row, picture in enumerate(pictures):
             shown = Image.fromarray(picture).resize((SHEET_SIDE, SHEET_SIDE), Image.Resampling.BICUBIC)
-            sheet.paste(shown, (GAP + place * step, LABEL + GAP + row * step))
+            sheet.paste(shown, (left, top + LABEL + GAP + row * step))
     return encode_png(np.asarray(sheet))
