@@ -19,7 +19,6 @@ from facemae.core import files, layout
 from facemae.core.layout import Results
 from facemae.report import live
 from facemae.report.phrases import HOW_TO_READ
-from facemae.training import trainer
 
 
 def runs(page: AppTest) -> list[str]:
@@ -29,7 +28,7 @@ def runs(page: AppTest) -> list[str]:
 def begin(folder: Path, step: int) -> None:
     """Write what a pretraining of random/0 has written after some steps, by now."""
     state = folder / "random" / "0" / ".pretrain"
-    files.write_json(state / trainer.JOB, {"pretrain": {"steps": 40, "batch_size": 8, "log_every": 10}})
+    files.write_json(state / layout.JOB, {"pretrain": {"steps": 40, "batch_size": 8, "log_every": 10}})
     for at in range(10, step + 1, 10):
         line = {"step": at, "loss": 0.5, "images_per_second": 8.0}
         files.append_line(state / layout.LOG, json.dumps(line))
@@ -172,7 +171,7 @@ def test_many_trainings_are_counted(own: Path) -> None:
         for seed in (0, 1):
             for stage in ("finetune", "finetune-1"):
                 state = own / run_name / str(seed) / f".{stage}"
-                files.write_json(state / trainer.JOB, {"finetune": {"steps": 9}})
+                files.write_json(state / layout.JOB, {"finetune": {"steps": 9}})
     text = written(open_page("results"))
     assert text.count("starting, before its first step") == 6
     assert "And 6 more." in text
