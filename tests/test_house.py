@@ -15,17 +15,17 @@ LONGER = {
 # Words that nobody outside knows, or that make a riddle of a sentence, and how often each still stands.
 # The numbers only get smaller.
 WORDS = {
-    r"\brivals?\b|_rivals?\b|\bRivals?\b|RIVALS?": 12,
+    r"\brivals?\b|_rivals?\b|\bRivals?\b|RIVALS?": 0,
     r"\btwins?\b": 4,
     r"\banew\b": 1,
-    r"\bluck of\b": 4,
+    r"\bluck of\b": 2,
     r"\bmanners of\b": 0,
     r"cut off or shout": 1,
     r"\blook ill\b": 1,
-    r"\bcan speak of\b": 4,
+    r"\bcan speak of\b": 3,
     r"under ever more": 0,
-    r"\bcheap\b|cheap_runs": 16,
-    r"class _?(Asked|Making|Underway|Done|Puzzle|Kind)\b": 2,
+    r"\bcheap\b|cheap_runs": 0,
+    r"class _?(Asked|Making|Underway|Done|Puzzle|Kind)\b": 1,
 }
 WHERE = ("facemae", "app.py", "README.md", "config.yaml", "config", "Snakefile", "workflow/rules")
 
