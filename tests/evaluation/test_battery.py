@@ -153,6 +153,12 @@ def test_what_is_refused_is_a_note_and_a_bug_is_raised(monkeypatch):
         battery.on_faces(people_of(*faces()), np.ones(48, bool), ())
 
 
-def test_too_few_people_are_refused_whole():
-    with pytest.raises(RefusedError, match="fold 0 has no impostor pair"):
-        battery.on_few_faces(people_of(*faces(people=3)), (0.1,))
+def test_too_few_people_for_folds_refuse_the_accuracy_alone():
+    found = measured(*faces(people=3))
+    assert (found["accuracy"].value, found["accuracy"].note) == (None, "fold 0 has no impostor pair")
+    assert found["roc_auc"].value is not None
+
+
+def test_people_without_a_second_photo_are_refused_whole():
+    with pytest.raises(RefusedError, match="no genuine pair"):
+        battery.on_few_faces(people_of(*faces(people=3, images=1)), (0.1,))

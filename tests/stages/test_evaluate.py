@@ -256,12 +256,22 @@ def test_a_damaged_embedding_is_not_blamed_on_the_number_of_people(experiment, f
     assert "split.folds" not in str(caught.value)
 
 
-def test_too_few_people_for_the_folds_are_told(experiment, folder):
+def test_too_few_people_for_the_folds_refuse_the_accuracy_alone(experiment, folder):
     table = split_table(people=2)
     data_of(folder, table)
     write(folder, noise()[: 2 * FACES], table)
-    match = r"^2 people cannot be evaluated: .*; add people or lower split\.folds"
-    with pytest.raises(DataError, match=match) as caught:
+    _, found = run(experiment, folder)
+    assert (found["accuracy"]["value"], found["accuracy"]["note"]) == (None, "fold 0 has no impostor pair")
+    assert found["roc_auc"]["value"] is not None
+
+
+def test_people_without_a_second_photo_are_told(experiment, folder):
+    table = split_table().iloc[::FACES]
+    data_of(folder, table)
+    write(folder, noise()[::FACES], table)
+    with pytest.raises(
+        DataError, match=r"^12 people cannot be evaluated: there is no genuine pair"
+    ) as caught:
         run(experiment, folder)
     assert caught.value.exit_code == 3
 
