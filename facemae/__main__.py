@@ -11,13 +11,15 @@ from facemae import __version__
 from facemae.cli import clean, data, evaluation, run, tools, workflow  # noqa: F401 - they enter their commands
 from facemae.cli.gallery import gallery_app
 from facemae.cli.options import app
-from facemae.cli.recognition import identify, verify
+from facemae.cli.recognition import explain, identify, models_app, verify
 from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.text import MAX_LINE, shown
 
 app.add_typer(gallery_app, name="gallery")
 app.command()(identify)
 app.command()(verify)
+app.command()(explain)
+app.add_typer(models_app, name="models")
 
 
 def _version(value: bool) -> None:

@@ -219,6 +219,11 @@ def _write_reconstructions(out: Path, settings: config.Pretrain, size: int, patc
     files.atomic_write(out / layout.RECONSTRUCTIONS, content)
 
 
+def _weights(stage: Path) -> str:
+    embedder = stage / layout.EMBEDDER
+    return files.sha256_of(embedder) if embedder.is_file() else ""
+
+
 def _log(steps: int, start: float, seed: int) -> list[dict[str, Any]]:
     return [{"step": step, "loss": start / step + seed / 10} for step in range(2, steps + 1, 2)]
 
@@ -235,8 +240,8 @@ def _write_evaluation(paths: Results, experiment: config.Experiment, name: str, 
     embeddings = paths.stage(name, seed, experiment.embedding_stage(name))
     records.write_table(
         embeddings / layout.EMBEDDINGS,
-        table.assign(embedding=list(vectors.astype(np.float32))),
-        layout.EMBEDDING_COLUMNS,
+        table.assign(embedding=list(vectors.astype(np.float32)), weights=_weights(embeddings)),
+        [*layout.EMBEDDING_COLUMNS, layout.WEIGHTS],
     )
     seconds = {} if name in experiment.baselines else {"finetune": 5.0}
     if name not in experiment.baselines and experiment.run(name).pretrain:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -19,10 +17,9 @@ from facemae.app.parts import photo_input
 from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.layout import Results
 from facemae.data.images import ImageError
-from facemae.data.sources.listing import folder_state
+from facemae.recognition.model import Model
 from facemae.recognition.settings import settings
-from facemae.recognition.threshold import Threshold, at_rate, rates, threshold_card
-from facemae.recognition.trained_models import Model
+from facemae.recognition.threshold import Card, Threshold, at_rate, rates
 from facemae.report import faces
 
 if TYPE_CHECKING:
@@ -33,7 +30,7 @@ MAX_MODELS = 4
 
 
 def models() -> list[Model]:
-    """Return the trained recognisers of the results shown, the best first.
+    """Return the trained runs of the results shown, the best first.
 
     Raises:
         FileNotFoundError: there is none.
@@ -47,13 +44,29 @@ def models() -> list[Model]:
 def _models(paths: Results) -> list[Model]:
     from facemae.recognition.trained_models import models as trained
 
-    return trained(paths)
+    return list(trained(paths))
 
 
-def choose_model(key: str, label: str = "Model (run/seed)", index: int = 0) -> Model:
-    """Let the visitor choose a trained model; the best one comes first."""
-    found = {each.name: each for each in models()}
+def every_model() -> list[Model]:
+    """Return the models that are installed and the runs of the results shown, the most accurate first."""
+    found: list[Model] = frame.load(_every_model)
+    return [each for each in found if not each.missing]
+
+
+def _every_model(paths: Results) -> list[Model]:
+    from facemae.recognition.named_models import every_model as named
+
+    return named(paths)
+
+
+def choose_model(
+    key: str, label: str = "Model", index: int = 0, of: Callable[[], list[Model]] = every_model
+) -> Model:
+    """Let the visitor choose a model; the first is the default. What a user of it has to know is said."""
+    found = {each.name: each for each in of()}
     name = st.selectbox(label, list(found), index=min(index, len(found) - 1), key=key, bind="query-params")
+    if warning := found[name].warning:
+        st.badge(warning, icon=":material/warning:", color="orange")
     return found[name]
 
 
@@ -75,7 +88,7 @@ def choose_models(key: str, label: str) -> list[Model]:
 
 def second(first: Model) -> int:
     """Return the place of a model to compare with: of another run, with an autoencoder if any has one."""
-    found = models()
+    found = every_model()
     others = [each for each in found if each.run != first.run]
     whole = [each for each in others if each.pretrained is not None]
     return found.index((whole or others or found)[0])
@@ -87,16 +100,15 @@ def recogniser(model: Model) -> Recogniser:
     Raises:
         IntegrityError: its weights are damaged.
     """
-    loaded: Recogniser = _recogniser(model, folder_state(model.finetuned))
+    loaded: Recogniser = _recogniser(model, model.fingerprint)
     return loaded
 
 
 @st.cache_resource(max_entries=MAX_MODELS, show_spinner="Loading the model…")
-def _recogniser(model: Model, state: str) -> Recogniser:
+def _recogniser(model: Model, fingerprint: str) -> Recogniser:
     from facemae.recognition.recogniser import Recogniser
 
-    size = Recogniser.face_size(model)
-    return Recogniser(model, finder=photo_input.finder(size))
+    return Recogniser(model, finder=photo_input.finder(model.image_size))
 
 
 def in_grey(chosen: photo_input.Chosen) -> photo_input.Chosen:
@@ -112,21 +124,19 @@ def in_grey(chosen: photo_input.Chosen) -> photo_input.Chosen:
     return replace(chosen, image=np.repeat(light[..., None], 3, axis=2))
 
 
-def card(model: Model) -> tuple[pd.DataFrame, int]:
+def card(model: Model) -> Card:
     """Return the thresholds of a model by false match rate, and on how many people they were measured.
 
     Raises:
         DataError, IntegrityError: no threshold can follow.
     """
-    file = model.embeddings
-    state = str(file.stat().st_mtime_ns) if file.is_file() else ""
-    found: tuple[pd.DataFrame, int] = _card(file, state)
+    found: Card = _card(model, model.fingerprint)
     return found
 
 
 @st.cache_data(max_entries=32, show_spinner="Measuring the threshold on unseen people…")
-def _card(file: Path, state: str) -> tuple[pd.DataFrame, int]:
-    return threshold_card(file)
+def _card(_model: Model, fingerprint: str) -> Card:
+    return _model.card()
 
 
 def choose_threshold(model: Model, key: str) -> Threshold:
@@ -235,7 +245,7 @@ def enrol_demo(model: Model) -> int:
     """
     from facemae.recognition.enrolment import template, until
 
-    kept, wanted = gallery(), {each.name: each for each in (model, models()[second(model)])}
+    kept, wanted = gallery(), {each.name: each for each in (model, every_model()[second(model)])}
     last, done = until(settings().retention_days), set()
     with frame.turn(), st.spinner("Enrolling the demo people…"):
         held = {name: {each.name for each in kept.people(m.fingerprint)} for name, m in wanted.items()}

@@ -6,24 +6,33 @@ import contextlib
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from facemae.cli.evaluation import CacheOption
+from facemae.cli.options import RawOption, WorkersOption
+from facemae.core import files
 from facemae.core.errors import DataError, UsageError
-from facemae.core.progress import say
+from facemae.core.progress import say, track
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from facemae.core.layout import Results
     from facemae.recognition.gallery.store import Gallery
+    from facemae.recognition.model import Facts, Model
     from facemae.recognition.recogniser import Identified, Photo, Recogniser
     from facemae.recognition.threshold import Threshold
-    from facemae.recognition.trained_models import Model
 
+models_app = typer.Typer(help="The models that recognition can use.")
 ModelOption = Annotated[
-    Path | None,
-    typer.Option("--model", help="Folder of a finetune stage; not given: the best run of the results."),
+    str | None,
+    typer.Option("--model", help="A name that facemae models lists; not given: the most accurate one."),
 ]
 ResultsOption = Annotated[
     Path | None,
@@ -41,14 +50,18 @@ RateOption = Annotated[
     typer.Option("--fmr", min=0, max=1, help="False match rate that sets the threshold."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
-DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
+Device = Literal["auto", "cpu", "cuda"]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
 
 
 # --- recognising ---
 
 
 def identify(
-    photo: Annotated[Path, typer.Argument(help="A photo; every face on it is looked up.")],
+    photo: Annotated[Path, typer.Argument(help="A photo, or a folder of photos; every face is looked up.")],
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="File to write, a row per face; for a folder.")
+    ] = None,
     model: ModelOption = None,
     results: ResultsOption = None,
     gallery: UrlOption = None,
@@ -58,26 +71,59 @@ def identify(
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Say who is on a photo, among the people enrolled: each face is matched or unknown."""
+    """Say who is on photos, among the people enrolled: each face is matched or unknown."""
     from facemae.recognition.recogniser import as_json as plain
 
+    if photo.is_dir() and csv is None:
+        raise UsageError(f"{photo} is a folder; name the file for its faces with --csv, or name one photo.")
     recogniser = open_recogniser(model, results, device)
     limit = chosen_threshold(recogniser.model, threshold, fmr)
     with open_gallery(gallery) as kept:
         people = len(kept.people(recogniser.fingerprint))
         templates = kept.models().get(recogniser.fingerprint, 0)
+        if csv is not None:
+            _identify_all(recogniser, kept, limit, photo, csv)
+            return
         found = recogniser.identify(_faces(recogniser, photo).faces, kept, limit, top)
     if as_json:
-        content: dict[str, Any] = {"photo": str(photo), "model": recogniser.fingerprint}
-        content |= {
-            "run": recogniser.model.name,
-            "threshold": limit.as_json(),
-            "enrolled": people,
-            "faces": plain(found),
-        }
-        typer.echo(json.dumps(content, indent=2))
+        content: dict[str, Any] = {"photo": str(photo), "threshold": limit.as_json(), "enrolled": people}
+        typer.echo(json.dumps(content | _named(recogniser) | {"faces": plain(found)}, indent=2))
         return
     _say_who(found, limit, people, templates)
+    _say_model(recogniser)
+
+
+def _identify_all(
+    recogniser: Recogniser, gallery: Gallery, limit: Threshold, photos: Path, out: Path
+) -> None:
+    """Look up every face of a folder of photos, and write a row for each, and for each photo without one."""
+    import pandas as pd
+
+    from facemae.data.images import ImageError
+    from facemae.data.sources.listing import visible_files
+    from facemae.recognition.recogniser import rows_of
+
+    paths = list(visible_files(photos, Counter())) if photos.is_dir() else [photos]
+    if not paths:
+        raise DataError(f"{photos} holds no photo; name a folder of photos.")
+    rows: list[dict[str, Any]] = []
+    for path in track(paths, len(paths), "identify", "photos"):
+        try:
+            found = recogniser.identify(recogniser.align(path).faces, gallery, limit, top=1)
+            note = "" if found else "no face found"
+        except ImageError as error:
+            found, note = [], error.reason
+        rows += rows_of(str(path), found, limit, note)
+    table = pd.DataFrame(rows).assign(model=recogniser.model.name)
+    files.atomic_write(out, table.to_csv(index=False).encode())
+    counts = table["decision"].value_counts()
+    without = int(table["decision"].isna().sum())
+    say(
+        "identify",
+        f"{len(paths)} photos, {len(table) - without} faces: {counts.get('match', 0)} named, "
+        f"{counts.get('unknown', 0)} unknown; {without} photos without a face; written: {out}",
+    )
+    _say_model(recogniser)
 
 
 def verify(
@@ -91,21 +137,96 @@ def verify(
     device: DeviceOption = "auto",
 ) -> None:
     """Say whether two photos show the same person."""
-    from facemae.recognition.recogniser import only_face
-
     recogniser = open_recogniser(model, results, device)
     limit = chosen_threshold(recogniser.model, threshold, fmr)
-    faces = [only_face(_faces(recogniser, each), "verification").image for each in (first, second)]
+    faces = [_only_face(recogniser, each, "verification") for each in (first, second)]
     found = recogniser.verify(faces[0], faces[1], limit)
     if as_json:
         content: dict[str, Any] = {"first": str(first), "second": str(second)}
-        content |= {"score": found.score, "match": found.match}
-        content |= {"model": recogniser.fingerprint, "threshold": limit.as_json()}
-        typer.echo(json.dumps(content, indent=2))
+        content |= {"score": found.score, "match": found.match, "threshold": limit.as_json()}
+        typer.echo(json.dumps(content | _named(recogniser), indent=2))
         return
     answer = "the same person" if found.match else "not shown to be the same person"
     typer.echo(f"{answer}: score {found.score:.3f}, needed {limit.score:.3f}")
     typer.echo(_stands_for(limit, 1, 1))
+    _say_model(recogniser)
+
+
+def explain(
+    first: Annotated[Path, typer.Argument(help="A photo that shows one face.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+    model: ModelOption = None,
+    results: ResultsOption = None,
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Say how the score of two photos changes when a region of either face is covered."""
+    from facemae.recognition.explanation import leave_out, score
+
+    recogniser = open_recogniser(model, results, device)
+    faces = [_only_face(recogniser, each, "an explanation") for each in (first, second)]
+    whole, table = score(recogniser.network, *faces), leave_out(recogniser.network, *faces)
+    if as_json:
+        content = {"score": whole, "regions": table.to_dict("records")} | _named(recogniser)
+        typer.echo(json.dumps(content, indent=2))
+        return
+    typer.echo(f"score {whole:.3f}; without a region of one photo, below 0 it spoke for a match:")
+    for row in table.to_dict("records"):
+        typer.echo(f"{row['change']:+.3f}  {row['region']} of the {row['photo']} photo")
+    _say_model(recogniser)
+
+
+@models_app.callback(invoke_without_command=True)
+def list_models(context: typer.Context, as_json: JsonOption = False, results: ResultsOption = None) -> None:
+    """List the models that --model can name: how accurate they are on LFW, trained on what, how fast."""
+    from facemae.recognition import named_models
+
+    if context.invoked_subcommand is not None:
+        return
+    found = named_models.list_models(_results(results))
+    if as_json:
+        typer.echo(json.dumps([each.as_json() for each in found], indent=2))
+        return
+    typer.echo("model               View 2 of LFW           faces/s    MB  trained on; licence")
+    for each in found:
+        typer.echo(_line(each))
+
+
+@models_app.command("measure")
+def measure_model(
+    name: Annotated[str, typer.Argument(help="A model that others have trained, such as dlib.")],
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write: the model's card.")],
+    raw: RawOption = "data/raw",
+    cache: CacheOption = Path("data/evaluated"),
+    workers: WorkersOption = 1,
+) -> None:
+    """Measure a model on LFW: thresholds on half of its people, View 2, and faces a second."""
+    from facemae.stages.measure_model import measure
+
+    measure(name, raw, cache, workers, out)
+
+
+def _line(facts: Facts) -> str:
+    accuracy = "not measured" if facts.lfw_view2 is None else f"{facts.lfw_view2:.2%}"
+    if facts.ci_low is not None and facts.ci_high is not None:
+        accuracy += f" ({facts.ci_low:.2%} to {facts.ci_high:.2%})"
+    speed = "" if facts.faces_per_second is None else f"{facts.faces_per_second:.0f}"
+    name = f"{facts.name} *" if facts.default else facts.name
+    line = f"{name:18}  {accuracy:26}  {speed:>3}  {facts.size / 1e6:>4.0f}"
+    line += f"  {facts.trained_on}; {facts.licence}"
+    return "\n  ".join(filter(None, [line, facts.missing, facts.warning]))
+
+
+def _named(recogniser: Recogniser) -> dict[str, Any]:
+    """Return what an answer says of its model."""
+    found = {"model": recogniser.model.name, "weights": recogniser.fingerprint}
+    return found | ({"warning": warning} if (warning := recogniser.model.warning) else {})
+
+
+def _say_model(recogniser: Recogniser) -> None:
+    typer.echo(f"Model: {recogniser.model.name}.")
+    if warning := recogniser.model.warning:
+        say("warning", warning)
 
 
 def _say_who(found: list[Identified], limit: Threshold, people: int, templates: int) -> None:
@@ -126,39 +247,54 @@ def _faces(recogniser: Recogniser, photo: Path) -> Photo:
     from facemae.data.alignment.align import BETTER_PHOTO
     from facemae.data.images import ImageError
 
-    try:
-        found = recogniser.finder.find(photo)
+    with _about(photo):
+        found = recogniser.align(photo)
         if not found.faces:
             raise ImageError("NO_FACE", "No face found.", BETTER_PHOTO)
-    except ImageError as error:
-        raise DataError(f"{photo}: {error}") from error
     return found
 
 
-def open_recogniser(
-    folder: Path | None, results: Path | None, device: Literal["auto", "cpu", "cuda"]
-) -> Recogniser:
-    """Load the model that the options name."""
-    from facemae.core.layout import Results
-    from facemae.recognition.recogniser import Recogniser
-    from facemae.recognition.trained_models import best, model_at
+def _only_face(recogniser: Recogniser, photo: Path, purpose: str) -> NDArray[np.uint8]:
+    from facemae.recognition.recogniser import only_face
 
-    root = results or Path(os.environ.get("FACEMAE_RESULTS", "results"))
-    return Recogniser(model_at(folder) if folder else best(Results(root)), device)
+    with _about(photo):
+        return only_face(recogniser.align(photo), purpose).image
+
+
+@contextlib.contextmanager
+def _about(photo: Path) -> Iterator[None]:
+    """Name the photo in what is said of it."""
+    from facemae.data.images import ImageError
+
+    try:
+        yield
+    except ImageError as error:
+        raise DataError(f"{photo}: {error}") from error
+
+
+def _results(folder: Path | None) -> Results:
+    from facemae.core.layout import Results
+
+    return Results(folder or Path(os.environ.get("FACEMAE_RESULTS", "results")))
+
+
+def open_recogniser(name: str | None, results: Path | None, device: Device) -> Recogniser:
+    """Load the model that the options name."""
+    from facemae.recognition.named_models import find_model
+    from facemae.recognition.recogniser import Recogniser
+
+    return Recogniser(find_model(name, _results(results)), device)
 
 
 def chosen_threshold(model: Model, score: float | None, rate: float | None) -> Threshold:
     """Return the threshold that the options set: a score, or a false match rate, or the settings' rate."""
-    from facemae.recognition import threshold as thresholds
-    from facemae.recognition.settings import settings
+    from facemae.recognition import threshold
 
-    if score is not None:
-        if rate is not None:
-            raise UsageError("--threshold and --fmr both set the threshold; give one of them.")
-        return thresholds.Threshold(score)
-    wanted = rate if rate is not None else settings().false_match_rate
-    card, people = thresholds.threshold_card(model.embeddings)
-    return thresholds.at_rate(card, people, wanted, strictly=rate is not None)
+    if score is None:
+        return threshold.of_model(model, rate)
+    if rate is not None:
+        raise UsageError("--threshold and --fmr both set the threshold; give one of them.")
+    return threshold.Threshold(score)
 
 
 def _stands_for(limit: Threshold, people: int, templates: int) -> str:

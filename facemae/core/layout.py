@@ -37,6 +37,7 @@ PAIR_COLUMNS = ["protocol", "fold", "first", "second", "genuine"]
 OVERLAP_COLUMNS = ["kind", "evaluation", "other", "distance", "action"]
 SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "part", "trainable", "enrolled", "sha256"]
 EMBEDDING_COLUMNS = ["sample_id", "person", "part", "embedding"]
+WEIGHTS = "weights"  # column beside them: SHA-256 of the weights that made an embedding
 SCORE_COLUMNS = ["first", "second", "genuine", "score", "part"]
 PRIMARY, EXPLORATORY = "primary", "exploratory"  # families of verdicts
 SUMMARY_COLUMNS = [

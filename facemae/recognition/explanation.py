@@ -9,9 +9,10 @@ variants of a face with something hidden, M dimensions of an embedding.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import TypeAlias, TypeGuard, cast
 
 import numpy as np
 import pandas as pd
@@ -30,12 +31,17 @@ from facemae.masking.mask import hide_highest
 from facemae.masking.regions import REGIONS, region_map
 from facemae.models.base import Encoder, Encoding
 from facemae.models.embedder import Embedder, embed
-from facemae.models.patches import to_input
+from facemae.models.patches import to_faces, to_input
 from facemae.models.vit import Vit
+from facemae.recognition.model import Embed
 
 Face = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
+Network: TypeAlias = Embedder | Embed
+"""A network of ours, or the embedding by a model that others have trained, which cannot be looked into."""
+
+GRID = (14, 8)  # of such a model: patches along a side of its 112 pixels, and pixels along theirs
 PHOTOS = ("first", "second")
 ELSEWHERE = "elsewhere"
 BATCH = 64
@@ -52,7 +58,7 @@ PERPLEXITY, NEIGHBOURS = 30, 15  # the usual ones of t-SNE and UMAP, where there
 
 
 @torch.inference_mode()
-def rollout(embedder: Embedder, images: Tensor) -> Tensor:
+def rollout(embedder: Network, images: Tensor) -> Tensor:
     """Return how much each patch flows into the embedding by attention alone, (B, side, side), sums of 1.
 
     As an embedding is the sum of an image's and its mirror image's, so is this the mean of the two, the
@@ -65,11 +71,12 @@ def rollout(embedder: Embedder, images: Tensor) -> Tensor:
     Raises:
         UsageError: the encoder has no attention.
     """
-    encoder = embedder.encoder
+    encoder = embedder.encoder if isinstance(embedder, Embedder) else None
     if not isinstance(encoder, Vit):
+        what = f"is a {type(encoder).__name__.lower()} without attention" if encoder else "cannot be seen"
         raise UsageError(
-            f"Attention rollout needs a vision Transformer, and this model's encoder is a "
-            f"{type(encoder).__name__.lower()} without attention; leaving regions out works with any model."
+            f"Attention rollout needs a vision Transformer, and this model's encoder {what}; leaving regions "
+            "out works with any model."
         )
     sides = [_rolled(encoder, images), _rolled(encoder, images.flip(-1)).flip(-1)]
     return torch.stack(sides).mean(dim=0)
@@ -129,18 +136,18 @@ def _pooling(encoder: Encoder) -> Tensor:
 # --- leaving parts out ---
 
 
-def can_drop(embedder: Embedder) -> bool:
+def can_drop(embedder: Network) -> TypeGuard[Embedder]:
     """Tell whether hidden patches can be kept from the encoder, as a vision Transformer can do with fewer."""
-    return isinstance(embedder.encoder, Vit)
+    return isinstance(embedder, Embedder) and isinstance(embedder.encoder, Vit)
 
 
-def score(embedder: Embedder, first: Face, second: Face) -> float:
+def score(embedder: Network, first: Face, second: Face) -> float:
     """Return the cosine similarity of two aligned faces (H, H, 3)."""
     vectors = _embedded(embedder, _pair(embedder, first, second))
     return float(vectors[0] @ vectors[1])
 
 
-def leave_out(embedder: Embedder, first: Face, second: Face, *, drop: bool = False) -> pd.DataFrame:
+def leave_out(embedder: Network, first: Face, second: Face, *, drop: bool = False) -> pd.DataFrame:
     """Return how the score of a pair changes when a face region of one photo is hidden, a row per region.
 
     A covered region gets the mean colour of its own photo: the photo stays as bright as it was, so that the
@@ -161,7 +168,7 @@ def leave_out(embedder: Embedder, first: Face, second: Face, *, drop: bool = Fal
         UsageError: the faces are not of the model's size, or `drop` is more than the encoder can do.
     """
     names = (ELSEWHERE, *REGIONS)
-    regions = region_map(embedder.encoder.side)
+    regions = region_map(_grid(embedder)[0])
     numbers = [number for number in range(len(names)) if (regions == number).any()]
     hidden = torch.stack([regions == number for number in numbers])  # (V, N)
     whole, changed = _hidden_scores(embedder, first, second, hidden, drop=drop)
@@ -179,7 +186,7 @@ def leave_out(embedder: Embedder, first: Face, second: Face, *, drop: bool = Fal
     return table.sort_values(["photo", "region"], key=lambda each: each.replace(order), ignore_index=True)
 
 
-def sensitivity(embedder: Embedder, first: Face, second: Face) -> Floats:
+def sensitivity(embedder: Network, first: Face, second: Face) -> Floats:
     """Return how the score changes when a square is covered around each patch of one photo, (2, side, side).
 
     Occlusion sensitivity: Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014,
@@ -189,7 +196,7 @@ def sensitivity(embedder: Embedder, first: Face, second: Face) -> Floats:
     Raises:
         UsageError: the faces are not of the model's size.
     """
-    side = embedder.encoder.side
+    side = _grid(embedder)[0]
     whole, changed = _hidden_scores(embedder, first, second, squares(side))
     return (changed - whole).reshape(2, side, side)
 
@@ -206,7 +213,7 @@ def squares(side: int) -> Tensor:
 
 
 def _hidden_scores(
-    embedder: Embedder, first: Face, second: Face, hidden: Tensor, *, drop: bool = False
+    embedder: Network, first: Face, second: Face, hidden: Tensor, *, drop: bool = False
 ) -> tuple[float, Floats]:
     """Return the score of a pair, and its scores (2, V) with the patches `hidden` (V, N) of either photo."""
     if drop and not can_drop(embedder):
@@ -217,16 +224,16 @@ def _hidden_scores(
     images = _pair(embedder, first, second)
     whole = _embedded(embedder, images)
     hidden = hidden.to(images.device)
-    variant = _dropped if drop else _covered
-    scores = [
-        variant(embedder, image, hidden) @ other for image, other in zip(images, whole.flip(0), strict=True)
-    ]
+    variant: Callable[[Tensor, Tensor], Tensor] = partial(_covered, embedder)
+    if drop and can_drop(embedder):
+        variant = partial(_dropped, embedder)
+    scores = [variant(image, hidden) @ other for image, other in zip(images, whole.flip(0), strict=True)]
     return float(whole[0] @ whole[1]), torch.stack(scores).double().cpu().numpy()
 
 
-def _covered(embedder: Embedder, image: Tensor, hidden: Tensor) -> Tensor:
+def _covered(embedder: Network, image: Tensor, hidden: Tensor) -> Tensor:
     """Return the embeddings (V, M) of an image (3, H, H) with patches painted over."""
-    side, patch = embedder.encoder.side, embedder.encoder.patch_size
+    side, patch = _grid(embedder)
     pixels = hidden.view(-1, 1, side, side).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
     return _embedded(embedder, torch.where(pixels, image.mean(dim=(1, 2), keepdim=True), image))
 
@@ -243,21 +250,31 @@ def _dropped(embedder: Embedder, image: Tensor, hidden: Tensor) -> Tensor:
     return F.normalize(torch.stack(vectors), dim=1)
 
 
-def _embedded(embedder: Embedder, images: Tensor) -> Tensor:
+def _embedded(embedder: Network, images: Tensor) -> Tensor:
     """Return unit embeddings (B, M) of images (B, 3, H, H), as the evaluation makes them."""
+    if not isinstance(embedder, Embedder):
+        return torch.from_numpy(embedder(to_faces(images).numpy()))
     return torch.cat([embed(embedder, part) for part in torch.split(images, BATCH)])
 
 
-def _pair(embedder: Embedder, first: Face, second: Face) -> Tensor:
-    size = embedder.encoder.side * embedder.encoder.patch_size
+def _grid(embedder: Network) -> tuple[int, int]:
+    """Return patches along a side, and pixels along a patch's side."""
+    if isinstance(embedder, Embedder):
+        return embedder.encoder.side, embedder.encoder.patch_size
+    return GRID
+
+
+def _pair(embedder: Network, first: Face, second: Face) -> Tensor:
+    side, patch = _grid(embedder)
+    size = side * patch
     for face in (first, second):
         if face.shape != (size, size, 3):
             raise UsageError(
                 f"A face of {face.shape[1]} x {face.shape[0]} pixels does not fit this model, which takes "
                 f"{size} x {size}; align the photo again for it."
             )
-    device = next(embedder.parameters()).device
-    return to_input(torch.from_numpy(np.stack([first, second]))).to(device)
+    images = to_input(torch.from_numpy(np.stack([first, second])))
+    return images.to(next(embedder.parameters()).device) if isinstance(embedder, Embedder) else images
 
 
 # --- a map of the embeddings ---

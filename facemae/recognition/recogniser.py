@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from facemae import config
-from facemae.core import layout, records
+from facemae.core.errors import UsageError
 from facemae.data.alignment.align import BETTER_PHOTO, Aligned, align_face
 from facemae.data.alignment.detect import Face, FaceDetector
 from facemae.data.images import ImageError, Picture, open_picture
-from facemae.recognition.threshold import Threshold
-from facemae.recognition.trained_models import Model
+from facemae.recognition.model import Device, Embed, Model
+from facemae.recognition.threshold import Threshold, of_model
 
 if TYPE_CHECKING:
     from facemae.models.embedder import Embedder
@@ -163,62 +163,95 @@ def face_to_enrol(photo: Photo, number: int | None = None) -> Found:
 
 
 class Recogniser:
-    """One trained model at work. It keeps nothing of the photos that it is given.
+    """One model at work. It keeps nothing of the photos that it is given.
 
     Attributes:
         model: Which model.
         fingerprint: What its templates are kept under.
         size: Side of its faces in pixels.
-        finder: Finds and aligns faces for it.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
-        finder: FaceFinder | None = None,
-    ) -> None:
+    def __init__(self, model: Model, device: Device = "auto", finder: FaceFinder | None = None) -> None:
         """Load the model; the detector is loaded when a photo comes.
+
+        Args:
+            model: As `named_models.find_model` returns it.
+            device: Where to compute.
+            finder: Finds and aligns faces of the model's size; None: one of its own.
 
         Raises:
             IntegrityError: the weights are damaged, or do not fit their configuration.
         """
-        from facemae.compute import device as devices
-        from facemae.models.weights import load_embedder
-
-        self.model, self.fingerprint = model, model.fingerprint
-        self.embedder: Embedder = load_embedder(model.finetuned)
-        self.size = self.face_size(model)
-        self._compute = devices.plain(device)
-        self._compute.place(self.embedder)
-        self._finder = finder
-
-    @staticmethod
-    def face_size(model: Model) -> int:
-        """Return the side of the faces that a model takes, in pixels."""
-        return int(records.read_json(model.finetuned / layout.CONFIG)["image_size"])
+        self.model, self.fingerprint, self.size = model, model.fingerprint, model.image_size
+        self._embed, self._device, self._finder = model.load(device), device, finder
 
     @cached_property
     def finder(self) -> FaceFinder:
         """Return what finds and aligns faces, loaded at the first use."""
-        return self._finder or FaceFinder(self.size, device=self._compute.device.type)
+        return self._finder or FaceFinder(self.size, device=self.device)
+
+    @property
+    def device(self) -> str:
+        """Return where its networks run."""
+        from facemae.compute import device
+
+        return device.plain(self._device).device.type
+
+    @property
+    def network(self) -> Embedder | Embed:
+        """Return the network of a trained run, and of a model by others its embedding."""
+        from facemae.recognition.trained_models import TrainedEmbedder
+
+        return self._embed.network if isinstance(self._embed, TrainedEmbedder) else self._embed
+
+    @property
+    def embedder(self) -> Embedder:
+        """Return the network, for those who look into it.
+
+        Raises:
+            UsageError: others have trained the model, and it shows nothing but its embeddings.
+        """
+        from facemae.models.embedder import Embedder
+
+        if not isinstance(self.network, Embedder):
+            raise UsageError(
+                f"{self.model.name} shows nothing but its embeddings; choose a run of the results to look "
+                "into its network."
+            )
+        return self.network
 
     @cached_property
     def autoencoder(self) -> tuple[MaskedAutoencoder, config.Pretrain] | None:
         """Return the run's masked autoencoder, if it has one, and how it was trained; loaded at first use."""
         if self.model.pretrained is None:
             return None
+        from facemae.compute import device
         from facemae.models.weights import load_autoencoder
 
         network, pretrain = load_autoencoder(self.model.pretrained)
-        self._compute.place(network)
+        device.plain(self._device).place(network)
         return network, pretrain
+
+    def align(self, photo: Path | bytes) -> Photo:
+        """Return a photo's faces, the largest first.
+
+        Raises:
+            ImageError: the file is no picture that can be read.
+        """
+        return self.finder.find(photo)
 
     def embed(self, faces: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Floats:
         """Return the embeddings (N, D), of length 1, of aligned faces (N, H, H, 3), as evaluation does."""
-        from facemae.models.embedder import embed_faces
+        return self._embed(np.stack(list(faces))) if len(faces) else np.zeros((0, 0), np.float32)
 
-        return embed_faces(self.embedder, faces, self._compute)
+    def threshold(self, rate: float | None = None) -> Threshold:
+        """Return the threshold at a false match rate; None: at the configured one, or the nearest known.
+
+        Raises:
+            UsageError: this rate, or any, is more than the people behind the model's thresholds can tell.
+            DataError, IntegrityError: the model has no thresholds of its own.
+        """
+        return of_model(self.model, rate)
 
     def identify(
         self, faces: Sequence[Found], gallery: Gallery, threshold: Threshold, top: int = TOP
@@ -265,3 +298,19 @@ def as_json(identified: Sequence[Identified]) -> list[dict[str, Any]]:
         }
         for each in identified
     ]
+
+
+def rows_of(photo: str, found: Sequence[Identified], limit: Threshold, note: str) -> list[dict[str, Any]]:
+    """Return a table's rows for the faces of a photo, or one that says why there is none."""
+    if not found:
+        return [{"photo": photo, "face": None, "decision": None, "note": note}]
+    return [
+        {
+            "photo": photo, "face": each["number"],
+            **dict(zip(("left", "top", "right", "bottom"), each["box"], strict=True)),
+            "decision": each["decision"], "person": each["person"] or "",
+            "score": each["candidates"][0]["score"] if each["candidates"] else None, "needed": limit.score,
+            "note": ", ".join(each["doubts"]),
+        }
+        for each in as_json(found)
+    ]  # fmt: skip

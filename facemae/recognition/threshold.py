@@ -9,18 +9,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from facemae.core import layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
-from facemae.evaluation.pairs import EveryPair
-from facemae.evaluation.protocols import calibration
-from facemae.evaluation.statistics import identity_weights
+from facemae.recognition.settings import settings
+
+if TYPE_CHECKING:
+    from facemae.recognition.model import Model
 
 RESAMPLES, SEED, LEVEL = 200, 0, 0.95
+
+
+class Card(NamedTuple):
+    """Thresholds by wanted false match rate (`calibration.threshold_card`), and the people behind them."""
+
+    rows: pd.DataFrame
+    people: int
 
 
 @dataclass(frozen=True)
@@ -62,32 +70,56 @@ class Threshold:
         }  # fmt: skip
 
 
-def threshold_card(embeddings: Path) -> tuple[pd.DataFrame, int]:
-    """Return the thresholds by wanted false match rate (`calibration.threshold_card`), and the people behind.
+def threshold_card(embeddings: Path, weights: str | None = None) -> Card:
+    """Return the thresholds that follow from the evaluation people's embeddings.
 
     Args:
-        embeddings: The evaluation people's, of a `finetune` stage; of several parts the first, since the
-            others have networks of their own.
+        embeddings: Of a `finetune` stage; of several parts the first, since the others have networks of their
+            own.
+        weights: SHA-256 of the weights that have to have made them; None: whichever.
 
     Raises:
         DataError: there is no such file.
-        IntegrityError: it is damaged.
+        IntegrityError: it is damaged, or made with other weights.
     """
+    from facemae.evaluation.pairs import EveryPair
+    from facemae.evaluation.protocols import calibration
+    from facemae.evaluation.statistics import identity_weights
+
     try:
-        table = records.read_table(embeddings, layout.EMBEDDING_COLUMNS)
+        table = records.read_table(embeddings)
     except FileNotFoundError as error:
         raise DataError(
             "This model comes without embeddings of people it has not seen, so no threshold follows from it; "
             "give one with --threshold."
         ) from error
+    if missing := set(layout.EMBEDDING_COLUMNS) - set(table):
+        raise IntegrityError(f"{embeddings} lacks the column {min(missing)}; embed the people again.")
     table = table[table["part"] == table["part"].min()]
+    if weights is not None:
+        found = set(table[layout.WEIGHTS]) if layout.WEIGHTS in table else set()
+        check_weights(found, weights, embeddings, "train or embed the run again (snakemake --cores all)")
     names, identity = np.unique(table["person"].astype(str), return_inverse=True)
     if len(names) < 2:
         raise IntegrityError("The embeddings beside this model show fewer than two people; make them again.")
     vectors = np.stack(table["embedding"].to_list())
-    weights = identity_weights(len(names), RESAMPLES, SEED)
+    resamples = identity_weights(len(names), RESAMPLES, SEED)
     pairs = EveryPair.of(vectors, identity.astype(np.int64))
-    return calibration.threshold_card(pairs, weights, LEVEL), len(names)
+    return Card(calibration.threshold_card(pairs, resamples, LEVEL), len(names))
+
+
+def check_weights(found: set[str], expected: str, path: Path, fix: str) -> None:
+    """Stop unless what a file holds was made with the weights of this SHA-256.
+
+    Raises:
+        IntegrityError: it was made with others, or does not say with which.
+    """
+    if found != {expected}:
+        named = f"weights {min(found)[:16]}" if any(found) else "weights that it does not name"
+        raise IntegrityError(
+            f"{path} was made with {named}, and the model's are {expected[:16]}, so its thresholds are "
+            f"another model's; {fix}."
+        )
 
 
 def at_rate(card: pd.DataFrame, people: int, target: float, *, strictly: bool = False) -> Threshold:
@@ -116,6 +148,17 @@ def at_rate(card: pd.DataFrame, people: int, target: float, *, strictly: bool = 
         )
     row = (strict.iloc[0] if len(strict) else rows.iloc[-1]).to_dict()
     return _threshold(row, people)
+
+
+def of_model(model: Model, rate: float | None = None) -> Threshold:
+    """Return a model's threshold at a false match rate; None: at the configured one, or the nearest known.
+
+    Raises:
+        UsageError: the people behind the model's thresholds can tell of no rate, or not of this one.
+        DataError, IntegrityError: the model has no thresholds of its own.
+    """
+    wanted = settings().false_match_rate if rate is None else rate
+    return at_rate(*model.card(), wanted, strictly=rate is not None)
 
 
 def rates(card: pd.DataFrame, people: int) -> dict[float, Threshold]:

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from facemae import config
-from facemae.core import files, layout
+from facemae.core import layout, records
 from facemae.core.errors import UsageError
-from facemae.core.layout import Results
+from facemae.core.layout import DataFolder, Results
 from facemae.evaluation.records import higher_is_better
+from facemae.recognition.model import Device, Facts, Model, TrainingFaces, View2
+from facemae.recognition.threshold import Card, threshold_card
 from facemae.report import tables
 from facemae.report.phrases import scalars
 
+if TYPE_CHECKING:
+    from facemae.compute.device import Compute
+    from facemae.models.embedder import Embedder
+
+LOOKED_AT = 16  # training faces, to tell grey ones from coloured ones
+FOLDER = Path()
+VIEW2 = "lfw-view2"
+
 
 @dataclass(frozen=True)
-class Model:
-    """One trained recogniser.
+class TrainedModel(Model):
+    """One trained run of a results folder.
 
     Attributes:
-        run, seed: Which training.
         finetuned: Folder of its `finetune` stage.
-        pretrained: Folder of its `pretrain` stage with a masked autoencoder; None: it has none.
     """
 
-    run: str
-    seed: int
-    finetuned: Path
-    pretrained: Path | None
+    finetuned: Path = FOLDER
 
     @property
     def name(self) -> str:
@@ -38,24 +45,89 @@ class Model:
         return f"{self.run}/{self.seed}"
 
     @property
-    def fingerprint(self) -> str:
-        """Return what tells this model's embeddings from any other's: the start of its weights' SHA-256."""
-        path = self.finetuned / layout.EMBEDDER
-        state = path.stat()
-        return _fingerprint(path, state.st_mtime_ns, state.st_size)
+    def weights(self) -> Path:
+        """Return the file of its weights."""
+        return self.finetuned / layout.EMBEDDER
 
     @property
-    def embeddings(self) -> Path:
-        """The evaluation people's embeddings, from which its threshold follows."""
-        return self.finetuned / layout.EMBEDDINGS
+    def image_size(self) -> int:
+        """Return the side of the faces that it takes, in pixels."""
+        return int(records.read_json(self.finetuned / layout.CONFIG)["image_size"])
+
+    @property
+    def trained_on(self) -> TrainingFaces:
+        """Return what it was trained on, as far as the results around it tell."""
+        return training_faces(self.results.data) if self.results else TrainingFaces()
+
+    @property
+    def results(self) -> Results | None:
+        """Return the results that it belongs to, if any."""
+        parents = self.finetuned.resolve().parents
+        root = Results(parents[2]) if len(parents) > 2 else None
+        return root if root is not None and root.config.is_file() else None
+
+    def card(self) -> Card:
+        """Return the thresholds that follow from the evaluation people's embeddings by these weights."""
+        return threshold_card(self.finetuned / layout.EMBEDDINGS, self.weights_sha256)
+
+    @property
+    def view2(self) -> View2:
+        """Return its run's accuracy on LFW's View 2, where the results are of that list."""
+        paths = self.results
+        if not paths or not paths.leaderboard.is_file() or tables.experiment(paths).split.pairs != VIEW2:
+            return View2()
+        table = scalars(tables.leaderboard(paths))
+        rows = table[(table["run"] == self.run) & (table["metric"] == "accuracy")].dropna(subset="value")
+        return View2(*rows.iloc[0][["value", "ci_low", "ci_high"]].astype(float)) if len(rows) else View2()
+
+    def facts(self) -> Facts:
+        """Return what a list of models says of it."""
+        licence, size = "as the photos it was trained on", self.weights.stat().st_size
+        known = self.trained_on
+        return Facts(
+            self.name, *self.view2, str(known), licence, None, size, warning=known.warning(self.name)
+        )
+
+    def load(self, device: Device = "auto") -> TrainedEmbedder:
+        """Return its embedding, as the evaluation makes it."""
+        from facemae.compute import device as devices
+        from facemae.models.weights import load_embedder
+
+        compute, network = devices.plain(device), load_embedder(self.finetuned)
+        compute.place(network)
+        return TrainedEmbedder(network, compute)
 
 
-@functools.lru_cache(maxsize=64)
-def _fingerprint(path: Path, changed: int, size: int) -> str:
-    return files.sha256_of(path)[:16]
+@dataclass(frozen=True)
+class TrainedEmbedder:
+    """The network of a trained run at work."""
+
+    network: Embedder
+    compute: Compute
+
+    def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the embeddings (N, D), of length 1, of aligned faces (N, H, H, 3)."""
+        from facemae.models.embedder import embed_faces
+
+        return embed_faces(self.network, faces, self.compute)
 
 
-def models(paths: Results) -> list[Model]:
+def training_faces(folder: DataFolder) -> TrainingFaces:
+    """Return what runs were trained on that were split in this folder; what is not there is not known."""
+    from facemae.data.faces.cache import load_faces
+
+    try:
+        split = records.read_table(folder.split, layout.SPLIT_COLUMNS)
+        # A model of several is that of the first part: it has seen the others' people.
+        others = (split["role"] == layout.ROLE_EVALUATION) & (split["part"] != 0) & split["trainable"]
+        learnt = split[(split["role"] == layout.ROLE_TRAIN) | others]
+        sample = load_faces(folder, learnt.iloc[:: max(1, len(learnt) // LOOKED_AT)]).images
+    except (OSError, LookupError):
+        return TrainingFaces()
+    return TrainingFaces(learnt["person"].nunique(), len(learnt), bool((np.ptp(sample, axis=3) == 0).all()))
+
+
+def models(paths: Results) -> list[TrainedModel]:
     """Return the trained recognisers of a results folder, the best run by the primary metric first.
 
     Raises:
@@ -64,7 +136,7 @@ def models(paths: Results) -> list[Model]:
     """
     setup, ranked = tables.experiment(paths), paths.leaderboard.is_file()
     found = [
-        Model(name, seed, folder, _autoencoder(paths, setup, name, seed))
+        TrainedModel(name, seed, _autoencoder(paths, setup, name, seed), folder)
         for name in (best_first(setup, tables.leaderboard(paths)) if ranked else tables.run_names(setup))
         for seed in setup.seeds
         if all((folder := paths.stage(name, seed, "finetune")).joinpath(file).is_file() for file in _FILES)
@@ -91,7 +163,7 @@ def best_first(setup: config.Experiment, leaderboard: pd.DataFrame) -> list[str]
     return sorted(names, key=lambda name: sign * value[name] if name in value else float("inf"))
 
 
-def model_at(folder: Path) -> Model:
+def model_at(folder: Path) -> TrainedModel:
     """Return the recogniser in the folder of a `finetune` stage, or of its run and seed.
 
     Raises:
@@ -103,26 +175,10 @@ def model_at(folder: Path) -> Model:
             whole = (pretrained / layout.DECODER).is_file()
             seed = stage.parent.name
             name = stage.parent.parent.name or "model"
-            return Model(name, int(seed) if seed.isdigit() else 0, stage, pretrained if whole else None)
+            return TrainedModel(
+                name, int(seed) if seed.isdigit() else 0, pretrained if whole else None, stage
+            )
     raise UsageError(
-        f"{folder} holds no trained recogniser; name the folder of a finetune stage, such as "
-        "results/random/0/finetune."
+        f"{folder} is no model: it is neither a name that facemae models lists nor a folder of a finetune "
+        "stage, such as results/random/0/finetune."
     )
-
-
-def best(paths: Results) -> Model:
-    """Return the recogniser that does best by the primary metric.
-
-    Raises:
-        UsageError: there is none.
-    """
-    try:
-        found = models(paths)
-    except FileNotFoundError:
-        found = []
-    if not found:
-        raise UsageError(
-            f"There is no trained recogniser in {paths.root}; run: snakemake --cores all, or name one with "
-            "--model."
-        )
-    return found[0]

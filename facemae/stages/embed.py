@@ -52,9 +52,11 @@ def embed_people(task: Task, finetuned: Path | None) -> None:
         faces = task.load_rows(task.evaluated(part))
         say(task.label, f"{len(faces.images)} faces, part {part + 1} of {task.rotations}")
         vectors = recognise(faces.images, part).astype(np.float32)
-        columns = {"sample_id": faces.sample_ids, "person": faces.people, "part": part}
-        tables.append(pd.DataFrame(columns | {"embedding": list(vectors)}))
-    records.write_table(task.out / layout.EMBEDDINGS, pd.concat(tables), layout.EMBEDDING_COLUMNS)
+        found = {"sample_id": faces.sample_ids, "person": faces.people, "part": part}
+        weights = files.sha256_of(finetuned / layout.embedder_file(part)) if finetuned else ""
+        tables.append(pd.DataFrame(found | {"embedding": list(vectors), layout.WEIGHTS: weights}))
+    columns = [*layout.EMBEDDING_COLUMNS, layout.WEIGHTS]
+    records.write_table(task.out / layout.EMBEDDINGS, pd.concat(tables), columns)
 
 
 def recogniser(task: Task, finetuned: Path | None) -> EmbedByPart:

@@ -24,7 +24,7 @@ from facemae.data.faces import shards, split
 from facemae.data.images import ImageError, open_image
 from facemae.data.sources.locate import ChosenSource, find, raw_dir
 from facemae.evaluation.baselines.controls import LEARNERS
-from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, Embed, Recogniser, find_recogniser
+from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, Embed, OffTheShelf, find_recogniser
 from facemae.evaluation.pairs import cosines, unit_rows
 from facemae.stages import data as prepare
 
@@ -37,8 +37,9 @@ SPLIT = config.Split(
 
 
 def embeddings_of(
-    name: str, data: str, raw_dir: str, cache: Path, protocol: str | None = None, workers: int = 1
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+    name: str, data: str, raw_dir: str, cache: Path, protocol: str | None = None, workers: int = 1,
+    *, everybody: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """Embed the faces of a data set's own list of pairs.
 
     The data set is aligned in a folder of its own below `cache`, where the embeddings stay too: a call that
@@ -50,6 +51,7 @@ def embeddings_of(
         raw_dir: Folder of the raw data; the variable FACEMAE_RAW_DIR goes before it.
         cache: Folder to write to.
         protocol: Whose pairs, such as "lfw-view2"; None: all that the data set lists.
+        everybody: Embed all faces, not those of the pairs alone; not for a control.
         workers: Processes that align.
 
     Returns:
@@ -62,7 +64,8 @@ def embeddings_of(
     key = model.key()  # first, since aligning takes minutes, and what is missing had better be said at once
     folder, pairs = _prepared(data, raw_dir, cache, workers, protocol)
     faces = records.read_table(folder.faces, ["sample_id", "person", "sha256", "shard", "row"])
-    faces = faces[faces["sample_id"].isin(set(pairs["first"]) | set(pairs["second"]))]
+    if not everybody:
+        faces = faces[faces["sample_id"].isin(set(pairs["first"]) | set(pairs["second"]))]
     if faces.empty:
         raise DataError(f"No photo of {data}'s pairs has a usable face; {folder.rejected} says why.")
     settings = Path(faces["shard"].iloc[0]).parent.name
@@ -175,7 +178,7 @@ def _pairs(folder: layout.DataFolder, data: str, protocol: str | None) -> pd.Dat
 
 
 def _embedded(
-    model: Recogniser, faces: pd.DataFrame, folder: layout.DataFolder, stored: Path, label: str
+    model: OffTheShelf, faces: pd.DataFrame, folder: layout.DataFolder, stored: Path, label: str
 ) -> pd.DataFrame:
     """Return the embeddings of `faces` by sample_id and sha256; those that are not stored yet are made."""
     columns = ["sample_id", "sha256", "embedding"]

@@ -124,13 +124,13 @@ def test_two_photos_are_verified(place):
 
 
 def test_the_threshold_follows_the_false_match_rate(place):
-    page = open_page("recognise")
+    page = open_page("recognise", model="region/1")
     assert page.selectbox(key="fmr").options == ["1 in 10 comparisons"]
     assert "measured on 12 unseen people" in written(page)
 
 
 def test_the_twin_shows_what_an_occluder_and_an_aid_change(place):
-    page = run(open_page("recognise").button(key="recognise_demo").click())
+    page = run(open_page("recognise", model="region/1").button(key="recognise_demo").click())
     assert page.dataframe[1].value["face"].tolist() == ["uncovered", "covered"]
     run(page.toggle(key="twin_drop").set_value(True))
     run(page.toggle(key="twin_fill").set_value(True))
@@ -143,7 +143,7 @@ def test_the_twin_shows_what_an_occluder_and_an_aid_change(place):
 
 
 def test_the_effect_of_the_aids_is_measured_on_unseen_people(place):
-    page = open_page("recognise")
+    page = open_page("recognise", model="region/1")
     run(page.button(key="twin_measure").click())
     assert "36 faces of 12 people" in "".join(each.proto.body for each in page.get("html"))
     assert "The occluder " in written(page)
@@ -153,7 +153,7 @@ def test_the_effect_of_the_aids_is_measured_on_unseen_people(place):
 
 
 def test_nothing_of_a_visitor_reaches_another(place):
-    one, other = open_page("recognise"), open_page("recognise")
+    one, other = open_page("recognise", model="region/1"), open_page("recognise", model="region/1")
     upload(one, picture(1, 2))
     run(other)
     assert len(decisions(one)) == 2
@@ -180,7 +180,7 @@ def test_where_a_camera_cannot_work_the_page_says_so(place, monkeypatch):
         url = "http://faces.example.org/recognise"
 
     monkeypatch.setattr(photo_input.st, "context", Context)
-    page = open_page("recognise")
+    page = open_page("recognise", model="region/1")
     run(page.segmented_control(key="recognise_from").set_value(photo_input.WEBCAM))
     assert "Browsers give the camera to pages over https or on this machine only" in written(page)
     Context.url = "http://localhost:8501/recognise"

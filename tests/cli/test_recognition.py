@@ -5,21 +5,24 @@ import sys
 
 import pytest
 
+RUN = ("--model", "region/1")
+
 
 def test_enrol_identify_and_delete(facemae, photos, tmp_path):
     first, second = photos["orl/s01/01"], photos["orl/s02/01"]
     assert facemae("gallery", "add", "Ann", first, "--consent")[0] == 0
     assert facemae("gallery", "add", "Bob", second, "--consent", "--anyway")[0] == 0
-    code, out, _ = facemae("identify", first, "--threshold", 0.999, "--json")
+    code, out, _ = facemae("identify", first, "--threshold", 0.9999, "--json")
     found = json.loads(out)
     assert code == 0
-    assert found["enrolled"] == 2
+    assert (found["enrolled"], found["model"]) == (2, "dlib")
+    assert "warning" not in found
     (face,) = found["faces"]
     assert (face["decision"], face["person"]) == ("match", "Ann")
     assert [each["name"] for each in face["candidates"]] == ["Ann", "Bob"]
     assert face["candidates"][0]["score"] == pytest.approx(1, abs=1e-5)
     assert found["threshold"] == {
-        "score": 0.999, "false_match_rate": None, "fmr_low": None, "fmr_high": None,
+        "score": 0.9999, "false_match_rate": None, "fmr_low": None, "fmr_high": None,
         "false_non_match_rate": None, "people": 0,
     }  # fmt: skip
     assert facemae("gallery", "remove", "Ann")[0] == 0
@@ -32,13 +35,16 @@ def test_enrol_identify_and_delete(facemae, photos, tmp_path):
 
 
 def test_identify_says_what_it_found_and_what_the_threshold_stands_for(facemae, photos, group):
-    facemae("gallery", "add", "Ann", photos["orl/s01/01"], photos["orl/s01/02"], "--consent")
-    code, out, _ = facemae("identify", group, "--fmr", 0.1)
+    facemae("gallery", "add", "Ann", photos["orl/s01/01"], photos["orl/s01/02"], "--consent", *RUN)
+    code, out, err = facemae("identify", group, "--fmr", 0.1, *RUN)
     assert code == 0
     assert [line.split(" at ")[0] for line in out.splitlines()[:3]] == ["face 1", "face 2", "face 3"]
     assert "of comparisons of two people match (" in out
     assert "with 1 people enrolled by 2 templates, a stranger would be taken" in out
     assert "measured on 12 people" in out
+    assert "Model: region/1." in out
+    assert "region/1 was trained on" in err
+    assert "it will fail on yours" in err
 
 
 def test_identify_with_nobody_enrolled_knows_nobody(facemae, photos):
@@ -114,15 +120,21 @@ def test_rename_find_and_export(facemae, photos, tmp_path):
         (["identify", "TEXT"], 3, "This file is not a picture we can read. Use JPEG, PNG or WebP."),
         (["identify", "nowhere.jpg"], 3, "cannot be read"),
         (["identify", "PHOTO", "--threshold", "0.5", "--fmr", "0.1"], 2, "give one of them"),
-        (["identify", "PHOTO", "--fmr", "0.001"], 2, "ask for 0.1 or more"),
-        (["identify", "PHOTO", "--model", "nowhere"], 2, "holds no trained recogniser"),
-        (["identify", "PHOTO", "--results", "nowhere"], 2, "There is no trained recogniser in nowhere"),
-        (["verify", "PHOTO", "GROUP"], 3, "3 faces found; verification needs exactly one. Crop the photo."),
+        (["identify", "PHOTO", "--fmr", "0.001", *RUN], 2, "ask for 0.1 or more"),
+        (["identify", "PHOTO", "--model", "nowhere"], 2, "nowhere is no model: it is neither a name that"),
+        (["identify", "PHOTO", "--model", "region/1", "--results", "nowhere"], 2, "region/1 is no model"),
+        (["identify", "PHOTO", "--model", "inception"], 2, "needs facenet-pytorch's weights"),
+        (["identify", "FOLDER"], 2, "is a folder; name the file for its faces with --csv"),
+        (["identify", "FOLDER", "--csv", "out.csv"], 3, "holds no photo"),
+        (["verify", "PHOTO", "GROUP"], 3, "group.png: 3 faces found; verification needs exactly one. Crop"),
+        (["explain", "GROUP", "PHOTO"], 3, "group.png: 3 faces found; an explanation needs exactly one."),
     ],
 )
 def test_bad_input_ends_with_a_sentence(facemae, photos, group, tmp_path, arguments, code, said):
     (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "empty").mkdir()
     known = {"PHOTO": photos["orl/s01/01"], "TEXT": tmp_path / "text.jpg", "GROUP": group}
+    known["FOLDER"] = tmp_path / "empty"
     ended, out, err = facemae(*[known.get(each, each) for each in arguments])
     assert (ended, "Traceback" in out + err) == (code, False)
     assert said in err
@@ -146,3 +158,45 @@ def test_erase_asks_first(facemae, photos, monkeypatch):
     code, _, err = facemae("gallery", "erase")
     assert (code, "Nobody was deleted" in err) == (2, True)
     assert "Ann" in facemae("gallery", "list")[1]
+
+
+def test_models_are_listed_by_name_with_what_they_are_worth(facemae):
+    code, out, _ = facemae("models", "--json")
+    found = {each["name"]: each for each in json.loads(out)}
+    assert code == 0
+    assert [name for name, each in found.items() if each["default"]] == ["dlib"]
+    assert found["dlib"]["licence"] == "CC0"
+    assert found["inception"]["missing"]
+    assert "will fail on yours" in found["region/1"]["warning"]
+    shown = facemae("models")[1]
+    assert all(name in shown for name in found)
+
+
+def test_a_folder_of_photos_gives_a_row_per_face(facemae, photos, group, tmp_path):
+    import csv
+    import shutil
+
+    facemae("gallery", "add", "Ann", photos["orl/s01/01"], "--consent")
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    shutil.copy(group, tmp_path / "in" / "a")  # a picture is one whatever it is called
+    shutil.copy(photos["orl/s01/02"], tmp_path / "in" / "deep" / "b.pgm")
+    (tmp_path / "in" / "c.jpg").write_bytes(b"no picture")
+    code, _, err = facemae("identify", tmp_path / "in", "--csv", tmp_path / "out.csv")
+    rows = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert code == 0
+    assert [(row["photo"][len(str(tmp_path)) + 4 :], row["face"][:1]) for row in rows] == [
+        ("a", "1"), ("a", "2"), ("a", "3"), ("c.jpg", ""), ("deep/b.pgm", "1"),
+    ]  # fmt: skip
+    assert [row["person"] for row in rows].count("Ann") == 2
+    assert "not a picture" in rows[3]["note"]
+    assert "3 photos, 4 faces: 2 named, 2 unknown; 1 photos without a face" in err
+
+
+def test_an_explanation_by_a_model_of_others(facemae, photos):
+    code, out, _ = facemae("explain", photos["orl/s01/01"], photos["orl/s01/02"], "--json")
+    found = json.loads(out)
+    assert (code, found["model"]) == (0, "dlib")
+    assert 0.8 < found["score"] < 1
+    assert {row["region"] for row in found["regions"]} > {"eyes", "mouth"}
+    for row in found["regions"]:
+        assert row["change"] == pytest.approx(row["score"] - found["score"], abs=1e-6)

@@ -2,11 +2,12 @@ import shutil
 
 import pytest
 
-from facemae.core import layout
-from facemae.core.errors import UsageError
+from facemae.core import layout, records
+from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.layout import Results
 from facemae.evaluation.records import higher_is_better
-from facemae.recognition.trained_models import best, model_at, models
+from facemae.recognition.model import TrainingFaces
+from facemae.recognition.trained_models import model_at, models
 from facemae.report import tables
 
 
@@ -18,7 +19,6 @@ def test_the_best_run_comes_first_and_its_seeds_in_order(paths):
     expected = value[setup.run_names].sort_values(ascending=False).index.tolist()
     found = models(paths)
     assert [each.name for each in found] == [f"{run}/{seed}" for run in expected for seed in setup.seeds]
-    assert best(paths) == found[0]
 
 
 def test_only_a_masked_autoencoder_comes_with_its_pretraining(paths):
@@ -42,10 +42,8 @@ def test_without_a_leaderboard_the_runs_stand_as_configured(made, tmp_path):
     assert models(Results(folder))[0].run == "scratch"
 
 
-def test_without_results_the_next_step_is_named(tmp_path):
-    with pytest.raises(UsageError, match="snakemake --cores all, or name one with --model"):
-        best(Results(tmp_path))
-    with pytest.raises(UsageError, match="such as results/random/0/finetune"):
+def test_what_is_no_model_is_told(tmp_path):
+    with pytest.raises(UsageError, match="is no model: it is neither a name that facemae models lists"):
         model_at(tmp_path)
 
 
@@ -66,3 +64,30 @@ def test_the_fingerprint_follows_the_weights(made, tmp_path):
     assert before == model_at(made / "random" / str(one.seed)).fingerprint
     shutil.copy(other.finetuned / layout.EMBEDDER, one.finetuned / layout.EMBEDDER)
     assert one.fingerprint == other.fingerprint
+
+
+def test_a_model_knows_what_it_was_trained_on_and_warns_where_that_is_little(paths):
+    known = models(paths)[0].trained_on
+    split = records.read_table(paths.data.split)
+    learnt = split[split["role"] == layout.ROLE_TRAIN]
+    assert (known.people, known.photos) == (learnt["person"].nunique(), len(learnt))
+    warning = models(paths)[0].warning
+    assert warning == f"{models(paths)[0].name} was trained on {known}: it will fail on yours."
+    assert TrainingFaces(20, 200, True).warning("x") == (
+        "x was trained on 200 grey photos of 20 people: it will fail on yours."
+    )
+    assert TrainingFaces(5000, 40_000).warning("x") == TrainingFaces().warning("x") == ""
+
+
+def test_a_threshold_that_belongs_to_other_weights_is_refused(made, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(made, folder)
+    one, other = (m for m in models(Results(folder)) if m.run == "random")
+    assert one.card().people == 12
+    shutil.copy(other.finetuned / layout.EMBEDDER, one.finetuned / layout.EMBEDDER)
+    with pytest.raises(IntegrityError, match=r"was made with weights \w{16}, and the model's are \w{16}"):
+        one.card()
+    old = records.read_table(other.finetuned / layout.EMBEDDINGS, layout.EMBEDDING_COLUMNS)
+    records.write_table(other.finetuned / layout.EMBEDDINGS, old, layout.EMBEDDING_COLUMNS)
+    with pytest.raises(IntegrityError, match="made with weights that it does not name"):
+        other.card()

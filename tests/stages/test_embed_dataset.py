@@ -13,7 +13,7 @@ from facemae.data.sources.base import Pair
 from facemae.data.sources.orl import orl_photos
 from facemae.evaluation.baselines import controls, off_the_shelf
 from facemae.evaluation.baselines.closed_form import Head
-from facemae.evaluation.baselines.off_the_shelf import Recogniser
+from facemae.evaluation.baselines.off_the_shelf import OffTheShelf
 from facemae.evaluation.protocols.calibration import Calibration
 from facemae.stages import embed_dataset
 from facemae.stages.embed_dataset import embeddings_of
@@ -24,7 +24,7 @@ class Counting:
 
     def __init__(self, monkeypatch, name="colour"):
         self.seen, self.last = 0, None
-        model = Recogniser(lambda: Path(__file__), lambda path: self, "whole")
+        model = OffTheShelf(lambda: Path(__file__), lambda path: self, "whole")
         monkeypatch.setitem(off_the_shelf.RECOGNISERS, name, model)
 
     def __call__(self, images):
@@ -103,7 +103,7 @@ def test_other_weights_or_another_framing_are_not_mixed_up(prepared, monkeypatch
     counting = Counting(monkeypatch)
     embeddings_of("colour", "any", "raw", prepared.root, "first")
     model = off_the_shelf.RECOGNISERS["colour"]
-    changed = Recogniser(model.weights, model.load, "closer")
+    changed = OffTheShelf(model.weights, model.load, "closer")
     assert changed.key() != model.key()
     monkeypatch.setitem(off_the_shelf.RECOGNISERS, "colour", changed)
     embeddings_of("colour", "any", "raw", prepared.root, "first")

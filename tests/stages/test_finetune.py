@@ -309,7 +309,7 @@ def test_each_part_of_the_evaluation_people_is_embedded_by_its_own_model(stage, 
     out = stage(data=rotating, rotations=2)
     found = records.read_table(out / layout.EMBEDDINGS)
     rows = records.read_table(rotating.split)
-    assert list(found.columns) == layout.EMBEDDING_COLUMNS
+    assert list(found.columns) == [*layout.EMBEDDING_COLUMNS, layout.WEIGHTS]
     assert dict(zip(found["sample_id"], found["part"], strict=True)) == dict(
         zip(rows["sample_id"], rows["part"], strict=True)
     )

@@ -19,8 +19,8 @@ from facemae.recognition.settings import settings
 if TYPE_CHECKING:
     from facemae.recognition.enrolment import Outcome, Refused, Shot, Terms
     from facemae.recognition.gallery.store import Gallery
+    from facemae.recognition.model import Model
     from facemae.recognition.threshold import Threshold
-    from facemae.recognition.trained_models import Model
 
 NAME_LENGTH = 100
 UPLOAD, WEBCAM, FOLDER, UNSORTED = "Photos", "Webcam", "Folder of people", "Unsorted photos"

@@ -17,8 +17,8 @@ from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.data.images import encode_png, open_image
 from facemae.recognition.gallery.schema import Candidate
+from facemae.recognition.model import Model
 from facemae.recognition.threshold import Threshold
-from facemae.recognition.trained_models import Model
 from facemae.report import faces
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ def _tried(
 def _embed(recogniser: Recogniser, covered: Pixels, hidden: Booleans, aid: Aid) -> NDArray[np.float32]:
     from facemae.recognition import occluded
 
+    if aid == "none":
+        return np.asarray(recogniser.embed([covered])[0])
     autoencoder = recogniser.autoencoder if aid == "reconstruct" else None
     vectors = occluded.embed_covered(recogniser.embedder, covered[None], hidden[None], aid, autoencoder)
     return np.asarray(vectors[0])

@@ -20,7 +20,7 @@ from facemae.app.parts.photo_input import Chosen, aligned_face
 from facemae.core import layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
-from facemae.recognition.trained_models import Model
+from facemae.recognition.model import Model
 from facemae.report import charts, faces
 from facemae.report.chart_spec import MORE_COLOURS
 
@@ -80,7 +80,7 @@ def render() -> None:
     st.title("Explain")
     st.caption("What a model's score of two faces reacts to, and where the model puts all evaluation faces.")
     with frame.explained(), session.told():
-        model = session.choose_model("model")
+        model = session.choose_model("model", of=session.models)
         frame.tabs({"Two faces": lambda: _two_faces(model), "All faces": lambda: _map(model)})
 
 
@@ -95,9 +95,7 @@ def _two_faces(model: Model) -> None:
 
 
 def _faces(model: Model) -> tuple[Chosen, Chosen] | None:
-    from facemae.recognition.recogniser import Recogniser
-
-    size = Recogniser.face_size(model)
+    size = model.image_size
     left, right = st.columns(2)
     with left:
         first = aligned_face("explain_first", size, "First face")
@@ -142,20 +140,19 @@ def explained(recogniser: Recogniser, first: Pixels, second: Pixels) -> Explaine
     from facemae.models.patches import to_input
     from facemae.recognition import explanation
 
-    embedder = recogniser.embedder
-    regions = {COVERED: explanation.leave_out(embedder, first, second)}
-    if explanation.can_drop(embedder):
-        regions[DROPPED] = explanation.leave_out(embedder, first, second, drop=True)
+    network = recogniser.network
+    regions = {COVERED: explanation.leave_out(network, first, second)}
+    if explanation.can_drop(network):
+        regions[DROPPED] = explanation.leave_out(network, first, second, drop=True)
     attention, refusal = None, ""
     try:
-        device = next(embedder.parameters()).device
-        images = to_input(torch.from_numpy(np.stack([first, second]))).to(device)
-        attention = explanation.rollout(embedder, images).double().cpu().numpy()
+        images = to_input(torch.from_numpy(np.stack([first, second])))
+        attention = explanation.rollout(network, images.to(recogniser.device)).double().cpu().numpy()
     except UsageError as error:
         refusal = str(error)
     return Explained(
-        explanation.score(embedder, first, second), attention, refusal,
-        explanation.sensitivity(embedder, first, second), regions,
+        explanation.score(network, first, second), attention, refusal,
+        explanation.sensitivity(network, first, second), regions,
     )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from facemae.report import faces
 
 if TYPE_CHECKING:
     from facemae.recognition.gallery.store import Gallery
+    from facemae.recognition.model import Model
     from facemae.recognition.recogniser import Found, Identified, Recogniser
-    from facemae.recognition.trained_models import Model
 
 WHO, SAME = "Who is it?", "Same person?"
 CROP = 150  # pixels that an aligned face is shown at
@@ -78,7 +78,7 @@ def _say_who_is_enrolled(gallery: Gallery, model: Model, enrolled: int) -> None:
         return
     others = [name for name in gallery.models() if name != model.fingerprint]
     if others:
-        known = {each.fingerprint: each.name for each in session.models()}
+        known = {each.fingerprint: each.name for each in session.every_model()}
         names = ", ".join(known.get(each, f"one that is not here ({each[:4]})") for each in others)
         st.warning(
             f"The gallery was made with another model: {names}. Choose that one above, or enrol people "
@@ -96,9 +96,7 @@ def _say_who_is_enrolled(gallery: Gallery, model: Model, enrolled: int) -> None:
 
 def _faces(model: Model) -> list[Found]:
     """Return the faces to look up; of a photo all of them, boxed and numbered on it."""
-    from facemae.recognition.recogniser import Recogniser
-
-    size = Recogniser.face_size(model)
+    size = model.image_size
     source = st.segmented_control(
         "Photo", [photo_input.SAMPLE, photo_input.UPLOAD, photo_input.WEBCAM], required=True,
         default=photo_input.SAMPLE,
@@ -192,9 +190,7 @@ def _candidates(each: Identified, threshold: Threshold, key: str) -> None:
 
 
 def _verify(model: Model, threshold: Threshold) -> None:
-    from facemae.recognition.recogniser import Recogniser
-
-    size = Recogniser.face_size(model)
+    size = model.image_size
     left, right = st.columns(2)
     with left:
         first = photo_input.aligned_face("first", size, "First photo")

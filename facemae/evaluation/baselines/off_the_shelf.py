@@ -11,18 +11,18 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from facemae.core import files, records
 from facemae.core.errors import IntegrityError, UsageError
 from facemae.data.alignment.warp import warp
-from facemae.models.interop.read import read_foreign
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """From aligned faces (N, H, H, 3) uint8 to vectors (N, M)."""
@@ -42,18 +42,24 @@ _INCEPTION_SIDE = 160
 
 
 @dataclass(frozen=True)
-class Recogniser:
+class OffTheShelf:
     """A network that others have trained.
 
     Attributes:
         weights: Returns the file of its weights.
         load: Returns the embedding by the weights in a file.
         framing: What else shapes its embeddings: another text, and stored ones are made again.
+        trained_on, people, photos: On what, in words, and how much of it.
+        licence: Of the weights.
     """
 
     weights: Callable[[], Path]
     load: Callable[[Path], Embed]
     framing: str
+    trained_on: str = ""
+    people: int = 0
+    photos: int = 0
+    licence: str = ""
 
     def key(self) -> str:
         """Return what tells its embeddings from those by other weights or of other framing."""
@@ -124,7 +130,10 @@ def _inception_weights() -> Path:
 
 def _load_inception(weights: Path) -> Embed:
     """Return facenet-pytorch's InceptionResnetV1, 512 numbers a face: Schroff et al., FaceNet, 2015."""
+    import torch
     from facenet_pytorch import InceptionResnetV1
+
+    from facemae.models.interop.read import read_foreign
 
     state = read_foreign(weights).tensors
     network = InceptionResnetV1().eval()
@@ -148,18 +157,27 @@ def _load_inception(weights: Path) -> Embed:
 
 def _inception_input(images: np.ndarray) -> Tensor:
     """Return faces (N, H, H, 3) uint8 as (N, 3, 160, 160) by its `fixed_image_standardization`."""
+    import torch
+
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    scaled = F.interpolate(pixels, (_INCEPTION_SIDE,) * 2, mode="bilinear", antialias=True)
+    scaled = torch.nn.functional.interpolate(pixels, (_INCEPTION_SIDE,) * 2, mode="bilinear", antialias=True)
     return (scaled - 127.5) / 128.0
 
 
 RECOGNISERS = {
-    "dlib": Recogniser(_dlib_weights, _load_dlib, f"chip {_TO_CHIP.tolist()}"),
-    "inception": Recogniser(_inception_weights, _load_inception, f"resized to {_INCEPTION_SIDE}"),
-}
+    "dlib": OffTheShelf(
+        _dlib_weights, _load_dlib, f"chip {_TO_CHIP.tolist()}",
+        "about 3 million photos of 7,485 people: FaceScrub, VGG Face and photos from the web, without LFW's "
+        "people", 7485, 3_000_000, "CC0",
+    ),
+    "inception": OffTheShelf(
+        _inception_weights, _load_inception, f"resized to {_INCEPTION_SIDE}",
+        "VGGFace2, 3.3 million photos of 8,631 people", 8631, 3_300_000, "MIT; VGGFace2 for research only",
+    ),
+}  # fmt: skip
 
 
-def find_recogniser(name: str, others: Iterable[str] = ()) -> Recogniser:
+def find_recogniser(name: str, others: Iterable[str] = ()) -> OffTheShelf:
     """Return the recogniser of a name; `others` are names that an error gives besides.
 
     Raises:
