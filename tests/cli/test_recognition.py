@@ -165,6 +165,7 @@ def test_models_are_listed_by_name_with_what_they_are_worth(facemae):
     found = {each["name"]: each for each in json.loads(out)}
     assert code == 0
     assert [name for name, each in found.items() if each["default"]] == ["dlib"]
+    assert found["dlib"]["ci_low"] < found["dlib"]["lfw_view2"] < found["dlib"]["ci_high"]
     assert found["dlib"]["licence"] == "CC0"
     assert found["inception"]["missing"]
     assert "will fail on yours" in found["region/1"]["warning"]
