@@ -13,7 +13,7 @@ import typer
 from facemae import config
 from facemae.cli.options import app
 from facemae.cli.tools import show_verdict
-from facemae.core import files, records
+from facemae.core import files
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say
@@ -43,6 +43,8 @@ def run(
     files.check_free(folder / ".workflow.lock")
     if folder != out.expanduser():
         say("run", f"{shown(out)} holds other results, so these go to {shown(folder)}")
+    from facemae.core import records  # loads pandas
+
     settings = folder / own_photos.SETTINGS
     if not (settings.exists() and "split" in records.read_json(settings)):
         _prepare(photos, folder, minutes, cores)

@@ -18,7 +18,6 @@ from facemae.cli.options import (
     SeedOption,
     app,
 )
-from facemae.core import records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say
@@ -76,6 +75,8 @@ def show_verdict(paths: Results) -> None:
     """
     if not paths.verdict.exists():
         raise UsageError(f"There is no verdict in {shown(paths.root)} yet; run: snakemake --cores all")
+    from facemae.core import records  # loads pandas
+
     typer.echo(f"Verdict  {records.read_json(paths.verdict)['headline']}")
     typer.echo(f"Page     {shown(paths.overview)}")
     typer.echo(f"Results  {shown(paths.summary)}")

@@ -24,7 +24,7 @@ from facemae.report import tables
 from facemae.report.phrases import metric_label, names_of
 from facemae.report.verdict import NO_FAMILY
 
-PUBLISHED = Path(__file__).parents[1] / "docs" / "results"
+PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
 POWER = 0.8
 # Where there is no difference, equivalence is missed on either side.
 POWER_OF_EQUIVALENCE = 1 - (1 - POWER) / 2

@@ -105,12 +105,12 @@ def test_two_visitors_paint_on_boards_of_their_own() -> None:
 
 
 def test_the_script_writes_no_markup_and_loads_nothing() -> None:
-    script = (ROOT / "facemae" / "app" / "paint.js").read_text()
+    script = (ROOT / "facemae" / "app" / "parts" / "paint.js").read_text()
     for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "fetch(", "import(",
                  "http:", "https:", "localStorage"):  # fmt: skip
         assert word not in script
     assert not re.search(r"^import ", script, re.MULTILINE)
-    style = (ROOT / "facemae" / "app" / "paint.css").read_text()
+    style = (ROOT / "facemae" / "app" / "parts" / "paint.css").read_text()
     assert "url(" not in style
     assert "@import" not in style
 
@@ -119,4 +119,9 @@ def test_script_and_style_are_shipped(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(ROOT)
     wheel = tmp_path / hatchling.build.build_wheel(str(tmp_path))
     shipped = set(zipfile.ZipFile(wheel).namelist())
-    assert {"facemae/app/parts/paint.py", "facemae/app/paint.js", "facemae/app/paint.css"} <= shipped
+    files = {f"facemae/app/parts/paint.{kind}" for kind in ("py", "js", "css")}
+    assert files <= shipped
+        "facemae/app/parts/paint.py",
+        "facemae/app/parts/paint.js",
+        "facemae/app/parts/paint.css",
+    } <= shipped

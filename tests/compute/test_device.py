@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 
 import pytest
@@ -90,12 +92,16 @@ def test_the_speed_of_a_processor_is_measured():
     assert device._peak_flops(torch.device("cpu"), torch.float32) == found  # once
 
 
-def test_memory_is_this_processes(compute):
-    before = compute.memory_mb()
-    held = torch.ones(64 * 2**20 // 4)
-    assert before + 32 < compute.memory_mb() + 64 * (before > 4000)
-    assert 50 < before < 10**5
-    del held
+def test_memory_is_this_processes():
+    """In a process of its own: it is the most so far, which other tests may have raised."""
+    code = (
+        "import torch\nfrom facemae.compute.device import choose\ncompute = choose('cpu', 'float32', 1)\n"
+        "before = compute.memory_mb()\nheld = torch.ones(2**30 // 4)\nprint(before, compute.memory_mb())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, held = map(int, done.stdout.split())
+    assert before + 32 < held
+    assert 50 < before < 10**4
 
 
 def test_the_clock_counts_work_and_not_waiting(compute):

@@ -238,7 +238,7 @@ WRONG = [
     ("data.labelled", "", "at least 1"),
     ("split.evaluation_fraction", 0, "greater than 0"),
     ("split.evaluation_fraction", 1, "less than 1"),
-    ("split.folds", 1, "got 1"),
+    ("split.folds", 0, "got 0"),
     ("defaults.model.width", 130, "multiple of 4"),
     ("defaults.model.drop_path", 1.0, "less than 1"),
     ("defaults.model.heads", 0, "got 0"),

@@ -17,7 +17,7 @@ from results_folder import EVERYTHING, HOSTILE, make_results
 from facemae.core import files, layout, records
 from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.layout import Results
-from facemae.evaluation import metrics
+from facemae.evaluation import pairs as pairs_of
 from facemae.recognition import model_card
 from facemae.recognition.threshold import threshold_card
 from facemae.report import faces, tables
@@ -203,7 +203,7 @@ def test_failure_cases_are_the_hardest_of_all_pairs(made: Results, card: str) ->
     table = records.read_table(made.stage("random", 0, "finetune") / layout.EMBEDDINGS)
     table = table.sort_values("sample_id", ignore_index=True)
     vectors, identity = np.stack(table["embedding"].to_list()), pd.factorize(table["person"])[0]
-    pairs = metrics.all_pairs(vectors, identity)  # a second implementation
+    pairs = pairs_of.all_pairs(vectors, identity)  # a second implementation
     found = model_card.failures(made, "random", 0)
     for kind, scores in (
         ("genuine", np.sort(pairs.score[pairs.genuine])[:5]),

@@ -20,7 +20,7 @@ from facemae.data.sources.base import Photo as Listed
 from facemae.data.sources.manifest import enter
 from facemae.data.sources.orl import orl_photos
 from facemae.evaluation.protocols import identification, operating_point
-from facemae.recognition.enrolment import Terms, enrol, until
+from facemae.recognition.enrolment import Shot, Terms, enrol, until
 from facemae.recognition.gallery.schema import Candidate, Person, Template
 from facemae.recognition.gallery.store import GalleryModelError
 from facemae.recognition.recogniser import (  # fmt: skip
@@ -150,7 +150,7 @@ def test_an_empty_gallery_knows_nobody_and_another_models_is_refused(
 
 
 def test_only_the_best_candidate_is_ever_named():
-    people = [Person(n, f"p{n}", None, None, None, 1) for n in range(2)]
+    people = [Person(n, f"p{n}", None, None, None, 1, 1) for n in range(2)]
     candidates = [Candidate(people[0], 0.6), Candidate(people[1], 0.59)]
     assert decide(candidates, Threshold(0.6)).person.name == "p0"
     assert decide(candidates, Threshold(0.6001)) is None
@@ -191,7 +191,7 @@ def agree(recogniser, gallery, enrolled, probes, target):
         target: Of the false positive identification rate.
     """
     for name, path in enrolled.items():
-        assert enrol(recogniser, gallery, name, [(name, path)], TERMS, Threshold(2.0)).person
+        assert enrol([recogniser], gallery, name, [Shot(name, path)], TERMS, Threshold(2.0)).person
     found = [
         recogniser.identify(recogniser.finder.find(path).faces[:1], gallery, Threshold(-1), len(enrolled))[0]
         for _, path in probes

@@ -26,7 +26,7 @@ from facemae.evaluation.records import Measurement
 from facemae.evaluation.statistics import percentile_interval
 
 BINS = 15
-FMR_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+FMR_TARGETS = (1e-1, 1e-2, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6)
 CARD_COLUMNS = [
     "target_fmr", "threshold", "fmr", "fmr_low", "fmr_high", "fnmr", "fnmr_low", "fnmr_high",
     "impostors_needed", "impostors", "genuine", "note",

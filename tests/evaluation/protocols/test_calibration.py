@@ -128,7 +128,7 @@ def test_the_card_holds_rates_at_thresholds_with_intervals():
     pairs = card_pairs()
     card = calibration.threshold_card((pairs), identity_weights(50, 300, 0), 0.95)
     assert card.columns.to_list() == calibration.CARD_COLUMNS
-    assert card["target_fmr"].to_list() == [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+    assert card["target_fmr"].to_list() == list(calibration.FMR_TARGETS)
     impostor, genuine = pairs.score[~pairs.genuine], pairs.score[pairs.genuine]
     for row in card[:2].to_dict("records"):
         assert row["note"] == ""
