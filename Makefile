@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 REPORT := results/report.html
 PHOTOS ?=
+HALF := $(addprefix tests/,app cli evaluation masking models recognition report)  # of the tests, by time
 OUT ?= results-mine
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -35,8 +36,10 @@ $(DEV): $(STAMP) requirements-dev.lock
 	sh setup.sh $(VENV) requirements-dev.lock
 	@touch $@
 
-test: dev ## Run the tests
-	pytest
+test: dev ## Run the tests, in two processes
+	@log=$$(mktemp); pytest -q -p no:cacheprovider $(HALF) > $$log 2>&1 & \
+	pytest -q $(HALF:%=--ignore=%); second=$$?; \
+	wait $$!; first=$$?; cat $$log; rm $$log; exit $$((first | second))
 
 test-all: dev ## Run every test, the slow ones and those in a browser too, group by group (docs/testing.md)
 	sh tests/all.sh
