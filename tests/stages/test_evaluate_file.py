@@ -17,6 +17,7 @@ from facemae.evaluation.embedding_file import Embeddings, sidecar
 from facemae.evaluation.embedding_report import Settings
 from facemae.evaluation.pairs import EveryPair
 from facemae.evaluation.protocols import identification, operating_point, pair_list
+from facemae.evaluation.protocols.calibration import FMR_TARGETS
 from facemae.models.build import build_embedder
 from facemae.models.weights import save_weights
 from facemae.stages import evaluate_file
@@ -73,7 +74,7 @@ def test_a_list_is_measured_by_its_cosines_and_its_people():
     pd.testing.assert_series_equal(named(report)["accuracy"].influence, expected[-1].influence)
     assert {"brier", "ece"} <= set(named(report))
     assert (report.people, report.photos, report.notes) == (12, 48, [])
-    assert len(report.card) == 6
+    assert len(report.card) == len(FMR_TARGETS)
 
 
 def test_pairs_that_several_models_scored_keep_their_scores_and_it_is_said():
@@ -324,7 +325,7 @@ def test_the_command_prints_a_table_and_ends_with_json(facemae, written):
     kept = records.read_json(written / "found" / layout.METRICS)
     assert kept["metrics"] == content["metrics"]
     card = pd.read_csv(written / "found" / evaluate_file.CARD)
-    assert card["target_fmr"].to_list() == [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+    assert card["target_fmr"].to_list() == list(FMR_TARGETS)
 
 
 def test_the_same_command_gives_the_same_numbers(facemae, written):
