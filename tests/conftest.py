@@ -112,3 +112,18 @@ def replaced():
             setattr(owner, name, before)
 
     return replace
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Return a function that runs a command line in this process: exit code, output, errors."""
+    from facemae import __main__ as cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["facemae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        found = capsys.readouterr()
+        return ended.value.code or 0, found.out, found.err
+
+    return run

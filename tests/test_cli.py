@@ -14,18 +14,11 @@ COMMANDS = sorted(command.name or command.callback.__name__ for command in cli.a
 
 
 @pytest.fixture
-def facemae(monkeypatch, capsys, root):
+def facemae(monkeypatch, command_line, root):
     """Return a function that runs a command line in this process: exit code, output, errors."""
 
-    def run(*arguments):
-        monkeypatch.chdir(root)
-        monkeypatch.setattr(sys, "argv", ["facemae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        found = capsys.readouterr()
-        return ended.value.code or 0, found.out, found.err
-
-    return run
+    monkeypatch.chdir(root)
+    return command_line
 
 
 def real(*arguments, **options):

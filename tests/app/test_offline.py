@@ -60,16 +60,13 @@ def test_the_listener_hears(calls):
 
 
 @pytest.fixture
-def facemae(home, monkeypatch, capsys):
+def facemae(home, command_line):
     """Return a function that runs a command line in this process, and returns what it prints."""
-    from facemae import __main__ as cli
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["facemae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert not ended.value.code
-        return capsys.readouterr().out
+        code, printed, _ = command_line(*arguments)
+        assert not code
+        return printed
 
     return run
 

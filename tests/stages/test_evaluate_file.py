@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from facemae import __main__ as cli
 from facemae.core import files, layout, records
 from facemae.core.errors import DataError, IntegrityError, RefusedError, UsageError
 from facemae.evaluation import embedding_report
@@ -267,18 +266,11 @@ def test_training_people_are_refused_on_a_list_only_if_it_names_them():
 
 
 @pytest.fixture
-def facemae(monkeypatch, capsys, tmp_path):
+def facemae(monkeypatch, command_line, tmp_path):
     """Return a function that runs a command line in this process: exit code, output, errors."""
 
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["facemae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        found = capsys.readouterr()
-        return ended.value.code or 0, found.out, found.err
-
-    return run
+    monkeypatch.chdir(tmp_path)
+    return command_line
 
 
 @pytest.fixture
