@@ -71,12 +71,12 @@ def choose_model(
 
 
 def choose_models(key: str, label: str) -> list[Model]:
-    """Let the visitor choose one or more trained models, the first of which decides; at first the best one.
+    """Let the visitor choose one or more models, the first of which decides; at first the most accurate.
 
     Raises:
         UsageError: none is chosen.
     """
-    found = {each.name: each for each in models()}
+    found = {each.name: each for each in every_model()}
     names = st.multiselect(
         label, list(found), default=[next(iter(found))], key=key, bind="query-params",
         max_selections=MAX_MODELS, help="A photo is enrolled with each of them, to compare them.",

@@ -100,6 +100,20 @@ class ImageError(DataError):
         self.hint = hint
 
 
+def followed(path: Path) -> Path:
+    """Return the file that a path leads to, by links or without.
+
+    Raises:
+        ImageError: E_PERMISSION, where a link leads nowhere.
+    """
+    if not path.is_symlink():
+        return path
+    if not path.exists():
+        reason, hint = "This is a link to a file that is not there.", "Bring it back, or remove the link."
+        raise ImageError("E_PERMISSION", reason, hint)
+    return Path(os.path.realpath(path))
+
+
 def read_file(path: Path) -> bytes:
     """Read a regular file; links, pipes, devices and folders are never opened.
 

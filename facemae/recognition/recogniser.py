@@ -19,7 +19,7 @@ from facemae import config
 from facemae.core.errors import UsageError
 from facemae.data.alignment.align import BETTER_PHOTO, Aligned, align_face
 from facemae.data.alignment.detect import Face, FaceDetector
-from facemae.data.images import ImageError, Picture, open_picture
+from facemae.data.images import ImageError, Picture, followed, open_picture
 from facemae.recognition.model import Device, Embed, Model
 from facemae.recognition.threshold import Threshold, of_model
 
@@ -118,7 +118,8 @@ class FaceFinder:
         Raises:
             ImageError: one of the files is no picture that can be read.
         """
-        pictures = [open_picture(source) for source in sources]
+        files = [followed(each) if isinstance(each, Path) else each for each in sources]
+        pictures = [open_picture(each) for each in files]
         found = self._detector.detect([picture.image for picture in pictures])
         return [self._aligned(picture, faces) for picture, faces in zip(pictures, found, strict=True)]
 

@@ -22,6 +22,7 @@ from facemae.recognition.enrolment import Shot, until
 from facemae.recognition.gallery import retention
 from facemae.recognition.gallery.schema import Template
 from facemae.recognition.gallery.store import Gallery
+from facemae.recognition.named_models import find_model
 from facemae.recognition.recogniser import Recogniser, face_to_enrol
 from facemae.recognition.settings import settings
 from facemae.recognition.threshold import Threshold
@@ -274,7 +275,7 @@ def test_what_is_exported_is_all_that_is_stored(shown, place, faces):
     assert set(person) == set(row)
     assert set(template) == set(kept_template) - {"id", "person"}
 
-    recogniser = Recogniser(models(Results(shown))[0], "cpu")
+    recogniser = Recogniser(find_model(), "cpu")  # the page's default, too
     face = face_to_enrol(recogniser.finder.find(faces(1)[1]))
     vector = recogniser.embed([face.image])[0]
     np.testing.assert_allclose(template["vector"], vector, atol=1e-6)

@@ -272,3 +272,13 @@ def test_the_counts_are_the_evaluations_on_fifty_people_of_lfw(recogniser, galle
     probes += [(name, lfw[name][0]) for name in alone[:200]]
     counts = agree(recogniser, gallery, enrolled, probes, 0.15)
     assert counts["strangers accepted"] == 30
+
+
+def test_a_link_is_read_as_what_it_leads_to(photos, finder, tmp_path):
+    path = next(iter(photos.values()))
+    link, broken = tmp_path / "link.jpg", tmp_path / "broken.jpg"
+    link.symlink_to(path)
+    broken.symlink_to(tmp_path / "nowhere")
+    assert np.array_equal(finder.find(link).faces[0].image, finder.find(path).faces[0].image)
+    with pytest.raises(ImageError, match="a link to a file that is not there"):
+        finder.find(broken)

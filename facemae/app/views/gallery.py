@@ -42,9 +42,7 @@ def render() -> None:
     )
     with frame.explained(), session.told():
         kept = session.gallery()
-        where = Where(
-            kept, session.choose_models("model", "Models that enrol (run/seed), the first one decides")
-        )
+        where = Where(kept, session.choose_models("model", "Models that enrol, the first one decides"))
         _check_clock(kept)
         _numbers(where)
         _enrol(where)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from facemae.core import files, records
 from facemae.core.errors import IntegrityError, UsageError
-from facemae.data.images import MAX_BYTES, ImageError, read_file
+from facemae.data.images import MAX_BYTES, ImageError, followed, read_file
 from facemae.data.sources.base import Attribute, Photo, Value
 
 _BATCH = 2048
@@ -60,7 +60,7 @@ def read_photo(photo: Photo) -> bytes:
         ImageError: it cannot be read.
     """
     if photo.length is None:
-        return read_file(_target(photo.path))
+        return read_file(followed(photo.path))
     if photo.length > MAX_BYTES:
         reason = f"The picture has {photo.length / 1e6:.0f} MB; the limit is {MAX_BYTES / 1e6:.0f} MB."
         raise ImageError("E_TOO_LARGE", reason, "Save a smaller copy.")
@@ -72,16 +72,6 @@ def read_photo(photo: Photo) -> bytes:
     except OSError as error:
         reason = f"The file cannot be read ({error.strerror})."
         raise ImageError("E_PERMISSION", reason, "Check that it exists and may be read.") from error
-
-
-def _target(path: Path) -> Path:
-    """Return the file that a path leads to, by links or without."""
-    if not path.is_symlink():
-        return path
-    if not path.exists():
-        reason, hint = "This is a link to a file that is not there.", "Bring it back, or remove the link."
-        raise ImageError("E_PERMISSION", reason, hint)
-    return Path(os.path.realpath(path))
 
 
 def enter(photo: Photo, source: str, set_name: str) -> Entry:

@@ -1,0 +1,117 @@
+"""Models by name: which there are, and a trial of the default on people that its thresholds do not know."""
+
+import csv
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from facemae.core.errors import UsageError
+from facemae.recognition.enrolment import Shot, Terms, enrol, until
+from facemae.recognition.named_models import find_model, list_models
+from facemae.recognition.recogniser import Recogniser
+from facemae.recognition.threshold import Threshold, of_model
+from facemae.stages.measure_model import card_people
+
+ENROLLED, PROBES = 50, 200
+SEED = int(os.environ.get("FACEMAE_TRIAL_SEED", "0"))  # which people; any
+TERMS = Terms(consent=True, retain_until=until(1), thumbnail=False)
+
+
+def test_the_default_is_the_most_accurate_of_the_models_that_are_there():
+    known = [each for each in list_models() if not each.missing and each.lfw_view2 is not None]
+    (default,) = [each for each in known if each.default]
+    assert default.lfw_view2 == max(each.lfw_view2 for each in known)
+    assert find_model().name == default.name
+
+
+def test_a_model_that_does_not_exist_is_refused_with_those_that_do():
+    with pytest.raises(UsageError, match="facemae models lists"):
+        find_model("nobody")
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    """Return the model, two photos of each person enrolled, and photos of them and of strangers by name."""
+    archive = Path(os.environ.get("FACEMAE_RAW_DIR", "")) / "lfw" / "lfw-deepfunneled.tgz"
+    if not archive.is_file():
+        pytest.skip("LFW is not here: set FACEMAE_RAW_DIR to a folder with lfw/lfw-deepfunneled.tgz")
+    folder = tmp_path_factory.mktemp("lfw")
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    (root,) = folder.iterdir()
+    people = {each.name: sorted(each.glob("*.jpg")) for each in root.iterdir() if each.is_dir()}
+    measured_on = card_people(pd.Series(sorted(people)))
+    people = {name: photos for name, photos in sorted(people.items()) if name not in measured_on}
+    rng = np.random.default_rng(SEED)
+    recogniser, enrolled, others = Recogniser(find_model(), "cpu"), {}, []
+    for name in rng.permutation([name for name, photos in people.items() if len(photos) >= 4]).tolist():
+        photos = [people[name][n] for n in rng.permutation(len(people[name]))]
+        alone = [path for path in photos[:4] if len(recogniser.align(path).faces) == 1][:2]
+        if len(alone) == 2:
+            enrolled[name] = alone
+            others += [(name, path) for path in photos if path not in alone]
+        if len(enrolled) == ENROLLED:
+            break
+    probes = [others[n] for n in rng.permutation(len(others))[:PROBES]]
+    strangers = rng.permutation([name for name in people if name not in enrolled])[:PROBES].tolist()
+    return recogniser, enrolled, probes + [(name, people[name][0]) for name in strangers]
+
+
+def counts(probes, enrolled, named):
+    """Return named rightly, named wrongly, and strangers named; `named` holds a name or "" for each probe."""
+    mated = np.array([name in enrolled for name, _ in probes])
+    right = np.array([name == other for (name, _), other in zip(probes, named, strict=True)])
+    said = np.array([bool(other) for other in named])
+    return int((right & mated).sum()), int((said & ~right & mated).sum()), int((said & ~mated).sum())
+
+
+@pytest.mark.shared_data
+@pytest.mark.timeout(1800)
+def test_the_default_model_names_the_enrolled_and_not_strangers(
+    trial, gallery, tmp_path, command_line, monkeypatch
+):
+    """Fifty people, 200 other photos and 200 strangers: the same by functions, command and protocol."""
+    recogniser, enrolled, probes = trial
+    threshold = of_model(recogniser.model)
+
+    for name, photos in enrolled.items():
+        shots = [Shot(path.name, path) for path in photos]
+        assert enrol([recogniser], gallery, name, shots, TERMS, Threshold(2.0)).person
+    faces = [recogniser.align(path).faces[:1] for _, path in probes]
+    found = [recogniser.identify(each, gallery, threshold)[0] for each in faces]
+    named = [each.match.person.name if each.match else "" for each in found]
+    by_functions = counts(probes, enrolled, named)
+
+    monkeypatch.setenv("FACEMAE_GALLERY", str(tmp_path / "by_command.sqlite"))
+    for name, photos in enrolled.items():
+        code, _, said = command_line("gallery", "add", name, *photos, "--consent", "--anyway")
+        assert code == 0, said
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, (_, path) in enumerate(probes):
+        (folder / f"{number:03}.jpg").symlink_to(path)
+    assert command_line("identify", folder, "--csv", tmp_path / "who.csv")[0] == 0
+    with (tmp_path / "who.csv").open(newline="") as file:
+        rows = {Path(row["photo"]).name: row["person"] for row in csv.DictReader(file) if row["face"] == "1"}
+    by_command = counts(probes, enrolled, [rows[f"{number:03}.jpg"] for number in range(len(probes))])
+
+    shots = [recogniser.align(path).faces[0] for photos in enrolled.values() for path in photos]
+    vectors = recogniser.embed([each.image for each in [*shots, *(each[0] for each in faces)]])
+    names = [name for name, photos in enrolled.items() for _ in photos] + [name for name, _ in probes]
+    identity = np.unique(names, return_inverse=True)[1]
+    scores = vectors[len(shots) :].astype(np.float64) @ vectors[: len(shots)].T.astype(np.float64)
+    best = scores.argmax(axis=1)
+    right = identity[len(shots) :] == identity[best]
+    mated = np.isin(identity[len(shots) :], identity[: len(shots)])
+    above = scores.max(axis=1) >= threshold.score
+    outcomes = (right & above & mated, ~right & above & mated, above & ~mated)
+    by_protocol = tuple(int(each.sum()) for each in outcomes)
+    print(json.dumps({"rightly, wrongly, strangers": by_functions, "seed": SEED}))
+    assert by_functions == by_command == by_protocol
+    assert by_functions[0] >= 0.8 * PROBES  # the least of 40 draws; 0.937 on average
+    assert by_functions[2] <= 0.05 * PROBES  # 0.021 on average
