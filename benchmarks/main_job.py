@@ -33,7 +33,8 @@ from facemae.core.progress import say
 
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE = "0bc28e7"  # the last commit whose workflow started a process for each small step
-COMMON = {"results": "results", "device": "cpu"}  # of both, whatever their config.yaml says
+# Of both, whatever their config.yaml says.
+COMMON = {"results": "results", "device": "cpu", "precision": "auto"}
 
 Settings = dict[str, Any]
 
@@ -93,7 +94,10 @@ def _of_both(theirs: Settings, ours: Settings) -> Settings:
 
 
 def _settings(tree: Path) -> Settings:
-    content: Settings = yaml.safe_load((tree / "config.yaml").read_text(encoding="utf-8"))
+    content: Settings = {}
+    for file in ("config/defaults.yaml", "config.yaml"):  # earlier commits had the second alone
+        if (tree / file).exists():
+            content = merge(content, yaml.safe_load((tree / file).read_text(encoding="utf-8")))
     return merge(content, COMMON)
 
 

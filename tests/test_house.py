@@ -9,9 +9,7 @@ from size import MAX_FILE, MAX_FUNCTION, file_lengths, function_lengths
 
 ROOT = Path(__file__).parents[1]
 # Files that are still too long, each with the length it may not exceed. This list only gets shorter.
-LONGER = {
-    "facemae/recognition/model_card.py": 460,
-}
+LONGER: dict[str, int] = {}
 # Words that nobody outside knows, or that make a riddle of a sentence, and how often each still stands.
 # The numbers only get smaller.
 WORDS = {

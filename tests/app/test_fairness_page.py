@@ -20,7 +20,7 @@ from facemae.core import layout, records
 from facemae.core.layout import Results
 from facemae.recognition import model_card
 from facemae.recognition.threshold import threshold_card
-from facemae.report import curves, tables
+from facemae.report import curves, known_errors, tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,7 +143,7 @@ def test_thresholds_are_those_of_the_threshold_card(shown: Path) -> None:
 
 def test_failures_have_pictures_names_and_scores(shown: Path) -> None:
     page = open_page("fairness", model="random/0")
-    found = model_card.failures(Results(shown), "random", 0)
+    found = known_errors.failures(Results(shown), "random", 0)
     rows = table(page, "first_picture")
     assert rows["first"].tolist() == found["first"].tolist()
     np.testing.assert_allclose(rows["score"], found["score"])

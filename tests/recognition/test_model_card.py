@@ -20,7 +20,7 @@ from facemae.core.layout import Results
 from facemae.evaluation import pairs as pairs_of
 from facemae.recognition import model_card
 from facemae.recognition.threshold import threshold_card
-from facemae.report import faces, tables
+from facemae.report import faces, known_errors, tables
 from facemae.report.phrases import metric_label
 
 NASTY = (
@@ -182,7 +182,7 @@ def test_groups_that_were_measured_have_a_table_and_the_others_their_reason(own:
     ]
     assert f"`{HOSTILE}: this group has 12 people, and 30 are needed.`" in text
     assert "Between groups: 1 groups are large enough" in text
-    assert model_card.WHAT_GROUPS_TAKE in text
+    assert known_errors.WHAT_GROUPS_TAKE in text
 
 
 def test_thresholds_are_those_of_the_threshold_card(made: Results, card: str) -> None:
@@ -204,7 +204,7 @@ def test_failure_cases_are_the_hardest_of_all_pairs(made: Results, card: str) ->
     table = table.sort_values("sample_id", ignore_index=True)
     vectors, identity = np.stack(table["embedding"].to_list()), pd.factorize(table["person"])[0]
     pairs = pairs_of.all_pairs(vectors, identity)  # a second implementation
-    found = model_card.failures(made, "random", 0)
+    found = known_errors.failures(made, "random", 0)
     for kind, scores in (
         ("genuine", np.sort(pairs.score[pairs.genuine])[:5]),
         ("impostor", np.sort(pairs.score[~pairs.genuine])[::-1][:5]),
@@ -224,9 +224,9 @@ def test_failure_cases_are_the_hardest_of_all_pairs(made: Results, card: str) ->
 
 
 def test_failures_come_from_every_block_of_faces(made: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = model_card.failures(made, "random", 0, count=40)
-    monkeypatch.setattr(model_card, "_BLOCK", 5)
-    pd.testing.assert_frame_equal(model_card.failures(made, "random", 0, count=40), whole)
+    whole = known_errors.failures(made, "random", 0, count=40)
+    monkeypatch.setattr(known_errors, "_BLOCK", 5)
+    pd.testing.assert_frame_equal(known_errors.failures(made, "random", 0, count=40), whole)
     assert whole["kind"].value_counts().to_dict() == {
         "impostor": 40,
         "genuine": 36,

@@ -16,7 +16,7 @@ from facemae.core.layout import Results
 from facemae.recognition import model_card
 from facemae.recognition.threshold import threshold_card
 from facemae.recognition.trained_models import best_first
-from facemae.report import charts, faces, phrases, tables
+from facemae.report import charts, faces, known_errors, phrases, tables
 from facemae.report.chart_spec import MORE_COLOURS
 from facemae.report.phrases import metric_label
 
@@ -70,7 +70,7 @@ def _model(setup: config.Experiment, leaderboard: pd.DataFrame) -> tuple[str, in
 
 def _groups(rows: pd.DataFrame) -> None:
     st.subheader("Errors by group")
-    found = model_card.groups(rows)
+    found = known_errors.groups(rows)
     if found.why_not:
         whole = found.rows.empty
         title = "Not measured." if whole else "Not everything could be measured."
@@ -192,7 +192,7 @@ def _failures(run: str, seed: int) -> None:
     st.subheader("Failure cases")
     with session.told():
         try:
-            found = frame.load(model_card.failures, run, seed)
+            found = frame.load(known_errors.failures, run, seed)
         except FileNotFoundError:
             st.text("The embeddings of the evaluation people are not in this folder, so none can be shown.")
             return
