@@ -125,7 +125,8 @@ def run(tree: Path, folder: Path, settings: Settings, threads: int) -> dict[str,
     return {
         "processor_seconds": round(_processor_seconds() - spent, 1),
         "wall_seconds": round(time.monotonic() - started, 1),
-        "jobs": len(re.findall(r"^Finished jobid", done.stdout + done.stderr, re.MULTILINE)),
+        # Earlier commits show Snakemake's own lines, later ones a line of theirs for each stage.
+        "jobs": len(re.findall(r"^Finished jobid|^\[.+\] took ", done.stdout + done.stderr, re.MULTILINE)),
     }
 
 
