@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from facemae.evaluation import statistics
+from facemae.evaluation import verdict
 from facemae.evaluation.statistics import estimate
 from facemae.evaluation.variance import Dyads, Training
 
@@ -101,7 +101,7 @@ def said(found, effect):
         for family, _ in found
     ]
     words = np.array([
-        [each.verdict for each in statistics.verdicts(family, True, MARGIN)] for family in families
+        [each.verdict for each in verdict.verdicts(family, True, MARGIN)] for family in families
     ])  # fmt: skip
     signs = (words == "better").astype(int) - (words == "worse")
     wrong = (signs != 0) & (signs != np.sign(truth))

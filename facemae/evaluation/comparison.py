@@ -1,4 +1,7 @@
-"""Verdicts on every pair of runs: which comparisons decide, what chance brings, and what besides differs."""
+"""Every pair of runs compared: which comparisons decide, the variance of each, and which settings differ.
+
+What "better" takes is decided in verdict.py.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ from facemae.core.differences import ABSENT, differences
 from facemae.core.errors import RefusedError
 from facemae.evaluation.records import higher_is_better
 from facemae.evaluation.scored import Key, Scored, Series, key_of
-from facemae.evaluation.statistics import Estimate, estimate, verdicts
+from facemae.evaluation.statistics import Estimate, estimate
 from facemae.evaluation.variance import NO_CHANCE, Training, Variance, added, people_variance
+from facemae.evaluation.verdict import verdicts
 
 
 class Chances:
-    """The variance that the training's luck brings each run, metric by metric.
+    """The variance that chance in training brings each run, metric by metric.
 
     Runs that have learnt are analysed together, since they share their seeds. Whatever else is drawn by
     chance stands alone: runs that have not learnt, and baselines.

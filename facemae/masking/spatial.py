@@ -1,4 +1,6 @@
-"""Strategies that look at nothing but places: random, block, inverse block and grid.
+"""Strategies that choose patches by place alone: random, block, inverse block and grid.
+
+Each returns scores; `draw_mask` (strategies.py) hides the patches that score highest.
 
 Shapes: B batch, N patches (side x side), M hidden, V = N - M visible.
 """

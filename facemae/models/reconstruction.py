@@ -1,4 +1,4 @@
-"""What a prediction is worth, and what it looks like.
+"""The error of predicted patches, which the MAE loss averages, and the pictures that predictions complete.
 
 Shapes: B batch, N patches, Q predicted, P pixel values per patch.
 """

@@ -16,7 +16,7 @@ import pandas as pd
 
 from facemae import config
 from facemae.evaluation.savings import label_curve, labels_saved
-from facemae.evaluation.statistics import holm
+from facemae.evaluation.verdict import holm
 from facemae.report.phrases import (
     OPPOSITE,
     VERDICTS,

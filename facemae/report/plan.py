@@ -1,8 +1,8 @@
 """Before the run: which difference these people and seeds can decide, and what it costs.
 
-The arithmetic is that of the verdicts (statistics.py), fed with what an earlier comparison measured: how far
-a difference of two runs moves over people and over trainings, and what a face of training takes. Where
-nothing was measured there is no number, but a sentence that says what to run first.
+The arithmetic is that of the verdicts (evaluation/verdict.py), fed with what an earlier comparison measured:
+how far a difference of two runs moves over people and over trainings, and what a face of training takes.
+Where nothing was measured there is no number, but a sentence that says what to run first.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from facemae.core import layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.data.sources.locate import find, raw_dir
-from facemae.evaluation.statistics import Estimate, detectable
+from facemae.evaluation.statistics import Estimate
 from facemae.evaluation.variance import Variance, added
+from facemae.evaluation.verdict import detectable
 from facemae.report import tables
+from facemae.report.headline import NO_FAMILY
 from facemae.report.phrases import metric_label, names_of
-from facemae.report.verdict import NO_FAMILY
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
 POWER = 0.8

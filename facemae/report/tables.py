@@ -39,7 +39,7 @@ class Headline:
         sentences: The numbers behind it.
         claims: What is claimed of masked autoencoders, each judged.
         setting: How the runs were trained, in words.
-        noise: How far a difference of two runs moves by chance (evaluation/statistics.py).
+        noise: How far a difference of two runs moves by chance (`comparison.noise`).
     """
 
     metric: str

@@ -20,7 +20,7 @@ from facemae.evaluation.scored import Repeat, Scored, Series
 from facemae.evaluation.statistics import estimate
 from facemae.evaluation.variance import Variance
 from facemae.report.claims import claims
-from facemae.report.verdict import verdict_in_words
+from facemae.report.headline import verdict_in_words
 
 COMPARED = (
     "roc_auc", "eer", "accuracy", "rank1", "occlusion_accuracy", "light_accuracy", "illumination_rank1",

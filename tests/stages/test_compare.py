@@ -6,7 +6,8 @@ from facemae.core import files, layout, records
 from facemae.core.errors import IntegrityError
 from facemae.core.layout import Results
 from facemae.core.records import read_json, read_table
-from facemae.evaluation.statistics import ONE_SEED, identity_weights
+from facemae.evaluation.statistics import identity_weights
+from facemae.evaluation.verdict import ONE_SEED
 from facemae.stages.compare import COMPARED, compare
 
 PEOPLE, RESAMPLES = 30, 200

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from facemae import config
-from facemae.report.verdict import MEANT, NO_FAMILY, verdict_in_words
+from facemae.report.headline import MEANT, NO_FAMILY, verdict_in_words
 
 STRATEGIES = ["random", "block", "grid", "region"]
 
@@ -104,7 +104,7 @@ def test_each_control_of_the_primary_family_has_its_sentence(words):
 
 
 def test_a_reason_is_told_once(words):
-    note = "one seed cannot tell a run from the luck of its training; use two or more"
+    note = "one seed cannot separate a run from chance in its training; use two or more"
     found = words({"random": "undecided", "block": "undecided"}, note=note)
     assert found["sentences"][1].endswith("random and block are undecided.")
     assert found["sentences"][2:] == [f"Undecided because {note}.", MEANS.format("scratch")]
