@@ -56,7 +56,10 @@ def evaluate(
     images: Annotated[str | None, typer.Option("--images", help="Photos to embed first.")] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Finetune stage to embed them with.")] = None,
     recogniser: Annotated[
-        str | None, typer.Option("--recogniser", help="dlib, inception, fisherfaces, hog_lda or pca.")
+        str | None,
+        typer.Option(
+            "--recogniser", help="face-embedder, face-tiny, dlib, inception, fisherfaces, hog_lda or pca."
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Data set for the recogniser.")] = None,
     protocol: Annotated[str | None, typer.Option("--protocol", help="List: view1, view2, ...")] = None,

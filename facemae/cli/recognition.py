@@ -194,16 +194,34 @@ def list_models(context: typer.Context, as_json: JsonOption = False, results: Re
 
 @models_app.command("measure")
 def measure_model(
-    name: Annotated[str, typer.Argument(help="A model that others have trained, such as dlib.")],
+    name: Annotated[str, typer.Argument(help="dlib, inception, face-embedder or face-tiny.")],
     out: Annotated[Path, typer.Option("--out", help="JSON file to write: the model's card.")],
     raw: RawOption = "data/raw",
     cache: CacheOption = Path("data/evaluated"),
     workers: WorkersOption = 1,
 ) -> None:
-    """Measure a model on LFW: thresholds on half of its people, View 2, and faces a second."""
+    """Measure a model on LFW: thresholds on people it has not seen, View 2, and faces a second."""
+    from facemae.recognition.packing import write_readme
     from facemae.stages.measure_model import measure
 
     measure(name, raw, cache, workers, out)
+    if out.name == "card.json":
+        write_readme(out.parent)
+
+
+@models_app.command("pack")
+def pack_model(
+    stage: Annotated[Path, typer.Argument(help="Folder of a pretrain or finetune stage in its results.")],
+    name: Annotated[str, typer.Option("--name", help="face-mae, face-embedder or face-tiny.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")],
+    failure: Annotated[
+        list[str], typer.Option("--failure", help="A known failure, in a sentence; may be given often.")
+    ] = [],  # noqa: B006 - typer copies it
+) -> None:
+    """Make a model that comes with the package of a trained run: float16 weights, card, lists of people."""
+    from facemae.recognition.packing import pack
+
+    pack(stage, name, out, failure)
 
 
 def _line(facts: Facts) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -163,7 +164,7 @@ class Pretrain(Training):
     masks: Masks
     """Each strategy's own parameters."""
     init: PathText | None
-    """File of weights to start the encoder from; null: random ones."""
+    """A model that comes with the package, or a file of weights, to start the encoder from; null: random."""
     crop_min: Annotated[float, Field(gt=0, le=1)]
     """Min fraction of the area that a random crop keeps; 1: no crops, faces are mirrored only."""
     brightness: Fraction
@@ -232,6 +233,8 @@ class Labels(Section):
 class Finetune(Training):
     """Supervised fine-tuning for identity."""
 
+    init: PathText | None
+    """What a run without pretraining starts its encoder from, as `pretrain.init`; null: random weights."""
     mode: Literal["full", "partial", "lora", "probe", "knn"]
     """What is trained: all, the last blocks, low-rank changes of attention, the head, or nothing."""
     last_blocks: Positive
@@ -295,9 +298,20 @@ class Run(Section):
     """`null`: no pretraining, the run fine-tunes from scratch."""
     finetune: Finetune
 
+    @model_validator(mode="after")
+    def _one_start(self) -> Run:
+        if self.pretrain is not None and self.finetune.init is not None:
+            raise ValueError(
+                f"finetune.init {self.finetune.init} is for a run without pretraining; set pretrain to null, "
+                "or start the pretraining from it with pretrain.init"
+            )
+        return self
+
     def shaping(self) -> dict[str, Any]:
-        """Return the settings that shape the run: all but the parameters of strategies it does not use."""
+        """Return the settings that shape the run: not, say, the parameters of strategies it does not use."""
         settings = self.model_dump()
+        if self.finetune.init is None:
+            del settings["finetune"]["init"]
         if self.pretrain:
             mask, pretrain = self.pretrain.mask, settings["pretrain"]
             pretrain["masks"] = {mask: pretrain["masks"][mask]}
@@ -315,9 +329,9 @@ class Run(Section):
 
     @property
     def strategy(self) -> str:
-        """Return the masking strategy, the contrastive method, or "none" for a run without pretraining."""
+        """Return the masking strategy, the contrastive method, the weights started from, or "none"."""
         if self.pretrain is None:
-            return "none"
+            return Path(self.finetune.init).stem if self.finetune.init else "none"
         return self.pretrain.mask if self.pretrain.method == "mae" else self.pretrain.method
 
     @property

@@ -23,7 +23,8 @@ from facemae.models.mae import MaskedAutoencoder
 
 MOST_HEADER = 4 * 2**20  # bytes that list a file's tensors; a thousand tensors take 0.1 MB
 MOST_SETTINGS = 2**20  # bytes of a configuration
-TYPES = {torch.float32: "F32", torch.int64: "I64"}  # of a network's state, by safetensors' name
+# Of a network's state, by safetensors' names; shipped weights are stored in half precision.
+TYPES = {torch.float32: ("F32", "F16"), torch.int64: ("I64",)}
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
@@ -104,12 +105,18 @@ def load_embedder(folder: Path, part: int = 0) -> Embedder:
 
 def _check_fit(network: nn.Module, path: Path) -> None:
     """Stop unless a file holds weights of these names, shapes and types, by its list of tensors alone."""
-    expected = {name: (list(value.shape), TYPES[value.dtype]) for name, value in network.state_dict().items()}
+    state = network.state_dict()
+    expected = {name: list(value.shape) for name, value in state.items()}
     try:
         check_header(path)
         with safetensors.safe_open(path, "pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        found = {name: (each.get_shape(), each.get_dtype()) for name, each in slices.items()}
+        found = {
+            name: each.get_shape()
+            if name not in state or each.get_dtype() in TYPES[state[name].dtype]
+            else None
+            for name, each in slices.items()
+        }
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise _unreadable(path, error) from error
     if found != expected:

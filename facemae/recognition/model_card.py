@@ -77,19 +77,19 @@ def model_card(paths: Results, run: str, seed: int) -> str:
     parts = [
         f"# Model card: {literal(f'{run}/{seed}')}",
         _about(setup, run, seed),
-        _section("Intended use", _listed(INTENDED)),
-        _section("Forbidden use", _listed(FORBIDDEN)),
-        _section("Data, licence and credit", _data(paths)),
-        _section("Identity overlap check", _overlap(paths, setup)),
-        _section("Protocol", _protocol(setup, made)),
-        _section("Metrics", _metrics(rows, setup)),
-        _section("Mean over seeds", _over_seeds(paths, run, setup)),
-        _section("Errors by group", _groups(rows)),
-        _section("Thresholds", _thresholds(paths, run, seed)),
-        _section("Failure cases", _failures(paths, run, seed)),
-        _section("Limits", _limits(setup, made)),
-        _section("Files", _files(paths, run, seed)),
-        _section("How it was made", _made(paths, setup, run, seed, made)),
+        section("Intended use", listed(INTENDED)),
+        section("Forbidden use", listed(FORBIDDEN)),
+        section("Data, licence and credit", _data(paths)),
+        section("Identity overlap check", _overlap(paths, setup)),
+        section("Protocol", _protocol(setup, made)),
+        section("Metrics", _metrics(rows, setup)),
+        section("Mean over seeds", _over_seeds(paths, run, setup)),
+        section("Errors by group", _groups(rows)),
+        section("Thresholds", _thresholds(paths, run, seed)),
+        section("Failure cases", _failures(paths, run, seed)),
+        section("Limits", _limits(setup, made)),
+        section("Files", _files(paths, run, seed)),
+        section("How it was made", _made(paths, setup, run, seed, made)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -137,11 +137,13 @@ def table(head: Row, rows: Iterable[Row]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _section(title: str, text: str) -> str:
+def section(title: str, text: str) -> str:
+    """Return a Markdown section."""
     return f"## {title}\n\n{text}"
 
 
-def _listed(sentences: Iterable[str]) -> str:
+def listed(sentences: Iterable[str]) -> str:
+    """Return sentences as a Markdown list."""
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
@@ -150,12 +152,13 @@ def _label(metric: str) -> str:
     return words if _PROSE.fullmatch(words) else literal(words)
 
 
-def _number(value: Any, form: str = ".3f") -> str:
+def number(value: Any, form: str = ".3f") -> str:
+    """Return a number as text, "" where there is none."""
     return "" if value is None or pd.isna(value) else f"{float(value):{form}}"
 
 
 def _interval(row: dict[Any, Any], name: str = "ci", form: str = ".3f") -> str:
-    low, high = _number(row.get(f"{name}_low"), form), _number(row.get(f"{name}_high"), form)
+    low, high = number(row.get(f"{name}_low"), form), number(row.get(f"{name}_high"), form)
     return f"{low} to {high}" if low and high else ""
 
 
@@ -173,13 +176,13 @@ def _about(setup: config.Experiment, run: str, seed: int) -> str:
         "cnn": f"masked convolutions, {literal(model.network)}",
         "mlp": f"fully connected layers, {depth} of width {width}",
     }[model.encoder]
-    training = "fine-tuned from scratch"
+    training = f"fine-tuned from {literal(settings.finetune.init) if settings.finetune.init else 'scratch'}"
     if settings.masked:
         hidden = f"{settings.strategy} mask, {settings.masked.mask_ratio:.0%} hidden"
         training = f"masked autoencoder ({hidden}), fine-tuned"
     elif settings.pretrain:
         training = f"pretrained by {settings.strategy}, fine-tuned"
-    return _listed(
+    return listed(
         [
             f"Task: a vector of {model.embedding} numbers for an aligned face of {setup.data.image_size} x "
             f"{setup.data.image_size} pixels; two faces are compared by the cosine of their vectors.",
@@ -206,7 +209,7 @@ def _data(paths: Results) -> str:
         f"{literal(each.title)}. Credit: {literal(each.credit)}. Licence: {literal(each.licence)}."
         for each in faces.sources(paths)
     ]
-    return _listed([*sources, *counts])
+    return listed([*sources, *counts])
 
 
 def _overlap(paths: Results, setup: config.Experiment) -> str:
@@ -223,12 +226,12 @@ def _overlap(paths: Results, setup: config.Experiment) -> str:
             f"Result: {len(part):,} found, {words if _PROSE.fullmatch(words) else literal(words)}."
         )
     sentences.append("One person under two names with different photos would not be noticed by these.")
-    return _listed(sentences)
+    return listed(sentences)
 
 
 def _protocol(setup: config.Experiment, made: dict[str, Any]) -> str:
     settings = setup.evaluate
-    return _listed(
+    return listed(
         [
             f"Data set: {literal(made['dataset'])}; people evaluated on: {int(made['people']):,}, "
             f"in {setup.split.folds} folds.",
@@ -244,7 +247,7 @@ def _metrics(rows: pd.DataFrame, setup: config.Experiment) -> str:
     shown = rows[rows["protocol"] != FAIRNESS].fillna({"note": "", "condition": ""})
     lines = [
         (
-            _label(row["metric"]), _circumstances(row), _number(row["value"]) or "refused",
+            _label(row["metric"]), _circumstances(row), number(row["value"]) or "refused",
             _interval(row), f"{int(row['n']):,}", _note(row),
         )
         for row in shown.to_dict("records")
@@ -254,7 +257,7 @@ def _metrics(rows: pd.DataFrame, setup: config.Experiment) -> str:
 
 
 def _circumstances(row: dict[Any, Any]) -> str:
-    amount = _number(row["amount"], "g")
+    amount = number(row["amount"], "g")
     return " ".join([literal(row["condition"]) if row["condition"] else "", amount]).strip()
 
 
@@ -262,7 +265,7 @@ def _over_seeds(paths: Results, run: str, setup: config.Experiment) -> str:
     board = tables.leaderboard(paths)
     shown = board[(board["run"] == run) & (board["condition"] == "") & board["value"].notna()]
     lines = [
-        (_label(row["metric"]), _number(row["value"]), _interval(row), str(int(row["seeds"])))
+        (_label(row["metric"]), number(row["value"]), _interval(row), str(int(row["seeds"])))
         for row in shown.to_dict("records")
     ]
     head = ("Metric", "Mean", f"{setup.evaluate.level:.0%} interval", "Seeds")
@@ -276,7 +279,7 @@ def _groups(rows: pd.DataFrame) -> str:
         lines = [
             (
                 literal(row["condition"]) if row["condition"] else "between groups", _label(row["metric"]),
-                _number(row["value"], ".4f"), _interval(row, form=".4f"), literal(row["note"] or "none"),
+                number(row["value"], ".4f"), _interval(row, form=".4f"), literal(row["note"] or "none"),
             )
             for row in found.rows.fillna({"note": "", "condition": ""}).to_dict("records")
         ]  # fmt: skip
@@ -289,18 +292,30 @@ def _groups(rows: pd.DataFrame) -> str:
 
 
 def _thresholds(paths: Results, run: str, seed: int) -> str:
-    from facemae.recognition.threshold import LEVEL, threshold_card
+    from facemae.recognition.threshold import threshold_card
 
     try:
         card, people = threshold_card(paths.stage(run, seed, "finetune") / layout.EMBEDDINGS)
     except DataError:
         return "Not known: the embeddings of the evaluation people are not in this folder."
+    return threshold_table(card.to_dict("records"), people)
+
+
+def threshold_table(card: Iterable[dict[Any, Any]], people: int) -> str:
+    """Return the rows of a threshold card as Markdown, with what they stand for.
+
+    Args:
+        card: Rows as `calibration.threshold_card` has them.
+        people: Behind it.
+    """
+    from facemae.recognition.threshold import LEVEL
+
     lines = [
         (
-            f"{row['target_fmr']:g}", _number(row["threshold"], ".4f") or "refused",
+            f"{row['target_fmr']:g}", number(row["threshold"], ".4f") or "refused",
             _with_interval(row, "fmr"), _with_interval(row, "fnmr"), _note(row),
         )
-        for row in card.to_dict("records")
+        for row in card
     ]  # fmt: skip
     head = ("Wanted false match rate", "Threshold", "False match rate", "False non-match rate", "Note")
     return table(head, lines) + (
@@ -310,7 +325,7 @@ def _thresholds(paths: Results, run: str, seed: int) -> str:
 
 
 def _with_interval(row: dict[Any, Any], name: str) -> str:
-    value, ends = _number(row[name], ".4f"), _interval(row, name, ".4f")
+    value, ends = number(row[name], ".4f"), _interval(row, name, ".4f")
     return f"{value} ({ends})" if ends else value
 
 
@@ -321,7 +336,7 @@ def _failures(paths: Results, run: str, seed: int) -> str:
         return "Not known: the embeddings of the evaluation people are not in this folder."
     what = {"genuine": "one person, lowest scores", "impostor": "two people, highest scores"}
     lines = [
-        (what[row["kind"]], literal(row["first"]), literal(row["second"]), _number(row["score"]))
+        (what[row["kind"]], literal(row["first"]), literal(row["second"]), number(row["score"]))
         for row in found.to_dict("records")
     ]
     return table(("Pair", "First photo", "Second photo", "Score"), lines)
@@ -329,7 +344,7 @@ def _failures(paths: Results, run: str, seed: int) -> str:
 
 def _limits(setup: config.Experiment, made: dict[str, Any]) -> str:
     told = phrases.limits(setup, int(made["people"]))
-    return _listed([*told, *(f"{name}: {sentence}" for name, sentence in UNMEASURED.items())])
+    return listed([*told, *(f"{name}: {sentence}" for name, sentence in UNMEASURED.items())])
 
 
 def _weights(paths: Results, run: str, seed: int) -> list[Path]:
@@ -364,7 +379,7 @@ def _made(paths: Results, setup: config.Experiment, run: str, seed: int, made: d
     seen = ", ".join(f"{stage} {int(count):,}" for stage, count in sorted(made["images_seen"].items()))
     newest = [*_weights(paths, run, seed), paths.stage(run, seed, "evaluate") / layout.METRICS][0]
     date = datetime.fromtimestamp(newest.stat().st_mtime, UTC).date().isoformat()
-    return _listed(
+    return listed(
         [
             f"Seed: {seed}, of {', '.join(map(str, setup.seeds))}.",
             f"Hardware: {literal(made['device'])}.",

@@ -1,6 +1,7 @@
-"""Every model that recognition can use, by name: those that others trained, and those of a results folder.
+"""Every model that recognition can use, by name: others', those that come with the package, and runs.
 
-A model by others has a threshold card in `cards/`, which `facemae models measure` makes from LFW.
+A model by others has a threshold card in `cards/`, a shipped one in its own folder; `facemae models measure`
+makes both from LFW.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from facemae.core import records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import Results
 from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, RECOGNISERS
+from facemae.models import shipped_models
+from facemae.models.shipped_models import CARD
 from facemae.recognition.model import Device, Embed, Facts, Model, TrainingFaces, View2
 from facemae.recognition.threshold import Card, check_weights
+from facemae.recognition.trained_models import TrainedModel, model_at, models
 
 CARDS = Path(__file__).parent / "cards"
+NO_RECOGNISER = "it completes faces and starts trainings (pretrain.init, finetune.init)."
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,7 @@ class OffTheShelfModel(Model):
 
     def card(self) -> Card:
         """Return the thresholds that were measured on LFW people."""
-        measured = self.measured()
-        if not measured:
-            raise DataError(
-                f"{self.run} has no threshold card; make one with facemae models measure {self.run}, or give "
-                "a threshold with --threshold."
-            )
-        fix = f"install the published weights, or make the card again with facemae models measure {self.run}"
-        check_weights({measured["weights"]}, self.weights_sha256, CARDS / f"{self.run}.json", fix)
-        return Card(pd.DataFrame(measured["thresholds"]), measured["people"])
+        return _card(self, self.measured(), CARDS / f"{self.run}.json")
 
     def load(self, device: Device = "auto") -> Embed:
         """Return its embedding; it computes on the processor whatever the device."""
@@ -97,6 +94,78 @@ class OffTheShelfModel(Model):
         return Facts(self.name, *self.view2, known.trained_on, known.licence, speed, size, missing)
 
 
+@dataclass(frozen=True)
+class ShippedModel(TrainedModel):
+    """A recogniser of ours that comes with the package, with its card beside it."""
+
+    @property
+    def name(self) -> str:
+        """Return its name."""
+        return self.run
+
+    @property
+    def results(self) -> None:
+        """Return nothing: what is known of it stands in its card."""
+
+    @property
+    def missing(self) -> str:
+        """Return what is wrong with it in this installation and how to mend it, else nothing."""
+        return shipped_models.missing(self.run)
+
+    @property
+    def trained_on(self) -> TrainingFaces:
+        """Return what it was trained on."""
+        if self.missing:
+            return TrainingFaces()
+        known = shipped_models.card(self.run)["trained_on"]
+        return TrainingFaces(known["people"] or None, known["photos"], known["grey"])
+
+    def card(self) -> Card:
+        """Return the thresholds that were measured on people whom it was not trained on."""
+        return _card(self, shipped_models.card(self.run), shipped_models.FOLDER / self.run / CARD)
+
+    @property
+    def view2(self) -> View2:
+        """Return its accuracy on LFW's View 2."""
+        return View2() if self.missing else View2(**(shipped_models.card(self.run).get("lfw_view2") or {}))
+
+    def facts(self) -> Facts:
+        """Return what a list of models says of it."""
+        return _facts(self.run, self.view2, self.warning)
+
+
+def _shipped(name: str) -> ShippedModel:
+    whole = shipped_models.FOLDER / "face-mae"
+    return ShippedModel(
+        name, pretrained=whole if whole.is_dir() else None, finetuned=shipped_models.FOLDER / name
+    )
+
+
+def _facts(name: str, view2: View2, warning: str) -> Facts:
+    """Return what a list says of a model that comes with the package."""
+    missing = shipped_models.missing(name)
+    card = {} if missing else shipped_models.card(name)
+    known = card.get("trained_on")
+    photos = f"{known['photos']:,} photos, {known['people']:,} people named" if known else "not known"
+    sizes = (path.stat().st_size for path in (shipped_models.FOLDER / name).glob("*.safetensors"))
+    return Facts(
+        name, *view2, photos, card.get("licence", "not known"), card.get("faces_per_second"), sum(sizes),
+        missing, warning,
+    )  # fmt: skip
+
+
+def _card(model: Model, measured: dict[str, Any], path: Path) -> Card:
+    """Return the thresholds of a card, if they belong to the model's weights."""
+    if "thresholds" not in measured:
+        raise DataError(
+            f"{model.name} has no threshold card; make one with facemae models measure {model.name}, or give "
+            "a threshold with --threshold."
+        )
+    fix = f"install the published weights, or make the card again with facemae models measure {model.name}"
+    check_weights({measured["weights"]}, model.weights_sha256, path, fix)
+    return Card(pd.DataFrame(measured["thresholds"]), measured["people"])
+
+
 def every_model(paths: Results | None = None) -> list[Model]:
     """Return all models that have a name: those that are installed first, the most accurate first.
 
@@ -104,9 +173,8 @@ def every_model(paths: Results | None = None) -> list[Model]:
         paths: The results whose runs are among them; None, or where there are none: no runs.
     """
     found: list[Model] = [OffTheShelfModel(name) for name in RECOGNISERS]
+    found += [_shipped(name) for name in shipped_models.WEIGHTS if shipped_models.is_recogniser(name)]
     if paths is not None and paths.config.is_file():
-        from facemae.recognition.trained_models import models
-
         found += models(paths)
     # A stable sort: without a figure on LFW the runs stay in the order of their own results.
     return sorted(found, key=lambda each: (bool(each.missing), -(each.view2.lfw_view2 or 0)))
@@ -115,7 +183,9 @@ def every_model(paths: Results | None = None) -> list[Model]:
 def list_models(paths: Results | None = None) -> list[Facts]:
     """Return what is known of every model, in the order of `every_model`; the first is the default."""
     found = [each.facts() for each in every_model(paths)]
-    return [replace(each, default=place == 0 and not each.missing) for place, each in enumerate(found)]
+    found = [replace(each, default=place == 0 and not each.missing) for place, each in enumerate(found)]
+    others = [name for name in shipped_models.WEIGHTS if not shipped_models.is_recogniser(name)]
+    return found + [_facts(name, View2(), NO_RECOGNISER) for name in others]
 
 
 def find_model(name: str | None = None, paths: Results | None = None) -> Model:
@@ -128,11 +198,14 @@ def find_model(name: str | None = None, paths: Results | None = None) -> Model:
     Raises:
         UsageError: there is none, or it is not installed; the message says how to get it.
     """
-    from facemae.recognition.trained_models import model_at
-
     if name is None:
         name = every_model(paths)[0].name
     if name in RECOGNISERS:
         RECOGNISERS[name].weights()
         return OffTheShelfModel(name)
+    if name in shipped_models.WEIGHTS:
+        shipped_models.find(name)
+        if not shipped_models.is_recogniser(name):
+            raise UsageError(f"{name} is no recogniser, choose one of facemae models: {NO_RECOGNISER}")
+        return _shipped(name)
     return next((each for each in every_model(paths) if each.name == name), None) or model_at(Path(name))

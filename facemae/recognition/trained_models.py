@@ -115,12 +115,10 @@ class TrainedEmbedder:
 def training_faces(folder: DataFolder) -> TrainingFaces:
     """Return what runs were trained on that were split in this folder; what is not there is not known."""
     from facemae.data.faces.cache import load_faces
+    from facemae.data.faces.split import learnt_from
 
     try:
-        split = records.read_table(folder.split, layout.SPLIT_COLUMNS)
-        # A model of several is that of the first part: it has seen the others' people.
-        others = (split["role"] == layout.ROLE_EVALUATION) & (split["part"] != 0) & split["trainable"]
-        learnt = split[(split["role"] == layout.ROLE_TRAIN) | others]
+        learnt = learnt_from(records.read_table(folder.split, layout.SPLIT_COLUMNS))
         sample = load_faces(folder, learnt.iloc[:: max(1, len(learnt) // LOOKED_AT)]).images
     except (OSError, LookupError):
         return TrainingFaces()

@@ -165,6 +165,11 @@ def contrastive_runs(experiment: config.Experiment) -> list[str]:
     return [name for name in pretrained if not experiment.run(name).masked]
 
 
+def started_runs(experiment: config.Experiment) -> list[str]:
+    """Return the names of the runs that start from finished weights, without a pretraining of their own."""
+    return [name for name in experiment.run_names if experiment.run(name).finetune.init]
+
+
 def hiding_runs(experiment: config.Experiment) -> list[str]:
     """Return the names of the runs that hide something in fine-tuning alone, without any pretraining."""
     return [name for name in _without_pretraining(experiment) if hides(experiment.run(name).finetune)]
@@ -176,7 +181,8 @@ def scratch_runs(experiment: config.Experiment) -> list[str]:
 
 
 def _without_pretraining(experiment: config.Experiment) -> list[str]:
-    return [name for name in experiment.run_names if experiment.run(name).pretrain is None]
+    started = started_runs(experiment)
+    return [n for n in experiment.run_names if experiment.run(n).pretrain is None and n not in started]
 
 
 def hides(finetune: config.Finetune) -> bool:

@@ -19,7 +19,7 @@ from facemae.core.layout import Results
 from facemae.evaluation import metrics
 from facemae.evaluation.pairs import Comparisons
 from facemae.report.claims import Claim
-from facemae.report.phrases import contrastive_runs, masked_runs, rows_of, scratch_runs, turned
+from facemae.report.phrases import contrastive_runs, masked_runs, rows_of, scratch_runs, started_runs, turned
 
 ROC_POINTS = 160
 IN_PARTS = "as below"
@@ -213,8 +213,8 @@ def roster(setup: config.Experiment) -> pd.DataFrame:
 
 
 def run_names(setup: config.Experiment) -> list[str]:
-    """Return the names of the runs: from scratch first, then masked autoencoders, contrastive ones last."""
-    return [*scratch_runs(setup), *masked_runs(setup), *contrastive_runs(setup)]
+    """Return the names of the runs: from scratch, masked autoencoders, contrastive ones, from weights."""
+    return [*scratch_runs(setup), *masked_runs(setup), *contrastive_runs(setup), *started_runs(setup)]
 
 
 def differences(setup: config.Experiment, first: str, second: str) -> pd.DataFrame:

@@ -44,7 +44,7 @@ from facemae.evaluation.protocols.attributes import (
 from facemae.evaluation.records import Measurement, entry, write_samples
 from facemae.models.attribute_heads import AGES, UNKNOWN
 from facemae.models.embedder import Frozen, in_batches
-from facemae.stages.finetune import start_embedder
+from facemae.stages.finetune import encoder_input, start_embedder
 from facemae.stages.task import Task
 from facemae.training import checkpoint, memory
 from facemae.training.objectives.attributes import AttributeLearning
@@ -84,10 +84,10 @@ def attributes(task: Task, pretrained: Path | None) -> None:
     with world(compute.device) as processes:
         if processes.size > 1:
             raise UsageError("The attributes stage runs in one process; start it without torchrun.")
-    inputs = {"encoder": pretrained / layout.ENCODER} if pretrained else {}
+    inputs = encoder_input(task, pretrained)
     job = task.job(_settings(task), compute, **inputs)
     with lock(job), memory.told_before(task.label):
-        start = "pretrained encoder" if pretrained else "untrained encoder"
+        start = "pretrained encoder" if inputs else "untrained encoder"
         encoder = Frozen(start_embedder(task, pretrained).encoder)
         seconds, measured, tables, resamples = 0.0, [], [], task.experiment.evaluate.resamples
         for labelled in tested:
@@ -97,7 +97,7 @@ def attributes(task: Task, pretrained: Path | None) -> None:
             predicted, taken = predict(task, labelled, faces, encoder, compute, job)
             seconds += taken
             tables.append(predictions(labelled, predicted))
-            note = _note(task, labelled, pretrained is not None)
+            note = _note(task, labelled, bool(inputs))
             measured += measure(labelled, predicted, note, resamples, task.experiment.split.seed)
         _write(task, pretrained, tested, measured, tables, str(compute), seconds)
         checkpoint.remove(job.state)

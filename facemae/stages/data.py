@@ -28,6 +28,7 @@ from facemae.data.sources import manifest
 from facemae.data.sources.base import Attribute, Box, Photo, Place
 from facemae.data.sources.locate import ChosenSource, clear_unused, find, locate, raw_dir
 from facemae.data.sources.manifest import Entry
+from facemae.models import shipped_models
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -271,13 +272,15 @@ def split(experiment: config.Experiment, folder: DataFolder) -> None:
     columns = ["sample_id", "person", "source", "set", "sha256", "hash"]
     faces = records.read_table(folder.faces, columns)
     embeddings = _embeddings(experiment, folder, faces) if experiment.split.embedder else None
-    lists = records.read_table(folder.listed_pairs)
+    lists, seen = records.read_table(folder.listed_pairs), _seen(experiment, faces)
     listed = None
     if experiment.split.pairs:
         photos = records.read_table(folder.photos, ["sample_id", "person"])
         people = dict(zip(photos["sample_id"], photos["person"], strict=True))
         listed = listed_people(lists, people, experiment.split)
-    roles, overlaps = split_people(faces, experiment.split, embeddings, listed)
+        named = pd.DataFrame({side: lists[side].map(people) for side in ("first", "second")})
+        lists = lists[(lists["protocol"] != experiment.split.pairs) | ~named.isin(seen).any(axis=1)]
+    roles, overlaps = split_people(faces, experiment.split, embeddings, listed, seen)
     check_split(roles)
     records.write_table(folder.overlaps, overlaps, layout.OVERLAP_COLUMNS)
     for role, part in roles.groupby("role"):
@@ -289,6 +292,21 @@ def split(experiment: config.Experiment, folder: DataFolder) -> None:
     drawn = lists[:0] if listed else pairs.generate(evaluated, seed=experiment.split.seed)
     records.write_table(folder.pairs, pd.concat([lists, drawn]), layout.PAIR_COLUMNS)
     records.write_table(folder.split, roles, layout.SPLIT_COLUMNS)
+
+
+def _seen(experiment: config.Experiment, faces: pd.DataFrame) -> set[str]:
+    """Return the people of faces whom shipped models have seen that the runs start from; it is said.
+
+    Raises:
+        UsageError, IntegrityError: such a model is not there, or damaged.
+    """
+    people, seen = faces.loc[faces["set"] != SET_UNLABELLED, "person"].dropna().unique(), set()
+    for name in shipped_models.used_by(experiment):
+        found = shipped_models.known_among(people, shipped_models.people(name).training)
+        if found:
+            say("split", f"{len(found)} people have names that {name} was trained on; none is evaluated on")
+        seen |= found
+    return seen
 
 
 def _embeddings(experiment: config.Experiment, folder: DataFolder, faces: pd.DataFrame) -> np.ndarray:

@@ -97,7 +97,7 @@ def _scored_by_fold(
         vectors = head(features[shown.index])
         table = shown[["sample_id", "person"]].assign(embedding=list(_as_wide(vectors, learner.components)))
         embedded.append(table)
-        score[rows.index] = head.calibration.logit(_cosines(rows, table))
+        score[rows.index] = head.calibration.logit(pair_cosines(rows, table))
     table = pd.concat(embedded).drop_duplicates("sample_id").reset_index(drop=True)
     return table, pairs.assign(score=score)
 
@@ -133,7 +133,7 @@ def _as_wide(vectors: NDArray[np.floating], width: int) -> NDArray[np.floating]:
     return np.pad(vectors, ((0, 0), (0, width - vectors.shape[1])))
 
 
-def _cosines(pairs: pd.DataFrame, embedded: pd.DataFrame) -> NDArray[np.floating]:
+def pair_cosines(pairs: pd.DataFrame, embedded: pd.DataFrame) -> NDArray[np.floating]:
     """Return the cosine of each pair, NaN without one of its faces."""
     place = pd.Index(embedded["sample_id"])
     rows = np.stack([place.get_indexer(pd.Index(pairs[side])) for side in ("first", "second")])

@@ -17,6 +17,7 @@ from facemae.core.layout import DataFolder
 from facemae.core.progress import say
 from facemae.data.faces.cache import load_faces
 from facemae.data.faces.overlaps import normal_name
+from facemae.data.faces.split import learnt_from
 from facemae.data.sources.locate import find, raw_dir
 from facemae.evaluation.embedding_file import sidecar
 from facemae.models.weights import load_embedder
@@ -153,6 +154,4 @@ def _training_people(stage: Path) -> set[str]:
     if path is None or not path.is_file():
         return set()
     roles = records.read_table(path, layout.SPLIT_COLUMNS)
-    # A model of several is that of the first part: it has seen the others' people.
-    others = (roles["role"] == layout.ROLE_EVALUATION) & (roles["part"] != 0) & roles["trainable"]
-    return set(roles.loc[(roles["role"] == layout.ROLE_TRAIN) | others, "person"].dropna())
+    return set(learnt_from(roles)["person"].dropna())

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from facemae.core import files, layout, records
-from facemae.core.errors import UsageError
+from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import say
 from facemae.data.faces.pairs import in_spelling_of
 from facemae.evaluation.embedding_file import Embeddings, from_table, read_embeddings, read_pairs
 from facemae.evaluation.embedding_report import Report, Settings, as_json, as_text, evaluate
+from facemae.models import shipped_models
 
 if TYPE_CHECKING:
     from facemae.stages.embed_photos import Photos
@@ -111,11 +112,15 @@ def _inputs(options: Options) -> tuple[Embeddings, pd.DataFrame | None]:
 
 def of_recogniser(
     name: str, data: str, protocol: str | None, raw_dir: str, cache: Path, workers: int = 1
-) -> tuple[Embeddings, pd.DataFrame]:
+) -> tuple[Embeddings, pd.DataFrame | None]:
     """Return the embeddings that a recogniser makes of a data set, and its list of pairs.
 
+    Without a protocol a model that comes with the package is evaluated on the people of its card, on pairs
+    drawn from them.
+
     Args:
-        name: "dlib" or "inception", or a control that learns: "pca", "fisherfaces", "hog_lda".
+        name: "dlib" or "inception", a recogniser that comes with the package, or a control that learns:
+            "pca", "fisherfaces", "hog_lda".
         data: A data set, such as "lfw".
         protocol: A list of pairs; "view1" and "view2" are LFW's; None: the only one there is.
         raw_dir: Folder of the data sets.
@@ -124,15 +129,31 @@ def of_recogniser(
 
     Raises:
         UsageError: there is no such recogniser, data set or list.
+        DataError: the data set shows nobody of a shipped model's card.
     """
     from facemae.stages import embed_dataset
 
     wanted = PROTOCOLS.get(protocol, protocol) if protocol else None
-    table, pairs = embed_dataset.embeddings_of(name, data, raw_dir, cache, wanted, workers)
-    chosen = of_protocol(pairs, wanted)
-    photos = set(chosen["first"]) | set(chosen["second"])
-    lost = dict.fromkeys(photos - set(table["sample_id"]))
-    return from_table(table, f"{name} on {data}", {"without_face": lost}), chosen
+    shipped = name in shipped_models.WEIGHTS
+    everybody = shipped and wanted is None
+    table, pairs = embed_dataset.embeddings_of(
+        name, data, raw_dir, cache, wanted, workers, everybody=everybody
+    )
+    known: dict[str, Any] = {}
+    if shipped:
+        seen, people = shipped_models.people(name), table["person"].unique()
+        known["trained_on"] = shipped_models.known_among(people, seen.training)
+    if everybody:
+        chosen = table[table["person"].isin(shipped_models.known_among(people, seen.evaluation))]
+        if chosen.empty:
+            raise DataError(
+                f"Nobody of {data} is among the people of {name}'s card; name a list with --protocol."
+            )
+        return from_table(chosen, f"{name} on {data}", known), None
+    listed = of_protocol(pairs, wanted)
+    photos = set(listed["first"]) | set(listed["second"])
+    known["without_face"] = dict.fromkeys(photos - set(table["sample_id"]))
+    return from_table(table, f"{name} on {data}", known), listed
 
 
 def of_protocol(pairs: pd.DataFrame, protocol: str | None) -> pd.DataFrame:

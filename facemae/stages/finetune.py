@@ -25,6 +25,7 @@ from facemae.data.faces.subsets import known_faces, labelled_subset, people_apar
 from facemae.models.build import build_embedder, build_encoder
 from facemae.models.embedder import Embedder, pass_through
 from facemae.models.lora import merged
+from facemae.models.shipped_models import encoder_file, started_from
 from facemae.models.weights import load_weights, save_weights
 from facemae.stages.embed import embed_people
 from facemae.stages.task import Task
@@ -49,6 +50,7 @@ def finetune(task: Task, pretrained: Path | None) -> None:
         DataError: there are too few labels to learn from, or to validate on.
         IntegrityError: the pretrained weights do not fit.
     """
+    task.check_unseen(task.run.finetune.init)
     compute = task.compute()
     with world(compute.device) as processes:
         if processes.size > 1:
@@ -61,14 +63,21 @@ def finetune(task: Task, pretrained: Path | None) -> None:
 
 
 def _finetune(task: Task, pretrained: Path | None, compute: Compute) -> None:
-    inputs = {"encoder": pretrained / layout.ENCODER} if pretrained else {}
-    job = task.job(task.settings("model", "finetune"), compute, **inputs)
+    job = task.job(task.settings("model", "finetune"), compute, **encoder_input(task, pretrained))
     with lock(job):
         parts = [_Part(task, number, _job_of(job, number)) for number in task.wanted_parts]
         done = [_trained(part, pretrained, compute) for part in parts]
         _write(task, parts, done, pretrained, compute)
         for part in parts:
             checkpoint.remove(part.job.state)
+
+
+def encoder_input(task: Task, pretrained: Path | None) -> dict[str, Path]:
+    """Return the file of the encoder that a fine-tuning starts from, by its name as an input; often none."""
+    init = task.run.finetune.init
+    if pretrained:
+        return {"encoder": pretrained / layout.ENCODER}
+    return {"encoder": encoder_file(init)} if init else {}
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ def _train(part: _Part, pretrained: Path | None, compute: Compute) -> tuple[_Don
     objective = Recognition(embedder, labels, known, settings, compute, task.seed)
     if settings.held_out:
         objective.validate_on(load_faces(task.data, held_out))
-    start = "pretrained encoder" if pretrained else "scratch"
+    start = "pretrained encoder" if pretrained else settings.init or "scratch"
     say(job.label, f"{len(faces)} faces of {len(names)} people, from {start}, {compute}")
     trunk = embedder.encoder.trunk
     optimizer = adamw(objective.network, settings, encoder=trunk, layer_decay=settings.layer_decay)
@@ -175,12 +184,16 @@ def _model(task: Task) -> config.Model:
 
 
 def start_embedder(task: Task, pretrained: Path | None) -> Embedder:
-    """Return the embedder that a fine-tuning starts from, its encoder pretrained if there is one."""
+    """Return the embedder that a fine-tuning starts from, its encoder pretrained, or of `finetune.init`."""
     model = _model(task)
     torch.manual_seed(seed_of(task.seed, "weights"))
     embedder = build_embedder(model, task.image_size, drop_path=model.drop_path)
     if pretrained:
         load_weights(embedder.encoder.trunk, pretrained / layout.ENCODER)
+    elif task.run.finetune.init:
+        from facemae.models.interop.load import start_encoder
+
+        start_encoder(embedder.encoder, task.run.finetune.init)
     return embedder
 
 
@@ -219,6 +232,7 @@ def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, compu
         seconds=seconds,
         precision=before.get("precision", {}) | {"finetune": compute.precision},
         inputs=task.inputs(),
+        started_from=before.get("started_from") or started_from(task.run.finetune.init),
         images_seen=spent.get("images_seen", {}) | {"finetune": seen},
         energy_joules=spent.get("energy_joules", {}) | energy,
         labels=[{"faces": each.faces, "people": each.people} for each in done],

@@ -21,7 +21,7 @@ from facemae.core.progress import say
 from facemae.evaluation import influence
 from facemae.evaluation.records import Measurement, entry, write_samples
 from facemae.stages.evaluate import accuracy, evaluated_faces
-from facemae.stages.finetune import finetune
+from facemae.stages.finetune import encoder_input, finetune
 from facemae.stages.task import Task
 
 PART = 0
@@ -81,7 +81,7 @@ def label_curve(task: Task, subset: int, pretrained: Path | None, finetuned: Pat
 
 def _folder(task: Task, point: Point, pretrained: Path | None) -> Path:
     """Return where a point is trained: another place for other settings, faces or encoders."""
-    inputs = {"encoder": pretrained / layout.ENCODER} if pretrained else {}
+    inputs = encoder_input(task, pretrained)
     identity = task.job(task.settings("model", "finetune"), task.compute(), **inputs).identity
     name = f"{point.condition}-{point.amount:g}-{records.digest(identity)}"
     return task.out.with_name(f".{task.out.name}") / name / "finetune"

@@ -1,6 +1,7 @@
-"""What a model that others have trained is worth on LFW: its threshold card, View 2, and faces a second.
+"""What a model with a name is worth on LFW: its threshold card, View 2, and faces a second.
 
-The thresholds are measured on a seeded half of LFW's people, so that the other half can test them.
+The thresholds of a model that others have trained are measured on a seeded half of LFW's people, so that the
+other half can test them; those of a model that comes with the package on the people of its card.
 N photos, D dimensions of an embedding.
 """
 
@@ -14,63 +15,103 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from facemae.core import files
+from facemae.core import files, records
+from facemae.core.errors import DataError
 from facemae.core.progress import say
-from facemae.evaluation import records
+from facemae.evaluation import records as measured
 from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, find_recogniser
 from facemae.evaluation.embedding_file import from_table
 from facemae.evaluation.embedding_report import Settings, evaluate
 from facemae.evaluation.pairs import EveryPair
 from facemae.evaluation.protocols import calibration
 from facemae.evaluation.statistics import identity_weights
-from facemae.stages.embed_dataset import embeddings_of
+from facemae.models import shipped_models
+from facemae.stages.embed_dataset import embeddings_of, pair_cosines
 
 SEED, RESAMPLES, LEVEL = 0, 1000, 0.95
 TIMED = 32  # faces
+SCORE_COLUMNS = ["fold", "first", "second", "genuine", "score"]  # people by number
 
 
 def measure(name: str, raw_dir: str, cache: Path, workers: int, out: Path) -> None:
-    """Write the card of a model as JSON.
+    """Write the card of a model as JSON; of a model that comes with the package, into the card it has.
 
     Args:
-        name: A key of `RECOGNISERS`.
+        name: A key of `RECOGNISERS`, or a recogniser that comes with the package.
         raw_dir: Folder with LFW.
         cache: Folder that keeps aligned faces and embeddings for the next time.
         workers: Processes that align.
-        out: File to write.
+        out: File to write; scores of View 2's pairs go beside the card of a shipped model.
+
+    Raises:
+        DataError: nobody of LFW is among those that a shipped model's card is about.
     """
     table, pairs = embeddings_of(name, "lfw", raw_dir, cache, "lfw-view2", workers, everybody=True)
-    files.write_json(out, card(name, table, pairs), sort_keys=False)
+    if name in shipped_models.WEIGHTS:
+        _add_to_card(name, table, pairs, out)
+    else:
+        people = card_people(table["person"])
+        files.write_json(out, card(name, table, people, f", drawn by seed {SEED}", pairs), sort_keys=False)
     say("models", f"written: {out}")
 
 
-def card(name: str, table: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
+def card(name: str, table: pd.DataFrame, people: set[str], drawn: str, pairs: pd.DataFrame) -> dict[str, Any]:
     """Return what is measured of a model.
 
     Args:
-        name: A key of `RECOGNISERS`.
+        name: Of the model.
         table: Columns sample_id, person and embedding, of all photos of LFW.
-        pairs: Its View 2.
+        people: Those whom thresholds are measured on.
+        drawn: How these were chosen, to follow the words "people of LFW".
+        pairs: Of View 2, those to measure; none leave it out.
     """
-    chosen = table[table["person"].isin(card_people(table["person"]))]
+    chosen = table[table["person"].isin(people)]
     names, identity = np.unique(chosen["person"], return_inverse=True)
     everybody = EveryPair.of(np.stack(chosen["embedding"].to_list()), identity.astype(np.int64))
     weights = identity_weights(len(names), RESAMPLES, SEED)
     rows = calibration.threshold_card(everybody, weights, LEVEL)
-    report = evaluate(from_table(table, name), pairs, Settings())
-    accuracy = next(each for each in report.measured if each.name == "accuracy")
-    entry = records.entry(accuracy, LEVEL)
     model = find_recogniser(name)
     return {
         "model": name, "weights": files.sha256_of(model.weights()), "framing": model.framing,
-        "measured_on": f"{len(chosen)} photos of {len(names)} people of LFW, drawn by seed {SEED}",
+        "measured_on": f"{len(chosen)} photos of {len(names)} people of LFW{drawn}",
         "people": len(names), "photos": len(chosen),
-        "lfw_view2": {
-            "lfw_view2": entry["value"], "ci_low": entry["ci_low"], "ci_high": entry["ci_high"]
-        },
+        "lfw_view2": _accuracy(table, pairs, "lfw_view2") if len(pairs) else None,
         "faces_per_second": _speed(name),
         "thresholds": [_plain(row) for row in rows.to_dict("records")],
     }  # fmt: skip
+
+
+def _add_to_card(name: str, table: pd.DataFrame, pairs: pd.DataFrame, out: Path) -> None:
+    """Measure a shipped model on the people of its card, and on the folds of View 2 that it has not seen."""
+    seen, everybody = shipped_models.people(name), set(table["person"])
+    people = shipped_models.known_among(everybody, seen.evaluation)
+    if not people:
+        raise DataError(f"Nobody of LFW is among the people of {name}'s card; pack it from results on LFW.")
+    person = dict(zip(table["sample_id"], table["person"], strict=True))
+    one, other = pairs["first"].map(person), pairs["second"].map(person)
+    learnt = shipped_models.known_among(everybody, seen.training)
+    unseen = ~pairs["fold"].isin(pairs.loc[one.isin(learnt) | other.isin(learnt), "fold"])
+    listed = pairs[unseen].reset_index(drop=True)
+    found = card(name, table, people, " whom it has not seen", listed)
+    found["lfw_view2_pairs"] = len(listed)
+    found["card_people"] = _accuracy(table[table["person"].isin(people)], None, "accuracy")
+    files_of = dict(shipped_models.card(name)["files"])
+    if len(listed):
+        number = {each: place for place, each in enumerate(sorted(everybody))}
+        sides = {"first": one[unseen].map(number), "second": other[unseen].map(number)}
+        scores = {name: each.to_numpy() for name, each in sides.items()}
+        written = listed[["fold", "genuine"]].assign(score=pair_cosines(listed, table), **scores)
+        records.write_table(out.with_name(shipped_models.SCORES), written, SCORE_COLUMNS)
+        files_of[shipped_models.SCORES] = files.sha256_of(out.with_name(shipped_models.SCORES))
+    files.write_json(out, shipped_models.card(name) | found | {"files": files_of}, sort_keys=False)
+
+
+def _accuracy(table: pd.DataFrame, pairs: pd.DataFrame | None, name: str) -> dict[str, Any]:
+    """Return the accuracy, under a name, with its interval over people."""
+    report = evaluate(from_table(table, name), pairs, Settings())
+    accuracy = next(each for each in report.measured if each.name == "accuracy")
+    entry = measured.entry(accuracy, LEVEL)
+    return {name: entry["value"], "ci_low": entry["ci_low"], "ci_high": entry["ci_high"]}
 
 
 def card_people(people: pd.Series) -> set[str]:

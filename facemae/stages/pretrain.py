@@ -24,6 +24,7 @@ from facemae.data.faces.cache import load_faces
 from facemae.data.faces.subsets import evenly
 from facemae.models.base import Encoder
 from facemae.models.build import build_encoder, build_mae
+from facemae.models.shipped_models import encoder_file, started_from
 from facemae.models.weights import save_weights
 from facemae.stages import pretrain_mae
 from facemae.stages.task import Task
@@ -51,6 +52,7 @@ def pretrain(task: Task) -> None:
         raise UsageError(
             f"runs.{task.name}.pretrain is null: this run trains from scratch, without pretraining."
         )
+    task.check_unseen(settings.init)
     compute = task.compute()
     with world(compute.device) as processes, memory.told_before(task.label):
         processes.parts(settings.batch_size, settings.grad_accumulation)  # refused before anything is read
@@ -87,19 +89,19 @@ def _objective(task: Task, settings: config.Pretrain, compute: Compute) -> Maske
     if settings.method == "mae":
         pretrain_mae.check_template(task, settings)
         mae = build_mae(task.run.model, settings, task.image_size)
-        _start_from_file(mae.encoder, settings)
+        _start(mae.encoder, settings)
         return MaskedPretraining(mae, settings, compute, task.seed)
     method = METHODS[settings.method]
     model = method.build(build_encoder(task.run.model, task.image_size), settings, task.seed)
-    _start_from_file(model.encoder, settings)
+    _start(model.encoder, settings)
     return method(model, settings, compute, task.seed)
 
 
-def _start_from_file(encoder: Encoder, settings: config.Pretrain) -> None:
+def _start(encoder: Encoder, settings: config.Pretrain) -> None:
     if settings.init:
-        from facemae.models.interop.load import load_encoder
+        from facemae.models.interop.load import start_encoder
 
-        load_encoder(encoder, Path(settings.init))
+        start_encoder(encoder, settings.init)
 
 
 def _encoder(model: nn.Module) -> Encoder:
@@ -128,8 +130,8 @@ def _check_norms(model: nn.Module, processes: World) -> None:
 def _files(settings: config.Pretrain) -> dict[str, Path]:
     """Return the files besides the faces that shape the result, by setting."""
     compared = settings.perceptual.weights if settings.perceptual.weight else None
-    named = {"init": settings.init, "perceptual": compared}
-    return {setting: Path(name) for setting, name in named.items() if name}
+    found = {"init": encoder_file(settings.init)} if settings.init else {}
+    return found | ({"perceptual": Path(compared)} if compared else {})
 
 
 def _rows(task: Task, settings: config.Pretrain) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -211,6 +213,7 @@ def _write(
         seconds={"pretrain": round(seconds, 3)},
         precision={"pretrain": objective.compute.precision},
         inputs=task.inputs(),
+        started_from=started_from(settings.init),
         images_seen=trained.step * settings.batch_size * objective.views,
         energy_joules=joules(objective.watts, seconds),
     )

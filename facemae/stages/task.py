@@ -14,6 +14,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError, IntegrityError
 from facemae.data.faces.cache import Faces, OpenFaces, load_faces, open_faces
 from facemae.data.faces.subsets import evenly
+from facemae.models import shipped_models
 from facemae.training.trainer import Job
 
 
@@ -76,6 +77,23 @@ class Task:
                 f"{self.data.split} holds no face for {' or '.join(roles)}; check the data section."
             )
         return rows
+
+    def check_unseen(self, init: str | None) -> None:
+        """Stop if the model that a training starts from has seen somebody whom it would be evaluated on.
+
+        Raises:
+            IntegrityError: it has; the split was made before the run started from it.
+            UsageError: the model is not there.
+        """
+        if init not in shipped_models.WEIGHTS:
+            return
+        people = self.rows(layout.ROLE_EVALUATION)["person"].unique()
+        if known := sorted(shipped_models.known_among(people, shipped_models.people(str(init)).training)):
+            raise IntegrityError(
+                f"{init} was trained on people with the names of {len(known)} of {len(people)} that this run "
+                f"is evaluated on, {known[0]} for example; delete {self.data.split} and run the workflow "
+                "again, which leaves them out."
+            )
 
     @property
     def rotations(self) -> int:

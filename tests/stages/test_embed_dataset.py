@@ -53,7 +53,7 @@ def prepared(tmp_path, orl_images, monkeypatch):
 
 
 def test_an_unknown_recogniser_is_told_the_known_ones(tmp_path):
-    with pytest.raises(UsageError, match="dlib, inception, pca, fisherfaces, hog_lda"):
+    with pytest.raises(UsageError, match="dlib, inception, face-embedder, face-tiny, pca, fisherfaces"):
         embeddings_of("deepface", "lfw", "data/raw", tmp_path)
 
 

@@ -393,7 +393,7 @@ def test_a_recogniser_is_asked_for_its_embeddings_of_a_list(facemae, monkeypatch
         }
     )
 
-    def embeddings_of(name, data, raw_dir, cache, protocol=None, workers=1):
+    def embeddings_of(name, data, raw_dir, cache, protocol=None, workers=1, everybody=False):
         asked.append((name, data, raw_dir, cache, protocol, workers))
         return table[table["sample_id"] != "p03/1"], pairs_of().assign(protocol="lfw-view2")
 

@@ -5,7 +5,7 @@ import torch
 from stages import make_folder
 
 from facemae.compute.seeding import Noise
-from facemae.core import layout, records
+from facemae.core import files, layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.seeds import seed_of
 from facemae.data.faces.cache import Faces, load_faces
@@ -489,3 +489,86 @@ def test_a_training_says_whether_it_has_learnt(stage, orl_images):
     assert 0 <= old["frame_share"] <= 1
     validated = [line for line in records.read_log(out / layout.LOG) if "held_out_loss" in line]
     assert all("effective_dimension" in line for line in validated)
+
+
+# --- weights to start from ---
+
+
+@pytest.fixture
+def started(small, store, tmp_path):
+    """Return a function that fine-tunes a run without pretraining from `init`."""
+
+    def run(init, out="out", model=(), data=store):
+        changes = {"steps": 2, "init": init, "learning_rate": 1e-9, "weight_decay": 0.0}
+        settings = small(
+            runs={"x": {"pretrain": None, "model": dict(model), "finetune": changes}}, baselines=[]
+        )
+        task = Task(settings, "x", 0, data, tmp_path / out / "finetune")
+        finetune(task, None)
+        return task.out
+
+    return run
+
+
+@pytest.fixture
+def shipped_mae(pretrained, tmp_path, monkeypatch):
+    """A model face-mae of the package, which has seen nobody of the evaluation people."""
+    from facemae.models import shipped_models
+
+    before, folder = pretrained(), tmp_path / "shipped" / "face-mae"
+    folder.mkdir(parents=True)
+    for name in (layout.CONFIG, layout.ENCODER, layout.DECODER):
+        (folder / name).write_bytes((before / name).read_bytes())
+
+    def seen(*names):
+        people = {"training": sorted(shipped_models.hashed(names)), "evaluation": []}
+        files.write_json(folder / "people.json", people)
+        hashes = {path.name: files.sha256_of(path) for path in folder.iterdir() if path.name != "card.json"}
+        files.write_json(folder / "card.json", {"model": "face-mae", "schema_version": 1, "files": hashes})
+
+    monkeypatch.setattr(shipped_models, "FOLDER", tmp_path / "shipped")
+    seen("p0")
+    return folder, seen
+
+
+def test_a_run_without_pretraining_starts_from_a_named_model_or_a_file(started, shipped_mae):
+    folder, _ = shipped_mae
+    weights = safetensors.torch.load_file(folder / layout.ENCODER)
+    for init, out in (("face-mae", "a"), (str(folder / layout.ENCODER), "b")):
+        after = safetensors.torch.load_file(started(init, out) / layout.EMBEDDER)
+        for name, value in weights.items():
+            torch.testing.assert_close(after[f"encoder.trunk.{name}"], value, rtol=0, atol=1e-6)
+    metrics = records.read_metrics(folder.parents[1] / "a" / "finetune")
+    assert metrics["started_from"] == {
+        "init": "face-mae", "sha256": files.sha256_of(folder / layout.ENCODER)
+    }  # fmt: skip
+    assert (
+        records.read_json(folder.parents[1] / "a" / "finetune" / layout.CONFIG)["finetune"]["init"]
+        == "face-mae"
+    )
+
+
+def test_a_shallower_run_takes_the_first_blocks_of_a_named_model(started, shipped_mae):
+    folder, _ = shipped_mae
+    weights = safetensors.torch.load_file(folder / layout.ENCODER)
+    after = safetensors.torch.load_file(started("face-mae", model={"depth": 1}) / layout.EMBEDDER)
+    assert "encoder.trunk.blocks.1.attn.qkv.weight" not in after
+    torch.testing.assert_close(
+        after["encoder.trunk.blocks.0.attn.qkv.weight"],
+        weights["blocks.0.attn.qkv.weight"],
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+def test_a_run_stops_that_would_be_judged_by_people_whom_its_start_has_seen(started, shipped_mae):
+    shipped_mae[1]("p0", "p5")
+    with pytest.raises(
+        IntegrityError, match=r"names of 1 of 4 .* evaluated on, p5 for example; delete .*split"
+    ):
+        started("face-mae")
+
+
+def test_a_start_beside_a_pretraining_is_refused(small):
+    with pytest.raises(UsageError, match=r"runs.x.* is for a run without pretraining; set pretrain to null"):
+        small(runs={"x": {"finetune": {"init": "face-mae"}}})

@@ -13,7 +13,9 @@ from facemae.cli import stage_log
 from facemae.data.sources.locate import raw_dir, state
 from facemae.compute.driver import driver_version
 from facemae.core.errors import FaceMAEError, UsageError
-from facemae.core.files import check_free, exclusive, write_json
+from facemae.core.files import check_free, exclusive, sha256_of, write_json
+from facemae.models.shipped_models import PEOPLE, used_by
+from facemae.models.shipped_models import find as find_shipped
 from facemae.stages.data import wanted_sources
 from facemae.core.layout import Results, embedder_file
 
@@ -100,6 +102,15 @@ def source_states():
     try:
         raw = raw_dir(EXPERIMENT.data.raw_dir)
         return [state(wanted, raw) for wanted in wanted_sources(EXPERIMENT.data)]
+    except FaceMAEError as error:
+        fail(error)
+
+
+def people_seen():
+    """Return what tells whom the shipped models have seen that runs start from; nothing without such a run."""
+    try:
+        folders = map(find_shipped, used_by(EXPERIMENT))
+        return "".join(f" {sha256_of(folder / PEOPLE)}" for folder in folders)
     except FaceMAEError as error:
         fail(error)
 

@@ -113,7 +113,7 @@ rule split:
     params:
         folder=subpath(output[0], parent=True),
         config=RESULTS.config,
-        split=verbatim(EXPERIMENT.split.model_dump_json()),
+        split=verbatim(EXPERIMENT.split.model_dump_json() + people_seen()),
     shell:
         "python -m facemae split --config {params.config:q} --data {params.folder:q} > {log:q} 2>&1"
 

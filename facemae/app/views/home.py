@@ -124,6 +124,7 @@ def _what_was_run(setup: config.Experiment) -> list[str]:
         ("Pretrained as masked autoencoders, each with its own mask", masked),
         ("Pretrained by comparing views of a face", phrases.contrastive_runs(setup)),
         ("From scratch, without pretraining", phrases.scratch_runs(setup)),
+        ("Started from finished weights", phrases.started_runs(setup)),
         ("Controls that train no network", list(setup.baselines)),
     )
     return [

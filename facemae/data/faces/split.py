@@ -12,7 +12,7 @@ other part shows the same picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ def split_people(
     split: config.Split,
     embeddings: NDArray[np.floating] | None = None,
     listed: Mapping[str, int] | None = None,
+    seen: Collection[str] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the role of every usable face, and the faces that were found on both sides or twice.
 
@@ -65,14 +66,14 @@ def split_people(
     `normal_name`, or if any has its bytes, nearly its perceptual hash or nearly its embedding; the first of
     these that applies is listed ("excluded"). Equal normal names within a source are listed ("kept"). Within
     a side only the first photo of the same bytes stays. Among evaluation faces of one person that look
-    the same the first stays (the others are listed as "dropped"); of two people, both ("kept"). Those of
-    `listed` people all stay, since a list of pairs names each.
+    the same the first stays (the others are listed as "dropped"); of two or of `listed` people, all.
 
     Args:
         faces: Columns sample_id, person (None: not known), source, set, sha256 and hash (may be empty).
         split: Share, folds, seed, and what to do with overlaps.
         embeddings: (len(faces), D); None: not compared.
         listed: The fold of each person that a list of pairs names; None: evaluation people are drawn.
+        seen: People whom a model was trained on that a run starts from: nobody is evaluated on them.
 
     Returns:
         SPLIT_COLUMNS and OVERLAP_COLUMNS; in rows about evaluation faces only, `training` is the later one.
@@ -81,7 +82,7 @@ def split_people(
         DataError: there are too few people.
         IntegrityError: `split.overlap` is "stop" and something is on both sides.
     """
-    table = _with_roles(_usable(faces), split, listed)
+    table = _with_roles(*_unseen(_usable(faces), split, listed, seen), split)
     evaluated, tested = (table[table["role"] == role] for role in (ROLE_EVALUATION, ROLE_TESTED))
     trained = table.drop([*evaluated.index, *tested.index])
     trained, excluded = exclude(pd.concat([evaluated, tested]).sort_index(), trained, split, embeddings)
@@ -91,14 +92,39 @@ def split_people(
     _check_enough(roles, split)
     roles["enrolled"] = (roles["role"] == ROLE_EVALUATION) & ~roles.duplicated(["role", "person"])
     roles["trainable"] = _trainable(roles, twice, split)
-    overlaps = pd.concat([excluded, alike, twice], ignore_index=True)
-    return roles[SPLIT_COLUMNS].reset_index(drop=True), overlaps
+    return roles[SPLIT_COLUMNS].reset_index(drop=True), pd.concat([excluded, alike, twice], ignore_index=True)
 
 
-def _with_roles(table: pd.DataFrame, split: config.Split, listed: Mapping[str, int] | None) -> pd.DataFrame:
+def _unseen(
+    table: pd.DataFrame, split: config.Split, listed: Mapping[str, int] | None, seen: Collection[str]
+) -> tuple[pd.DataFrame, Mapping[str, int]]:
+    """Return the faces, and the fold of each evaluation person; nobody `seen` is tested or evaluated.
+
+    Raises:
+        IntegrityError: `split.overlap` is "stop" and somebody would be.
+    """
+    labelled = table[table["set"] == SET_LABELLED]
+    folds = _folds(labelled, split) if listed is None else listed
+    tested = table["set"] == SET_TESTED
+    known = sorted({*folds, *table.loc[tested, "person"].dropna()} & set(seen))
+    if not known:
+        return table, folds
+    if split.overlap == "stop":
+        raise IntegrityError(
+            f"split.overlap is stop, and {len(known)} people to be evaluated on, for example {known[0]}, "
+            "have names of people that a model was trained on from which a run starts; take the run out, or "
+            "set split.overlap to exclude, which evaluates on the others."
+        )
+    if listed is None:
+        folds = _folds(labelled[~labelled["person"].isin(seen)], split)
+    else:
+        folds = {person: fold for person, fold in listed.items() if person not in seen}
+    return table[~(tested & table["person"].isin(known))], folds
+
+
+def _with_roles(table: pd.DataFrame, folds: Mapping[str, int], split: config.Split) -> pd.DataFrame:
     """Return the faces with fold, part and role."""
     labelled, tested = ((table["set"] == each).to_numpy() for each in (SET_LABELLED, SET_TESTED))
-    folds = _folds(table[labelled], split) if listed is None else listed
     fold = table["person"].map(folds).where(labelled | tested).astype("Int64")
     evaluated = fold.notna().to_numpy()
     roles = [ROLE_EVALUATION, ROLE_TRAIN, ROLE_TESTED]
@@ -179,6 +205,20 @@ def _trainable(roles: pd.DataFrame, twice: pd.DataFrame, split: config.Split) ->
     lost = roles["sample_id"].isin({*shared["evaluation"], *shared["other"]})
     lost |= roles["content"].isin(copies.index[copies > 1])
     return ~(evaluated & lost) & (roles["set"] != SET_TESTED)
+
+
+def learnt_from(roles: pd.DataFrame, *, unlabelled: bool = False) -> pd.DataFrame:
+    """Return the rows of a split (SPLIT_COLUMNS) that a model may have learnt from.
+
+    A model of several is that of the first part: it has seen the others' people.
+
+    Args:
+        roles: The split.
+        unlabelled: Count in the photos that are pretrained on only.
+    """
+    others = (roles["role"] == ROLE_EVALUATION) & (roles["part"] != 0) & roles["trainable"]
+    trained = [ROLE_TRAIN, ROLE_UNLABELLED] if unlabelled else [ROLE_TRAIN]
+    return roles[roles["role"].isin(trained) | others]
 
 
 def check_split(table: pd.DataFrame) -> None:

@@ -19,7 +19,9 @@ from PIL import Image
 
 from facemae.core import files, records
 from facemae.core.errors import IntegrityError, UsageError
+from facemae.core.layout import EMBEDDER
 from facemae.data.alignment.warp import warp
+from facemae.models import shipped_models
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,11 +180,29 @@ RECOGNISERS = {
 
 
 def find_recogniser(name: str, others: Iterable[str] = ()) -> OffTheShelf:
-    """Return the recogniser of a name; `others` are names that an error gives besides.
+    """Return the recogniser of a name: others', or one that comes with the package.
+
+    Args:
+        name: Of it.
+        others: Names that an error gives besides.
 
     Raises:
         UsageError: there is none.
     """
+    shipped = [each for each in shipped_models.WEIGHTS if shipped_models.is_recogniser(each)]
+    if name in shipped:
+        return OffTheShelf(lambda: shipped_models.find(name) / EMBEDDER, _load_shipped, "float32")
     if name not in RECOGNISERS:
-        raise UsageError(f"There is no recogniser {name}; known are {', '.join([*RECOGNISERS, *others])}.")
+        known = ", ".join([*RECOGNISERS, *shipped, *others])
+        raise UsageError(f"There is no recogniser {name}; known are {known}.")
     return RECOGNISERS[name]
+
+
+def _load_shipped(weights: Path) -> Embed:
+    from facemae.compute.device import plain
+    from facemae.models.embedder import embed_faces
+    from facemae.models.weights import load_embedder
+
+    compute, network = plain("cpu"), load_embedder(weights.parent)
+    compute.place(network)
+    return lambda images: embed_faces(network, images, compute)

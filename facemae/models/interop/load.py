@@ -20,6 +20,7 @@ from torch import Tensor
 from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.progress import say
 from facemae.core.text import shown
+from facemae.models import shipped_models
 from facemae.models.base import Encoder
 from facemae.models.cnn import Cnn
 from facemae.models.interop.names import timm_names
@@ -34,7 +35,18 @@ LARGEST_PATCH = 64  # pixels along a side, of a file
 MOST_POSITIONS = 2**16
 
 
-def load_encoder(encoder: Encoder, path: Path) -> None:
+def start_encoder(encoder: Encoder, init: str) -> None:
+    """Start an encoder from a model that comes with the package, by name, or from a file of weights.
+
+    A shipped model with more blocks than the encoder gives its first ones; files have to have as many.
+
+    Raises:
+        UsageError, IntegrityError: as `load_encoder` and `shipped_models.find`.
+    """
+    load_encoder(encoder, shipped_models.encoder_file(init), first_blocks=init in shipped_models.WEIGHTS)
+
+
+def load_encoder(encoder: Encoder, path: Path, *, first_blocks: bool = False) -> None:
     """Start an encoder from weights of our own, of timm, of facebookresearch/mae or of Hugging Face's ViTMAE.
 
     Positions and patches are resampled to the encoder's own sizes; a class token that it has not is left
@@ -44,22 +56,35 @@ def load_encoder(encoder: Encoder, path: Path) -> None:
     Args:
         encoder: A vit or cnn; unchanged when its weights are refused.
         path: A safetensors file, or one that `torch.save` wrote.
+        first_blocks: Take the first blocks of a vit that has more than the encoder.
 
     Raises:
         UsageError: the file cannot be opened, or the encoder is none that others have.
         IntegrityError: the file is damaged, not of weights alone, or of another architecture.
     """
     if not isinstance(encoder, Vit | Cnn):
-        raise UsageError(
-            f"pretrain.init is {path}, but encoder mlp has no weights elsewhere; set it to null."
-        )
+        raise UsageError(f"init is {path}, but encoder mlp has no weights elsewhere; set it to null.")
     foreign = read_foreign(path)
     first_layer = next(name for name in encoder.trunk.state_dict() if name.endswith(".weight"))
     tensors = timm_names(foreign.tensors, first_layer, encoder.width)
     if not tensors:
         raise IntegrityError(f"{path} holds no encoder like this one; give weights of the same architecture.")
+    if first_blocks and isinstance(encoder, Vit):
+        tensors = _first_blocks(tensors, len(encoder.trunk.blocks), path)
     fit = _fit_vit if isinstance(encoder, Vit) else _fit_cnn
     encoder.trunk.load_state_dict(_finite(fit(encoder, tensors, foreign), path))  # type: ignore[arg-type]
+
+
+def _first_blocks(tensors: dict[str, Tensor], count: int, path: Path) -> dict[str, Tensor]:
+    """Return a vision Transformer's weights without the blocks after the first `count`."""
+    kept = {
+        name: value
+        for name, value in tensors.items()
+        if not name.startswith("blocks.") or int(name.split(".")[1]) < count
+    }
+    if len(kept) < len(tensors):
+        say("init", f"of the blocks in {path} the first {count} are taken")
+    return kept
 
 
 def _fit_vit(encoder: Vit, tensors: dict[str, Tensor], foreign: Foreign) -> dict[str, Tensor]:

@@ -715,3 +715,35 @@ def test_equal_bytes_in_two_parts_train_neither():
     faces["hash"] = b""
     table, _ = listed(faces, rotations=2)
     assert set(table.loc[~table["trainable"], "sample_id"]) == {"own/a/0", "own/c/0"}
+
+
+# --- people whom a model has seen that a run starts from ---
+
+
+def test_people_whom_a_model_has_seen_are_not_evaluated():
+    faces = faces_of({f"p{number:02}": 3 for number in range(12)})
+    drawn = people_in(split_of(faces), "evaluation")
+    seen = sorted(drawn)[:2]
+    roles, _ = split_people(faces, settings_of(), seen=seen)
+    assert drawn == people_in(split_people(faces, settings_of(), seen={"nobody"})[0], "evaluation")
+    assert not people_in(roles, "evaluation") & set(seen)
+    assert people_in(roles, "train") >= set(seen)
+    listed = {f"p{number:02}": number % 2 for number in range(6)}
+    roles, _ = split_people(faces, settings_of(pairs="list"), listed=listed, seen=["p01", "p09"])
+    assert people_in(roles, "evaluation") == {"p00", "p02", "p03", "p04", "p05"}
+
+
+def test_tested_people_whom_a_model_has_seen_go():
+    faces = pd.concat(
+        [faces_of({f"p{n}": 3 for n in range(8)}), rows_of([("t/a", "a", "tested"), ("t/b", "b", "tested")])]
+    )
+    roles, _ = split_people(faces.reset_index(drop=True), settings_of(), seen=["a"])
+    assert people_in(roles, "tested") == {"b"}
+    assert "a" not in set(roles["person"])
+
+
+def test_a_run_may_stop_at_people_whom_a_model_has_seen():
+    faces = faces_of({f"p{number}": 3 for number in range(8)})
+    some = sorted(people_in(split_of(faces), "evaluation"))[:1]
+    with pytest.raises(IntegrityError, match=f"1 people to be .* example {some[0]}, .*exclude"):
+        split_people(faces, settings_of(overlap="stop"), seen=some)

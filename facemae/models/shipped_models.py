@@ -1,0 +1,149 @@
+"""The trained models that come with the package, by name.
+
+Each has a folder in the format of a stage's, config.json and weights, the latter in float16, with a card and
+lists of people beside. The card names the SHA-256 of every other file, so that a folder that is damaged,
+incomplete or put together from two versions is refused before anything of it is used.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facemae import config
+from facemae.core import files, layout, records
+from facemae.core.errors import IntegrityError, UsageError
+from facemae.data.faces.overlaps import normal_name
+
+FOLDER = Path(__file__).parent / "shipped"
+AUTOENCODER = (layout.ENCODER, layout.DECODER)
+EMBEDDER = (layout.EMBEDDER,)
+WEIGHTS = {"face-mae": AUTOENCODER, "face-embedder": EMBEDDER, "face-tiny": EMBEDDER}
+CARD, PEOPLE, SCORES, README = "card.json", "people.json", "scores.parquet", "README.md"
+VERSION = 1  # of the card
+DIGITS = 16  # of the SHA-256 of a name: two names in a million billion share them
+
+
+@dataclass(frozen=True)
+class People:
+    """Whom a model was trained on and whom its card was measured on, each name as `hashed`."""
+
+    training: frozenset[str]
+    evaluation: frozenset[str]
+
+
+def is_recogniser(name: str) -> bool:
+    """Tell whether a shipped model embeds faces; else it is a masked autoencoder."""
+    return WEIGHTS[name] == EMBEDDER
+
+
+def find(name: str) -> Path:
+    """Return the folder of a shipped model, whole.
+
+    Raises:
+        UsageError: there is no shipped model of this name, or it is not in this installation.
+        IntegrityError: a file of it is damaged, or of another version or model.
+    """
+    if name not in WEIGHTS:
+        raise UsageError(f"There is no model {name} in the package; there are {', '.join(WEIGHTS)}.")
+    folder = FOLDER / name
+    if not (folder / CARD).is_file():
+        raise UsageError(f"The model {name} is not in this installation; get it with: {repair(name)}")
+    for file, expected in card(name)["files"].items():
+        if _sha256(folder / file) != expected:
+            what = "is not the file that its card names" if (folder / file).is_file() else "is missing"
+            raise IntegrityError(f"{folder / file} {what}; get the model again with: {repair(name)}")
+    return folder
+
+
+def missing(name: str) -> str:
+    """Return what is wrong with a shipped model in this installation and how to mend it, else nothing."""
+    try:
+        find(name)
+    except (IntegrityError, UsageError) as error:
+        return str(error)
+    return ""
+
+
+def repair(name: str) -> str:
+    """Return the command that restores a shipped model: of a clone, or of an installed package."""
+    if (FOLDER.parents[2] / ".git").exists():
+        return f"git -C {FOLDER.parents[2]} checkout -- {(FOLDER / name).relative_to(FOLDER.parents[2])}"
+    return "pip install --force-reinstall --no-deps facemae"
+
+
+def card(name: str) -> dict[str, Any]:
+    """Return the card of a shipped model.
+
+    Raises:
+        IntegrityError: it is damaged, of another model, or written for another version of FaceMAE.
+    """
+    path = FOLDER / name / CARD
+    try:
+        content = records.read_json(path)
+    except IntegrityError as error:
+        raise IntegrityError(f"{path} is damaged; get the model again with: {repair(name)}") from error
+    told = content if isinstance(content, dict) else {}
+    found = told.get("model"), told.get("schema_version")
+    wanted = {*WEIGHTS[name], layout.CONFIG, PEOPLE}
+    if found != (name, VERSION) or not wanted <= set(told.get("files", ())):
+        raise IntegrityError(
+            f"{path} is of another model or version ({found[0]}, version {found[1]}, where {name}, version "
+            f"{VERSION} is read); get the model again with: {repair(name)}"
+        )
+    return told
+
+
+def people(name: str) -> People:
+    """Return whom a shipped model has seen and whom it was measured on."""
+    found = records.read_json(find(name) / PEOPLE)
+    return People(frozenset(found["training"]), frozenset(found["evaluation"]))
+
+
+def hashed(names: Iterable[str]) -> set[str]:
+    """Return the start of the SHA-256 of each name as `normal_name` writes it.
+
+    A name that says nothing outside its source, such as a number, has none.
+    """
+    return {files.sha256(text.encode())[:DIGITS] for name in names if (text := normal_name(name))}
+
+
+def known_among(names: Iterable[str], seen: frozenset[str]) -> set[str]:
+    """Return those of the names whose hash is among `seen`."""
+    return {name for name in names if hashed([name]) & seen}
+
+
+def used_by(experiment: config.Experiment) -> list[str]:
+    """Return the shipped models that runs of an experiment start from."""
+    runs = [experiment.run(name) for name in experiment.run_names]
+    named = {section.init for run in runs for section in (run.pretrain, run.finetune) if section}
+    return [name for name in WEIGHTS if name in named]
+
+
+def encoder_file(init: str) -> Path:
+    """Return the file that holds the encoder of a shipped model's name, or else of a path.
+
+    Raises:
+        UsageError, IntegrityError: the shipped model is not there, or damaged.
+    """
+    return find(init) / WEIGHTS[init][0] if init in WEIGHTS else Path(init)
+
+
+def started_from(init: str | None) -> dict[str, str]:
+    """Return what a result keeps of the weights that its training started from; nothing for random ones."""
+    return {"init": init, "sha256": files.sha256_of(encoder_file(init))} if init else {}
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    state = path.stat()
+    return _sha256_of(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_of(path: Path, changed: int, size: int) -> str:
+    return files.sha256_of(path)
