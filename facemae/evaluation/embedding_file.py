@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,11 @@ from facemae.core import records
 from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.data.sources import listing
 
-_NOBODY = ("", "None", "nan", "NaN", "<NA>", "NaT")  # what tools write where there is no value
+# What tools write where there is no value.
+_NOBODY = ("", "None", "none", "nan", "NaN", "NAN", "<NA>", "NaT", "N/A", "n/a", "null", "NULL")
 
 
-MOST_RATIO, MOST_UNCHECKED = 100, 2**26  # of an archive's content to the archive, and what may be any ratio
+MOST_RATIO, MOST_UNCHECKED = 100, 2**26  # of a file's content in bytes to the file, and what may be any ratio
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,16 @@ def read_embeddings(path: Path) -> Embeddings:
 def _read_parquet(path: Path) -> pd.DataFrame:
     with open(path, "rb") as file:
         try:
-            rows, size = parquet.read_metadata(file).num_rows, path.stat().st_size
-            if rows > size:  # each row has a name of its own, which takes more than a byte
-                raise ValueError(f"it claims {rows} rows in {size} bytes")
-            return pd.read_parquet(file)
+            told, size = parquet.read_metadata(file), path.stat().st_size
+            if told.num_rows > size:  # each row has a name of its own, which takes more than a byte
+                raise ValueError(f"it claims {told.num_rows} rows in {size} bytes")
+            groups, columns = map(told.row_group, range(told.num_row_groups)), range(told.num_columns)
+            values = sum(group.column(each).num_values for group in groups for each in columns)
+            if 8 * values > max(MOST_UNCHECKED, MOST_RATIO * size):
+                raise ValueError(f"it claims {values} values in {size} bytes")
+            # As floating point, numbers of people beside an empty one would change, and large ones be merged.
+            table: pd.DataFrame = parquet.read_table(file).to_pandas(integer_object_nulls=True)
+            return table
         except Exception as error:  # pyarrow has no common base class for damaged files
             raise _unreadable(path, "Parquet", error) from error
 
@@ -95,7 +101,7 @@ def _read_npz(path: Path) -> pd.DataFrame:
             if any(not isinstance(each, np.ndarray) for each in arrays.values()):
                 raise ValueError("what it holds are no arrays")
             return pd.DataFrame({name: _column(name, each) for name, each in arrays.items()})
-        except (ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # zipfile and NumPy raise nearly anything
             raise _unreadable(path, "NumPy's .npz", error) from error
 
 
@@ -103,16 +109,21 @@ def _check_sizes(file: BinaryIO, size: int) -> None:
     """Stop before anything is unpacked that is not what it claims, or so much larger than the file.
 
     Raises:
-        ValueError: an array's shape takes more bytes than there are, or all unpack to a multiple of the file.
+        ValueError: an array's shape takes more bytes than there are, all unpack to a multiple of the file, or
+            two have one name.
         zipfile.BadZipFile: it is no archive.
     """
     with zipfile.ZipFile(file) as archive:
+        if len(set(archive.namelist())) < len(archive.namelist()):
+            raise ValueError("two arrays have one name")
         for member in archive.infolist():
             with archive.open(member) as content:
                 version = np.lib.format.read_magic(content)
                 read = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
                 shape, _, dtype = getattr(np.lib.format, read)(content)
-            if (claimed := math.prod(shape) * dtype.itemsize) > member.file_size:
+            # Entries without content are as many to go through.
+            claimed = math.prod(max(side, 1) for side in shape) * max(dtype.itemsize, 1)
+            if claimed > member.file_size:
                 raise ValueError(f"{member.filename} claims {claimed} bytes and has {member.file_size}")
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > max(MOST_UNCHECKED, MOST_RATIO * size):
@@ -122,7 +133,7 @@ def _check_sizes(file: BinaryIO, size: int) -> None:
 def _column(name: str, array: NDArray[Any]) -> list[Any] | NDArray[Any]:
     if name == "embedding":
         return list(array)
-    return array.astype(str) if array.dtype.kind == "S" else array  # numbers, whose NaN is no text
+    return array
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> IntegrityError:
@@ -165,8 +176,7 @@ def from_table(table: pd.DataFrame, source: str, known: Mapping[str, Any] | None
         IntegrityError, DataError: as `read_embeddings`.
     """
     _check_columns(table, source)
-    person = pd.Series(_texts(table, "person"), table.index, dtype=object)
-    table = table.assign(sample_id=table["sample_id"].astype(str), person=person)
+    table = table.assign(**{name: _texts(table, name, source) for name in ("sample_id", "person", "model")})
     _check_one_model(table, source)
     lost = table["embedding"].isna()
     found = table[~lost]
@@ -190,15 +200,15 @@ def _check_columns(table: pd.DataFrame, source: str) -> None:
         if name not in table:
             shown = ", ".join(map(str, table.columns)) or "none"
             raise IntegrityError(f"{source} lacks the column {name}; its columns are {shown}.")
-    if table["sample_id"].isna().any():
-        raise IntegrityError(f"{source} has a row without a sample_id; name every photo.")
 
 
 def _check_one_model(table: pd.DataFrame, source: str) -> None:
+    if table["sample_id"].isna().any():
+        raise IntegrityError(f"{source} has a row without a sample_id; name every photo.")
     if (twice := table["sample_id"].duplicated()).any():
         name = table.loc[twice, "sample_id"].iloc[0]
         raise IntegrityError(f"{source} holds {name} twice; keep one row per photo.")
-    models = sorted({each for each in _texts(table, "model") if each})
+    models = sorted(table["model"].dropna().unique())
     if len(models) > 1:
         raise IntegrityError(
             f"{source} mixes embeddings of {len(models)} models ({', '.join(models[:3])}), which cannot be "
@@ -211,21 +221,34 @@ def _check_one_model(table: pd.DataFrame, source: str) -> None:
         )
 
 
-def _texts(table: pd.DataFrame, name: str) -> list[str | None]:
-    """Return a column as text, None where it is empty or not there."""
-    if name not in table:
-        return [None] * len(table)
-    return [_text(each) for each in table[name]]
+def _texts(table: pd.DataFrame, name: str, source: str) -> pd.Series:
+    """Return a column as text, None where it is empty or not there.
+
+    Raises:
+        IntegrityError: it holds lists, or bytes that are no UTF-8.
+    """
+    values = table[name] if name in table else [None] * len(table)
+    try:
+        return pd.Series([_text(each) for each in values], table.index, dtype=object)
+    except (TypeError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"{source}: {name} holds {error} where text is needed.") from error
 
 
 def _text(value: Any) -> str | None:
+    """Return the text that stands for a value whatever file it is from: 7 for 7.0, as beside an empty one."""
+    if pd.api.types.is_list_like(value) or isinstance(value, np.void):
+        raise TypeError(f"a {type(value).__name__}")
+    if isinstance(value, bytes):
+        value = value.decode()
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        value = int(value)
     return None if pd.isna(value) or str(value) in _NOBODY else str(value)
 
 
 def _groups(table: pd.DataFrame, source: str) -> dict[str, str]:
     if "group" not in table:
         return {}
-    rows = pd.DataFrame({"person": table["person"], "group": _texts(table, "group")}).dropna()
+    rows = pd.DataFrame({"person": table["person"], "group": _texts(table, "group", source)}).dropna()
     if rows.empty:
         raise DataError(f"{source} has a column group that is empty; fill it in, or leave it out.")
     several = rows.drop_duplicates().groupby("person").size()
@@ -243,6 +266,8 @@ def _vectors(table: pd.DataFrame, source: str) -> NDArray[np.floating]:
     names = table["sample_id"].to_list()
     try:
         rows = [np.asarray(each) for each in table["embedding"]]
+        if any(each.dtype.kind not in "biufO" for each in rows):  # complex numbers would lose their half
+            raise TypeError("neither whole nor real numbers")
         rows = [each if each.dtype in (np.float32, np.float64) else each.astype(np.float64) for each in rows]
     except (TypeError, ValueError) as error:
         raise IntegrityError(f"{source} holds an embedding that is not a list of numbers.") from error

@@ -1,10 +1,13 @@
 """Files of embeddings and pairs that others wrote, good and bad."""
 
 import io
+import re
 import zipfile
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from facemae.core import files
@@ -202,6 +205,8 @@ def test_pairs_in_every_spelling(tmp_path):
     assert found.iloc[5][["first", "second"]].to_list() == ["NA", "null"]
     path.write_text("second,first,genuine\nb,a,1\n")
     assert read_pairs(path)["fold"].to_list() == [0]
+    path.write_text("second,first,genuine,fold\nb,a,1,10.0\nb,c,1,2\nb,d,1,2.0\n")
+    assert read_pairs(path)["fold"].to_list() == [1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +215,14 @@ def test_pairs_in_every_spelling(tmp_path):
         ("first,second\na,b\n", IntegrityError, "a column same is needed, and it names first, second"),
         ("first,second,genuine\n", DataError, "holds no pair"),
         ("first,second,same\na,b,1\na,c,maybe\n", IntegrityError, "line 3: same is 'maybe'"),
+        (
+            "first,second,same\na,b,1\nb,a,0\n",
+            IntegrityError,
+            "line 3: 'a' and 'b' are listed as same and as",
+        ),
+        ("first,second,same,genuine\na,b,1,0\n", IntegrityError, "two names of one column"),
+        ("first,second,second,same\na,b,c,1\n", IntegrityError, "the column second is there twice"),
+        ("first,second,same,fold\na,b,1,x\na,c,1,\n", IntegrityError, "line 3: some lines have a fold"),
     ],
 )
 def test_lists_that_cannot_be_understood(tmp_path, text, error, told):
@@ -237,7 +250,87 @@ def test_a_person_who_is_not_known_is_nobody(tmp_path, kind):
     as_table = parquet(tmp_path, pd.DataFrame(content).assign(embedding=list(np.eye(4))))
     for path in (tmp_path / "e.npz", as_table):
         read = read_embeddings(path)
-        assert read.people == [{"numbers": "1.0", "text": "Nan"}[kind], None] * 2
+        assert read.people == [{"numbers": "1", "text": "Nan"}[kind], None] * 2
+
+
+def test_people_have_one_name_in_every_kind_of_file(tmp_path):
+    """Empty cells must not turn numbers into others; 2**53 and the next are one in floating point."""
+    whole = pa.array([2**53, 2**53 + 1, None], pa.int64())
+    for person, people in [
+        (whole, [str(2**53), str(2**53 + 1), None]),
+        (pa.array([b"Jos\xc3\xa9", b"b", None]), ["José", "b", None]),
+        (pa.array(["1", "b", "null"]), ["1", "b", None]),
+    ]:
+        rows = {"sample_id": pa.array([1.0, 2.0, 3.0]), "person": person, "embedding": np.eye(3).tolist()}
+        pq.write_table(pa.table(rows), tmp_path / "e.parquet")
+        read = read_embeddings(tmp_path / "e.parquet")
+        assert (read.sample_ids, read.people) == (["1", "2", "3"], people)
+
+
+@pytest.mark.parametrize("name", ["sample_id", "person", "group"])
+def test_names_that_are_lists_or_bytes_are_told(name):
+    for bad in (["a", "b"], b"\xff"):
+        content = table().assign(group="g")
+        content[name] = [bad] * len(content)
+        with pytest.raises(IntegrityError, match=f"E: {name} holds .* where text is needed"):
+            from_table(content, "E")
+
+
+@pytest.mark.parametrize("kind", [np.complex64, "datetime64[D]", str])
+def test_numbers_that_would_lose_something_are_no_embedding(kind):
+    content = table()
+    content["embedding"] = list(np.ones((len(content), 4)).astype(int).astype(kind))
+    with pytest.raises(IntegrityError, match="not a list of numbers"):
+        from_table(content, "E")
+
+
+def npz_of(path, header):
+    """Write an archive with an array that has this header and 16 numbers."""
+    length = len(header).to_bytes(2, "little")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("embedding.npy", b"\x93NUMPY\1\0" + length + header.encode() + bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("(" * 3000, "EOF"),
+        ("{'descr': '<U0', 'fortran_order': False, 'shape': (10**12,), }", "claims 1000000000000 bytes"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (10**12, 0), }", "claims 4000000000000 bytes"),
+    ],
+)
+def test_headers_that_would_take_all_memory_are_refused(tmp_path, header, told):
+    npz_of(tmp_path / "e.npz", header.replace("10**12", str(10**12)))
+    with pytest.raises(IntegrityError, match=told):
+        read_embeddings(tmp_path / "e.npz")
+
+
+@pytest.mark.parametrize(("place", "value"), [((8, 6), 1), ((10, 8), 9), ((10, 8), 12)])
+def test_npz_parts_that_cannot_be_unpacked_are_refused(tmp_path, place, value):
+    """One is encrypted, one compressed by deflate64 and one not by the bzip2 that it names."""
+    np.savez(tmp_path / "e.npz", sample_id=np.array(["a"]), embedding=np.eye(1))
+    data = bytearray((tmp_path / "e.npz").read_bytes())
+    for magic, offset in zip((b"PK\1\2", b"PK\3\4"), place, strict=True):
+        for found in re.finditer(re.escape(magic), bytes(data)):
+            data[found.start() + offset] = value
+    (tmp_path / "e.npz").write_bytes(data)
+    with pytest.raises(IntegrityError, match="write it again"):
+        read_embeddings(tmp_path / "e.npz")
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    np.savez(tmp_path / "e.npz", sample_id=np.array(["a"]), embedding=np.eye(1))
+    with zipfile.ZipFile(tmp_path / "e.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("embedding.npy", archive.read("embedding.npy"))
+    with pytest.raises(IntegrityError, match="two arrays have one name"):
+        read_embeddings(tmp_path / "e.npz")
+
+
+def test_parquet_that_repeats_a_value_beyond_memory_is_refused(tmp_path):
+    rows = pa.table({"sample_id": [str(n) for n in range(500)], "embedding": [[1.0] * 20_000] * 500})
+    pq.write_table(rows, tmp_path / "e.parquet")
+    with pytest.raises(IntegrityError, match="it claims 10000500 values in"):
+        read_embeddings(tmp_path / "e.parquet")
 
 
 def test_no_zip_is_read_as_npz(tmp_path):

@@ -37,6 +37,9 @@ def in_spelling_of(pairs: pd.DataFrame, sample_ids: Iterable[str]) -> pd.DataFra
     Args:
         pairs: Columns first and second.
         sample_ids: The listed photos.
+
+    Raises:
+        IntegrityError: a photo is paired with itself, in another spelling.
     """
     names = list(sample_ids)
     known = set(names)
@@ -46,7 +49,11 @@ def in_spelling_of(pairs: pd.DataFrame, sample_ids: Iterable[str]) -> pd.DataFra
     composed = pd.Series(names, index=[unicodedata.normalize("NFC", name) for name in names])
     composed = composed[~composed.index.duplicated(keep=False)]
     found = {name: composed.get(unicodedata.normalize("NFC", name), name) for name in unknown}
-    return pairs.assign(**{side: pairs[side].map(lambda each: found.get(each, each)) for side in _SIDES})
+    pairs = pairs.assign(**{side: pairs[side].map(lambda each: found.get(each, each)) for side in _SIDES})
+    if (alone := pairs["first"] == pairs["second"]).any():
+        twice = pairs.loc[alone, "first"].iloc[0]
+        raise IntegrityError(f"{twice} is compared with itself, in another spelling; correct the list.")
+    return pairs
 
 
 def check(pairs: pd.DataFrame, sample_ids: Iterable[str]) -> None:

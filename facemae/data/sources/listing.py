@@ -22,7 +22,7 @@ _SAME = {
     "1": True, "true": True, "yes": True, "same": True,
     "0": False, "false": False, "no": False, "different": False,
 }  # fmt: skip
-_NUMBER = re.compile("[0-9]{1,6}")
+_NUMBER = re.compile(r"([0-9]{1,6})(?:\.0+)?")
 
 
 def folder_state(folder: Path) -> str:
@@ -135,14 +135,19 @@ def read_pairs(path: Path) -> list[ListedPair]:
     """Read a list of pairs: a CSV file with the columns first, second, same and perhaps fold.
 
     `same` may be called genuine; it is 1, true, yes or same, or else 0, false, no or different. Folds are
-    whole numbers from 0 or, if one of them is no number, any texts, which are numbered in their order.
+    whole numbers from 0 or, if one of them is no number, any texts, which are numbered in their order; all
+    lines have one, or none.
 
     Raises:
-        IntegrityError: a column is missing, or a line cannot be understood.
+        IntegrityError: a column is missing, or a line cannot be understood or contradicts another.
         UsageError: the file cannot be read.
     """
-    listed, folds = [], []
+    listed: list[ListedPair] = []
+    folds: list[str] = []
+    answers: dict[tuple[str, ...], bool] = {}
     for line, row in rows(path, ("first", "second")):
+        if {"same", "genuine"} <= row.keys():
+            raise malformed(path, 1, "same and genuine are two names of one column, and it has both")
         answer = row.get("same", row.get("genuine"))
         if answer is None:
             raise malformed(path, 1, f"a column same is needed, and it names {', '.join(row)}")
@@ -151,10 +156,16 @@ def read_pairs(path: Path) -> list[ListedPair]:
             raise malformed(path, line, f"same is {answer!r}, and 1 or 0 is needed")
         if row["first"] == row["second"]:
             raise malformed(path, line, f"{row['first']!r} is compared with itself")
-        folds.append((row.get("fold") or "").strip() or "0")
+        pair = tuple(sorted((row["first"], row["second"])))
+        if answers.setdefault(pair, same) != same:
+            raise malformed(path, line, f"{pair[0]!r} and {pair[1]!r} are listed as same and as different")
+        folds.append(row.get("fold", "").strip())
+        if bool(folds[-1]) != bool(folds[0]):
+            raise malformed(path, line, "some lines have a fold and others have none")
         listed.append(ListedPair(line, row["first"], row["second"], same, 0))
-    if all(map(_NUMBER.fullmatch, folds)):
-        number = {fold: int(fold) for fold in folds}
+    numbers = [_NUMBER.fullmatch(fold or "0") for fold in folds]
+    if all(numbers):
+        number = {fold: int(found[1]) for fold, found in zip(folds, numbers, strict=True) if found}
     else:
         number = {fold: place for place, fold in enumerate(sorted(set(folds)))}
     return [pair._replace(fold=number[fold]) for pair, fold in zip(listed, folds, strict=True)]
@@ -174,7 +185,8 @@ def rows(path: Path, columns: Collection[str]) -> Iterator[tuple[int, dict[str, 
     """Yield the rows of a CSV file by column, each with the number of its line; empty ones are left out.
 
     Raises:
-        IntegrityError: one of `columns` is missing, or a row has more or fewer values than the first line.
+        IntegrityError: one of `columns` is missing, one is there twice, or a row has more or fewer values
+            than the first line.
         UsageError: the file cannot be read.
     """
     reader = csv.reader(_raw_lines(path), skipinitialspace=True)
@@ -183,6 +195,8 @@ def rows(path: Path, columns: Collection[str]) -> Iterator[tuple[int, dict[str, 
         if not set(columns) <= set(header):
             what = f"the columns {', '.join(columns)} are needed, and it names {', '.join(header) or 'none'}"
             raise malformed(path, 1, what)
+        if twice := [name for name, count in Counter(header).items() if name and count > 1]:
+            raise malformed(path, 1, f"the column {twice[0]} is there twice")
         for values in reader:
             if len(values) == len(header):
                 yield reader.line_num, dict(zip(header, values, strict=True))

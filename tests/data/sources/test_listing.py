@@ -133,7 +133,7 @@ def test_pairs_are_read_in_every_spelling_of_the_answer(tmp_path):
 
 @pytest.mark.parametrize(
     ("folds", "numbers"),
-    [("3,0,,12", [3, 0, 0, 12]), ("b,a,b,c10", [1, 0, 1, 2]), ("-1,0,1,2", [0, 1, 2, 3])],
+    [("3,0,00,12.0", [3, 0, 0, 12]), ("b,a,b,c10", [1, 0, 1, 2]), ("-1,0,1,2", [0, 1, 2, 3]), (",", [0, 0])],
 )
 def test_folds_are_numbers_or_are_numbered(tmp_path, folds, numbers):
     path = tmp_path / "pairs.csv"
@@ -150,6 +150,10 @@ def test_folds_are_numbers_or_are_numbered(tmp_path, folds, numbers):
         (b"first,second,same\na,b,1\na,b\n", "line 3: 3 values are needed, and it has 2"),
         (b"first,second,same\na,b,maybe\n", "line 2: same is 'maybe'"),
         (b"first,second,same\na,a,1\n", "line 2: 'a' is compared with itself"),
+        (b"first,second,same\na,b,1\nb,a,0\n", "line 3: 'a' and 'b' are listed as same and as different"),
+        (b"first,second,same,genuine\na,b,1,0\n", "line 1: same and genuine are two names of one column"),
+        (b"first,second,second,same\na,b,c,1\n", "line 1: the column second is there twice"),
+        (b"first,second,same,fold\na,b,1,x\na,c,1,\n", "line 3: some lines have a fold and others have none"),
         (b'first,second,same\n"' + b"a" * 200_000 + b'",b,1\n', "line 2: field larger than"),
     ],
 )
