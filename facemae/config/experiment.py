@@ -192,8 +192,6 @@ def _validate(section: type[S], content: Mapping[str, Any], where: str) -> S:
         return section.model_validate_json(json.dumps(content))
     except ValidationError as error:
         raise UsageError(sentence(error, section, where)) from error
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{where or 'the configuration'}: not plain YAML values ({error}).") from error
 
 
 def _check_unique(experiment: Experiment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,17 +19,39 @@ MAX_CHARACTERS, MAX_VALUES, MAX_DEPTH = 1_000_000, 20_000, 20
 START = "start from a copy of config.yaml"
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that is given twice where YAML would keep the last."""
+class _Strict(yaml.SafeLoader):
+    """YAML's safe loader, which refuses what YAML would turn into something else in silence.
+
+    A key that is given twice would be the last, 0100 be 64 and 1:30 be 90; merges of merges of merges would
+    take all memory.
+    """
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put what a mapping merges in beside its own values."""
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_VALUES:
+            raise _refused(f"it merges more than {MAX_VALUES:,} values", node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         twice = [key for key, count in counts.items() if count > 1]
         if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {twice[0]} is given twice", node.start_mark
-            )
+            raise _refused(f"the key {twice[0]} is given twice", node)
         return super().construct_mapping(node, deep)
+
+
+def _refused(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _number(loader: _Strict, node: yaml.ScalarNode) -> Any:
+    if re.search(r"^[-+]?0[0-9_]|:", node.value):
+        raise _refused(f"YAML takes {node.value} for another number; write it without 0 before it or :", node)
+    return yaml.SafeLoader.yaml_constructors[node.tag](loader, node)
+
+
+for _tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+    _Strict.add_constructor(_tag, _number)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -38,7 +61,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: it is missing, too large, no YAML, or holds values that no setting can have.
     """
     try:
-        content = _UniqueKeys(_text(path)).get_single_data()
+        content = _Strict(_text(path)).get_single_data()
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such file; give another one with --config.") from error
     except RecursionError as error:
@@ -62,10 +85,10 @@ def _text(path: Path) -> str:
 
 
 def check_plain(content: Mapping[Any, Any], prefix: str = "") -> None:
-    """Stop unless the values are few, not nested deeply, and texts without control characters.
+    """Stop unless keys are texts, and values plain, few, not nested deeply and without control characters.
 
     A value that refers to itself is nested without end; texts are the names of files and folders, where no
-    system takes a NUL.
+    system takes a NUL. YAML takes `on:` and `no:` for true and false.
 
     Raises:
         UsageError: one is not; the sentence names its key.
@@ -76,6 +99,12 @@ def check_plain(content: Mapping[Any, Any], prefix: str = "") -> None:
             raise UsageError(f"{where}: it is nested deeper than {MAX_DEPTH} levels, or in itself; {START}.")
         if count > MAX_VALUES:
             raise UsageError(f"{where}: these are more than {MAX_VALUES:,} values; {START}.")
+        if odd := [key for key in value if not isinstance(key, str)] if isinstance(value, Mapping) else []:
+            raise UsageError(
+                f"{where.rstrip(': ')}: YAML takes a key for {odd[0]}, which is no text; put it in quotes."
+            )
+        if not isinstance(value, str | int | float | list | Mapping | None):
+            raise UsageError(f"{where}: a {type(value).__name__} is no setting; put it in quotes.")
         if isinstance(value, str) and escaped(value) != value:
             raise UsageError(f"{where}: {value!r} holds a control character; write it without.")
 

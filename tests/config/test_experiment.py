@@ -356,7 +356,7 @@ def test_the_first_of_several_problems_is_told_and_the_rest_counted(shipped):
 
 def test_yaml_values_that_are_not_plain(shipped):
     shipped["data"]["labelled"] = datetime.date(2024, 1, 1)
-    assert refusal(shipped).startswith("the configuration: not plain YAML values")
+    assert refusal(shipped) == "data.labelled: a date is no setting; put it in quotes."
 
 
 def test_a_run_over_defaults_without_pretraining_names_what_it_lacks(shipped):

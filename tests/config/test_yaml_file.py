@@ -28,6 +28,17 @@ ATTACKS = {
     "another type": "results: !!python/object:os.system {}",
     "large": "a: " + "x" * MAX_CHARACTERS,
     "a key that is a list": "? [1, 2]\n: 3",
+    "ten merges of ten merges": "a: &a {x: 1}\n" + "\n".join(
+        f"{new}: &{new} {{<<: [{','.join(['*' + old] * 10)}]}}" for old, new in pairwise("abcdefghij")
+    ),
+    "an octal number": "seeds: [010]",
+    "a number to the base of 60": "defaults: {pretrain: {batch_size: 1:30}}",
+    "a run called on": "runs: {on: {}}",
+    "a run called no": "runs: {no: {}}",
+    "a key that is a number": "runs: {1: {}}",
+    "no key": "~: 1",
+    "a set": "seeds: !!set {1, 2}",
+    "a date": "results: 2024-02-03",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from snakemake.logging import logger
 from snakemake.utils import validate
 
 from facemae import config as settings
+from facemae.config.yaml_file import read_yaml
 from facemae.cli import stage_log
 from facemae.data.sources.locate import raw_dir, state
 from facemae.compute.driver import driver_version
@@ -27,6 +28,8 @@ def fail(error):
 
 
 try:
+    for each in workflow.configfiles:
+        read_yaml(Path(each))  # Snakemake takes 0100 for 64, and the last of a key that is given twice
     EXPERIMENT = settings.parse(config)
 except FaceMAEError as error:
     fail(error)
