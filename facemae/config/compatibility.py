@@ -47,6 +47,8 @@ def problem(model: Model, pretrain: Pretrain | None, image_size: int, *, aligned
 def finetune_problem(model: Model, finetune: Finetune, image_size: int) -> str | None:
     """Return the first reason for which an encoder cannot be fine-tuned so, as `problem` does, or None."""
     mode, blocks = finetune.mode, model.shape[1]
+    if finetune.teacher and mode == "knn":
+        return "finetune.teacher: mode knn learns nothing; choose another mode, or set teacher to null."
     if mode in ("partial", "lora") and model.encoder != "vit":
         what = "blocks" if mode == "partial" else "attention"
         return (

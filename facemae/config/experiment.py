@@ -231,7 +231,7 @@ def _check_chosen(experiment: Experiment) -> None:
                 raise UsageError(f"{path}: there is no run {name}; known are {', '.join(known)}, or [all].")
     for name in trained if experiment.label_curve.runs == [ALL] else experiment.label_curve.runs:
         own = experiment.run(name).finetune
-        if own.mode == "knn" or own.labels.fraction < 1 or own.labels.per_person:
+        if own.mode == "knn" or own.teacher or own.labels.fraction < 1 or own.labels.per_person:
             raise UsageError(
                 f"label_curve.runs: {name} is by itself fine-tuned on no labels, or on fewer than there are; "
                 "leave it out."

@@ -231,7 +231,7 @@ class Labels(Section):
 
 
 class Finetune(Training):
-    """Supervised fine-tuning for identity."""
+    """Fine-tuning for identity: supervised, or by a teacher."""
 
     init: PathText | None
     """What a run without pretraining starts its encoder from, as `pretrain.init`; null: random weights."""
@@ -241,6 +241,10 @@ class Finetune(Training):
     """Of mode partial: blocks trained, from the last one back."""
     lora_rank: Positive
     """Of mode lora: rank of the change of each query and value matrix."""
+    teacher: str | None
+    """A recogniser whose embeddings are learnt instead of labels, of unlabelled faces too; null: labels."""
+    teacher_apart: Annotated[float, Field(gt=0, le=1)]
+    """Cosine of its embeddings from which an unlabelled face counts as an evaluation person's; 1: never."""
     labels: Labels
     loss: Literal["cosface", "arcface", "adaface", "subcenter", "softmax"]
     margin: Annotated[float, Field(ge=0, le=1)]
@@ -312,6 +316,8 @@ class Run(Section):
         settings = self.model_dump()
         if self.finetune.init is None:
             del settings["finetune"]["init"]
+        if self.finetune.teacher is None:
+            del settings["finetune"]["teacher"], settings["finetune"]["teacher_apart"]
         if self.pretrain:
             mask, pretrain = self.pretrain.mask, settings["pretrain"]
             pretrain["masks"] = {mask: pretrain["masks"][mask]}

@@ -215,8 +215,12 @@ def is_held(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, *, waits: bool = False) -> Iterator[None]:
     """Hold the lock file `path`; the kernel frees it when the process ends, however it ends.
+
+    Args:
+        path: The file, which is made.
+        waits: Whether to wait for another process that holds it.
 
     Raises:
         UsageError: another live process holds it.
@@ -227,7 +231,7 @@ def exclusive(path: Path) -> Iterator[None]:
         file = open(path, "a+")  # noqa: SIM115 - closed below
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise _in_use(path) from error
         except OSError as error:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -29,10 +31,12 @@ from facemae.models.shipped_models import encoder_file, started_from
 from facemae.models.weights import load_weights, save_weights
 from facemae.stages.embed import embed_people
 from facemae.stages.task import Task
+from facemae.stages.teacher import taught
 from facemae.stages.token_head import write_probe
 from facemae.training import checkpoint, memory
 from facemae.training.objective import LOSS
-from facemae.training.objectives.identity import Recognition
+from facemae.training.objectives.distillation import Distillation
+from facemae.training.objectives.identity import FaceEmbedding, Recognition
 from facemae.training.optimizer import adamw
 from facemae.training.trainer import Job, fit_faces, lock
 
@@ -114,6 +118,8 @@ class _Done:
     joules: float | None
     health: dict[str, Any]
     """See health.py; {} where nothing was trained."""
+    left_out: int = 0
+    """See `_Learnt`."""
 
 
 def _trained(part: _Part, pretrained: Path | None, compute: Compute) -> _Done:
@@ -143,19 +149,10 @@ def _train(part: _Part, pretrained: Path | None, compute: Compute) -> tuple[_Don
         say(job.label, "mode knn: the encoder as it is, nothing is trained")
         pass_through(embedder)
         return _Done(0, 0.0, [], [], 0, 0, None, {}), embedder
-    learnt, held_out = people_apart(
-        labelled_subset(task.training(part.number), settings.labels), settings.held_out
-    )
-    faces = task.open(learnt)
-    names = sorted({str(person) for person in faces.people})
-    number = {name: place for place, name in enumerate(names)}
-    labels = torch.tensor([number[str(person)] for person in faces.people])
-    known = load_faces(task.data, known_faces(learnt))
-    objective = Recognition(embedder, labels, known, settings, compute, task.seed)
-    if settings.held_out:
-        objective.validate_on(load_faces(task.data, held_out))
+    objective, learnt = _objective(part, embedder, compute)
+    faces = task.open(learnt.rows)
     start = "pretrained encoder" if pretrained else settings.init or "scratch"
-    say(job.label, f"{len(faces)} faces of {len(names)} people, from {start}, {compute}")
+    say(job.label, f"{len(faces)} faces, {learnt.told}, from {start}, {compute}")
     trunk = embedder.encoder.trunk
     optimizer = adamw(objective.network, settings, encoder=trunk, layer_decay=settings.layer_decay)
     trained = fit_faces(objective, optimizer, faces, settings, job, task.workers)
@@ -163,7 +160,50 @@ def _train(part: _Part, pretrained: Path | None, compute: Compute) -> tuple[_Don
     checked = objective.judged(trained.log, aligned=task.experiment.data.align != "crop")
     say(job.label, _in_words(checked))
     found = trained.step, trained.seconds, trained.held_out, trained.log
-    return _Done(*found, len(faces), len(names), spent, checked), objective.result
+    return _Done(*found, len(faces), learnt.people, spent, checked, learnt.left_out), objective.result
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """What a training learns from.
+
+    Attributes:
+        rows: Of the split.
+        people: Whose labels are used; of a distillation none.
+        left_out: Unlabelled faces that a teacher takes for an evaluation person's.
+    """
+
+    rows: pd.DataFrame
+    people: int
+    left_out: int = 0
+
+    @property
+    def told(self) -> str:
+        """Return in words what of these faces is learnt."""
+        return f"of {self.people} people" if self.people else "their teacher's embeddings"
+
+
+def _objective(part: _Part, embedder: Embedder, compute: Compute) -> tuple[FaceEmbedding, _Learnt]:
+    """Return what is trained: on labelled faces, or on those that a teacher has embedded."""
+    task, settings = part.task, part.task.run.finetune
+    named = task.training(part.number)
+    named = named if settings.teacher else labelled_subset(named, settings.labels)
+    rows, held_out = people_apart(named, settings.held_out)
+    known = load_faces(task.data, known_faces(rows))
+    objective: FaceEmbedding
+    if settings.teacher:
+        unseen = set(named["person"]) - set(rows["person"])
+        faces, vectors, left_out = taught(task, part.number, unseen)
+        learnt = _Learnt(faces, 0, left_out)
+        objective = Distillation(embedder, vectors, known, settings, compute, task.seed)
+    else:
+        names, numbers = np.unique(rows["person"].astype(str), return_inverse=True)
+        learnt = _Learnt(rows, len(names))
+        labels = torch.from_numpy(numbers)
+        objective = Recognition(embedder, labels, known, settings, compute, task.seed)
+    if settings.held_out:
+        objective.validate_on(load_faces(task.data, held_out))
+    return objective, learnt
 
 
 def _in_words(checked: dict[str, Any]) -> str:
@@ -226,7 +266,7 @@ def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, compu
     energy = {"finetune": sum(metered)} if len(metered) == len(done) else {}
     records.write_metrics(
         task.out,
-        _metrics(done) + _probed(task, pretrained, compute),
+        _metrics(done) + _distilled(task, done) + _probed(task, pretrained, compute),
         seed=task.seed,
         device=str(compute),
         seconds=seconds,
@@ -235,7 +275,7 @@ def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, compu
         started_from=before.get("started_from") or started_from(task.run.finetune.init),
         images_seen=spent.get("images_seen", {}) | {"finetune": seen},
         energy_joules=spent.get("energy_joules", {}) | energy,
-        labels=[{"faces": each.faces, "people": each.people} for each in done],
+        labels=[{"faces": each.faces if each.people else 0, "people": each.people} for each in done],
         health=[each.health for each in done if each.health],
     )
 
@@ -256,3 +296,12 @@ def _metrics(done: list[_Done]) -> list[dict[str, Any]]:
         value = sum(error for error, _ in best) / len(best)
         metrics.append(records.metric("held_out_loss", value, n=count, note=note))
     return metrics
+
+
+def _distilled(task: Task, done: list[_Done]) -> list[dict[str, Any]]:
+    """Return the metric of the faces that a teacher was learnt from; none of a run without one."""
+    if task.run.finetune.teacher is None:
+        return []
+    note = f"{max(each.left_out for each in done)} more look like an evaluation person to the teacher"
+    faces = sum(each.faces for each in done) / len(done)
+    return [records.metric("distilled_faces", faces, n=len(done), note=note)]

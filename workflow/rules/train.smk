@@ -92,7 +92,8 @@ rule finetune:
         "logs/{run}/{seed}/finetune.benchmark.tsv"
     conda:
         "../envs/facemae.yaml"
-    threads: 1
+    # A teacher's faces are as many as pretraining's, so their training gets as long as that without all cores.
+    threads: lambda wildcards: 8 if EXPERIMENT.run(wildcards.run).finetune.teacher else 1
     resources:
         gpu=gpus,
         mem_mb=training_memory("finetune"),

@@ -1,4 +1,4 @@
-"""Fine-tuning for identity: views of labelled faces, their embeddings, and a loss with a margin.
+"""Fine-tuning for identity: views of faces, their embeddings and a loss, over labels one with a margin.
 
 Shapes: B batch, H side of a face, M dimensions of an embedding, N training faces.
 """
@@ -31,15 +31,15 @@ from facemae.training.objectives.margin_losses import chance, full_margin, ident
 from facemae.training.optimizer import ramp
 
 
-class Recognition(Objective):
-    """A face embedder that learns to tell the training people apart.
+class FaceEmbedding(Objective):
+    """A face embedder that learns what each training face's embedding should be like.
 
     Attributes:
         model: The embedder.
-        criterion: The loss, with a trained vector for each person.
-        people: How many there are.
-        labels: (N,) number of each training face's person.
-        known: Some of the faces that it learns from, to look at what the embedding does with them.
+        criterion: The loss, called with embeddings (B, M) and their targets.
+        chance: What the loss is of an embedding that tells nobody apart.
+        targets: (N, ...) what is learnt of each training face.
+        known: Some faces of the training people, to look at what the embedding does with them.
     """
 
     model: Embedder
@@ -47,28 +47,26 @@ class Recognition(Objective):
     def __init__(
         self,
         model: Embedder,
-        labels: Tensor,
+        criterion: nn.Module,
+        chance: float,
+        targets: Tensor,
         known: Faces,
         settings: config.Finetune,
         compute: Compute,
         seed: int,
     ) -> None:
+        self.criterion, self.chance, self.targets = criterion, chance, targets.to(compute.device)
         self.settings, self.seed, self.known = settings, seed, known
-        self.labels, self.people = labels.to(compute.device), int(labels.max()) + 1
-        embedding = cast(nn.Linear, model.head[1]).out_features
-        self.criterion = identity_loss(settings, self.people, embedding)
         choose_weights(model, settings)
-        super().__init__(model, compute, settings.ema, criterion=self.criterion)
+        super().__init__(model, compute, settings.ema, criterion=criterion)
 
     def loss(self, step: int, part: slice) -> dict[str, Tensor]:
         """Return the loss of a part of the step's batch."""
-        settings = self.settings
-        images = random_view(to_input(self.feed.batch(step, part)), settings, self._noise("view", step, part))
-        share = ramp(step, settings.steps, settings.margin_warmup_fraction)
-        set_margin(self.criterion, full_margin(settings) * share)
+        noise = self._noise("view", step, part)
+        images = random_view(to_input(self.feed.batch(step, part)), self.settings, noise)
         embeddings = self._embed(images, step, part)
-        labels = self.labels[self.feed.ids(step, part).to(self.labels.device)]
-        return {LOSS: self.criterion(embeddings.float(), labels)}
+        targets = self.targets[self.feed.ids(step, part).to(self.targets.device)]
+        return {LOSS: self.criterion(embeddings.float(), targets)}
 
     def _embed(self, images: Tensor, step: int, part: slice) -> Tensor:
         embedder, settings = self.model, self.settings
@@ -121,11 +119,36 @@ class Recognition(Objective):
     def judged(self, log: list[dict[str, Any]], *, aligned: bool) -> dict[str, Any]:
         """Return whether the training has learnt, with the figures that say so (health.py)."""
         last = log[-max(1, len(log) // 10) :]
-        loss = sum(line[LOSS] for line in last) / len(last) / chance(self.settings, self.people)
+        loss = sum(line[LOSS] for line in last) / len(last) / self.chance
         measured, share = self.measured(), None
         if measured and aligned:
             share = health.frame_share(self.embedded, self.known.images, _numbers(self.known))
         return health.entry(measured, loss, share)
+
+
+class Recognition(FaceEmbedding):
+    """A face embedder that learns to tell the training people apart, by a trained vector for each of them."""
+
+    def __init__(
+        self,
+        model: Embedder,
+        labels: Tensor,
+        known: Faces,
+        settings: config.Finetune,
+        compute: Compute,
+        seed: int,
+    ) -> None:
+        """Learn from labels (N,), the number of each training face's person."""
+        people = int(labels.max()) + 1
+        criterion = identity_loss(settings, people, cast(nn.Linear, model.head[1]).out_features)
+        by_chance = chance(settings, people)
+        super().__init__(model, criterion, by_chance, labels, known, settings, compute, seed)
+
+    def loss(self, step: int, part: slice) -> dict[str, Tensor]:
+        """Return the loss of a part of the step's batch, with the step's margin."""
+        share = ramp(step, self.settings.steps, self.settings.margin_warmup_fraction)
+        set_margin(self.criterion, full_margin(self.settings) * share)
+        return super().loss(step, part)
 
 
 def _numbers(faces: Faces) -> NDArray[np.int64]:

@@ -1,0 +1,126 @@
+"""What a teacher makes of the faces that a run is distilled from: computed once, and kept beside the faces.
+
+Shapes: N faces, M dimensions of the teacher's embedding.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from facemae.core import files, layout, records
+from facemae.core.errors import DataError, UsageError
+from facemae.core.progress import Progress, say
+from facemae.data.faces.cache import OpenFaces
+from facemae.evaluation.baselines.off_the_shelf import Embed, find_recogniser
+from facemae.evaluation.pairs import unit_rows
+from facemae.stages.task import Task
+from facemae.training import checkpoint
+from facemae.training.preemption import stop_signal
+
+Floats = NDArray[np.float32]
+
+BATCH = 64
+SAVED_EVERY = 16  # batches, some minutes of a slow teacher's work
+COMPARED = 1024  # faces at a time
+
+
+def taught(task: Task, part: int, held_out: set[str]) -> tuple[pd.DataFrame, torch.Tensor, int]:
+    """Return the rows that a student may learn from, their teacher's embeddings, and how many are left out.
+
+    These are all faces that pretraining may see, but for the people who are held out, and for faces without
+    a name that the teacher takes for an evaluation person's.
+
+    Args:
+        task: The stage of a run with a teacher.
+        part: Of the evaluation people, who are in none of these rows.
+        held_out: Training people.
+
+    Returns:
+        Rows of the split, embeddings (N, M), and the number of unlabelled faces left out.
+
+    Raises:
+        UsageError: there is no such teacher, or its embedding has other dimensions than the student's.
+        DataError: no face is left.
+    """
+    settings, others = task.run.finetune, task.rotations > 1
+    compares = settings.teacher_apart < 1
+    roles = [layout.ROLE_TRAIN, layout.ROLE_UNLABELLED]
+    rows = task.rows(*roles, *([layout.ROLE_EVALUATION] if compares or others else []))
+    vectors = _embeddings(task, rows)
+    evaluated = ((rows["role"] == layout.ROLE_EVALUATION) & (rows["part"] == part)).to_numpy()
+    learnt = rows["role"].isin(roles) | (rows["trainable"].astype(bool) & ~evaluated)
+    learnt &= ~rows["person"].isin(held_out)
+    unnamed = (rows["role"] == layout.ROLE_UNLABELLED).to_numpy()
+    shown = np.zeros(len(rows), bool)
+    if compares:
+        shown[unnamed] = _nearest(vectors[unnamed], vectors[evaluated]) >= settings.teacher_apart
+        say(task.label, f"{shown.sum()} of {unnamed.sum()} unlabelled faces look like an evaluation person")
+    chosen = learnt.to_numpy() & ~shown
+    if not chosen.any():
+        raise DataError("finetune.teacher_apart leaves out every face; raise it.")
+    return rows[chosen], torch.from_numpy(vectors[chosen]), int(shown.sum())
+
+
+def _embeddings(task: Task, rows: pd.DataFrame) -> Floats:
+    """Return the teacher's embeddings (N, M) of faces, each the mean over the face and its mirror image.
+
+    They lie beside the aligned faces for all runs and seeds; a call that was cut off goes on.
+    """
+    name, faces = str(task.run.finetune.teacher), task.open(rows)
+    teacher = find_recogniser(name)
+    key = records.digest([teacher.key(), task.inputs()["faces"], faces.sample_ids])
+    folder = task.data.root / f".teacher-{name}-{key}"
+    with files.exclusive(folder.with_name(f"{folder.name}.lock"), waits=True):
+        found = checkpoint.newest(folder)
+        known = found[0]["vectors"].numpy() if found else None
+        if known is not None and len(known) == len(faces):
+            return known
+        return _embedded(task, teacher.load(teacher.weights()), faces, known, folder)
+
+
+def _embedded(task: Task, embed: Embed, faces: OpenFaces, known: Floats | None, folder: Path) -> Floats:
+    """Return the embeddings of all faces, `known` being those of the first ones; `folder` keeps them.
+
+    Raises:
+        UsageError: they have other dimensions than the student's.
+        PreemptedError: a signal asked to stop; what is done is kept.
+    """
+    label = f"{task.label} teacher"
+    parts = [_with_mirror(embed, faces[:1])[:0] if known is None else known]
+    if (width := parts[0].shape[1]) != task.run.model.embedding:
+        raise UsageError(
+            f"model.embedding is {task.run.model.embedding}, and the teacher's embeddings have {width} "
+            f"dimensions; set it to {width}."
+        )
+    done = len(parts[0])
+    progress = Progress(label, len(faces), "faces", done)
+    with stop_signal() as stop:
+        while done < len(faces):
+            parts.append(_with_mirror(embed, faces[done : done + BATCH]))
+            done += len(parts[-1])
+            progress.update(done)
+            if stop.requested or done == len(faces) or len(parts) > SAVED_EVERY:
+                parts = [np.concatenate(parts)]
+                checkpoint.save(folder, done, {"vectors": torch.from_numpy(parts[0])}, {})
+            if stop.requested and done < len(faces):
+                raise stop.error(label, done)
+    return parts[0]
+
+
+def _with_mirror(embed: Embed, faces: NDArray[np.uint8]) -> Floats:
+    """Return the mean embedding (N, M) of faces (N, H, H, 3) and their mirror images."""
+    both = embed(faces) + embed(np.ascontiguousarray(faces[:, :, ::-1]))
+    return np.asarray(both / 2, np.float32)
+
+
+def _nearest(vectors: Floats, others: Floats) -> Floats:
+    """Return the greatest cosine of each vector (N, M) with any of the others."""
+    compared = unit_rows(others).T
+    starts = range(0, len(vectors), COMPARED)
+    parts = [(unit_rows(vectors[start : start + COMPARED]) @ compared).max(axis=1) for start in starts]
+    return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
