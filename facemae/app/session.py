@@ -112,7 +112,7 @@ def _recogniser(model: Model, fingerprint: str) -> Recogniser:
 
 
 def in_grey(chosen: photo_input.Chosen) -> photo_input.Chosen:
-    """Return a face as the results' networks know faces: turned grey where they saw grey photos alone.
+    """Return a face as the networks of the results know faces: grey where they saw grey photos alone.
 
     A note says so; a colour photo would be unlike anything that they were trained on.
     """
@@ -170,7 +170,7 @@ def stands_for(threshold: Threshold, people: int, templates: int) -> str:
         if threshold.fmr_low is not None and threshold.fmr_high is not None:
             text += f" ({threshold.fmr_low:.1%} to {threshold.fmr_high:.1%}"
             text += (
-                f", measured on {threshold.people} unseen people of these results; other photos may behave"
+                f", measured on {threshold.people} people that it was not trained on; other photos may behave"
             )
             text += " otherwise)"
         text += "."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from facemae.cli.options import (
+    CacheOption,
     ComputeOption,
     CropOption,
     RawOption,
@@ -15,11 +16,11 @@ from facemae.cli.options import (
     WorkersOption,
     app,
 )
+from facemae.cli.recognition import ModelOption, ResultsOption, named_model
 
 ImagesOption = Annotated[
     str, typer.Option("--images", help="Folder of person/photo.jpg, archive, pack or data set.")
 ]
-StageOption = Annotated[Path, typer.Option("--model", help="Folder of a finetune stage of ours.")]
 EmbeddingsOption = Annotated[
     Path | None, typer.Option("--embeddings", help="Embeddings of any model, .parquet or .npz.")
 ]
@@ -27,26 +28,24 @@ PairsOption = Annotated[
     Path | None, typer.Option("--pairs", help="CSV: first, second, genuine, perhaps fold.")
 ]
 FarOption = Annotated[list[float], typer.Option("--far", help="False accept rate; may be given often.")]
-CacheOption = Annotated[
-    Path, typer.Option("--cache", help="Folder that keeps faces and embeddings for the next time.")
-]
 
 
 @app.command()
 def embed(
-    model: StageOption,
     images: ImagesOption,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    model: ModelOption = None,
+    results: ResultsOption = None,
     mode: CropOption = "auto",
     workers: WorkersOption = 1,
     threads: ThreadsOption = 1,
     raw: RawOption = "data/raw",
     device: ComputeOption = "auto",
 ) -> None:
-    """Find, align and embed the faces of a folder of photos with a trained run (docs/evaluating.md)."""
+    """Find, align and embed the faces of a folder of photos (docs/evaluating.md)."""
     from facemae.stages.embed_photos import Photos, embed_photos
 
-    embed_photos(Photos(images, mode, raw, workers, threads, device), model, out)
+    embed_photos(Photos(images, mode, raw, workers, threads, device), named_model(model, results), out)
 
 
 @app.command()
@@ -54,14 +53,16 @@ def evaluate(
     embeddings: EmbeddingsOption = None,
     pairs: PairsOption = None,
     images: Annotated[str | None, typer.Option("--images", help="Photos to embed first.")] = None,
-    model: Annotated[Path | None, typer.Option("--model", help="Finetune stage to embed them with.")] = None,
-    recogniser: Annotated[
+    data: Annotated[str | None, typer.Option("--data", help="Or a data set with a list of pairs.")] = None,
+    model: Annotated[
         str | None,
         typer.Option(
-            "--recogniser", help="face-embedder, face-tiny, dlib, inception, fisherfaces, hog_lda or pca."
+            "--model",
+            "--recogniser",
+            help="A name that facemae models lists, or with --data fisherfaces, hog_lda or pca.",
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Data set for the recogniser.")] = None,
+    results: ResultsOption = None,
     protocol: Annotated[str | None, typer.Option("--protocol", help="List: view1, view2, ...")] = None,
     far: FarOption = [0.1, 0.01, 0.001],  # noqa: B006 - typer copies it
     resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap resamples of the people.")] = 1000,
@@ -79,7 +80,10 @@ def evaluate(
     from facemae.stages.embed_photos import Photos
 
     photos = None if images is None else Photos(images, mode, raw, workers)
-    options = evaluate_file.Options(
-        embeddings, photos, model, recogniser, data, pairs, protocol, raw, cache, workers
-    )
+    chosen: Any = model
+    if images or data:
+        from facemae.evaluation.baselines.controls import LEARNERS
+
+        chosen = model if model in LEARNERS else named_model(model, results)
+    options = evaluate_file.Options(embeddings, photos, data, chosen, pairs, protocol, raw, cache, workers)
     evaluate_file.run(options, Settings(tuple(far), resamples, level), out, as_json)

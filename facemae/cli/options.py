@@ -30,6 +30,9 @@ RunOption = Annotated[
     str, typer.Option("--run", "--name", help="Name of a run, or of a baseline where one is meant.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the run.")]
+CacheOption = Annotated[
+    Path, typer.Option("--cache", help="Folder that keeps faces and embeddings for the next time.")
+]
 DataOption = Annotated[
     Path, typer.Option("--data", help="Folder of photos and aligned faces, such as results/data.")
 ]

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from facemae.cli.evaluation import CacheOption
-from facemae.cli.options import RawOption, WorkersOption
+from facemae.cli.options import CacheOption, RawOption, WorkersOption
 from facemae.core import files
 from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import say, track
@@ -298,10 +297,16 @@ def _results(folder: Path | None) -> Results:
 
 def open_recogniser(name: str | None, results: Path | None, device: Device) -> Recogniser:
     """Load the model that the options name."""
-    from facemae.recognition.named_models import find_model
     from facemae.recognition.recogniser import Recogniser
 
-    return Recogniser(find_model(name, _results(results)), device)
+    return Recogniser(named_model(name, results), device)
+
+
+def named_model(name: str | None, results: Path | None) -> Model:
+    """Return the model that the options name, or else the most accurate one."""
+    from facemae.recognition.named_models import find_model
+
+    return find_model(name, _results(results))
 
 
 def chosen_threshold(model: Model, score: float | None, rate: float | None) -> Threshold:

@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr, stdtrit
 
 from facemae.core.errors import RefusedError, UsageError
 from facemae.evaluation.variance import NO_CHANCE, Evidence, Variance, added, people_variance
@@ -47,11 +47,11 @@ class Estimate:
         """Return the two-sided p value of 0."""
         if self.standard_error == 0:
             return 1.0 if self.value == 0 else 0.0
-        return 2 * float(stdtr(self.degrees_of_freedom, -abs(self.value) / self.standard_error))
+        return 2 * float(scipy.special.stdtr(self.degrees_of_freedom, -abs(self.value) / self.standard_error))
 
     def margin(self, level: float) -> float:
         """Return half the width of the interval at another level."""
-        return float(stdtrit(self.degrees_of_freedom, (1 + level) / 2)) * self.standard_error
+        return float(scipy.special.stdtrit(self.degrees_of_freedom, (1 + level) / 2)) * self.standard_error
 
 
 def identity_weights(people: int, resamples: int, seed: int) -> Integers:

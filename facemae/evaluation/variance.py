@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import digamma, polygamma
 
 from facemae.core.errors import RefusedError
 
@@ -204,8 +204,8 @@ def moderated(variances: Floats, freedom: float) -> tuple[Floats, float]:
     count, mean = len(variances), float(variances.mean())
     if count < 3 or mean == 0:
         return np.full(count, mean), count * freedom
-    logs = np.log(np.maximum(variances, 1e-5 * mean)) - digamma(freedom / 2)
-    excess = float(logs.var(ddof=1) - polygamma(1, freedom / 2))
+    logs = np.log(np.maximum(variances, 1e-5 * mean)) - scipy.special.digamma(freedom / 2)
+    excess = float(logs.var(ddof=1) - scipy.special.polygamma(1, freedom / 2))
     if excess <= 0:
         return np.full(count, mean), count * freedom
     prior = 2 * _inverse_trigamma(excess)
@@ -217,8 +217,8 @@ def _inverse_trigamma(value: float) -> float:
     """Return x with trigamma(x) = value by Newton's method on 1 / trigamma (Smyth, 2004, appendix)."""
     x = 0.5 + 1 / value
     for _ in range(50):
-        slope = float(polygamma(1, x))
-        step = slope * (1 - slope / value) / float(polygamma(2, x))
+        slope = float(scipy.special.polygamma(1, x))
+        step = slope * (1 - slope / value) / float(scipy.special.polygamma(2, x))
         x += step
         if abs(step) < 1e-8 * x:
             break

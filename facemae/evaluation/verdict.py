@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 from facemae.evaluation.statistics import Estimate
 
@@ -111,5 +111,5 @@ def _nothing_to_tell(each: Estimate) -> str:
 
 def detectable(each: Estimate, alpha: float, power: float = _POWER) -> float:
     """Return the difference that is called with this power at the two-sided level `alpha`."""
-    quantiles = stdtrit(each.degrees_of_freedom, [1 - alpha / 2, power])
+    quantiles = scipy.special.stdtrit(each.degrees_of_freedom, [1 - alpha / 2, power])
     return float(quantiles.sum()) * each.standard_error

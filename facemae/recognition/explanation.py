@@ -42,6 +42,7 @@ Network: TypeAlias = Embedder | Embed
 """A network of ours, or the embedding by a model that others have trained, which cannot be looked into."""
 
 GRID = (14, 8)  # of such a model: patches along a side of its 112 pixels, and pixels along theirs
+STRIDE = 2  # between the squares that are covered on it: dlib embeds 12 faces a second
 PHOTOS = ("first", "second")
 ELSEWHERE = "elsewhere"
 BATCH = 64
@@ -191,14 +192,17 @@ def sensitivity(embedder: Network, first: Face, second: Face) -> Floats:
 
     Occlusion sensitivity: Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014,
     section 4.2, there for the probability of a class. The square is about a third of the face wide, an odd
-    number of patches (`window`), and has the photo's mean colour as in `leave_out`.
+    number of patches (`window`), and has the photo's mean colour as in `leave_out`. Of a model by others
+    `side` is half of its grid's.
 
     Raises:
         UsageError: the faces are not of the model's size.
     """
     side = _grid(embedder)[0]
-    whole, changed = _hidden_scores(embedder, first, second, squares(side))
-    return (changed - whole).reshape(2, side, side)
+    step = 1 if isinstance(embedder, Embedder) else STRIDE
+    hidden = squares(side).view(side, side, -1)[step - 1 :: step, step - 1 :: step].flatten(0, 1)
+    whole, changed = _hidden_scores(embedder, first, second, hidden)
+    return (changed - whole).reshape(2, side // step, side // step)
 
 
 def window(side: int) -> int:

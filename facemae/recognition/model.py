@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemae.core import files
+from facemae.core.layout import Results
 from facemae.recognition.threshold import Card
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -103,6 +104,11 @@ class Model(ABC):
     @abstractmethod
     def name(self) -> str:
         """Return what it is called."""
+
+    @property
+    def results(self) -> Results | None:
+        """Return the results whose run it is, if any."""
+        return None
 
     @property
     @abstractmethod

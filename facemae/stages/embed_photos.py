@@ -1,10 +1,11 @@
-"""A folder of photos embedded by the model of a run, as `facemae embed` writes it."""
+"""A folder of photos embedded by a model, as `facemae embed` writes it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,17 +15,40 @@ from facemae.compute import device
 from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import DataFolder
-from facemae.core.progress import say
+from facemae.core.progress import Progress, say
 from facemae.data.faces.cache import load_faces
 from facemae.data.faces.overlaps import normal_name
 from facemae.data.faces.split import learnt_from
 from facemae.data.sources.locate import find, raw_dir
+from facemae.evaluation.baselines.off_the_shelf import Embed
 from facemae.evaluation.embedding_file import sidecar
-from facemae.models.weights import load_embedder
+from facemae.models import shipped_models
 from facemae.stages import data as prepare
-from facemae.stages.embed import embed_images
 
-FACES_AT_A_TIME = 8192  # that are decoded in memory: 300 MB at 112 px
+FACES_AT_A_TIME = 512  # decoded in memory, and between two lines of progress
+
+
+class NamedModel(Protocol):
+    """What embedding takes of a model by name (`recognition.model.Model`)."""
+
+    @property
+    def name(self) -> str:
+        """Return what it is called."""
+
+    @property
+    def image_size(self) -> int:
+        """Return the side of its faces in pixels."""
+
+    @property
+    def weights(self) -> Path:
+        """Return the file of its weights."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what tells its embeddings from any other model's."""
+
+    def load(self, device: Literal["auto", "cpu", "cuda"] = "auto") -> Embed:
+        """Return its embedding."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +72,7 @@ class Photos:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-def embed_photos(photos: Photos, model: Path, out: Path) -> pd.DataFrame:
+def embed_photos(photos: Photos, model: NamedModel, out: Path) -> pd.DataFrame:
     """Find, align and embed the faces of a folder of photos, and return the pairs that the folder lists.
 
     Writes `out`, a Parquet file of sample_id, person, embedding and model, and what is known of it beside.
@@ -56,45 +80,27 @@ def embed_photos(photos: Photos, model: Path, out: Path) -> pd.DataFrame:
 
     Args:
         photos: The photos.
-        model: Folder of a `finetune` stage, or the embedder in it.
+        model: Embeds them.
         out: File to write.
 
     Raises:
-        UsageError: the folder, or the model, is not there.
+        UsageError: the folder is not there.
         DataError: no photo has a face.
         IntegrityError: the model is damaged.
     """
-    stage = _stage(model)
     if out.suffix != ".parquet":
         raise UsageError(f"--out {out} does not end in .parquet; embeddings are written as Parquet.")
-    load_embedder(stage)  # what is wrong with it is told before minutes of aligning
-    size = records.read_json(stage / layout.CONFIG)["image_size"]
+    compute = device.choose(photos.device, "float32", photos.threads)
+    network = model.load(photos.device)  # what is wrong with it is told before minutes of aligning
     folder = DataFolder(out.with_name(f".{out.name}.faces"))
-    prefix = _aligned(photos, size, folder)
-    compute = device.choose(photos.device, "auto", photos.threads)
-    table = _embedded(compute, stage, folder)
+    prefix = _aligned(photos, model.image_size, folder)
+    table = _embedded(network, folder)
     table["sample_id"] = table["sample_id"].str.removeprefix(prefix)
-    _write(table, folder, prefix, stage, out, compute)
+    _write(table, folder, prefix, model, out, str(compute))
     pairs = records.read_table(folder.listed_pairs)
     for side in ("first", "second"):
         pairs[side] = pairs[side].str.removeprefix(prefix)
     return pairs
-
-
-def _stage(model: Path) -> Path:
-    """Return the stage's folder.
-
-    Raises:
-        UsageError: there is no embedder in it.
-    """
-    stage = model.parent if model.name == layout.EMBEDDER else model
-    for name in (layout.EMBEDDER, layout.CONFIG):
-        if not (stage / name).is_file():
-            raise UsageError(
-                f"{model} holds no {name}; name the folder of a finetune stage, such as "
-                "results/random/0/finetune."
-            )
-    return stage
 
 
 def _aligned(photos: Photos, size: int, folder: DataFolder) -> str:
@@ -112,31 +118,31 @@ def _aligned(photos: Photos, size: int, folder: DataFolder) -> str:
     return f"{layout.SET_LABELLED}/" if own else ""
 
 
-def _embedded(compute: device.Compute, stage: Path, folder: DataFolder) -> pd.DataFrame:
+def _embedded(network: Embed, folder: DataFolder) -> pd.DataFrame:
     index = records.read_table(folder.faces, ["sample_id", "person"])
-    parts = []
+    parts, progress = [], Progress("embed", len(index), "faces")
     for start in range(0, len(index), FACES_AT_A_TIME):
         faces = load_faces(folder, index.iloc[start : start + FACES_AT_A_TIME])
-        vectors = embed_images(stage, faces.images, compute, "embed").astype(np.float32)
+        vectors = network(faces.images).astype(np.float32)
         columns = {"sample_id": faces.sample_ids, "person": faces.people, "embedding": list(vectors)}
         parts.append(pd.DataFrame(columns))
+        progress.update(start + len(vectors))
     return pd.concat(parts, ignore_index=True)
 
 
 def _write(
-    table: pd.DataFrame, folder: DataFolder, prefix: str, stage: Path, out: Path, compute: device.Compute
+    table: pd.DataFrame, folder: DataFolder, prefix: str, model: NamedModel, out: Path, where: str
 ) -> None:
-    model = files.sha256_of(stage / layout.EMBEDDER)[:16]
     rejected = [
         {"sample_id": row["sample_id"].removeprefix(prefix)}
         | {n: row[n] for n in ("person", "code", "reason")}
         for row in records.iterate_log(folder.rejected)
     ]
     people = set(table["person"].dropna()) | {row["person"] for row in rejected if row["person"]}
-    trained_on = {normal_name(person) or person for person in _training_people(stage)}
-    known = sorted(person for person in people if (normal_name(person) or person) in trained_on)
-    records.write_table(out, table.assign(model=model), ["sample_id", "person", "embedding", "model"])
-    content = {"model": model, "device": str(compute), "faces": len(table)}
+    known = sorted(_trained_on(model, people))
+    columns = ["sample_id", "person", "embedding", "model"]
+    records.write_table(out, table.assign(model=model.fingerprint), columns)
+    content = {"model": model.fingerprint, "name": model.name, "device": where, "faces": len(table)}
     files.write_json(sidecar(out), content | {"without_face": rejected, "trained_on": known})
     say("embed", f"{len(table)} faces of {table['person'].nunique()} people in {out}")
     if rejected:
@@ -147,11 +153,14 @@ def _write(
         say("embed", f"{len(known)} people are named like some that the model was trained on: {known[0]}")
 
 
-def _training_people(stage: Path) -> set[str]:
-    """Return whom a model in a folder of results was trained on; nobody where that is not known."""
-    parents = stage.resolve().parents
-    path = DataFolder(parents[2] / "data").split if len(parents) > 2 else None
+def _trained_on(model: NamedModel, people: Iterable[str]) -> set[str]:
+    """Return which people a model was trained on by their names; nobody where that is not known."""
+    if model.name in shipped_models.WEIGHTS:
+        return shipped_models.known_among(people, shipped_models.people(model.name).training)
+    parents = model.weights.resolve().parents
+    path = DataFolder(parents[3] / "data").split if len(parents) > 3 else None
     if path is None or not path.is_file():
         return set()
-    roles = records.read_table(path, layout.SPLIT_COLUMNS)
-    return set(learnt_from(roles)["person"].dropna())
+    learnt = learnt_from(records.read_table(path, layout.SPLIT_COLUMNS))["person"].dropna()
+    names = {normal_name(person) or person for person in learnt}
+    return {person for person in people if (normal_name(person) or person) in names}

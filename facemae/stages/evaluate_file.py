@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
@@ -13,12 +13,13 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import say
 from facemae.data.faces.pairs import in_spelling_of
+from facemae.evaluation.baselines.off_the_shelf import RECOGNISERS
 from facemae.evaluation.embedding_file import Embeddings, from_table, read_embeddings, read_pairs
 from facemae.evaluation.embedding_report import Report, Settings, as_json, as_text, evaluate
 from facemae.models import shipped_models
 
 if TYPE_CHECKING:
-    from facemae.stages.embed_photos import Photos
+    from facemae.stages.embed_photos import NamedModel, Photos
 
 PROTOCOLS = {"view1": "lfw-view1-test", "view2": "lfw-view2"}
 CARD = "threshold_card.csv"
@@ -26,12 +27,13 @@ CARD = "threshold_card.csv"
 
 @dataclass(frozen=True)
 class Options:
-    """What to evaluate: a file of embeddings, photos and a model of ours, or a recogniser and a data set.
+    """What to evaluate: a file of embeddings, or a model and its photos.
 
     Attributes:
         embeddings: A file of embeddings.
-        photos, model: Photos, and the `finetune` stage to embed them with.
-        recogniser, data: An off-the-shelf recogniser or a control that learns, and a data set.
+        photos: Photos to embed.
+        data: Or a data set with a list of pairs.
+        model: What embeds them, or the name of a control that learns.
         pairs: A list of pairs.
         protocol: Which of the lists that come with the photos or the data set.
         cache: Folder that keeps aligned faces and embeddings for the next time.
@@ -39,9 +41,8 @@ class Options:
 
     embeddings: Path | None = None
     photos: Photos | None = None
-    model: Path | None = None
-    recogniser: str | None = None
     data: str | None = None
+    model: NamedModel | str | None = None
     pairs: Path | None = None
     protocol: str | None = None
     raw_dir: str = "data/raw"
@@ -54,20 +55,19 @@ class Options:
         Raises:
             UsageError: they do not.
         """
-        if sum(each is not None for each in (self.embeddings, self.photos, self.recogniser)) != 1:
-            raise UsageError("Give one of --embeddings, --images with --model, and --recogniser with --data.")
-        for option, there, needed, partner in (
-            ("--images", self.photos, self.model, "--model"),
-            ("--model", self.model, self.photos, "--images"),
-            ("--recogniser", self.recogniser, self.data, "--data"),
-            ("--data", self.data, self.recogniser, "--recogniser"),
-        ):
-            if there is not None and needed is None:
-                raise UsageError(f"{option} goes with {partner}; give both.")
+        if sum(each is not None for each in (self.embeddings, self.photos, self.data)) != 1:
+            raise UsageError(
+                "Give one of --embeddings, --images and --data: a file, photos, or a data set with a list of "
+                "pairs; the last two with --model."
+            )
         if self.pairs and self.protocol:
             raise UsageError("--pairs and --protocol both choose a list of pairs; give one of them.")
-        if self.recogniser and self.pairs:
-            raise UsageError("--recogniser takes a list of the data set's own; name it with --protocol.")
+        if self.embeddings and self.model:
+            raise UsageError("--embeddings need no model; leave --model out, or name photos with --images.")
+        if isinstance(self.model, str) and not self.data:
+            raise UsageError(f"{self.model} learns from a data set with pairs; name it with --data.")
+        if self.data and self.pairs:
+            raise UsageError("--data takes a list of the data set's own; name it with --protocol.")
         if self.embeddings and self.protocol:
             raise UsageError("--embeddings have no lists of their own; name one with --pairs.")
 
@@ -90,24 +90,19 @@ def _inputs(options: Options) -> tuple[Embeddings, pd.DataFrame | None]:
     pairs = read_pairs(options.pairs) if options.pairs else None
     if options.embeddings:
         return read_embeddings(options.embeddings), pairs
-    if options.photos and options.model:
-        from facemae.stages.embed_photos import embed_photos  # PyTorch takes seconds to load
+    model = options.model if isinstance(options.model, str) else getattr(options.model, "name", "")
+    if options.data and (model == options.model or model in {*RECOGNISERS, *shipped_models.WEIGHTS}):
+        return of_recogniser(
+            model, options.data, options.protocol, options.raw_dir, options.cache, options.workers
+        )
+    from facemae.stages.embed_photos import Photos, embed_photos  # PyTorch takes seconds to load
 
-        place = records.digest(str(Path(options.photos.images).absolute()))
-        path = options.cache / place / layout.EMBEDDINGS
-        lists = embed_photos(options.photos, options.model, path)
-        if pairs is None and (len(lists) or options.protocol):
-            pairs = of_protocol(lists, options.protocol)
-        return read_embeddings(path), pairs
-    found, listed_there = of_recogniser(
-        str(options.recogniser),
-        str(options.data),
-        options.protocol,
-        options.raw_dir,
-        options.cache,
-        options.workers,
-    )
-    return found, listed_there if pairs is None else pairs
+    photos = options.photos or Photos(str(options.data), raw_dir=options.raw_dir, workers=options.workers)
+    path = options.cache / records.digest(str(Path(photos.images).absolute())) / layout.EMBEDDINGS
+    lists = embed_photos(photos, cast("NamedModel", options.model), path)
+    if pairs is None and (len(lists) or options.protocol):
+        pairs = of_protocol(lists, options.protocol)
+    return read_embeddings(path), pairs
 
 
 def of_recogniser(

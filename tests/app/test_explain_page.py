@@ -25,6 +25,7 @@ from facemae.data.sources.orl import orl_photos
 from facemae.models.build import build_embedder
 from facemae.models.weights import save_weights
 from facemae.recognition import explanation as explaining
+from facemae.recognition.threshold import Threshold
 from facemae.report import faces, tables
 
 
@@ -61,6 +62,28 @@ def test_one_face_twice_is_as_like_as_can_be() -> None:
     by_photo = [part["change"].to_numpy() for _, part in table.groupby("photo")]
     np.testing.assert_allclose(*by_photo, atol=1e-5)
     assert "0% of the pairs of two people score as high" in written(page)
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_model_by_others_is_explained_by_covering_and_held_against_its_card(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(explaining, "STRIDE", 7)  # four squares in place of 49: dlib takes its time
+    page = open_page("explain", model="dlib")
+    text = written(page)
+    assert -1 <= score(page) < 0.999
+    assert "people that the model was not trained on" in text
+    assert "Attention rollout needs a vision Transformer" in text
+    alts = [image.alt for block in page.get("image") for image in block.proto.imgs]
+    assert [each.partition("; ")[2] for each in alts] == 2 * ["the face", "reaction of the score"]
+    assert "choose one above" in written(open_page("explain", model="dlib", tab="All faces"))
+
+
+def test_a_score_stands_among_those_of_two_people_by_the_models_thresholds() -> None:
+    known = {0.1: Threshold(0.3, people=50), 0.01: Threshold(0.5, people=50)}
+    assert "At most 1 in 10 comparisons of two people" in explain.standing_by_card(0.4, known)
+    assert "At most 1 in 100 comparisons of two people" in explain.standing_by_card(0.5, known)
+    assert "More than 1 in 10 comparisons" in explain.standing_by_card(0.2, known)
 
 
 @pytest.mark.usefixtures("shown")

@@ -329,12 +329,12 @@ def test_the_same_command_gives_the_same_numbers(facemae, written):
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        ([], 2, "Give one of --embeddings, --images with --model, and --recogniser with --data."),
-        (["--embeddings", "e.parquet", "--recogniser", "dlib"], 2, "Give one of"),
-        (["--images", "photos"], 2, "--images goes with --model; give both."),
-        (["--embeddings", "e.parquet", "--model", "m"], 2, "--model goes with --images"),
-        (["--recogniser", "dlib"], 2, "--recogniser goes with --data"),
-        (["--embeddings", "e.parquet", "--data", "lfw"], 2, "--data goes with --recogniser"),
+        ([], 2, "Give one of --embeddings, --images and --data"),
+        (["--recogniser", "dlib"], 2, "Give one of"),
+        (["--images", "photos", "--data", "lfw"], 2, "Give one of"),
+        (["--embeddings", "e.parquet", "--model", "dlib"], 2, "--embeddings need no model"),
+        (["--images", "photos", "--model", "fisherfaces"], 2, "learns from a data set with pairs"),
+        (["--images", "photos", "--model", "nobody"], 2, "neither a name that facemae models lists nor"),
         (["--embeddings", "e.parquet", "--protocol", "view2"], 2, "--embeddings have no lists"),
         (["--embeddings", "none.parquet"], 2, "none.parquet cannot be read (No such file or directory)"),
         (["--embeddings", "e.parquet", "--pairs", "none.csv"], 2, "none.csv cannot be read"),
@@ -353,7 +353,8 @@ def test_commands_that_cannot_be_followed(facemae, written, arguments, code, tol
     assert err.count("\n") == 1
 
 
-def test_photos_are_embedded_and_evaluated_with_one_command(facemae, tmp_path, experiment, orl_images):
+@pytest.mark.parametrize("named", [["--model", "finetune"], ["--model", "dlib"], []])
+def test_photos_are_embedded_and_evaluated_with_one_command(facemae, tmp_path, experiment, orl_images, named):
     stage = tmp_path / "finetune"
     stage.mkdir()
     model = experiment.defaults.model
@@ -367,10 +368,11 @@ def test_photos_are_embedded_and_evaluated_with_one_command(facemae, tmp_path, e
     rows += [(f"p{n}/0.png", f"p{(n + 1) % 8}/1.png", 0) for n in range(8)]
     table = pd.DataFrame(rows, columns=["first", "second", "same"])
     table.to_csv(tmp_path / "photos" / "pairs.csv", index=False)
-    options = ["--images", "photos", "--model", "finetune"]
+    options = ["--images", "photos", *named]
     code, _, err = facemae("embed", *options, "--out", "e.parquet", "--align", "crop", "--device", "cpu")
     assert (code, "16 faces of 8 people in e.parquet" in err) == (0, True)
-    assert sidecar(tmp_path / "e.parquet").exists()
+    model_name = records.read_json(sidecar(tmp_path / "e.parquet"))["name"]
+    assert (model_name == "dlib") == ("finetune" not in named)
     code, out, err = facemae("evaluate", *options, "--align", "crop", "--resamples", 100, "--json")
     assert code == 0, err
     content = json.loads(out.splitlines()[-1])  # on the pairs that the folder lists
@@ -383,7 +385,8 @@ def test_photos_are_embedded_and_evaluated_with_one_command(facemae, tmp_path, e
     assert json.loads(out.splitlines()[-1])["accuracy"] == pytest.approx(content["accuracy"])
 
 
-def test_a_recogniser_is_asked_for_its_embeddings_of_a_list(facemae, monkeypatch, tmp_path):
+@pytest.mark.parametrize("option", ["--recogniser", "--model"])
+def test_a_recogniser_is_asked_for_its_embeddings_of_a_list(facemae, monkeypatch, tmp_path, option):
     embeddings, asked = made(), []
     table = pd.DataFrame(
         {
@@ -400,7 +403,7 @@ def test_a_recogniser_is_asked_for_its_embeddings_of_a_list(facemae, monkeypatch
     fake = types.SimpleNamespace(embeddings_of=embeddings_of)
     monkeypatch.setitem(sys.modules, "facemae.stages.embed_dataset", fake)
     monkeypatch.setattr("facemae.stages.embed_dataset", fake, raising=False)
-    arguments = ["evaluate", "--recogniser", "dlib", "--data", "lfw", "--resamples", 100, "--cache", "kept"]
+    arguments = ["evaluate", option, "dlib", "--data", "lfw", "--resamples", 100, "--cache", "kept"]
     code, out, _ = facemae(*arguments, "--protocol", "view2", "--workers", 2, "--json")
     assert code == 0
     assert [(*each[:2], str(each[3]), *each[4:]) for each in asked] == [
@@ -428,4 +431,4 @@ def test_a_list_is_chosen_by_its_name():
 
 def test_what_is_asked_for_is_checked_before_anything_is_made():
     with pytest.raises(UsageError, match="both choose a list"):
-        evaluate_file.inputs(Options(recogniser="dlib", data="lfw", protocol="view2", pairs=Options().cache))
+        evaluate_file.inputs(Options(model="pca", data="lfw", protocol="view2", pairs=Options().cache))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from facemae.core import layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.recognition.model import Model
+from facemae.recognition.threshold import Threshold, rates
 from facemae.report import charts, faces
 from facemae.report.chart_spec import MORE_COLOURS
 
@@ -80,7 +82,8 @@ def render() -> None:
     st.title("Explain")
     st.caption("What a model's score of two faces reacts to, and where the model puts all evaluation faces.")
     with frame.explained(), session.told():
-        model = session.choose_model("model", of=session.models)
+        runs = [place for place, each in enumerate(session.every_model()) if each.results]
+        model = session.choose_model("model", index=runs[0] if runs else 0)
         frame.tabs({"Two faces": lambda: _two_faces(model), "All faces": lambda: _map(model)})
 
 
@@ -88,7 +91,7 @@ def _two_faces(model: Model) -> None:
     with session.told():
         pair = _faces(model)
         if pair is not None:
-            _pair(model, *map(session.in_grey, pair))
+            _pair(model, *(map(session.in_grey, pair) if model.results else pair))
 
 
 # --- two faces ---
@@ -107,9 +110,12 @@ def _faces(model: Model) -> tuple[Chosen, Chosen] | None:
 def _pair(model: Model, first: Chosen, second: Chosen) -> None:
     found = _explained(model, first.image, second.image)
     st.metric("Score (cosine similarity)", f"{found.score:.3f}", width="content")
-    st.text(standing(found.score, *frame.load(evaluated_scores, model.run, model.seed)))
-    for sentence in _known_of(first, second):
-        st.text(sentence)
+    if model.results:
+        st.text(standing(found.score, *frame.load(evaluated_scores, model.run, model.seed)))
+        for sentence in _known_of(first, second):
+            st.text(sentence)
+    else:
+        st.text(standing_by_card(found.score, rates(*session.card(model))))
     st.info(WARNING, icon=":material/lightbulb:")
     _overlays(found, first, second)
     _regions(found)
@@ -178,6 +184,17 @@ def standing(score: float, genuine: Floats, impostor: Floats) -> str:
     return (
         f"Among unseen people {lower:.0%} of the pairs of one person score lower, and {_share(higher)} of "
         "the pairs of two people score as high or higher."
+    )
+
+
+def standing_by_card(score: float, known: Mapping[float, Threshold]) -> str:
+    """Say how often two people score as high, by a model's thresholds by false match rate."""
+    reached = [rate for rate, each in known.items() if each.matches(score)]
+    people = max((each.people for each in known.values()), default=0)
+    often = f"At most 1 in {1 / min(reached):,.0f}" if reached else f"More than 1 in {1 / max(known):,.0f}"
+    return (
+        f"{often} comparisons of two people score as high or higher, measured on {people:,} people that the "
+        "model was not trained on."
     )
 
 
@@ -315,6 +332,9 @@ def _map(model: Model) -> None:
     """Show the evaluation faces in a plane; another method redraws nothing else."""
     from facemae.recognition import explanation
 
+    if not model.results:
+        st.info("The map shows runs of these results; choose one above.", icon=":material/info:")
+        return
     method = st.segmented_control(
         "Laid out by",
         explanation.METHODS,

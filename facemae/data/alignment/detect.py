@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -118,7 +121,9 @@ class MtcnnDetector:
                 finds faces 2 % as wide as the photo.
         """
         import torch
-        from facenet_pytorch import MTCNN
+
+        with _without_compiler():
+            from facenet_pytorch import MTCNN
 
         networks = MTCNN(device=device).to(memory_format=torch.channels_last)  # takes half the time on a CPU
         self._scan, self._refine, self._locate = networks.pnet, networks.rnet, networks.onet
@@ -261,6 +266,26 @@ class MtcnnDetector:
         ]
 
 
+@contextlib.contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Keep torchvision from loading torch.compile's machinery, which takes longer than a face's detection.
+
+    It asks that machinery one question, for a layer of object detectors that faces have no use for
+    (`roi_align`, under deterministic algorithms); the answer here is that nothing is compiled.
+    """
+    package, utils = "torch._dynamo", "torch._dynamo.utils"
+    if package in sys.modules or "torchvision" in sys.modules:
+        yield
+        return
+    sys.modules[package] = ModuleType(package)
+    sys.modules[utils] = ModuleType(utils)
+    sys.modules[utils].__dict__["is_compile_supported"] = lambda kind: False
+    try:
+        yield
+    finally:
+        del sys.modules[package], sys.modules[utils]
+
+
 def _searches(thorough: bool) -> tuple[Search, ...]:
     return (THOROUGH,) if thorough else (COARSE, THOROUGH)
 
@@ -311,7 +336,9 @@ def _inside(start: float, pixel: float, count: int, length: int) -> tuple[int, i
 def _apart(rows: Floats, limit: float) -> Floats:
     """Of candidates that share more than `limit` of their union keep the one with the best score."""
     import torch
-    from torchvision.ops import nms
+
+    with _without_compiler():
+        from torchvision.ops import nms
 
     table = torch.from_numpy(rows)
     kept: NDArray[np.int64] = nms(table[:, _BOX], table[:, _SCORE], limit).numpy()
