@@ -323,3 +323,11 @@ def _write_stage(
     records.write_metrics(
         folder, entries, seed=seed, device="cpu", seconds={}, people=12, inputs={}, tables=tables
     )
+
+
+def pack_models(folder: Path, out: Path) -> None:
+    """Make the models face-mae and face-embedder of a results folder, as those that come with the package."""
+    from facemae.recognition.packing import pack
+
+    pack(folder / "random" / "0" / "pretrain", "face-mae", out / "face-mae", [])
+    pack(folder / "random" / "0" / "finetune", "face-embedder", out / "face-embedder", ["It squints."])

@@ -96,6 +96,23 @@ def load(read: Callable[Concatenate[Results, P], T], *args: P.args, **kwargs: P.
     return found
 
 
+def load_if_there(read: Callable[Concatenate[Results, P], T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """Return the same as `load`, or None where there are no results."""
+    try:
+        return load(read, *args, **kwargs)
+    except FileNotFoundError:
+        return None
+
+
+def say_shipped(name: str) -> None:
+    """Say that a model that comes with the package stands in for results."""
+    st.info(
+        f"There are no results here yet, so this is {name}, which comes with FaceMAE. One command trains "
+        f"networks of your own: {COMMAND}",
+        icon=":material/info:",
+    )
+
+
 @st.cache_data(max_entries=64, show_spinner=False)
 def _load(name: str, state: str, root: str, args: Any, kwargs: Any, _read: Callable[..., Any]) -> Any:
     return _read(Results(Path(root)), *args, **kwargs)

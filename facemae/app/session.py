@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,24 +29,6 @@ if TYPE_CHECKING:
 MAX_MODELS = 4
 
 
-def models() -> list[Model]:
-    """Return the trained runs of the results shown, the best first.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    found: list[Model] = frame.load(_models)
-    if not found:
-        raise FileNotFoundError
-    return found
-
-
-def _models(paths: Results) -> list[Model]:
-    from facemae.recognition.trained_models import models as trained
-
-    return list(trained(paths))
-
-
 def every_model() -> list[Model]:
     """Return the models that are installed and the runs of the results shown, the most accurate first."""
     found: list[Model] = frame.load(_every_model)
@@ -59,11 +41,9 @@ def _every_model(paths: Results) -> list[Model]:
     return named(paths)
 
 
-def choose_model(
-    key: str, label: str = "Model", index: int = 0, of: Callable[[], list[Model]] = every_model
-) -> Model:
+def choose_model(key: str, label: str = "Model", index: int = 0) -> Model:
     """Let the visitor choose a model; the first is the default. What a user of it has to know is said."""
-    found = {each.name: each for each in of()}
+    found = {each.name: each for each in every_model()}
     name = st.selectbox(label, list(found), index=min(index, len(found) - 1), key=key, bind="query-params")
     if warning := found[name].warning:
         st.badge(warning, icon=":material/warning:", color="orange")
@@ -117,7 +97,7 @@ def in_grey(chosen: photo_input.Chosen) -> photo_input.Chosen:
     A note says so; a colour photo would be unlike anything that they were trained on.
     """
     image = chosen.image
-    if (image == image[..., :1]).all() or not frame.load(faces.grey):
+    if (image == image[..., :1]).all() or not frame.load_if_there(faces.grey):
         return chosen
     st.caption("These networks were trained on grey photos, so this one is turned grey for them.")
     light = np.asarray(Image.fromarray(image).convert("L"))

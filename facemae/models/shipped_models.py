@@ -117,9 +117,10 @@ def known_among(names: Iterable[str], seen: frozenset[str]) -> set[str]:
 
 
 def used_by(experiment: config.Experiment) -> list[str]:
-    """Return the shipped models that runs of an experiment start from."""
+    """Return the shipped models that runs of an experiment start from or learn from."""
     runs = [experiment.run(name) for name in experiment.run_names]
     named = {section.init for run in runs for section in (run.pretrain, run.finetune) if section}
+    named |= {run.finetune.teacher for run in runs}
     return [name for name in WEIGHTS if name in named]
 
 

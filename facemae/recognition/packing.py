@@ -125,10 +125,11 @@ def _facts(stage: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
         ) from error
     made = records.read_metrics(stage)
     settings = records.read_json(stage / layout.CONFIG)
-    unlabelled = "pretrain" in settings or (stage.parent / "pretrain").is_dir()
+    taught = settings.get("finetune", {}).get("teacher")
+    unlabelled = bool("pretrain" in settings or taught or (stage.parent / "pretrain").is_dir())
     learnt = learnt_from(split, unlabelled=unlabelled)
     evaluated = split[(split["role"] == layout.ROLE_EVALUATION) & (split["part"] == 0)]
-    people = {"training": _names(learnt) | _ancestors(made, settings), "evaluation": _names(evaluated)}
+    people = {"training": _names(learnt) | _ancestors(made, taught), "evaluation": _names(evaluated)}
     if both := people["training"] & people["evaluation"]:
         raise IntegrityError(
             f"{len(both)} of the {len(people['evaluation'])} people whom {stage} was evaluated on are among "
@@ -137,8 +138,9 @@ def _facts(stage: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
     named = learnt[learnt["person"].notna()]
     facts = {
         "data": [
-            {"title": each.title, "credit": each.credit, "licence": each.licence}
-            for each in faces.sources(paths)
+            {key: each[key] for key in ("title", "credit", "licence")}
+            for each in records.read_json(paths.data.sources)
+            if each.get("set") != layout.SET_TESTED
         ],
         "trained_on": {
             "photos": len(learnt), "people": int(named["person"].nunique()),
@@ -152,7 +154,7 @@ def _facts(stage: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
         "made": {
             key: made.get(key)
             for key in ("seed", "device", "seconds", "images_seen", "commit", "versions", "started_from")
-        },
+        } | {"teacher": taught},
     }  # fmt: skip
     return facts, {side: sorted(each) for side, each in people.items()}
 
@@ -161,9 +163,9 @@ def _names(rows: pd.DataFrame) -> set[str]:
     return hashed(rows["person"].dropna().unique())
 
 
-def _ancestors(made: dict[str, Any], settings: dict[str, Any]) -> set[str]:
+def _ancestors(made: dict[str, Any], teacher: str | None) -> set[str]:
     """Return whom the shipped models were trained on that this one started from or learnt from."""
-    used = {(made.get("started_from") or {}).get("init"), settings.get("finetune", {}).get("teacher")}
+    used = {(made.get("started_from") or {}).get("init"), teacher}
     return {name for each in used & set(WEIGHTS) for name in shipped_models.people(str(each)).training}
 
 

@@ -123,10 +123,10 @@ def _made(made: dict[str, Any]) -> str:
         )
 
     seen = made["images_seen"]
-    started = (made["started_from"] or {}).get("init", "random weights")
+    started, taught = (made["started_from"] or {}).get("init", "random weights"), made["teacher"]
     return listed(
         [
-            f"Started from: {literal(started)}.",
+            f"Started from: {literal(started)}." + (f" Teacher: {literal(taught)}." if taught else ""),
             f"Seed: {made['seed']}. Hardware: {literal(made['device'])}.",
             f"Processor or GPU seconds: {pairs('seconds')}.",
             f"Faces seen: {f'{seen:,}' if isinstance(seen, int) else pairs('images_seen')}.",

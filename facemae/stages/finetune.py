@@ -55,6 +55,7 @@ def finetune(task: Task, pretrained: Path | None) -> None:
         IntegrityError: the pretrained weights do not fit.
     """
     task.check_unseen(task.run.finetune.init)
+    task.check_unseen(task.run.finetune.teacher)
     compute = task.compute()
     with world(compute.device) as processes:
         if processes.size > 1:

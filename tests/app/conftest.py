@@ -4,7 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from results_folder import EVERYTHING, make_results, photos_are_orls
+from results_folder import EVERYTHING, make_results, pack_models, photos_are_orls
+
+from facemae.core import files, records
+from facemae.models import shipped_models
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +54,27 @@ def everything(made_with_everything: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def _own_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep everybody whom a test enrols apart, also from people enrolled on this machine."""
     monkeypatch.setenv("FACEMAE_GALLERY", str(tmp_path / "gallery" / "faces.sqlite"))
+
+
+@pytest.fixture(autouse=True)
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of models that come with the package: empty, so that a test knows what is offered."""
+    monkeypatch.setattr(shipped_models, "FOLDER", tmp_path / "shipped")
+    return tmp_path / "shipped"
+
+
+@pytest.fixture(scope="session")
+def packed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with face-mae and face-embedder that no test changes."""
+    folder = tmp_path_factory.mktemp("packed")
+    pack_models(made, folder)
+    path = folder / "face-embedder" / "card.json"
+    row = {"target_fmr": 0.001, "threshold": 0.5, "fmr": 0.001, "fnmr": 0.1, "note": ""}
+    files.write_json(path, records.read_json(path) | {"thresholds": [row], "people": 2000})
+    return folder
+
+
+@pytest.fixture
+def with_models(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the package come with them."""
+    monkeypatch.setattr(shipped_models, "FOLDER", packed)

@@ -309,3 +309,23 @@ def test_names_reach_the_map_as_data_and_never_as_markup() -> None:
     ):
         assert way not in script
     assert "http" not in script.replace("http://www.w3.org/2000/svg", "")
+
+
+@pytest.mark.usefixtures("with_models")
+def test_without_results_the_page_opens_with_the_shipped_recogniser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACEMAE_RESULTS", str(tmp_path / "none"))
+    page = open_page("explain")
+    assert "this is face-embedder, which comes with FaceMAE" in written(page)
+    assert page.selectbox(key="model").value == "face-embedder"
+    assert -1 <= score(page) <= 1
+    assert "measured on 2,000 people that the model was not trained on" in written(page)
+    assert "choose one above" in written(open_page("explain", tab="All faces"))
+
+
+@pytest.mark.usefixtures("with_models", "shown")
+def test_the_shipped_recogniser_stands_beside_the_runs() -> None:
+    chosen = open_page("explain").selectbox(key="model")
+    assert "face-embedder" in chosen.options
+    assert "/" in chosen.value  # a run of the results

@@ -1,6 +1,7 @@
 """The reconstruction page: strategies and painted masks, errors by patch, and several models at once."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from facemae.config.masks import Masks
 from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
+from facemae.models import shipped_models
 from facemae.models.build import build_mae
 from facemae.models.weights import save_weights
 from facemae.report import faces
@@ -366,3 +368,42 @@ def test_a_colour_photo_is_turned_grey_for_networks_that_saw_grey_ones(
 
 def test_grey_photos_are_told_from_colour_ones(shown: Path, tmp_path: Path) -> None:
     assert not faces.grey(Results(shown))
+
+
+# --- the model that comes with the package ---
+
+
+@pytest.mark.usefixtures("with_models")
+def test_without_results_the_page_opens_with_the_shipped_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACEMAE_RESULTS", str(tmp_path / "none"))
+    page = open_page("reconstruct")
+    assert "this is face-mae, which comes with FaceMAE" in written(page)
+    assert page.multiselect(key="model").options == ["face-mae"]
+    assert page.selectbox(key="face").options[0] == "orl/s01/01"
+    assert len(page.selectbox(key="face").options) >= 10
+    assert len(alts(page)) == 5
+    page = open_page("reconstruct", mask="block")
+    assert "another mask shows how it copes" in written(page)
+    assert len(alts(page)) == 5
+
+
+@pytest.mark.usefixtures("with_models", "shown")
+def test_the_shipped_model_stands_beside_those_of_the_results() -> None:
+    page = open_page("reconstruct")
+    assert page.multiselect(key="model").options[-1] == "face-mae"
+    assert "comes with FaceMAE" not in written(page)
+    page = choose(page, "random/0", "face-mae")
+    assert [alt.partition(". ")[2].partition(":")[0] for alt in alts(page)[:-1:4]] == ["random/0", "face-mae"]
+
+
+@pytest.mark.usefixtures("with_models")
+def test_a_damaged_shipped_model_is_not_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: Path
+) -> None:
+    monkeypatch.setenv("FACEMAE_RESULTS", str(tmp_path / "none"))
+    shutil.copytree(packed, tmp_path / "damaged")
+    (tmp_path / "damaged" / "face-mae" / layout.DECODER).write_bytes(b"")
+    monkeypatch.setattr(shipped_models, "FOLDER", tmp_path / "damaged")
+    assert [code.value for code in open_page("reconstruct").code] == [frame.COMMAND]

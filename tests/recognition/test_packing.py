@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.torch
+from results_folder import pack_models
 
 from facemae.core import files, layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
@@ -29,10 +30,7 @@ HASHED = {f"p{number:02}": shipped_models.hashed([f"p{number:02}"]) for number i
 def packed(made, tmp_path_factory):
     """Return a folder with face-mae and face-embedder, packed from invented results."""
     folder = tmp_path_factory.mktemp("shipped")
-    packing.pack(made / "random" / "0" / "pretrain", "face-mae", folder / "face-mae", [])
-    packing.pack(
-        made / "random" / "0" / "finetune", "face-embedder", folder / "face-embedder", ["It squints."]
-    )
+    pack_models(made, folder)
     return folder
 
 

@@ -20,6 +20,7 @@ from facemae.app.parts import thumbnails
 from facemae.data.alignment import quality
 from facemae.data.alignment.align import BETTER_PHOTO
 from facemae.data.images import ImageError, encode_png, is_animated, open_image
+from facemae.data.sources.orl import orl_photos
 from facemae.report import faces
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def aligned_face(key: str, size: int, label: str = "Face", place: int = 0) -> Ch
         label, [SAMPLE, UPLOAD, WEBCAM], default=SAMPLE, required=True, key=f"{key}_from"
     )
     if source == SAMPLE:
-        return _sample(key, label, place)
+        return _sample(key, label, place, size)
     photo = photo_from(key, size, source)
     if photo is None:
         return None
@@ -81,12 +82,23 @@ def aligned_face(key: str, size: int, label: str = "Face", place: int = 0) -> Ch
     return Chosen(found.image, f"face {found.number} of your photo")
 
 
-def _sample(key: str, label: str, place: int) -> Chosen | None:
-    names = frame.load(faces.faces)["sample_id"].to_list()
-    name = thumbnails.choose(key, f"{label}: sample", names, place)
+def _sample(key: str, label: str, place: int, size: int) -> Chosen | None:
+    table = frame.load_if_there(faces.faces)
+    own = _orl(size) if table is None else {}
+    names = list(own) if table is None else table["sample_id"].to_list()
+    name = thumbnails.choose(key, f"{label}: sample", names, place, own or None)
     if name is None:
         return None
-    return Chosen(np.asarray(open_image(frame.load(faces.face, name))), str(name), str(name))
+    png = own[name] if own else frame.load(faces.face, name)
+    return Chosen(np.asarray(open_image(png)), str(name), str(name))
+
+
+@st.cache_data(max_entries=2, show_spinner="Aligning a few faces of ORL…")
+def _orl(size: int) -> dict[str, bytes]:
+    """Return some aligned faces of ORL, which every installation has, as PNG by name."""
+    photos = [each for each in orl_photos() if each.sample_id.endswith(("/01", "/02"))][: thumbnails.SHOWN]
+    found = zip(photos, finder(size).find_all([each.path for each in photos]), strict=True)
+    return {photo.sample_id: encode_png(each.faces[0].image) for photo, each in found if each.faces}
 
 
 def _one_of(key: str, photo: Photo) -> Found:

@@ -22,6 +22,7 @@ from facemae.core import layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.recognition.model import Model
+from facemae.recognition.named_models import ShippedModel
 from facemae.recognition.threshold import Threshold, rates
 from facemae.report import charts, faces
 from facemae.report.chart_spec import MORE_COLOURS
@@ -82,8 +83,16 @@ def render() -> None:
     st.title("Explain")
     st.caption("What a model's score of two faces reacts to, and where the model puts all evaluation faces.")
     with frame.explained(), session.told():
-        runs = [place for place, each in enumerate(session.every_model()) if each.results]
-        model = session.choose_model("model", index=runs[0] if runs else 0)
+        found = session.every_model()
+        ours = [place for place, each in enumerate(found) if each.results] or [
+            place for place, each in enumerate(found) if isinstance(each, ShippedModel)
+        ]
+        known = frame.load_if_there(faces.faces)
+        if known is None and not ours:
+            raise FileNotFoundError
+        model = session.choose_model("model", index=ours[0] if ours else 0)
+        if known is None and isinstance(model, ShippedModel):
+            frame.say_shipped(model.name)
         frame.tabs({"Two faces": lambda: _two_faces(model), "All faces": lambda: _map(model)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ import streamlit as st
 from facemae import config
 from facemae.app import frame, session
 from facemae.app.parts import completion, paint, photo_input, pictures
+from facemae.config.masks import Masks
 from facemae.core import layout
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.data.images import encode_png
 from facemae.data.sources.listing import folder_state
+from facemae.models import shipped_models
 from facemae.report import faces, phrases, tables
 
 if TYPE_CHECKING:
@@ -29,18 +32,24 @@ if TYPE_CHECKING:
 MOST_SHOWN = 4  # models at once
 MAX_MODELS = 2 * MOST_SHOWN  # in memory
 USUAL = "random"
+SHIPPED, SHIPPED_SIZE = "face-mae", 112  # what the page opens with where there are no results; pixels
 EYES = (0.3, 0.55)  # from the top: the rows of an aligned face that are painted at first
 HOW_TO_READ = "The error is that of each hidden patch, over the greyed face: the brighter the worse."
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A trained model: its "run/seed", its run, the network, and how it was trained."""
+    """A trained model: its "run/seed" or name, the network, how it was trained, and every mask's settings."""
 
     name: str
-    run: config.Run
     network: MaskedAutoencoder
     pretrain: config.Pretrain
+    masks: Masks
+
+    @property
+    def trained_with(self) -> tuple[str, int]:
+        """Return the mask of its training, and how many percent that hid."""
+        return self.pretrain.mask, round(100 * self.pretrain.mask_ratio)
 
 
 def render() -> None:
@@ -48,30 +57,43 @@ def render() -> None:
     st.title("Reconstruct a face")
     st.caption("A masked autoencoder sees the visible patches only and guesses the hidden ones.")
     with frame.explained():
-        setup, known = frame.load(tables.experiment), frame.load(faces.faces)
-        folders = _folders(setup)
+        setup, known = frame.load_if_there(tables.experiment), frame.load_if_there(faces.faces)
+        if known is None:
+            setup, known = None, pd.DataFrame(columns=["sample_id", "person", "role"])
+        size = setup.data.image_size if setup else SHIPPED_SIZE
+        folders = _folders(setup, size)
         if not folders:
             raise FileNotFoundError
-        chosen = photo_input.aligned_face("face", setup.data.image_size)
+        if setup is None:
+            frame.say_shipped(SHIPPED)
+        chosen = photo_input.aligned_face("face", size)
         if chosen is not None:
             _show(setup, known, folders, session.in_grey(chosen))
 
 
-def _folders(setup: config.Experiment) -> dict[str, Path]:
-    """Return the folder of every pretrained model there is, by "run/seed"."""
+def _folders(setup: config.Experiment | None, size: int) -> dict[str, Path]:
+    """Return the folder of every pretrained model there is, by "run/seed", and of the shipped one."""
     paths = Results(frame.results_root())
     folders = {
         f"{name}/{seed}": paths.stage(name, seed, "pretrain")
-        for name in phrases.masked_runs(setup)
-        for seed in setup.seeds
+        for name in (phrases.masked_runs(setup) if setup else ())
+        for seed in (setup.seeds if setup else ())
     }
-    return {name: folder for name, folder in folders.items() if (folder / layout.DECODER).is_file()}
+    folders = {name: folder for name, folder in folders.items() if (folder / layout.DECODER).is_file()}
+    return folders | ({SHIPPED: shipped_models.FOLDER / SHIPPED} if size == SHIPPED_SIZE and _whole() else {})
+
+
+def _whole() -> bool:
+    return not shipped_models.missing(SHIPPED)
 
 
 @st.fragment
 @frame.explained()
 def _show(
-    setup: config.Experiment, known: pd.DataFrame, folders: Mapping[str, Path], chosen: photo_input.Chosen
+    setup: config.Experiment | None,
+    known: pd.DataFrame,
+    folders: Mapping[str, Path],
+    chosen: photo_input.Chosen,
 ) -> None:
     """Show the choice of models and mask, and what becomes of the face; a choice redraws nothing else."""
     names = st.multiselect(
@@ -87,7 +109,7 @@ def _show(
         return
     models = [_load(setup, name, folders[name]) for name in names]
     columns = st.columns([3, 4, 2])
-    strategy = _strategy(models[0].run, columns[0])
+    strategy = _strategy(models[0], columns[0])
     if strategy == completion.BY_HAND:
         board, beside = st.columns([5, 6], gap="medium")
         with board:
@@ -128,11 +150,12 @@ def _complete_all(
 
 def _sheet(model: Loaded, chosen: photo_input.Chosen, ratio: float, seed: int) -> None:
     """Offer a picture to share: the face under every mask, and what the first model makes of each."""
-    masks = model.run.pretrain.masks if model.run.pretrain else model.pretrain.masks
 
     def drawn() -> bytes:
         with frame.turn():
-            return completion.every_mask(model.network, model.pretrain, masks, chosen.image, ratio, seed)
+            return completion.every_mask(
+                model.network, model.pretrain, model.masks, chosen.image, ratio, seed
+            )
 
     st.download_button(
         "Your face under every mask (PNG)", drawn, "facemae-every-mask.png", "image/png", key="sheet",
@@ -145,16 +168,19 @@ def _tried(
     model: Loaded, chosen: photo_input.Chosen, hiding: completion.Hiding
 ) -> completion.Completion | UsageError:
     """Return what a model makes of the hiding, or why it cannot be asked."""
-    masks = model.run.pretrain.masks if model.run.pretrain else model.pretrain.masks
     try:
-        return completion.complete(model.network, model.pretrain, masks, chosen.image, hiding)
+        return completion.complete(model.network, model.pretrain, model.masks, chosen.image, hiding)
     except UsageError as error:
         return error
 
 
-def _load(setup: config.Experiment, name: str, folder: Path) -> Loaded:
+def _load(setup: config.Experiment | None, name: str, folder: Path) -> Loaded:
     network, pretrain = _model(str(folder), folder_state(folder))
-    return Loaded(name, setup.run(name.partition("/")[0]), network, pretrain)
+    if name != SHIPPED and setup and (own := setup.run(name.partition("/")[0]).pretrain):
+        return Loaded(name, network, pretrain, own.masks)
+    # A stage's folder holds the settings of its own mask alone, and the shipped model has no run beside it.
+    masks = config.content_of([])["defaults"]["pretrain"]["masks"]
+    return Loaded(name, network, pretrain, Masks.model_validate_json(json.dumps(masks)))
 
 
 @st.cache_resource(max_entries=MAX_MODELS, show_spinner="Loading the model…")
@@ -173,10 +199,11 @@ def trained_model(folder: Path) -> tuple[MaskedAutoencoder, config.Pretrain]:
 # --- the mask ---
 
 
-def _strategy(first: config.Run, place: DeltaGenerator) -> str:
+def _strategy(first: Loaded, place: DeltaGenerator) -> str:
     """Let the visitor choose what hides patches, at first what did in the first model's training."""
     offered = [*completion.STRATEGIES, completion.BY_HAND]
-    usual = first.strategy if first.strategy in completion.STRATEGIES else USUAL
+    mask = first.pretrain.mask
+    usual = mask if mask in completion.STRATEGIES else USUAL
     return place.selectbox("Mask", offered, index=offered.index(usual), key="mask", bind="query-params")
 
 
@@ -208,17 +235,15 @@ def _say_what_differs(
     known: pd.DataFrame, chosen: photo_input.Chosen, models: list[Loaded], hiding: completion.Hiding
 ) -> None:
     """Say how the choice departs from what the models are made for."""
-    role = known.loc[known["sample_id"] == chosen.sample_id, "role"]
-    unseen = role.isin([layout.ROLE_EVALUATION, layout.ROLE_TESTED])
-    if chosen.sample_id is not None and not unseen.any():
+    if any(_has_seen(model, known, chosen.sample_id) for model in models):
         st.warning(
             ("The model was" if len(models) == 1 else "The models were")
             + " trained on this face, so its completion shows memory as well as skill."
         )
     asked = (hiding.strategy, round(100 * hiding.ratio))
-    trained = {_trained_with(each.run) for each in models}
-    if len(models) == 1 and asked != _trained_with(models[0].run):
-        strategy, usual = _trained_with(models[0].run)
+    trained = {each.trained_with for each in models}
+    if len(models) == 1 and asked != models[0].trained_with:
+        strategy, usual = models[0].trained_with
         st.info(
             f"This model was trained with the {strategy} mask at {usual} %; "
             "another mask shows how it copes with a hiding that it never met."
@@ -232,8 +257,13 @@ def _say_what_differs(
         )
 
 
-def _trained_with(run: config.Run) -> tuple[str, int]:
-    return run.strategy, round(100 * (run.mask_ratio or 0))
+def _has_seen(model: Loaded, known: pd.DataFrame, sample_id: str | None) -> bool:
+    """Tell whether a model was trained on a sample, or the shipped one on somebody of its person's name."""
+    row = known[known["sample_id"] == sample_id]
+    if model.name == SHIPPED:
+        people = row["person"].dropna()
+        return bool(shipped_models.known_among(people, shipped_models.people(SHIPPED).training))
+    return sample_id is not None and not row["role"].isin([layout.ROLE_EVALUATION, layout.ROLE_TESTED]).any()
 
 
 # --- the pictures ---
