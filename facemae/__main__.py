@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 from typing import Annotated
 
@@ -12,7 +14,7 @@ from facemae.cli import clean, data, evaluation, run, tools, workflow  # noqa: F
 from facemae.cli.gallery import gallery_app
 from facemae.cli.options import app
 from facemae.cli.recognition import explain, identify, models_app, verify
-from facemae.core.errors import FaceMAEError, UsageError
+from facemae.core.errors import FaceMAEError, StorageError, UsageError
 from facemae.core.text import MAX_LINE, shown
 
 app.add_typer(gallery_app, name="gallery")
@@ -39,11 +41,15 @@ def options(
 
 def main() -> None:
     """Run the command line; expected failures end with one sentence and their own exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of few letters is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except FaceMAEError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
+        if error.filename is None and error.errno == errno.ENOSPC:
+            _fail("The output cannot be written: the disk is full; make room.", StorageError.exit_code)
         if error.filename is None:
             raise
         _fail(f"{error.filename} cannot be read ({error.strerror}); check the path.", UsageError.exit_code)

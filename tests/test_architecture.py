@@ -101,8 +101,9 @@ def test_only_one_module_speaks_to_other_processes():
     assert found == {"facemae/compute/distributed.py"}
 
 
-def test_only_training_and_the_pool_listen_to_signals():
-    assert importers("signal") == {"facemae/training/preemption.py", "facemae/data/faces/workers.py"}
+def test_only_training_the_pool_and_the_front_door_listen_to_signals():
+    listening = {"facemae/training/preemption.py", "facemae/data/faces/workers.py", "facemae/cli/run.py"}
+    assert importers("signal") == listening
 
 
 def test_pickles_are_read_by_the_restricted_reader_alone():

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -316,3 +317,21 @@ def test_more_rejected_photos_than_allowed_end_with_their_own_code(facemae, tmp_
     assert code == 3
     assert "1 of 1 photos (100.0%) have no usable face" in err
     assert (tmp_path / "out" / "report.jsonl").exists()
+
+
+def test_letters_that_a_terminal_does_not_have_are_spelt_out(root, tmp_path):
+    (tmp_path / "mine.yaml").write_text("results: Łęcka")
+    options = ["--config", root / "config.yaml", "--config", tmp_path / "mine.yaml"]
+    done = real("config", *options, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["results"] == "Łęcka"
+    done = real("where", *options, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert "There is no verdict in \\u0141\\u0119cka yet" in done.stderr
+
+
+def test_a_full_disk_behind_the_output_is_a_sentence():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "facemae", "schema"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 5
+    assert done.stderr == "facemae: The output cannot be written: the disk is full; make room.\n"

@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from facemae import config
-from facemae.cli.options import app
+from facemae.cli.options import agreed, app
 from facemae.core import files
+from facemae.core.errors import UsageError
 from facemae.core.layout import DataFolder, Results
 from facemae.core.text import shown
+from facemae.recognition.settings import file_of, gallery_at
 
 CACHE = Path("data/evaluated")  # of `facemae evaluate`
 DEPTH = 2  # folders below this one in which results and prepared data sets are looked for
@@ -32,12 +34,12 @@ class Place:
     @property
     def megabytes(self) -> float:
         """Return its size, of all that lies below it."""
-        below = self.path.rglob("*") if self.path.is_dir() and not self.path.is_symlink() else [self.path]
+        below = self.path.resolve().rglob("*") if self.path.is_dir() else [self.path]
         return sum(each.lstat().st_size for each in below) / 1e6
 
 
-def places(experiment: config.Experiment, here: Path = Path()) -> list[Place]:
-    """Return every place below `here` that holds what was made from faces, hidden ones too.
+def places(experiment: config.Experiment, gallery: Path | None, here: Path = Path()) -> list[Place]:
+    """Return every place below `here` that holds what was made from faces, hidden ones too, and the gallery.
 
     They are results folders and data sets prepared by themselves (with the photos unpacked for them, crops,
     checkpoints and what a kill left unfinished), the cache of evaluated files, logs, which name people, and
@@ -51,10 +53,10 @@ def places(experiment: config.Experiment, here: Path = Path()) -> list[Place]:
         Place(here / "logs", "logs, which name people"),
         Place(here / ".snakemake", "the workflow's records"),
     ]
-    url = experiment.gallery.url
-    if "://" not in url:
-        beside = sorted((here / url).parent.glob(f"*{Path(url).name}*"))  # its log, locks
-        found += [Place(path, "people enrolled for recognition", gallery=True) for path in beside]
+    if gallery is not None:
+        names = [f"{gallery.name}{end}" for end in ("", "-wal", "-shm", "-journal")]
+        enrolled = [gallery.with_name(name) for name in names]
+        found += [Place(path, "people enrolled for recognition", gallery=True) for path in enrolled]
     return [each for each in found if each.path.exists()]
 
 
@@ -63,54 +65,81 @@ RESULTS, PREPARED = "results: faces, networks and embeddings", "a prepared data 
 
 def _made(folder: Path, depth: int) -> Iterator[Place]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not path.is_dir() or path.is_symlink() or path.name in SKIPPED:
+        if not path.is_dir() or path.name in SKIPPED:
             continue
         if _is_results(path):
             yield Place(path, RESULTS)
-        elif DataFolder(path).photos.exists() or DataFolder(path).shards.exists():
+        elif DataFolder(path).photos.exists() or any(DataFolder(path).shards.glob("*/*.parquet")):
             yield Place(path, PREPARED)
-        elif depth > 1:
+        elif depth > 1 and not path.is_symlink():
             yield from _made(path, depth - 1)
 
 
 def _is_results(path: Path) -> bool:
     paths = Results(path)
-    return any(
-        each.exists() for each in (paths.config, paths.data.photos, paths.data.unpacked, paths.verdict)
-    )
+    # Other programs have a config.json too; in ours it stands beside folders of run and seed.
+    begun = paths.config.exists() and any(path.glob("*/[0-9]*"))
+    return begun or any(each.exists() for each in (paths.data.photos, paths.data.unpacked, paths.verdict))
 
 
 @app.command()
 def clean(
     every: Annotated[bool, typer.Option("--all", help="The people enrolled in the gallery, too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    config_files: Annotated[list[Path], typer.Option("--config", help="YAML file.")] = [Path("config.yaml")],  # noqa: B006
+    config_files: Annotated[
+        list[Path], typer.Option("--config", help="YAML file; config.yaml if there.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Delete results, caches of faces, logs and, with --all, the gallery; photos stay."""
-    experiment = config.load([path for path in config_files if path.exists()])
-    found = places(experiment)
+    used = config_files or [path for path in (Path("config.yaml"),) if path.exists()]
+    experiment = config.load(used)
+    folder = (used or [Path("config.yaml")])[-1].absolute().parent
+    gallery = file_of(gallery_at(experiment.gallery.url, folder))
+    found = places(experiment, gallery)
     chosen = [each for each in found if every or not each.gallery]
     for each in chosen:
-        typer.echo(f"{shown(each.path)}  {each.megabytes:,.1f} MB  {each.what}")
-        files.check_free(each.path / ".workflow.lock")
+        leads = f" -> {shown(each.path.resolve())}" if each.path.is_symlink() else ""
+        typer.echo(f"{shown(each.path)}{leads}  {each.megabytes:,.1f} MB  {each.what}")
+        for lock in Results(each.path).locks:
+            files.check_free(lock)
+    _check_kept(experiment, chosen, None if every else gallery)
     if len(chosen) < len(found):
         typer.echo("Kept: the people enrolled; --all deletes them too.")
-    if every and "://" in experiment.gallery.url:
+    if every and gallery is None:
         typer.echo("Kept: the gallery in a database; facemae gallery erase deletes its people.")
     raw = Path(experiment.data.raw_dir)
     if raw.is_dir():
         typer.echo(f"Kept: {shown(raw)}, archives that were downloaded or put there.")
     if not chosen:
         typer.echo("There is nothing to delete.")
-    elif yes or typer.confirm("Delete all of these?"):
+    elif yes or agreed("Delete all of these?"):
         for each in chosen:
             _remove(each.path)
         typer.echo(f"Deleted: {len(chosen)} places.")
+    else:
+        raise UsageError("Nothing was deleted; answer y, or say --yes.")
+
+
+def _check_kept(experiment: config.Experiment, chosen: list[Place], gallery: Path | None) -> None:
+    """Stop where photos, archives or the gallery that is to stay lie inside what is to go.
+
+    Raises:
+        UsageError: they do.
+    """
+    data = experiment.data
+    named = [each.partition(":")[2] or each for each in (data.labelled, *data.unlabelled, *data.tested)]
+    kept = [*map(Path, (data.raw_dir, *named)), *([] if gallery is None else [gallery])]
+    for each in chosen:
+        for path in kept:
+            if not each.gallery and path.exists() and path.resolve().is_relative_to(each.path.resolve()):
+                raise UsageError(
+                    f"{each.path} holds {path}, which is to stay; move it out first. Nothing was deleted."
+                )
 
 
 def _remove(path: Path) -> None:
     with files.storage_errors(path):
         if path.is_dir():
-            shutil.rmtree(path)
-        else:
+            shutil.rmtree(path.resolve())  # what a link leads to, which is where the faces are
+        if path.is_symlink() or path.is_file():
             path.unlink(missing_ok=True)

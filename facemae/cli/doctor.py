@@ -16,6 +16,7 @@ from facemae import config
 from facemae.compute.driver import driver_version
 from facemae.core import files
 from facemae.core.errors import DataError, FaceMAEError, UsageError
+from facemae.core.layout import Results
 from facemae.data.sources.locate import MISSING, availability, raw_dir
 from facemae.stages.data import wanted_sources
 
@@ -87,7 +88,7 @@ def _package(package: str, floor: str) -> Finding:
 def _guarded(topic: str, check: Callable[[config.Experiment], str], experiment: config.Experiment) -> Finding:
     try:
         return Finding(topic, True, check(experiment))
-    except (FaceMAEError, ImportError) as error:
+    except (FaceMAEError, ImportError, OSError) as error:
         return Finding(topic, False, str(error))
 
 
@@ -124,8 +125,7 @@ def _data(experiment: config.Experiment) -> str:
 
 
 def _locks(experiment: config.Experiment) -> str:
-    root = Path(experiment.results)
-    for path in (*root.glob(".workflow.lock"), *root.glob("*/*/.*.lock")):
+    for path in Results(Path(experiment.results)).locks:
         files.check_free(path)
     return "none held"
 

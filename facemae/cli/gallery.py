@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from facemae.cli.options import agreed
 from facemae.cli.recognition import (
     DeviceOption,
     JsonOption,
@@ -74,6 +76,8 @@ def add(
     recogniser = open_recogniser(model, results, device)
     limit, whole = chosen_threshold(recogniser.model, None, None), folder is not None
     with open_gallery(gallery) as kept:
+        if more and name is not None:
+            kept.person(name)  # a name that is misspelt would be another person
         people = track(wanted.items(), len(wanted), "gallery", "people") if whole else wanted.items()
         how = partial(enrol, threshold=limit, add=more, anyway=anyway or whole)
         outcomes = [_enrolled(how, recogniser, kept, who, paths, terms, whole) for who, paths in people]
@@ -112,7 +116,11 @@ def _wanted(
             "Enrolment stores biometric data and needs the person's consent; say --consent once you have it."
         )
     if folder is not None:
-        return people_in(folder)
+        left_out: Counter[str] = Counter()
+        people = people_in(folder, left_out)
+        for reason, count in left_out.items():
+            say("gallery", f"{count} files are not used: {reason}")
+        return people
     if not photos:
         raise UsageError(f"{name}: no photo was given; name at least one.")
     return {str(name): photos}
@@ -240,7 +248,8 @@ def remove(
     who = number if name is None else name
     if who is None or None not in (name, number):
         raise UsageError("Give a name, or --number, the number that facemae gallery list shows.")
-    with open_gallery(gallery, create=False) as kept:
+    # By number also somebody whose row is damaged, which a purge would stop at.
+    with open_gallery(gallery, create=False, purge=name is not None) as kept:
         kept.remove(who)
         say("gallery", "removed")
 
@@ -248,9 +257,8 @@ def remove(
 @gallery_app.command()
 def erase(yes: YesOption = False, gallery: UrlOption = None) -> None:
     """Delete everybody."""
-    with open_gallery(gallery, create=False) as kept:
-        people = len(kept.people())
-        if not yes and not typer.confirm(f"Delete all {people} people? This cannot be undone."):
+    with open_gallery(gallery, create=False, purge=False) as kept:
+        if not yes and not agreed(f"Delete all {kept.count()} people? This cannot be undone."):
             raise UsageError("Nobody was deleted; answer y, or say --yes.")
         say("gallery", f"erased {kept.erase()} people")
 
@@ -288,7 +296,7 @@ def export(
     with open_gallery(gallery, create=False) as kept:
         content = files.dump_json(kept.export(name))
     if out is None:
-        typer.echo(content.decode(), nl=False)
+        typer.echo(content, nl=False)  # as bytes: a terminal's own letters may be too few
     else:
         files.atomic_write(out, content, private=True)
         say("gallery", f"written: {out}")

@@ -16,6 +16,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def agreed(question: str) -> bool:
+    """Ask a question and return whether the answer is yes; no answer, as from a timer, is none."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        return False
+
+
 STAGES = "Stages of the workflow, which calls them"
 
 RawOption = Annotated[

@@ -42,7 +42,8 @@ UrlOption = Annotated[
     typer.Option("--gallery", help="SQLite file or PostgreSQL address; gallery.url if not given."),
 ]
 ThresholdOption = Annotated[
-    float | None, typer.Option("--threshold", min=-1, max=1, help="Least similarity of a match.")
+    float | None,
+    typer.Option("--threshold", min=-1, max=1, help="Least similarity of a match."),
 ]
 RateOption = Annotated[
     float | None,
@@ -98,23 +99,24 @@ def _identify_all(
     """Look up every face of a folder of photos, and write a row for each, and for each photo without one."""
     import pandas as pd
 
+    from facemae.core.records import csv_text
     from facemae.data.images import ImageError
-    from facemae.data.sources.listing import visible_files
-    from facemae.recognition.recogniser import rows_of
+    from facemae.data.sources.listing import as_text
+    from facemae.recognition.recogniser import COLUMNS, rows_of
 
-    paths = list(visible_files(photos, Counter())) if photos.is_dir() else [photos]
-    if not paths:
-        raise DataError(f"{photos} holds no photo; name a folder of photos.")
+    paths = _photos(photos)
     rows: list[dict[str, Any]] = []
-    for path in track(paths, len(paths), "identify", "photos"):
-        try:
-            found = recogniser.identify(recogniser.align(path).faces, gallery, limit, top=1)
-            note = "" if found else "no face found"
-        except ImageError as error:
-            found, note = [], error.reason
-        rows += rows_of(str(path), found, limit, note)
-    table = pd.DataFrame(rows).assign(model=recogniser.model.name)
-    files.atomic_write(out, table.to_csv(index=False).encode())
+    # Opened first, so that a place that cannot be written is told before the hours of a large folder.
+    with files.atomic_file(out, private=True) as file:
+        for path in track(paths, len(paths), "identify", "photos"):
+            try:
+                found = recogniser.identify(recogniser.align(path).faces, gallery, limit, top=1)
+                note = "" if found else "no face found"
+            except ImageError as error:
+                found, note = [], error.reason
+            rows += rows_of(as_text(str(path)), found, limit, note)
+        table = pd.DataFrame(rows, columns=COLUMNS).assign(model=recogniser.model.name)
+        file.write(csv_text(table))
     counts = table["decision"].value_counts()
     without = int(table["decision"].isna().sum())
     say(
@@ -123,6 +125,24 @@ def _identify_all(
         f"{counts.get('unknown', 0)} unknown; {without} photos without a face; written: {out}",
     )
     _say_model(recogniser)
+
+
+def _photos(place: Path) -> list[Path]:
+    """Return the photos of a folder at any depth, or the one that is named.
+
+    Raises:
+        DataError: the folder holds none.
+    """
+    from facemae.data.sources.base import Place
+    from facemae.data.sources.folder import folder_source
+
+    if not place.is_dir():
+        return [place]
+    ignored: Counter[str] = Counter()
+    found = [each.path for each in folder_source(place, "identify").photos(Place(place, {}), ignored)]
+    for reason, count in ignored.items():
+        say("identify", f"{count} files are not used: {reason}")
+    return found
 
 
 def verify(

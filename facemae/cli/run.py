@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from facemae import config
 from facemae.cli.options import app
 from facemae.cli.tools import show_verdict
 from facemae.core import files
-from facemae.core.errors import UsageError
+from facemae.core.errors import PreemptedError, UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say
 from facemae.core.text import shown
@@ -39,14 +41,16 @@ def run(
     found = own_photos.look(photos)
     say("run", f"{shown(photos)}: {found}")
     own_photos.require_enough(found, photos, "photos")
-    folder = own_photos.free_folder(out.expanduser(), photos)
+    wanted = out.expanduser().resolve()
+    folder = own_photos.free_folder(wanted, photos)
     files.check_free(folder / ".workflow.lock")
-    if folder != out.expanduser():
+    if folder != wanted:
         say("run", f"{shown(out)} holds other results, so these go to {shown(folder)}")
-    from facemae.core import records  # loads pandas
-
-    settings = folder / own_photos.SETTINGS
-    if not (settings.exists() and "split" in records.read_json(settings)):
+    chosen = own_photos.earlier(folder)
+    if "split" in chosen:
+        say("run", f"going on in {shown(folder)} with the settings and minutes of its first start")
+        own_photos.write(folder, chosen)
+    else:
         _prepare(photos, folder, minutes, cores)
     _snakemake(folder, cores)
     typer.echo("")
@@ -96,6 +100,36 @@ def _snakemake(folder: Path, cores: int, *targets: str) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     command = ["snakemake", *targets, *where, "--configfile", content, "--cores", cores]
     python = [sys.executable, "-m", *map(str, command)]
-    code = subprocess.run(python, env=os.environ | {"PATH": path}, check=False).returncode
+    code = _ended(python, os.environ | {"PATH": path})
     if code:
         sys.exit(code)
+
+
+def _ended(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command to its end and return its exit code.
+
+    It and its children are a process group, which is sent what would end this process: else they would train
+    on unseen, or be killed before they have saved.
+    """
+    process = subprocess.Popen(command, env=environment, process_group=0)
+    stopped: list[int] = []
+
+    def hand_on(number: int, frame: object) -> None:
+        stopped.append(number)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {each: signal.getsignal(each) for each in watched}
+    for each in watched:
+        if before[each] != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(each, hand_on)
+    try:
+        code = process.wait()
+    finally:
+        for each in watched:
+            signal.signal(each, before[each])
+    if not stopped:
+        return code
+    say("run", "stopped; the same command goes on where it was")
+    return 130 if signal.SIGINT in stopped else PreemptedError.exit_code

@@ -21,7 +21,7 @@ from facemae.cli.options import (
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say
-from facemae.core.text import shown
+from facemae.core.text import MAX_LINE, shown
 
 
 @app.command()
@@ -72,12 +72,13 @@ def show_verdict(paths: Results) -> None:
 
     Raises:
         UsageError: there is none yet.
+        IntegrityError: it is damaged.
     """
     if not paths.verdict.exists():
         raise UsageError(f"There is no verdict in {shown(paths.root)} yet; run: snakemake --cores all")
-    from facemae.core import records  # loads pandas
+    from facemae.report import tables  # loads pandas
 
-    typer.echo(f"Verdict  {records.read_json(paths.verdict)['headline']}")
+    typer.echo(f"Verdict  {shown(tables.verdict(paths).headline, MAX_LINE)}")
     typer.echo(f"Page     {shown(paths.overview)}")
     typer.echo(f"Results  {shown(paths.summary)}")
     usual = paths.root == Path("results")

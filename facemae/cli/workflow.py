@@ -52,7 +52,7 @@ def show_config(
     if out:
         files.atomic_write(out, content)
     else:
-        typer.echo(content.decode(), nl=False)
+        typer.echo(content, nl=False)
 
 
 @app.command(rich_help_panel=STAGES)

@@ -50,8 +50,10 @@ def atomic_file(path: Path, needed: int = 0, *, private: bool = False) -> Iterat
         private: Whether only its owner may read it.
 
     Raises:
-        StorageError: the disk is full or the folder cannot be written; `path` is untouched.
+        StorageError: the disk is full, the folder cannot be written, or `path` is one; it is untouched.
     """
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder and a file is to be written; name a file in it.")
     temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a kill left is written over
     try:
         with storage_errors(path, needed):

@@ -147,6 +147,12 @@ class Results:
         return DataFolder(self.root / "data")
 
     @property
+    def locks(self) -> list[Path]:
+        """The lock files of the workflow and of stages, held or not."""
+        places = (".workflow.lock", "*/*/.*.lock", "*/*/*/.*.lock", "data/*/.lock")
+        return [path for place in places for path in self.root.glob(place)]
+
+    @property
     def summary(self) -> Path:
         """One row per run, seed and metric."""
         return self.root / "summary.parquet"

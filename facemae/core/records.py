@@ -104,6 +104,17 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
             ) from error
 
 
+def csv_text(table: pd.DataFrame) -> bytes:
+    """Return a table as CSV; a cell that a spreadsheet would take for a formula is quoted as text."""
+    texts = table.select_dtypes(include=["object", "string"]).columns
+    plain = table.assign(**{name: table[name].map(_no_formula) for name in texts})
+    return plain.to_csv(index=False).encode()
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(tuple("=+-@\t\r\n")) else cell
+
+
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object per line, atomically."""
     lines = [json.dumps(record, ensure_ascii=True, allow_nan=False) for record in records]

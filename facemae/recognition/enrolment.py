@@ -215,18 +215,24 @@ def enrol(
     return Outcome(person.name, person, refused, same)
 
 
-def people_in(folder: Path) -> dict[str, list[Path]]:
-    """Return the photos of a folder of person/photo.jpg, by person; photos that lie elsewhere are left out.
+def people_in(folder: Path, left_out: Counter[str] | None = None) -> dict[str, list[Path]]:
+    """Return the photos of a folder of person/photo.jpg, by person.
+
+    Args:
+        folder: The folder.
+        left_out: Where photos that lie elsewhere, and files that are no photos, are counted by their reason.
 
     Raises:
         UsageError: there is no such folder, or nobody in it.
         DataError: it holds no photos.
     """
     people: dict[str, list[Path]] = {}
-    source = folder_source(folder, "gallery")
-    for photo in source.photos(Place(folder, {}), Counter()):
+    left_out = Counter() if left_out is None else left_out
+    for photo in folder_source(folder, "gallery").photos(Place(folder, {}), left_out):
         if photo.person is not None:
             people.setdefault(photo.person, []).append(photo.path)
+        else:
+            left_out["not directly in a person's folder"] += 1
     if not people:
         raise UsageError(f"{folder} holds no folder with photos; arrange them as person/photo.jpg.")
     return people

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MIN_SCORE = 0.9  # confidence of the detector; the default of data.min_score
 MIN_ENROLLED_PX = 40  # width of a face that is enrolled; below, most of the aligned face is interpolation
 TOP = 5
+COLUMNS = [
+    "photo", "face", "left", "top", "right", "bottom", "decision", "person", "score", "needed", "note"
+]  # fmt: skip
 
 Floats = NDArray[np.float32]
 

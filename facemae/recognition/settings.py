@@ -27,11 +27,25 @@ def settings(path: Path = Path("config.yaml")) -> config.GallerySettings:
         raise UsageError(f"{path}: there is no such file; start from a copy of the shipped config.yaml.")
     state = found.stat()
     gallery = _read(found, state.st_mtime_ns, state.st_size)
-    # Unlike the file, the variable may hold a password: nothing copies it.
-    address = os.environ.get(VARIABLE) or gallery.url
-    if address == gallery.url and "://" not in address:
-        address = str(found.absolute().parent / address)
-    return gallery.model_copy(update={"url": address})
+    return gallery.model_copy(update={"url": gallery_at(gallery.url, found.absolute().parent)})
+
+
+def gallery_at(url: str, folder: Path) -> str:
+    """Return the gallery's address: a file of the settings is named from the configuration's `folder`."""
+    if address := os.environ.get(VARIABLE):
+        return address  # unlike the file, the variable may hold a password: nothing copies it
+    file = file_of(url)
+    return url if file is None else str(folder / file)
+
+
+def file_of(address: str) -> Path | None:
+    """Return the file of an address, a path or "sqlite:///path"; None: it is a server's, or none."""
+    scheme, named, path = address.rpartition(":///")
+    if "://" not in address:
+        return Path(address).expanduser()
+    if not named or not path or scheme.partition("+")[0] != "sqlite":
+        return None
+    return Path(path.partition("?")[0]).expanduser()
 
 
 @functools.lru_cache(maxsize=4)

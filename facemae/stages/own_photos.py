@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from facemae.core import files, records
-from facemae.core.errors import DataError
+from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import SET_LABELLED, DataFolder
 from facemae.core.text import shown
 from facemae.data.sources.base import Place
@@ -31,11 +32,15 @@ FEW_PEOPLE = 10  # evaluated on, below which a verdict is rarely decided
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds: photos by person, photos of nobody, and files that are no photos."""
+    """What a folder holds: photos by person, photos of nobody, and files that are no photos.
+
+    `deep` are the folders whose own folders hold photos, as those of people should in the one that was named.
+    """
 
     people: Mapping[str, int]
     unnamed: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
+    deep: Sequence[str] = ()
 
     @property
     def photos(self) -> int:
@@ -59,9 +64,12 @@ def look(folder: Path) -> Found:
     """
     ignored: Counter[str] = Counter()
     wanted = find(str(folder), SET_LABELLED, Path())
-    people = Counter(photo.person for photo in wanted.source.photos(Place(folder, {}), ignored))
+    photos = list(wanted.source.photos(Place(folder, {}), ignored))
+    people = Counter(photo.person for photo in photos)
     unnamed = people.pop(None, 0)
-    return Found({str(name): count for name, count in people.items()}, unnamed, ignored)
+    places = [photo.sample_id.split("/")[1:] for photo in photos if photo.person is None]
+    deep = sorted({place[0] for place in places if len(place) == 3})
+    return Found({str(name): count for name, count in people.items()}, unnamed, ignored, deep)
 
 
 def usable(folder: DataFolder) -> Found:
@@ -88,6 +96,9 @@ def require_enough(found: Found, folder: Path, what: str) -> None:
         return
     short = sorted(set(found.people) - set(enough))
     few = f"; too few of: {', '.join(map(shown, short[:5]))}" if short else ""
+    if found.deep:
+        instead = f"name {shown(folder / found.deep[0])}" if len(found.deep) == 1 else "move them up"
+        few += f". {found.unnamed} photos lie too deep to be a person's: {instead}"
     raise DataError(
         f"{shown(folder)}: {len(enough)} people have {MIN_PHOTOS} {what} or more, and {MIN_PEOPLE} are needed"
         f"{few}. Add photos, each person's in a folder of their own."
@@ -157,16 +168,36 @@ def expectation(chosen: Mapping[str, Any], found: Found) -> str:
 
 
 def free_folder(wanted: Path, photos: Path) -> Path:
-    """Return the folder for the results of these photos: theirs of an earlier start, or a new one."""
-    number = 1
-    while True:
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        mine = folder / SETTINGS
+    """Return the folder for the results of these photos: theirs of an earlier start, or a new one.
+
+    Args:
+        wanted: An absolute path.
+        photos: The photos.
+
+    Raises:
+        UsageError: it lies among the photos.
+    """
+    if wanted.resolve().is_relative_to(photos.resolve()):
+        raise UsageError(f"{shown(wanted)} lies inside the photos' folder; name another one with --out.")
+    for number in itertools.count(1):
+        folder = wanted if number == 1 else wanted.parent / f"{wanted.name}-{number}"
         if not folder.exists() or not any(folder.iterdir()):
-            return folder
-        if mine.exists() and records.read_json(mine)["data"]["labelled"] == str(photos.absolute()):
-            return folder
-        number += 1
+            break
+        if earlier(folder).get("data", {}).get("labelled") == str(photos.absolute()):
+            break
+    return folder
+
+
+def earlier(folder: Path) -> dict[str, Any]:
+    """Return the settings of an earlier start in a results folder, none where there was none.
+
+    They are brought up to date where the folder was moved or copied since: results go to where it is.
+    """
+    path = folder / SETTINGS
+    found = records.read_json(path) if path.exists() else {}
+    if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
+        return {}
+    return found | {"results": str(folder.absolute())}
 
 
 SETTINGS = "settings.json"

@@ -135,6 +135,29 @@ def test_a_known_face_under_another_name_is_asked_about(place, faces, answer, ex
     assert "This face is taken for" not in written(page)
 
 
+def test_photos_are_added_to_nobody_who_is_gone_or_misspelt(place, faces):
+    page = enrol(open_page("gallery"), "Ann", faces(1))
+    enrol(page, "Anne", faces(2), add=True)
+    assert 'Nobody is enrolled as "Anne"; did you mean "Ann"?' in written(page)
+    enrol(page, "Bob", faces(1))
+    with Gallery(place) as kept:
+        kept.remove("Ann")
+    run(page.button(key="pending_add").click())
+    assert 'Nobody is enrolled as "Ann"' in written(page)
+    assert names(place) == []
+
+
+def test_who_is_deleted_is_who_was_shown(place, faces):
+    page = enrol(open_page("gallery"), "Ann", faces(1))
+    run(page.selectbox(key="gallery_person_1").select_index(0))
+    with Gallery(place) as kept:  # by another visitor
+        kept.rename("Ann", "Ann B.")
+        kept.enrol("Ann", [Template(np.ones(2), "model")], consent=True, retain_until=until(3))
+    page.button(key="person_delete").click()
+    run(page)
+    assert "Ann" in names(place)
+
+
 def test_photos_that_cannot_be_used_are_named(place, faces):
     page = enrol(open_page("gallery"), "Ann", faces(1), ("notes.jpg", b"hello", "image/jpeg"))
     assert "notes.jpg: This file is not a picture we can read. Use JPEG, PNG or WebP." in written(page)

@@ -15,7 +15,7 @@ from facemae.app import frame
 from facemae.app.parts import live_training
 from facemae.app.views import results as page_module
 from facemae.config import Experiment
-from facemae.core import files, layout
+from facemae.core import files, layout, records
 from facemae.core.layout import Results
 from facemae.report import live
 from facemae.report.phrases import HOW_TO_READ
@@ -73,8 +73,8 @@ def test_tables_are_offered_in_both_forms() -> None:
 
 def test_downloads_hold_the_numbers_and_no_formulas() -> None:
     table = pd.DataFrame({"run": ["=1+1", "random"], "value": [-0.5, 0.25], "note": [None, "@x"]})
-    text = page_module._csv(table)
-    assert text.splitlines() == ["run,value,note", "'=1+1,-0.5,", "random,0.25,'@x"]
+    text = records.csv_text(table)
+    assert text.splitlines() == [b"run,value,note", b"'=1+1,-0.5,", b"random,0.25,'@x"]
     pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(page_module._parquet(table))), table)
 
 

@@ -13,13 +13,16 @@ MADE = [
     "data/evaluated/embeddings.parquet", "logs/random/0/pretrain.log", ".snakemake/log/x.log",
     "results-killed/data/.unpacked/lfw-1/b.jpg",
 ]  # fmt: skip
-GALLERY = ["data/gallery/faces.sqlite", "data/gallery/faces.sqlite-wal", "data/gallery/.faces.sqlite.tmp"]
+GALLERY = ["data/gallery/faces.sqlite", "data/gallery/faces.sqlite-wal"]
 KEPT = [
     "photos/ann/a.jpg",
     "data/raw/lfw/lfw.tgz",
     "config.yaml",
     ".venv/lib/photos.parquet",
     "src/results.py",
+    "web/config.json",
+    "web/shards/a.txt",
+    "data/gallery/my-faces.sqlite",
 ]
 
 
@@ -30,6 +33,7 @@ def here(tmp_path, monkeypatch, root):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "config.yaml").write_text((root / "config.yaml").read_text())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FACEMAE_GALLERY", raising=False)
     return tmp_path
 
 
@@ -68,6 +72,8 @@ def test_nothing_goes_without_a_yes(here):
     before = left(here)
     done = clean("--all", input="n\n")
     assert "results-mine" in done.output
+    assert "Nothing was deleted; answer y, or say --yes." in str(done.exception)
+    assert "Nothing was deleted" in str(clean("--all", input="").exception)
     assert left(here) == before
 
 
@@ -76,3 +82,48 @@ def test_results_in_use_are_not_deleted(here):
         done = clean("--all", "--yes")
     assert "in use by process" in str(done.exception)
     assert (here / "results" / "config.json").exists()
+
+
+def test_a_stage_in_use_is_not_deleted(here):
+    with exclusive(here / "results" / "random" / "0" / ".pretrain.lock"):
+        done = clean("--yes")
+    assert "in use by process" in str(done.exception)
+    assert (here / "results-mine").exists()
+
+
+@pytest.mark.parametrize("address", ["data/gallery/faces.sqlite", "sqlite:///data/gallery/faces.sqlite"])
+@pytest.mark.parametrize("named", ["variable", "settings"])
+def test_the_gallery_goes_however_it_is_named(here, address, named, monkeypatch):
+    if named == "variable":
+        monkeypatch.setenv("FACEMAE_GALLERY", address)
+    else:
+        (here / "mine.yaml").write_text(f"gallery: {{url: '{address}'}}")
+    config = ["--config", "config.yaml", "--config", "mine.yaml"] if named == "settings" else []
+    done = clean("--all", "--yes", *config)
+    assert done.exit_code == 0
+    assert left(here) - {"mine.yaml"} == set(KEPT)
+
+
+def test_a_configuration_that_is_not_there_is_no_reason_to_take_another(here):
+    done = clean("--yes", "--config", "mien.yaml")
+    assert "mien.yaml" in str(done.exception)
+    assert (here / "results").exists()
+
+
+def test_results_that_are_elsewhere_go_with_the_link_to_them(here, tmp_path_factory):
+    large = tmp_path_factory.mktemp("large") / "mine"
+    (here / "results-mine").rename(large)
+    (here / "results-mine").symlink_to(large)
+    done = clean("--yes")
+    assert f"results-mine -> {large}" in done.output
+    assert not large.exists()
+    assert not (here / "results-mine").is_symlink()
+
+
+@pytest.mark.parametrize(("key", "place"), [("labelled", "results/mine"), ("raw_dir", "results-mine/raw")])
+def test_photos_inside_what_is_to_go_stop_it(here, key, place):
+    (here / place).mkdir(parents=True)
+    (here / "mine.yaml").write_text(f"data: {{{key}: {place}}}")
+    done = clean("--all", "--yes", "--config", "config.yaml", "--config", "mine.yaml")
+    assert f"holds {place}, which is to stay" in str(done.exception)
+    assert (here / "logs").exists()

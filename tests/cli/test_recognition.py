@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from facemae.recognition import recogniser
+
 RUN = ("--model", "region/1")
 
 
@@ -120,6 +122,8 @@ def test_rename_find_and_export(facemae, photos, tmp_path):
         (["identify", "TEXT"], 3, "This file is not a picture we can read. Use JPEG, PNG or WebP."),
         (["identify", "nowhere.jpg"], 3, "cannot be read"),
         (["identify", "PHOTO", "--threshold", "0.5", "--fmr", "0.1"], 2, "give one of them"),
+        (["identify", "PHOTO", "--threshold", "nan"], 2, "Invalid value for"),
+        (["verify", "PHOTO", "PHOTO", "--fmr", "nan"], 2, "Invalid value for"),
         (["identify", "PHOTO", "--fmr", "0.001", *RUN], 2, "ask for 0.1 or more"),
         (["identify", "PHOTO", "--model", "nowhere"], 2, "nowhere is no model: it is neither a name that"),
         (["identify", "PHOTO", "--model", "region/1", "--results", "nowhere"], 2, "region/1 is no model"),
@@ -182,15 +186,40 @@ def test_a_folder_of_photos_gives_a_row_per_face(facemae, photos, group, tmp_pat
     shutil.copy(group, tmp_path / "in" / "a")  # a picture is one whatever it is called
     shutil.copy(photos["orl/s01/02"], tmp_path / "in" / "deep" / "b.pgm")
     (tmp_path / "in" / "c.jpg").write_bytes(b"no picture")
+    (tmp_path / "in" / "Thumbs.db").write_bytes(b"no picture")
     code, _, err = facemae("identify", tmp_path / "in", "--csv", tmp_path / "out.csv")
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert code == 0
+    assert [*rows[0]] == [*recogniser.COLUMNS, "model"]
     assert [(row["photo"][len(str(tmp_path)) + 4 :], row["face"][:1]) for row in rows] == [
         ("a", "1"), ("a", "2"), ("a", "3"), ("c.jpg", ""), ("deep/b.pgm", "1"),
     ]  # fmt: skip
     assert [row["person"] for row in rows].count("Ann") == 2
     assert "not a picture" in rows[3]["note"]
+    assert "1 files are not used: no picture" in err
     assert "3 photos, 4 faces: 2 named, 2 unknown; 1 photos without a face" in err
+    assert (tmp_path / "out.csv").stat().st_mode & 0o777 == 0o600  # it says who is where
+
+
+def test_a_table_of_faces_holds_no_formulas_and_any_name_of_a_file(facemae, photos, tmp_path, monkeypatch):
+    import shutil
+
+    (tmp_path / "=in").mkdir()
+    monkeypatch.chdir(tmp_path)
+    facemae("gallery", "add", "=1+1", photos["orl/s01/01"], "--consent")
+    shutil.copy(photos["orl/s01/01"], tmp_path / "=in" / "a\udcff.pgm")
+    assert facemae("identify", "=in", "--csv", "out.csv")[0] == 0
+    row = (tmp_path / "out.csv").read_text().splitlines()[1]
+    assert row.startswith("'=in/a\\udcff.pgm,1,")
+    assert ",'=1+1," in row
+
+
+def test_a_table_that_cannot_be_written_is_told_before_any_photo_is_read(
+    facemae, photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(recogniser.Recogniser, "align", lambda *_: pytest.fail("read"))
+    code, _, err = facemae("identify", photos["orl/s01/01"].parent, "--csv", tmp_path)
+    assert (code, "is a folder and a file is to be written" in err) == (5, True)
 
 
 def test_an_explanation_by_a_model_of_others(facemae, photos):

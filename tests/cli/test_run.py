@@ -1,14 +1,19 @@
 """The front door: what is missing is said before any work, and a run ends with its verdict."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from facemae.__main__ import app
+from facemae.cli import run as front_door
 from facemae.core.files import exclusive
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
+from facemae.stages import own_photos
 
 
 def people(folder, count, photos):
@@ -59,3 +64,44 @@ def test_a_folder_of_photos_ends_with_a_verdict(count, photos, tmp_path, capfd):
     assert "Verdict  " in done.output
     assert (tmp_path / "out" / "report" / "overview.html").exists()
     assert f"{count} people" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("out", [".", "../faces", "out"])
+def test_results_are_not_written_among_the_photos(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(people(tmp_path / "faces", 4, 3))
+    done = run("--photos", ".", "--out", out)
+    assert "lies inside the photos' folder; name another one with --out" in str(done.exception)
+    assert not list(tmp_path.rglob("settings.json"))
+
+
+def test_a_folder_that_was_moved_is_gone_on_with_where_it_is(tmp_path, monkeypatch):
+    place, calls = people(tmp_path / "faces", 4, 3), []
+    kept = own_photos.data_settings(place, tmp_path / "old") | {"split": {}}
+    own_photos.write(tmp_path / "new", kept)
+    monkeypatch.setattr(front_door, "_snakemake", lambda folder, *_: calls.append(folder))
+    done = run("--photos", place, "--out", tmp_path / "new")
+    assert calls == [tmp_path / "new"]
+    assert json.loads((tmp_path / "new" / "settings.json").read_text())["results"] == str(tmp_path / "new")
+    assert "There is no verdict in" in str(done.exception)
+
+
+STOPPED = '''
+import sys
+from facemae.cli.run import _ended
+child = f"""import os, signal, sys
+signal.signal(signal.{sys.argv[1]}, lambda *_: sys.exit(os.write(1, b'saved') - 5))
+print('on', flush=True)
+signal.pause()"""
+sys.exit(_ended([sys.executable, "-c", child], {}))
+'''
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGHUP", 75), ("SIGINT", 130)])
+def test_what_stops_the_command_stops_its_trainings_and_waits_for_them(name, code):
+    command = [sys.executable, "-c", STOPPED, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(signal.Signals[name])
+        out, err = process.communicate(timeout=20)
+    assert (out, process.returncode) == ("saved", code)
+    assert "the same command goes on where it was" in err

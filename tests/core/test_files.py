@@ -408,3 +408,11 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
         files.exclusive(tmp_path / ".lock"),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", [".", "/", "..", "folder"])
+def test_a_folder_is_no_file_to_write(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    with pytest.raises(StorageError, match="is a folder and a file is to be written"):
+        files.atomic_write(Path(name), b"x")

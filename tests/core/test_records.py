@@ -1,5 +1,6 @@
 """What a stage's files say of each other, and what is read of damaged, foreign or older ones."""
 
+import io
 from dataclasses import dataclass
 
 import pandas as pd
@@ -73,3 +74,10 @@ def test_a_record_has_its_type_or_says_what_is_wrong(tmp_path):
     files.write_json(path, [])
     with pytest.raises(IntegrityError, match="as a whole"):
         records.read_record(path, Verdict)
+
+
+def test_a_cell_is_no_formula():
+    table = pd.DataFrame({"name": ["=1", "+1", "-1", "@a", "\t=1", "\n=1", "b"], "value": range(-3, 4)})
+    lines = pd.read_csv(io.BytesIO(records.csv_text(table)))
+    assert [*lines["name"]] == ["'=1", "'+1", "'-1", "'@a", "'\t=1", "'\n=1", "b"]
+    assert [*lines["value"]] == [*range(-3, 4)]

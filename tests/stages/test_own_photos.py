@@ -77,3 +77,26 @@ def test_results_go_beside_those_of_other_photos_and_on_with_their_own(tmp_path)
     own_photos.write(wanted, own_photos.data_settings(mine, wanted))
     assert own_photos.free_folder(wanted, mine) == wanted
     assert own_photos.free_folder(wanted, others) == tmp_path / "results-mine-2"
+
+
+def test_an_earlier_start_is_found_also_where_its_folder_was_moved(tmp_path):
+    place = tmp_path / "faces"
+    own_photos.write(tmp_path / "out", own_photos.data_settings(place, tmp_path / "out"))
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert own_photos.free_folder(tmp_path / "moved", place) == tmp_path / "moved"
+    assert own_photos.earlier(tmp_path / "moved")["results"] == str(tmp_path / "moved")
+    assert own_photos.free_folder(tmp_path / "moved", tmp_path / "others") == tmp_path / "moved-2"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"data": 3}'])
+def test_settings_that_are_not_ours_are_left_alone(tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "settings.json").write_text(content)
+    assert own_photos.earlier(tmp_path / "out") == {}
+    assert own_photos.free_folder(tmp_path / "out", tmp_path / "faces") == tmp_path / "out-2"
+
+
+def test_folders_of_people_that_lie_too_deep_are_said_to(tmp_path):
+    place = folder(tmp_path / "export", 4, 3)
+    with pytest.raises(DataError, match=f"12 photos lie too deep .*: name {place}"):
+        own_photos.require_enough(own_photos.look(tmp_path / "export"), tmp_path / "export", "photos")

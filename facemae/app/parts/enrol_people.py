@@ -94,6 +94,8 @@ def render(where: Where, source: str) -> None:
             if source == FOLDER:
                 _import(where, shots, terms, add)
             else:
+                if add:
+                    where.gallery.person(name)  # a name that is misspelt would be another person
                 _enrol(where, name, shots, terms, add=add)
     elif not ready:
         st.caption("Needed: a photo, a name, and consent.")
@@ -218,6 +220,7 @@ def _ask(where: Where, pending: Pending) -> None:
     shots, terms = pending.shots, pending.terms
     with st.container(horizontal=True), session.told():
         if st.button("Add the photos to the enrolled person", key="pending_add"):
+            where.gallery.person(pending.known_as)  # who may be gone by now
             _enrol(where, pending.known_as, shots, terms, add=True, anyway=True)
         if st.button("Enrol as another person", key="pending_new"):
             _enrol(where, name, shots, terms, anyway=True)

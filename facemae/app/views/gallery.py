@@ -164,7 +164,7 @@ def _person(kept: Gallery, person: Person) -> None:
                 key="person_export",
             )
             if st.button("Delete", icon=":material/delete:", key="person_delete"):
-                kept.remove(person.name)
+                kept.remove(person.id)  # whoever is called so by now
                 done(f"The person is deleted. {_left(kept)}")
 
 

@@ -12,6 +12,7 @@ from facemae import config
 from facemae.app import frame
 from facemae.app.parts import download, live_training
 from facemae.app.views import alignment
+from facemae.core import records
 from facemae.core.layout import Results
 from facemae.report import chart_spec, curves, tables
 from facemae.report.latex import latex
@@ -105,7 +106,7 @@ def _downloads(shown: pd.DataFrame) -> None:
             ("All numbers", frame.load(tables.summary), "facemae-summary"),
         ):
             for form, make, kind in (
-                ("CSV", _csv, "text/csv"),
+                ("CSV", records.csv_text, "text/csv"),
                 ("Parquet", _parquet, "application/octet-stream"),
             ):
                 st.download_button(
@@ -124,17 +125,6 @@ def _downloads(shown: pd.DataFrame) -> None:
             key="facemae_latex", on_click="ignore", icon=":material/download:",
             help="Mean and interval by the usual metrics, the best run in bold.",
         )  # fmt: skip
-
-
-def _csv(table: pd.DataFrame) -> str:
-    """Return a table as text; a cell that a spreadsheet would take for a formula is quoted as text."""
-    texts = table.select_dtypes(include=["object", "string"]).columns
-    plain = table.assign(**{name: table[name].map(_no_formula) for name in texts})
-    return str(plain.to_csv(index=False))
-
-
-def _no_formula(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

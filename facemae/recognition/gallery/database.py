@@ -17,6 +17,7 @@ from facemae.recognition.gallery import rows, schema
 from facemae.recognition.gallery.postgres import Postgres
 from facemae.recognition.gallery.schema import COUNTERS
 from facemae.recognition.gallery.sqlite import Sqlite
+from facemae.recognition.settings import file_of
 
 
 class ResidueWarning(UserWarning):
@@ -144,18 +145,17 @@ class Database:
 
 
 def _backend(url: str | Path, create: bool) -> Sqlite | Postgres:
-    if isinstance(url, Path) or "://" not in url:
-        return Sqlite(Path(url).expanduser(), create)
+    file = file_of(str(url))
+    if file is not None:
+        return Sqlite(file, create)
     try:
-        parsed = make_url(url)
+        parsed = make_url(str(url))
         kind = parsed.get_backend_name()
     except (ArgumentError, ValueError):
         # The address may hold a password, so it is not repeated, nor is the error that repeats it.
         kind, parsed = "", None
     if kind == "postgresql" and parsed is not None:
         return Postgres(parsed, create)
-    if kind == "sqlite" and parsed is not None and parsed.database:
-        return Sqlite(Path(parsed.database), create)
     raise UsageError(
         "The gallery's address cannot be read; give a file, or postgresql://user:password@host/database."
     )

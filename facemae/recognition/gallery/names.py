@@ -10,6 +10,9 @@ LONGEST = 100  # characters, after normalisation
 _SHOWN = 40  # characters of a name that a message repeats
 # What turns the reading direction of all that follows, and so makes a line say what it does not.
 _BIDI = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+# What is never seen and joins nothing, so that two names would look alike: soft hyphen, zero-width space and
+# kin, byte order mark. Joiners and marks of direction stay: names in many scripts need them.
+_UNSEEN = frozenset(map(chr, (0xAD, 0x200B, *range(0x2060, 0x2065), 0xFEFF)))
 # Control characters, lone halves of surrogate pairs, line and paragraph separators.
 _REFUSED = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _INVISIBLE = frozenset({"Cf", "Zs", "Mn", "Me"})
@@ -27,13 +30,13 @@ def fit(name: str) -> str:
         raise UsageError(
             f"The name has {len(plain)} characters and at most {LONGEST} are allowed; shorten it."
         )
-    if any(each in _BIDI or unicodedata.category(each) in _REFUSED for each in plain):
-        raise UsageError(
-            "The name holds a line break, a control character or a mark that turns the reading direction; "
-            "type it again without."
-        )
     if all(unicodedata.category(each) in _INVISIBLE for each in plain):
         raise UsageError(f"The name is empty; type one of 1 to {LONGEST} characters.")
+    if any(each in _BIDI | _UNSEEN or unicodedata.category(each) in _REFUSED for each in plain):
+        raise UsageError(
+            "The name holds a line break, a control character or a mark that nobody sees or that turns the "
+            "reading direction; type it again without."
+        )
     return plain
 
 

@@ -165,7 +165,7 @@ class Gallery(Database):
         On a server it cannot be seen to that nothing is left in copies and logs; see `residue`.
 
         Args:
-            who: The person's name; or their number, which holds also where their row is damaged.
+            who: The person's name; or their number, which holds also where their row is damaged or gone.
 
         Raises:
             UsageError: there is no such person.
@@ -175,8 +175,15 @@ class Gallery(Database):
         """
         with self._removing() as connection:
             number = who if isinstance(who, int) else _person(connection, who).id
-            if not connection.execute(delete(PEOPLE).where(PEOPLE.c.id == number)).rowcount:
+            # A damaged row may name somebody who never was: then there are templates alone.
+            gone = connection.execute(delete(TEMPLATES).where(TEMPLATES.c.person == number)).rowcount
+            if not connection.execute(delete(PEOPLE).where(PEOPLE.c.id == number)).rowcount + gone:
                 raise UsageError(f"Nobody is enrolled with number {number}; look at the list of people.")
+
+    def count(self) -> int:
+        """Return how many people the gallery holds, also where their rows are damaged."""
+        with self._reading() as connection:
+            return connection.scalar(select(func.count()).select_from(PEOPLE)) or 0
 
     def erase(self) -> int:
         """Remove everybody, as `remove` does; return how many people they were."""

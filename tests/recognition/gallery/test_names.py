@@ -18,6 +18,7 @@ def test_what_people_are_called_is_kept(name):
 
 @pytest.mark.parametrize("name", [
     "a\nb", "a\rb", "a\tb", "a\0b", "a\x7fb", "a\x9fb", "a\u2028b", "a\u2029b", "\ud800", "a\udfff",
+    "Ann\u200b", "A\xadnn", "\ufeffAnn", "An\u2060n",
     *(f"a{mark}b" for mark in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"),
 ])  # fmt: skip
 def test_what_deceives_is_refused_without_being_repeated(name):

@@ -163,6 +163,8 @@ def test_no_flipped_bit_changes_anything_unnoticed(gallery, in_file, until):
     ("templates", "created = '2020-01-01 00:00:00.000000'"),
     ("templates", "quality = 0.5"),
     ("templates", "person = 2"),
+    ("templates", "person = 999"),
+    ("people", "retain_until = '0000-99-99'"),
     ("templates", "thumbnail_digest = NULL"),
     ("templates", "thumbnail = x'00'"),
 ])  # fmt: skip
@@ -176,8 +178,12 @@ def test_a_changed_row_is_told_and_its_person_can_be_removed(gallery, enrol, unt
     with pytest.raises(IntegrityError, match="damaged"), Gallery(in_file) as again:
         everything(again, np.ones((1, 2)))
     with Gallery(in_file, purge=False) as again:
-        again.remove(person.id)
+        assert again.count() == 2
+        for number in {person.id, 999} if "999" in change else {person.id}:
+            again.remove(number)
         assert [each.name for each in again.people()] == ["Bob"]
+        if "person = 2" not in change:  # that template is Bob's, whom the message names
+            assert len(again.search(np.ones((1, 2)), "model-a")[0]) == 1
 
 
 def test_a_gallery_of_the_first_schema_is_brought_up_to_date(in_file):
