@@ -244,7 +244,18 @@ def load(connection: Connection, model: str, matrix: Matrix | None, gone: NDArra
             matrix = Matrix(vectors.shape[1], with_room(count))
         kept = ~np.isin(owners, gone)
         matrix.add(ids[kept], owners[kept], vectors[kept])
+        if kept.any():
+            matrix.newest = part[int(np.flatnonzero(kept)[-1])]["digest"]
     return matrix
+
+
+def still_holds(connection: Connection, matrix: Matrix) -> bool:
+    """Return whether the matrix's newest template is the one of its number in the database.
+
+    It is not where it was removed, nor where an older copy was restored, in which numbers are given again.
+    """
+    newest = select(TEMPLATES.c.digest).where(TEMPLATES.c.id == matrix.last)
+    return not len(matrix) or bool(connection.scalar(newest) == matrix.newest)
 
 
 def keep(connection: Connection, model: str, matrix: Matrix, gone: NDArray[np.int64]) -> None:

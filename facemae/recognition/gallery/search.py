@@ -48,7 +48,12 @@ class Matrix:
 
     The rows have no order: what is dropped leaves its place to the last ones, so that neither a new person
     nor one who goes moves all the others.
+
+    Attributes:
+        newest: Checksum of the template `last`.
     """
+
+    newest = ""
 
     def __init__(self, dimension: int, expected: int = 0) -> None:
         """Make an empty matrix of `dimension` numbers a row, with room for `expected` rows."""

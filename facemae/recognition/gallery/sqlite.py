@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from facemae.core.errors import FaceMAEError, IntegrityError, StorageError, UsageError
 from facemae.recognition.gallery import schema
-from facemae.recognition.gallery.rows import expired, keep, load
+from facemae.recognition.gallery.rows import expired, keep, load, still_holds
 from facemae.recognition.gallery.schema import COUNTERS
 from facemae.recognition.gallery.search import Matrix, Scored
 
@@ -162,6 +162,8 @@ class Sqlite:
             counters = dict(connection.execute(_STATE).tuples().all())
             key = counters["revision"], counters["removals"], today
             held, matrix = self._matrices.get(model, ((None, None, None), None))
+            if matrix is not None and (key[0] < held[0] or not still_holds(connection, matrix)):
+                held, matrix = (None, None, None), None  # perhaps an older copy was put in place
             if held == key:
                 return matrix
             gone = expired(connection, today)

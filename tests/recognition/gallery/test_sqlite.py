@@ -309,6 +309,26 @@ def test_only_what_is_new_is_read(gallery, enrol, monkeypatch):
     assert len(gallery.search(query, "model-a", top=100)[0]) == 29
 
 
+@pytest.mark.parametrize("more", [0, 1, 3])
+def test_a_copy_that_is_restored_below_an_open_gallery_is_searched_as_it_is(gallery, enrol, in_file, more):
+    """The numbers of people and templates are given again: what was read before is another's."""
+    faces = np.eye(6, dtype=np.float32)
+    enrol(gallery, "Ada", faces[0])
+    with contextlib.closing(sqlite3.connect(":memory:")) as copy:
+        with contextlib.closing(sqlite3.connect(in_file)) as held:
+            held.backup(copy)
+        enrol(gallery, "Bob", faces[1])
+        assert [each.person.name for each in gallery.search(faces[1:2], "model-a")[0]] == ["Bob", "Ada"]
+        with contextlib.closing(sqlite3.connect(in_file)) as held:
+            copy.backup(held)
+    with Gallery(in_file) as other:
+        for number in range(more):
+            enrol(other, f"New {number}", faces[2 + number])
+    for number, who in enumerate(["Ada", None, *(f"New {each}" for each in range(more))]):
+        best = gallery.search(faces[[number]], "model-a")[0][0]
+        assert (best.person.name if best.score > 0.5 else None) == who
+
+
 def test_few_models_are_held_in_memory(gallery, enrol):
     for number in range(5):
         enrol(gallery, f"{number}", [1, 0], model=f"model-{number}")
