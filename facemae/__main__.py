@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,7 +45,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of few letters is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app([_at_home(each) for each in sys.argv[1:]])
     except FaceMAEError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
@@ -53,6 +54,12 @@ def main() -> None:
         if error.filename is None:
             raise
         _fail(f"{error.filename} cannot be read ({error.strerror}); check the path.", UsageError.exit_code)
+
+
+def _at_home(argument: str) -> str:
+    """Return `--option=~/path` with the home folder in place of ~, which shells leave after an option's =."""
+    option, tilde, path = argument.partition("=~/")
+    return f"{option}={Path.home() / path}" if tilde and option.startswith("--") else argument
 
 
 def _fail(message: str, code: int) -> None:

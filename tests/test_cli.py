@@ -159,6 +159,11 @@ def test_a_command_line_that_cannot_be_read(facemae, arguments, told):
     assert "Traceback" not in err
 
 
+def test_a_home_folder_after_an_options_equals_sign_is_found(facemae, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"{tmp_path}/none.parquet cannot be read" in facemae("evaluate", "--embeddings=~/none.parquet")[2]
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -138,8 +138,13 @@ def explained() -> Iterator[None]:
         )
     except FaceMAEError as error:
         st.warning("These results cannot be shown.", icon=":material/warning:")
-        st.text(str(error))
+        st.text(said(error))
         st.code(COMMAND, language="bash")
+
+
+def said(error: Exception) -> str:
+    """Return what an error says, without where on this machine the results lie."""
+    return str(error).replace(f"{results_root().absolute().parent}{os.sep}", "")
 
 
 def component(name: str, markup: str) -> Any:

@@ -202,7 +202,7 @@ def told() -> Iterator[None]:
         raise
     except FaceMAEError as error:
         st.warning("This cannot be done:", icon=":material/info:")
-        st.text(str(error))
+        st.text(frame.said(error))
 
 
 def demo_people() -> list[tuple[str, NDArray[np.uint8]]]:

@@ -71,6 +71,9 @@ def _made(folder: Path, depth: int) -> Iterator[Place]:
             yield Place(path, RESULTS)
         elif DataFolder(path).photos.exists() or any(DataFolder(path).shards.glob("*/*.parquet")):
             yield Place(path, PREPARED)
+            if path.name.startswith(".") and path.name.endswith(".parquet.faces"):  # of facemae embed
+                made = path.name[1 : -len(".faces")]
+                yield from (Place(folder / each, "embeddings of photos") for each in (made, f"{made}.json"))
         elif depth > 1 and not path.is_symlink():
             yield from _made(path, depth - 1)
 

@@ -1,4 +1,4 @@
-"""The occlusion twin: what something in front of a face does to one recogniser, and what helps against it.
+"""What something in front of a face does to a recogniser, and what helps against it.
 
 Two aids are known. *Patch drop* hides the patches behind the occluder from the encoder, which an encoder that
 was pretrained on visible patches alone (He et al., CVPR 2022) may bear. *Reconstruction* lets the run's own
@@ -82,7 +82,7 @@ def cover(face: Pixels, kind: str, area: float, seed: int) -> tuple[Pixels, Bool
     Raises:
         ValueError: the area is no share.
     """
-    images, hidden = occlude(face[None], kind, area, Noise(range(1), seed, "twin", kind))
+    images, hidden = occlude(face[None], kind, area, Noise(range(1), seed, "cover", kind))
     return images[0], hidden[0]
 
 
@@ -252,8 +252,8 @@ def measure(
     """
     chosen = _chosen(people, seed)
     names, identity = np.unique(np.asarray(people)[chosen], return_inverse=True)
-    weights = identity_weights(len(names), RESAMPLES, seed_of(seed, "twin") % 2**32)
-    covered, hidden = occlude(faces[chosen], kind, area, Noise(torch.from_numpy(chosen), seed, "twin", kind))
+    weights = identity_weights(len(names), RESAMPLES, seed_of(seed, "cover") % 2**32)
+    covered, hidden = occlude(faces[chosen], kind, area, Noise(torch.from_numpy(chosen), seed, "cover", kind))
     reference = embed_covered(embedder, faces[chosen], np.zeros_like(hidden), "none")
     found: dict[str, _Scored | str] = {}
     for step, name in enumerate((CLEAN, *AIDS), start=1):

@@ -26,6 +26,7 @@ from facemae.data.faces.cache import build_cache, load_faces
 from facemae.data.faces.split import check_split, evaluated_pairs, listed_people, split_people
 from facemae.data.sources import manifest
 from facemae.data.sources.base import Attribute, Box, Photo, Place
+from facemae.data.sources.listing import linked_folders
 from facemae.data.sources.locate import ChosenSource, clear_unused, find, locate, raw_dir
 from facemae.data.sources.manifest import Entry
 from facemae.models import shipped_models
@@ -119,8 +120,14 @@ def _check_apart(listed: list[ListedSource], folder: DataFolder) -> None:
     for each in listed:
         images = each.place.images.resolve()
         own = images.is_relative_to(folder.unpacked.resolve())
-        if each.wanted.source.images and images.is_dir() and out.is_relative_to(images) and not own:
-            raise UsageError(f"{folder.root} lies inside the photos' folder {images}; write elsewhere.")
+        if own or not each.wanted.source.images or not images.is_dir():
+            continue
+        for place in (images, *linked_folders(images)):
+            if out.is_relative_to(place):
+                link = "" if place == images else f", which a link in {images} leads to"
+                raise UsageError(
+                    f"{folder.root} lies inside the photos' folder {place}{link}; write elsewhere."
+                )
 
 
 def _attributes(wanted: list[ChosenSource]) -> dict[str, Attribute]:

@@ -211,6 +211,7 @@ def test_a_damaged_file_is_one_sentence(stage: str, file: str, own: Path) -> Non
         path.write_bytes(b"{}")
     text = written(open_page("explain")) + written(open_page("explain", tab="All faces"))
     assert "damaged" in text or "cannot be read" in text
+    assert str(own.parent) not in text
     assert "Traceback" not in text
 
 

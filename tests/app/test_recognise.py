@@ -80,7 +80,7 @@ def test_every_face_of_a_photo_is_numbered_and_looked_up(place):
     assert len(decisions(page)) == 3
     (boxed, *_) = page.get("image")
     assert boxed.proto.imgs[0].alt == "Your photo, 3 faces boxed and numbered"
-    assert page.selectbox(key="twin_face").options == ["1", "2", "3"]
+    assert page.selectbox(key="cover_face").options == ["1", "2", "3"]
 
 
 def test_a_photo_without_a_face_says_what_helps(place):
@@ -129,26 +129,26 @@ def test_the_threshold_follows_the_false_match_rate(place):
     assert "measured on 12 unseen people" in written(page)
 
 
-def test_the_twin_shows_what_an_occluder_and_an_aid_change(place):
+def test_the_cover_shows_what_an_occluder_and_an_aid_change(place):
     page = run(open_page("recognise", model="region/1").button(key="recognise_demo").click())
     assert page.dataframe[1].value["face"].tolist() == ["uncovered", "covered"]
-    run(page.toggle(key="twin_drop").set_value(True))
-    run(page.toggle(key="twin_fill").set_value(True))
+    run(page.toggle(key="cover_drop").set_value(True))
+    run(page.toggle(key="cover_fill").set_value(True))
     assert "Reconstruction invents what it cannot see" in written(page)
     second = page.dataframe[2].value
     assert second["face"].tolist() == ["uncovered", "covered", "patch drop", "reconstruction"]
-    run(page.segmented_control(key="twin_kind").set_value("nothing"))
+    run(page.segmented_control(key="cover_kind").set_value("nothing"))
     clean = page.dataframe[1].value
     assert clean["score"].iloc[0] == pytest.approx(clean["score"].iloc[1], abs=1e-5)
 
 
 def test_the_effect_of_the_aids_is_measured_on_unseen_people(place):
     page = open_page("recognise", model="region/1")
-    run(page.button(key="twin_measure").click())
+    run(page.button(key="cover_measure").click())
     assert "36 faces of 12 people" in "".join(each.proto.body for each in page.get("html"))
     assert "The occluder " in written(page)
     assert "Patch drop " in written(page)
-    run(page.slider(key="twin_area").set_value(40))
+    run(page.slider(key="cover_area").set_value(40))
     assert "The occluder " not in written(page)
 
 

@@ -87,6 +87,17 @@ def test_a_mask_that_no_model_knows_is_said_to_be() -> None:
     assert "never met" not in written(choose(page, "random/0", "random/1"))
 
 
+def test_the_page_starts_with_the_run_that_completes_unseen_faces_best(own: Path) -> None:
+    for run_name, error in (("random", 0.9), ("region", 0.4)):
+        for seed in (0, 1):
+            path = Results(own).stage(run_name, seed, "pretrain") / layout.METRICS
+            content = records.read_json(path)
+            entry = {**content["metrics"][0], "name": layout.COMMON_ERROR, "value": error}
+            kept = [each for each in content["metrics"] if each["name"] != layout.COMMON_ERROR]
+            files.write_json(path, content | {"metrics": [*kept, entry]})
+    assert open_page("reconstruct").multiselect(key="model").value == ["region/0"]
+
+
 @pytest.mark.usefixtures("shown")
 def test_without_a_model_the_page_asks_for_one() -> None:
     page = choose(open_page("reconstruct"))

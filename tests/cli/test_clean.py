@@ -11,7 +11,8 @@ MADE = [
     "results/random/0/.pretrain/step_4/state.safetensors", "results-mine/data/faces.npy",
     "results-mine/data/photos.parquet", "prepared/lfw/photos.parquet", "prepared/lfw/shards/x/0.parquet",
     "data/evaluated/embeddings.parquet", "logs/random/0/pretrain.log", ".snakemake/log/x.log",
-    "results-killed/data/.unpacked/lfw-1/b.jpg",
+    "results-killed/data/.unpacked/lfw-1/b.jpg", "work/.e.parquet.faces/photos.parquet", "work/e.parquet",
+    "work/e.parquet.json",
 ]  # fmt: skip
 GALLERY = ["data/gallery/faces.sqlite", "data/gallery/faces.sqlite-wal"]
 KEPT = [
@@ -19,6 +20,8 @@ KEPT = [
     "data/raw/lfw/lfw.tgz",
     "config.yaml",
     ".venv/lib/photos.parquet",
+    "work/mine.parquet",
+    "work/mine.parquet.json",
     "src/results.py",
     "web/config.json",
     "web/shards/a.txt",

@@ -328,6 +328,11 @@ def test_results_inside_the_photos_are_refused(configured, corpus, tmp_path):
     shutil.copytree(corpus / "labelled", home)
     with pytest.raises(UsageError, match="lies inside the photos' folder"):
         fetch(configured(labelled=str(home), unlabelled=[]), DataFolder(home / "out"))
+    (home / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(
+        UsageError, match=r"lies inside the photos' folder .*elsewhere, which a link in .* leads to"
+    ):
+        fetch(configured(labelled=str(home), unlabelled=[]), DataFolder(tmp_path / "elsewhere" / "out"))
 
 
 def test_what_was_unpacked_for_a_source_that_is_gone_goes(configured, corpus, tmp_path):

@@ -53,7 +53,7 @@ def render(model: Model, threshold: Threshold, faces: list[Found]) -> None:
     number = 1
     if len(faces) > 1:
         with right:
-            number = int(st.selectbox("Face", [each.number for each in faces], key="twin_face"))
+            number = int(st.selectbox("Face", [each.number for each in faces], key="cover_face"))
     _live(model, threshold, other, faces[number - 1].image)
 
 
@@ -63,15 +63,19 @@ def _live(model: Model, threshold: Threshold, other: Model, face: Pixels) -> Non
     with session.told():
         kind = st.segmented_control(
             "In front of the face", [NOTHING, *KINDS, DRAWN], default="sunglasses", required=True,
-            key="twin_kind",
+            key="cover_kind",
         )  # fmt: skip
         covered, hidden, area = _covered(face, kind)
         if hidden.all():
             raise UsageError("The whole face is covered, so there is nothing to recognise; cover less of it.")
         with st.container(horizontal=True):
-            drop = st.toggle("Patch drop", key="twin_drop", help="Hide the covered patches from the encoder.")
+            drop = st.toggle(
+                "Patch drop", key="cover_drop", help="Hide the covered patches from the encoder."
+            )
             fill = st.toggle(
-                "Reconstruction", key="twin_fill", help="Let the run's masked autoencoder fill them in first."
+                "Reconstruction",
+                key="cover_fill",
+                help="Let the run's masked autoencoder fill them in first.",
             )
         aids: list[Aid] = ["none"]
         aids += ["patch_drop"] if drop else []
@@ -105,12 +109,12 @@ def _covered(face: Pixels, kind: str) -> tuple[Pixels, Booleans, float]:
     if kind == NOTHING:
         return face, np.zeros(face.shape[:2], np.bool_), 0.0
     if kind == DRAWN:
-        cells = paint.cells("twin_cells", encode_png(face), occluded.CELLS)
+        cells = paint.cells("cover_cells", encode_png(face), occluded.CELLS)
         image, hidden = occluded.cover_painted(face, cells)
         return image, hidden, float(hidden.mean())
     left, right = st.columns(2)
-    percent = left.slider("Covered (%)", 5, 70, 20, step=5, key="twin_area")
-    seed = int(right.number_input("Which one", 0, 999, 0, key="twin_seed", help="Another of its kind."))
+    percent = left.slider("Covered (%)", 5, 70, 20, step=5, key="cover_area")
+    seed = int(right.number_input("Which one", 0, 999, 0, key="cover_seed", help="Another of its kind."))
     image, hidden = occluded.cover(face, KINDS[kind], percent / 100, seed)
     return image, hidden, percent / 100
 
@@ -133,7 +137,7 @@ def _one(
     st.dataframe(
         pd.DataFrame(rows)[shown].dropna(),
         hide_index=True,
-        key=f"twin_table_{column}",
+        key=f"cover_table_{column}",
         column_config={
             "face": "Face",
             "like": frame.number("Like the uncovered face", "%.3f"),
@@ -213,9 +217,9 @@ def _effect(model: Model, threshold: Threshold, other: Model, kind: Occlusion, a
     from facemae.recognition import occluded
 
     asked = (kind, area, model.name, other.name)
-    if st.button("Measure this cover on unseen people", key="twin_measure"):
-        st.session_state["twin_asked"] = asked
-    if st.session_state.get("twin_asked") != asked:
+    if st.button("Measure this cover on unseen people", key="cover_measure"):
+        st.session_state["cover_asked"] = asked
+    if st.session_state.get("cover_asked") != asked:
         st.caption(
             "It takes up to half a minute, and says whether patch drop and reconstruction help or seem to."
         )

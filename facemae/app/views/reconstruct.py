@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +18,12 @@ from facemae.app import frame, session
 from facemae.app.parts import completion, paint, photo_input, pictures
 from facemae.config.masks import Masks
 from facemae.core import layout
-from facemae.core.errors import UsageError
+from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.layout import Results
 from facemae.data.images import encode_png
 from facemae.data.sources.listing import folder_state
 from facemae.models import shipped_models
-from facemae.report import faces, phrases, tables
+from facemae.report import faces, phrases, reconstructions, tables
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -72,7 +73,7 @@ def render() -> None:
 
 
 def _folders(setup: config.Experiment | None, size: int) -> dict[str, Path]:
-    """Return the folder of every pretrained model there is, by "run/seed", and of the shipped one."""
+    """Return the folders of pretrained models by "run/seed", the best run first, and of the shipped one."""
     paths = Results(frame.results_root())
     folders = {
         f"{name}/{seed}": paths.stage(name, seed, "pretrain")
@@ -80,6 +81,10 @@ def _folders(setup: config.Experiment | None, size: int) -> dict[str, Path]:
         for seed in (setup.seeds if setup else ())
     }
     folders = {name: folder for name, folder in folders.items() if (folder / layout.DECODER).is_file()}
+    if folders:
+        with contextlib.suppress(FileNotFoundError, FaceMAEError):  # a training is not done, or damaged
+            best = frame.load(reconstructions.best)
+            folders = dict(sorted(folders.items(), key=lambda each: not each[0].startswith(f"{best}/")))
     return folders | ({SHIPPED: shipped_models.FOLDER / SHIPPED} if size == SHIPPED_SIZE and _whole() else {})
 
 

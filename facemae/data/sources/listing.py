@@ -73,6 +73,13 @@ def visible_files(folder: Path, ignored: Counter[str] | None = None) -> Iterator
             stack.pop()
 
 
+def linked_folders(folder: Path) -> Iterator[Path]:
+    """Yield the folders that links in `folder` or below it lead to."""
+    for parent, names, _ in os.walk(folder):
+        paths = (Path(parent, name) for name in names)
+        yield from (path.resolve() for path in paths if path.is_symlink())
+
+
 class _Followed:
     """The folders that links have led to, so that none is walked twice and a circle ends."""
 
