@@ -329,5 +329,5 @@ def pack_models(folder: Path, out: Path) -> None:
     """Make the models face-mae and face-embedder of a results folder, as those that come with the package."""
     from facemae.recognition.packing import pack
 
-    pack(folder / "random" / "0" / "pretrain", "face-mae", out / "face-mae", [])
+    pack(folder / "random" / "0" / "pretrain", "face-mae", out / "face-mae", [], ["It took long."])
     pack(folder / "random" / "0" / "finetune", "face-embedder", out / "face-embedder", ["It squints."])

@@ -236,11 +236,14 @@ def pack_model(
     failure: Annotated[
         list[str], typer.Option("--failure", help="A known failure, in a sentence; may be given often.")
     ] = [],  # noqa: B006 - typer copies it
+    note: Annotated[
+        list[str], typer.Option("--note", help="How it was made, in a sentence; may be given often.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Make a model that comes with the package of a trained run: float16 weights, card, lists of people."""
     from facemae.recognition.packing import pack
 
-    pack(stage, name, out, failure)
+    pack(stage, name, out, failure, note)
 
 
 def _line(facts: Facts) -> str:

@@ -6,6 +6,7 @@ the model. What takes a data set to measure, `facemae models measure` adds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ SAMPLE_PEOPLE, SAMPLE_PHOTOS, HIDDEN = 40, 2, 0.75
 MOST_DIFFERENCE = 0.01  # of the sample's value, between the weights as trained and as packed
 
 
-def pack(stage: Path, name: str, out: Path, failures: list[str]) -> None:
+def pack(stage: Path, name: str, out: Path, failures: list[str], notes: Sequence[str] = ()) -> None:
     """Write a trained stage as a model that comes with the package.
 
     Args:
@@ -43,6 +44,7 @@ def pack(stage: Path, name: str, out: Path, failures: list[str]) -> None:
         name: A key of `shipped_models.WEIGHTS`.
         out: The folder to write; it must not exist.
         failures: Known failures, a sentence each.
+        notes: What else belongs to how it was made, a sentence each.
 
     Raises:
         UsageError: the name is not known, the stage is of another kind, or `out` exists.
@@ -66,7 +68,7 @@ def pack(stage: Path, name: str, out: Path, failures: list[str]) -> None:
         "schema_version": VERSION, "model": name, "licence": LICENCE,
         "weights": files.sha256(weights[WEIGHTS[name][0]]),
         "files": {file: files.sha256(data) for file, data in content.items()},
-        **facts, "failures": failures,
+        **facts, "failures": failures, "notes": list(notes),
     }  # fmt: skip
     with files.atomic_folder(out, size) as folder:
         for file, data in content.items():

@@ -49,7 +49,7 @@ def as_markdown(card: dict[str, Any]) -> str:
         section("Known failures", listed([*card["failures"], UNKNOWN_FAILURES])),
         section("Not measured", listed(f"{what}: {why}" for what, why in UNMEASURED.items())),
         section("Files", _files(card)),
-        section("How it was made", _made(card["made"])),
+        section("How it was made", _made(card["made"], card["notes"])),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -115,7 +115,7 @@ def _files(card: dict[str, Any]) -> str:
     )
 
 
-def _made(made: dict[str, Any]) -> str:
+def _made(made: dict[str, Any], notes: list[str]) -> str:
     def pairs(name: str) -> str:
         found = made[name] or {}
         return (
@@ -131,5 +131,6 @@ def _made(made: dict[str, Any]) -> str:
             f"Processor or GPU seconds: {pairs('seconds')}.",
             f"Faces seen: {f'{seen:,}' if isinstance(seen, int) else pairs('images_seen')}.",
             f"Commit: {literal(made['commit'])}.",
+            *notes,
         ]
     )

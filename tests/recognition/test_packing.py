@@ -74,6 +74,7 @@ def test_the_card_tells_people_by_hash_alone_and_nobody_is_on_both_sides(shipped
 def test_the_readme_is_made_from_the_card_alone(shipped):
     before = (shipped / "face-embedder" / README).read_text()
     assert "It squints." in before
+    assert "- It took long.\n" in (shipped / "face-mae" / README).read_text()
     assert "non-commercial research" in before
     assert "Known failures" in before
     (shipped / "face-embedder" / README).write_text("")
