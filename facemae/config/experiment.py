@@ -49,7 +49,7 @@ class Experiment(Section):
     precision: Literal["auto", "float32", "bfloat16"]
     compile: Literal["auto", "on", "off"]
     """Compile the masked autoencoder before it is trained; `auto`: on a GPU."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
     data: Data
     split: Split
     defaults: Run

@@ -56,7 +56,7 @@ class Split(Section):
     """Fraction of the people evaluated on, where they are drawn."""
     folds: Positive
     """Folds of evaluation people; a fold's threshold comes from the others, so 1 gives no accuracy."""
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     overlap: Literal["exclude", "stop"]
     """What to do with training photos that show an evaluation photo or person again."""
     hash_bits: Annotated[int, Field(ge=0, le=31)]

@@ -124,15 +124,16 @@ def read_file(path: Path) -> bytes:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("E_SPECIAL", "This is a link, folder or device.", "Use the picture file itself.")
-        if status.st_size > MAX_BYTES:
-            raise ImageError(
-                "E_TOO_LARGE",
-                f"The file has {status.st_size / 1e6:.0f} MB; the limit is {MAX_BYTES / 1e6:.0f} MB.",
-                "Save a smaller copy.",
-            )
         # Should a link or a pipe take the file's place right now, this neither follows nor waits.
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            return file.read()
+            data = b"" if status.st_size > MAX_BYTES else file.read(MAX_BYTES + 1)
+        if data is None:  # it would have to wait, as for some files of the kernel's
+            raise ImageError("E_SPECIAL", "This is a pipe or device.", "Use the picture file itself.")
+        size = max(status.st_size, len(data))
+        if size > MAX_BYTES:
+            reason = f"The file has {size / 1e6:.0f} MB; the limit is {MAX_BYTES / 1e6:.0f} MB."
+            raise ImageError("E_TOO_LARGE", reason, "Save a smaller copy.")
+        return data
     except OSError as error:
         reason = f"The file cannot be read ({error.strerror})."
         raise ImageError("E_PERMISSION", reason, "Check that it exists and may be read.") from error

@@ -61,12 +61,17 @@ def keep_progress(objective: MaskedPretraining, task: Task, state: Path) -> None
 
 
 def _write_progress(task: Task, state: Path) -> None:
-    """Write the completions that were kept on the way as one file, by their step."""
+    """Write the completions that were kept on the way as one file, by their step; without any there is none.
+
+    It is no output of the workflow's rule, which would delete that of an earlier training.
+    """
     kept = {int(path.stem.removeprefix(COMPLETED)): path for path in sorted(state.glob(f"{COMPLETED}*"))}
     if kept:
         pictures = [safetensors.torch.load_file(path)["reconstruction"] for path in kept.values()]
         content = {"step": torch.tensor(list(kept)), "reconstruction": torch.stack(pictures)}
         files.atomic_write(task.out / layout.PROGRESS, safetensors.torch.save(content), private=True)
+    else:
+        (task.out / layout.PROGRESS).unlink(missing_ok=True)
 
 
 def write(objective: MaskedPretraining, task: Task, state: Path) -> list[dict[str, Any]]:

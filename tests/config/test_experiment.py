@@ -354,6 +354,13 @@ def test_the_first_of_several_problems_is_told_and_the_rest_counted(shipped):
     assert re.match(r"defaults\.model\.width: .* \(2 more after this one\)\.$", refusal(shipped))
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**23])
+def test_seeds_are_those_that_every_library_takes(shipped, seed):
+    assert refusal(shipped | {"seeds": [seed]}).startswith("seeds.0: input should be")
+    shipped["split"]["seed"] = seed
+    assert refusal(shipped).startswith("split.seed: input should be")
+
+
 def test_yaml_values_that_are_not_plain(shipped):
     shipped["data"]["labelled"] = datetime.date(2024, 1, 1)
     assert refusal(shipped) == "data.labelled: a date is no setting; put it in quotes."

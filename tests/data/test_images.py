@@ -2,6 +2,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -285,6 +286,19 @@ def test_unreadable_file(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match=r"cannot be read \(Permission denied\)") as caught:
         open_image(path)
     assert caught.value.code == "E_PERMISSION"
+
+
+def test_files_of_the_kernel_neither_wait_nor_grow(tmp_path, monkeypatch):
+    """/proc has regular files of size 0 whose content never ends, or has to be waited for."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    (tmp_path / "photo.png").write_bytes(PNG)
+    with monkeypatch.context() as patched:
+        patched.setattr("facemae.data.images.os.open", lambda *_: reader)
+        assert refusal(tmp_path / "photo.png") == "E_SPECIAL"
+    os.close(writer)
+    monkeypatch.setattr("facemae.data.images.MAX_BYTES", 100)
+    assert refusal(Path("/proc/self/status")) == "E_TOO_LARGE"
 
 
 def test_file_that_vanished(tmp_path):

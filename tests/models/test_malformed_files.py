@@ -229,12 +229,35 @@ def test_query_key_and_value_of_giants(encoder, tmp_path):
     refused(lambda: load_encoder(encoder, path), "another architecture")
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"image_mean": [1e400, 1, 1], "image_std": [1, 1, 1]}'])
-def test_a_configuration_beside_it_that_is_none_is_not_believed(encoder, tmp_path, text):
+def test_a_configuration_beside_it_that_is_none_is_said_to_be_unused(encoder, tmp_path, capsys):
     torch.save(theirs().state_dict(), tmp_path / "weights.pth")
-    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "config.json").write_text("[" * 100_000)
     with within_limits():
         load_encoder(encoder, tmp_path / "weights.pth")
+    assert "config.json beside weights.pth cannot be read" in capsys.readouterr().err
+
+
+COLOURS = [
+    ("[1e400, 1, 1]", "[1, 1, 1]"), ("[NaN, 0, 0]", "[1, 1, 1]"), ("[0, 0, 0]", "[0, 1, 1]"),
+    ("[0, 0, 0]", "[-0.5, 0.5, 0.5]"), ("[0, 0, 0]", "[1e-300, 1, 1]"), ("[0.5]", "[0.25]"), ("0.5", "0.25"),
+    ("[0.4, 0.4, 0.4]", "null"), ("[123, 116, 103]", "[58, 57, 57]"), ("[true, true, true]", "[1, 1, 1]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mean", "std"), COLOURS)
+def test_colours_that_no_images_have_are_not_left_out_in_silence(encoder, tmp_path, mean, std):
+    path = tmp_path / "weights.pth"
+    torch.save(theirs().state_dict(), path)
+    (tmp_path / "config.json").write_text(f'{{"image_mean": {mean}, "image_std": {std}}}')
+    refused(lambda: load_encoder(encoder, path), "three numbers from 0 to 1 are needed of each")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
+def test_whole_numbers_are_no_weights(encoder, tmp_path, dtype):
+    """Without their scale the numbers of a quantised network are others."""
+    path, state = tmp_path / "weights.pth", theirs(fc_norm=False).state_dict()
+    torch.save(state | {"norm.weight": state["norm.weight"].to(dtype)}, path)
+    refused(lambda: load_encoder(encoder, path), r"norm\.weight holds whole numbers")
 
 
 @pytest.mark.parametrize("name", ["\x1b[2J", "a\nb", "x" * 100_000])

@@ -129,7 +129,10 @@ def test_completions_on_the_way_are_kept_for_the_first_seed_and_change_no_weight
     assert not (stage(out="b", seed=1) / layout.PROGRESS).exists()
     assert not (stage("guided", out="c", mask="attention_high") / layout.PROGRESS).exists()
     monkeypatch.setattr(pretrain_mae, "keep_progress", lambda *_: None)
+    (out.parent / "d").mkdir()
+    (out.parent / "d" / layout.PROGRESS).write_bytes(b"of an earlier training")
     without = stage(out="d")
+    assert not (without / layout.PROGRESS).exists()
     assert (without / layout.ENCODER).read_bytes() == (out / layout.ENCODER).read_bytes()
 
 

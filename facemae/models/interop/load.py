@@ -71,6 +71,11 @@ def load_encoder(encoder: Encoder, path: Path, *, first_blocks: bool = False) ->
         raise IntegrityError(f"{path} holds no encoder like this one; give weights of the same architecture.")
     if first_blocks and isinstance(encoder, Vit):
         tensors = _first_blocks(tensors, len(encoder.trunk.blocks), path)
+    for name, value in encoder.trunk.state_dict().items():
+        if value.is_floating_point() and name in tensors and not tensors[name].is_floating_point():
+            raise IntegrityError(
+                f"{path}: {name} holds whole numbers, as of a quantised network; give floating point."
+            )
     fit = _fit_vit if isinstance(encoder, Vit) else _fit_cnn
     encoder.trunk.load_state_dict(_finite(fit(encoder, tensors, foreign), path))  # type: ignore[arg-type]
 

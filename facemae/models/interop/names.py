@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from facemae.core.progress import say
+from facemae.core.text import shown
+
 HUGGING_FACE_FIRST = "embeddings.patch_embeddings.projection.weight"
 QKV = ("query", "key", "value")
 AROUND = {
@@ -80,6 +83,8 @@ def _below(tensors: Mapping[str, Tensor], first: str) -> dict[str, Tensor]:
     if not prefixes:
         return {}
     prefix = min(prefixes, key=len)
+    if len(prefixes) > 1:
+        say("init", f"{len(prefixes)} encoders are in the file, and {shown(prefix)!r} is taken")
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

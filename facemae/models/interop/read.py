@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.core.errors import IntegrityError, UsageError
+from facemae.core.progress import say
 from facemae.core.text import shown
 from facemae.models.weights import MOST_HEADER, MOST_SETTINGS, check_header
 
@@ -36,7 +37,7 @@ TOLD_BY = ("config.json", "preprocessor_config.json")
 MOST_BYTES = 16 * 2**30  # of a file; a training checkpoint of the largest vision Transformer takes 8
 MOST_UNMAPPED = 2 * 2**30  # of a file in the format before PyTorch 1.6, which has to be read whole
 MOST_TENSORS = 20_000
-LARGEST_MEAN = 1e6
+LEAST_DEVIATION = 1e-3
 PLAIN = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool}
 
 
@@ -67,7 +68,8 @@ def read_foreign(path: Path) -> Foreign:
 
     Raises:
         UsageError: the file cannot be opened.
-        IntegrityError: it is damaged, too large or more than plain tensors, or could run code when read.
+        IntegrityError: it is damaged, too large or more than plain tensors, or could run code when read; or
+            the files beside it tell colours that no images have.
     """
     try:
         with open(path, "rb") as file:
@@ -88,7 +90,7 @@ def read_foreign(path: Path) -> Foreign:
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content, normalisation = content[key], IMAGENET if key == "model" else None
-    told_normalisation = _normalisation(told) or normalisation
+    told_normalisation = _normalisation(told, path) or normalisation
     return Foreign(path, _plain(content, path), told_normalisation, _heads(told), _image_size(told))
 
 
@@ -184,7 +186,10 @@ def _beside(path: Path) -> dict[str, Any]:
         try:
             file = path.parent / name
             content = json.loads(file.read_text(encoding="utf-8")) if _is_small(file) else None
+        except FileNotFoundError:
+            continue
         except (OSError, RecursionError, ValueError):
+            say("init", f"{name} beside {path.name} cannot be read, so nothing of it is used")
             continue
         told |= content if isinstance(content, dict) else {}
     return told
@@ -194,20 +199,31 @@ def _is_small(file: Path) -> bool:
     return file.stat().st_size <= MOST_SETTINGS
 
 
-def _normalisation(told: dict[str, Any]) -> Normalisation | None:
-    """Return the images' mean and deviation: Hugging Face's keys or timm's."""
+def _normalisation(told: dict[str, Any], path: Path) -> Normalisation | None:
+    """Return the images' mean and deviation: Hugging Face's keys or timm's.
+
+    Raises:
+        IntegrityError: they are none of three colours in [0, 1].
+    """
+    if told.get("do_normalize") is False:
+        return [0.0] * 3, [1.0] * 3
     timms = _part(told, "pretrained_cfg")
     mean, std = (told.get(f"image_{key}", timms.get(key)) for key in ("mean", "std"))
-    if not (_is_colour(mean) and _is_colour(std)):
+    if mean is None and std is None:
         return None
-    return (mean, std) if all(std) else None
+    if _is_colour(mean, 0) and _is_colour(std, LEAST_DEVIATION):
+        return mean, std
+    raise IntegrityError(
+        f"A file beside {path} tells the mean {shown(mean)} and the deviation {shown(std)} of its images, "
+        "where three numbers from 0 to 1 are needed of each; correct it."
+    )
 
 
-def _is_colour(value: Any) -> TypeGuard[list[float]]:
+def _is_colour(value: Any, least: float) -> TypeGuard[list[float]]:
     return (
         isinstance(value, list)
         and len(value) == 3
-        and all(isinstance(part, int | float) and abs(part) < LARGEST_MEAN for part in value)
+        and all(type(part) in (int, float) and least <= part <= 1 for part in value)
     )
 
 

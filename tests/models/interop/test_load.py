@@ -107,3 +107,22 @@ def test_positions_that_are_missing_are_made(encoder, path, capsys, class_token)
     ours = position_embedding(WIDTH, 8)  # the row first; those who leave positions out put the column first
     theirs = torch.cat([ours[:, WIDTH // 2 :], ours[:, : WIDTH // 2]], dim=1)
     assert torch.equal(found.positions[0, int(class_token) :], theirs)
+
+
+def test_images_that_were_not_normalised_are_what_the_file_says(encoder, path):
+    network, found, plain = timms(), encoder(), encoder()
+    torch.save(network.state_dict(), path)
+    load_encoder(plain, path)
+    told = {"do_normalize": False, "image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}
+    (path.parent / "preprocessor_config.json").write_text(json.dumps(told))
+    load_encoder(found, path)
+    pixels = torch.rand(2, 3, SIZE, SIZE)
+    first, other = (each.trunk.patch_embed for each in (found, plain))
+    torch.testing.assert_close(first(pixels * 2 - 1), other(pixels))
+
+
+def test_of_two_encoders_in_a_file_the_one_that_is_taken_is_named(encoder, path, capsys):
+    states = {"base_encoder": timms().state_dict(), "momentum_encoder": timms().state_dict()}
+    torch.save({f"{of}.{name}": value for of, state in states.items() for name, value in state.items()}, path)
+    load_encoder(encoder(), path)
+    assert "2 encoders are in the file, and 'base_encoder.' is taken" in capsys.readouterr().err
