@@ -124,11 +124,17 @@ def doctor(
 @app.command()
 def export(
     stage: Annotated[
-        Path, typer.Argument(help="Folder of a pretrain stage; for timm also of a finetune stage.")
+        Path,
+        typer.Argument(
+            help="Folder of a pretrain stage; for timm also of a finetune stage, for onnx of that."
+        ),
     ],
     library: Annotated[
-        Literal["timm", "huggingface"],
-        typer.Option("--format", help="timm: the encoder. huggingface: encoder and decoder, as ViTMAE."),
+        Literal["timm", "huggingface", "onnx"],
+        typer.Option(
+            "--format",
+            help="timm: the encoder. huggingface: encoder and decoder, as ViTMAE. onnx: the face embedder.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")],
 ) -> None:

@@ -1,4 +1,4 @@
-"""A trained run for other libraries, timm and Hugging Face's ViTMAE, and weights from them (`load_encoder`).
+"""A trained run for other libraries, timm, ViTMAE and ONNX, and weights from the first two (`load_encoder`).
 
 Hugging Face's transformers need not be installed.
 """
@@ -21,6 +21,7 @@ from facemae.models.cnn import Cnn
 from facemae.models.decoders import FEED_FORWARD, Transformer
 from facemae.models.interop.load import attention_heads, load_encoder
 from facemae.models.interop.names import block_to_hugging_face, encoder_to_hugging_face
+from facemae.models.interop.onnx_file import onnx_files
 from facemae.models.vit import Vit
 from facemae.models.weights import load_autoencoder, load_embedder
 
@@ -34,7 +35,7 @@ def export(stage: Path, library: str, out: Path) -> None:
     """Write a trained run for another library: a folder of weights and what that library asks beside them.
 
     Args:
-        stage: Folder of a `pretrain` stage; for timm also of a `finetune` stage.
+        stage: Folder of a `pretrain` stage; for timm also of a `finetune` stage, for ONNX only of that.
         library: Key of `EXPORTS`.
         out: The folder to write; it must not exist.
 
@@ -188,4 +189,6 @@ def _settings(stage: Path) -> tuple[config.Model, int]:
     return config.Model.model_validate(settings["model"]), settings["image_size"]
 
 
-EXPORTS: dict[str, Callable[[Path], dict[str, bytes]]] = {"timm": _timm, "huggingface": _hugging_face}
+EXPORTS: dict[str, Callable[[Path], dict[str, bytes]]] = {
+    "timm": _timm, "huggingface": _hugging_face, "onnx": onnx_files
+}  # fmt: skip

@@ -3,6 +3,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -672,3 +673,38 @@ def test_tensors_of_any_shape_are_refused(run, tmp_path, name, value):
 def test_a_folder_that_is_no_stage_is_named(tmp_path):
     with pytest.raises(UsageError, match="is not the folder of a trained stage; name one"):
         export(tmp_path, "timm", tmp_path / "out")
+
+
+def test_onnx_runtime_gives_our_embeddings(run, tmp_path, images):
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    settings = run(class_token=False)
+    torch.manual_seed(0)
+    embedder = build_embedder(settings.model, SIZE).eval()
+    save_weights(embedder, tmp_path / "finetune" / layout.EMBEDDER)
+    told = {"model": settings.model.model_dump(), "image_size": SIZE}
+    files.write_json(tmp_path / "finetune" / layout.CONFIG, told)
+    export(tmp_path / "finetune", "onnx", tmp_path / "out")
+    with torch.inference_mode():
+        expected = F.normalize(embedder(images), dim=1)
+
+    def found(name, batch):
+        session = runtime.InferenceSession(tmp_path / "out" / name, providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run(None, {"images": batch.numpy()})[0])
+
+    torch.testing.assert_close(found("model.onnx", images), expected, **CLOSE)
+    torch.testing.assert_close(found("model.onnx", images[:1]), expected[:1], **CLOSE)
+    assert ((found("model.int8.onnx", images) * expected).sum(dim=1) > 0.99).all()
+
+
+def test_only_an_embedder_is_exported_to_onnx(run, tmp_path):
+    folder, _ = stage_of(run(), tmp_path / "pretrain")
+    with pytest.raises(UsageError, match="holds no embedder"):
+        export(folder, "onnx", tmp_path / "out")
+
+
+def test_onnx_without_its_packages_is_refused_with_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
+    (tmp_path / "finetune").mkdir()
+    (tmp_path / "finetune" / layout.EMBEDDER).write_bytes(b"")
+    with pytest.raises(UsageError, match=r"pip install 'facemae\[onnx\]'"):
+        export(tmp_path / "finetune", "onnx", tmp_path / "out")
