@@ -54,8 +54,7 @@ def places(experiment: config.Experiment, gallery: Path | None, here: Path = Pat
         Place(here / ".snakemake", "the workflow's records"),
     ]
     if gallery is not None:
-        names = [f"{gallery.name}{end}" for end in ("", "-wal", "-shm", "-journal")]
-        enrolled = [gallery.with_name(name) for name in names]
+        enrolled = [gallery.parent / f"{gallery.name}{end}" for end in ("", "-wal", "-shm", "-journal")]
         found += [Place(path, "people enrolled for recognition", gallery=True) for path in enrolled]
     return [each for each in found if each.path.exists()]
 

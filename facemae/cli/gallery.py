@@ -240,7 +240,8 @@ def merge(
 def remove(
     name: Annotated[str | None, typer.Argument(help="The person's name; with --number none.")] = None,
     number: Annotated[
-        int | None, typer.Option("--number", help="The person's number, as the list shows it.")
+        int | None,
+        typer.Option("--number", min=1, max=2**31 - 1, help="The person's number, as the list shows it."),
     ] = None,
     gallery: UrlOption = None,
 ) -> None:

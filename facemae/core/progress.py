@@ -52,6 +52,8 @@ class Progress:
 
 def say(label: str, text: str) -> None:
     """Print one line to the standard error stream, flushed; what it quotes is escaped and short."""
+    if sys.stderr is None:  # closed from the start; `print` would take the output instead, perhaps amid JSON
+        return
     # Whoever read the progress may be gone, as when a terminal is closed; the work goes on.
     with contextlib.suppress(BrokenPipeError):
         print(shown(f"[{label}] {text}", MAX_LINE), file=sys.stderr, flush=True)

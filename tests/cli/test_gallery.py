@@ -66,6 +66,7 @@ def test_a_clock_that_jumped_is_told_and_confirmed(facemae, file, monkeypatch):
 def test_a_person_is_removed_by_the_number_that_the_list_shows(facemae, file):
     (row,) = json.loads(facemae("gallery", "find", "ann", "--json")[1])
     assert facemae("gallery", "remove")[0] == 2
+    assert facemae("gallery", "remove", "--number", 10**30)[0] == 2
     assert facemae("gallery", "remove", "--number", row["id"])[0] == 0
     assert "Ann" not in facemae("gallery", "list")[1]
     code, _, err = facemae("gallery", "remove", "--number", row["id"])

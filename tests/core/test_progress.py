@@ -90,3 +90,9 @@ def test_a_closed_pipe_does_not_stop_the_work():
     process.stdin.close()
     assert process.stdout.read() == "done"
     process.wait()
+
+
+def test_where_errors_are_not_shown_nothing_goes_into_the_output(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr", None)
+    progress.say("run", "on")
+    assert capsys.readouterr().out == ""

@@ -31,6 +31,7 @@ PATIENCE = 60.0  # seconds that a writer waits for its turn
 READERS = 10.0  # seconds that wiping waits for those who are reading
 MODELS = 2  # whose matrices are held at a time
 _BESIDE = ("-wal", "-shm", "-journal")
+_MAGIC = b"SQLite format 3\0"  # how every such file begins
 _SETTINGS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # what is acknowledged survives a power cut
@@ -198,11 +199,14 @@ def _prepare(path: Path) -> tuple[int, int]:
             path.parent.mkdir(parents=True, mode=0o700)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        for each in (path, *(path.with_name(path.name + end) for end in _BESIDE)):
+        for each in (path, *(path.parent / f"{path.name}{end}" for end in _BESIDE)):
             if each.is_symlink() or (each.exists() and not each.is_file()):
                 raise IntegrityError(
                     "The gallery's file is a link, a folder or a device; name the file itself."
                 )
+        with open(path, "rb") as file:
+            if file.read(len(_MAGIC)) not in (b"", _MAGIC):
+                raise IntegrityError(schema.DAMAGED)  # before anything is changed: it may be anything
         if path.stat().st_mode & 0o077:  # the log beside it gets the same permissions from SQLite
             path.chmod(0o600)
         return _file_of(path)

@@ -99,9 +99,13 @@ def test_a_newer_gallery_is_refused(gallery, in_file):
 def test_what_is_no_database_is_refused_and_left_alone(in_file):
     in_file.parent.mkdir()
     in_file.write_bytes(b"These are my notes.\n" * 500)
+    in_file.chmod(0o644)
     with pytest.raises(IntegrityError, match="damaged or not a gallery"):
         Gallery(in_file)
     assert in_file.read_bytes() == b"These are my notes.\n" * 500
+    assert in_file.stat().st_mode & 0o777 == 0o644
+    with pytest.raises(IntegrityError, match="is a link, a folder or a device"):
+        Gallery("/")
 
 
 def test_a_damaged_file_is_told_in_a_sentence(gallery, enrol, in_file):
