@@ -61,9 +61,8 @@ def pack(stage: Path, name: str, out: Path, failures: list[str], notes: Sequence
             "smaller network."
         )
     facts, people = _facts(stage)
-    content = weights | {
-        layout.CONFIG: (stage / layout.CONFIG).read_bytes(), PEOPLE: files.dump_json(people)
-    }  # fmt: skip
+    content = weights | {layout.CONFIG: (stage / layout.CONFIG).read_bytes()}
+    content |= {PEOPLE: files.dump_json(people)}
     card = {
         "schema_version": VERSION, "model": name, "licence": LICENCE,
         "weights": files.sha256(weights[WEIGHTS[name][0]]),
