@@ -67,6 +67,7 @@ def _answer(page: dict[str, Any]) -> str:
             "| --- | --- | --- |",
             *rows,
             "",
+            *[f"{sentence}\n" for sentence in page.get("started", [])],
             f"{page['name']}: {trained}. [Every number](docs/results/{page['name']}.md).",
         ]
     )

@@ -26,6 +26,7 @@ from facemae.report.phrases import (
     rows_of,
     scalars,
     scratch_runs,
+    started_runs,
 )
 
 DIGITS = 8  # after the point; with fewer, rounding them again would differ from rounding once
@@ -114,6 +115,11 @@ def _content(
         "name": name,
         "headline": headline.headline,
         "sentences": headline.sentences,
+        "started": [
+            sentence
+            for sentence in headline.sentences
+            if sentence.startswith(tuple(f"{run} starts from" for run in started_runs(setup)))
+        ],
         "claims": [vars(each) for each in headline.claims],
         "primary": setup.evaluate.primary,
         "level": setup.evaluate.level,

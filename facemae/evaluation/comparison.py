@@ -182,6 +182,9 @@ def budget_note(a: Scored, b: Scored) -> str:
     masks = ("pretrain.mask", *([] if a.run.strategy == b.run.strategy else ["pretrain.masks."]))
     differing = [key for key in differing if key != masks[0] and not key.startswith(masks[1:])]
     told = [f"differ in {', '.join(differing)}"] if differing else []
+    inits = {each.name: each.run.finetune.init for each in (a, b) if each.run}
+    if len(set(inits.values())) > 1:
+        told += [f"{name} starts from {init}, trained before" for name, init in inits.items() if init]
     return "; ".join([*told, *_spent(a, b)])
 
 

@@ -25,7 +25,7 @@ from facemae.recognition.threshold import Card, check_weights
 from facemae.recognition.trained_models import TrainedModel, model_at, models
 
 CARDS = Path(__file__).parent / "cards"
-NO_RECOGNISER = "it completes faces and starts trainings (pretrain.init, finetune.init)."
+NO_RECOGNISER = "{} completes faces and starts trainings (pretrain.init, finetune.init); it names nobody."
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def list_models(paths: Results | None = None) -> list[Facts]:
     found = [each.facts() for each in every_model(paths)]
     found = [replace(each, default=place == 0 and not each.missing) for place, each in enumerate(found)]
     others = [name for name in shipped_models.WEIGHTS if not shipped_models.is_recogniser(name)]
-    return found + [_facts(name, View2(), NO_RECOGNISER) for name in others]
+    return found + [_facts(name, View2(), NO_RECOGNISER.format(name)) for name in others]
 
 
 def find_model(name: str | None = None, paths: Results | None = None) -> Model:
@@ -206,6 +206,6 @@ def find_model(name: str | None = None, paths: Results | None = None) -> Model:
     if name in shipped_models.WEIGHTS:
         shipped_models.find(name)
         if not shipped_models.is_recogniser(name):
-            raise UsageError(f"{name} is no recogniser, choose one of facemae models: {NO_RECOGNISER}")
+            raise UsageError(f"{NO_RECOGNISER.format(name)[:-1]}; choose another of facemae models.")
         return _shipped(name)
     return next((each for each in every_model(paths) if each.name == name), None) or model_at(Path(name))

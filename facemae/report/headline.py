@@ -13,6 +13,7 @@ import pandas as pd
 
 from facemae import config
 from facemae.evaluation.records import higher_is_better
+from facemae.models import shipped_models
 from facemae.report.phrases import (
     METRIC_NAMES,
     OPPOSITE,
@@ -24,6 +25,7 @@ from facemae.report.phrases import (
     scalars,
     scratch_runs,
     some_names,
+    started_runs,
 )
 
 NO_FAMILY = (
@@ -84,6 +86,7 @@ def verdict_in_words(
         *_reasons(rows),
         _among_strategies(experiment, verdicts),
         _best_control(experiment, table, verdicts),
+        *[_started(experiment, verdicts, name) for name in started_runs(experiment)],
         what_verdicts_mean(experiment),
     ]
     return {
@@ -245,6 +248,24 @@ def _best_control(experiment: config.Experiment, table: pd.DataFrame, verdicts: 
     what = "learns from the same labels" if len(learning) else "trains no network"
     against = f": against it {told} (exploratory)" if told else ""
     return f"The best control that {what} is {name} with {best.loc[name, 'value']:.3f}{against}."
+
+
+def _started(experiment: config.Experiment, verdicts: pd.DataFrame, name: str) -> str:
+    """Return how a run does that starts from finished weights, and why it is not the others' equal."""
+    run, plain = experiment.run(name), next(iter(scratch_runs(experiment)), name)
+    init, known = str(run.finetune.init), {}
+    if init in shipped_models.WEIGHTS and not shipped_models.missing(init):
+        known = shipped_models.card(init)["trained_on"]
+    seen = f"has seen {known['photos']:,} other faces" if known else "has learnt before"
+    widths = {each: experiment.run(each).model.shape for each in (name, plain)}
+    sizes = [f"{depth} blocks of width {width}" for width, depth, _ in widths.values()]
+    other = f" and is of another size ({sizes[0]}, not {sizes[-1]})" if len(set(sizes)) > 1 else ""
+    row = compared(verdicts, experiment.evaluate.primary, name, plain)
+    against = f"; against {plain} {_told([row])}" if row is not None else ""
+    return (
+        f"{name} starts from {init}, which {seen}{other}: it shows what a finished network buys, not what a "
+        f"mask does (exploratory){against}."
+    )
 
 
 def what_verdicts_mean(experiment: config.Experiment) -> str:

@@ -110,3 +110,9 @@ def test_every_make_target_the_readme_names_exists():
 
 def test_the_readme_is_read_in_some_minutes():
     assert len(TEXT.split()) < 1500
+
+
+def test_a_run_from_finished_weights_is_said_to_be_one(pages):
+    page = records.read_json(pages / "orl.json")
+    files.write_json(pages / "orl.json", page | {"started": ["face_mae starts from face-mae."]})
+    assert "\n\nface_mae starts from face-mae.\n\norl: 20 unseen" in readme.answer_block(pages)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from facemae import config
+from facemae.models import shipped_models
 from facemae.report.headline import MEANT, NO_FAMILY, verdict_in_words
 
 STRATEGIES = ["random", "block", "grid", "region"]
@@ -272,3 +273,26 @@ def test_a_run_that_has_not_learnt_is_left_out_of_the_answer(words):
 def test_an_error_rate_is_told_as_what_was_right(words):
     found = words({"random": "better"}, primary="eer", low=0.2, high=0.3)
     assert "judge 200 of 1,000 pairs of photos rightly" in found["headline"]
+
+
+def test_a_run_from_finished_weights_is_told_apart_and_decides_nothing(small, monkeypatch, tmp_path):
+    """Its network is larger and has seen more; the family that decides does not know it."""
+    runs = {name: None for name in STRATEGIES if name != "random"}
+    runs["face_mae"] = {"model": {"width": 32}, "pretrain": None, "finetune": {"init": "face-mae"}}
+    experiment = small(runs=runs, evaluate={"primary": "roc_auc", "against": ["scratch"]}, baselines=[])
+    assert experiment.primary_pairs == [("random", "scratch")]
+    monkeypatch.setattr(shipped_models, "missing", lambda name: "")
+    monkeypatch.setattr(shipped_models, "card", lambda name: {"trained_on": {"photos": 24784}})
+    row = {"metric": "roc_auc", "run_b": "scratch", "verdict": "better", "note": "", "difference": 0.05}
+    row |= {"ci_low": 0.0, "ci_high": 0.0, "seconds_difference": 0.0}
+    verdicts = pd.DataFrame([row | {"run_a": name} for name in ("random", "face_mae")])
+    board = [{"run": name, "kind": "run", "value": 0.8, "ci_low": 0.7, "ci_high": 0.9, "metric": "roc_auc",
+              "people": 20, "condition": ""} for name in experiment.run_names]  # fmt: skip
+    said = verdict_in_words(experiment, pd.DataFrame(board), verdicts)
+    assert "face_mae" not in said["headline"]
+    (told,) = [each for each in said["sentences"] if each.startswith("face_mae starts from face-mae")]
+    assert told == (
+        "face_mae starts from face-mae, which has seen 24,784 other faces and is of another size (2 blocks "
+        "of width 32, not 2 blocks of width 16): it shows what a finished network buys, not what a mask does "
+        "(exploratory); against scratch face_mae (+0.050) is better."
+    )
