@@ -34,12 +34,11 @@ PROXIED = (
     "This app is reached through a proxy and has no login, so it shows nothing: whoever runs it sets one up "
     "(docs/deploy.md) or opens the app without the proxy."
 )
+# Headers that only proxies add, by their start.
 FORWARDING = (
-    "forwarded",
-    "via",
-    "x-real-ip",
-    "x-forwarded-",
-)  # headers that only proxies add, by their start
+    "forwarded", "via", "x-real-ip", "x-forwarded", "x-original-", "x-client-ip", "x-cluster-client-ip",
+    "true-client-ip", "cf-connecting-ip", "fly-client-ip", "x-envoy-", "tailscale-user-",
+)  # fmt: skip
 SHORT = (
     f"The secret of the app's proxy is shorter than {SHORTEST} characters, so nothing is shown: whoever runs "
     "the app sets a longer one (docs/deploy.md)."

@@ -39,7 +39,10 @@ def test_every_other_address_needs_one(address):
     assert access.refusal(address, {}, None, True, False) == access.LOG_IN
 
 
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "x-forwarded-host", "Forwarded", "Via", "X-Real-IP"])
+@pytest.mark.parametrize("header", [
+    "X-Forwarded-For", "x-forwarded-host", "Forwarded", "Via", "X-Real-IP", "X-Client-IP", "X-Forwarded",
+    "True-Client-IP", "CF-Connecting-IP", "X-Original-Host", "X-Envoy-External-Address",
+])  # fmt: skip
 def test_a_proxy_on_this_machine_needs_a_login_too(header):
     headers = {header: "203.0.113.9"}
     assert access.refusal("127.0.0.1", headers, None, False, False) == access.PROXIED
