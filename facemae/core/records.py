@@ -61,17 +61,23 @@ def read_record(path: Path, kind: type[T]) -> T:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a `log.jsonl`; a torn last line (from a kill) is left out."""
+    """Return the lines of a `log.jsonl`, as `iterate_log` yields them."""
     return list(iterate_log(path))
 
 
 def iterate_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a `.jsonl` file; a torn last line (from a kill) is left out."""
+    """Yield the lines of a `.jsonl` file; a torn last line (from a kill) is left out.
+
+    Raises:
+        IntegrityError: another line is damaged.
+    """
     with open(path, "rb") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             try:
                 record = json.loads(line.decode())
-            except (ValueError, RecursionError):
+            except (ValueError, RecursionError) as error:
+                if line.endswith(b"\n") and file.read(1):  # else it is being written
+                    raise IntegrityError(f"{path} is damaged in line {number}; make it again.") from error
                 return
             yield record
 

@@ -228,7 +228,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a training's log that name step and loss, [] where there is no log yet."""
     try:
         lines = records.read_log(folder / layout.LOG)
-    except (OSError, UnicodeDecodeError):
+    except (OSError, IntegrityError):
         return []
     return [line for line in lines if isinstance(line, dict) and {"step", "loss"} <= line.keys()]
 

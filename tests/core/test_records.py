@@ -54,6 +54,9 @@ def test_json_that_cannot_be_read_is_one_sentence(tmp_path, content):
     assert "\n" not in str(caught.value)
     path.write_bytes(b'{"step": 1}\n' + content + b"\n")
     assert records.read_log(path) == [{"step": 1}]
+    path.write_bytes(b'{"step": 1}\n' + content + b'\n{"step": 3}\n')  # no kill tears such a line
+    with pytest.raises(IntegrityError, match="is damaged in line 2; make it again"):
+        records.read_log(path)
 
 
 @dataclass(frozen=True)
