@@ -104,7 +104,7 @@ def _sample(visitor: Visitor, name: str) -> float:
 
 
 def _slide(visitor: Visitor, random_of: random.Random) -> float:
-    return visitor.choose("twin_area", "double_array_value", [float(random_of.randrange(5, 71, 5))])
+    return visitor.choose("cover_area", "double_array_value", [float(random_of.randrange(5, 71, 5))])
 
 
 def crowd(address: str, samples: list[str], people: int, seconds: float) -> dict[str, Any]:

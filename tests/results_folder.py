@@ -162,7 +162,7 @@ def _face(entry: Entry, size: int) -> Aligned:
     name = entry.photo.sample_id
     measured = {"score": 0.99, "face_px": 60.0, "residual": 1.0, "yaw": 2.0} | DOUBTFUL.get(name, {})
     face = Aligned(_pixels(name, size), sharpness=900.0, landmarks=LANDMARKS * 6.4, **measured)
-    return replace(face, doubts=quality.doubts(size, sharp=face.sharpness, **measured))
+    return replace(face, warnings=quality.warnings(size, sharp=face.sharpness, **measured))
 
 
 def _write_split(paths: Results, experiment: config.Experiment) -> None:

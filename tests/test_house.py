@@ -14,16 +14,19 @@ LONGER: dict[str, int] = {}
 # The numbers only get smaller.
 WORDS = {
     r"\brivals?\b|_rivals?\b|\bRivals?\b|RIVALS?": 0,
-    r"\btwins?\b": 4,
-    r"\banew\b": 1,
-    r"\bluck of\b": 2,
+    r"\btwins?\b|\btwin_": 0,
+    r"\b[Aa]ids?\b|AIDS": 0,
+    r"\b(doubts?|DOUBTS?)\b": 1,  # the column of aligned faces that were stored before
+    r"\bgates?\b|GATES?": 0,
+    r"\banew\b": 0,
+    r"\bluck\b": 0,
     r"\bmanners of\b": 0,
-    r"cut off or shout": 1,
-    r"\blook ill\b": 1,
-    r"\bcan speak of\b": 3,
-    r"under ever more": 0,
+    r"cut off or shout": 0,
+    r"\blook ill\b": 0,
+    r"\bspeak of\b": 0,
+    r"\bever more\b": 0,
     r"\bcheap\b|cheap_runs": 0,
-    r"class _?(Asked|Making|Underway|Done|Puzzle|Kind)\b": 1,
+    r"class _?(Asked|Making|Underway|Done|Puzzle|Kind)\b": 0,
 }
 WHERE = ("facemae", "app.py", "README.md", "config.yaml", "config", "Snakefile", "workflow/rules")
 

@@ -190,7 +190,7 @@ def _gallery(url: str) -> Gallery:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def refusals_shown() -> Iterator[None]:
     """Show what cannot be done as a sentence, and go on with the page."""
     try:
         yield

@@ -275,13 +275,13 @@ def purge(
     """Delete those whose time is over; for a timer: it fails where there is no gallery, and makes none."""
     with open_gallery(gallery, create=False, purge=False) as kept:
         removed = kept.purge(confirmed=yes)
-        told = {"removed": removed, "kept": len(kept.people()), "residue": kept.residue}
-        told["clock"] = kept.clock_warning
+        outcome = {"removed": removed, "kept": len(kept.people()), "residue": kept.residue}
+        outcome["clock"] = kept.clock_warning
     if as_json:
-        typer.echo(json.dumps(told))
+        typer.echo(json.dumps(outcome))
     else:
-        say("gallery", f"deleted {removed} people whose time is over; {told['kept']} are kept")
-    if told["clock"]:
+        say("gallery", f"deleted {removed} people whose time is over; {outcome['kept']} are kept")
+    if outcome["clock"]:
         raise DataError("Nobody was deleted: the clock has jumped.")
 
 

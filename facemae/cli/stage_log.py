@@ -49,22 +49,22 @@ class StageLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take one of Snakemake's events."""
-        told: dict[str, Any] = vars(record)
-        match str(told.get("event")):
+        fields: dict[str, Any] = vars(record)
+        match str(fields.get("event")):
             case "run_info":
-                stats = Counter(told["stats"])
+                stats = Counter(fields["stats"])
                 for rule in (*SILENT, "total"):
                     del stats[rule]
                 self._left, self._total = stats, stats.total()
                 say("workflow", f"{self._total} stages to run; Snakemake's lists are in .snakemake/log")
             case "job_info":  # as it starts
-                label = _label(told["rule_name"], told["wildcards"])
-                self._jobs[told["jobid"]] = _Job(told["rule_name"], label, self._clock())
+                label = _label(fields["rule_name"], fields["wildcards"])
+                self._jobs[fields["jobid"]] = _Job(fields["rule_name"], label, self._clock())
             case "job_error":
-                say(told["rule_name"], f"failed; the end of {', '.join(told['log'])}:")
-                print(*map(_tail, told["log"]), sep="\n", file=sys.stderr, flush=True)
+                say(fields["rule_name"], f"failed; the end of {', '.join(fields['log'])}:")
+                print(*map(_tail, fields["log"]), sep="\n", file=sys.stderr, flush=True)
             case "job_finished":
-                self._finish(self._jobs.pop(told["job_id"], None))
+                self._finish(self._jobs.pop(fields["job_id"], None))
 
     def _finish(self, job: _Job | None) -> None:
         if job is None or job.rule in SILENT:

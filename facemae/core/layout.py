@@ -35,6 +35,7 @@ INFLUENCE = "influence.parquet"
 PHOTO_COLUMNS = ["key", "sample_id", "person", "source", "set", "path", "offset", "length", "sha256", "bytes"]
 PAIR_COLUMNS = ["protocol", "fold", "first", "second", "genuine"]
 OVERLAP_COLUMNS = ["kind", "evaluation", "other", "distance", "action"]
+RENAMED_COLUMNS = {"doubts": "warnings"}  # of aligned faces, in folders that were written before
 SPLIT_COLUMNS = ["sample_id", "person", "role", "fold", "part", "trainable", "enrolled", "sha256"]
 EMBEDDING_COLUMNS = ["sample_id", "person", "part", "embedding"]
 WEIGHTS = "weights"  # column beside them: SHA-256 of the weights that made an embedding

@@ -181,11 +181,11 @@ def budget_note(a: Scored, b: Scored) -> str:
     # Another mask has other parameters; those of the same mask are worth telling.
     masks = ("pretrain.mask", *([] if a.run.strategy == b.run.strategy else ["pretrain.masks."]))
     differing = [key for key in differing if key != masks[0] and not key.startswith(masks[1:])]
-    told = [f"differ in {', '.join(differing)}"] if differing else []
+    notes = [f"differ in {', '.join(differing)}"] if differing else []
     inits = {each.name: each.run.finetune.init for each in (a, b) if each.run}
     if len(set(inits.values())) > 1:
-        told += [f"{name} starts from {init}, trained before" for name, init in inits.items() if init]
-    return "; ".join([*told, *_spent(a, b)])
+        notes += [f"{name} starts from {init}, trained before" for name, init in inits.items() if init]
+    return "; ".join([*notes, *_spent(a, b)])
 
 
 def _shaping(run: config.Run) -> dict[str, Any]:

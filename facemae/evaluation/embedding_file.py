@@ -75,10 +75,13 @@ def read_embeddings(path: Path) -> Embeddings:
 def _read_parquet(path: Path) -> pd.DataFrame:
     with open(path, "rb") as file:
         try:
-            told, size = parquet.read_metadata(file), path.stat().st_size
-            if told.num_rows > size:  # each row has a name of its own, which takes more than a byte
-                raise ValueError(f"it claims {told.num_rows} rows in {size} bytes")
-            groups, columns = map(told.row_group, range(told.num_row_groups)), range(told.num_columns)
+            metadata, size = parquet.read_metadata(file), path.stat().st_size
+            if metadata.num_rows > size:  # each row has a name of its own, which takes more than a byte
+                raise ValueError(f"it claims {metadata.num_rows} rows in {size} bytes")
+            groups, columns = (
+                map(metadata.row_group, range(metadata.num_row_groups)),
+                range(metadata.num_columns),
+            )
             values = sum(group.column(each).num_values for group in groups for each in columns)
             if 8 * values > max(MOST_UNCHECKED, MOST_RATIO * size):
                 raise ValueError(f"it claims {values} values in {size} bytes")

@@ -123,8 +123,8 @@ def _series(key: Key, repeats: list[Repeat]) -> Series:
     found = [repeat.entries.get(key) for repeat in repeats]
     values = [None if each is None else each["value"] for each in found]
     refused = any(value is None for value in values)
-    told = zip(found, values, strict=True)
-    first = next(each for each, value in told if each and refused == (value is None))
+    both = zip(found, values, strict=True)
+    first = next(each for each, value in both if each and refused == (value is None))
     people = int(first.get("people") or repeats[0].content["people"])
     if refused:
         return Series(first, np.array([]), None, people)

@@ -150,7 +150,7 @@ def _shared(covariance: Floats) -> float:
 
 @dataclass(frozen=True)
 class Training:
-    """How far the training's luck moves one network's value, estimated from all runs at once.
+    """How far chance in training moves one network's value, estimated from all runs at once.
 
     Attributes:
         own: (R,) variance of a run beyond what a seed does to all runs alike.

@@ -146,7 +146,7 @@ class CrossBlock(nn.Module):
 
 
 class PerToken(nn.Module):
-    """Fully connected layers on each token alone, which is told the mean of the visible tokens.
+    """Fully connected layers on each token alone, which is given the mean of the visible tokens.
 
     Without that mean a mask token would know its place only, and predict the average face there.
     """

@@ -86,15 +86,15 @@ def card(name: str) -> dict[str, Any]:
         content = records.read_json(path)
     except IntegrityError as error:
         raise IntegrityError(f"{path} is damaged; get the model again with: {repair(name)}") from error
-    told = content if isinstance(content, dict) else {}
-    found = told.get("model"), told.get("schema_version")
+    fields = content if isinstance(content, dict) else {}
+    found = fields.get("model"), fields.get("schema_version")
     wanted = {*WEIGHTS[name], layout.CONFIG, PEOPLE}
-    if found != (name, VERSION) or not wanted <= set(told.get("files", ())):
+    if found != (name, VERSION) or not wanted <= set(fields.get("files", ())):
         raise IntegrityError(
             f"{path} is of another model or version ({found[0]}, version {found[1]}, where {name}, version "
             f"{VERSION} is read); get the model again with: {repair(name)}"
         )
-    return told
+    return fields
 
 
 def people(name: str) -> People:

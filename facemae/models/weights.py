@@ -141,7 +141,7 @@ def _model_and_size(settings: dict[str, Any], pretrain: config.Pretrain | None) 
 
 @contextlib.contextmanager
 def _our_settings(folder: Path) -> Iterator[dict[str, Any]]:
-    """Give the configuration beside the weights; what it lacks or has wrong is told in one sentence."""
+    """Give the configuration beside the weights; what it lacks or has wrong is reported in one sentence."""
     path = folder / layout.CONFIG
     try:
         if path.stat().st_size > MOST_SETTINGS:

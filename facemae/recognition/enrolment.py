@@ -241,7 +241,7 @@ def people_in(folder: Path, left_out: Counter[str] | None = None) -> dict[str, l
 def demo_people(paths: Results) -> list[tuple[str, NDArray[np.uint8]]]:
     """Return people of ORL whom no network was trained on, each with the first of their faces (H, H, 3).
 
-    Only ORL's people agreed to be shown, and whose photo it is is told by its content: others are nobody's to
+    Only ORL's people agreed to be shown, and the content says whose photo it is: others are nobody's to
     enrol, whatever their data set is called.
 
     Raises:

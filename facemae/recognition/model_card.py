@@ -237,7 +237,7 @@ def _protocol(setup: config.Experiment, made: dict[str, Any]) -> str:
             f"in {setup.split.folds} folds.",
             f"Setting: {literal(made.get('setting') or 'not said')}.",
             f"Intervals: {settings.level:.0%}, by {settings.resamples:,} resamples of the people; they hold "
-            "for this one network and know nothing of the luck of training.",
+            "for this one network and leave out the variance between trainings.",
             f"Primary metric: {_label(settings.primary)}.",
         ]
     )
@@ -286,8 +286,10 @@ def _groups(rows: pd.DataFrame) -> str:
         parts.append(table(("Group", "Error", "Value", "Interval", "Note"), lines))
     if found.why_not:
         *reasons, needs = found.why_not
-        told = reasons if rows[rows["protocol"] == FAIRNESS].empty else [literal(each) for each in reasons]
-        parts.append("Not measured: " + " ".join([*told, needs]))
+        sentences = (
+            reasons if rows[rows["protocol"] == FAIRNESS].empty else [literal(each) for each in reasons]
+        )
+        parts.append("Not measured: " + " ".join([*sentences, needs]))
     return "\n\n".join(parts)
 
 
@@ -343,8 +345,8 @@ def _failures(paths: Results, run: str, seed: int) -> str:
 
 
 def _limits(setup: config.Experiment, made: dict[str, Any]) -> str:
-    told = phrases.limits(setup, int(made["people"]))
-    return listed([*told, *(f"{name}: {sentence}" for name, sentence in UNMEASURED.items())])
+    sentences = phrases.limits(setup, int(made["people"]))
+    return listed([*sentences, *(f"{name}: {sentence}" for name, sentence in UNMEASURED.items())])
 
 
 def _weights(paths: Results, run: str, seed: int) -> list[Path]:

@@ -1,9 +1,10 @@
 """What something in front of a face does to a recogniser, and what helps against it.
 
-Two aids are known. *Patch drop* hides the patches behind the occluder from the encoder, which an encoder that
-was pretrained on visible patches alone (He et al., CVPR 2022) may bear. *Reconstruction* lets the run's own
-masked autoencoder fill the patches in and embeds the completed picture; what it draws is likely, not true,
-and may be another person's. `measure` says what each is worth on faces of people who are known.
+Two mitigations are known. *Patch drop* hides the patches behind the occluder from the encoder, which an
+encoder that was pretrained on visible patches alone (He et al., CVPR 2022) may bear. *Reconstruction* lets
+the run's own masked autoencoder fill the patches in and embeds the completed picture; what it draws is
+likely, not true, and may be another person's. `measure` says what each is worth on faces of people who are
+known.
 Shapes: N faces, H their side in pixels, P patches of a face, D dimensions of an embedding, R resamples.
 """
 
@@ -41,12 +42,12 @@ from facemae.models.reconstruction import fill_in
 Pixels = NDArray[np.uint8]
 Booleans = NDArray[np.bool_]
 Floats = NDArray[np.float64]
-Aid = Literal["none", "patch_drop", "reconstruct"]
+Mitigation = Literal["none", "patch_drop", "reconstruct"]
 Autoencoder = tuple[MaskedAutoencoder, config.Pretrain]
 """A masked autoencoder and how it was trained, as `models.weights.load_autoencoder` returns them."""
 
-AIDS: dict[Aid, str] = {
-    "none": "no aid",
+MITIGATIONS: dict[Mitigation, str] = {
+    "none": "no mitigation",
     "patch_drop": "patch drop",
     "reconstruct": "reconstruction",
 }
@@ -93,17 +94,17 @@ def cover_painted(face: Pixels, cells: Booleans) -> tuple[Pixels, Booleans]:
     return np.where(hidden[..., None], np.array(PAINTED, np.uint8), face), hidden
 
 
-# --- the aids ---
+# --- the mitigations ---
 
 
-def obstacle(embedder: Embedder, aid: Aid, autoencoder: Autoencoder | None) -> str:
-    """Return why an aid cannot be had of a model, a sentence with what can be done, or nothing."""
-    if aid == "patch_drop" and isinstance(embedder.encoder, Mlp):
+def obstacle(embedder: Embedder, mitigation: Mitigation, autoencoder: Autoencoder | None) -> str:
+    """Return why a mitigation cannot be had of a model, a sentence with what can be done, or nothing."""
+    if mitigation == "patch_drop" and isinstance(embedder.encoder, Mlp):
         return (
             "Patch drop needs an encoder of patches, and this model's reads all pixels at once; choose a "
             "model with a vit or cnn encoder."
         )
-    if aid == "reconstruct" and autoencoder is None:
+    if mitigation == "reconstruct" and autoencoder is None:
         return (
             "Reconstruction needs the run's own masked autoencoder, and this run has none; choose a run "
             "with masked pretraining."
@@ -115,29 +116,29 @@ def embed_covered(
     embedder: Embedder,
     faces: Pixels,
     hidden: Booleans,
-    aid: Aid,
+    mitigation: Mitigation,
     autoencoder: Autoencoder | None = None,
 ) -> NDArray[np.float32]:
     """Return the unit embeddings (N, D) of covered faces.
 
     Args:
         embedder: The recogniser.
-        faces: (N, H, H, 3) uint8, as covered. What was behind the occluder is not in them, so no aid can
-            look at it.
+        faces: (N, H, H, 3) uint8, as covered. What was behind the occluder is not in them, so no
+            mitigation can look at it.
         hidden: (N, H, H) bool, which pixels are covered.
-        aid: "none" embeds the covered picture; "patch_drop" hides patches of which more than `TOUCHED` is
-            covered from the encoder; "reconstruct" embeds what `completed` returns.
+        mitigation: "none" embeds the covered picture; "patch_drop" hides patches of which more than
+            `TOUCHED` is covered from the encoder; "reconstruct" embeds what `completed` returns.
         autoencoder: The run's own; for "reconstruct".
 
     Raises:
         UsageError: the model cannot do it (`obstacle`), or the occluder leaves it no patch to see.
     """
-    if problem := obstacle(embedder, aid, autoencoder):
+    if problem := obstacle(embedder, mitigation, autoencoder):
         raise UsageError(problem)
-    if aid == "reconstruct":
+    if mitigation == "reconstruct":
         assert autoencoder is not None
         faces = completed(autoencoder, faces, hidden)
-    if aid != "patch_drop":
+    if mitigation != "patch_drop":
         return embed_faces(embedder, faces, Compute(next(embedder.parameters()).device, torch.float32))
     dropped = touched(hidden, embedder.encoder.side, TOUCHED)
     found: NDArray[np.float32] | None = None
@@ -206,7 +207,7 @@ def _images(faces: Pixels, network: torch.nn.Module) -> Tensor:
     return to_input(torch.tensor(np.ascontiguousarray(faces)).to(device))
 
 
-# --- what the aids are worth ---
+# --- what the mitigations are worth ---
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def measure(
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:
-    """Measure what an occluder costs this one network, and what each aid gives back.
+    """Measure what an occluder costs this one network, and what each mitigation gives back.
 
     Each of at most `MOST_PROBES` faces, evenly over people, has an occluder of its own and is compared with
     every other of these faces as it is. The result depends on the arguments alone.
@@ -240,12 +241,12 @@ def measure(
         kind, area: A key of `occlusion.OCCLUSIONS`; share of the picture, 0 to 1.
         threshold: Cosine from which on two faces are taken for one person's.
         seed: Of the occluders, the choice of faces and the resamples.
-        progress: Told which share is done, 0 to 1.
+        progress: Called with the share that is done, 0 to 1.
 
     Returns:
-        Rows `CLEAN` and `AIDS`: tar and far at the threshold and roc_auc, each with `*_low` and `*_high`, an
-        interval over people for this network; `*_gain`, `*_gain_low`, `*_gain_high`, how far it lies above no
-        aid; `note`, why there are no values; and probes and people, how many there were.
+        Rows `CLEAN` and `MITIGATIONS`: tar and far at the threshold and roc_auc, each with `*_low`, `*_high`,
+        an interval over people for this network; `*_gain`, `*_gain_low`, `*_gain_high`, the difference from
+        "none"; `note`, why there are no values; and the numbers of probes and people.
 
     Raises:
         DataError: there are no two people of whom there are two faces.
@@ -256,11 +257,11 @@ def measure(
     covered, hidden = occlude(faces[chosen], kind, area, Noise(torch.from_numpy(chosen), seed, "cover", kind))
     reference = embed_covered(embedder, faces[chosen], np.zeros_like(hidden), "none")
     found: dict[str, _Scored | str] = {}
-    for step, name in enumerate((CLEAN, *AIDS), start=1):
+    for step, name in enumerate((CLEAN, *MITIGATIONS), start=1):
         vectors = _vectors(name, reference, embedder, autoencoder, covered, hidden)
         found[name] = _score(vectors, reference, identity, threshold, weights)
         if progress:
-            progress(step / (len(AIDS) + 1))
+            progress(step / (len(MITIGATIONS) + 1))
     rows = {name: _row(own, found["none"], len(names)) for name, own in found.items()}
     return pd.DataFrame.from_dict(rows, orient="index").assign(probes=len(chosen), people=len(names))
 
@@ -277,7 +278,7 @@ def _vectors(
     if name == CLEAN:
         return reference
     try:
-        return embed_covered(embedder, covered, hidden, cast(Aid, name), autoencoder)
+        return embed_covered(embedder, covered, hidden, cast(Mitigation, name), autoencoder)
     except UsageError as error:
         return str(error)
 
@@ -288,8 +289,8 @@ def _chosen(people: Sequence[str], seed: int) -> NDArray[np.int64]:
     several = np.flatnonzero(counts > 1)
     if len(several) < 2:
         raise DataError(
-            f"Aids are measured on people with two faces or more, and of {len(names)} people there are "
-            f"{len(several)}; at least 2 are needed: choose results with more evaluation faces."
+            f"Mitigations are measured on people with two faces or more, and of {len(names)} people there "
+            f"are {len(several)}; at least 2 are needed: choose results with more evaluation faces."
         )
     random = np.random.default_rng(seed)
     quota = max(LEAST_SHOTS, MOST_PROBES // len(several))
@@ -342,21 +343,21 @@ def _columns(name: str, estimate: Estimate, *, inside: bool = False) -> dict[str
     return dict(zip(_names(name), values.tolist(), strict=True))
 
 
-def verdict(table: pd.DataFrame, aid: Aid) -> str:
-    """Return in one sentence what `measure` found of an aid, by the ROC AUC, which no threshold moves.
+def verdict(table: pd.DataFrame, mitigation: Mitigation) -> str:
+    """Return in one sentence what `measure` found of a mitigation, by the ROC AUC, which no threshold moves.
 
     Undecided is where the interval of the difference includes 0. For "none": what the occluder costs.
     """
-    row, none = _cells(table, aid), _cells(table, "none")
+    row, none = _cells(table, mitigation), _cells(table, "none")
     if row["note"]:
         return str(row["note"])
-    if aid == "none":
+    if mitigation == "none":
         clean = _cells(table, CLEAN)
         low, high = -clean["roc_auc_gain_high"], -clean["roc_auc_gain_low"]
         change = _change(low, high, clean["roc_auc"], none["roc_auc"])
         return f"The occluder {change}{_at_threshold(clean, none)}."
     change = _change(row["roc_auc_gain_low"], row["roc_auc_gain_high"], none["roc_auc"], row["roc_auc"])
-    return f"{AIDS[aid].capitalize()} {change}{_at_threshold(none, row)}."
+    return f"{MITIGATIONS[mitigation].capitalize()} {change}{_at_threshold(none, row)}."
 
 
 def _cells(table: pd.DataFrame, name: str) -> dict[str, Any]:

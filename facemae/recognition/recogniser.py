@@ -293,7 +293,7 @@ def as_json(identified: Sequence[Identified]) -> list[dict[str, Any]]:
             "number": each.found.number,
             "box": [round(float(edge), 1) for edge in each.found.box],
             "confidence": each.found.face.score,
-            "doubts": each.found.face.doubts,
+            "warnings": each.found.face.warnings,
             "decision": "unknown" if each.match is None else "match",
             "person": None if each.match is None else each.match.person.name,
             "candidates": [
@@ -314,7 +314,7 @@ def rows_of(photo: str, found: Sequence[Identified], limit: Threshold, note: str
             **dict(zip(("left", "top", "right", "bottom"), each["box"], strict=True)),
             "decision": each["decision"], "person": each["person"] or "",
             "score": each["candidates"][0]["score"] if each["candidates"] else None, "needed": limit.score,
-            "note": ", ".join(each["doubts"]),
+            "note": ", ".join(each["warnings"]),
         }
         for each in as_json(found)
     ]  # fmt: skip

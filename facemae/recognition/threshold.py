@@ -123,7 +123,7 @@ def check_weights(found: set[str], expected: str, path: Path, fix: str) -> None:
 
 
 def at_rate(card: pd.DataFrame, people: int, target: float, *, strictly: bool = False) -> Threshold:
-    """Return the threshold of a false match rate, or of the strictest rate that the data can speak of.
+    """Return the threshold of a false match rate, or of the strictest rate that the data support.
 
     Args:
         card: As `threshold_card` returns it.
@@ -132,7 +132,7 @@ def at_rate(card: pd.DataFrame, people: int, target: float, *, strictly: bool = 
         strictly: Refuse a rate below those that are supported.
 
     Raises:
-        UsageError: the data can speak of no rate at all, or not of this one.
+        UsageError: the data support no rate at all, or not this one.
     """
     rows = card[card["note"] == ""].sort_values("target_fmr", ascending=False)
     if rows.empty:
@@ -143,8 +143,8 @@ def at_rate(card: pd.DataFrame, people: int, target: float, *, strictly: bool = 
         lowest = rows["target_fmr"].min()
         note = next(iter(card.loc[card["note"] != "", "note"]), "it is below all rates that are looked at")
         raise UsageError(
-            f"A false match rate of {target:g} cannot be told from these people ({note}); ask for {lowest:g} "
-            "or more."
+            f"A false match rate of {target:g} cannot be measured on these people ({note}); ask for "
+            f"{lowest:g} or more."
         )
     row = (strict.iloc[0] if len(strict) else rows.iloc[-1]).to_dict()
     return _threshold(row, people)
@@ -162,7 +162,7 @@ def of_model(model: Model, rate: float | None = None) -> Threshold:
 
 
 def rates(card: pd.DataFrame, people: int) -> dict[float, Threshold]:
-    """Return the thresholds that the data can speak of, by wanted false match rate, the highest first."""
+    """Return the thresholds that the data support, by wanted false match rate, the highest first."""
     return {
         float(row["target_fmr"]): _threshold(row, people)
         for row in card[card["note"] == ""].to_dict("records")

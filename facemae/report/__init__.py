@@ -1,1 +1,1 @@
-"""A results folder read and told: tables, charts, claims, the page."""
+"""A results folder in tables, charts, claims, the page."""

@@ -56,7 +56,7 @@ class Series:
         bar: Width of a bar from the axis to each point; 0 for none.
         opacity: 0 to 1.
         legend: Whether it is named in the legend.
-        text: What is told of each point where a pointer asks for it.
+        text: Text of each point, shown under the pointer.
     """
 
     name: str

@@ -62,8 +62,8 @@ def draw(chart: Chart) -> go.Figure:
 def _add(figure: go.Figure, each: Series, where: dict[str, int], *, across: bool, legend: bool) -> None:
     x, y = np.asarray(each.x), np.asarray(each.y)
     shared: dict[str, Any] = {"name": each.name, "legendgroup": each.name, "showlegend": legend} | where
-    told = ("%{customdata}" if len(each.text) else "%{y:.3f}") + " at %{x:.3~g}" * (each.line > 0)
-    shared |= {"hovertemplate": f"{each.name}: {told}<extra></extra>", "opacity": each.opacity}
+    text = ("%{customdata}" if len(each.text) else "%{y:.3f}") + " at %{x:.3~g}" * (each.line > 0)
+    shared |= {"hovertemplate": f"{each.name}: {text}<extra></extra>", "opacity": each.opacity}
     shared["customdata"] = list(each.text) or None
     if each.bar:
         figure.add_bar(x=x, y=y, width=each.bar, marker={"color": each.look.colour}, **shared)

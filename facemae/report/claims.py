@@ -194,8 +194,8 @@ def _without_pretraining(experiment: config.Experiment, against: Control) -> lis
 def _beside_hiding(tables: _Tables, metric: str, run: str, controls: list[str]) -> list[str]:
     """Return how the run does against the other controls, and whether one that hides patches is missing."""
     rows = [tables.compared(metric, run, name) for name in controls[1:]]
-    told = [f"{row['run_b']}: {row['verdict']} ({row['difference']:+.3f})" for row in rows if row]
-    words = [f"Against the other runs without pretraining: {', '.join(told)}."] if told else []
+    counted = [f"{row['run_b']}: {row['verdict']} ({row['difference']:+.3f})" for row in rows if row]
+    words = [f"Against the other runs without pretraining: {', '.join(counted)}."] if counted else []
     if not set(controls) & set(hiding_runs(tables.experiment)):
         words.append(
             "No run with patch_drop or erasing, which hide without pretraining, was there to compare."
@@ -307,12 +307,12 @@ def _between_masks(tables: _Tables, question: Question, metric: str, masked: lis
     # Any of them would support the claim, so it has the p value of the whole family.
     p_value = float(holm([_p_value(row) for row in rows]).min())
     called = [row for row in rows if row["verdict"] in OPPOSITE]
-    told = (
+    found = (
         f"{len(called)} {'differs' if len(called) == 1 else 'differ'}"
         if called
         else "none is shown to differ"
     )
-    counted = f"Of {len(rows)} pairs of masks {told}."
+    counted = f"Of {len(rows)} pairs of masks {found}."
     more = counted if len(rows) > 1 else ""
     if called:
         widest = max(called, key=lambda row: abs(row["difference"]))

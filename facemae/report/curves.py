@@ -28,7 +28,7 @@ FAR, SECONDS, FACES = "false accept rate (FAR, logarithmic)", "seconds of traini
 BAR_STEP = 0.03  # powers of ten between two runs' intervals at one rate
 BESIDE = 0.028  # of the axis, between runs that took equally long
 _ENDS = ["ci_low", "ci_high"]
-FACE_COLOUR, DOUBT_COLOUR = STRATEGY_COLOURS["random"], STRATEGY_COLOURS["simclr"]
+FACE_COLOUR, WARNING_COLOUR = STRATEGY_COLOURS["random"], STRATEGY_COLOURS["simclr"]
 ALT_LEADERBOARD = "Dot plot: one metric with its interval for every run, and the controls below a line."
 TRAININGS = {"pretrain": "Pretraining", "finetune": "Fine-tuning"}
 
@@ -270,7 +270,7 @@ def quality(measured: pd.DataFrame, measure: Measure) -> Chart:
             name, part["centre"], part["faces"], Look(colour), line=0, bar=measure.width, legend=False,
             text=[f"{count} faces, {name}" for count in part["faces"]],
         )
-        for doubtful, name, colour in ((False, "no doubt", FACE_COLOUR), (True, "doubtful", DOUBT_COLOUR))
+        for doubtful, name, colour in ((False, "no warning", FACE_COLOUR), (True, "doubtful", WARNING_COLOUR))
         for part in [bins[bins["doubtful"] == doubtful]]
     ]  # fmt: skip
     most = float(bins["faces"].max()) if len(bins) else 1.0

@@ -22,7 +22,7 @@ from facemae.data.sources.base import Photo
 from facemae.report.tables import experiment, lines_of, unreadable
 
 QUALITY_COLUMNS = [
-    "sample_id", "person", "source", "score", "face_px", "residual", "yaw", "sharpness", "doubts",
+    "sample_id", "person", "source", "score", "face_px", "residual", "yaw", "sharpness", "warnings",
 ]  # fmt: skip
 OUTCOME_COLUMNS = ["sample_id", "person", "code", "reason", "hint"]
 PLACE_COLUMNS = ["key", "sample_id", "path", "offset", "length"]
@@ -51,14 +51,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class Measure:
-    """Something measured on every aligned face, and the doubt that it raises beyond its limit.
+    """Something measured on every aligned face, and the warning that it raises beyond its limit.
 
     Attributes:
         column: Where `quality` has it.
-        doubt: Code in `face_quality.DOUBTS`.
+        warning: Code in `face_quality.WARNINGS`.
         name: What it is, in a word or two.
         title: The same, with its unit.
-        limit: Where the doubt begins.
+        limit: Where the warning begins.
         low: Low values are the doubtful ones, not those far from 0.
         width: Of a histogram's bin, in tenfold steps if `tenfold`.
         form: How to write a value.
@@ -66,7 +66,7 @@ class Measure:
     """
 
     column: str
-    doubt: str
+    warning: str
     name: str
     title: str
     limit: float
@@ -107,7 +107,7 @@ MEASURES = (
         face_quality.MIN_SHARPNESS, low=True, width=0.1, form="{:.0f}", tenfold=True,
     ),
 )  # fmt: skip
-BY_DOUBT = {measure.doubt: measure for measure in MEASURES}
+BY_WARNING = {measure.warning: measure for measure in MEASURES}
 _LEAST = 0.1  # of a logarithmic axis; less is drawn there
 
 
@@ -129,11 +129,16 @@ def outcomes(paths: Results) -> pd.DataFrame:
 def quality(paths: Results) -> pd.DataFrame:
     """Return what was measured on every aligned face, one row each; NaN is what could not be.
 
-    `residual` is a share of the face's side, and `doubts` are codes of DOUBTS with ", " between, "" for none.
+    `residual` is a share of the face's side; `warnings` are codes of WARNINGS with ", " between.
     """
-    table = records.read_table(paths.data.faces, QUALITY_COLUMNS)
-    known = [", ".join(code for code in codes if code in face_quality.DOUBTS) for codes in table["doubts"]]
-    return table.assign(doubts=known, residual=table["residual"] / experiment(paths).data.image_size)
+    table = records.read_table(paths.data.faces).rename(columns=layout.RENAMED_COLUMNS)
+    if missing := set(QUALITY_COLUMNS) - set(table):
+        raise IntegrityError(f"{paths.data.faces} lacks the column {min(missing)}; align the photos again.")
+    codes = [[code for code in found if code in face_quality.WARNINGS] for found in table["warnings"]]
+    known = [", ".join(each) for each in codes]
+    return table[QUALITY_COLUMNS].assign(
+        warnings=known, residual=table["residual"] / experiment(paths).data.image_size
+    )
 
 
 def tally(paths: Results) -> pd.DataFrame:
@@ -141,7 +146,7 @@ def tally(paths: Results) -> pd.DataFrame:
     names = [each.name for each in sources(paths)]
     found, measured = outcomes(paths), quality(paths)
     codes = ["OK", *(code for code in found["code"].value_counts().index if code != "OK")]
-    doubtful = measured[measured["doubts"] != ""]
+    doubtful = measured[measured["warnings"] != ""]
     counts = {
         "photos": found["source"].value_counts(),
         "faces": measured["source"].value_counts(),
@@ -236,7 +241,7 @@ def credits(paths: Results) -> list[str]:
     ]
 
 
-# --- doubts and overlaps, in words and for charts ---
+# --- warnings and overlaps, in words and for charts ---
 
 
 def overlap_words(kind: str, action: str) -> str:
@@ -244,21 +249,23 @@ def overlap_words(kind: str, action: str) -> str:
     return f"{_SHARED.get(kind, kind)}, {_DONE.get(action, action)}"
 
 
-def doubtful_value(doubt: str, row: Mapping[Any, Any]) -> str:
-    """Return what was measured of a face and raised a doubt, as text; "" where it is no measurement."""
-    measure = BY_DOUBT.get(doubt)
+def doubtful_value(warning: str, row: Mapping[Any, Any]) -> str:
+    """Return what was measured of a face and raised a warning, as text; "" where it is no measurement."""
+    measure = BY_WARNING.get(warning)
     return measure.text(row[measure.column]) if measure else ""
 
 
-def worst_first(measured: pd.DataFrame, doubt: str | None = None) -> pd.DataFrame:
-    """Return the faces of `quality` with a doubt, the worst first; None: all, most doubts first."""
-    doubts = measured["doubts"]
-    if doubt is None:
-        count = (doubts != "") + doubts.str.count(", ")
-        order = measured.assign(doubts_count=-count).sort_values(["doubts_count", "sharpness"], kind="stable")
-        return order.drop(columns="doubts_count")
-    part = measured[[doubt in codes.split(", ") for codes in doubts]]
-    measure = BY_DOUBT.get(doubt)
+def worst_first(measured: pd.DataFrame, warning: str | None = None) -> pd.DataFrame:
+    """Return the faces of `quality` with a warning, the worst first; None: all, most warnings first."""
+    warnings = measured["warnings"]
+    if warning is None:
+        count = (warnings != "") + warnings.str.count(", ")
+        order = measured.assign(warnings_count=-count).sort_values(
+            ["warnings_count", "sharpness"], kind="stable"
+        )
+        return order.drop(columns="warnings_count")
+    part = measured[[warning in codes.split(", ") for codes in warnings]]
+    measure = BY_WARNING.get(warning)
     if measure is None:  # a photo that was turned upright: there is no more and less of it
         return part
     return part.sort_values(measure.column, key=abs, ascending=measure.low, kind="stable")

@@ -53,7 +53,7 @@ WITH = {
     "better": "helped with {}",
     "worse": "hurt with {}",
     "equivalent": "made no difference that matters with {}",
-    "undecided": "cannot be told to help or hurt with {}",
+    "undecided": "is shown neither to help nor to hurt with {}",
 }
 ALONE = {
     "better": "Pretraining with masks helped",
@@ -125,9 +125,9 @@ def _answer(
     if len(groups) == 1:
         (verdict,) = groups
         return f"{ALONE[verdict]}: {numbers}{_how_sure(experiment, verdict, people)}."
-    told = [WITH[verdict].format(some_names(_runs(found))) for verdict, found in groups.items()]
-    sure = "; where it cannot be told, chance alone can do that" if "undecided" in groups else ""
-    return f"Pretraining with masks {', '.join(told[:-1])} and {told[-1]}: {numbers}{sure}."
+    words = [WITH[verdict].format(some_names(_runs(found))) for verdict, found in groups.items()]
+    sure = "; where neither is shown, chance alone can do that" if "undecided" in groups else ""
+    return f"Pretraining with masks {', '.join(words[:-1])} and {words[-1]}: {numbers}{sure}."
 
 
 def _runs(rows: Iterable[dict[str, Any]]) -> list[str]:
@@ -193,11 +193,11 @@ def _against(experiment: config.Experiment, rows: list[dict[str, Any]], control:
     """Return how the masked runs do against one control."""
     against = [row for row in rows if row["run_b"] == control]
     name = "training from scratch" if _plain(experiment, control) else control
-    return f"Against {name}{where}: {_told(against)}."
+    return f"Against {name}{where}: {_by_verdict(against)}."
 
 
-def _told(rows: list[dict[str, Any]]) -> str:
-    """Return the runs by verdict, with their differences where there is one to speak of."""
+def _by_verdict(rows: list[dict[str, Any]]) -> str:
+    """Return the runs by verdict, with their differences where it counts."""
     parts = []
     for verdict in VERDICTS:
         found = [row for row in rows if row["verdict"] == verdict]
@@ -244,9 +244,9 @@ def _best_control(experiment: config.Experiment, table: pd.DataFrame, verdicts: 
     metric = experiment.evaluate.primary
     name = best.sort_values("value", ascending=not higher_is_better(metric), kind="stable").index[0]
     found = [compared(verdicts, metric, run, name) for run in experiment.run_names]
-    told = _told([row for row in found if row is not None])
+    words = _by_verdict([row for row in found if row is not None])
     what = "learns from the same labels" if len(learning) else "trains no network"
-    against = f": against it {told} (exploratory)" if told else ""
+    against = f": against it {words} (exploratory)" if words else ""
     return f"The best control that {what} is {name} with {best.loc[name, 'value']:.3f}{against}."
 
 
@@ -261,7 +261,7 @@ def _started(experiment: config.Experiment, verdicts: pd.DataFrame, name: str) -
     sizes = [f"{depth} blocks of width {width}" for width, depth, _ in widths.values()]
     other = f" and is of another size ({sizes[0]}, not {sizes[-1]})" if len(set(sizes)) > 1 else ""
     row = compared(verdicts, experiment.evaluate.primary, name, plain)
-    against = f"; against {plain} {_told([row])}" if row is not None else ""
+    against = f"; against {plain} {_by_verdict([row])}" if row is not None else ""
     return (
         f"{name} starts from {init}, which {seen}{other}: it shows what a finished network buys, not what a "
         f"mask does (exploratory){against}."

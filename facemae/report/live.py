@@ -29,7 +29,7 @@ STAGES = {
 }  # fmt: skip
 QUIET = 60.0  # seconds without a sign of life after which a training counts as stopped, at least
 QUIET_LINES = 3  # the same in lines of its log, where these are further apart
-RATED = 5  # last lines of a log that the time left is told from
+RATED = 5  # last lines of a log that the time left is estimated from
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ class Training:
         name = f"{self.run}, seed {self.seed}, {STAGES[self.stage]}{part}"
         done = f"step {self.step:,}" + (f" of {self.steps:,}" if self.steps else "")
         ago = f"{tqdm.format_interval(round(max(0.0, self.quiet)))} ago"
-        told = {
+        states = {
             "starting": "starting, before its first step",
             "running": ", ".join([done, *self._numbers(), f"last sign of life {ago}"]),
             "writing": "all steps are done, its results are being written",
             "stopped": f"stopped at {done}, {ago}; the same command goes on from its last checkpoint",
             "diverged": f"diverged at {done}; lower learning_rate or max_grad_norm, or raise warmup_fraction",
         }
-        return f"{name}: {told[self.state]}."
+        return f"{name}: {states[self.state]}."
 
     def _numbers(self) -> Iterator[str]:
         if self.log:

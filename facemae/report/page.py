@@ -34,7 +34,7 @@ from facemae.report.static_charts import svg
 
 TEMPLATE = "page.html.jinja"
 MAX_REJECTED = 50
-MAX_DOUBTFUL = 12  # of each doubt
+MAX_DOUBTFUL = 12  # of each warning
 MAX_OVERLAPS = 3  # of each kind and action
 BUDGET = {  # columns of the leaderboard that say what a score took
     "seconds_pretrain": "Pretraining seconds",
@@ -276,7 +276,7 @@ def _alignment(paths: Results) -> dict[str, Any]:
             for measure in faces.MEASURES
             if measured[measure.column].notna().any()
         },
-        "doubts": _doubts(paths, measured),
+        "warnings": _warnings(paths, measured),
         "rejected": [
             row | {"thumbnail": _photo_thumbnail(places.get(row["sample_id"]))}
             for row in shown.to_dict("records")
@@ -299,26 +299,26 @@ def _sources(origins: list[faces.Origin], tally: pd.DataFrame) -> list[dict[str,
     ]
 
 
-def _doubts(paths: Results, measured: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the faces of each doubt there is, the worst ones with their picture."""
-    parts = {doubt: faces.worst_first(measured, doubt) for doubt in quality.DOUBTS}
-    heads = {doubt: part.head(MAX_DOUBTFUL) for doubt, part in parts.items() if len(part)}
+def _warnings(paths: Results, measured: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the faces of each warning there is, the worst ones with their picture."""
+    parts = {warning: faces.worst_first(measured, warning) for warning in quality.WARNINGS}
+    heads = {warning: part.head(MAX_DOUBTFUL) for warning, part in parts.items() if len(part)}
     names = sorted({name for head in heads.values() for name in head["sample_id"]})
     pictures = _face_thumbnails(paths, names)
     return [
         {
-            "doubt": quality.DOUBTS[doubt],
-            "faces": len(parts[doubt]),
+            "warning": quality.WARNINGS[warning],
+            "faces": len(parts[warning]),
             "shown": [
                 {
                     "name": row["sample_id"],
-                    "value": faces.doubtful_value(doubt, row),
+                    "value": faces.doubtful_value(warning, row),
                     "thumbnail": pictures[row["sample_id"]],
                 }
                 for row in head.to_dict("records")
             ],
         }
-        for doubt, head in heads.items()
+        for warning, head in heads.items()
     ]
 
 

@@ -76,7 +76,7 @@ class Pilot:
 
     Attributes:
         source: Where it was read.
-        noise: None where it told none.
+        noise: None where it measured none.
         runs: What each training took, with columns of the leaderboard: run, seconds_* and images_*.
     """
 

@@ -74,9 +74,9 @@ def _check_precision(scored: list[Scored]) -> None:
             found.setdefault(stage, {}).setdefault(used, one.name)
     for stage, runs in found.items():
         if len(runs) > 1:
-            told = " and ".join(f"{name} in {used}" for used, name in runs.items())
+            text = " and ".join(f"{name} in {used}" for used, name in runs.items())
             raise IntegrityError(
-                f"{stage} computed {told}, so that a difference may be one of precision; train again with "
+                f"{stage} computed {text}, so that a difference may be one of precision; train again with "
                 "precision set, or set evaluate.mixed_precision to true."
             )
 

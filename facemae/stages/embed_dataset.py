@@ -1,9 +1,10 @@
 """A data set's own list of pairs, embedded by an off-the-shelf recogniser or by a control that learns.
 
 A control is fitted for each fold of the list, as LFW's View 2 asks for: to the people of the other folds
-and those outside the list, through the gates of a run's split, so that no person and no picture of the fold
-is learnt from. Cosines by two models share no scale. So each model's are calibrated on training people who
-were held out when its settings were chosen, and the score of a pair is the log odds of one person.
+and those outside the list, through the leakage checks of a run's split, so that no person and no picture of
+the fold is learnt from. Cosines by two models share no scale. So each model's are calibrated on training
+people who were held out when its settings were chosen, and the score of a pair is the log odds of one
+person.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def embed_photos(photos: Photos, model: NamedModel, out: Path) -> pd.DataFrame:
     if out.suffix != ".parquet":
         raise UsageError(f"--out {out} does not end in .parquet; embeddings are written as Parquet.")
     compute = device.choose(photos.device, "float32", photos.threads)
-    network = model.load(photos.device)  # what is wrong with it is told before minutes of aligning
+    network = model.load(photos.device)  # what is wrong with it is reported before minutes of aligning
     folder = DataFolder(out.with_name(f".{out.name}.faces"))
     prefix = _aligned(photos, model.image_size, folder)
     table = _embedded(network, folder)

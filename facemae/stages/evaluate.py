@@ -76,8 +76,8 @@ def evaluate(
     records.write_table(out / layout.SCORES, scores, layout.SCORE_COLUMNS)
     _write(experiment, seed, measured, faces, source, data, out)
     primary = next(each for each in measured if each.name == experiment.evaluate.primary)
-    told = "not measured" if primary.value is None else f"{primary.value:.3f}"
-    say(f"evaluate {name}/{seed}", f"{primary.name} {told} on {len(faces.people)} unseen people")
+    text = "not measured" if primary.value is None else f"{primary.value:.3f}"
+    say(f"evaluate {name}/{seed}", f"{primary.name} {text} on {len(faces.people)} unseen people")
 
 
 def _write(

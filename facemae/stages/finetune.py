@@ -107,7 +107,7 @@ def _job_of(job: Job, part: int) -> Job:
 
 
 @dataclass(frozen=True)
-class _Done:
+class _PartResult:
     """What the training of a part left behind, besides its weights."""
 
     steps: int
@@ -123,7 +123,7 @@ class _Done:
     """See `_Learnt`."""
 
 
-def _trained(part: _Part, pretrained: Path | None, compute: Compute) -> _Done:
+def _trained(part: _Part, pretrained: Path | None, compute: Compute) -> _PartResult:
     """Train a part, or return what an attempt that ended in a later part has left of it."""
     path, identity = part.job.state / layout.PART, json.loads(json.dumps(part.job.identity))
     if path.exists() and part.weights.exists():
@@ -132,7 +132,7 @@ def _trained(part: _Part, pretrained: Path | None, compute: Compute) -> _Done:
                 f"{part.job.state} holds a part that was trained with other settings; go back to those to "
                 "finish the others, or delete the folder to start again."
             )
-        return _Done(**records.read_json(path))
+        return _PartResult(**records.read_json(path))
     done, embedder = _train(part, pretrained, compute)
     save_weights(merged(embedder), part.weights)
     files.write_json(part.job.state / layout.JOB, identity)
@@ -142,18 +142,18 @@ def _trained(part: _Part, pretrained: Path | None, compute: Compute) -> _Done:
     return done
 
 
-def _train(part: _Part, pretrained: Path | None, compute: Compute) -> tuple[_Done, nn.Module]:
+def _train(part: _Part, pretrained: Path | None, compute: Compute) -> tuple[_PartResult, nn.Module]:
     """Train a part, from its newest checkpoint on, and return its embedder."""
     task, settings, job = part.task, part.task.run.finetune, part.job
     embedder = start_embedder(task, pretrained)
     if settings.mode == "knn":
         say(job.label, "mode knn: the encoder as it is, nothing is trained")
         pass_through(embedder)
-        return _Done(0, 0.0, [], [], 0, 0, None, {}), embedder
+        return _PartResult(0, 0.0, [], [], 0, 0, None, {}), embedder
     objective, learnt = _objective(part, embedder, compute)
     faces = task.open(learnt.rows)
     start = "pretrained encoder" if pretrained else settings.init or "scratch"
-    say(job.label, f"{len(faces)} faces, {learnt.told}, from {start}, {compute}")
+    say(job.label, f"{len(faces)} faces, {learnt.source}, from {start}, {compute}")
     trunk = embedder.encoder.trunk
     optimizer = adamw(objective.network, settings, encoder=trunk, layer_decay=settings.layer_decay)
     trained = fit_faces(objective, optimizer, faces, settings, job, task.workers)
@@ -161,7 +161,7 @@ def _train(part: _Part, pretrained: Path | None, compute: Compute) -> tuple[_Don
     checked = objective.judged(trained.log, aligned=task.experiment.data.align != "crop")
     say(job.label, _in_words(checked))
     found = trained.step, trained.seconds, trained.held_out, trained.log
-    return _Done(*found, len(faces), learnt.people, spent, checked, learnt.left_out), objective.result
+    return _PartResult(*found, len(faces), learnt.people, spent, checked, learnt.left_out), objective.result
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class _Learnt:
     left_out: int = 0
 
     @property
-    def told(self) -> str:
+    def source(self) -> str:
         """Return in words what of these faces is learnt."""
         return f"of {self.people} people" if self.people else "their teacher's embeddings"
 
@@ -209,10 +209,10 @@ def _objective(part: _Part, embedder: Embedder, compute: Compute) -> tuple[FaceE
 
 def _in_words(checked: dict[str, Any]) -> str:
     """Return the line that a log shows of a training's health."""
-    told = f"loss {checked['loss_of_chance']:.0%} of chance"
+    text = f"loss {checked['loss_of_chance']:.0%} of chance"
     if "rank1" in checked:
-        told += f", effective dimension {checked['effective_dimension']:.1f}, rank 1 {checked['rank1']:.0%}"
-    return told if checked["learnt"] else f"has not learnt: {checked['reason']} ({told})"
+        text += f", effective dimension {checked['effective_dimension']:.1f}, rank 1 {checked['rank1']:.0%}"
+    return text if checked["learnt"] else f"has not learnt: {checked['reason']} ({text})"
 
 
 def _model(task: Task) -> config.Model:
@@ -239,7 +239,7 @@ def start_embedder(task: Task, pretrained: Path | None) -> Embedder:
 
 
 def _write(
-    task: Task, parts: list[_Part], done: list[_Done], pretrained: Path | None, compute: Compute
+    task: Task, parts: list[_Part], done: list[_PartResult], pretrained: Path | None, compute: Compute
 ) -> None:
     settings = task.settings("model", "finetune") | {"model": _model(task).model_dump()}
     files.write_json(task.out / layout.CONFIG, settings)
@@ -258,7 +258,7 @@ def _probed(task: Task, pretrained: Path | None, compute: Compute) -> list[dict[
     return [write_probe(task, start_embedder(task, pretrained).encoder, compute)]
 
 
-def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, compute: Compute) -> None:
+def _write_metrics(task: Task, done: list[_PartResult], pretrained: Path | None, compute: Compute) -> None:
     before = records.read_metrics(pretrained) if pretrained else {}
     seconds = before.get("seconds", {}) | {"finetune": round(sum(each.seconds for each in done), 3)}
     seen = sum(each.steps for each in done) * task.run.finetune.batch_size
@@ -281,7 +281,7 @@ def _write_metrics(task: Task, done: list[_Done], pretrained: Path | None, compu
     )
 
 
-def _metrics(done: list[_Done]) -> list[dict[str, Any]]:
+def _metrics(done: list[_PartResult]) -> list[dict[str, Any]]:
     """Return the last loss and, where there was a validation, the least error, as means over the parts."""
     logged = [each.log[-1][LOSS] for each in done if each.log]
     if not logged:
@@ -299,7 +299,7 @@ def _metrics(done: list[_Done]) -> list[dict[str, Any]]:
     return metrics
 
 
-def _distilled(task: Task, done: list[_Done]) -> list[dict[str, Any]]:
+def _distilled(task: Task, done: list[_PartResult]) -> list[dict[str, Any]]:
     """Return the metric of the faces that a teacher was learnt from; none of a run without one."""
     if task.run.finetune.teacher is None:
         return []

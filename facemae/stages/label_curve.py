@@ -104,11 +104,11 @@ def _accuracy(task: Task, finetuned: Path) -> Measurement:
 def _named(measured: Measurement, point: Point, task: Task, finetuned: Path) -> Measurement:
     trained = records.read_metrics(finetuned)
     labels, seen = trained["labels"][PART], trained["images_seen"]["finetune"] / len(trained["labels"])
-    told = (
+    text = (
         f"{labels['faces']} faces of {labels['people']} people, each seen {seen / labels['faces']:.0f} times"
     )
     parts = f"part 1 of {task.rotations} only" if task.rotations > 1 else ""
-    note = "; ".join(part for part in (told, parts, _not_learnt(finetuned)) if part)
+    note = "; ".join(part for part in (text, parts, _not_learnt(finetuned)) if part)
     return replace(measured, protocol="labels", condition=point.condition, amount=point.amount, note=note)
 
 

@@ -83,7 +83,7 @@ def write(objective: MaskedPretraining, task: Task, state: Path) -> list[dict[st
     note = "hidden patches of unseen people's faces under the {} mask".format
     error = objective.score(mae, unseen, own_mask=True)
     metrics = [records.metric("reconstruction_error", error, n=count, note=note(own))]
-    if own not in PIXEL_MASKS:  # single pixels are told by their neighbours: an easier task
+    if own not in PIXEL_MASKS:  # single pixels follow from their neighbours: an easier task
         error = objective.score(mae, unseen)
         metrics.append(records.metric(layout.COMMON_ERROR, error, n=count, note=note(COMMON_MASK)))
     _write_reconstructions(objective, mae, unseen, task)

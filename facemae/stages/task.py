@@ -1,4 +1,4 @@
-"""One stage of one run: what it is told, what it reads and how its training is identified."""
+"""One stage of one run: its settings, what it reads and how its training is identified."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Task:
         if size != self.image_size:
             raise IntegrityError(
                 f"{self.data.root} holds faces of {size} x {size} pixels, and data.image_size is "
-                f"{self.image_size}; align them anew, or set data.image_size to {size}."
+                f"{self.image_size}; align them again, or set data.image_size to {size}."
             )
 
     def job(self, settings: dict[str, Any], compute: device.Compute, **inputs: Path) -> Job:

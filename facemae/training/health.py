@@ -1,6 +1,6 @@
 """Whether a fine-tuning has learnt: its loss against chance, and what its embedding does with faces it knows.
 
-A network whose loss stays at chance, or whose embedding uses but a few directions, ranks faces by luck; a
+A network whose loss stays at chance, or whose embedding uses but a few directions, ranks faces by chance; a
 verdict on it would be one on the recipe. Faces are those of training people. Shapes: N faces, H side, M
 dimensions of the embedding.
 """

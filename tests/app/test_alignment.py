@@ -57,8 +57,8 @@ def test_doubtful_faces_are_shown_first_and_the_worst_of_them_close_up() -> None
 
 
 @pytest.mark.usefixtures("shown")
-def test_faces_are_filtered_by_doubt_and_source() -> None:
-    page = open_page("alignment", doubt="unsure")
+def test_faces_are_filtered_by_warning_and_source() -> None:
+    page = open_page("alignment", warning="unsure")
     assert page.selectbox(key="face").options == [DOUBTFUL_NAMES[2]]
     assert "1 face, the worst first: the detector's confidence" in written(page)
     page.selectbox(key="source").set_value("unlabelled")
@@ -70,17 +70,17 @@ def test_faces_are_filtered_by_doubt_and_source() -> None:
 
 @pytest.mark.usefixtures("shown")
 def test_a_face_is_chosen_by_its_button_and_by_link() -> None:
-    page = open_page("alignment", doubt="turned")
+    page = open_page("alignment", warning="turned")
     page.button(key="look_1").click()
     assert chosen(run(page)) == DOUBTFUL_NAMES[1]
     assert page.query_params["face"] in (DOUBTFUL_NAMES[1], [DOUBTFUL_NAMES[1]])
-    assert chosen(open_page("alignment", doubt="turned", face=DOUBTFUL_NAMES[1])) == DOUBTFUL_NAMES[1]
-    assert chosen(open_page("alignment", doubt="<b>", face="gone", source="gone")) == DOUBTFUL_NAMES[0]
+    assert chosen(open_page("alignment", warning="turned", face=DOUBTFUL_NAMES[1])) == DOUBTFUL_NAMES[1]
+    assert chosen(open_page("alignment", warning="<b>", face="gone", source="gone")) == DOUBTFUL_NAMES[0]
 
 
 @pytest.mark.usefixtures("shown")
 def test_a_photo_taken_as_a_face_has_no_landmarks_and_no_numbers_but_one() -> None:
-    page = open_page("alignment", doubt="all faces", source="unlabelled")
+    page = open_page("alignment", warning="all faces", source="unlabelled")
     shown = numbers(page)
     assert [shown[each.name] for each in faces.MEASURES] == ["not measured"] * 4 + ["800"]
     assert "with the landmarks" not in written(page)
@@ -88,7 +88,7 @@ def test_a_photo_taken_as_a_face_has_no_landmarks_and_no_numbers_but_one() -> No
 
 @pytest.mark.usefixtures("shown")
 def test_many_faces_come_in_pages() -> None:
-    page = open_page("alignment", doubt="all faces")
+    page = open_page("alignment", warning="all faces")
     assert len([button for button in page.button if str(button.key).startswith("look_")]) == alignment.GALLERY
     assert len(page.selectbox(key="face").options) == FACES
 
@@ -119,9 +119,9 @@ def test_photos_that_are_gone_are_said_to_be(own: Path) -> None:
     assert page.dataframe[1].value["picture"].isna().all()
 
 
-def test_without_doubts_rejected_photos_and_overlaps_the_page_says_so(own: Path) -> None:
+def test_without_warnings_rejected_photos_and_overlaps_the_page_says_so(own: Path) -> None:
     data = Results(own).data
-    change_faces(own, doubts=[[]] * FACES)
+    change_faces(own, warnings=[[]] * FACES)
     records.write_lines(
         data.outcomes, [each for each in records.read_log(data.outcomes) if each["code"] == "OK"]
     )
@@ -137,8 +137,8 @@ def test_without_doubts_rejected_photos_and_overlaps_the_page_says_so(own: Path)
 
 def test_only_faces_that_were_not_measured_have_one_chart(own: Path) -> None:
     missing = dict.fromkeys(["score", "face_px", "residual", "yaw"], np.nan)
-    change_faces(own, **missing, landmarks=None, doubts=[[]] * FACES)
-    page = open_page("alignment", doubt="all faces")
+    change_faces(own, **missing, landmarks=None, warnings=[[]] * FACES)
+    page = open_page("alignment", warning="all faces")
     assert len(page.get("plotly_chart")) == 1
     assert numbers(page)["Turn"] == "not measured"
 

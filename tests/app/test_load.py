@@ -131,10 +131,10 @@ def test_a_visitor_sees_what_is_on_the_page_and_what_goes_wrong(server):
     assert any("The gallery is empty" in each for each in visitor.said)
     visitor.press("recognise_demo")
     assert any("people are enrolled" in each for each in visitor.said)
-    assert "twin_area" in visitor.widgets
-    fragment = visitor.widgets["twin_area"][1]
+    assert "cover_area" in visitor.widgets
+    fragment = visitor.widgets["cover_area"][1]
     assert fragment
-    visitor.choose("twin_area", "double_array_value", [50.0])
+    visitor.choose("cover_area", "double_array_value", [50.0])
     assert not any("are enrolled" in each for each in visitor.said)  # the fragment alone was drawn
     assert visitor.faults == []
     visitor.go("nowhere")

@@ -129,7 +129,7 @@ def test_the_threshold_follows_the_false_match_rate(place):
     assert "measured on 12 unseen people" in written(page)
 
 
-def test_the_cover_shows_what_an_occluder_and_an_aid_change(place):
+def test_the_cover_shows_what_an_occluder_and_a_mitigation_change(place):
     page = run(open_page("recognise", model="region/1").button(key="recognise_demo").click())
     assert page.dataframe[1].value["face"].tolist() == ["uncovered", "covered"]
     run(page.toggle(key="cover_drop").set_value(True))

@@ -106,11 +106,11 @@ def test_a_choice_made_by_hand_comes_into_the_address(page: Page, address: str) 
 def test_a_face_of_the_photos_is_chosen_by_its_number_and_stays_in_the_address(
     page: Page, address: str
 ) -> None:
-    page.goto(f"{address}/alignment?doubt=turned")
+    page.goto(f"{address}/alignment?warning=turned")
     browsing.said(page, "2 faces, the worst first")
     page.get_by_role("button", name="+52").click()
     chosen = page.get_by_test_id("stMetricValue").filter(has_text="+52")
     expect(chosen).to_be_visible(timeout=browsing.LONG)
     page.reload()
     expect(chosen).to_be_visible(timeout=browsing.LONG)
-    assert "doubt=turned&face=" in page.url
+    assert "warning=turned&face=" in page.url

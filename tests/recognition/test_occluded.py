@@ -120,7 +120,7 @@ def test_which_patches_are_touched():
     assert occluded.touched(hidden, 2, 0.5).tolist() == [[False, False, False, True]]
 
 
-# --- the aids ---
+# --- the mitigations ---
 
 
 def test_no_aid_embeds_the_picture_as_it_is(make, faces, hidden):
@@ -129,10 +129,10 @@ def test_no_aid_embeds_the_picture_as_it_is(make, faces, hidden):
     np.testing.assert_allclose(occluded.embed_covered(embedder, faces, hidden, "none"), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("aid", ["patch_drop", "reconstruct"])
-def test_an_aid_does_nothing_where_nothing_is_covered(make, autoencoder_of, faces, aid):
+@pytest.mark.parametrize("mitigation", ["patch_drop", "reconstruct"])
+def test_a_mitigation_does_nothing_where_nothing_is_covered(make, autoencoder_of, faces, mitigation):
     embedder, nothing = make(), np.zeros((len(faces), SIZE, SIZE), np.bool_)
-    found = occluded.embed_covered(embedder, faces, nothing, aid, autoencoder_of())
+    found = occluded.embed_covered(embedder, faces, nothing, mitigation, autoencoder_of())
     np.testing.assert_allclose(found, occluded.embed_covered(embedder, faces, nothing, "none"), atol=1e-6)
 
 
@@ -149,10 +149,10 @@ def test_what_is_dropped_has_no_influence(make, faces, hidden, model):
 
 def test_faces_that_hide_more_or_less_are_embedded_each_as_alone(make, autoencoder_of, faces, hidden):
     embedder, autoencoder = make(), autoencoder_of()
-    for aid in ("patch_drop", "reconstruct"):
-        together = occluded.embed_covered(embedder, faces, hidden, aid, autoencoder)
+    for mitigation in ("patch_drop", "reconstruct"):
+        together = occluded.embed_covered(embedder, faces, hidden, mitigation, autoencoder)
         alone = [
-            occluded.embed_covered(embedder, faces[n : n + 1], hidden[n : n + 1], aid, autoencoder)[0]
+            occluded.embed_covered(embedder, faces[n : n + 1], hidden[n : n + 1], mitigation, autoencoder)[0]
             for n in range(len(faces))
         ]
         np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
@@ -192,34 +192,37 @@ def test_the_reconstruction_is_what_is_embedded(make, autoencoder_of, faces, hid
 
 
 @pytest.mark.parametrize(
-    ("model", "aid", "sentence"),
+    ("model", "mitigation", "sentence"),
     [
         ({"encoder": "mlp"}, "patch_drop", "reads all pixels at once"),
         ({}, "reconstruct", "this run has none"),
     ],
 )
-def test_what_a_model_cannot_do_is_refused(make, faces, hidden, model, aid, sentence):
+def test_what_a_model_cannot_do_is_refused(make, faces, hidden, model, mitigation, sentence):
     embedder = make(**model)
-    assert sentence in occluded.obstacle(embedder, aid, None)
+    assert sentence in occluded.obstacle(embedder, mitigation, None)
     with pytest.raises(UsageError, match=sentence):
-        occluded.embed_covered(embedder, faces, hidden, aid)
+        occluded.embed_covered(embedder, faces, hidden, mitigation)
     assert len(occluded.embed_covered(embedder, faces, hidden, "none")) == len(faces)
 
 
 def test_what_a_model_can_do_is_not_refused(make, autoencoder_of):
     for model in ({}, {"encoder": "cnn"}, {"class_token": True}):
-        assert [occluded.obstacle(make(**model), aid, autoencoder_of()) for aid in occluded.AIDS] == [""] * 3
+        assert [
+            occluded.obstacle(make(**model), mitigation, autoencoder_of())
+            for mitigation in occluded.MITIGATIONS
+        ] == [""] * 3
 
 
-@pytest.mark.parametrize("aid", ["patch_drop", "reconstruct"])
-def test_a_face_that_is_all_covered_is_refused(make, autoencoder_of, faces, aid):
+@pytest.mark.parametrize("mitigation", ["patch_drop", "reconstruct"])
+def test_a_face_that_is_all_covered_is_refused(make, autoencoder_of, faces, mitigation):
     covered = np.zeros((2, SIZE, SIZE), np.bool_)
     covered[1] = True
     with pytest.raises(UsageError, match="every one of the 16 patches"):
-        occluded.embed_covered(make(), faces[:2], covered, aid, autoencoder_of())
+        occluded.embed_covered(make(), faces[:2], covered, mitigation, autoencoder_of())
 
 
-# --- what the aids are worth ---
+# --- what the mitigations are worth ---
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +238,7 @@ def test_rates_and_area_agree_with_a_second_computation(make, faces, people, mea
     table, _ = measured
     embedder = make()
     clean = occluded.embed_covered(embedder, faces, np.zeros((16, SIZE, SIZE), np.bool_), "none")
-    covered, hidden = occlude(faces, "sunglasses", 0.2, Noise(range(16), 4, "twin", "sunglasses"))
+    covered, hidden = occlude(faces, "sunglasses", 0.2, Noise(range(16), 4, "cover", "sunglasses"))
     for row, probes in (
         ("clean", clean),
         ("none", occluded.embed_covered(embedder, covered, hidden, "none")),
@@ -278,10 +281,10 @@ def test_a_measurement_repeats(make, autoencoder_of, faces, people, measured):
 def test_where_nothing_is_covered_every_aid_ties(make, autoencoder_of, faces, people):
     table = occluded.measure(make(), autoencoder_of(), faces, people, "mask", 0.0, 0.9)
     assert (table["roc_auc"] == table.loc["clean", "roc_auc"]).all()
-    assert all("undecided" in occluded.verdict(table, aid) for aid in occluded.AIDS)
+    assert all("undecided" in occluded.verdict(table, mitigation) for mitigation in occluded.MITIGATIONS)
 
 
-def test_an_aid_that_cannot_be_had_is_a_note(make, faces, people):
+def test_a_mitigation_that_cannot_be_had_is_a_note(make, faces, people):
     table = occluded.measure(make(encoder="mlp"), None, faces, people, "mask", 0.3, 0.9)
     assert table["roc_auc"].isna().tolist() == [False, False, True, True]
     assert "all pixels at once" in occluded.verdict(table, "patch_drop")

@@ -72,7 +72,7 @@ def test_a_rate_that_was_asked_for_is_refused_where_the_data_cannot_tell_it(tmp_
     assert at_rate(card, people, 0.01, strictly=True) == at_rate(card, people, 0.01)
     for rate in (0.001, 0.0):
         with pytest.raises(
-            UsageError, match=r"cannot be told .*30000 impostor pairs.*; ask for 0\.01 or more"
+            UsageError, match=r"cannot be measured .*30000 impostor pairs.*; ask for 0\.01 or more"
         ):
             at_rate(card, people, rate, strictly=True)
 

@@ -1,4 +1,4 @@
-"""Photos and their faces, beside the same tables read by hand; doubts and overlaps in words."""
+"""Photos and their faces, beside the same tables read by hand; warnings and overlaps in words."""
 
 from pathlib import Path
 
@@ -41,11 +41,11 @@ def test_the_tally_counts_by_source(paths: Results) -> None:
     ]
 
 
-def test_quality_has_known_doubts_shares_of_the_side_and_nothing_for_what_was_not_measured(
+def test_quality_has_known_warnings_shares_of_the_side_and_nothing_for_what_was_not_measured(
     paths: Results,
 ) -> None:
     table = faces.quality(paths).set_index("sample_id")
-    assert table.loc[DOUBTFUL_NAMES, "doubts"].tolist() == ["TURNED, ODD", "TURNED", "UNSURE"]
+    assert table.loc[DOUBTFUL_NAMES, "warnings"].tolist() == ["TURNED, ODD", "TURNED", "UNSURE"]
     size = tables.experiment(paths).data.image_size
     assert table.loc[DOUBTFUL_NAMES[0], "residual"] == pytest.approx(12 / size)
     cropped = table[table["source"] == "unlabelled"]
@@ -53,13 +53,24 @@ def test_quality_has_known_doubts_shares_of_the_side_and_nothing_for_what_was_no
     assert cropped["sharpness"].notna().all()
 
 
-def test_an_unknown_doubt_is_left_out(paths: Results, tmp_path: Path) -> None:
+def test_an_unknown_warning_is_left_out(paths: Results, tmp_path: Path) -> None:
     own = Results(tmp_path)
     files.write_json(own.config, records.read_json(paths.config))
     index = pd.read_parquet(paths.data.faces)
-    index = index.assign(doubts=[["<b>", "ODD"]] * len(index))
+    index = index.assign(warnings=[["<b>", "ODD"]] * len(index))
     records.write_table(own.data.faces, index, list(index.columns))
-    assert set(faces.quality(own)["doubts"]) == {"ODD"}
+    assert set(faces.quality(own)["warnings"]) == {"ODD"}
+
+
+def test_a_column_that_was_stored_under_its_earlier_name_is_read(paths: Results, tmp_path: Path) -> None:
+    own = Results(tmp_path)
+    files.write_json(own.config, records.read_json(paths.config))
+    index = pd.read_parquet(paths.data.faces).rename(columns={"warnings": "doubts"})
+    records.write_table(own.data.faces, index, list(index.columns))
+    assert faces.quality(own)["warnings"].equals(faces.quality(paths)["warnings"])
+    records.write_table(own.data.faces, index.drop(columns="yaw"), [c for c in index if c != "yaw"])
+    with pytest.raises(IntegrityError, match=r"lacks the column yaw; align the photos again\."):
+        faces.quality(own)
 
 
 def test_faces_are_found_in_their_shards_and_those_that_are_not_there_left_out(paths: Results) -> None:
@@ -132,28 +143,28 @@ def measured() -> pd.DataFrame:
             "residual": [0.01, 0.01, 0.01, 0.01, 0.01, missing],
             "yaw": [0.0, 50.0, 0.0, -70.0, 10.0, missing],
             "sharpness": [900.0, 900.0, 900.0, 900.0, 1.0, 500.0],
-            "doubts": ["", "TURNED, UNSURE", "SMALL, UNSURE", "TURNED", "BLURRED", ""],
+            "warnings": ["", "TURNED, UNSURE", "SMALL, UNSURE", "TURNED", "BLURRED", ""],
         }
     )
 
 
-def test_every_doubt_has_its_measure() -> None:
-    assert quality.DOUBTS.keys() - faces.BY_DOUBT.keys() == {quality.LYING}
+def test_every_warning_has_its_measure() -> None:
+    assert quality.WARNINGS.keys() - faces.BY_WARNING.keys() == {quality.LYING}
     assert len({measure.column for measure in faces.MEASURES}) == len(faces.MEASURES)
 
 
 @pytest.mark.parametrize(
-    ("doubt", "expected"),
+    ("warning", "expected"),
     [("UNSURE", "cb"), ("TURNED", "db"), ("BLURRED", "e"), ("ODD", ""), (None, "bcedfa")],
 )
-def test_the_worst_face_is_first(measured: pd.DataFrame, doubt: str | None, expected: str) -> None:
-    found = faces.worst_first(measured, doubt)
+def test_the_worst_face_is_first(measured: pd.DataFrame, warning: str | None, expected: str) -> None:
+    found = faces.worst_first(measured, warning)
     assert "".join(found["sample_id"]) == expected
     assert list(found.columns) == list(measured.columns)
 
 
-def test_a_doubt_that_is_no_measurement_has_faces_but_no_value(measured: pd.DataFrame) -> None:
-    turned = measured.assign(doubts=["LYING", *[""] * 5])
+def test_a_warning_that_is_no_measurement_has_faces_but_no_value(measured: pd.DataFrame) -> None:
+    turned = measured.assign(warnings=["LYING", *[""] * 5])
     assert faces.worst_first(turned, quality.LYING)["sample_id"].tolist() == ["a"]
     assert faces.doubtful_value(quality.LYING, {}) == ""
 
@@ -169,7 +180,7 @@ def test_a_histogram_counts_each_face_on_its_side_of_the_limit(measure: faces.Me
 
 
 def test_every_overlap_has_words() -> None:
-    kinds, actions = [*overlaps.GATES, "copy"], [overlaps.EXCLUDED, overlaps.DROPPED, overlaps.KEPT]
+    kinds, actions = [*overlaps.LEAKAGE_CHECKS, "copy"], [overlaps.EXCLUDED, overlaps.DROPPED, overlaps.KEPT]
     for kind in kinds:
         for action in actions:
             assert faces.overlap_words(kind, action) != f"{kind}, {action}"
@@ -179,28 +190,28 @@ def test_every_overlap_has_words() -> None:
 
 def test_a_confidence_of_one_is_not_drawn_beyond_one() -> None:
     scores = np.float32([1.0, 0.9999, 0.9951])
-    bins = faces.histogram(pd.DataFrame({"score": scores}), faces.BY_DOUBT["UNSURE"])
+    bins = faces.histogram(pd.DataFrame({"score": scores}), faces.BY_WARNING["UNSURE"])
     assert bins["faces"].tolist() == [3]
     assert bins["centre"].tolist() == pytest.approx([0.9975])
 
 
 def test_values_below_a_logarithmic_axis_are_drawn_at_its_end() -> None:
-    bins = faces.histogram(pd.DataFrame({"sharpness": [0.0, 0.1]}), faces.BY_DOUBT["BLURRED"])
+    bins = faces.histogram(pd.DataFrame({"sharpness": [0.0, 0.1]}), faces.BY_WARNING["BLURRED"])
     assert bins["faces"].tolist() == [2]
     assert bins["doubtful"].all()
 
 
 def test_what_was_not_measured_is_written_as_nothing() -> None:
-    turn = faces.BY_DOUBT["TURNED"]
+    turn = faces.BY_WARNING["TURNED"]
     assert [turn.text(value) for value in (None, float("nan"), -52.4)] == ["", "", "-52\N{DEGREE SIGN}"]
 
 
 def test_quality_charts_tell_doubtful_faces_and_draw_the_limits(measured: pd.DataFrame) -> None:
-    figure = charts.draw(curves.quality(measured, faces.BY_DOUBT["TURNED"]))
+    figure = charts.draw(curves.quality(measured, faces.BY_WARNING["TURNED"]))
     assert [int(sum(trace.y)) for trace in figure.data] == [3, 2]
     assert [line.x0 for line in figure.layout.shapes] == [-quality.MAX_YAW, quality.MAX_YAW]
-    width = charts.draw(curves.quality(measured, faces.BY_DOUBT["SMALL"]))
+    width = charts.draw(curves.quality(measured, faces.BY_WARNING["SMALL"]))
     assert width.layout.shapes[0].x0 == pytest.approx(np.log10(quality.MIN_FACE_PX))
     labels = dict(zip(width.layout.xaxis.ticktext, width.layout.xaxis.tickvals, strict=True))
     assert labels["50"] == pytest.approx(np.log10(50))
-    assert not charts.draw(curves.quality(measured.head(0), faces.BY_DOUBT["SMALL"])).data[0].y.size
+    assert not charts.draw(curves.quality(measured.head(0), faces.BY_WARNING["SMALL"])).data[0].y.size

@@ -230,9 +230,9 @@ def test_a_rival_is_no_masking_strategy_of_the_headline(small):
         ),
         (
             {"random": "better", "block": "worse", "grid": "undecided"},
-            "Pretraining with masks helped with random, hurt with block and cannot be told to help or hurt "
-            "with grid: with it networks get 800 of 1,000 comparisons of faces right, without it 800; where "
-            "it cannot be told, chance alone can do that.",
+            "Pretraining with masks helped with random, hurt with block and is shown neither to help nor to "
+            "hurt with grid: with it networks get 800 of 1,000 comparisons of faces right, without it 800; "
+            "where neither is shown, chance alone can do that.",
         ),
     ],
 )

@@ -141,7 +141,7 @@ def test_a_large_experiment_still_fits_into_snakemakes_report(tmp_path: Path) ->
     assert len(page) < report.MAX_BYTES
 
 
-def test_doubtful_faces_are_shown_by_doubt_the_worst_first(html: str) -> None:
+def test_doubtful_faces_are_shown_by_warning_the_worst_first(html: str) -> None:
     text = Page(html).text
     assert "77 photos, 76 aligned faces, 3 of them doubtful; 1 photo rejected." in text
     groups = re.findall(
@@ -149,9 +149,9 @@ def test_doubtful_faces_are_shown_by_doubt_the_worst_first(html: str) -> None:
     )
     shown = {words: re.findall(r"<figcaption>([^<]*)", gallery) for _, words, gallery in groups}
     assert shown == {
-        quality.DOUBTS["TURNED"]: ["-71\N{DEGREE SIGN}", "+52\N{DEGREE SIGN}"],
-        quality.DOUBTS["ODD"]: ["10.7%"],
-        quality.DOUBTS["UNSURE"]: ["0.900"],
+        quality.WARNINGS["TURNED"]: ["-71\N{DEGREE SIGN}", "+52\N{DEGREE SIGN}"],
+        quality.WARNINGS["ODD"]: ["10.7%"],
+        quality.WARNINGS["UNSURE"]: ["0.900"],
     }
     assert [count for count, *_ in groups] == ["2 faces", "1 face", "1 face"]
 
@@ -172,13 +172,13 @@ def test_overlaps_are_shown_side_by_side_where_there_are_faces(html: str) -> Non
     assert "unlabelled/gone.png" in pairs[1]
 
 
-def test_cropped_faces_without_doubts_or_overlaps_have_a_page_too(
+def test_cropped_faces_without_warnings_or_overlaps_have_a_page_too(
     own: tuple[config.Experiment, Path], tmp_path: Path
 ) -> None:
     data = Results(own[1]).data
     faces, outcomes = pd.read_parquet(data.faces), records.read_log(data.outcomes)
     measured = dict.fromkeys(["score", "face_px", "residual", "yaw"], np.nan)
-    faces = faces.assign(**measured, doubts=[[]] * len(faces))
+    faces = faces.assign(**measured, warnings=[[]] * len(faces))
     records.write_table(data.faces, faces, list(faces.columns))
     records.write_lines(data.outcomes, [each for each in outcomes if each["code"] == "OK"])
     records.write_table(data.overlaps, pd.read_parquet(data.overlaps).head(0), layout.OVERLAP_COLUMNS)
@@ -195,12 +195,12 @@ def test_of_many_doubtful_faces_the_worst_are_shown(
     data = Results(own[1]).data
     faces = pd.read_parquet(data.faces)
     faces = faces.assign(
-        doubts=[list(quality.DOUBTS)] * len(faces), yaw=[float(each) for each in range(len(faces))]
+        warnings=[list(quality.WARNINGS)] * len(faces), yaw=[float(each) for each in range(len(faces))]
     )
     records.write_table(data.faces, faces, list(faces.columns))
     report.report(*own, tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert html.count("the 12 worst") == len(quality.DOUBTS)
+    assert html.count("the 12 worst") == len(quality.WARNINGS)
     assert html.index("<figcaption>+75") < html.index("<figcaption>+64")
     assert "<figcaption>+63" not in html
 

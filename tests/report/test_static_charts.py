@@ -196,7 +196,9 @@ def test_quality_figures_name_the_measure_and_colour_what_is_doubtful(drawn: dic
     for measure in faces.MEASURES:
         found = drawn[f"quality-{measure.column}"]
         assert {measure.title, curves.FACES} <= set(words(found))
-        assert {curves.FACE_COLOUR.lower(), curves.DOUBT_COLOUR.lower()} <= set(re.findall(r"#\w{6}", found))
+        assert {curves.FACE_COLOUR.lower(), curves.WARNING_COLOUR.lower()} <= set(
+            re.findall(r"#\w{6}", found)
+        )
         assert found.count(chart_spec.GUIDE_COLOUR.lower() + "; stroke-width: 1.2") == len(measure.limits)
         assert len(found) < 30_000
     assert {"8%", "10%"} <= set(words(drawn["quality-residual"]))

@@ -228,7 +228,7 @@ def measured(filename):
         for subset in range(EXPERIMENT.label_curve.subsets)
     ]
     robust = EXPERIMENT.chosen(EXPERIMENT.robustness.runs)
-    told = [
+    attributes = [
         name
         for name in EXPERIMENT.chosen(EXPERIMENT.attributes.runs)
         if name in trained
@@ -236,7 +236,7 @@ def measured(filename):
     return [
         *evaluated(filename),
         *of_stage("robustness", filename, robust),
-        *of_stage("attributes", filename, told),
+        *of_stage("attributes", filename, attributes),
         *curves,
     ]
 

@@ -26,19 +26,19 @@ def choice(key: str) -> str:
     chosen: str | None = st.segmented_control(
         "Save charts as", FORMS, default=NO, key=key, required=True, bind="query-params"
     )
-    told = {
+    notes = {
         PNG: CAMERA,
         SVG: CAMERA,
         HTML: "The button below each chart saves it as one file that opens without a network.",
     }
-    if chosen in told:
-        st.caption(told[chosen])
+    if chosen in notes:
+        st.caption(notes[chosen])
     return chosen or NO
 
 
-def chart(each: Chart, form: str = NO, *, key: str | None = None, told: bool = True) -> None:
-    """Draw a chart below the sentence that says how to read it, unless that is `told` elsewhere: False."""
-    if told:
+def chart(each: Chart, form: str = NO, *, key: str | None = None, captioned: bool = True) -> None:
+    """Draw a chart, below the sentence that says how to read it unless `captioned` is False."""
+    if captioned:
         st.caption(each.read)
     draw(drawn(each), form, key=key or each.name, alt=each.alt, read=each.read)
 

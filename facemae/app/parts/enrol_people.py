@@ -90,7 +90,7 @@ def render(where: Where, source: str) -> None:
     add = st.checkbox("Add to a person who is enrolled already", key=key("add"))
     ready = bool(shots) and terms.consent and (source == FOLDER or bool(name.strip()))
     if st.button("Enrol", type="primary", disabled=not ready, key="gallery_enrol"):
-        with session.told():
+        with session.refusals_shown():
             if source == FOLDER:
                 _import(where, shots, terms, add)
             else:
@@ -218,7 +218,7 @@ def _ask(where: Where, pending: Pending) -> None:
     st.text(f"New: {pending.name}\nEnrolled: {pending.known_as} (score {pending.score:.3f})")
     name = st.text_input("Name of another person", pending.name, max_chars=NAME_LENGTH, key="pending_name")
     shots, terms = pending.shots, pending.terms
-    with st.container(horizontal=True), session.told():
+    with st.container(horizontal=True), session.refusals_shown():
         if st.button("Add the photos to the enrolled person", key="pending_add"):
             where.gallery.person(pending.known_as)  # who may be gone by now
             _enrol(where, pending.known_as, shots, terms, add=True, anyway=True)
@@ -264,7 +264,7 @@ def _choose_face(where: Where, number: int, left: Left) -> None:
     photo = left.refused.photo
     assert photo is not None
     st.image(photo_input.boxed(photo), width=480, alt=photo_input.described(photo))
-    with st.container(horizontal=True, vertical_alignment="bottom"), session.told():
+    with st.container(horizontal=True, vertical_alignment="bottom"), session.refusals_shown():
         faces = [each.number for each in photo.faces]
         face = st.segmented_control(f"Which face is {left.name}?", faces, key=key(f"face_{number}"))
         if st.button("Enrol this face", disabled=face is None, key=key(f"face_enrol_{number}")):

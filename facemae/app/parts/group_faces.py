@@ -45,7 +45,7 @@ def render(where: Where) -> None:
     if found is None or found.models != [each.name for each in where.models]:
         shots = enrol_people.uploaded("A folder of unsorted photos", enrol_people.UNSORTED, folder=True)
         if st.button("Group the faces", type="primary", disabled=not shots, key="gallery_group"):
-            with session.told():
+            with session.refusals_shown():
                 st.session_state[GROUPS] = _grouped(where, shots)
                 st.rerun()
         st.caption(
@@ -107,7 +107,7 @@ def _show(where: Where, found: Grouped) -> None:
             pictures(found.faces[row] for row in alone[: 4 * PICTURES])
     terms = enrol_people.choose_terms()
     add = st.checkbox("Add to people who are enrolled already", key=key("add"))
-    with st.container(horizontal=True), session.told():
+    with st.container(horizontal=True), session.refusals_shown():
         ready = bool(names) and terms.consent
         if st.button("Enrol the named people", type="primary", disabled=not ready, key="groups_enrol"):
             _enrol(where, found, names, terms, add)

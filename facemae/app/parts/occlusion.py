@@ -22,7 +22,7 @@ from facemae.recognition.threshold import Threshold
 from facemae.report import faces
 
 if TYPE_CHECKING:
-    from facemae.recognition.occluded import Aid
+    from facemae.recognition.occluded import Mitigation
     from facemae.recognition.recogniser import Found, Recogniser
 
 NOTHING, DRAWN = "nothing", "draw it"
@@ -31,7 +31,7 @@ KINDS: dict[str, Occlusion] = {
     "left half": "left", "right half": "right",
 }  # fmt: skip
 WIDTH = 112  # pixels that a face is shown at
-MOST_FACES = 400  # of evaluation people, that the aids are measured on
+MOST_FACES = 400  # of evaluation people, that the mitigations are measured on
 
 Pixels = NDArray[np.uint8]
 Booleans = NDArray[np.bool_]
@@ -60,7 +60,7 @@ def render(model: Model, threshold: Threshold, faces: list[Found]) -> None:
 @st.fragment
 def _live(model: Model, threshold: Threshold, other: Model, face: Pixels) -> None:
     """Redraw this part alone when something is changed."""
-    with session.told():
+    with session.refusals_shown():
         kind = st.segmented_control(
             "In front of the face", [NOTHING, *KINDS, DRAWN], default="sunglasses", required=True,
             key="cover_kind",
@@ -77,9 +77,9 @@ def _live(model: Model, threshold: Threshold, other: Model, face: Pixels) -> Non
                 key="cover_fill",
                 help="Let the run's masked autoencoder fill them in first.",
             )
-        aids: list[Aid] = ["none"]
-        aids += ["patch_drop"] if drop else []
-        aids += ["reconstruct"] if fill else []
+        mitigations: list[Mitigation] = ["none"]
+        mitigations += ["patch_drop"] if drop else []
+        mitigations += ["reconstruct"] if fill else []
         if fill:
             st.warning(
                 "Reconstruction invents what it cannot see: it draws a likely face, which may be another "
@@ -90,7 +90,7 @@ def _live(model: Model, threshold: Threshold, other: Model, face: Pixels) -> Non
         for place, each in enumerate((model, other)):
             with columns[place]:
                 limit = threshold if each == model else _usual(each)
-                _one(place, each, limit, face, covered, hidden, aids)
+                _one(place, each, limit, face, covered, hidden, mitigations)
         if kind in KINDS:
             _effect(model, threshold, other, KINDS[kind], area)
 
@@ -121,12 +121,12 @@ def _covered(face: Pixels, kind: str) -> tuple[Pixels, Booleans, float]:
 
 def _one(
     column: int, model: Model, threshold: Threshold, face: Pixels, covered: Pixels, hidden: Booleans,
-    aids: list[Aid],
+    mitigations: list[Mitigation],
 ) -> None:  # fmt: skip
-    """Show what one model makes of the covered face, with each aid."""
+    """Show what one model makes of the covered face, with each mitigation."""
     frame.words(model.name, tag="b")
     with frame.turn():
-        rows, pictures = _tried(session.recogniser(model), threshold, face, covered, hidden, aids)
+        rows, pictures = _tried(session.recogniser(model), threshold, face, covered, hidden, mitigations)
     with st.container(horizontal=True, gap="small"):
         for name, picture in pictures.items():
             with st.container(width=WIDTH, gap=None):
@@ -153,33 +153,37 @@ def _one(
 
 def _tried(
     recogniser: Recogniser, threshold: Threshold, face: Pixels, covered: Pixels, hidden: Booleans,
-    aids: list[Aid],
+    mitigations: list[Mitigation],
 ) -> tuple[list[dict[str, object]], dict[str, Pixels]]:  # fmt: skip
-    """Return a row for the face uncovered and for each aid, and pictures by name; say which aid cannot be."""
+    """Return a row for the face uncovered and for each mitigation, and pictures; say which cannot be."""
     from facemae.recognition import occluded
 
     reference = recogniser.embed([face])[0]
     rows, pictures = [_row("uncovered", recogniser, reference, None, threshold)], {"covered": covered}
-    for aid in aids:
+    for mitigation in mitigations:
         try:
-            vector = _embed(recogniser, covered, hidden, aid)
+            vector = _embed(recogniser, covered, hidden, mitigation)
         except UsageError as error:
             st.caption(str(error))
             continue
-        name = "covered" if aid == "none" else occluded.AIDS[aid]
+        name = "covered" if mitigation == "none" else occluded.MITIGATIONS[mitigation]
         rows.append(_row(name, recogniser, vector, reference, threshold))
-        if aid == "reconstruct" and recogniser.autoencoder:
+        if mitigation == "reconstruct" and recogniser.autoencoder:
             pictures["filled in"] = occluded.completed(recogniser.autoencoder, covered[None], hidden[None])[0]
     return rows, pictures
 
 
-def _embed(recogniser: Recogniser, covered: Pixels, hidden: Booleans, aid: Aid) -> NDArray[np.float32]:
+def _embed(
+    recogniser: Recogniser, covered: Pixels, hidden: Booleans, mitigation: Mitigation
+) -> NDArray[np.float32]:
     from facemae.recognition import occluded
 
-    if aid == "none":
+    if mitigation == "none":
         return np.asarray(recogniser.embed([covered])[0])
-    autoencoder = recogniser.autoencoder if aid == "reconstruct" else None
-    vectors = occluded.embed_covered(recogniser.embedder, covered[None], hidden[None], aid, autoencoder)
+    autoencoder = recogniser.autoencoder if mitigation == "reconstruct" else None
+    vectors = occluded.embed_covered(
+        recogniser.embedder, covered[None], hidden[None], mitigation, autoencoder
+    )
     return np.asarray(vectors[0])
 
 
@@ -213,7 +217,7 @@ def _search(recogniser: Recogniser, vector: NDArray[np.float32]) -> list[Candida
 
 
 def _effect(model: Model, threshold: Threshold, other: Model, kind: Occlusion, area: float) -> None:
-    """Offer to measure what the occluder costs and the aids give back, on people nothing was trained on."""
+    """Offer to measure, on unseen people, what the occluder costs and the mitigations give back."""
     from facemae.recognition import occluded
 
     asked = (kind, area, model.name, other.name)
@@ -231,8 +235,8 @@ def _effect(model: Model, threshold: Threshold, other: Model, kind: Occlusion, a
             f"{each.name}, {int(table['probes'].iloc[0])} faces of {int(table['people'].iloc[0])} people",
             tag="b",
         )
-        for aid in occluded.AIDS:
-            st.text(occluded.verdict(table, aid))
+        for mitigation in occluded.MITIGATIONS:
+            st.text(occluded.verdict(table, mitigation))
 
 
 @st.cache_data(max_entries=64, show_spinner="Measuring on people that nothing was trained on…")

@@ -17,7 +17,7 @@ export default function (component) {
 function makeBoard(root) {
   const find = (name) => root.querySelector(`[data-part="${name}"]`)
   const board = {
-    frame: find("frame"), image: find("image"), canvas: find("canvas"), count: find("count"), told: find("told"),
+    frame: find("frame"), image: find("image"), canvas: find("canvas"), count: find("count"), spoken: find("spoken"),
     side: 0, painted: new Set(), row: 0, column: 0, stroke: null, unit: "cells", send: () => {},
   }
   const canvas = board.canvas
@@ -139,7 +139,7 @@ function toggle(board, cell, paint) {
 function change(board, edit) {
   edit()
   draw(board)
-  board.told.textContent = board.count.textContent
+  board.spoken.textContent = board.count.textContent
   tell(board)
 }
 
@@ -164,5 +164,5 @@ function key(board, event) {
   event.stopPropagation()
   draw(board)
   const state = board.painted.has(board.row * board.side + board.column) ? "painted" : "clear"
-  board.told.textContent = `Row ${board.row + 1}, column ${board.column + 1}: ${state}`
+  board.spoken.textContent = `Row ${board.row + 1}, column ${board.column + 1}: ${state}`
 }

@@ -29,7 +29,7 @@ _HTML = """
     <button type="button" data-part="clear">Clear</button>
     <button type="button" data-part="invert">Invert</button>
     <span class="count" data-part="count"></span>
-    <span class="told" data-part="told" aria-live="polite"></span>
+    <span class="spoken" data-part="spoken" aria-live="polite"></span>
   </div>
 </div>
 """

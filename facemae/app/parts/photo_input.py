@@ -77,8 +77,8 @@ def aligned_face(key: str, size: int, label: str = "Face", place: int = 0) -> Ch
     found = photo.faces[0]
     if len(photo.faces) > 1:
         found = _one_of(key, photo)
-    for code in found.face.doubts:
-        st.caption(f"Doubtful: {quality.DOUBTS[code]}.")
+    for code in found.face.warnings:
+        st.caption(f"Doubtful: {quality.WARNINGS[code]}.")
     return Chosen(found.image, f"face {found.number} of your photo")
 
 

@@ -19,7 +19,7 @@ from facemae.data.sources.base import Photo
 from facemae.data.sources.manifest import read_photo
 from facemae.report import curves, faces
 
-ANY, EVERY = "any doubt", "all faces"
+ANY, EVERY = "any warning", "all faces"
 ALL_SOURCES = "all sources"
 GALLERY, TABLE_ROWS = 24, 10
 FACE_WIDTH = 74  # pixels; eight fit side by side, and four on a telephone
@@ -69,47 +69,47 @@ def _faces() -> None:
     st.subheader("Faces")
     measured = frame.load(faces.quality)
     sources = [each.name for each in frame.load(faces.sources)]
-    table, doubt = _filtered(measured, sources)
+    table, warning = _filtered(measured, sources)
     if len(table):
-        _gallery(_page(table, GALLERY, "faces_page"), doubt)
+        _gallery(_page(table, GALLERY, "faces_page"), warning)
         face = st.selectbox("Face", table["sample_id"].to_list(), key="face", bind="query-params")
         _look(face, table)
 
 
 def _filtered(measured: pd.DataFrame, sources: list[str]) -> tuple[pd.DataFrame, str]:
-    """Let the reader choose a doubt and a source, and return the faces that fit."""
-    doubt = st.pills(
-        "Doubt",
-        [ANY, *(code.lower() for code in quality.DOUBTS), EVERY],
+    """Let the reader choose a warning and a source, and return the faces that fit."""
+    warning = st.pills(
+        "Warning",
+        [ANY, *(code.lower() for code in quality.WARNINGS), EVERY],
         default=ANY,
         required=True,
-        key="doubt",
+        key="warning",
         bind="query-params",
     )
     source = ALL_SOURCES
     if len(sources) > 1:
         source = st.selectbox("Source", [ALL_SOURCES, *sources], key="source", bind="query-params")
     part = measured if source == ALL_SOURCES else measured[measured["source"] == source]
-    table = _ordered(part, doubt)
-    st.text(_sentence(len(table), doubt))
-    return table, doubt
+    table = _ordered(part, warning)
+    st.text(_sentence(len(table), warning))
+    return table, warning
 
 
-def _ordered(measured: pd.DataFrame, doubt: str) -> pd.DataFrame:
-    if doubt == EVERY:
+def _ordered(measured: pd.DataFrame, warning: str) -> pd.DataFrame:
+    if warning == EVERY:
         return faces.worst_first(measured)
-    if doubt == ANY:
-        return faces.worst_first(measured[measured["doubts"] != ""])
-    return faces.worst_first(measured, doubt.upper())
+    if warning == ANY:
+        return faces.worst_first(measured[measured["warnings"] != ""])
+    return faces.worst_first(measured, warning.upper())
 
 
-def _sentence(count: int, doubt: str) -> str:
+def _sentence(count: int, warning: str) -> str:
     if count == 0:
-        return "There is no such face." if doubt == EVERY else "No face is doubtful in this way."
+        return "There is no such face." if warning == EVERY else "No face is doubtful in this way."
     faces = f"{count:,} face{'' if count == 1 else 's'}"
-    if doubt in (ANY, EVERY):
-        return f"{faces}, those with most doubts first."
-    return f"{faces}, the worst first: {quality.DOUBTS[doubt.upper()]}."
+    if warning in (ANY, EVERY):
+        return f"{faces}, those with most warnings first."
+    return f"{faces}, the worst first: {quality.WARNINGS[warning.upper()]}."
 
 
 def _page(table: pd.DataFrame, rows: int, key: str) -> pd.DataFrame:
@@ -119,7 +119,7 @@ def _page(table: pd.DataFrame, rows: int, key: str) -> pd.DataFrame:
     return table.iloc[(page - 1) * rows : page * rows]
 
 
-def _gallery(table: pd.DataFrame, doubt: str) -> None:
+def _gallery(table: pd.DataFrame, warning: str) -> None:
     """Show faces side by side, each above a button that says what was measured and chooses it."""
     pictures = frame.load(faces.aligned, table["sample_id"].to_list())
     chosen = st.session_state.get("face")
@@ -128,7 +128,7 @@ def _gallery(table: pd.DataFrame, doubt: str) -> None:
             with st.container(width=FACE_WIDTH, gap=None):
                 st.image(pictures[row["sample_id"]], width=FACE_WIDTH, alt=row["sample_id"])
                 st.button(
-                    _label(row, doubt),
+                    _label(row, warning),
                     key=f"look_{place}",
                     type="primary" if row["sample_id"] == chosen else "tertiary",
                     on_click=_choose,
@@ -137,10 +137,10 @@ def _gallery(table: pd.DataFrame, doubt: str) -> None:
                 )
 
 
-def _label(row: dict[Any, Any], doubt: str) -> str:
-    if doubt in (ANY, EVERY):
-        return row["doubts"].lower() or "no doubt"
-    return faces.doubtful_value(doubt.upper(), row) or doubt
+def _label(row: dict[Any, Any], warning: str) -> str:
+    if warning in (ANY, EVERY):
+        return row["warnings"].lower() or "no warning"
+    return faces.doubtful_value(warning.upper(), row) or warning
 
 
 def _choose(face: str) -> None:
@@ -164,8 +164,8 @@ def _look(face: str, measured: pd.DataFrame) -> None:
         for measure in faces.MEASURES:
             value = measure.text(row[measure.column]) or "not measured"
             st.metric(measure.name, value, help=measure.title, width="content")
-    for code in filter(None, row["doubts"].split(", ")):
-        st.text(f"Doubtful: {quality.DOUBTS[code]}.")
+    for code in filter(None, row["warnings"].split(", ")):
+        st.text(f"Doubtful: {quality.WARNINGS[code]}.")
 
 
 def _photo(face: str) -> None:
@@ -202,7 +202,7 @@ def _histograms(measured: pd.DataFrame) -> None:
     grid = st.grid(3, min_column_width=280)
     for chart in drawn:
         with grid.cell():
-            download.chart(chart, told=False)
+            download.chart(chart, captioned=False)
 
 
 @st.fragment

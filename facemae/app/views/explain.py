@@ -82,7 +82,7 @@ def render() -> None:
     """Show the page."""
     st.title("Explain")
     st.caption("What a model's score of two faces reacts to, and where the model puts all evaluation faces.")
-    with frame.explained(), session.told():
+    with frame.explained(), session.refusals_shown():
         found = session.every_model()
         ours = [place for place, each in enumerate(found) if each.results] or [
             place for place, each in enumerate(found) if isinstance(each, ShippedModel)
@@ -97,7 +97,7 @@ def render() -> None:
 
 
 def _two_faces(model: Model) -> None:
-    with session.told():
+    with session.refusals_shown():
         pair = _faces(model)
         if pair is not None:
             _pair(model, *(map(session.in_grey, pair) if model.results else pair))
@@ -356,7 +356,10 @@ def _map(model: Model) -> None:
         st.info("UMAP is not installed here. One command adds it:", icon=":material/info:")
         st.code("pip install 'facemae[map]'", language="bash")
         return
-    with session.told(), st.spinner("Laying out the faces; the first time UMAP takes some ten seconds…"):
+    with (
+        session.refusals_shown(),
+        st.spinner("Laying out the faces; the first time UMAP takes some ten seconds…"),
+    ):
         found = frame.load(explanation.embedding_map, model.run, model.seed, method)
         st.caption(
             "Each point is a face, each colour a person; point at one, tap it or walk with the arrow keys to "

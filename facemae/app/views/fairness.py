@@ -30,7 +30,7 @@ HOW_TO_READ = {
     ),
     "thresholds": (
         "For a false match rate of at most so much: the least cosine of a match, and the errors at it with "
-        "their intervals over people. A rate is refused where the pairs are too few to speak of it."
+        "their intervals over people. A rate is refused where there are too few pairs to measure it."
     ),
     "failures": (
         "The pairs that this model finds hardest: one person scored lowest, and two people scored highest. "
@@ -43,7 +43,7 @@ def render() -> None:
     """Show the page."""
     st.title("Fairness and limits")
     st.caption("For whom the errors were measured, for whom not, and what a model must not be used for.")
-    with frame.explained(), session.told():
+    with frame.explained(), session.refusals_shown():
         setup, leaderboard = frame.load(tables.experiment), frame.load(tables.leaderboard)
         run, seed = _model(setup, leaderboard)
         rows = frame.load(tables.summary)
@@ -144,7 +144,7 @@ def _attributes(rows: pd.DataFrame) -> None:
 
 def _thresholds(run: str, seed: int) -> None:
     st.subheader("Thresholds")
-    with session.told():
+    with session.refusals_shown():
         with st.spinner("Measuring the thresholds on unseen people…"):
             card, people = frame.load(thresholds, run, seed)
         st.caption(f"{HOW_TO_READ['thresholds']} Measured on {people} people.")
@@ -190,7 +190,7 @@ def _rate(row: dict[Any, Any], name: str) -> str:
 
 def _failures(run: str, seed: int) -> None:
     st.subheader("Failure cases")
-    with session.told():
+    with session.refusals_shown():
         try:
             found = frame.load(known_errors.failures, run, seed)
         except FileNotFoundError:
@@ -242,7 +242,7 @@ def _data() -> None:
 
 def _card(run: str, seed: int) -> None:
     st.subheader("Model card")
-    with session.told():
+    with session.refusals_shown():
         card = frame.load(model_card.model_card, run, seed)
         st.caption("All of this and more in one file, to go along with the model wherever it goes.")
         st.download_button(

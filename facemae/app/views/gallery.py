@@ -40,7 +40,7 @@ def render() -> None:
     st.caption(
         "The people whom the Recognise page can name. Photos are not kept, only what a model makes of them."
     )
-    with frame.explained(), session.told():
+    with frame.explained(), session.refusals_shown():
         kept = session.gallery()
         where = Where(kept, session.choose_models("model", "Models that enrol, the first one decides"))
         _check_clock(kept)
@@ -49,7 +49,7 @@ def render() -> None:
         people = kept.people()
         if people:
             _people(kept, people)
-            with session.told():
+            with session.refusals_shown():
                 _merges(where)
             _erase(kept, len(people))
 
@@ -74,7 +74,7 @@ def _numbers(where: Where) -> None:
         or_demo = ", or try it with demo people:" if demo else "."
         st.info(f"Nobody is enrolled yet. Enrol somebody below{or_demo}", icon=":material/info:")
     if demo and st.button("Enrol the demo people", icon=":material/group_add:", key="gallery_demo"):
-        with session.told():
+        with session.refusals_shown():
             count = session.enrol_demo(where.models[0])
             done(f"{count} demo people are enrolled." if count else "The demo people are enrolled already.")
     said = st.session_state.pop(SAID, None)
@@ -152,7 +152,7 @@ def _person(kept: Gallery, person: Person) -> None:
         if picture:
             st.image(picture, width=64, alt="The enrolled face, 64 pixels")
         new = st.text_input("New name", value=person.name, max_chars=NAME_LENGTH, key=f"rename_{person.id}")
-        with st.container(horizontal=True), session.told():
+        with st.container(horizontal=True), session.refusals_shown():
             if st.button("Rename", disabled=new == person.name, key="person_rename"):
                 kept.rename(person.name, new)
                 done(f"The person is renamed. {kept.residue or ''}")
@@ -197,7 +197,7 @@ def _merges(where: Where) -> None:
             names = [f"<bdi>{html.escape(each.name)}</bdi>" for each in (one, other)]
             st.html(f"{names[0]} and {names[1]}, score {score:.3f}")
             if st.button("Make them one, under the first name", key=f"merge_{one.id}_{other.id}"):
-                with session.told():
+                with session.refusals_shown():
                     kept.merge(other.name, one.name)
                     done(f"They are one person now. {kept.residue or ''}")
 
@@ -215,5 +215,5 @@ def _erase(kept: Gallery, count: int) -> None:
         if st.button(
             "Delete everybody", icon=":material/delete_forever:", disabled=typed != WORD, key="erase"
         ):
-            with session.told():
+            with session.refusals_shown():
                 done(f"{kept.erase()} people are deleted. {_left(kept)}")

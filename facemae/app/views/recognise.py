@@ -32,7 +32,7 @@ def render() -> None:
     """Show the page."""
     st.title("Recognise")
     st.caption("Find every face of a photo and look it up among the people enrolled, or compare two photos.")
-    with frame.explained(), session.told():
+    with frame.explained(), session.refusals_shown():
         left, right = st.columns(2)
         with left:
             model = session.choose_model("model")
@@ -148,8 +148,8 @@ def _show(each: Identified, threshold: Threshold) -> None:
             _decision(each, threshold)
             if each.candidates:
                 _candidates(each, threshold, f"candidates_{number}")
-            for code in each.found.face.doubts:
-                st.caption(f"Doubtful: {quality.DOUBTS[code]}.")
+            for code in each.found.face.warnings:
+                st.caption(f"Doubtful: {quality.WARNINGS[code]}.")
 
 
 def _decision(each: Identified, threshold: Threshold) -> None:

@@ -63,7 +63,7 @@ class Aligned:
         residual: RMS distance of the moved landmarks from the template, in pixels of the aligned face.
         yaw: Degrees, estimated.
         sharpness: See `quality.sharpness`.
-        doubts: Codes of `quality.DOUBTS`.
+        warnings: Codes of `quality.WARNINGS`.
     """
 
     image: NDArray[np.uint8]
@@ -73,7 +73,7 @@ class Aligned:
     face_px: float | None = None
     residual: float | None = None
     yaw: float | None = None
-    doubts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _crop(outcome: Outcome, image: Image.Image, settings: Settings) -> Outcome:
     x, y = ((left + right) - side) / 2, ((top + bottom) - side) / 2
     pixels = warp(image, np.array([[scale, 0, -x * scale], [0, scale, -y * scale]]), settings.size)
     sharp = quality.sharpness(pixels)
-    face = Aligned(pixels, sharp, doubts=quality.doubts(settings.size, None, None, None, None, sharp))
+    face = Aligned(pixels, sharp, warnings=quality.warnings(settings.size, None, None, None, None, sharp))
     return replace(outcome, found=1, faces=(face,))
 
 
@@ -230,5 +230,5 @@ def align_face(picture: Picture, face: Face, size: int) -> Aligned | None:
         face_px=in_file.width,
         residual=off,
         yaw=turned,
-        doubts=quality.doubts(size, face.score, in_file.width, off, turned, sharp, face.turn),
+        warnings=quality.warnings(size, face.score, in_file.width, off, turned, sharp, face.turn),
     )

@@ -1,6 +1,6 @@
-"""How good an aligned face is: numbers for every face, and doubts where a number is poor.
+"""How good an aligned face is: numbers for every face, and warnings where a number is poor.
 
-A doubtful face is kept and used; the doubts are there to be looked at. Shapes: H side of an aligned face.
+A doubtful face is kept and used; the warnings are there to be looked at. Shapes: H side of an aligned face.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ MIN_FACE_PX = 40.0  # box width in the photo: below, most of the aligned face is
 MAX_YAW = 40.0  # degrees: beyond, the far eye lies on the outline and hides (1.0 %)
 MAX_RESIDUAL_SHARE = 0.075  # of H: beyond are profiles and landmarks that form no frontal face (0.1 %)
 MIN_SHARPNESS = 150.0  # of a median face blurred by 1.7 pixels (sigma, of 112); below look blurred (0.1 %)
-MIN_SURE_SCORE = 0.95  # below, half the faces are covered, cut off or shouting (0.2 %)
+MIN_SURE_SCORE = 0.95  # below, half the faces are covered, outside the picture or with an open mouth (0.2 %)
 
 # Names what the measures and limits above were when faces were stored.
 VERSION = f"2: {MIN_FACE_PX} {MAX_YAW} {MAX_RESIDUAL_SHARE} {MIN_SHARPNESS} {MIN_SURE_SCORE}"
 
 SMALL, TURNED, ODD, BLURRED, UNSURE, LYING = "SMALL", "TURNED", "ODD", "BLURRED", "UNSURE", "LYING"
-DOUBTS = {
+WARNINGS = {
     SMALL: f"the face is less than {MIN_FACE_PX:g} pixels wide in the photo",
     TURNED: f"the head is turned by more than about {MAX_YAW:g} degrees",
     ODD: "eyes, nose and mouth do not lie as in a face seen from the front",
@@ -64,7 +64,7 @@ def sharpness(face: NDArray[np.uint8]) -> float:
     return float(laplacian.var())
 
 
-def doubts(
+def warnings(
     size: int,
     score: float | None,
     face_px: float | None,
@@ -73,7 +73,7 @@ def doubts(
     sharp: float,
     quarter_turns: int = 0,
 ) -> list[str]:
-    """Return the codes in `DOUBTS` that hold; None stands for what was not measured.
+    """Return the codes in `WARNINGS` that hold; None stands for what was not measured.
 
     Args:
         size: Side of the aligned face in pixels.

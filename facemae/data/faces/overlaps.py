@@ -110,8 +110,8 @@ def _same_embedding(
     return _nearest(pairs, 1 - cosines)
 
 
-Gate = Callable[[pd.DataFrame, pd.DataFrame, config.Split, Array | None], Hits]
-GATES: dict[str, Gate] = {
+LeakageCheck = Callable[[pd.DataFrame, pd.DataFrame, config.Split, Array | None], Hits]
+LEAKAGE_CHECKS: dict[str, LeakageCheck] = {
     "name": _same_name,
     "bytes": _same_bytes,
     "hash": _same_hash,
@@ -128,8 +128,8 @@ def exclude(
         IntegrityError: `split.overlap` is "stop" and there is something that may not.
     """
     listed = []
-    for kind, gate in GATES.items():
-        hits = gate(evaluated, trained, split, embeddings)
+    for kind, check in LEAKAGE_CHECKS.items():
+        hits = check(evaluated, trained, split, embeddings)
         listed.append(
             _listed(kind, evaluated.iloc[hits.evaluation], trained.iloc[hits.other], EXCLUDED, hits)
         )

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from facemae.core import files
+from facemae.core import files, layout
 from facemae.core.errors import IntegrityError
 from facemae.core.layout import DataFolder
 from facemae.data.alignment.align import Aligned, Outcome
@@ -56,7 +56,7 @@ _FACE_FIELDS = [
     pa.field("residual", pa.float32()),
     pa.field("yaw", pa.float32()),
     pa.field("sharpness", pa.float32()),
-    pa.field("doubts", pa.list_(pa.string())),
+    pa.field("warnings", pa.list_(pa.string())),
     pa.field("landmarks", pa.list_(pa.float32())),
     pa.field("hash", pa.binary()),
 ]
@@ -116,7 +116,7 @@ def _face(face: Aligned) -> dict[str, Any]:
         "residual": face.residual,
         "yaw": face.yaw,
         "sharpness": face.sharpness,
-        "doubts": face.doubts,
+        "warnings": face.warnings,
         "landmarks": None if face.landmarks is None else face.landmarks.ravel().tolist(),
         "hash": perceptual_hash(face.image),
         "image": encode_face(face.image),
@@ -200,8 +200,8 @@ def finish(folder: DataFolder, shards: Path) -> Counter[str]:
                 if record["code"] != "OK":
                     rejected.write(line)
         if counts.total() != len(wanted):
-            told = f"{shards} holds {counts.total()} outcomes for {len(wanted)} photos"
-            raise IntegrityError(f"{told}; delete it and align again.")
+            counted = f"{shards} holds {counts.total()} outcomes for {len(wanted)} photos"
+            raise IntegrityError(f"{counted}; delete it and align again.")
     return counts
 
 
@@ -218,7 +218,7 @@ def _index_rows(table: pa.Table, shard: str, columns: pa.Schema) -> pa.Table:
 
 def _photos(table: pa.Table) -> Iterator[dict[str, Any]]:
     """Yield one record per photo: its first row speaks for it."""
-    rows = table.select([*_REPORTED, "face", "doubts", "face_px"]).to_pylist()
+    rows = table.select([*_REPORTED, "face", "warnings", "face_px"]).to_pylist()
     for row in rows:
         if row["face"] == 0:
             yield {name: _plain(value) for name, value in row.items() if name != "face"}
@@ -251,12 +251,13 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
         IntegrityError: it is missing or damaged.
     """
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read(columns)
+        table = pq.ParquetFile(path, page_checksum_verification=True).read(columns)
     except FileNotFoundError as error:
         raise IntegrityError(f"{path} is missing; {_MEND}.") from error
     except (pa.ArrowException, OSError, ValueError) as error:  # damage comes as any of these
         reason = " ".join(str(error).split())
         raise IntegrityError(f"{path} is damaged ({reason}); delete it and {_MEND}.") from error
+    return table.rename_columns([layout.RENAMED_COLUMNS.get(name, name) for name in table.column_names])
 
 
 def read_images(folder: DataFolder, shard: str) -> list[bytes | None]:

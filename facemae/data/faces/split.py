@@ -1,4 +1,4 @@
-"""Who is trained on and who is evaluated on: by person, with gates that stop a leak.
+"""Who is trained on and who is evaluated on: by person, with checks that stop leakage.
 
 Roles: `train` people are pretrained on and fine-tuned on, `evaluation` people neither, `unlabelled`
 photos are pretrained on only, `tested` photos are in no training at all. What is trained on may not show an

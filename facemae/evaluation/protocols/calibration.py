@@ -3,7 +3,7 @@
 A similarity is no probability. Logistic regression on the score (Platt, 1999) makes one, fitted on other
 folds than it is judged on; the Brier score and the expected calibration error (ECE; Naeini, Cooper and
 Hauskrecht, 2015) say how well it holds. The threshold card tells what an operator has to know: at which
-threshold which errors are to be expected, and which rates these data cannot speak of.
+threshold which errors are to be expected, and which rates these data do not support.
 """
 
 from __future__ import annotations

@@ -67,14 +67,14 @@ def _timm(stage: Path) -> dict[str, bytes]:
     else:
         raise UsageError(f"{stage} has encoder mlp, which timm has not; export a vit or cnn.")
     images = {"input_size": [3, size, size], "mean": MIDDLE, "std": MIDDLE, "crop_pct": 1.0}
-    told = {
+    content = {
         "architecture": name,
         "num_classes": 0,
         "num_features": encoder.width,
         "model_args": arguments,
         "pretrained_cfg": images | {"interpolation": "bicubic", "num_classes": 0},
     }
-    return {WEIGHTS: _weights(encoder.trunk.state_dict()), layout.CONFIG: files.dump_json(told)}
+    return {WEIGHTS: _weights(encoder.trunk.state_dict()), layout.CONFIG: files.dump_json(content)}
 
 
 def timm_arguments(encoder: Vit, model: config.Model) -> dict[str, Any]:

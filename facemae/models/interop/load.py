@@ -174,15 +174,15 @@ def _grid(count: int, foreign: Foreign, patch: int, *, has_class: bool) -> tuple
         rows, columns = (side // patch for side in foreign.image_size)
         if count - rows * columns in (0, int(has_class)) and rows > 0 and columns > 0:
             return rows, columns, count - rows * columns
-        told = f"the configuration beside it tells {rows} x {columns} patches"
+        size = f"the configuration beside it tells {rows} x {columns} patches"
     else:
         prefix = int(has_class)
         if (side := isqrt(count - prefix)) and side**2 == count - prefix:
             return side, side, prefix
-        told = "no configuration beside it tells the size of its images"
+        size = "no configuration beside it tells the size of its images"
     raise IntegrityError(
         f"{foreign.path} has positions for {count} tokens, {'with' if has_class else 'without'} a class "
-        f"token, and {told}; write the image_size that it was trained on, [height, width], into a "
+        f"token, and {size}; write the image_size that it was trained on, [height, width], into a "
         "config.json beside it."
     )
 

@@ -86,12 +86,12 @@ def read_foreign(path: Path) -> Foreign:
         )
     # safetensors begins with the length of its header in eight bytes, and the header is JSON.
     content: Any = _read_safetensors(path) if head[8:] == b"{" else _read_torch(path, size)
-    told, normalisation = _beside(path), None
+    settings, normalisation = _beside(path), None
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content, normalisation = content[key], IMAGENET if key == "model" else None
-    told_normalisation = _normalisation(told, path) or normalisation
-    return Foreign(path, _plain(content, path), told_normalisation, _heads(told), _image_size(told))
+    own_normalisation = _normalisation(settings, path) or normalisation
+    return Foreign(path, _plain(content, path), own_normalisation, _heads(settings), _image_size(settings))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -181,7 +181,7 @@ def _plain(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _beside(path: Path) -> dict[str, Any]:
     """Return what the JSON files beside the weights say; there may be none."""
-    told: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name in TOLD_BY:
         try:
             file = path.parent / name
@@ -191,24 +191,24 @@ def _beside(path: Path) -> dict[str, Any]:
         except (OSError, RecursionError, ValueError):
             say("init", f"{name} beside {path.name} cannot be read, so nothing of it is used")
             continue
-        told |= content if isinstance(content, dict) else {}
-    return told
+        settings |= content if isinstance(content, dict) else {}
+    return settings
 
 
 def _is_small(file: Path) -> bool:
     return file.stat().st_size <= MOST_SETTINGS
 
 
-def _normalisation(told: dict[str, Any], path: Path) -> Normalisation | None:
+def _normalisation(settings: dict[str, Any], path: Path) -> Normalisation | None:
     """Return the images' mean and deviation: Hugging Face's keys or timm's.
 
     Raises:
         IntegrityError: they are none of three colours in [0, 1].
     """
-    if told.get("do_normalize") is False:
+    if settings.get("do_normalize") is False:
         return [0.0] * 3, [1.0] * 3
-    timms = _part(told, "pretrained_cfg")
-    mean, std = (told.get(f"image_{key}", timms.get(key)) for key in ("mean", "std"))
+    timms = _part(settings, "pretrained_cfg")
+    mean, std = (settings.get(f"image_{key}", timms.get(key)) for key in ("mean", "std"))
     if mean is None and std is None:
         return None
     if _is_colour(mean, 0) and _is_colour(std, LEAST_DEVIATION):
@@ -227,16 +227,16 @@ def _is_colour(value: Any, least: float) -> TypeGuard[list[float]]:
     )
 
 
-def _part(told: dict[str, Any], key: str) -> dict[str, Any]:
-    part = told.get(key)
+def _part(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    part = settings.get(key)
     return part if isinstance(part, dict) else {}
 
 
-def _image_size(told: dict[str, Any]) -> tuple[int, int] | None:
+def _image_size(settings: dict[str, Any]) -> tuple[int, int] | None:
     """Return height and width of the images: Hugging Face's key, which is ours too, or timm's."""
-    size = told.get("image_size") or _part(told, "model_args").get("img_size")
+    size = settings.get("image_size") or _part(settings, "model_args").get("img_size")
     if size is None:
-        size = _part(told, "pretrained_cfg").get("input_size")
+        size = _part(settings, "pretrained_cfg").get("input_size")
         size = size[1:] if isinstance(size, list) else None
     if isinstance(size, int):
         size = [size, size]
@@ -245,16 +245,16 @@ def _image_size(told: dict[str, Any]) -> tuple[int, int] | None:
     return (size[0], size[1])
 
 
-def _heads(told: dict[str, Any]) -> int | None:
+def _heads(settings: dict[str, Any]) -> int | None:
     """Return the attention heads: Hugging Face's key, our own, or those of timm's architecture."""
-    ours, args = _part(told, "model"), _part(told, "model_args")
+    ours, args = _part(settings, "model"), _part(settings, "model_args")
     if ours:
         size = config.SIZES.get(str(ours.get("size")))
         heads = size[2] if size else ours.get("heads")
     elif "num_heads" in args:
         heads = args["num_heads"]
     else:
-        heads = told.get("num_attention_heads") or _heads_of(told.get("architecture"))
+        heads = settings.get("num_attention_heads") or _heads_of(settings.get("architecture"))
     return heads if isinstance(heads, int) else None
 
 

@@ -136,10 +136,10 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            told = self._backend.sentence(error)
-            if told is None:
+            refusal = self._backend.sentence(error)
+            if refusal is None:
                 raise
-            raise told from error
+            raise refusal from error
         except TimeoutError as error:
             raise StorageError("The gallery is busy with other requests; try again in a moment.") from error
 

@@ -288,8 +288,8 @@ def _template(row: RowMapping) -> dict[str, Any]:
     picture = row["thumbnail"]
     if (None if picture is None else schema.digest(picture)) != row["thumbnail_digest"]:
         raise _damaged(row)
-    told = {key: _plain(value) for key, value in row.items() if key not in ("id", "person")}
-    return told | {
+    shown = {key: _plain(value) for key, value in row.items() if key not in ("id", "person")}
+    return shown | {
         "vector": schema.unpacked([row["vector"]])[0].tolist(),
         "thumbnail": None if picture is None else base64.b64encode(picture).decode(),
     }

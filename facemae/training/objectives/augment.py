@@ -18,7 +18,9 @@ from facemae.compute.seeding import Noise
 from facemae.masking.regions import Crops
 from facemae.models.patches import to_input
 
-LARGEST_RATIO = 4 / 3  # of a crop's sides, as in the peers' recipes; faces that are stretched more look ill
+LARGEST_RATIO = (
+    4 / 3
+)  # of a crop's sides, as in the peers' recipes; faces that are stretched more look unnatural
 FRACTIONS = 256  # places between two pixels that are told apart; no more, see `apply_crops`
 COARSE_FACTORS = (2, 3, 4)  # of the side: at 112 pixels what a face at some metres' distance has left
 ERASED_AREA = (0.02, 0.33)  # least and greatest share, as torchvision's RandomErasing has it

@@ -218,7 +218,7 @@ def test_a_photo_on_its_side_gives_the_same_face_and_says_so(tmp_path):
     first, second = align_photos(listed(tmp_path), MtcnnDetector(), SETTINGS)
     off = first.faces[0].image.astype(int) - second.faces[0].image
     assert np.abs(off).mean() < 1
-    assert (first.faces[0].doubts, second.faces[0].doubts) == ([], ["LYING"])
+    assert (first.faces[0].warnings, second.faces[0].warnings) == ([], ["LYING"])
 
 
 def test_places_are_in_pixels_of_the_file_however_small_it_was_decoded(tmp_path, monkeypatch):

@@ -93,7 +93,7 @@ def test_sharpness_by_hand():
     assert quality.sharpness(np.stack([board] * 3, axis=2)) == pytest.approx(800**2)
 
 
-# --- doubts ---
+# --- warnings ---
 
 GOOD = {"size": 112, "score": 0.99, "face_px": 80.0, "residual": 3.0, "yaw": 5.0, "sharp": 900.0}
 
@@ -111,11 +111,11 @@ GOOD = {"size": 112, "score": 0.99, "face_px": 80.0, "residual": 3.0, "yaw": 5.0
         ("LYING", {"quarter_turns": 3}),
     ],
 )
-def test_each_poor_number_is_one_doubt(code, values):
-    assert quality.doubts(**GOOD | values) == [code]
+def test_each_poor_number_is_one_warning(code, values):
+    assert quality.warnings(**GOOD | values) == [code]
 
 
-def test_a_good_face_and_one_on_every_limit_have_no_doubt():
+def test_a_good_face_and_one_on_every_limit_have_no_warning():
     limits = {
         "score": quality.MIN_SURE_SCORE,
         "face_px": quality.MIN_FACE_PX,
@@ -123,13 +123,13 @@ def test_a_good_face_and_one_on_every_limit_have_no_doubt():
         "yaw": -quality.MAX_YAW,
         "sharp": quality.MIN_SHARPNESS,
     }
-    assert quality.doubts(**GOOD) == quality.doubts(**GOOD | limits) == []
+    assert quality.warnings(**GOOD) == quality.warnings(**GOOD | limits) == []
 
 
-def test_what_was_not_measured_is_not_doubted_and_all_doubts_come_in_the_order_of_the_table():
+def test_what_was_not_measured_is_not_doubted_and_all_warnings_come_in_the_order_of_the_table():
     unknown = dict.fromkeys(("score", "face_px", "residual", "yaw"))
-    assert quality.doubts(**GOOD | unknown) == []
-    assert quality.doubts(**GOOD | unknown | {"sharp": 0.0}) == ["BLURRED"]
-    worst = quality.doubts(112, 0.0, 0.0, 1e3, 90.0, 0.0, 2)
-    assert worst == list(quality.DOUBTS)
-    assert all(quality.DOUBTS.values())
+    assert quality.warnings(**GOOD | unknown) == []
+    assert quality.warnings(**GOOD | unknown | {"sharp": 0.0}) == ["BLURRED"]
+    worst = quality.warnings(112, 0.0, 0.0, 1e3, 90.0, 0.0, 2)
+    assert worst == list(quality.WARNINGS)
+    assert all(quality.WARNINGS.values())

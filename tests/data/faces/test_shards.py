@@ -76,6 +76,14 @@ def test_the_report_has_one_line_per_photo_and_the_rejected_are_among_them(folde
     assert rejected["reason"] == "No face found."
 
 
+def test_a_shard_of_the_earlier_column_name_is_indexed_under_the_present_one(folder):
+    path = folder.shards / "x" / "000000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.rename_columns({"warnings": "doubts"}), path, write_page_checksum=True)
+    store.finish(folder, folder.shards / "x")
+    assert "doubts" not in pd.read_parquet(folder.faces)
+
+
 def test_several_faces_of_a_photo_are_rows_of_one_outcome(folder, entries, images):
     good = make_outcome(entries[0], images[0]).faces[0]
     pair = Outcome(entries[0], found=2, score=0.99, faces=(good, good))

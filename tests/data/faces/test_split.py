@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from facemae.config import Split
 from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.layout import OVERLAP_COLUMNS, SPLIT_COLUMNS
-from facemae.data.faces.overlaps import GATES, normal_name
+from facemae.data.faces.overlaps import LEAKAGE_CHECKS, normal_name
 from facemae.data.faces.pairs import table as pairs_table
 from facemae.data.faces.split import (
     check_split,
@@ -282,7 +282,7 @@ DISTANCES = {"name": 0, "bytes": 0, "hash": 7, "embedding": 1 - 3 / 10**0.5}
 
 
 def test_every_gate_is_tested():
-    assert list(GATES) == list(DISTANCES)
+    assert list(LEAKAGE_CHECKS) == list(DISTANCES)
 
 
 @pytest.mark.parametrize("kind", DISTANCES)
@@ -297,8 +297,8 @@ def test_a_planted_leak_is_taken_out_and_listed(faces, shown, kind, monkeypatch)
     if kind == "name":
         source = f"{source[:-1]}0"  # a person's first face stands for the name
     assert tuples(overlaps) == [(kind, source, target, pytest.approx(DISTANCES[kind], abs=1e-6), "excluded")]
-    # Without its gate it would have been trained on.
-    monkeypatch.delitem(GATES, kind)
+    # Without its check it would have been trained on.
+    monkeypatch.delitem(LEAKAGE_CHECKS, kind)
     assert target in set(split_people(faces, settings_of(), embeddings)[0]["sample_id"])
 
 
@@ -514,7 +514,7 @@ def test_a_person_named_in_the_unlabelled_set_is_unlabelled(faces):
     assert split_of(faces).set_index("sample_id")["role"]["more/0"] == "unlabelled"
 
 
-# --- the last gate ---
+# --- the last check ---
 
 
 @pytest.fixture
