@@ -106,7 +106,7 @@ def _identify_all(
 
     paths = _photos(photos)
     rows: list[dict[str, Any]] = []
-    # Opened first, so that a place that cannot be written is told before the hours of a large folder.
+    # Opened first, so that a place that cannot be written is reported before the hours of a large folder.
     with files.atomic_file(out, private=True) as file:
         for path in track(paths, len(paths), "identify", "photos"):
             try:

@@ -60,8 +60,8 @@ def onnx_files(stage: Path) -> dict[str, bytes]:
             prepared, small, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
             weight_type=QuantType.QInt8,
         )  # fmt: skip
-        told = {"images": [3, side, side], "pixels": [-1, 1], "embedding": settings["model"]["embedding"]}
-        return {MODEL: full.read_bytes(), INT8: small.read_bytes(), layout.CONFIG: files.dump_json(told)}
+        content = {"images": [3, side, side], "pixels": [-1, 1], "embedding": settings["model"]["embedding"]}
+        return {MODEL: full.read_bytes(), INT8: small.read_bytes(), layout.CONFIG: files.dump_json(content)}
 
 
 def _trace(network: nn.Module, side: int, path: Path) -> None:
