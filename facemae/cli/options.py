@@ -34,6 +34,7 @@ ConfigOption = Annotated[
     list[Path],
     typer.Option("--config", help="YAML file; given twice, the later one lies over the earlier. - is stdin."),
 ]
+DEFAULT_CONFIG = [Path("config.yaml")]  # typer copies it
 # Under torchrun, which takes --run for an option of its own cut short, --name says the same.
 RunOption = Annotated[
     str, typer.Option("--run", "--name", help="Name of a run, or of a baseline where one is meant.")

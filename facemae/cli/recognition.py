@@ -352,8 +352,8 @@ def _stands_for(limit: Threshold, people: int, templates: int) -> str:
         text += f" ({limit.fmr_low:.2%} to {limit.fmr_high:.2%}, measured on {limit.people} people)"
     alarm = limit.false_alarm(templates)
     if templates > 1 and alarm is not None:
-        text += f"; with {people} people enrolled by {templates} templates, a stranger would be taken for one"
-        text += f" of them in about {alarm:.0%} of cases"
+        enrolled = f"{people} {'person' if people == 1 else 'people'} enrolled by {templates} templates"
+        text += f"; with {enrolled}, a stranger would be named in about {alarm:.2%} of cases"
     return f"{text}."
 
 

@@ -13,6 +13,7 @@ import typer
 
 from facemae import config
 from facemae.cli.options import (
+    DEFAULT_CONFIG,
     ConfigOption,
     RunOption,
     SeedOption,
@@ -26,7 +27,7 @@ from facemae.core.text import MAX_LINE, shown
 
 @app.command()
 def plan(
-    config_files: ConfigOption,
+    config_files: ConfigOption = DEFAULT_CONFIG,
     root: Annotated[
         Path | None, typer.Option("--results", help="Results to plan with; the configuration's if not given.")
     ] = None,
@@ -44,7 +45,7 @@ def plan(
 
 @app.command()
 def estimate(
-    config_files: ConfigOption,
+    config_files: ConfigOption = DEFAULT_CONFIG,
     cores: Annotated[int, typer.Option("--cores", min=1, help="Processor cores.")] = os.cpu_count() or 1,
 ) -> None:
     """Say how long the trainings take on this machine, by a few steps that are timed."""
@@ -62,7 +63,7 @@ def estimate(
 
 
 @app.command()
-def where(config_files: ConfigOption) -> None:
+def where(config_files: ConfigOption = DEFAULT_CONFIG) -> None:
     """Print the verdict and where results, report and app are."""
     show_verdict(Results(Path(config.load(config_files).results)))
 
@@ -113,7 +114,7 @@ def card(
 
 @app.command()
 def doctor(
-    config_files: ConfigOption = [Path("config.yaml")],  # noqa: B006 - typer copies it
+    config_files: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Tell whether the main job can run here: versions, device, disk, data, locks."""
     from facemae.cli.doctor import doctor as check
