@@ -25,7 +25,7 @@ from facemae.data.sources import manifest
 from facemae.data.sources.base import Photo
 from facemae.data.sources.manifest import Entry
 from facemae.data.sources.orl import orl_photos
-from facemae.evaluation.records import Measurement, entry, write_samples
+from facemae.evaluation.records import Measurement, write_measured
 from facemae.masking.coverage import measures
 from facemae.masking.regions import region_map
 from facemae.masking.strategies import draw_mask
@@ -318,11 +318,8 @@ def _write_stage(
         Measurement(protocol, metric, value + luck, 100, "", value + luck + spread, condition, amount)
         for protocol, metric, condition, amount, value in rows
     ]
-    entries = [entry(each, experiment.evaluate.level) for each in measured]
-    tables = write_samples(measured, folder)
-    records.write_metrics(
-        folder, entries, seed=seed, device="cpu", seconds={}, people=12, inputs={}, tables=tables
-    )
+    level = experiment.evaluate.level
+    write_measured(folder, measured, level, seed=seed, device="cpu", seconds={}, people=12, inputs={})
 
 
 def pack_models(folder: Path, out: Path) -> None:

@@ -87,9 +87,9 @@ def align(config_files: ConfigOption, folder: DataOption, workers: WorkersOption
 def cache(folder: DataOption) -> None:
     """Decode all aligned faces into one array, from which training reads."""
     from facemae.core import layout
-    from facemae.stages import data as prepare
+    from facemae.data.faces.cache import build_cache
 
-    prepare.cache(layout.DataFolder(folder))
+    build_cache(layout.DataFolder(folder))
 
 
 @app.command(rich_help_panel=STAGES)

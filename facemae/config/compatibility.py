@@ -39,9 +39,7 @@ def problem(model: Model, pretrain: Pretrain | None, image_size: int, *, aligned
         image_size: Side of a face in pixels.
         aligned: Whether the faces are warped to the template that the face regions lie on.
     """
-    for found in _problems(model, pretrain, image_size, aligned):
-        return found
-    return None
+    return next(_problems(model, pretrain, image_size, aligned), None)
 
 
 def finetune_problem(model: Model, finetune: Finetune, image_size: int) -> str | None:
@@ -72,16 +70,20 @@ def _problems(model: Model, pretrain: Pretrain | None, image_size: int, aligned:
     yield from _model_problems(model, image_size)
     if pretrain is None:
         return
-    if pretrain.method != "mae":
-        yield from _contrastive_problems(pretrain)
-        return
-    yield from _decoder_problems(model, pretrain)
-    yield from _mask_problems(model, pretrain, image_size, aligned)
+    if pretrain.method == "mae":
+        yield from _decoder_problems(model, pretrain)
+        yield from _mask_problems(model, pretrain, image_size, aligned)
+    elif pretrain.grad_accumulation > 1:
+        yield (
+            f"pretrain.grad_accumulation: {pretrain.method} compares all faces of the batch, parts of it "
+            "would be another task; choose 1, and a smaller batch_size if memory is short."
+        )
 
 
 def _model_problems(model: Model, image_size: int) -> Iterator[str]:
     cnn = model.encoder == "cnn"
-    sizes = networks.patch_sizes(image_size) if cnn else _divisors(image_size)
+    divisors = [size for size in range(MIN_PATCH, image_size // 2 + 1) if image_size % size == 0]
+    sizes = networks.patch_sizes(image_size) if cnn else divisors
     instead = f"choose {either(sizes)}" if sizes else "choose an image_size that is a multiple of 16"
     if image_size % model.patch_size:
         yield (
@@ -92,19 +94,6 @@ def _model_problems(model: Model, image_size: int) -> Iterator[str]:
         yield f"model.network: {model.network} cannot be masked; choose {either(networks.NETWORKS)}."
     if cnn and model.patch_size not in sizes:
         yield (f"model.patch_size: a cnn's is one of its strides that tile {image_size} pixels; {instead}.")
-
-
-def _divisors(image_size: int) -> tuple[int, ...]:
-    return tuple(size for size in range(MIN_PATCH, image_size // 2 + 1) if image_size % size == 0)
-
-
-def _contrastive_problems(pretrain: Pretrain) -> Iterator[str]:
-    """Yield what a contrastive method asks for: every encoder will do, parts of a batch not."""
-    if pretrain.grad_accumulation > 1:
-        yield (
-            f"pretrain.grad_accumulation: {pretrain.method} compares all faces of the batch, parts of it "
-            "would be another task; choose 1, and a smaller batch_size if memory is short."
-        )
 
 
 def _decoder_problems(model: Model, pretrain: Pretrain) -> Iterator[str]:

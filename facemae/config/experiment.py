@@ -14,11 +14,11 @@ from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from facemae.config import compatibility
 from facemae.config.messages import sentence
-from facemae.config.section import PathText, Section
+from facemae.config.section import Distinct, PathText, Section, distinct
 from facemae.config.sections import (
     ALL,
     BASELINES_WITHOUT_CHANCE,
@@ -49,13 +49,15 @@ class Experiment(Section):
     precision: Literal["auto", "float32", "bfloat16"]
     compile: Literal["auto", "on", "off"]
     """Compile the masked autoencoder before it is trained; `auto`: on a GPU."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), AfterValidator(distinct)
+    ]
     data: Data
     split: Split
     defaults: Run
     runs: Annotated[dict[RunName, dict[str, Any] | None], Field(min_length=1)]
     """Each run's differences from `defaults`; `null` drops a run that another file named."""
-    baselines: list[Baseline]
+    baselines: Distinct[Baseline]
     """Controls that train no network, scored in the same table."""
     evaluate: Evaluate
     robustness: Robustness
@@ -64,22 +66,14 @@ class Experiment(Section):
     gallery: GallerySettings
 
     def run(self, name: str) -> Run:
-        """Return run `name` with the defaults filled in.
-
-        Raises:
-            UsageError: there is no such run.
-        """
+        """Return run `name` with the defaults filled in; a UsageError where there is none."""
         differences = self.runs.get(name)
         if differences is None:
             raise UsageError(f"runs.{name}: there is no such run; there are {', '.join(self.run_names)}.")
         return _validate(Run, merge(self.defaults.model_dump(), differences), f"runs.{name}")
 
     def check_name(self, name: str) -> None:
-        """Stop unless `name` is a run or a baseline.
-
-        Raises:
-            UsageError: it is neither.
-        """
+        """Stop with a UsageError unless `name` is a run or a baseline."""
         if name not in self.baselines:
             self.run(name)
 
@@ -138,35 +132,34 @@ def load(paths: Iterable[Path]) -> Experiment:
 
 
 def content_of(paths: Iterable[Path]) -> dict[str, Any]:
-    """Return the defaults with the YAML files laid over them, not yet checked.
-
-    Raises:
-        UsageError: a file cannot be read.
-    """
+    """Return the defaults with the YAML files laid over them, not yet checked; a UsageError if unreadable."""
     return reduce(merge, map(read_yaml, paths), read_yaml(DEFAULTS))
 
 
 def parse(content: Mapping[str, Any]) -> Experiment:
-    """Check the content of a configuration, every run included.
-
-    Raises:
-        UsageError: one sentence that begins with the YAML path of the first problem.
-    """
+    """Check the content of a configuration; a UsageError begins with the YAML path of the first problem."""
     check_plain(content)
     experiment = _validate(Experiment, content, "")
     if re.search(r"[{}]", experiment.results):
         raise UsageError(
             f"results: braces stand for wildcards in the workflow, got {experiment.results}; choose another."
         )
-    _check_unique(experiment)
     if "random_weights" in experiment.baselines:
         _check_together(experiment, experiment.defaults, "defaults")
     if not experiment.run_names:
         raise UsageError("runs: every run is null; keep at least one.")
     for name in experiment.run_names:
-        _check_run(experiment, name)
+        if name in RESERVED_RUN_NAMES:
+            taken = ", ".join(RESERVED_RUN_NAMES)
+            raise UsageError(f"runs.{name}: this name is taken ({taken}); choose another.")
+        _check_together(experiment, experiment.run(name), f"runs.{name}")
     _check_chosen(experiment)
-    _check_against(experiment)
+    for name in experiment.evaluate.against:  # one that another file dropped with null is left out in silence
+        if name not in experiment.runs:
+            raise UsageError(
+                f"evaluate.against: there is no run {name} to compare masked runs with; known are "
+                f"{', '.join(experiment.run_names)}."
+            )
     return experiment
 
 
@@ -194,36 +187,13 @@ def _validate(section: type[S], content: Mapping[str, Any], where: str) -> S:
         raise UsageError(sentence(error, section, where)) from error
 
 
-def _check_unique(experiment: Experiment) -> None:
-    lists: dict[str, list[Any]] = {
-        "seeds": experiment.seeds,
-        "baselines": experiment.baselines,
-        "evaluate.far_targets": experiment.evaluate.far_targets,
-        "evaluate.against": experiment.evaluate.against,
-        "data.unlabelled": experiment.data.unlabelled,
-        "data.tested": experiment.data.tested,
-        "robustness.runs": experiment.robustness.runs,
-        "robustness.occlusions": experiment.robustness.occlusions,
-        "robustness.areas": experiment.robustness.areas,
-        "robustness.lights": experiment.robustness.lights,
-        "robustness.strengths": experiment.robustness.strengths,
-        "label_curve.runs": experiment.label_curve.runs,
-        "label_curve.fractions": experiment.label_curve.fractions,
-        "label_curve.per_person": experiment.label_curve.per_person,
-        "attributes.runs": experiment.attributes.runs,
-    }
-    for path, values in lists.items():
-        if len(set(values)) != len(values):
-            raise UsageError(f"{path}: {values} names one twice; each must be different.")
-
-
 def _check_chosen(experiment: Experiment) -> None:
-    """Refuse names of runs that are none."""
-    trained = experiment.run_names
+    """Refuse what stages besides training are asked for and cannot do, such as runs that are none."""
+    trained, robustness, attributes = experiment.run_names, experiment.robustness, experiment.attributes
     lists = {
-        "robustness.runs": (experiment.robustness.runs, experiment.names),
+        "robustness.runs": (robustness.runs, experiment.names),
         "label_curve.runs": (experiment.label_curve.runs, trained),
-        "attributes.runs": (experiment.attributes.runs, trained),
+        "attributes.runs": (attributes.runs, trained),
     }
     for path, (named, known) in lists.items():
         for name in named:
@@ -236,12 +206,8 @@ def _check_chosen(experiment: Experiment) -> None:
                 f"label_curve.runs: {name} is by itself fine-tuned on no labels, or on fewer than there are; "
                 "leave it out."
             )
-    robustness, attributes = experiment.robustness, experiment.attributes
-    lit = robustness.illumination
-    tested = (
-        (robustness.occlusions and robustness.areas) or (robustness.lights and robustness.strengths) or lit
-    )
-    if robustness.runs and not tested:
+    lit, covered = robustness.illumination, robustness.occlusions and robustness.areas
+    if robustness.runs and not (covered or (robustness.lights and robustness.strengths) or lit):
         raise UsageError("robustness.runs: nothing is tested; name occlusions with areas, or lights, or [].")
     if attributes.runs and not attributes.tasks:
         raise UsageError(
@@ -252,31 +218,13 @@ def _check_chosen(experiment: Experiment) -> None:
             f"robustness.illumination: {lit} is not among data.tested ({', '.join(experiment.data.tested)}); "
             "name it there, or set illumination to null."
         )
-    for task, source in experiment.attributes.tasks.items():
-        data = (experiment.data.labelled, *experiment.data.unlabelled, *experiment.data.tested)
+    data = (experiment.data.labelled, *experiment.data.unlabelled, *experiment.data.tested)
+    for task, source in attributes.tasks.items():
         if source not in data:
             raise UsageError(
                 f"attributes.tasks.{task}: {source} is not among the data ({', '.join(data)}); name it under "
                 "data.tested."
             )
-
-
-def _check_against(experiment: Experiment) -> None:
-    """Refuse names that are no runs; one that another file dropped with null is left out in silence."""
-    for name in experiment.evaluate.against:
-        if name not in experiment.runs:
-            raise UsageError(
-                f"evaluate.against: there is no run {name} to compare masked runs with; known are "
-                f"{', '.join(experiment.run_names)}."
-            )
-
-
-def _check_run(experiment: Experiment, name: str) -> None:
-    if name in RESERVED_RUN_NAMES:
-        raise UsageError(
-            f"runs.{name}: this name is taken ({', '.join(RESERVED_RUN_NAMES)}); choose another."
-        )
-    _check_together(experiment, experiment.run(name), f"runs.{name}")
 
 
 def _check_together(experiment: Experiment, run: Run, where: str) -> None:

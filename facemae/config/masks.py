@@ -137,11 +137,7 @@ class Masks(Section):
         return Masks.model_validate({mask: getattr(self, mask)})
 
     def parameters(self, mask: str) -> dict[str, Any]:
-        """Return the parameters of `mask` by name.
-
-        Raises:
-            ValueError: there is no block for it.
-        """
+        """Return the parameters of `mask` by name; a ValueError where there is no block for it."""
         block: MaskBlock | None = getattr(self, mask)
         if block is None:
             raise ValueError(f"the mask {mask} has no settings; give it a block under masks")

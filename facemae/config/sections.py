@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from facemae.config.section import Fraction, OpenFraction, PathText, Positive, Section
+from facemae.config.section import Distinct, Fraction, OpenFraction, PathText, Positive, Section
 
 Baseline = Literal["pixels", "pca", "fisherfaces", "hog_lda", "random_weights", "dlib", "inception"]
 BASELINES_FROM_LABELS = ("fisherfaces", "hog_lda")  # they learn from the labels that the runs learn from
@@ -17,6 +17,7 @@ Occlusion = Literal["block", "sunglasses", "mask", "scarf", "hand", "left", "rig
 Light = Literal["exposure", "gamma", "side"]
 AttributeTask = Literal["gender", "race", "age", "expression"]
 ALL = "all"  # every run, where runs are named
+RunNames = Distinct[Annotated[str, Field(min_length=1)]]
 
 
 class Data(Section):
@@ -24,9 +25,9 @@ class Data(Section):
 
     labelled: PathText
     """A data set's name, `name:path`, or a folder or archive of `person/photo.jpg`."""
-    unlabelled: list[PathText]
+    unlabelled: Distinct[PathText]
     """Data sets, folders and archives used for pretraining only."""
-    tested: list[PathText]
+    tested: Distinct[PathText]
     """Data sets, folders and archives that nothing trains on: tests of light, expression or other people."""
     raw_dir: PathText
     """Folder with the archives of the named data sets, and where downloads go."""
@@ -78,7 +79,7 @@ class Split(Section):
 class Evaluate(Section):
     """How embeddings of unseen people are scored and compared."""
 
-    far_targets: list[OpenFraction]
+    far_targets: Distinct[OpenFraction]
     """False accept rates at which the true accept rate is wanted."""
     resamples: Annotated[int, Field(ge=100, le=100_000)]
     """Bootstrap resamples of the evaluation people."""
@@ -86,7 +87,7 @@ class Evaluate(Section):
     """Confidence level of the intervals; 1 - level is the family-wise error of the verdicts."""
     primary: Literal["roc_auc", "eer", "accuracy", "rank1"]
     """The metric of the headline verdict."""
-    against: list[Annotated[str, Field(min_length=1)]]
+    against: RunNames
     """Runs that every masked one is compared with by `primary`: the family of comparisons that decides."""
     equivalence: Annotated[float, Field(gt=0, le=0.5)]
     """Two runs are equivalent where the interval of their difference lies within this, 0 to 1."""
@@ -109,9 +110,6 @@ class Evaluate(Section):
         return self
 
 
-RunNames = list[Annotated[str, Field(min_length=1)]]
-
-
 class Robustness(Section):
     """How recognition holds on changed faces, with the threshold of unchanged ones."""
 
@@ -119,11 +117,11 @@ class Robustness(Section):
     """Runs and baselines that are tested; [all] is every one."""
     pairs: Annotated[int, Field(ge=20)]
     """Max pairs that the curves are taken on, half of them genuine."""
-    occlusions: list[Occlusion]
-    areas: list[Annotated[float, Field(gt=0, le=0.7)]]
+    occlusions: Distinct[Occlusion]
+    areas: Distinct[Annotated[float, Field(gt=0, le=0.7)]]
     """Fractions of the face that are covered."""
-    lights: list[Light]
-    strengths: list[Annotated[float, Field(gt=0, le=1)]]
+    lights: Distinct[Light]
+    strengths: Distinct[Annotated[float, Field(gt=0, le=1)]]
     """How far a light goes: 1 is the most."""
     illumination: str | None
     """Tested source with light angles, such as yaleb; null: none."""
@@ -134,9 +132,9 @@ class LabelCurve(Section):
 
     runs: RunNames
     """Runs that are tested; [all] is every one."""
-    fractions: list[OpenFraction]
+    fractions: Distinct[OpenFraction]
     """Fractions of the labelled faces."""
-    per_person: list[Positive]
+    per_person: Distinct[Positive]
     """Max faces of a person."""
     subsets: Annotated[int, Field(ge=3)]
     """Random subsets of each size."""

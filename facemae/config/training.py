@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -12,8 +12,8 @@ from facemae.config.masks import Masks
 from facemae.config.section import Fraction, OpenFraction, PathText, Positive, Section
 
 STRATEGIES = tuple(Masks.model_fields)
-METHODS = ("mae", "simclr", "moco", "dino")
 Method = Literal["mae", "simclr", "moco", "dino"]
+METHODS: tuple[str, ...] = get_args(Method)
 # Width, depth and heads of the sizes with a name: Touvron et al., DeiT, table 1; nano is ours.
 SIZES = {"nano": (128, 8, 4), "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 

@@ -23,6 +23,7 @@ from facemae.core.errors import IntegrityError
 from facemae.core.layout import METRICS
 
 SCHEMA_VERSION = 2  # of metrics.json: it names the tables beside it, and the precision of each training
+SPENT = ("seconds", "precision", "images_seen", "energy_joules")  # what it says of each training so far
 
 T = TypeVar("T")
 

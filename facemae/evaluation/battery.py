@@ -27,7 +27,7 @@ from facemae.evaluation.protocols import (
     pair_list,
     verification,
 )
-from facemae.evaluation.records import Measurement
+from facemae.evaluation.records import Measurement, refused
 
 FPIR_TARGETS = (0.1, 0.01)
 
@@ -74,30 +74,20 @@ class EmbeddedFaces:
 
 
 def on_list(pairs: pd.DataFrame, weights: Weights, far_targets: Sequence[float]) -> list[Measurement]:
-    """Measure a list of pairs.
+    """Measure a list of pairs, with resamples (R, P) of the people; errors as `pair_list.measure`.
 
-    Args:
-        pairs: Columns score (NaN where a face was not found), one and other (people counted from 0), genuine
-            and fold.
-        weights: (R, P) resamples of the people.
-        far_targets: False accept rates to report the true accept rate at.
-
-    Raises:
-        RefusedError: there is no genuine or no impostor pair.
+    Its columns are score (NaN where a face was not found), one and other (people counted from 0), genuine
+    and fold.
     """
-    score, one, other, genuine, fold = (pairs[name] for name in ("score", "one", "other", "genuine", "fold"))
+    listed = pair_list.comparisons(*(pairs[name] for name in ("score", "one", "other", "genuine")))
     return [
-        *pair_list.measure(score, one, other, genuine, fold, far_targets),
-        *calibration.measure(score, one, other, genuine, fold, weights),
+        *pair_list.measure(listed, pairs["fold"], far_targets),
+        *calibration.measure(listed, pairs["fold"], weights),
     ]
 
 
 def on_few_faces(faces: EmbeddedFaces, far_targets: Sequence[float]) -> tuple[Comparisons, list[Measurement]]:
-    """Compare every two faces of few people one by one, and measure these pairs.
-
-    Raises:
-        RefusedError: there are too few people or faces.
-    """
+    """Compare every two faces of few people one by one; a RefusedError where there are too few."""
     pairs = one_by_one(faces.vectors, faces.identity)
     fold = faces.table.groupby("person")["fold"].first().loc[list(faces.people)].to_numpy(int)
     return pairs, [
@@ -110,24 +100,21 @@ def on_few_faces(faces: EmbeddedFaces, far_targets: Sequence[float]) -> tuple[Co
 
 
 def on_faces(faces: EmbeddedFaces, half: Booleans, far_targets: Sequence[float]) -> list[Measurement]:
-    """Measure what needs all faces of one network; what its people are too few for is refused.
+    """Measure what needs all faces of one network, a part; what its people are too few for is refused.
 
-    Args:
-        faces: Of one part.
-        half: (N,) which of the enrolled photos stay enrolled in the open set.
-        far_targets: False accept rates to report the true accept rate at.
+    `half` (N,) marks which of the enrolled photos stay enrolled in the open set.
     """
     vectors, identity, weights = faces.vectors, faces.identity, faces.weights
-    steps: dict[tuple[str, str], Callable[[], list[Measurement]]] = {
-        ("roc_auc", all_pairs.CONDITION): lambda: all_pairs.measure(vectors, identity, weights, far_targets),
-        ("blufr_tar=0.001", ""): lambda: identification.low_far(vectors, identity),
-        ("rank1", ""): lambda: identification.closed_set(vectors, identity, faces.enrolled, weights),
-        ("tpir_at_fpir=0.1", ""): lambda: identification.open_set(
-            vectors, identity, half, weights, FPIR_TARGETS
+    known = vectors, identity
+    return [
+        *or_refused("roc_auc", all_pairs.CONDITION, lambda: all_pairs.measure(*known, weights, far_targets)),
+        *or_refused("blufr_tar=0.001", "", lambda: identification.low_far(*known)),
+        *or_refused("rank1", "", lambda: identification.closed_set(*known, faces.enrolled, weights)),
+        *or_refused(
+            "tpir_at_fpir=0.1", "", lambda: identification.open_set(*known, half, weights, FPIR_TARGETS)
         ),
-        ("fdr", ""): lambda: fairness.measure(vectors, identity, faces.group, weights),
-    }
-    return [each for named, step in steps.items() for each in or_refused(*named, step)]
+        *or_refused("fdr", "", lambda: fairness.measure(*known, faces.group, weights)),
+    ]
 
 
 def or_refused(name: str, condition: str, step: Callable[[], list[Measurement]]) -> list[Measurement]:
@@ -135,7 +122,7 @@ def or_refused(name: str, condition: str, step: Callable[[], list[Measurement]])
     try:
         return step()
     except RefusedError as error:
-        return [Measurement("verification", name, None, 0, str(error).rstrip("."), None, condition)]
+        return refused("verification", [name], 0, str(error).rstrip("."), condition)
 
 
 def mean_over_parts(parts: Sequence[P], measure: Callable[[P], list[Measurement]]) -> list[Measurement]:

@@ -48,19 +48,12 @@ class Chances:
         if key not in self._found:
             values = {each.name: each.series[key].values for each in self._scored if key in each.series}
             drawn = {name: value for name, value in values.items() if len(value) > 1}
-            learnt = [
-                each.name
-                for each in self._scored
-                if each.name in drawn and each.kind == "run" and not each.refusal(key)
-            ]
-            groups = [learnt, *([name] for name in drawn if name not in learnt)]
-            self._found[key] = {
-                name: (training, place)
-                for group in groups
-                if group
-                for training in [Training.of(np.stack([drawn[name] for name in group]))]
-                for place, name in enumerate(group)
-            }
+            runs = [each for each in self._scored if each.name in drawn and each.kind == "run"]
+            learnt = [each.name for each in runs if not each.refusal(key)]
+            found = self._found[key] = {}
+            for group in filter(None, (learnt, *([name] for name in drawn if name not in learnt))):
+                training = Training.of(np.stack([drawn[name] for name in group]))
+                found |= {name: (training, place) for place, name in enumerate(group)}
         return self._found[key]
 
 
@@ -100,11 +93,11 @@ def _judge(
 ) -> list[dict[str, Any]]:
     settings = experiment.evaluate
     found = [_difference(a, b, chances, settings.level) for a, b in pairs]
-    differences = [estimate for estimate, _ in found]
-    refusals = [refusal for _, refusal in found]
+    differences, refusals = [each for each, _ in found], [refusal for _, refusal in found]
     judged = verdicts(
         differences, higher_is_better(metric), settings.margin(metric), 1 - settings.level, refusals
     )
+    judgement = ("p_value", "p_adjusted", "verdict", "detectable", "note")
     return [
         {
             "run_a": a.name,
@@ -112,14 +105,10 @@ def _judge(
             "difference": verdict.estimate.value,
             "ci_low": verdict.estimate.low,
             "ci_high": verdict.estimate.high,
-            "p_value": verdict.p_value,
-            "p_adjusted": verdict.p_adjusted,
-            "verdict": verdict.verdict,
-            "detectable": verdict.detectable,
-            "note": verdict.note,
             "seconds_difference": a.total_seconds - b.total_seconds,
             "budget_note": budget_note(a, b),
         }
+        | {name: getattr(verdict, name) for name in judgement}
         for ((a, _), (b, _)), verdict in zip(pairs, judged, strict=True)
     ]
 
@@ -174,13 +163,10 @@ def budget_note(a: Scored, b: Scored) -> str:
     """Return which settings besides the mask differ, so that no comparison looks fairer than it is."""
     if a.run is None or b.run is None:
         return "the control trains no network"
-    both = differences(_shaping(a.run), _shaping(b.run)).items()
-    differing = sorted(
-        key for key, values in both if ABSENT not in values
-    )  # another method has other settings
-    # Another mask has other parameters; those of the same mask are worth telling.
-    masks = ("pretrain.mask", *([] if a.run.strategy == b.run.strategy else ["pretrain.masks."]))
-    differing = [key for key in differing if key != masks[0] and not key.startswith(masks[1:])]
+    both = differences(_shaping(a.run), _shaping(b.run))  # ABSENT: another method has other settings
+    differing = sorted(key for key in both if ABSENT not in both[key] and key != "pretrain.mask")
+    if a.run.strategy != b.run.strategy:  # another mask has other parameters
+        differing = [key for key in differing if not key.startswith("pretrain.masks.")]
     notes = [f"differ in {', '.join(differing)}"] if differing else []
     inits = {each.name: each.run.finetune.init for each in (a, b) if each.run}
     if len(set(inits.values())) > 1:
@@ -191,11 +177,9 @@ def budget_note(a: Scored, b: Scored) -> str:
 def _shaping(run: config.Run) -> dict[str, Any]:
     """Return a run's settings, augmentation under one name whatever the method."""
     settings = run.shaping()
-    return (
-        settings | {"pretrain": settings["pretrain"] | run.pretrain.augmentation}
-        if run.pretrain
-        else settings
-    )
+    if run.pretrain:
+        settings["pretrain"] |= run.pretrain.augmentation
+    return settings
 
 
 def _spent(a: Scored, b: Scored) -> list[str]:

@@ -24,8 +24,6 @@ from facemae.data.sources import listing
 
 # What tools write where there is no value.
 _NOBODY = ("", "None", "none", "nan", "NaN", "NAN", "<NA>", "NaT", "N/A", "n/a", "null", "NULL")
-
-
 MOST_RATIO, MOST_UNCHECKED = 100, 2**26  # of a file's content in bytes to the file, and what may be any ratio
 
 
@@ -109,13 +107,7 @@ def _read_npz(path: Path) -> pd.DataFrame:
 
 
 def _check_sizes(file: BinaryIO, size: int) -> None:
-    """Stop before anything is unpacked that is not what it claims, or so much larger than the file.
-
-    Raises:
-        ValueError: an array's shape takes more bytes than there are, all unpack to a multiple of the file, or
-            two have one name.
-        zipfile.BadZipFile: it is no archive.
-    """
+    """Stop before anything is unpacked that is not what it claims, or so much larger than the file."""
     with zipfile.ZipFile(file) as archive:
         if len(set(archive.namelist())) < len(archive.namelist()):
             raise ValueError("two arrays have one name")
@@ -155,10 +147,8 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     trained_on = known.get("trained_on", [])
     if not isinstance(trained_on, list) or not all(isinstance(person, str) for person in trained_on):
         raise IntegrityError(f"{beside} does not list people under trained_on (docs/evaluating.md).")
-    found = {}
-    for each in listed:
-        row = {"sample_id": each} if isinstance(each, str) else each
-        found[row["sample_id"]] = _text(row.get("person"))
+    rows = [{"sample_id": each} if isinstance(each, str) else each for each in listed]
+    found = {row["sample_id"]: _text(row.get("person")) for row in rows}
     return {"without_face": found, "trained_on": trained_on}
 
 
@@ -181,20 +171,19 @@ def from_table(table: pd.DataFrame, source: str, known: Mapping[str, Any] | None
     _check_columns(table, source)
     table = table.assign(**{name: _texts(table, name, source) for name in ("sample_id", "person", "model")})
     _check_one_model(table, source)
-    lost = table["embedding"].isna()
+    lost, known = table["embedding"].isna(), known or {}
     found = table[~lost]
     if found.empty:
         raise DataError(f"{source} holds no embedding; embed some photos first.")
     missing = dict(zip(table.loc[lost, "sample_id"], table.loc[lost, "person"], strict=True))
-    vectors = _vectors(found, source)
     return Embeddings(
         source,
         found["sample_id"].to_list(),
-        vectors,
+        _vectors(found, source),
         found["person"].to_list(),
         _groups(table, source),
-        (known or {}).get("without_face", {}) | missing,
-        frozenset((known or {}).get("trained_on", [])),
+        known.get("without_face", {}) | missing,
+        frozenset(known.get("trained_on", [])),
     )
 
 
@@ -261,11 +250,7 @@ def _groups(table: pd.DataFrame, source: str) -> dict[str, str]:
 
 
 def _vectors(table: pd.DataFrame, source: str) -> NDArray[np.floating]:
-    """Return the embeddings (N, D) of a table, float32 or float64.
-
-    Raises:
-        IntegrityError: they are not numbers of one length each, or one is zero or not finite.
-    """
+    """Return the embeddings (N, D) of a table, float32 or float64."""
     names = table["sample_id"].to_list()
     try:
         rows = [np.asarray(each) for each in table["embedding"]]

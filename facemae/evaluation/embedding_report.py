@@ -19,7 +19,7 @@ from facemae.data.faces import pairs as drawn_pairs
 from facemae.evaluation import battery
 from facemae.evaluation.battery import EmbeddedFaces
 from facemae.evaluation.embedding_file import Embeddings
-from facemae.evaluation.pairs import EveryPair, cosines, unit_rows
+from facemae.evaluation.pairs import EveryPair, cosines, pair_rows, unit_rows
 from facemae.evaluation.protocols import calibration, pair_list
 from facemae.evaluation.records import Measurement, entry
 from facemae.evaluation.statistics import identity_weights
@@ -45,11 +45,7 @@ class Settings:
     level: float = 0.95
 
     def check(self) -> None:
-        """Stop unless these settings can be used.
-
-        Raises:
-            UsageError: they cannot.
-        """
+        """Stop with a UsageError unless these settings can be used."""
         if wrong := [far for far in self.far_targets if not 0 < far < 1]:
             raise UsageError(f"--far {wrong[0]:g} is no rate between 0 and 1.")
         if not 0.5 < self.level < 1:
@@ -133,8 +129,7 @@ def _scores(embeddings: Embeddings, pairs: pd.DataFrame) -> tuple[NDArray[np.flo
 
     It is the cosine, unless the pairs have scores since several models share the list.
     """
-    place = pd.Index(embeddings.sample_ids)
-    rows = np.stack([place.get_indexer(pd.Index(pairs[side])) for side in ("first", "second")])
+    rows = pair_rows(pairs, embeddings.sample_ids)
     for side, found in zip(("first", "second"), rows, strict=True):
         lost = pairs.loc[found < 0, side]
         lost = lost[~lost.isin(list(embeddings.without_face))]
@@ -194,17 +189,13 @@ def _people(
 
 def _on_people(embeddings: Embeddings, settings: Settings) -> Report:
     faces, notes = _named(embeddings, settings.resamples)
-    half = np.random.default_rng(SEED).permuted(np.arange(len(faces.people)) % 2 == 0) & (_sizes(faces) > 1)
+    sizes = np.bincount(faces.identity)
+    half = np.random.default_rng(SEED).permuted(np.arange(len(faces.people)) % 2 == 0) & (sizes > 1)
     measured = battery.or_refused("accuracy", "", lambda: _on_drawn(faces))
     measured += battery.on_faces(faces, faces.enrolled & half[faces.identity], settings.far_targets)
     pairs = EveryPair.of(faces.vectors, faces.identity)
     card = calibration.threshold_card(pairs, faces.weights, settings.level)
     return Report(measured, card, len(faces.people), len(faces.table), notes)
-
-
-def _sizes(faces: EmbeddedFaces) -> NDArray[np.int64]:
-    """Return how many faces each person has."""
-    return np.bincount(faces.identity).astype(np.int64)
 
 
 def _named(embeddings: Embeddings, resamples: int) -> tuple[EmbeddedFaces, list[str]]:
@@ -241,27 +232,19 @@ def _named(embeddings: Embeddings, resamples: int) -> tuple[EmbeddedFaces, list[
 
 def _on_drawn(faces: EmbeddedFaces) -> list[Measurement]:
     """Measure accuracy and calibration on pairs drawn in folds, no person in two of them."""
-    table = faces.table.assign(fold=_folds(_sizes(faces))[faces.identity])
+    table = faces.table.assign(fold=_folds(np.bincount(faces.identity))[faces.identity])
     pairs = drawn_pairs.generate(table, seed=SEED)
-    place = pd.Index(faces.table["sample_id"])
-    rows = np.stack([place.get_indexer(pd.Index(pairs[side])) for side in ("first", "second")])
+    rows = pair_rows(pairs, faces.table["sample_id"])
     one, other = faces.identity[rows]
     pairs = pairs.assign(score=cosines(unit_rows(faces.vectors), rows), one=one, other=other)
     found = battery.on_list(pairs, faces.weights, ())
     how = "on pairs drawn from the people"
-    return [
-        replace(each, note=f"{how}; {each.note}" if each.note else how)
-        for each in found
-        if each.name in DRAWN
-    ]
+    kept = [each for each in found if each.name in DRAWN]
+    return [replace(each, note=f"{how}; {each.note}".removesuffix("; ")) for each in kept]
 
 
 def _folds(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the fold (P,) of each person, given their numbers of photos: each has a pair of either kind.
-
-    Raises:
-        RefusedError: there are too few people for two folds.
-    """
+    """Return the fold (P,) of each person, given their numbers of photos: each has a pair of either kind."""
     several = int((sizes > 1).sum())
     folds = min(pair_list.FOLDS, several, len(sizes) // 2)
     if folds < 2:
@@ -278,14 +261,9 @@ def _folds(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 # --- the report ---
 
 
-def entries(report: Report, level: float) -> list[dict[str, Any]]:
-    """Return the measurements as entries of `metrics.json`, with their intervals."""
-    return [entry(each, level) for each in report.measured]
-
-
 def as_json(report: Report, level: float) -> dict[str, Any]:
     """Return the report as plain values; accuracy is null, with a reason, where it could not be measured."""
-    found = entries(report, level)
+    found = [entry(each, level) for each in report.measured]
     accuracy = next(each for each in found if each["name"] == "accuracy")
     card = report.card.astype(object).where(report.card.notna(), None)
     return {
@@ -305,7 +283,7 @@ def as_json(report: Report, level: float) -> dict[str, Any]:
 def as_text(report: Report, level: float) -> str:
     """Return the report as a table, the threshold card and the notes."""
     lines = [f"{'metric':<32} {'value':>8}  {f'{level:.0%} interval':<18} {'n':>9}  note"]
-    for row in entries(report, level):
+    for row in (entry(each, level) for each in report.measured):
         name = records.column(row["name"], row["condition"], row["amount"])
         if row["protocol"] == "verification" and row["condition"]:
             name = f"{row['name']} ({row['condition']})"

@@ -96,7 +96,9 @@ def best_thresholds(splits: Splits, weights: Weights | None = None) -> Floats:
     rejected score that a resample draws: a cut at the accepted score itself would turn down unseen pairs
     that are as good to within rounding. Of equally good cuts the lowest is taken; -inf accepts all.
     """
-    return np.stack([_best_threshold(others, weights) for others, _ in splits], axis=1)
+    folds = [_ranked(others) for others, _ in splits]
+    cuts = [[_best_cut(each, rows) for rows in chunks(each.rows(weights), len(each))] for each in folds]
+    return np.stack([np.concatenate(each) for each in cuts], axis=1)
 
 
 def balanced_accuracies(splits: Splits, thresholds: Floats, weights: Weights | None = None) -> Floats:
@@ -108,10 +110,10 @@ def balanced_accuracies(splits: Splits, thresholds: Floats, weights: Weights | N
     return np.stack(folds, axis=1)
 
 
-def mean_of_folds(accuracies: Floats) -> Floats:
-    """Return the mean over the folds, `(R,)`, that have a value."""
-    defined = np.isfinite(accuracies)
-    return ratio(np.where(defined, accuracies, 0.0).sum(axis=1), defined.sum(axis=1))
+def mean_of_defined(values: Floats) -> Floats:
+    """Return the mean `(R,)` over the folds, or other columns of `(R, K)`, that have a value."""
+    defined = np.isfinite(values)
+    return ratio(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1))
 
 
 def split_by_person(comparisons: Comparisons, fold: Integers) -> Splits:
@@ -143,8 +145,10 @@ def split_by_pair(comparisons: Comparisons, fold: Integers) -> Splits:
     numbers = np.unique(folds)
     if len(numbers) < 2:
         raise RefusedError(f"a threshold comes from other folds, and there are {len(numbers)} folds in all")
-    parts = [(n, comparisons.take(folds != n), comparisons.take(folds == n)) for n in numbers.tolist()]
-    return [_with_both_kinds(number, others, tested) for number, others, tested in parts]
+    return [
+        _with_both_kinds(n, comparisons.take(folds != n), comparisons.take(folds == n))
+        for n in numbers.tolist()
+    ]
 
 
 def accepts(comparisons: Comparisons, thresholds: Floats) -> Booleans:
@@ -249,11 +253,6 @@ def _with_both_kinds(
     return others, tested
 
 
-def _best_threshold(comparisons: Comparisons, weights: Weights | None) -> Floats:
-    ranked = _ranked(comparisons)
-    return np.concatenate([_best_cut(ranked, chunk) for chunk in chunks(ranked.rows(weights), len(ranked))])
-
-
 def _best_cut(ranked: Comparisons, rows: Floats) -> Floats:
     """Return the threshold half way through the lowest gap with the highest TAR - FAR."""
     weight, genuine = ranked.weights(rows), np.flatnonzero(ranked.genuine)
@@ -280,14 +279,13 @@ def _best_cut(ranked: Comparisons, rows: Floats) -> Floats:
 
 
 def _balanced(comparisons: Comparisons, thresholds: Floats, weights: Weights | None) -> Floats:
-    rows, pairs = comparisons.rows(weights), len(comparisons)
-    cut = zip(chunks(rows, pairs), chunks(thresholds[:, None], pairs), strict=True)
-    return np.concatenate([_balanced_chunk(comparisons, *chunk) for chunk in cut])
-
-
-def _balanced_chunk(comparisons: Comparisons, rows: Floats, thresholds: Floats) -> Floats:
-    weight, genuine = comparisons.weights(rows), comparisons.genuine
-    accepted = np.where(accepts(comparisons, thresholds), weight, 0.0)
-    tar = ratio(accepted[:, genuine].sum(axis=1), weight[:, genuine].sum(axis=1))
-    far = ratio(accepted[:, ~genuine].sum(axis=1), weight[:, ~genuine].sum(axis=1))
-    return np.asarray(np.where(np.isnan(thresholds[:, 0]), np.nan, (tar + 1 - far) / 2))
+    pairs, genuine, found = len(comparisons), comparisons.genuine, []
+    resamples = chunks(comparisons.rows(weights), pairs)
+    for rows, cuts in zip(resamples, chunks(thresholds[:, None], pairs), strict=True):
+        weight = comparisons.weights(rows)
+        accepted = np.where(accepts(comparisons, cuts), weight, 0.0)
+        tar, far = (
+            ratio(accepted[:, kind].sum(axis=1), weight[:, kind].sum(axis=1)) for kind in (genuine, ~genuine)
+        )
+        found.append(np.where(np.isnan(cuts[:, 0]), np.nan, (tar + 1 - far) / 2))
+    return np.concatenate(found)

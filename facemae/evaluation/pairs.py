@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from facemae.core.errors import RefusedError
@@ -32,24 +32,6 @@ MOST_PAIRS = 2**30  # 4 GB of scores
 _CHUNK_VALUES = 2**18
 _BLOCK_VALUES = 2**22  # scores of a block: 16 MB
 _BLOCK_PEOPLE = 2**18  # people of a block times all people, of which each threshold holds counts: 2 MB
-
-
-class Pairs(Protocol):
-    """Genuine and impostor pairs with the people on them."""
-
-    @property
-    def impostors(self) -> Scores:
-        """Return the impostor pairs' scores, in any order."""
-
-    @property
-    def genuine_count(self) -> int:
-        """Return the number of genuine pairs."""
-
-    def false_matches(self, thresholds: Sequence[float], weights: Weights | None = None) -> Floats:
-        """Return the false match rates (K, R): the share of impostor pairs at or above each threshold."""
-
-    def false_non_matches(self, thresholds: Sequence[float], weights: Weights | None = None) -> Floats:
-        """Return the false non-match rates (K, R): how many genuine pairs lie below each threshold."""
 
 
 @dataclass(frozen=True)
@@ -109,17 +91,16 @@ class Comparisons:
         return weight
 
     def false_matches(self, thresholds: Sequence[float], weights: Weights | None = None) -> Floats:
-        """Return the false match rates (K, R)."""
+        """Return the false match rates (K, R): the share of impostor pairs at or above each threshold."""
         impostor = self.take(~self.genuine)
         return impostor._shares([impostor.score >= each for each in thresholds], self.rows(weights))
 
     def false_non_matches(self, thresholds: Sequence[float], weights: Weights | None = None) -> Floats:
-        """Return the false non-match rates (K, R)."""
+        """Return the false non-match rates (K, R): the share of genuine pairs below each threshold."""
         genuine = self.take(self.genuine)
         return genuine._shares([genuine.score < each for each in thresholds], self.rows(weights))
 
     def _shares(self, chosen: list[Booleans], rows: Floats) -> Floats:
-        """Return which shares (K, R) of the pairs are chosen."""
         members = np.array([*chosen, np.ones(len(self), bool)], np.float64).T
         found = np.concatenate([self.weights(chunk) @ members for chunk in chunks(rows, len(self))]).T
         return ratio(found[:-1], found[-1])
@@ -263,14 +244,18 @@ class EveryPair:
             yield start, stop, self.unit[start:stop] @ self.unit[start:].T
             start = stop
 
+    def _rows(self, weights: Weights | None) -> Floats:
+        people = len(self.images)
+        return np.ones((1, people)) if weights is None else counts(weights, people, exactly=True)
+
     def false_matches(self, thresholds: Sequence[float], weights: Weights | None = None) -> Floats:
         """Return the false match rates (K, R)."""
-        rows = np.ones((1, len(self.images))) if weights is None else counts(weights, len(self.images), True)
+        rows = self._rows(weights)
         return ratio(self.accepted_impostors(thresholds, rows), self.impostor_weight(rows))
 
     def false_non_matches(self, thresholds: Sequence[float], weights: Weights | None = None) -> Floats:
         """Return the false non-match rates (K, R): the mean over people with a genuine pair."""
-        rows = np.ones((1, len(self.images))) if weights is None else counts(weights, len(self.images), True)
+        rows = self._rows(weights)
         below = np.searchsorted(self.scores.genuine, np.asarray(thresholds, np.float32))
         low = [np.bincount(self.scores.owner[:count], minlength=len(self.images)) for count in below]
         shares = [rows @ (each / np.maximum(1, self.own_pairs)) for each in low]
@@ -317,15 +302,13 @@ class EveryPair:
         return counted[block * later :].astype(np.float32).reshape(len(thresholds), block, later)
 
 
+Pairs = Comparisons | EveryPair
+
 # --- what all of them check and share ---
 
 
 def unit_rows(embeddings: NDArray[np.floating]) -> Floats:
-    """Return the embeddings (N, D) with a length of 1.
-
-    Raises:
-        ValueError: there is none, one is zero or not finite, or they are no matrix.
-    """
+    """Return the embeddings (N, D) with a length of 1; a ValueError says what is wrong with them."""
     rows = np.asarray(embeddings, dtype=np.float64)
     if rows.ndim != 2 or not rows.size:
         raise ValueError(f"embeddings must be (images, features), got shape {rows.shape}")
@@ -337,6 +320,12 @@ def unit_rows(embeddings: NDArray[np.floating]) -> Floats:
     return np.asarray(rows / length)
 
 
+def pair_rows(pairs: pd.DataFrame, sample_ids: Sequence[str] | pd.Series[str]) -> Integers:
+    """Return the rows (2, N) of both photos of pairs (columns first, second) in a list, -1 without one."""
+    place = pd.Index(sample_ids)
+    return np.stack([place.get_indexer(pd.Index(pairs[side])) for side in ("first", "second")])
+
+
 def cosines(unit: Floats, rows: Integers) -> Floats:
     """Return the cosines (N,) of pairs of rows (2, N) of unit vectors; NaN where a row is negative."""
     found = np.full(rows.shape[1], np.nan)
@@ -346,11 +335,7 @@ def cosines(unit: Floats, rows: Integers) -> Floats:
 
 
 def people_numbers(identity: ArrayLike, images: int) -> Integers:
-    """Return whose image each is, (images,), after checking that these are 0 to P - 1, everyone once.
-
-    Raises:
-        ValueError: they are not, or there are more or fewer of them than images.
-    """
+    """Return whose image each is, (images,); a ValueError unless these are 0 to P - 1, everyone once."""
     people = _whole_numbers(identity, images)
     found = np.unique(people)
     if found[-1] != len(found) - 1:
@@ -369,11 +354,7 @@ def _whole_numbers(identity: ArrayLike, images: int) -> Integers:
 
 
 def counts(weights: Weights | Floats, people: int, exactly: bool = False) -> Floats:
-    """Return resamples (R, P) as float64, after checking that they are counts of so many people or more.
-
-    Raises:
-        ValueError: they are not, or there is none.
-    """
+    """Return resamples (R, P) as float64; a ValueError unless they are counts of so many people or more."""
     rows = np.asarray(weights, dtype=np.float64)
     if rows.ndim != 2 or rows.shape[1] < people or (exactly and rows.shape[1] > people):
         raise ValueError(f"weights must be (resamples, {people} people), got shape {rows.shape}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,18 @@ class Measurement:
     name: str
     value: float | None
     n: int
-    note: str
-    samples: Floats | None
+    note: str = ""
+    samples: Floats | None = None
     condition: str = ""
     amount: float | None = None
     people: int | None = None
     """How many were resampled, where that is not everyone evaluated."""
     influence: pd.Series[float] | None = None
+
+
+def refused(protocol: str, names: Iterable[str], n: int, note: str, condition: str = "") -> list[Measurement]:
+    """Return measurements without a value; `note` says why."""
+    return [Measurement(protocol, name, None, n, note, condition=condition) for name in names]
 
 
 def higher_is_better(name: str) -> bool:
@@ -75,17 +80,8 @@ def entry(measured: Measurement, level: float) -> dict[str, Any]:
         interval, note = _interval(measured, level), measured.note
     except RefusedError as error:
         interval, note = None, "; ".join(part for part in (measured.note, f"no interval: {error}") if part)
-    return records.metric(
-        measured.name,
-        measured.value,
-        n=measured.n,
-        interval=interval,
-        protocol=measured.protocol,
-        condition=measured.condition,
-        amount=measured.amount,
-        note=note,
-        people=measured.people,
-    )
+    named = {name: getattr(measured, name) for name in ("n", "protocol", "condition", "amount", "people")}
+    return records.metric(measured.name, measured.value, interval=interval, note=note, **named)
 
 
 def _interval(measured: Measurement, level: float) -> tuple[float, float] | None:
@@ -99,10 +95,13 @@ def _interval(measured: Measurement, level: float) -> tuple[float, float] | None
     return None if measured.samples is None else percentile_interval(measured.samples, level)
 
 
-def write_samples(measured: Sequence[Measurement], out: Path) -> list[str]:
-    """Write what other people would have changed, a column for each measurement, and return the tables.
+def write_measured(
+    out: Path, measured: Sequence[Measurement], level: float, *, tables: Sequence[str] = (), **more: Any
+) -> None:
+    """Write a stage's `metrics.json` with intervals at a level; `more` is for `core.records.write_metrics`.
 
-    One holds the influence of each two people's pairs, the other values on the resamples of people.
+    What other people would have changed stands beside it, a column for each measurement: the influence of
+    each two people's pairs in one table, the values on the resamples of people in another.
     """
     samples = {_column(each): each.samples for each in measured if each.samples is not None}
     records.write_table(out / layout.RESAMPLES, pd.DataFrame(samples), list(samples))
@@ -110,7 +109,8 @@ def write_samples(measured: Sequence[Measurement], out: Path) -> list[str]:
     none = pd.MultiIndex.from_arrays([[], []], names=PEOPLE)
     table = pd.DataFrame(moved, index=None if moved else none).fillna(0.0).sort_index()
     records.write_table(out / layout.INFLUENCE, table.reset_index(), [*PEOPLE, *moved])
-    return [layout.RESAMPLES, layout.INFLUENCE]
+    written = [*tables, layout.RESAMPLES, layout.INFLUENCE]
+    records.write_metrics(out, [entry(each, level) for each in measured], tables=written, **more)
 
 
 def _column(measured: Measurement) -> str:

@@ -120,11 +120,10 @@ class Scored:
 
 def _series(key: Key, repeats: list[Repeat]) -> Series:
     """Return a metric over the seeds; subsets of the labels that share a seed's networks count as one."""
-    found = [repeat.entries.get(key) for repeat in repeats]
-    values = [None if each is None else each["value"] for each in found]
-    refused = any(value is None for value in values)
-    both = zip(found, values, strict=True)
-    first = next(each for each, value in both if each and refused == (value is None))
+    entries = [repeat.entries.get(key) for repeat in repeats]
+    values = [each and each["value"] for each in entries]
+    refused = None in values
+    first = next(each for each in entries if each and refused == (each["value"] is None))
     people = int(first.get("people") or repeats[0].content["people"])
     if refused:
         return Series(first, np.array([]), None, people)

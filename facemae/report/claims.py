@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 import pandas as pd
@@ -32,10 +33,10 @@ from facemae.report.phrases import (
 )
 
 Finding = Literal["supported", "not supported", "undecided", "not measured"]
-FINDINGS: tuple[Finding, ...] = ("supported", "not supported", "undecided", "not measured")
 Control = Literal["scratch", "hiding", "contrastive", "masks"]
 
 CANNOT_TELL = "these people and seeds cannot tell"
+NO_MASKED = "there is no masked autoencoder among the runs"
 PRIMARY = "primary"  # stands for the configuration's primary metric
 
 
@@ -129,19 +130,12 @@ class _Tables:
 
     def measured(self, metric: str, names: Iterable[str]) -> list[str]:
         """Return those of the runs that have a value of the metric, in the order given."""
-        table = scalars(self.leaderboard)
-        found = set(table.loc[(table["metric"] == metric) & table["value"].notna(), "run"])
+        found = set(scalars(self.leaderboard, metric).dropna(subset="value")["run"])
         return [name for name in names if name in found]
 
-    def refusal(self, metric: str) -> str:
-        """Return why the metric has no value anywhere, "" where it was never tried."""
-        table = scalars(self.leaderboard)
-        notes = table.loc[(table["metric"] == metric) & table["value"].isna(), "note"]
-        return str(notes.iloc[0]) if len(notes) else ""
-
-    def compared(self, metric: str, run: str, opponent: str) -> dict[str, Any] | None:
-        """Return the comparison of two runs from the side of the first, None where there is none."""
-        return compared(self.verdicts, metric, run, opponent)
+    def compared(self, metric: str, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Return the comparisons of pairs of runs, from the side of the first, as far as there are any."""
+        return list(filter(None, compared(self.verdicts, metric, pairs)))
 
 
 def claims(experiment: config.Experiment, leaderboard: pd.DataFrame, verdicts: pd.DataFrame) -> list[Claim]:
@@ -163,14 +157,25 @@ def claims(experiment: config.Experiment, leaderboard: pd.DataFrame, verdicts: p
 
 def _answers(tables: _Tables, question: Question) -> list[_Answer]:
     metric = tables.experiment.evaluate.primary if question.metric == PRIMARY else question.metric
-    masked = tables.measured(metric, _random_first(tables.experiment))
+    # The one to judge comes first, whatever came out.
+    every = masked_runs(tables.experiment)
+    every.sort(key=lambda name: tables.experiment.run(name).strategy != "random")
+    masked = tables.measured(metric, every)
     if not masked:
-        return [_Answer(question.claim, metric, None, _why_not(tables, question, metric))]
+        rows = scalars(tables.leaderboard, metric)
+        notes = [*rows.loc[rows["value"].isna(), "note"].astype(str), ""]
+        why = notes[0] or f"that takes {question.needs or 'its evaluation'}"
+        return [_Answer(question.claim, metric, None, why if every else NO_MASKED)]
     if question.against == "masks":
         return [_between_masks(tables, question, metric, masked)]
     if question.against == "contrastive":
         return _against_contrastive(tables, question, metric, masked)
-    controls = tables.measured(metric, _without_pretraining(tables.experiment, question.against))
+    hiding = hiding_runs(tables.experiment) if question.against == "hiding" else []
+    named = tables.experiment.controls
+    scratch = sorted(
+        scratch_runs(tables.experiment), key=lambda name: (name not in hiding, name not in named)
+    )
+    controls = tables.measured(metric, scratch)
     if not controls:
         return [_Answer(question.claim, metric, None, "no run without pretraining was measured")]
     more = [_others(tables, metric, masked[1:], controls[0])]
@@ -183,18 +188,10 @@ def _answers(tables: _Tables, question: Question) -> list[_Answer]:
     return [_judged(tables, question.claim, metric, masked[0], controls[0], more)]
 
 
-def _without_pretraining(experiment: config.Experiment, against: Control) -> list[str]:
-    """Return the runs without pretraining: the one to hold a claim against first, whatever came out."""
-    hiding = hiding_runs(experiment) if against == "hiding" else []
-    return sorted(
-        scratch_runs(experiment), key=lambda name: (name not in hiding, name not in experiment.controls)
-    )
-
-
 def _beside_hiding(tables: _Tables, metric: str, run: str, controls: list[str]) -> list[str]:
     """Return how the run does against the other controls, and whether one that hides patches is missing."""
-    rows = [tables.compared(metric, run, name) for name in controls[1:]]
-    counted = [f"{row['run_b']}: {row['verdict']} ({row['difference']:+.3f})" for row in rows if row]
+    rows = tables.compared(metric, [(run, name) for name in controls[1:]])
+    counted = [f"{row['run_b']}: {row['verdict']} ({row['difference']:+.3f})" for row in rows]
     words = [f"Against the other runs without pretraining: {', '.join(counted)}."] if counted else []
     if not set(controls) & set(hiding_runs(tables.experiment)):
         words.append(
@@ -203,26 +200,14 @@ def _beside_hiding(tables: _Tables, metric: str, run: str, controls: list[str]) 
     return words
 
 
-def _random_first(experiment: config.Experiment) -> list[str]:
-    """Return the masked autoencoders: the one to judge first, which depends on no result."""
-    names = masked_runs(experiment)
-    return sorted(names, key=lambda name: experiment.run(name).strategy != "random")
-
-
-def _why_not(tables: _Tables, question: Question, metric: str) -> str:
-    if not masked_runs(tables.experiment):
-        return "there is no masked autoencoder among the runs"
-    return tables.refusal(metric) or f"that takes {question.needs or 'its evaluation'}"
-
-
 def _judged(
     tables: _Tables, claim: str, metric: str, run: str, control: str, more: Iterable[str] = ()
 ) -> _Answer:
     """Judge the run against the control; `more` are sentences to tell beside it."""
-    row = tables.compared(metric, run, control)
-    if row is None:
+    rows = tables.compared(metric, [(run, control)])
+    if not rows:
         return _Answer(claim, metric, None, f"{run} was not compared with {control}")
-    return _Answer(claim, metric, row, " ".join(filter(None, more)), _p_value(row))
+    return _Answer(claim, metric, rows[0], " ".join(filter(None, more)), _p_value(rows[0]))
 
 
 def _p_value(row: dict[str, Any]) -> float:
@@ -264,19 +249,16 @@ def _finding(
 
 
 def _others(tables: _Tables, metric: str, others: list[str], control: str) -> str:
-    rows = [row for name in others if (row := tables.compared(metric, name, control))]
-    parts = []
-    for verdict in VERDICTS:
-        found = [f"{row['run_a']} ({row['difference']:+.3f})" for row in rows if row["verdict"] == verdict]
-        if found:
-            parts.append(f"{verdict}: {names_of(found)}")
+    found: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
+    for row in tables.compared(metric, [(name, control) for name in others]):
+        found[row["verdict"]].append(f"{row['run_a']} ({row['difference']:+.3f})")
+    parts = [f"{verdict}: {names_of(names)}" for verdict, names in found.items() if names]
     return f"The other masks against {control}: {'; '.join(parts)}." if parts else ""
 
 
 def _against_contrastive(
     tables: _Tables, question: Question, metric: str, masked: list[str]
 ) -> list[_Answer]:
-    """Judge one claim for each contrastive run."""
     found = tables.measured(metric, contrastive_runs(tables.experiment))
     if not found:
         reason = "there is no run with pretrain.method simclr, moco or dino"
@@ -293,37 +275,25 @@ def _against_contrastive(
 def _between_masks(tables: _Tables, question: Question, metric: str, masked: list[str]) -> _Answer:
     """Judge whether any two masks differ; pairs of runs with the same mask differ in something else."""
     strategy = {name: tables.experiment.run(name).strategy for name in masked}
-    pairs = [
-        tables.compared(metric, b, a)
-        for place, a in enumerate(masked)
-        for b in masked[place + 1 :]
-        if strategy[a] != strategy[b]
-    ]
-    rows = [row for row in pairs if row is not None]
+    pairs = [(b, a) for a, b in combinations(masked, 2) if strategy[a] != strategy[b]]
+    rows = tables.compared(metric, pairs)
     if not rows:
-        return _Answer(
-            question.claim, metric, None, "that takes two masked autoencoders with different masks"
-        )
+        why = "that takes two masked autoencoders with different masks"
+        return _Answer(question.claim, metric, None, why)
     # Any of them would support the claim, so it has the p value of the whole family.
     p_value = float(holm([_p_value(row) for row in rows]).min())
     called = [row for row in rows if row["verdict"] in OPPOSITE]
-    found = (
-        f"{len(called)} {'differs' if len(called) == 1 else 'differ'}"
-        if called
-        else "none is shown to differ"
-    )
-    counted = f"Of {len(rows)} pairs of masks {found}."
-    more = counted if len(rows) > 1 else ""
+    shown = max(rows, key=lambda row: row["verdict"] == "undecided")
+    found = "none is shown to differ"
     if called:
+        found = f"{len(called)} {'differs' if len(called) == 1 else 'differ'}"
         widest = max(called, key=lambda row: abs(row["difference"]))
-        winner = widest["run_a"] if widest["verdict"] == "better" else widest["run_b"]
-        return _Answer(question.claim, metric, turned(widest, winner), more, p_value)
-    least_sure = max(rows, key=lambda row: row["verdict"] == "undecided")
-    return _Answer(question.claim, metric, least_sure, more, p_value)
+        shown = turned(widest, widest["run_a"] if widest["verdict"] == "better" else widest["run_b"])
+    more = f"Of {len(rows)} pairs of masks {found}." if len(rows) > 1 else ""
+    return _Answer(question.claim, metric, shown, more, p_value)
 
 
 def _labels_saved(tables: _Tables, run: str, control: str) -> str:
-    """Return how many labels are saved, "" where a curve is not there."""
     curves = label_curve(tables.leaderboard)
     ours, theirs = (curves[curves["run"] == name] for name in (run, control))
     if ours.empty or theirs.empty:

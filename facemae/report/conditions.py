@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -16,46 +18,23 @@ COLUMNS = ["run", "x", "value", "ci_low", "ci_high"]
 KINDS = {"block": "rectangle", "left": "left half", "right": "right half", "side": "light from the side"}
 CHARTED = ("occlusion", "lighting", "illumination", "labels")  # protocols that have charts
 _BANDS = "Bands are intervals for new people and new training."
-
-
-def conditions(leaderboard: pd.DataFrame, looks: Looks) -> list[Chart]:
-    """Return the charts of what was measured under conditions; nothing for a protocol that was not run."""
-    made = (occlusion, occlusion_kinds, lighting, illumination, labels, labels_per_person)
-    return [found for make in made if (found := make(leaderboard, looks)) is not None]
-
-
-def occlusion(leaderboard: pd.DataFrame, looks: Looks) -> Chart | None:
-    """Return accuracy by covered share of the face, the mean over all kinds of cover."""
-    table = _accuracy(leaderboard, "occlusion")
-    kinds = table.loc[table["condition"] != CLEAN].groupby("run")["condition"].transform("nunique")
-    covered = table[table["condition"] != CLEAN].assign(kinds=kinds)
-    if covered.empty:
-        return None
-    grouped = covered.groupby(["run", "amount"], sort=False)
-    mean = grouped[["value", "ci_low", "ci_high", "kinds"]].mean()
-    mean = mean[grouped.size() == mean["kinds"]].reset_index()  # a kind less would bend the mean
-    lines = pd.concat([table[table["condition"] == CLEAN], mean])
-    return Chart(
-        name="occlusion",
-        title="Covered faces",
-        read=(
-            "Accuracy by the share of the face that is covered, the mean over all kinds of cover, at the "
-            "threshold of uncovered faces; a flatter curve is more robust, a higher one more accurate. Bands "
-            "are the mean of the kinds' intervals, which is no narrower than the interval of their mean."
-        ),
-        alt="Line chart: accuracy by covered share of the face, one line with its interval per run.",
-        panels={"": _lines(lines, leaderboard, looks)},
-        x=Axis("share of the face covered"),
-        y=Axis(metric_label("accuracy")),
-    )
-
-
-def occlusion_kinds(leaderboard: pd.DataFrame, looks: Looks) -> Chart | None:
-    """Return accuracy by covered share of the face, a panel for each kind of cover."""
-    return _by_kind(
-        leaderboard,
-        looks,
-        "occlusion",
+_RATE = Axis(metric_label("accuracy"))
+# The charts of accuracy, without what is drawn on them; a panel for each kind, or one.
+_OF_COVERED = Chart(
+    name="occlusion",
+    title="Covered faces",
+    read=(
+        "Accuracy by the share of the face that is covered, the mean over all kinds of cover, at the "
+        "threshold of uncovered faces; a flatter curve is more robust, a higher one more accurate. Bands "
+        "are the mean of the kinds' intervals, which is no narrower than the interval of their mean."
+    ),
+    alt="Line chart: accuracy by covered share of the face, one line with its interval per run.",
+    panels={},
+    x=Axis("share of the face covered"),
+    y=_RATE,
+)
+_BY_KIND = {
+    "occlusion": Chart(
         name="occlusion-kinds",
         title="Covered faces, by kind of cover",
         read=(
@@ -63,16 +42,11 @@ def occlusion_kinds(leaderboard: pd.DataFrame, looks: Looks) -> Chart | None:
             f"from the same uncovered faces. {_BANDS}"
         ),
         alt="Line charts, one for each kind of cover: accuracy by covered share, one line per run.",
-        x="share covered",
-    )
-
-
-def lighting(leaderboard: pd.DataFrame, looks: Looks) -> Chart | None:
-    """Return accuracy by strength of a synthetic change of light, a panel for each kind."""
-    return _by_kind(
-        leaderboard,
-        looks,
-        "lighting",
+        panels={},
+        x=Axis("share covered"),
+        y=_RATE,
+    ),
+    "lighting": Chart(
         name="lighting",
         title="Changed light",
         read=(
@@ -80,11 +54,81 @@ def lighting(leaderboard: pd.DataFrame, looks: Looks) -> Chart | None:
             f"is the most. {_BANDS}"
         ),
         alt="Line charts, one for each change of light: accuracy by its strength, one line per run.",
-        x="strength of the change",
-    )
+        panels={},
+        x=Axis("strength of the change"),
+        y=_RATE,
+    ),
+}
+_BY_LABELS = {
+    "share": Chart(
+        name="labels",
+        title="Fewer labels",
+        read=(
+            "Accuracy by the share of the labels used in fine-tuning: a curve further left needs fewer "
+            f"labels for the same accuracy. {_BANDS}"
+        ),
+        alt="Line chart: accuracy by share of the labels, one line with its interval per run.",
+        panels={},
+        x=Axis("share of the labels (logarithmic)", log=True),
+        y=_RATE,
+    ),
+    "per_person": Chart(
+        name="labels-per-person",
+        title="Fewer labels of each person",
+        read=f"Accuracy by the most faces of a person used in fine-tuning. {_BANDS}",
+        alt="Line chart: accuracy by labelled faces of a person, one line with its interval per run.",
+        panels={},
+        x=Axis("labelled faces of a person (logarithmic)", log=True),
+        y=_RATE,
+    ),
+}
 
 
-def illumination(leaderboard: pd.DataFrame, looks: Looks) -> Chart | None:
+def conditions(leaderboard: pd.DataFrame, looks: Looks) -> list[Chart]:
+    """Return the charts of what was measured under conditions; nothing for a protocol that was not run."""
+    made = [
+        _covered(leaderboard, looks),
+        *(_by_kind(leaderboard, looks, protocol) for protocol in _BY_KIND),
+        _illumination(leaderboard, looks),
+        *(_by_labels(leaderboard, looks, condition) for condition in _BY_LABELS),
+    ]
+    return [each for each in made if each.panels]
+
+
+def _covered(leaderboard: pd.DataFrame, looks: Looks) -> Chart:
+    table = _accuracy(leaderboard, "occlusion")
+    covered = table[table["condition"] != CLEAN]
+    if covered.empty:
+        return _OF_COVERED
+    covered = covered.assign(kinds=covered.groupby("run")["condition"].transform("nunique"))
+    grouped = covered.groupby(["run", "amount"], sort=False)
+    mean = grouped[["value", "ci_low", "ci_high", "kinds"]].mean()
+    mean = mean[grouped.size() == mean["kinds"]].reset_index()  # a kind less would bend the mean
+    lines = pd.concat([table[table["condition"] == CLEAN], mean])
+    return replace(_OF_COVERED, panels={"": _lines(lines, leaderboard, looks)})
+
+
+def _by_kind(leaderboard: pd.DataFrame, looks: Looks, protocol: str) -> Chart:
+    table = _accuracy(leaderboard, protocol)
+    clean = table[table["condition"] == CLEAN]
+    kinds = {kind: part for kind, part in table.groupby("condition", sort=False) if kind != CLEAN}
+    panels = {
+        KINDS.get(str(kind), str(kind)): _lines(pd.concat([clean, part]), leaderboard, looks)
+        for kind, part in kinds.items()
+    }
+    return replace(_BY_KIND[protocol], panels=panels)
+
+
+def _by_labels(leaderboard: pd.DataFrame, looks: Looks, condition: str) -> Chart:
+    chart, table = _BY_LABELS[condition], label_curve(leaderboard, condition)
+    places = sorted(table["amount"].unique())
+    if len(places) < 2:  # all of the labels, and nothing to compare with
+        return chart
+    axis = replace(chart.x, labels={place: f"{place:g}" for place in places})
+    return replace(chart, panels={"": _lines(table, leaderboard, looks)}, x=axis)
+
+
+def _illumination(leaderboard: pd.DataFrame, looks: Looks) -> Chart:
     """Return identification and error rate under real light, from frontal to sideways."""
     table = leaderboard[
         (leaderboard["protocol"] == "illumination")
@@ -92,14 +136,7 @@ def illumination(leaderboard: pd.DataFrame, looks: Looks) -> Chart | None:
         & leaderboard["value"].notna()
     ]
     table = table.assign(amount=table["condition"])
-    subsets = sorted(table["condition"].unique())
-    panels = {
-        metric_label(metric): _lines(table[table["metric"] == metric], leaderboard, looks, bars=True)
-        for metric in ("rank1", "eer")
-        if (table["metric"] == metric).any()
-    }
-    if not panels:
-        return None
+    subsets = sorted(table["condition"].unique()) or [""]
     return Chart(
         name="illumination",
         title="Real light from the side",
@@ -109,71 +146,14 @@ def illumination(leaderboard: pd.DataFrame, looks: Looks) -> Chart | None:
             "new training."
         ),
         alt="Line charts: identification and error rate from frontal to sideways light, one line per run.",
-        panels=panels,
+        panels={
+            metric_label(metric): _lines(table[table["metric"] == metric], leaderboard, looks, bars=True)
+            for metric in ("rank1", "eer")
+            if (table["metric"] == metric).any()
+        },
         x=Axis("light, from the front to the side", words=subsets),
         y=Axis("rate"),
     )
-
-
-def labels(leaderboard: pd.DataFrame, looks: Looks) -> Chart | None:
-    """Return accuracy by share of the labels."""
-    return _by_labels(
-        leaderboard,
-        looks,
-        "share",
-        name="labels",
-        title="Fewer labels",
-        read=(
-            "Accuracy by the share of the labels used in fine-tuning: a curve further left needs fewer "
-            f"labels for the same accuracy. {_BANDS}"
-        ),
-        alt="Line chart: accuracy by share of the labels, one line with its interval per run.",
-        x="share of the labels (logarithmic)",
-    )
-
-
-def labels_per_person(leaderboard: pd.DataFrame, looks: Looks) -> Chart | None:
-    """Return accuracy by labelled faces of a person."""
-    return _by_labels(
-        leaderboard,
-        looks,
-        "per_person",
-        name="labels-per-person",
-        title="Fewer labels of each person",
-        read=f"Accuracy by the most faces of a person used in fine-tuning. {_BANDS}",
-        alt="Line chart: accuracy by labelled faces of a person, one line with its interval per run.",
-        x="labelled faces of a person (logarithmic)",
-    )
-
-
-def _by_labels(
-    leaderboard: pd.DataFrame, looks: Looks, condition: str, *, name: str, title: str, read: str, alt: str,
-    x: str,
-) -> Chart | None:  # fmt: skip
-    table = label_curve(leaderboard, condition)
-    places = sorted(table["amount"].unique())
-    if len(places) < 2:  # all of the labels, and nothing to compare with
-        return None
-    axis = Axis(x, log=True, labels={place: f"{place:g}" for place in places})
-    panels = {"": _lines(table, leaderboard, looks)}
-    return Chart(name, title, read, alt, panels, axis, Axis(metric_label("accuracy")))
-
-
-def _by_kind(
-    leaderboard: pd.DataFrame, looks: Looks, protocol: str, *, name: str, title: str, read: str, alt: str,
-    x: str,
-) -> Chart | None:  # fmt: skip
-    table = _accuracy(leaderboard, protocol)
-    clean = table[table["condition"] == CLEAN]
-    panels = {
-        KINDS.get(kind, kind): _lines(
-            pd.concat([clean, table[table["condition"] == kind]]), leaderboard, looks
-        )
-        for kind in table["condition"].unique()
-        if kind != CLEAN
-    }
-    y = Axis(metric_label("accuracy"))
-    return Chart(name, title, read, alt, panels, Axis(x), y) if panels else None
 
 
 def _accuracy(leaderboard: pd.DataFrame, protocol: str) -> pd.DataFrame:
@@ -226,26 +206,26 @@ def numbers(panel: Sequence[Series]) -> pd.DataFrame:
 def table_of(panel: pd.DataFrame, x: str) -> pd.DataFrame:
     """Return `numbers` as text: a row per run, a column per place, each value with its interval."""
     places = sorted(set(panel["x"]))
-    cells = {(row["run"], row["x"]): with_interval(row) for row in rows_of(panel)}
-    rows = [[run, *(cells.get((run, place), "") for place in places)] for run in dict.fromkeys(panel["run"])]
-    heads = [place if isinstance(place, str) else f"{place:g}" for place in places]
-    return pd.DataFrame(rows, columns=[f"Run, by {x}", *heads])
+    heads = {place: place if isinstance(place, str) else f"{place:g}" for place in places}
+    return _pivot(panel, "x", heads, f"Run, by {x}")
 
 
 def grouped_tables(leaderboard: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return by title, as text, what was measured under conditions and has no chart: groups, all pairs."""
     table = leaderboard[(leaderboard["condition"] != "") & ~leaderboard["protocol"].isin(CHARTED)]
-    every = table[table["condition"] == ALL_PAIRS]
-    found = {"All against all": _pivot(every.assign(column=[metric_label(name) for name in every["metric"]]))}
-    rest = table[table["condition"] != ALL_PAIRS]
+    every, rest = (table[(table["condition"] == ALL_PAIRS) == wanted] for wanted in (True, False))
+    found = {}
+    if len(every):
+        heads = {name: metric_label(name) for name in every["metric"].unique()}
+        found["All against all"] = _pivot(every, "metric", heads)
     for metric, part in rest.groupby("metric", sort=False):
-        found[f"By group: {metric_label(str(metric))}"] = _pivot(part.assign(column=part["condition"]))
-    return {title: each for title, each in found.items() if len(each)}
+        heads = {name: name for name in part["condition"].unique()}
+        found[f"By group: {metric_label(str(metric))}"] = _pivot(part, "condition", heads)
+    return found
 
 
-def _pivot(table: pd.DataFrame) -> pd.DataFrame:
-    """Return text cells: a row per run, a column per name in `column`, in the order they are met."""
-    heads, order = list(dict.fromkeys(table["column"])), list(dict.fromkeys(table["run"]))
-    cells = {(row["run"], row["column"]): with_interval(row) for row in rows_of(table)}
-    rows = [[run, *(cells.get((run, head), "") for head in heads)] for run in order]
-    return pd.DataFrame(rows, columns=["Run", *heads])
+def _pivot(table: pd.DataFrame, by: str, heads: Mapping[Any, str], first: str = "Run") -> pd.DataFrame:
+    """Return text cells: a row per run, a column for each of the heads, by what stands in the column `by`."""
+    cells = {(row["run"], row[by]): with_interval(row) for row in rows_of(table)}
+    rows = [[run, *(cells.get((run, head), "") for head in heads)] for run in table["run"].unique()]
+    return pd.DataFrame(rows, columns=[first, *heads.values()])

@@ -41,8 +41,7 @@ def axis_title(metric: str) -> str:
 
 def measured_values(leaderboard: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the rows of a metric that have a value and were measured under no condition, one per run."""
-    table = scalars(leaderboard)
-    return table[(table["metric"] == metric) & table["value"].notna()]
+    return scalars(leaderboard, metric).dropna(subset="value")
 
 
 def ranked(leaderboard: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -129,18 +128,14 @@ def rate_intervals(leaderboard: pd.DataFrame) -> pd.DataFrame:
 
 
 def roc(
-    curves: pd.DataFrame,
-    look: Looks,
-    *,
-    every_seed: bool = False,
-    bars: pd.DataFrame | None = None,
+    curves: pd.DataFrame, look: Looks, *, every_seed: bool = False, bars: pd.DataFrame | None = None
 ) -> Chart:
     """Return ROC curves over a logarithmic false accept rate: the mean over seeds, or every seed.
 
     With `bars` (`rate_intervals`) the means have these, and bands that span the seeds.
     """
     more = bars is not None and not every_seed
-    parts = {str(name): curves[curves["run"] == name] for name in curves["run"].unique()}
+    parts = {str(name): part for name, part in curves.groupby("run", sort=False)}
     if every_seed:
         lines = [
             Series(name, line["far"], line["tar"], look[name], legend=place == 0)
@@ -171,11 +166,7 @@ def roc(
 
 
 def det(
-    curves: pd.DataFrame,
-    look: Looks,
-    *,
-    spread: bool = False,
-    bars: pd.DataFrame | None = None,
+    curves: pd.DataFrame, look: Looks, *, spread: bool = False, bars: pd.DataFrame | None = None
 ) -> Chart:
     """Return the detection error trade-off: both error rates of the ROC curves (tables.roc_curves).
 
@@ -183,15 +174,13 @@ def det(
     With `spread` each line has a band from its lowest to its highest seed.
     """
     errors = curves.assign(fnmr=1 - curves["tar"])
-    means = {
-        str(name): _mean(
-            str(name), errors[errors["run"] == name], "far", "fnmr", look[str(name)], band=spread
-        )
-        for name in curves["run"].unique()
-    }
+    means = [
+        _mean(str(name), part, "far", "fnmr", look[str(name)], band=spread)
+        for name, part in errors.groupby("run", sort=False)
+    ]
     # No error has no place on a logarithmic axis; a band that reaches it ends below the smallest rate shown.
-    least = min([float(each.y[each.y > 0].min()) for each in means.values() if (each.y > 0).any()], default=1)
-    lines = [_above_nothing(each, least / 2) for each in means.values()]
+    least = min([float(each.y[each.y > 0].min()) for each in means if (each.y > 0).any()], default=1)
+    lines = [_above_nothing(each, least / 2) for each in means]
     if bars is not None:
         lines += _intervals(det_intervals(bars), look)
     enough = impostors_needed(1.0) / int(curves["impostors"].min())
@@ -245,21 +234,18 @@ def _intervals(bars: pd.DataFrame, look: Looks) -> list[Series]:
     ]  # fmt: skip
 
 
-def learning(curves: pd.DataFrame, look: Looks, stage: str, read: str = "") -> Chart:
+def learning(curves: pd.DataFrame, look: Looks, stage: str) -> Chart:
     """Return the loss by step of a key of TRAININGS: every seed thin, each run's mean bold."""
     title = TRAININGS.get(stage, stage)
     lines: list[Series] = []
-    for name, part in curves.groupby("run", sort=False):
-        own = look[str(name)]
-        plain = Look(own.colour)
+    for run, part in curves.groupby("run", sort=False):
+        name, plain = str(run), Look(look[str(run)].colour)
         for _, seed in part.sort_values("step").groupby(["seed", "part"]):
-            lines.append(
-                Series(str(name), seed["step"], seed["loss"], plain, line=1, opacity=0.4, legend=False)
-            )
-        lines.append(_mean(str(name), part, "step", "loss", plain))
+            lines.append(Series(name, seed["step"], seed["loss"], plain, line=1, opacity=0.4, legend=False))
+        lines.append(_mean(name, part, "step", "loss", plain))
     alt = f"Line chart: loss by step of {title.lower()}, for every run and seed."
     axes = Axis("step"), Axis("loss")
-    return Chart(stage, title, read or HOW_TO_READ[stage], alt, {"": lines}, *axes, height=360)
+    return Chart(stage, title, HOW_TO_READ[stage], alt, {"": lines}, *axes, height=360)
 
 
 def quality(measured: pd.DataFrame, measure: Measure) -> Chart:

@@ -164,8 +164,8 @@ def overlaps(paths: Results) -> pd.DataFrame:
 def faces(paths: Results) -> pd.DataFrame:
     """Return sample_id, person and role of every aligned face, those of evaluation people first."""
     split = records.read_table(paths.data.split, ["sample_id", "person", "role"])
-    first = split["role"] != layout.ROLE_EVALUATION
-    return split.assign(first=first).sort_values(["first", "sample_id"], kind="stable").drop(columns="first")
+    split = split.sort_values("sample_id", kind="stable")
+    return split.sort_values("role", key=lambda role: role != layout.ROLE_EVALUATION, kind="stable")
 
 
 def samples(paths: Results, count: int) -> list[str]:
@@ -274,7 +274,7 @@ def worst_first(measured: pd.DataFrame, warning: str | None = None) -> pd.DataFr
 def histogram(measured: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     """Return the bins that hold faces: centre on the axis, faces, doubtful. A limit lies between two bins."""
     values = on_axis(measured[measure.column].dropna().to_numpy(float), measure)
-    limit = float(on_axis(np.array([measure.limit]), measure)[0])
+    limit = float(on_axis(np.array(measure.limit), measure))
     # Bins include their upper end, since a confidence of exactly 1 is common.
     place, count = np.unique(np.ceil((values - limit) / measure.width - 1e-6) - 1, return_counts=True)
     centre = limit + (place + 0.5) * measure.width

@@ -7,6 +7,7 @@ before the run: every masked autoencoder against the runs of `evaluate.against`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import combinations
 from typing import Any
 
 import pandas as pd
@@ -72,28 +73,32 @@ def verdict_in_words(
     runs and controls that hide patches in fine-tuning are judged with the claims (claims.py).
     """
     metric = experiment.evaluate.primary
-    table = scalars(leaderboard)
-    table = table[table["metric"] == metric].set_index("run")
+    table = scalars(leaderboard, metric).set_index("run")
     people = int(table["people"].iloc[0])
-    pairs = [compared(verdicts, metric, *pair) for pair in experiment.primary_pairs]
-    rows = [row for row in pairs if row is not None]
+    rows = list(filter(None, compared(verdicts, metric, experiment.primary_pairs)))
     first, *others = [*dict.fromkeys(row["run_b"] for row in rows)] or [""]
     where = f" on {people} unseen people, by {METRIC_NAMES[metric]}"
     sentences = [
         MEANT[metric] if first else "",
         _against(experiment, rows, first, where) if first else "",
         *[_against(experiment, rows, control, "") for control in others],
-        *_reasons(rows),
+        *dict.fromkeys(f"Undecided because {row['note']}." for row in rows if row["note"]),
         _among_strategies(experiment, verdicts),
         _best_control(experiment, table, verdicts),
         *[_started(experiment, verdicts, name) for name in started_runs(experiment)],
         what_verdicts_mean(experiment),
     ]
+    if first:
+        headline = _answer(experiment, table, verdicts, rows)
+    elif experiment.primary_pairs:
+        headline = f"No verdict: {METRIC_NAMES[metric]} was not measured; the tables say why."
+    else:
+        headline = NO_FAMILY
     return {
         "metric": metric,
         "people": people,
         "seeds": len(experiment.seeds),
-        "headline": _answer(experiment, table, verdicts, rows) if first else _no_verdict(experiment),
+        "headline": headline,
         "sentences": [sentence for sentence in sentences if sentence],
     }
 
@@ -146,10 +151,9 @@ def _failure(experiment: config.Experiment, table: pd.DataFrame, verdicts: pd.Da
     notes = verdicts.loc[(verdicts["run_a"] == name) | (verdicts["run_b"] == name), "note"].astype(str)
     if notes.str.startswith(f"{name} {NOT_LEARNT}").any():
         return "did not get far enough in training to tell people apart"
-    for control in UNTRAINED:
-        row = compared(verdicts, metric, name, control)
-        if row is not None and row["verdict"] == "worse":
-            return f"recognise people worse than {control}, which trains no network,"
+    for row in compared(verdicts, metric, [(name, control) for control in UNTRAINED]):
+        if row and row["verdict"] == "worse":
+            return f"recognise people worse than {row['run_b']}, which trains no network,"
     return ""
 
 
@@ -173,12 +177,6 @@ def _how_sure(experiment: config.Experiment, verdict: str, people: int) -> str:
         margin = 1000 * experiment.evaluate.equivalence
         return f"; {trainings}, more than {margin:.0f} in 1,000 either way is ruled out"
     return f"; {trainings}, chance alone can do that"
-
-
-def _no_verdict(experiment: config.Experiment) -> str:
-    if not experiment.primary_pairs:
-        return NO_FAMILY
-    return f"No verdict: {METRIC_NAMES[experiment.evaluate.primary]} was not measured; the tables say why."
 
 
 def _plain(experiment: config.Experiment, control: str) -> bool:
@@ -209,23 +207,11 @@ def _by_verdict(rows: list[dict[str, Any]]) -> str:
     return "; ".join(parts)
 
 
-def _reasons(rows: list[dict[str, Any]]) -> list[str]:
-    """Return why comparisons are undecided, each reason once."""
-    notes = dict.fromkeys(str(row["note"]) for row in rows if row["note"])
-    return [f"Undecided because {note}." for note in notes]
-
-
 def _among_strategies(experiment: config.Experiment, verdicts: pd.DataFrame) -> str:
     """Return what was found between masks that were not compared as the primary family."""
-    names, primary = masked_runs(experiment), experiment.primary_pairs
-    pairs = [
-        (b, a)
-        for place, a in enumerate(names)
-        for b in names[place + 1 :]
-        if (a, b) not in primary and (b, a) not in primary
-    ]
-    found = [compared(verdicts, experiment.evaluate.primary, *pair) for pair in pairs]
-    rows = [row for row in found if row is not None]
+    primary = {frozenset(pair) for pair in experiment.primary_pairs}
+    pairs = [(b, a) for a, b in combinations(masked_runs(experiment), 2) if {a, b} not in primary]
+    rows = list(filter(None, compared(verdicts, experiment.evaluate.primary, pairs)))
     called = [row for row in rows if row["verdict"] in OPPOSITE]
     wins = [f"{row['run_a']} is {row['verdict']} than {row['run_b']}" for row in called]
     rest = [(v, sum(row["verdict"] == v for row in rows)) for v in VERDICTS if v not in OPPOSITE]
@@ -243,8 +229,8 @@ def _best_control(experiment: config.Experiment, table: pd.DataFrame, verdicts: 
         return ""
     metric = experiment.evaluate.primary
     name = best.sort_values("value", ascending=not higher_is_better(metric), kind="stable").index[0]
-    found = [compared(verdicts, metric, run, name) for run in experiment.run_names]
-    words = _by_verdict([row for row in found if row is not None])
+    found = compared(verdicts, metric, [(run, name) for run in experiment.run_names])
+    words = _by_verdict(list(filter(None, found)))
     what = "learns from the same labels" if len(learning) else "trains no network"
     against = f": against it {words} (exploratory)" if words else ""
     return f"The best control that {what} is {name} with {best.loc[name, 'value']:.3f}{against}."
@@ -260,7 +246,7 @@ def _started(experiment: config.Experiment, verdicts: pd.DataFrame, name: str) -
     widths = {each: experiment.run(each).model.shape for each in (name, plain)}
     sizes = [f"{depth} blocks of width {width}" for width, depth, _ in widths.values()]
     other = f" and is of another size ({sizes[0]}, not {sizes[-1]})" if len(set(sizes)) > 1 else ""
-    row = compared(verdicts, experiment.evaluate.primary, name, plain)
+    (row,) = compared(verdicts, experiment.evaluate.primary, [(name, plain)])
     against = f"; against {plain} {_by_verdict([row])}" if row is not None else ""
     return (
         f"{name} starts from {init}, which {seen}{other}: it shows what a finished network buys, not what a "

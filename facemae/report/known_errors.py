@@ -49,12 +49,9 @@ def groups(measured: pd.DataFrame) -> Groups:
 
 
 def failures(paths: Results, run: str, seed: int, count: int = FAILURES) -> pd.DataFrame:
-    """Return the pairs of evaluation faces that the network finds hardest.
+    """Return the pairs of evaluation faces that a network finds hardest, at most so many of either kind.
 
-    Args:
-        paths: The results.
-        run, seed: Whose embeddings; of several parts the first, whose network the card is of.
-        count: Pairs of either kind at most.
+    Of several parts it is the first's network, as of the card.
 
     Returns:
         Columns kind ("genuine": one person, the lowest scores; "impostor": two people, the highest), first,

@@ -6,6 +6,7 @@ a log, checkpoints, and what it leaves when it diverges. Nothing here changes a 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,12 +104,9 @@ def workflow_runs(paths: Results) -> bool:
 
 
 def trainings(paths: Results, setup: config.Experiment, now: float | None = None) -> list[Training]:
-    """Return the trainings that are not finished, those that go on first, otherwise in the setup's order.
+    """Return the setup's trainings that are not finished, those that go on first, otherwise in its order.
 
-    Args:
-        paths: The results folder.
-        setup: Its experiment, whose runs are looked for.
-        now: Seconds since the epoch; None is this moment.
+    `now` is in seconds since the epoch, None for this moment.
     """
     moment = time.time() if now is None else now
     found = [
@@ -134,36 +132,34 @@ def losses(found: list[Training]) -> pd.DataFrame:
 
 def done(paths: Results, setup: config.Experiment) -> pd.DataFrame:
     """Return how much of each stage is finished: stage, done and of, in the order of the workflow."""
-    pretrained = [name for name in setup.run_names if setup.run(name).pretrain]
-    stages: dict[str, tuple[str, list[str]]] = {
-        "pretraining": ("pretrain", pretrained),
-        "fine-tuning": ("finetune", setup.run_names),
-        "evaluation": ("evaluate", setup.names),
-        "covered and lit faces": ("robustness", setup.chosen(setup.robustness.runs)),
-        "attributes": ("attributes", _trained(setup, setup.attributes.runs)),
-    }
+    trained = setup.run_names
+    attributes, labels = (
+        [name for name in setup.chosen(each.runs) if name in trained]
+        for each in (setup.attributes, setup.label_curve)
+    )
+
+    def of(stage: str, names: list[str]) -> list[Path]:
+        places = [paths.stage(name, seed, stage) for name in names for seed in setup.seeds_of(name)]
+        return [place / layout.METRICS for place in places]
+
     files = {
         "photos listed": [paths.data.photos],
         "faces aligned": [paths.data.faces],
         "people split": [paths.data.split],
-    } | {
-        title: [
-            paths.stage(name, seed, stage) / layout.METRICS for name in names for seed in setup.seeds_of(name)
-        ]
-        for title, (stage, names) in stages.items()
+        "pretraining": of("pretrain", [name for name in trained if setup.run(name).pretrain]),
+        "fine-tuning": of("finetune", trained),
+        "evaluation": of("evaluate", setup.names),
+        "covered and lit faces": of("robustness", setup.chosen(setup.robustness.runs)),
+        "attributes": of("attributes", attributes),
+        "fewer labels": [
+            paths.labels(name, setup.label_seed(subset), subset) / layout.METRICS
+            for name in labels
+            for subset in range(setup.label_curve.subsets)
+        ],
+        "verdict": [paths.verdict],
     }
-    files["fewer labels"] = [
-        paths.labels(name, setup.label_seed(subset), subset) / layout.METRICS
-        for name in _trained(setup, setup.label_curve.runs)
-        for subset in range(setup.label_curve.subsets)
-    ]
-    files["verdict"] = [paths.verdict]
     counted = [(title, sum(each.is_file() for each in of), len(of)) for title, of in files.items() if of]
     return pd.DataFrame(counted, columns=["stage", "done", "of"])
-
-
-def _trained(setup: config.Experiment, runs: list[str]) -> list[str]:
-    return [name for name in setup.chosen(runs) if name not in setup.baselines]
 
 
 def _states(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -179,7 +175,9 @@ def _training(folder: Path, run: str, seed: int, stage: str, now: float) -> Trai
     signs = _signs(folder)
     if not signs or (folder / layout.PART).is_file():
         return None
-    settings, log, quiet = _settings(folder, stage), _log(folder), now - max(signs)
+    job, log, quiet = _json(folder / layout.JOB), _log(folder), now - max(signs)
+    found = job.get("pretrain" if stage == "pretrain" else "finetune")
+    settings = found if isinstance(found, dict) else {}  # while they are not written
     step, steps = int(log[-1]["step"]) if log else 0, settings.get("steps")
     batch, rate = int(settings.get("batch_size", 0)), _rate(log)
     interval = int(settings.get("log_every", 0)) * batch / rate if rate else 0.0
@@ -202,17 +200,9 @@ def _signs(folder: Path) -> list[float]:
     """Return when each file of a state folder was written, in seconds since the epoch."""
     moments = []
     for path in folder.glob("*"):
-        try:
+        with contextlib.suppress(OSError):  # a checkpoint that was dropped since it was listed
             moments.append(path.stat().st_mtime)
-        except OSError:  # a checkpoint that was dropped since it was listed
-            continue
     return moments
-
-
-def _settings(folder: Path, stage: str) -> dict[str, Any]:
-    """Return the settings of the stage that a state folder was begun with, {} while they are not written."""
-    found = _json(folder / layout.JOB).get("pretrain" if stage == "pretrain" else "finetune")
-    return found if isinstance(found, dict) else {}
 
 
 def _json(path: Path) -> dict[str, Any]:

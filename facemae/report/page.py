@@ -28,6 +28,7 @@ from facemae.report.phrases import (
     masked_runs,
     metric_label,
     primary_first,
+    rows_of,
     scalars,
 )
 from facemae.report.static_charts import svg
@@ -69,6 +70,8 @@ def report(experiment: config.Experiment, root: Path, out: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    own = {"table_of": conditions.table_of, "numbers": conditions.numbers}
+    environment.globals |= own | {"svg": lambda chart: Markup(svg(chart))}
     page = environment.get_template(TEMPLATE).render(content).encode("utf-8", "replace")
     files.atomic_write(out, page)
     say("report", f"{out} ({len(page) / 1e6:.1f} MB)")
@@ -87,7 +90,7 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
         "verdict_colours": charts.VERDICT_COLOURS,
         "verdicts": _verdict_tables(verdicts, experiment),
         "leaderboards": _leaderboard_tables(leaderboard),
-        "curves": _conditions(leaderboard),
+        "curves": conditions.conditions(leaderboard, chart_spec.looks(leaderboard)),
         "groups": conditions.grouped_tables(leaderboard),
         "charts": _charts(experiment, paths, leaderboard),
         "how_to_read": phrases.HOW_TO_READ,
@@ -106,54 +109,18 @@ def _matrix(verdicts: pd.DataFrame, experiment: config.Experiment) -> dict[str, 
     """Return the verdict on every run (column) against every other run and control (row)."""
     runs = tables.run_names(experiment)
     cells = tables.verdict_cells(verdicts, experiment.evaluate.primary, runs, experiment.baselines)
-    return {
-        "runs": runs if len(verdicts) else [],
-        "rows": [
-            {
-                "opponent": opponent,
-                "control": opponent in experiment.baselines,
-                "cells": [_matrix_cell(cell) for cell in row],
-            }
-            for opponent, row in cells.items()
-        ],
-    }
-
-
-def _matrix_cell(cell: dict[str, Any] | None) -> dict[str, str]:
-    if cell is None:
-        return {"verdict": "", "difference": "", "family": ""}
-    difference = f"{cell['difference']:+.3f}"
-    return {"verdict": str(cell["verdict"]), "difference": difference, "family": str(cell["family"])}
-
-
-def _verdict_tables(verdicts: pd.DataFrame, experiment: config.Experiment) -> list[dict[str, Any]]:
-    """Return one table per metric, the primary one first."""
-    names = list(verdicts["metric"].unique())
-    names.sort(key=lambda name: name != experiment.evaluate.primary)
-    return [
-        {
-            "metric": metric_label(name),
-            "rows": [
-                _verdict_row(row)
-                for row in primary_first(verdicts[verdicts["metric"] == name]).to_dict("records")
-            ],
-        }
-        for name in names
+    rows = [
+        {"opponent": opponent, "control": opponent in experiment.baselines, "cells": row}
+        for opponent, row in cells.items()
     ]
+    return {"runs": runs if len(verdicts) else [], "rows": rows}
 
 
-def _verdict_row(row: dict[Any, Any]) -> dict[str, str]:
-    interval = f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}"
-    return {
-        "pair": f"{row['run_a']} against {row['run_b']}",
-        "difference": f"{row['difference']:+.3f} ({interval})",
-        "p": f"{row['p_adjusted']:.3f}" if row["p_adjusted"] >= 0.001 else "< 0.001",
-        "verdict": str(row["verdict"]),
-        "note": str(row["note"]),
-        "family": str(row["family"]),
-        "seconds": f"{row['seconds_difference']:+.0f}",
-        "budget": str(row["budget_note"]) or "equal but for the mask",
-    }
+def _verdict_tables(verdicts: pd.DataFrame, experiment: config.Experiment) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each metric, the primary one first."""
+    names = sorted(verdicts["metric"].unique(), key=lambda name: name != experiment.evaluate.primary)
+    parts = {name: primary_first(verdicts[verdicts["metric"] == name]) for name in names}
+    return {metric_label(name): rows_of(part) for name, part in parts.items()}
 
 
 def _leaderboard_tables(leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
@@ -171,7 +138,7 @@ def _leaderboard_table(table: pd.DataFrame) -> dict[str, Any]:
     metrics = [name for name in table["metric"].unique() if "_at_target" not in name]
     rows = []
     for _, part in table.groupby("run", sort=False):
-        entries = {row["metric"]: row for row in part.to_dict("records")}
+        entries = {row["metric"]: row for row in rows_of(part)}
         first = next(iter(entries.values()))
         rows.append(
             {
@@ -180,7 +147,7 @@ def _leaderboard_table(table: pd.DataFrame) -> dict[str, Any]:
                 "values": [_value(entries, name) for name in metrics],
                 "people": first["people"],
                 "seeds": first["seeds"],
-                "budget": _budget(first),
+                "budget": ["" if pd.isna(first[name]) else f"{first[name]:,.0f}" for name in BUDGET],
                 "device": first["device"],
             }
         )
@@ -189,11 +156,6 @@ def _leaderboard_table(table: pd.DataFrame) -> dict[str, Any]:
         "budget": list(BUDGET.values()),
         "rows": rows,
     }
-
-
-def _budget(row: dict[Any, Any]) -> list[str]:
-    """Return what a run's training took, "" where nobody counted."""
-    return ["" if pd.isna(row[name]) else f"{row[name]:,.0f}" for name in BUDGET]
 
 
 def _value(entries: dict[Any, dict[Any, Any]], metric: str) -> dict[str, str]:
@@ -212,30 +174,9 @@ def _value(entries: dict[Any, dict[Any, Any]], metric: str) -> dict[str, str]:
     return {"value": f"{entry['value']:.3f}", "more": ", ".join(more)}
 
 
-def _drawn(chart: chart_spec.Chart) -> dict[str, Any]:
-    """Return a chart for the page: its words, and itself as SVG."""
-    words = {"name": chart.name, "title": chart.title, "read": chart.read, "alt": chart.alt}
-    return words | {"svg": Markup(svg(chart))}
-
-
-def _conditions(leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the charts of what was measured under conditions, each with its numbers."""
-    return [
-        _drawn(each)
-        | {
-            "tables": {
-                title: conditions.table_of(conditions.numbers(panel), each.x.title)
-                for title, panel in each.panels.items()
-            }
-        }
-        for each in conditions.conditions(leaderboard, chart_spec.looks(leaderboard))
-    ]
-
-
 def _charts(
     experiment: config.Experiment, paths: Results, leaderboard: pd.DataFrame
-) -> dict[str, dict[str, Any]]:
-    """Return by name the charts that have something to show."""
+) -> dict[str, chart_spec.Chart]:
     primary, looks = experiment.evaluate.primary, chart_spec.looks(leaderboard)
     roc = tables.roc_curves(paths)
     drawn = [
@@ -247,7 +188,7 @@ def _charts(
     for stage in curves.TRAININGS:
         losses = tables.learning_curves(paths, stage)
         drawn += [curves.learning(losses, looks, stage)] if len(losses) else []
-    return {each.name: _drawn(each) for each in drawn}
+    return {each.name: each for each in drawn}
 
 
 def _strips(experiment: config.Experiment, paths: Results) -> list[dict[str, str]]:
@@ -270,33 +211,20 @@ def _alignment(paths: Results) -> dict[str, Any]:
     return {
         "total": tally.drop(columns="source").sum().to_dict(),
         "codes": list(tally.columns[4:]),
-        "sources": _sources(faces.sources(paths), tally),
+        "sources": faces.sources(paths),
+        "counts": tally.set_index("source").to_dict("index"),
         "histograms": {
-            measure.column: _drawn(curves.quality(measured, measure))
+            measure.column: curves.quality(measured, measure)
             for measure in faces.MEASURES
             if measured[measure.column].notna().any()
         },
         "warnings": _warnings(paths, measured),
         "rejected": [
-            row | {"thumbnail": _photo_thumbnail(places.get(row["sample_id"]))}
-            for row in shown.to_dict("records")
+            row | {"thumbnail": _photo_thumbnail(places.get(row["sample_id"]))} for row in rows_of(shown)
         ],
         "left_out": len(rejected) - len(shown),
         "overlaps": _overlaps(paths),
     }
-
-
-def _sources(origins: list[faces.Origin], tally: pd.DataFrame) -> list[dict[str, Any]]:
-    counts = tally.set_index("source").to_dict("index")
-    return [
-        {
-            "name": each.name,
-            "title": each.title,
-            "counts": counts[each.name],
-            "ignored": ", ".join(f"{count} {reason}" for reason, count in each.ignored.items()),
-        }
-        for each in origins
-    ]
 
 
 def _warnings(paths: Results, measured: pd.DataFrame) -> list[dict[str, Any]]:
@@ -305,40 +233,27 @@ def _warnings(paths: Results, measured: pd.DataFrame) -> list[dict[str, Any]]:
     heads = {warning: part.head(MAX_DOUBTFUL) for warning, part in parts.items() if len(part)}
     names = sorted({name for head in heads.values() for name in head["sample_id"]})
     pictures = _face_thumbnails(paths, names)
-    return [
-        {
-            "warning": quality.WARNINGS[warning],
-            "faces": len(parts[warning]),
-            "shown": [
-                {
-                    "name": row["sample_id"],
-                    "value": faces.doubtful_value(warning, row),
-                    "thumbnail": pictures[row["sample_id"]],
-                }
-                for row in head.to_dict("records")
-            ],
-        }
-        for warning, head in heads.items()
-    ]
+    found = []
+    for warning, head in heads.items():
+        shown = [
+            {"name": name, "value": faces.doubtful_value(warning, row), "thumbnail": pictures[name]}
+            for row in rows_of(head)
+            for name in [row["sample_id"]]
+        ]
+        found.append({"warning": quality.WARNINGS[warning], "faces": len(parts[warning]), "shown": shown})
+    return found
 
 
 def _overlaps(paths: Results) -> list[dict[str, Any]]:
     """Return how many overlaps there are of each kind and action, and the first of them side by side."""
-    groups = list(faces.overlaps(paths).groupby(["kind", "action"], sort=False))
-    heads = [part.head(MAX_OVERLAPS) for _, part in groups]
-    names = sorted({str(name) for head in heads for name in (*head["evaluation"], *head["other"])})
-    pictures = _face_thumbnails(paths, names)
-    return [
-        {
-            "words": faces.overlap_words(str(kind), str(action)),
-            "pairs": len(part),
-            "shown": [
-                [{"name": name, "thumbnail": pictures.get(name, "")} for name in pair]
-                for pair in zip(head["evaluation"], head["other"], strict=True)
-            ],
-        }
-        for ((kind, action), part), head in zip(groups, heads, strict=True)
-    ]
+    found = []
+    for (kind, action), part in faces.overlaps(paths).groupby(["kind", "action"], sort=False):
+        pairs = part[["evaluation", "other"]].head(MAX_OVERLAPS).to_numpy(str).tolist()
+        pictures = _face_thumbnails(paths, [name for pair in pairs for name in pair])
+        shown = [[{"name": name, "thumbnail": pictures.get(name, "")} for name in pair] for pair in pairs]
+        words = faces.overlap_words(str(kind), str(action))
+        found.append({"words": words, "pairs": len(part), "shown": shown})
+    return found
 
 
 def _face_thumbnails(paths: Results, names: list[str]) -> dict[str, str]:
@@ -366,14 +281,12 @@ def _data_uri(image: Image.Image, side: int) -> str:
 
 
 def _facts(experiment: config.Experiment, details: dict[str, Any]) -> dict[str, str]:
-    """Return how the numbers came about, by name."""
-    versions = ", ".join(f"{name} {version}" for name, version in dict(details["versions"]).items())
     return {
         "Data": str(details["dataset"]),
         "People evaluated on": f"{details['people']}, each by networks that had not seen them",
         "Seeds": ", ".join(map(str, experiment.seeds)),
         "Bootstrap resamples of people": str(experiment.evaluate.resamples),
         "Device": str(details["device"]),
-        "Versions": versions,
+        "Versions": ", ".join(" ".join(each) for each in dict(details["versions"]).items()),
         "Commit": str(details["commit"]),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import pandas as pd
@@ -133,9 +133,10 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], table.to_dict("records"))
 
 
-def scalars(leaderboard: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that were measured under no condition: at most one for each run and metric."""
-    return leaderboard[leaderboard["condition"] == ""]
+def scalars(leaderboard: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
+    """Return the rows of a metric, or all, under no condition: at most one for each run and metric."""
+    table = leaderboard[leaderboard["condition"] == ""]
+    return table if metric is None else table[table["metric"] == metric]
 
 
 def primary_first(verdicts: pd.DataFrame) -> pd.DataFrame:
@@ -161,8 +162,8 @@ def masked_runs(experiment: config.Experiment) -> list[str]:
 
 def contrastive_runs(experiment: config.Experiment) -> list[str]:
     """Return the names of the runs that learn by comparing views of a face."""
-    pretrained = [name for name in experiment.run_names if experiment.run(name).pretrain]
-    return [name for name in pretrained if not experiment.run(name).masked]
+    runs = {name: experiment.run(name) for name in experiment.run_names}
+    return [name for name, run in runs.items() if run.pretrain and not run.masked]
 
 
 def started_runs(experiment: config.Experiment) -> list[str]:
@@ -172,17 +173,14 @@ def started_runs(experiment: config.Experiment) -> list[str]:
 
 def hiding_runs(experiment: config.Experiment) -> list[str]:
     """Return the names of the runs that hide something in fine-tuning alone, without any pretraining."""
-    return [name for name in _without_pretraining(experiment) if hides(experiment.run(name).finetune)]
+    return [name for name in scratch_runs(experiment) if hides(experiment.run(name).finetune)]
 
 
 def scratch_runs(experiment: config.Experiment) -> list[str]:
     """Return the names of the runs from scratch: first those that hide nothing in fine-tuning."""
-    return sorted(_without_pretraining(experiment), key=lambda name: hides(experiment.run(name).finetune))
-
-
-def _without_pretraining(experiment: config.Experiment) -> list[str]:
-    started = started_runs(experiment)
-    return [n for n in experiment.run_names if experiment.run(n).pretrain is None and n not in started]
+    runs = {name: experiment.run(name) for name in experiment.run_names}
+    scratch = [name for name, run in runs.items() if run.pretrain is None and not run.finetune.init]
+    return sorted(scratch, key=lambda name: hides(runs[name].finetune))
 
 
 def hides(finetune: config.Finetune) -> bool:
@@ -190,13 +188,13 @@ def hides(finetune: config.Finetune) -> bool:
     return bool(finetune.patch_drop or finetune.erasing)
 
 
-def compared(verdicts: pd.DataFrame, metric: str, run: str, opponent: str) -> dict[str, Any] | None:
-    """Return the comparison of two runs by a metric from the side of the first, None where there is none."""
-    table = verdicts[verdicts["metric"] == metric]
-    here = (table["run_a"] == run) & (table["run_b"] == opponent)
-    there = (table["run_a"] == opponent) & (table["run_b"] == run)
-    rows = table[here | there].to_dict("records")
-    return turned({str(key): value for key, value in rows[0].items()}, run) if rows else None
+def compared(
+    verdicts: pd.DataFrame, metric: str, pairs: Iterable[tuple[str, str]]
+) -> list[dict[str, Any] | None]:
+    """Return the comparisons of pairs of runs, each from the side of its first, None where there is none."""
+    judged = {(row["run_a"], row["run_b"]): row for row in rows_of(verdicts[verdicts["metric"] == metric])}
+    found = [(run, judged.get((run, other)) or judged.get((other, run))) for run, other in pairs]
+    return [row and turned(row, run) for run, row in found]
 
 
 def some_names(names: Any) -> str:

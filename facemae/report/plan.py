@@ -8,8 +8,9 @@ Where nothing was measured there is no number, but a sentence that says what to 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from facemae.evaluation.variance import Variance, added
 from facemae.evaluation.verdict import detectable
 from facemae.report import tables
 from facemae.report.headline import NO_FAMILY
-from facemae.report.phrases import metric_label, names_of
+from facemae.report.phrases import metric_label, names_of, rows_of
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
 POWER = 0.8
@@ -82,7 +83,7 @@ class Pilot:
 
     source: str
     noise: Noise | None
-    runs: list[Mapping[str, Any]]
+    runs: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -169,18 +170,15 @@ def _of_folder(experiment: config.Experiment, root: Path) -> Pilot | None:
     found = tables.verdict(paths)
     if found.metric != experiment.evaluate.primary:
         return None
-    runs = tables.leaderboard(paths).drop_duplicates("run").to_dict("records")
-    return Pilot(str(root), _noise(found.noise), [{str(key): row[key] for key in row} for row in runs])
+    return Pilot(str(root), _noise(found.noise), rows_of(tables.leaderboard(paths).drop_duplicates("run")))
 
 
 def _documented(experiment: config.Experiment, folder: Path) -> Pilot:
     """Return what a documented result of the same data and metric tells; nothing where there is none."""
+    wanted = experiment.dataset, experiment.evaluate.primary
     for file in sorted(folder.glob("*.json")):
         content = records.read_json(file)
-        if (content["facts"]["Data"], content["primary"]) == (
-            experiment.dataset,
-            experiment.evaluate.primary,
-        ):
+        if (content["facts"]["Data"], content["primary"]) == wanted:
             return Pilot(f"docs/results/{file.name}", _noise(content.get("noise", {})), content["runs"])
     return Pilot("", None, [])
 
@@ -204,32 +202,26 @@ def _people(experiment: config.Experiment, root: Path, pilot: Pilot) -> int | No
     return None if known is None else round(known * experiment.split.evaluation_fraction)
 
 
-def _minutes(experiment: config.Experiment, runs: Iterable[Mapping[str, Any]]) -> float | None:
+def _minutes(experiment: config.Experiment, runs: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the minutes of all trainings, at the seconds a face that earlier ones took; None: not known."""
-    measured = list(runs)
     total = 0.0
-    for name in experiment.run_names:
-        for stage in STAGES:
-            faces = _faces(experiment, name, stage)
-            rate = _seconds_a_face(measured, name, stage)
-            if faces and rate is None:
-                return None
-            total += faces * (rate or 0.0)
+    for name, stage in product(experiment.run_names, STAGES):
+        faces, rate = _faces(experiment, name, stage), _seconds_a_face(runs, name, stage)
+        if faces and rate is None:
+            return None
+        total += faces * (rate or 0.0)
     return total * len(experiment.seeds) / 60
 
 
 def _faces(experiment: config.Experiment, name: str, stage: str) -> int:
-    """Return how many faces a training sees."""
     run = experiment.run(name)
     if stage == "finetune":
         return run.finetune.steps * run.finetune.batch_size * experiment.split.rotations
-    if run.pretrain is None:
-        return 0
     views = 1 if run.masked else 2
-    return run.pretrain.steps * run.pretrain.batch_size * views
+    return run.pretrain.steps * run.pretrain.batch_size * views if run.pretrain else 0
 
 
-def _seconds_a_face(runs: list[Mapping[str, Any]], name: str, stage: str) -> float | None:
+def _seconds_a_face(runs: Sequence[Mapping[str, Any]], name: str, stage: str) -> float | None:
     """Return what a face took: in the run of that name, or else in all that have such a stage."""
     trained = [run for run in runs if (run[f"images_{stage}"] or 0) > 0]
     own = [run for run in trained if run["run"] == name] or trained
@@ -258,37 +250,22 @@ def _too_small(asked: _Comparison) -> str:
     """Return what would show equivalence: more seeds, or else more people, or else a larger margin."""
     margin, seeds = asked.experiment.evaluate.equivalence, len(asked.experiment.seeds)
     within = f"equivalence within {margin:g}"
-    needed = _least(range(seeds + 1, MOST_SEEDS + 1), lambda count: asked.shows_equivalence(seeds=count))
-    if needed:
-        return f"These seeds are too few to show {within}: it takes {needed} of them."
-    reach = asked.reach(POWER_OF_EQUIVALENCE)
+    for count in range(seeds + 1, MOST_SEEDS + 1):
+        if asked.shows_equivalence(seeds=count):
+            return f"These seeds are too few to show {within}: it takes {count} of them."
+    reach, more = asked.reach(POWER_OF_EQUIVALENCE), asked.people
     assert reach is not None
-    assert asked.people is not None
-    more = _least(
-        _growing(asked.people, MOST_PEOPLE),
-        lambda count: asked.shows_equivalence(people=count, seeds=max(seeds, MOST_SEEDS)),
-    )
-    people = f"evaluate on about {more:,} people with more seeds, or " if more else ""
+    assert more is not None
+    people = ""
+    while not people and (more := math.ceil(more * GROWTH)) <= MOST_PEOPLE:
+        if asked.shows_equivalence(people=more, seeds=max(seeds, MOST_SEEDS)):
+            people = f"evaluate on about {more:,} people with more seeds, or "
+    step = 10.0 ** (math.floor(math.log10(reach)) - 1)  # the margin that is told has two digits
+    margin = round(math.ceil(reach / step) * step, 10)
     return (
         f"No number of seeds to {MOST_SEEDS} shows {within} on {asked.people:,} people: {people}set "
-        f"evaluate.equivalence to {_rounded_up(reach):g} or more."
+        f"evaluate.equivalence to {margin:g} or more."
     )
-
-
-def _least(counts: Iterable[int], does: Callable[[int], bool]) -> int | None:
-    return next((count for count in counts if does(count)), None)
-
-
-def _growing(start: int, most: int) -> Iterable[int]:
-    count = start
-    while (count := math.ceil(count * GROWTH)) <= most:
-        yield count
-
-
-def _rounded_up(value: float) -> float:
-    """Return a number of two digits that is no smaller."""
-    step = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return round(math.ceil(value / step) * step, 10)
 
 
 def in_words(found: Plan, experiment: config.Experiment) -> str:

@@ -6,7 +6,6 @@ Shapes: B faces, H side of a face in pixels, N patches, S patches along a side. 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,35 +97,28 @@ def patch_errors(paths: Results, run: str) -> PatchErrors:
     seeds = experiment(paths).seeds
     shown = [reconstructions(paths, run, seed) for seed in seeds]
     side = _patches_along(shown[0])
-    squares, variances, pixels, times = (np.zeros(side * side) for _ in range(4))
-    for each in shown:
-        hidden = _in_patches(_hidden_pixels(each), side)[..., 0]
+    squares, variances, pixels = (np.zeros(side * side) for _ in range(3))
+    for each in shown:  # every seed has the same faces under the same masks
+        hidden = _in_patches(hidden_pixels(each.hidden, each.face.shape[1]), side)[..., 0]
         face, completed = (_in_patches(faces, side) for faces in (each.face, each.reconstruction))
         squares += (((completed - face) ** 2).mean(axis=3) * hidden).sum(axis=(0, 2))
         variances += (face.var(axis=2).mean(axis=2) * hidden.sum(axis=2)).sum(axis=0)
         pixels += hidden.sum(axis=(0, 2))
-    # Every seed has the same faces under the same masks.
-    times += _in_patches(_hidden_pixels(shown[0]), side)[..., 0].any(axis=2).sum(axis=0)
+    times = hidden.any(axis=2).sum(axis=0)
+    often = times >= LEAST_HIDDEN
     # Sums first: a flat patch would make a mean of ratios as great as one likes.
-    missed, mean_square = _over(squares, variances, times), _over(squares, pixels, times)
+    missed, mean_square = (
+        np.divide(squares, whole, out=np.full(side * side, np.nan), where=often & (whole > 0))
+        for whole in (variances, pixels)
+    )
     return PatchErrors(
         missed.reshape(side, side),
         np.sqrt(mean_square).reshape(side, side),
-        times.astype(np.int64).reshape(side, side),
+        times.reshape(side, side),
         shown[0].face.mean(axis=0).round().astype(np.uint8),
         len(shown[0].face),
         len(shown),
     )
-
-
-def _over(
-    total: NDArray[np.float64], whole: NDArray[np.float64], times: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the quotient by patch, NaN where it was hidden too rarely or there is nothing to divide by."""
-    known = (times >= LEAST_HIDDEN) & (whole > 0)
-    quotient = np.full(len(total), np.nan)
-    quotient[known] = total[known] / whole[known]
-    return quotient
 
 
 def _patches_along(shown: Reconstructions) -> int:
@@ -137,12 +129,11 @@ def _patches_along(shown: Reconstructions) -> int:
     return max(count for count in range(1, PIXEL_GRID + 1) if not size % count)
 
 
-def _hidden_pixels(shown: Reconstructions) -> NDArray[np.bool_]:
-    """Return which pixels are hidden, (B, H, H, 1)."""
-    side = round(shown.hidden.shape[1] ** 0.5)
-    size = shown.face.shape[1] // side
-    grid = shown.hidden.reshape(-1, side, side).repeat(size, axis=1).repeat(size, axis=2)
-    return grid[..., None]
+def hidden_pixels(hidden: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """Return which pixels (B, H, H, 1) of faces with sides of `size` masks (B, N) hide."""
+    side = round(hidden.shape[1] ** 0.5)
+    grid = hidden.reshape(-1, side, side)
+    return grid.repeat(size // side, axis=1).repeat(size // side, axis=2)[..., None]
 
 
 def _in_patches(pixels: NDArray[Any], side: int) -> NDArray[np.float64]:
@@ -224,12 +215,8 @@ def masks(paths: Results) -> pd.DataFrame:
         measures = reconstructions(paths, name, setup.seeds[0]).measures
         files = [paths.stage(name, seed, "pretrain") / layout.METRICS for seed in setup.seeds]
         done = [records.read_record(file, _Metrics) for file in files]
-        errors = [
-            entry.value
-            for each in done
-            for entry in each.metrics
-            if entry.name == layout.COMMON_ERROR and entry.value is not None
-        ]
+        entries = [entry for each in done for entry in each.metrics if entry.name == layout.COMMON_ERROR]
+        errors = [entry.value for entry in entries if entry.value is not None]
         question = _question(setup.run(name))
         comparable = errors and question == (asked := asked or question)
         rows.append(
@@ -259,31 +246,17 @@ def _question(run: config.Run) -> dict[str, Any]:
 
 def masked(face: Pixels, hidden: NDArray[np.bool_]) -> Pixels:
     """Return faces (B, H, H, 3) with their hidden patches in flat grey."""
-    side = round(hidden.shape[1] ** 0.5)
-    patch = face.shape[1] // side
-    grid = hidden.reshape(-1, side, side).repeat(patch, axis=1).repeat(patch, axis=2)
-    return np.where(grid[..., None], np.uint8(HIDDEN_GREY), face)
-
-
-def strip(rows: Sequence[Pixels]) -> Pixels:
-    """Arrange rows of faces, each (B, H, H, 3), into one RGBA picture with transparent gaps."""
-    lines = [_join(list(_opaque(row)), axis=1) for row in rows]
-    return _join(lines, axis=0)
+    return np.where(hidden_pixels(hidden, face.shape[1]), np.uint8(HIDDEN_GREY), face)
 
 
 def reconstruction_strip(face: Pixels, hidden: NDArray[np.bool_], reconstruction: Pixels) -> Pixels:
-    """Return one picture with the rows original, masked and reconstructed."""
-    return strip([face, masked(face, hidden), reconstruction])
-
-
-def mask_grid(face: Pixels, hidden: NDArray[np.bool_], columns: int) -> Pixels:
-    """Return one face (H, H, 3) as often as there are masks (B, N), each drawn on it, in rows of `columns`.
-
-    Masks that do not fill a row are left out.
-    """
-    whole = max(columns, len(hidden) // columns * columns)
-    pictures = masked(np.repeat(face[None], len(hidden), axis=0), hidden)[:whole]
-    return strip([pictures[start : start + columns] for start in range(0, len(pictures), columns)])
+    """Return one RGBA picture with the rows original, masked and reconstructed, transparent between faces."""
+    rows = np.stack([face, masked(face, hidden), reconstruction])  # (rows, B, H, H, 3)
+    opaque = np.concatenate([rows, np.full_like(rows[..., :1], 255)], axis=-1)
+    framed = np.pad(opaque, [(0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)])
+    lines, columns, height, width, _ = framed.shape
+    picture = framed.transpose(0, 2, 1, 3, 4).reshape(lines * height, columns * width, 4)
+    return picture[:-GAP, :-GAP]
 
 
 def mask_table(masks: pd.DataFrame) -> pd.DataFrame:
@@ -306,14 +279,3 @@ def mask_table(masks: pd.DataFrame) -> pd.DataFrame:
         for seconds, share in zip(masks["seconds"], shares, strict=True)
     ]
     return table
-
-
-def _opaque(faces: Pixels) -> Pixels:
-    return np.concatenate([faces, np.full_like(faces[..., :1], 255)], axis=-1)
-
-
-def _join(pictures: list[Pixels], axis: int) -> Pixels:
-    shape = list(pictures[0].shape)
-    shape[axis] = GAP
-    gap = np.zeros(shape, dtype=np.uint8)
-    return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=axis)

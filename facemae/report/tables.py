@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 
 from facemae import config
 from facemae.core import layout, records
+from facemae.core.differences import ABSENT as NOT_SET
+from facemae.core.differences import differences as leaves_that_differ
 from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.layout import Results
 from facemae.evaluation import metrics
 from facemae.evaluation.pairs import Comparisons
 from facemae.report.claims import Claim
-from facemae.report.phrases import contrastive_runs, masked_runs, rows_of, scratch_runs, started_runs, turned
+from facemae.report.phrases import compared, contrastive_runs, masked_runs, scratch_runs, started_runs
 
 ROC_POINTS = 160
 IN_PARTS = "as below"
-NOT_SET = "not set"  # a setting that one of two runs does not have
 RUN_DETAILS = ("commit", "versions", "device", "dataset", "people")
 
 
@@ -61,11 +62,7 @@ def unreadable(path: Path, reason: str) -> str:
 
 
 def lines_of(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Return columns of a file of JSON lines.
-
-    Raises:
-        IntegrityError: a line is no JSON object.
-    """
+    """Return columns of a file of JSON lines; an IntegrityError where one is no JSON object."""
     found = records.read_log(path)
     if not all(isinstance(line, dict) for line in found):
         raise IntegrityError(unreadable(path, "a line is no JSON object"))
@@ -73,11 +70,7 @@ def lines_of(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def experiment(paths: Results) -> config.Experiment:
-    """Return the experiment as it was run.
-
-    Raises:
-        IntegrityError: its settings are not those of this version.
-    """
+    """Return the experiment as it was run; an IntegrityError where another version wrote it."""
     try:
         return config.parse(records.read_json(paths.config))
     except UsageError as error:
@@ -112,13 +105,8 @@ def verdict_cells(
     table: pd.DataFrame, metric: str, runs: Sequence[str], controls: Sequence[str]
 ) -> dict[str, list[dict[str, Any] | None]]:
     """Return by run and control (row) the comparison of every run (column) with it, from the run's side."""
-    judged = {(row["run_a"], row["run_b"]): row for row in rows_of(table[table["metric"] == metric])}
-
-    def cell(run: str, opponent: str) -> dict[str, Any] | None:
-        row = judged.get((run, opponent)) or judged.get((opponent, run))
-        return row and turned(row, run)
-
-    return {opponent: [cell(run, opponent) for run in runs] for opponent in (*runs, *controls)}
+    opponents = (*runs, *controls)
+    return {each: compared(table, metric, [(run, each) for run in runs]) for each in opponents}
 
 
 def _ordered(paths: Results, table: pd.DataFrame) -> pd.DataFrame:
@@ -128,7 +116,6 @@ def _ordered(paths: Results, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _names(paths: Results) -> list[str]:
-    """Return the runs and baselines that the configuration names; it has checked how they are spelt."""
     setup = experiment(paths)
     return [*run_names(setup), *setup.baselines]
 
@@ -138,8 +125,7 @@ def details(paths: Results) -> dict[str, Any]:
     setup = experiment(paths)
     path = paths.stage(setup.run_names[0], setup.seeds[0], "evaluate") / layout.METRICS
     found = records.read_record(path, dict[str, Any])
-    missing = [name for name in RUN_DETAILS if name not in found]
-    if missing:
+    if missing := [name for name in RUN_DETAILS if name not in found]:
         raise IntegrityError(unreadable(path, f"no {missing[0]}"))
     return {name: found[name] for name in RUN_DETAILS}
 
@@ -179,21 +165,16 @@ def _true_accepts(scores: pd.DataFrame, far: NDArray[np.float64]) -> NDArray[np.
 def learning_curves(paths: Results, stage: str) -> pd.DataFrame:
     """Return run, seed, part, step and loss of every log of a training stage ("pretrain" or "finetune")."""
     columns = ["step", "loss", "part"]
+    setup = experiment(paths)
     logs = [
         lines_of(file, columns).assign(run=name, seed=seed)
-        for name, seed, file in _logs(paths, experiment(paths), stage)
+        for name in run_names(setup)
+        for seed in setup.seeds
+        if (file := paths.stage(name, seed, stage) / layout.LOG).is_file()
     ]
     table = pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(columns=[*columns, "run", "seed"])
     numbers = table[columns].apply(pd.to_numeric, errors="coerce")
     return table.assign(**numbers).fillna({"part": 0}).astype({"step": float, "loss": float, "part": int})
-
-
-def _logs(paths: Results, setup: config.Experiment, stage: str) -> Iterator[tuple[str, int, Path]]:
-    for name in run_names(setup):
-        for seed in setup.seeds:
-            file = paths.stage(name, seed, stage) / layout.LOG
-            if file.is_file():
-                yield name, seed, file
 
 
 # --- runs ---
@@ -201,15 +182,10 @@ def _logs(paths: Results, setup: config.Experiment, stage: str) -> Iterator[tupl
 
 def roster(setup: config.Experiment) -> pd.DataFrame:
     """Return run, kind, strategy and mask_ratio of every run and baseline, ordered as the leaderboard is."""
-    rows: list[dict[str, Any]] = [
-        {"run": name, "kind": "run", "strategy": run.strategy, "mask_ratio": run.mask_ratio}
-        for name in run_names(setup)
-        for run in [setup.run(name)]
-    ]
-    rows += [
-        {"run": name, "kind": "baseline", "strategy": name, "mask_ratio": None} for name in setup.baselines
-    ]
-    return pd.DataFrame(rows)
+    runs = [(name, setup.run(name)) for name in run_names(setup)]
+    rows: list[tuple[Any, ...]] = [(name, "run", run.strategy, run.mask_ratio) for name, run in runs]
+    rows += [(name, "baseline", name, None) for name in setup.baselines]
+    return pd.DataFrame(rows, columns=["run", "kind", "strategy", "mask_ratio"])
 
 
 def run_names(setup: config.Experiment) -> list[str]:
@@ -225,26 +201,16 @@ def differences(setup: config.Experiment, first: str, second: str) -> pd.DataFra
     Raises:
         UsageError: there is no such run.
     """
-    before, after = (_leaves(setup.run(name).shaping()) for name in (first, second))
-    names = [*before, *(name for name in after if name not in before)]
-    rows = [
-        (name, *(_value(name, leaves) for leaves in (before, after)))
-        for name in names
-        if before.get(name) != after.get(name)
-    ]
-    return pd.DataFrame(rows, columns=["setting", "first", "second"])
+    rows = _differing(setup.run(first).shaping(), setup.run(second).shaping())
+    return pd.DataFrame(list(rows), columns=["setting", "first", "second"])
 
 
-def _value(name: str, leaves: dict[str, str]) -> str:
-    """Return a setting's value; a section that only the other run leaves out whole has its values below."""
-    section = any(each.startswith(f"{name}.") for each in leaves)
-    return leaves.get(name, IN_PARTS if section else NOT_SET)
-
-
-def _leaves(tree: dict[str, Any], where: str = "") -> dict[str, str]:
-    """Return every value of nested settings as JSON, by its path, such as "pretrain.mask"."""
-    found: dict[str, str] = {}
-    for name, value in tree.items():
-        nested = isinstance(value, dict) and value
-        found |= _leaves(value, f"{where}{name}.") if nested else {f"{where}{name}": json.dumps(value)}
-    return found
+def _differing(before: Any, after: Any, where: str = "") -> Iterator[tuple[str, ...]]:
+    """Yield path and values; a section that only one of the two has is told value by value."""
+    for name, values in leaves_that_differ(before, after, where).items():
+        sections = [each if isinstance(each, dict) else {} for each in values]
+        if not (any(sections) and NOT_SET in values):
+            told = [each if each is NOT_SET else json.dumps(each) for each in values]
+            yield name, *(IN_PARTS if own else text for own, text in zip(sections, told, strict=True))
+        if any(sections):
+            yield from _differing(sections[0], sections[1], name)

@@ -41,7 +41,7 @@ from facemae.evaluation.protocols.attributes import (
     measure,
     predictions,
 )
-from facemae.evaluation.records import Measurement, entry, write_samples
+from facemae.evaluation.records import Measurement, write_measured
 from facemae.models.attribute_heads import AGES, UNKNOWN
 from facemae.models.embedder import Frozen, in_batches
 from facemae.stages.finetune import encoder_input, start_embedder
@@ -69,9 +69,7 @@ HEADS = {  # what is trained, by mode and whether there is a pretrained encoder
 def attributes(task: Task, pretrained: Path | None) -> None:
     """Train the heads and write metrics, predictions and the values of every metric on resampled subjects.
 
-    Args:
-        task: The stage.
-        pretrained: Folder of the run's `pretrain` stage; None tests the untrained encoder of the seed.
+    `pretrained` is the folder of the run's `pretrain` stage; None tests the untrained encoder of the seed.
 
     Raises:
         UsageError: no task is named, a data set is not among the experiment's or lacks the attribute, the
@@ -104,7 +102,6 @@ def attributes(task: Task, pretrained: Path | None) -> None:
 
 
 def _by_source(task: Task) -> dict[str, list[str]]:
-    """Return the tasks of each source, which are trained together."""
     tasks = task.experiment.attributes.tasks
     if not tasks:
         raise UsageError(
@@ -121,18 +118,15 @@ def _training(task: Task) -> config.Training:
     own, run = task.experiment.attributes, task.run.finetune
     settings = {name: getattr(run, name) for name in config.Training.model_fields}
     settings |= {name: getattr(own, name) for name in ("steps", "batch_size", "learning_rate")}
-    settings |= {"grad_accumulation": math.gcd(run.grad_accumulation, own.batch_size), "ema": 0.0}
-    settings |= {"held_out": 0.0, "validate_every": 0, "patience": 0}
+    settings |= {"grad_accumulation": math.gcd(run.grad_accumulation, own.batch_size)}
+    settings |= {"ema": 0.0, "held_out": 0.0, "validate_every": 0, "patience": 0}
     return config.Training.model_validate(settings)
 
 
 def _settings(task: Task) -> dict[str, Any]:
-    """Return all that shapes the predictions."""
-    own = task.experiment.attributes.model_dump(exclude={"runs"})
-    training = _training(task).model_dump() | {"layer_decay": task.run.finetune.layer_decay}
     return task.settings("model") | {
-        "attributes": own,
-        "training": training,
+        "attributes": task.experiment.attributes.model_dump(exclude={"runs"}),
+        "training": _training(task).model_dump() | {"layer_decay": task.run.finetune.layer_decay},
         "folds_seed": task.experiment.split.seed,
     }
 
@@ -165,7 +159,9 @@ def read_labelled(task: Task, source: str, tasks: list[str]) -> Labelled:
     fine = [name for name in tasks if not refused[name]]
     fold = _folds(table, fine, subject, folds, task.experiment.split.seed)
     for name in fine:
-        refused[name] = _not_in_every_training(name, truth[name], classes[name], fold)
+        alone = [c for k, c in enumerate(classes[name]) if len(np.unique(fold[truth[name] == k])) < 2]
+        why = "the class {} fell into one fold, beside which none is left to train on"
+        refused[name] = why.format(alone[0]) if alone else ""
     fine = [name for name in fine if not refused[name]]
     return Labelled(
         source=source,
@@ -237,13 +233,6 @@ def _too_few(name: str, truth: Integers, classes: list[str], subject: Integers, 
     return ""
 
 
-def _not_in_every_training(name: str, truth: Integers, classes: list[str], fold: Integers) -> str:
-    for number, each in enumerate(classes):
-        if len(np.unique(fold[truth == number])) < 2:
-            return f"the class {each} fell into one fold, beside which none is left to train on"
-    return ""
-
-
 def _folds(table: pd.DataFrame, tasks: list[str], subject: Integers, folds: int, seed: int) -> Integers:
     """Return the fold of each face, the same for every run and seed: by subject, each class spread evenly.
 
@@ -271,7 +260,7 @@ def _folds(table: pd.DataFrame, tasks: list[str], subject: Integers, folds: int,
 def _groups(table: pd.DataFrame) -> NDArray[np.str_]:
     columns = [name for name in GROUPING if name in table and table[name].notna().any()]
     if not columns:
-        return np.full(len(table), "", dtype=np.str_)
+        return np.full(len(table), "")
     known = table[columns].notna().all(axis=1)
     texts = table[columns].astype(object).fillna("").astype(str).agg(" ".join, axis=1)
     return texts.where(known, "").to_numpy(np.str_)
@@ -356,31 +345,24 @@ def _note(task: Task, labelled: Labelled, pretrained: bool) -> str:
 
 
 def _write(
-    task: Task,
-    pretrained: Path | None,
-    tested: list[Labelled],
-    measured: list[Measurement],
-    tables: list[pd.DataFrame],
-    device: str,
-    seconds: float,
-) -> None:
+    task: Task, pretrained: Path | None, tested: list[Labelled], measured: list[Measurement],
+    tables: list[pd.DataFrame], device: str, seconds: float,
+) -> None:  # fmt: skip
     before = records.read_metrics(pretrained) if pretrained else {}
-    level = task.experiment.evaluate.level
     evaluated = [
         [each.source, each.rows["sample_id"].to_list(), each.fold.tolist(), each.tasks] for each in tested
     ]
     table = pd.concat(tables, ignore_index=True).astype({"fold": "int64"})
     records.write_table(task.out / PREDICTIONS, table, PREDICTION_COLUMNS)
-    tables_written = write_samples(measured, task.out)
     files.write_json(task.out / layout.CONFIG, _settings(task))
-    records.write_metrics(
+    write_measured(
         task.out,
-        [entry(each, level) for each in measured],
+        measured,
+        task.experiment.evaluate.level,
         seed=task.seed,
         device=device,
         seconds=before.get("seconds", {}) | {PROTOCOL: round(seconds, 3)},
         precision=before.get("precision", {}) | {PROTOCOL: device.rpartition(", ")[2]},
-        tables=tables_written,
         people=min(each.subjects for each in tested),  # the cautious number, should the sources differ
         evaluated=records.digest(evaluated),
         dataset=", ".join(each.source for each in tested),

@@ -53,7 +53,8 @@ def compare(experiment: config.Experiment, root: Path) -> None:
         [row for metric in COMPARED for row in verdict_rows(scored, metric, chances, experiment)],
         columns=layout.VERDICT_COLUMNS,
     )
-    records.write_table(paths.summary, _summary(scored), layout.SUMMARY_COLUMNS)
+    summary = pd.DataFrame([row for each in scored for row in _summary_rows(each)])
+    records.write_table(paths.summary, summary.astype({"amount": float}), layout.SUMMARY_COLUMNS)
     records.write_table(paths.leaderboard, leaderboard, layout.LEADERBOARD_COLUMNS)
     records.write_table(paths.verdicts, judged, layout.VERDICT_COLUMNS)
     words = verdict_in_words(experiment, leaderboard, judged)
@@ -121,11 +122,6 @@ def _facts(each: Scored) -> dict[str, Any]:
     }
 
 
-def _summary(scored: list[Scored]) -> pd.DataFrame:
-    rows = [row for each in scored for row in _summary_rows(each)]
-    return pd.DataFrame(rows, columns=layout.SUMMARY_COLUMNS).astype({"amount": float})
-
-
 def _summary_rows(each: Scored) -> Iterator[dict[str, Any]]:
     dataset, seconds = each.main[0].content["dataset"], each.total_seconds
     for repeats in (each.main, *each.more):
@@ -137,21 +133,7 @@ def _summary_rows(each: Scored) -> Iterator[dict[str, Any]]:
                 "device": repeat.content["device"],
             }
             for entry in repeat.content["metrics"]:
-                yield (
-                    _facts(each)
-                    | own
-                    | _told(entry)
-                    | {key: entry[key] for key in ("value", "ci_low", "ci_high", "n", "note")}
-                )
-
-
-def _told(entry: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "protocol": entry["protocol"],
-        "metric": entry["name"],
-        "condition": entry["condition"],
-        "amount": entry["amount"],
-    }
+                yield _facts(each) | own | entry | {"metric": entry["name"]}
 
 
 def _leaderboard_rows(each: Scored, chances: Chances, experiment: config.Experiment) -> list[dict[str, Any]]:
@@ -172,17 +154,10 @@ def _leaderboard_rows(each: Scored, chances: Chances, experiment: config.Experim
 def _leaderboard_row(
     one: Series, kind: str, training: Variance, experiment: config.Experiment
 ) -> dict[str, Any]:
-    row = _told(one.entry) | {
-        "seeds": len(one.values),
-        "people": one.people,
-        "value": None,
-        "ci_low": None,
-        "ci_high": None,
-        "note": one.entry["note"],
-    }
-    if not len(one.values):
-        return row
-    row["value"] = float(one.values.mean())
+    none = dict.fromkeys(("value", "ci_low", "ci_high"))
+    row = one.entry | none | {"metric": one.entry["name"], "seeds": len(one.values), "people": one.people}
+    if len(one.values):
+        row["value"] = float(one.values.mean())
     if one.evidence is None:
         return row
     try:

@@ -22,10 +22,10 @@ from facemae.data.alignment.detect import mtcnn_version
 from facemae.data.faces import pairs
 from facemae.data.faces import shards as store
 from facemae.data.faces import workers as pool
-from facemae.data.faces.cache import build_cache, load_faces
+from facemae.data.faces.cache import load_faces
 from facemae.data.faces.split import check_split, evaluated_pairs, listed_people, split_people
 from facemae.data.sources import manifest
-from facemae.data.sources.base import Attribute, Box, Photo, Place
+from facemae.data.sources.base import Attribute, Box, Place
 from facemae.data.sources.listing import linked_folders
 from facemae.data.sources.locate import ChosenSource, clear_unused, find, locate, raw_dir
 from facemae.data.sources.manifest import Entry
@@ -67,11 +67,7 @@ def wanted_sources(data: config.Data) -> list[ChosenSource]:
 
 
 def check_distinct(wanted: list[ChosenSource]) -> None:
-    """Stop if two sources are the same, or forms of the same.
-
-    Raises:
-        UsageError: they are.
-    """
+    """Stop with a UsageError if two sources are the same, or forms of the same."""
     for place, each in enumerate(wanted):
         for other in wanted[:place]:
             same_form = each.source.folder and each.source.photos is other.source.photos
@@ -111,11 +107,7 @@ def fetch(wanted: list[ChosenSource], raw: Path, folder: DataFolder) -> list[Lis
 
 
 def _check_apart(listed: list[ListedSource], folder: DataFolder) -> None:
-    """Stop if what is written would be listed as photos the next time.
-
-    Raises:
-        UsageError: it would.
-    """
+    """Stop if what is written would be listed as photos the next time."""
     out = folder.root.resolve()
     for each in listed:
         images = each.place.images.resolve()
@@ -151,17 +143,13 @@ def _entries(listed: ListedSource) -> Iterator[Entry]:
             people.add(photo.person)
         else:
             listed.counted["unnamed"] += 1
-            _note_depth(photo, listed)
+            _, top, *rest = photo.sample_id.split("/")
+            if not source.folder and len(rest) == 2:
+                listed.counted["too deep"] += 1
+                listed.deep.setdefault(top, "/".join([top, *rest]))
         yield manifest.enter(photo, source.name, set_name)
         listed.counted["photos"] += 1
     listed.counted["people"] = len(people)
-
-
-def _note_depth(photo: Photo, listed: ListedSource) -> None:
-    _, top, *rest = photo.sample_id.split("/")
-    if not listed.wanted.source.folder and len(rest) == 2:
-        listed.counted["too deep"] += 1
-        listed.deep.setdefault(top, "/".join([top, *rest]))
 
 
 def _too_deep(listed: ListedSource) -> str:
@@ -181,10 +169,11 @@ def _say_listed(listed: ListedSource) -> None:
     text = f"{counted['photos']} photos, {counted['people']} people"
     left_out = ", ".join(f"{count} {reason}" for reason, count in listed.ignored.most_common())
     say("fetch", f"{source.name}: {text}" + (f"; no photos of it: {left_out}" if left_out else ""))
-    if counted["unnamed"] and counted["people"] and listed.wanted.set == SET_LABELLED:
+    labelled = listed.wanted.set == SET_LABELLED
+    if counted["unnamed"] and counted["people"] and labelled:
         unnamed = f"{counted['unnamed']} photos name nobody (not directly in a person's folder)"
         say("fetch", f"{source.name}: {unnamed} and are used for nothing")
-    if listed.deep and listed.wanted.set == SET_LABELLED:
+    if listed.deep and labelled:
         say("fetch", f"{source.name}: {_too_deep(listed)}")
     if source.published_images not in (None, counted["photos"]):
         say("fetch", f"{source.name}: {source.published_images} photos were expected")
@@ -192,16 +181,10 @@ def _say_listed(listed: ListedSource) -> None:
 
 def _described(listed: ListedSource, attributes: dict[str, Attribute]) -> dict[str, Any]:
     source = listed.wanted.source
-    return {
-        "name": source.name,
+    own = ("name", "title", "licence", "credit", "address", "align", "subject")
+    return {name: getattr(source, name) for name in own} | {
         "set": listed.wanted.set,
-        "title": source.title,
-        "licence": source.licence,
-        "credit": source.credit,
-        "address": source.address,
-        "align": source.align,
         "crop": list(source.crop),
-        "subject": source.subject,
         "photos": listed.counted["photos"],
         "people": listed.counted["people"],
         "too_deep": _too_deep(listed),
@@ -262,11 +245,6 @@ def _summarise(counts: Counter[str], folder: DataFolder) -> None:
     if others:
         say("align", f"{others} photos of {len(counts) - len(shown)} other outcomes")
     say("align", f"{counts.total()} photos; {folder.outcomes} has a line for each")
-
-
-def cache(folder: DataFolder) -> None:
-    """Decode all aligned faces into one array on disk."""
-    build_cache(folder)
 
 
 def split(experiment: config.Experiment, folder: DataFolder) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say
-from facemae.evaluation.baselines.controls import BASELINES, EmbedByPart, learnt_from
+from facemae.evaluation.baselines.controls import BASELINES, EmbedByPart, baseline, learnt_from
+from facemae.evaluation.baselines.off_the_shelf import Embed
 from facemae.models.embedder import embed_faces
 from facemae.models.weights import load_embedder
 from facemae.stages.task import Task
@@ -39,12 +40,8 @@ def embed_baselines(experiment: config.Experiment, paths: Results, threads: int)
 def embed_people(task: Task, finetuned: Path | None) -> None:
     """Write the evaluation people's embeddings, each part's by its own model, into the stage's folder.
 
-    Args:
-        task: The stage; its parts are embedded.
-        finetuned: Folder of a run's embedders; None: `task.name` is a baseline.
-
-    Raises:
-        UsageError: there is no such baseline.
+    `finetuned` is the folder of a run's embedders; None: `task.name` is a baseline. A UsageError says where
+    there is no such one.
     """
     recognise = recogniser(task, finetuned)
     tables = []
@@ -60,33 +57,23 @@ def embed_people(task: Task, finetuned: Path | None) -> None:
 
 
 def recogniser(task: Task, finetuned: Path | None) -> EmbedByPart:
-    """Return the embedding of a run, by its `finetune` stage, or of the baseline `task.name`.
-
-    Raises:
-        UsageError: there is no such baseline.
-    """
+    """Return the embedding of a run, by its `finetune` stage, or of the baseline `task.name`."""
     compute = task.compute()
     if finetuned is None and task.name in task.experiment.run_names:
         raise UsageError(f"{task.name} is a run; name the folder of its finetune stage with --finetuned.")
     if finetuned is None and task.name not in BASELINES:
         raise UsageError(f"There is no baseline {task.name!r}; known are {', '.join(BASELINES)}.")
-    models: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.floating]]] = {}
 
-    def of_part(part: int) -> Callable[[NDArray[np.uint8]], NDArray[np.floating]]:
+    @functools.cache
+    def of_part(part: int) -> Embed:
         if finetuned is None:
-            labels = task.experiment.defaults.finetune.labels
-            rows = learnt_from(task.name, task.training(part), labels)
-            return BASELINES[task.name](task.load_rows(rows), task.experiment, task.seed)
+            rows = learnt_from(task.name, task.training(part), task.experiment.defaults.finetune.labels)
+            return baseline(task.name, task.load_rows(rows), task.experiment, task.seed)
         network = load_embedder(finetuned, part)
         compute.place(network)
         return lambda images: embed_faces(network, images, compute, task.label)
 
-    def recognise(images: NDArray[np.uint8], part: int) -> NDArray[np.floating]:
-        if part not in models:
-            models[part] = of_part(part)
-        return models[part](images)
-
-    return recognise
+    return lambda images, part: of_part(part)(images)
 
 
 def embed_images(

@@ -26,7 +26,7 @@ from facemae.data.images import ImageError, open_image
 from facemae.data.sources.locate import ChosenSource, find, raw_dir
 from facemae.evaluation.baselines.controls import LEARNERS
 from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, Embed, OffTheShelf, find_recogniser
-from facemae.evaluation.pairs import cosines, unit_rows
+from facemae.evaluation.pairs import cosines, pair_rows, unit_rows
 from facemae.stages import data as prepare
 
 BATCH = 64
@@ -57,7 +57,12 @@ def embeddings_of(
 
     Returns:
         The embeddings with the columns sample_id, person and embedding, without a row for a photo that no
-        face was XX        IntegrityError: a file is not what it should be.
+        face was found in; and the pairs: first, second, genuine, fold and protocol, of a control also score.
+
+    Raises:
+        UsageError: there is no such recogniser, data set or list of pairs.
+        DataError: the data set lists no pairs, or no photo of them has a usable face.
+        IntegrityError: a file is not what it should be.
     """
     if name in LEARNERS:
         return _scored_by_fold(name, *_prepared(data, raw_dir, cache, workers, protocol))
@@ -96,7 +101,9 @@ def _scored_by_fold(
         say(name, f"fold {fold}: {len(learnt)} faces, {head}")
         shown = faces[faces["sample_id"].isin({*rows["first"], *rows["second"]})]
         vectors = head(features[shown.index])
-        table = shown[["sample_id", "person"]].assign(embedding=list(_as_wide(vectors, learner.components)))
+        # Models of two folds differ in their dimensions.
+        vectors = np.pad(vectors, ((0, 0), (0, learner.components - vectors.shape[1])))
+        table = shown[["sample_id", "person"]].assign(embedding=list(vectors))
         embedded.append(table)
         score[rows.index] = head.calibration.logit(pair_cosines(rows, table))
     table = pd.concat(embedded).drop_duplicates("sample_id").reset_index(drop=True)
@@ -104,11 +111,7 @@ def _scored_by_fold(
 
 
 def _learnt_from(faces: pd.DataFrame, pairs: pd.DataFrame, known: Mapping[str, str | None]) -> list[str]:
-    """Return the sample_ids of the faces that a model may learn from which is tested on some pairs.
-
-    Raises:
-        DataError: a pair shows somebody who is not known.
-    """
+    """Return the sample_ids of the faces that a model may learn from which is tested on some pairs."""
     named = SPLIT.model_copy(update={"pairs": pairs["protocol"].iloc[0]})
     roles, _ = split.split_people(faces, named, listed=split.listed_people(pairs, known, named))
     split.check_split(roles)
@@ -119,26 +122,19 @@ def _features(
     features: Embed, faces: pd.DataFrame, folder: layout.DataFolder, name: str
 ) -> NDArray[np.floating]:
     """Return the features (N, D) of all faces, in their order."""
-    progress, done = Progress(name, len(faces), "faces"), 0
-    parts: list[NDArray[np.floating]] = []
+    progress, parts = Progress(name, len(faces), "faces"), []
     places: list[int] = []
     for rows, images in _blocks(faces, folder):
         parts.append(features(images))
         places.extend(rows.index)
-        progress.update(done := done + len(rows))
+        progress.update(len(places))
     return np.concatenate(parts)[np.argsort(places)]
-
-
-def _as_wide(vectors: NDArray[np.floating], width: int) -> NDArray[np.floating]:
-    """Return vectors (N, K) with zeros after them, (N, width): models of two folds differ in K."""
-    return np.pad(vectors, ((0, 0), (0, width - vectors.shape[1])))
 
 
 def pair_cosines(pairs: pd.DataFrame, embedded: pd.DataFrame) -> NDArray[np.floating]:
     """Return the cosine of each pair, NaN without one of its faces."""
-    place = pd.Index(embedded["sample_id"])
-    rows = np.stack([place.get_indexer(pd.Index(pairs[side])) for side in ("first", "second")])
-    return cosines(unit_rows(np.stack(embedded["embedding"].to_list())), rows)
+    unit = unit_rows(np.stack(embedded["embedding"].to_list()))
+    return cosines(unit, pair_rows(pairs, embedded["sample_id"]))
 
 
 def _prepared(
@@ -191,8 +187,7 @@ def _embedded(
         say(label, f"{len(faces)} faces are embedded already")
         return known
     done = len(faces) - len(missing)
-    progress = Progress(label, len(faces), "faces", done)
-    embed = model.load(model.weights())
+    progress, embed = Progress(label, len(faces), "faces", done), model.load(model.weights())
     for rows, images in _blocks(missing, folder):
         new = rows[["sample_id", "sha256"]].assign(embedding=list(embed(images)))
         known = pd.concat([known, new]) if len(known) else new
@@ -208,11 +203,9 @@ def _blocks(faces: pd.DataFrame, folder: layout.DataFolder) -> Iterator[tuple[pd
         encoded = shards.read_images(folder, str(shard))
         for start in range(0, len(rows), BATCH):
             block = rows.iloc[start : start + BATCH]
-            yield block, np.stack([_decoded(encoded[row], folder) for row in block["row"]])
-
-
-def _decoded(image: bytes | None, folder: layout.DataFolder) -> NDArray[np.uint8]:
-    try:
-        return np.asarray(open_image(image or b""))
-    except ImageError as error:
-        raise IntegrityError(f"{folder.shards} holds a damaged face ({error}); align again.") from error
+            try:
+                images = [np.asarray(open_image(encoded[row] or b"")) for row in block["row"]]
+            except ImageError as error:
+                why = f"{folder.shards} holds a damaged face ({error}); align again."
+                raise IntegrityError(why) from error
+            yield block, np.stack(images)

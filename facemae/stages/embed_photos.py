@@ -16,7 +16,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import DataFolder
 from facemae.core.progress import Progress, say
-from facemae.data.faces.cache import load_faces
+from facemae.data.faces.cache import build_cache, load_faces
 from facemae.data.faces.overlaps import normal_name
 from facemae.data.faces.split import learnt_from
 from facemae.data.sources.locate import find, raw_dir
@@ -113,7 +113,7 @@ def _aligned(photos: Photos, size: int, folder: DataFolder) -> str:
     )  # fmt: skip
     prepare.fetch([wanted], raw, folder)
     prepare.align(data, folder, photos.device, photos.workers)
-    prepare.cache(folder)
+    build_cache(folder)
     own = not wanted.source.folder and wanted.source.name == layout.SET_LABELLED
     return f"{layout.SET_LABELLED}/" if own else ""
 

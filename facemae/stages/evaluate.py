@@ -24,8 +24,8 @@ from facemae.core.progress import say
 from facemae.data.faces.pairs import GENERATED
 from facemae.evaluation import battery
 from facemae.evaluation.battery import EmbeddedFaces
-from facemae.evaluation.pairs import cosines, unit_rows
-from facemae.evaluation.records import Measurement, entry, write_samples
+from facemae.evaluation.pairs import Comparisons, cosines, pair_rows, unit_rows
+from facemae.evaluation.records import Measurement, refused, write_measured
 from facemae.evaluation.statistics import identity_weights
 
 MOST_PAIRS = 500_000  # that are compared one by one; with more, a list of pairs is what accuracy rests on
@@ -51,8 +51,7 @@ def evaluate(
 
     Args:
         experiment: The configuration.
-        name: The run or baseline.
-        seed: Its seed.
+        name, seed: The run or baseline, and its seed.
         embeddings: Folder of the stage that embedded: `finetune`, of a baseline `embed`.
         data: Role and fold of every face, and the pairs.
         out: The stage's folder.
@@ -90,17 +89,15 @@ def _write(
     out: Path,
 ) -> None:
     """Write the measurements, with what the stage that embedded says of the training."""
-    records.write_metrics(
+    write_measured(
         out,
-        [entry(each, experiment.evaluate.level) for each in measured],
+        measured,
+        experiment.evaluate.level,
+        tables=[layout.SCORES],
         seed=seed,
         device=source["device"],
         processor=source.get("processor", "unknown"),
-        seconds=source["seconds"],
-        images_seen=source["images_seen"],
-        energy_joules=source["energy_joules"],
-        precision=source["precision"],
-        tables=[layout.SCORES, *write_samples(measured, out)],
+        **{name: source[name] for name in records.SPENT},
         health=source.get("health", []),
         people=len(faces.people),
         evaluated=records.digest(
@@ -201,16 +198,15 @@ def _measure(
     far_targets = experiment.evaluate.far_targets
     if _are_few(faces, experiment):
         compared, measured = battery.on_few_faces(faces, far_targets)
-        scores = _scores(faces.people, compared.first, compared.second, compared.genuine, compared.score)
-        return measured, scores.assign(part=0)
+        return measured, _scores(faces.people, compared).assign(part=0)
     pairs = _listed_pairs(faces, data, experiment.split.pairs or GENERATED)
     parts = [faces.part(number) for number in sorted(faces.table["part"].unique())]
     measured = _on_list(pairs, faces, experiment.evaluate)
     measured += battery.mean_over_parts(
         parts, lambda part: battery.on_faces(part, part.enrolled & (part.identity % 2 == 0), far_targets)
     )
-    columns = [pairs[name].to_numpy() for name in ("one", "other", "genuine", "score")]
-    return measured, _scores(np.append(faces.people, ""), *columns).assign(part=pairs["part"].to_numpy(int))
+    compared = Comparisons(*(pairs[name].to_numpy() for name in ("score", "one", "other", "genuine")))
+    return measured, _scores(np.append(faces.people, ""), compared).assign(part=pairs["part"].to_numpy(int))
 
 
 def _are_few(faces: EmbeddedFaces, experiment: config.Experiment) -> bool:
@@ -228,7 +224,7 @@ def _probed(
     found = records.read_table(path, layout.EMBEDDING_COLUMNS)
     if found.empty:
         why = next(each["note"] for each in source["metrics"] if each["name"] == layout.PROBE_AUC)
-        return [Measurement("verification", f"probe_{name}", None, 0, why, None) for name in PROBED]
+        return refused("verification", [f"probe_{name}" for name in PROBED], 0, why)
     faces, settings = evaluated_faces(found, str(path), data, experiment), experiment.evaluate
     measured = (
         battery.on_few_faces(faces, settings.far_targets)[1]
@@ -252,16 +248,13 @@ def _listed_pairs(faces: EmbeddedFaces, data: DataFolder, protocol: str) -> pd.D
     pairs = pairs[pairs["protocol"] == protocol].reset_index(drop=True)
     if pairs.empty:
         raise DataError(f"{data.pairs} holds no pair of {protocol}; run the split stage again.")
-    place = pd.Index(faces.table["sample_id"])
-    rows = np.stack([place.get_indexer(pd.Index(pairs[side])) for side in ("first", "second")])
+    rows = pair_rows(pairs, faces.table["sample_id"])
     there = (rows >= 0).all(axis=0)
-    score = cosines(unit_rows(faces.vectors), rows)
-    people = _people_of(pairs, faces, data)
+    one, other = _people_of(pairs, faces, data)
     part = faces.table["part"].to_numpy(int)[rows]
     of_fold = pairs["fold"].map(faces.table.groupby("fold")["part"].first()).fillna(faces.table["part"].min())
-    pairs = pairs.assign(
-        score=score, one=people[0], other=people[1], part=np.where(there, part[0], of_fold.astype(int))
-    )
+    score, own = cosines(unit_rows(faces.vectors), rows), np.where(there, part[0], of_fold.astype(int))
+    pairs = pairs.assign(score=score, one=one, other=other, part=own)
     elsewhere = ~there & _in_another_part(pairs, faces, data)
     kept: pd.DataFrame = pairs[~elsewhere & (~there | (part[0] == part[1]))]
     return kept.reset_index(drop=True)
@@ -282,28 +275,14 @@ def _people_of(pairs: pd.DataFrame, faces: EmbeddedFaces, data: DataFolder) -> N
     photos = records.read_table(data.photos, ["sample_id", "person"]).set_index("sample_id")["person"]
     known = dict(zip(faces.table["sample_id"], faces.identity, strict=True))
     names = {name: number for number, name in enumerate(faces.people)}
-    numbers = []
-    for side in ("first", "second"):
-        numbers.append([
-            known.get(photo, names.get(str(photos[photo]), len(names))) for photo in pairs[side]
-        ])  # fmt: skip
+    sides = pairs["first"], pairs["second"]
+    numbers = [[known.get(each, names.get(str(photos[each]), len(names))) for each in side] for side in sides]
     return np.array(numbers, np.int64)
 
 
-def _scores(
-    people: NDArray[np.str_],
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    genuine: NDArray[np.bool_],
-    score: NDArray[np.floating],
-) -> pd.DataFrame:
-    found = np.isfinite(score)
-    lowest = score[found].min() if found.any() else 0.0
-    return pd.DataFrame(
-        {
-            "first": pd.Categorical(people[first]),
-            "second": pd.Categorical(people[second]),
-            "genuine": genuine,
-            "score": np.where(found, score, lowest - 1).astype(np.float32),
-        }
-    )
+def _scores(people: NDArray[np.str_], pairs: Comparisons) -> pd.DataFrame:
+    found = np.isfinite(pairs.score)
+    lowest = pairs.score[found].min() if found.any() else 0.0
+    score = np.where(found, pairs.score, lowest - 1).astype(np.float32)
+    first, second = (pd.Categorical(people[side]) for side in (pairs.first, pairs.second))
+    return pd.DataFrame({"first": first, "second": second, "genuine": pairs.genuine, "score": score})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError
 from facemae.core.progress import say
 from facemae.evaluation import influence
-from facemae.evaluation.records import Measurement, entry, write_samples
+from facemae.evaluation.records import Measurement, write_measured
 from facemae.stages.evaluate import accuracy, evaluated_faces
 from facemae.stages.finetune import encoder_input, finetune
 from facemae.stages.task import Task
@@ -56,7 +57,7 @@ def label_curve(task: Task, subset: int, pretrained: Path | None, finetuned: Pat
         finetuned: Folder of its `finetune` stage, which saw all labels.
     """
     whole = _accuracy(task, finetuned)
-    measured, trained = [_named(whole, Point("share", 1.0), task, finetuned)], [finetuned]
+    measured, trained = [_at(Point("share", 1.0), whole, note=_note(task, finetuned))], [finetuned]
     for point in points(task.experiment.label_curve):
         fewer = replace(task, experiment=_with_labels(task, point.labels(subset)), parts=(PART,))
         folder = _folder(fewer, point, pretrained)
@@ -64,16 +65,14 @@ def label_curve(task: Task, subset: int, pretrained: Path | None, finetuned: Pat
         try:
             if not (folder / layout.METRICS).exists():
                 finetune(fewer, pretrained)
-        except DataError as error:
-            measured.append(_refused(whole, point, str(error)))
+        except DataError as error:  # too few to train on
+            measured.append(_at(point, whole, value=None, n=0, note=str(error), influence=None))
             continue
-        measured.append(_named(_accuracy(fewer, folder), point, task, folder))
+        found = _accuracy(fewer, folder)
+        measured.append(_at(point, found, note=_note(task, folder)))
         trained.append(folder)
-        value = measured[-1].value
-        say(
-            task.label,
-            f"{point.condition} {point.amount:g}: accuracy {value if value is None else f'{value:.3f}'}",
-        )
+        shown = "None" if found.value is None else f"{found.value:.3f}"
+        say(task.label, f"{point.condition} {point.amount:g}: accuracy {shown}")
     measured.append(_area(measured, next(filter(None, map(_not_learnt, trained)), "")))
     _write(task, measured, finetuned)
     shutil.rmtree(task.out.with_name(f".{task.out.name}"), ignore_errors=True)
@@ -101,15 +100,20 @@ def _accuracy(task: Task, finetuned: Path) -> Measurement:
     return accuracy(task.experiment, found, task.data)
 
 
-def _named(measured: Measurement, point: Point, task: Task, finetuned: Path) -> Measurement:
+def _at(point: Point, measured: Measurement, **changes: Any) -> Measurement:
+    """Return what was measured with a number of labels as a point of the curve."""
+    moved = replace(measured, protocol="labels", condition=point.condition, amount=point.amount)
+    return replace(moved, **changes)
+
+
+def _note(task: Task, finetuned: Path) -> str:
     trained = records.read_metrics(finetuned)
     labels, seen = trained["labels"][PART], trained["images_seen"]["finetune"] / len(trained["labels"])
     text = (
         f"{labels['faces']} faces of {labels['people']} people, each seen {seen / labels['faces']:.0f} times"
     )
     parts = f"part 1 of {task.rotations} only" if task.rotations > 1 else ""
-    note = "; ".join(part for part in (text, parts, _not_learnt(finetuned)) if part)
-    return replace(measured, protocol="labels", condition=point.condition, amount=point.amount, note=note)
+    return "; ".join(part for part in (text, parts, _not_learnt(finetuned)) if part)
 
 
 def _not_learnt(finetuned: Path) -> str:
@@ -118,43 +122,29 @@ def _not_learnt(finetuned: Path) -> str:
     return next((f"has not learnt: {each['reason']}" for each in health if not each["learnt"]), "")
 
 
-def _refused(measured: Measurement, point: Point, reason: str) -> Measurement:
-    """Return what stands for a number of labels that is too small to train on."""
-    where = replace(measured, protocol="labels", condition=point.condition, amount=point.amount)
-    return replace(where, value=None, n=0, note=reason, influence=None)
-
-
 def _area(measured: list[Measurement], not_learnt: str) -> Measurement:
     """Return the mean accuracy over all numbers of labels; without one of them, or its training, none."""
-    values = [None if not_learnt else each.value for each in measured]
+    whole = replace(measured[0], name="labels_accuracy", condition="", amount=None)
+    values = [each.value for each in measured if each.value is not None]
+    if not_learnt or len(values) < len(measured):
+        why = f"a training {not_learnt}" if not_learnt else "some numbers are too small"
+        return replace(whole, value=None, influence=None, note=why)
     influences = [each.influence for each in measured if each.influence is not None]
-    defined = all(value is not None for value in values)
-    return replace(
-        measured[0],
-        name="labels_accuracy",
-        condition="",
-        amount=None,
-        value=float(np.mean(values)) if defined else None,  # type: ignore[arg-type]
-        influence=influence.mean(influences) if defined else None,
-        note=f"mean over {len(measured)} numbers of labels"
-        if defined
-        else (not_learnt and f"a training {not_learnt}") or "some numbers are too small",
-    )
+    note = f"mean over {len(measured)} numbers of labels"
+    return replace(whole, value=float(np.mean(values)), influence=influence.mean(influences), note=note)
 
 
 def _write(task: Task, measured: list[Measurement], finetuned: Path) -> None:
     source = records.read_metrics(finetuned)
-    people = len(set(task.rows(layout.ROLE_EVALUATION)["person"]))
     files.write_json(task.out / layout.CONFIG, {"run": task.name, "seed": task.seed})
-    tables = write_samples(measured, task.out)
-    records.write_metrics(
+    write_measured(
         task.out,
-        [entry(each, task.experiment.evaluate.level) for each in measured],
+        measured,
+        task.experiment.evaluate.level,
         seed=task.seed,
         device=source["device"],
         seconds={},
         precision=source["precision"],
-        tables=tables,
-        people=people,
+        people=task.rows(layout.ROLE_EVALUATION)["person"].nunique(),
         inputs=task.inputs(),
     )

@@ -24,6 +24,7 @@ MAX_FOLDS = 5
 # Steps for 200 training faces, as in config/defaults.yaml for ORL, and by what factor more faces raise them.
 STEPS = {"pretrain": 400, "finetune": 160}
 KNOWN_FACES, MAX_FACTOR = 200, 6.0
+SETTINGS = "settings.json"
 SEEDS = [0, 1]
 CONTROLS = ["pixels", "pca", "random_weights"]
 LEARNING_CONTROLS, LEARNING_PEOPLE = ["fisherfaces", "hog_lda"], 4  # which learn from so many people or more
@@ -81,15 +82,9 @@ def usable(folder: DataFolder) -> Found:
 
 
 def require_enough(found: Found, folder: Path, what: str) -> None:
-    """Stop unless there are people enough to train on some and evaluate on others.
+    """Stop with a DataError unless there are people enough to train on some and evaluate on others.
 
-    Args:
-        found: The photos.
-        folder: Where they are.
-        what: What is counted, such as "photos" or "usable photos".
-
-    Raises:
-        DataError: there are not; the message says what is missing.
+    `what` is counted in the folder, such as "photos" or "usable photos"; the message says what is missing.
     """
     enough = [name for name, count in found.people.items() if count >= MIN_PHOTOS]
     if len(enough) >= MIN_PEOPLE:
@@ -140,13 +135,10 @@ def data_settings(photos: Path, results: Path) -> dict[str, Any]:
 
 
 def scaled(chosen: dict[str, Any], seconds: Mapping[str, float], minutes: float, cores: int) -> float:
-    """Shorten the trainings of `chosen` to take at most so long; return the minutes that they take.
+    """Shorten the trainings of `chosen` (`settings`) in place to so many minutes; return those they take.
 
-    Args:
-        chosen: As `settings` returns, changed in place.
-        seconds: Of a step of pretraining and of fine-tuning, as a trial measured them on this machine.
-        minutes: That the trainings may take together.
-        cores: That train side by side.
+    `seconds` are those of a step of pretraining and of fine-tuning, as a trial measured them on this machine;
+    so many cores train side by side.
     """
     defaults = chosen["defaults"]
     work = {stage: defaults[stage]["steps"] * seconds[stage] for stage in STEPS}
@@ -198,9 +190,6 @@ def earlier(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
         return {}
     return found | {"results": str(folder.absolute())}
-
-
-SETTINGS = "settings.json"
 
 
 def write(folder: Path, chosen: Mapping[str, Any]) -> Path:

@@ -12,9 +12,10 @@ from facemae.core.errors import DataError, RefusedError, UsageError
 from facemae.core.progress import say
 from facemae.data.faces.pairs import GENERATED
 from facemae.evaluation.baselines.controls import EmbedByPart
+from facemae.evaluation.pairs import pair_rows
 from facemae.evaluation.protocols import illumination
 from facemae.evaluation.protocols.robustness import Trial, choose_pairs, families_of, measure
-from facemae.evaluation.records import Measurement, entry, write_samples
+from facemae.evaluation.records import Measurement, write_measured
 from facemae.evaluation.statistics import identity_weights
 from facemae.stages.embed import recogniser
 from facemae.stages.evaluate import setting
@@ -24,9 +25,7 @@ from facemae.stages.task import Task
 def robustness(task: Task, finetuned: Path | None) -> None:
     """Write how a run or baseline recognises covered and relit faces, with its values on the resamples.
 
-    Args:
-        task: The stage.
-        finetuned: Folder of the run's `finetune` stage; None: `task.name` is a baseline.
+    `finetuned` is the folder of the run's `finetune` stage; None: `task.name` is a baseline.
 
     Raises:
         UsageError: there is nothing to test, or there are fewer pairs than folds.
@@ -51,11 +50,7 @@ def robustness(task: Task, finetuned: Path | None) -> None:
 
 
 def load_trial(task: Task) -> Trial:
-    """Return the pairs that every run and baseline of an experiment is tested on, with their photos.
-
-    Raises:
-        UsageError, DataError: as `choose_pairs`.
-    """
+    """Return the pairs that everything is tested on, with their photos; errors as `choose_pairs`."""
     split = task.experiment.split
     rows = task.rows(layout.ROLE_EVALUATION)
     table = records.read_table(task.data.pairs, layout.PAIR_COLUMNS)
@@ -64,18 +59,14 @@ def load_trial(task: Task) -> Trial:
         table[table["protocol"] == protocol], rows, task.experiment.robustness.pairs, split.seed
     )
     chosen = rows[rows["sample_id"].isin({*pairs["first"], *pairs["second"]})]
-    place = pd.Index(chosen["sample_id"])
-    people, _ = np.unique(rows["person"].to_numpy(str), return_inverse=True)
-    first_person, second_person = (
-        np.searchsorted(people, pairs[side].to_numpy(str)) for side in ("first_person", "second_person")
-    )
+    people, (first, second) = np.unique(rows["person"].to_numpy(str)), pair_rows(pairs, chosen["sample_id"])
     return Trial(
         task.load_rows(chosen).images,
-        place.get_indexer(pd.Index(pairs["first"])),
-        place.get_indexer(pd.Index(pairs["second"])),
+        first,
+        second,
         pairs["part"].to_numpy(int),
-        first_person,
-        second_person,
+        np.searchsorted(people, pairs["first_person"].to_numpy(str)),
+        np.searchsorted(people, pairs["second_person"].to_numpy(str)),
         pairs["genuine"].to_numpy(bool),
         pairs["fold"].to_numpy(int),
         identity_weights(len(people), task.experiment.evaluate.resamples, split.seed),
@@ -137,18 +128,14 @@ def _write(task: Task, finetuned: Path | None, trial: Trial, measured: list[Meas
     trained = records.read_metrics(finetuned) if finetuned else {}
     settings = {"run": task.name, "seed": task.seed} | experiment.robustness.model_dump(exclude={"runs"})
     settings |= experiment.evaluate.model_dump(include={"resamples", "level"})
-    tables = write_samples(measured, task.out)
     files.write_json(task.out / layout.CONFIG, settings)
-    records.write_metrics(
+    write_measured(
         task.out,
-        [entry(each, experiment.evaluate.level) for each in measured],
+        measured,
+        experiment.evaluate.level,
         seed=task.seed,
         device=str(task.compute()) if finetuned else "cpu, float32",
-        seconds=trained.get("seconds", {}),
-        images_seen=trained.get("images_seen", {}),
-        precision=trained.get("precision", {}),
-        tables=tables,
-        energy_joules=trained.get("energy_joules", {}),
+        **{name: trained.get(name, {}) for name in records.SPENT},
         people=trial.weights.shape[1],
         evaluated=records.digest(trial.names),
         dataset=experiment.dataset,

@@ -59,17 +59,11 @@ class Task:
 
     def inputs(self) -> dict[str, str]:
         """Return the checksums of the data that a result rests on."""
-        return {
-            "faces": files.sha256_of(self.data.cache_hashes),
-            "split": files.sha256_of(self.data.split),
-        }
+        read = {"faces": self.data.cache_hashes, "split": self.data.split}
+        return {name: files.sha256_of(path) for name, path in read.items()}
 
     def rows(self, *roles: str) -> pd.DataFrame:
-        """Return the split's rows with one of `roles`.
-
-        Raises:
-            DataError: there are none.
-        """
+        """Return the split's rows with one of `roles`; a DataError where there are none."""
         table = records.read_table(self.data.split, layout.SPLIT_COLUMNS)
         rows = table[table["role"].isin(roles)]
         if rows.empty:
@@ -106,11 +100,7 @@ class Task:
         return tuple(range(self.rotations)) if self.parts is None else self.parts
 
     def training(self, part: int) -> pd.DataFrame:
-        """Return the rows of the split that the model which evaluates a part may learn from, with labels.
-
-        Raises:
-            DataError: there are none.
-        """
+        """Return the split's labelled rows that a part's model may learn from; a DataError without any."""
         table = records.read_table(self.data.split, layout.SPLIT_COLUMNS)
         others = (table["role"] == layout.ROLE_EVALUATION) & (table["part"] != part) & table["trainable"]
         rows = table[(table["role"] == layout.ROLE_TRAIN) | others]
@@ -124,30 +114,17 @@ class Task:
         return rows[rows["part"] == part]
 
     def load(self, *roles: str, most: int | None = None) -> Faces:
-        """Return the faces with one of `roles` in memory, or `most` of them, evenly chosen.
-
-        Raises:
-            DataError: there are none.
-            IntegrityError: they are damaged, or of another size.
-        """
+        """Return the faces with one of `roles` in memory, or `most` of them, evenly chosen."""
         return self.load_rows(evenly(self.rows(*roles), most))
 
     def load_rows(self, rows: pd.DataFrame) -> Faces:
-        """Return the faces of some rows of the split in memory.
-
-        Raises:
-            IntegrityError: they are damaged, or of another size.
-        """
+        """Return the faces of some rows in memory; an IntegrityError if damaged, or of another size."""
         faces = load_faces(self.data, rows)
         self._check_size(faces.images.shape[1])
         return faces
 
     def open(self, rows: pd.DataFrame) -> OpenFaces:
-        """Return the faces of some rows of the split, left on disk.
-
-        Raises:
-            IntegrityError: they are damaged, or of another size.
-        """
+        """Return the faces of some rows, left on disk; errors as `load_rows`."""
         faces = open_faces(self.data, rows)
         self._check_size(faces.file.shape[1])
         return faces

@@ -35,15 +35,8 @@ Floats = NDArray[np.floating]
 def write_probe(task: Task, encoder: Encoder, compute: Compute) -> dict[str, Any]:
     """Write the evaluation people's embeddings by closed-form heads on an encoder into the stage's folder.
 
-    Where the faces allow no head, the table is empty.
-
-    Args:
-        task: The `finetune` stage.
-        encoder: As fine-tuning finds it, pretrained or not.
-        compute: Where to compute.
-
-    Returns:
-        The entry of `metrics.json`: ROC AUC on held-out training people, or why there is none.
+    The encoder is as fine-tuning finds it, pretrained or not. Where the faces allow no head, the table is
+    empty. Returns the entry of `metrics.json`: ROC AUC on held-out training people, or why there is none.
     """
     try:
         tables, values = _embedded(task, encoder, compute)
@@ -59,11 +52,7 @@ def write_probe(task: Task, encoder: Encoder, compute: Compute) -> dict[str, Any
 
 
 def _embedded(task: Task, encoder: Encoder, compute: Compute) -> tuple[list[pd.DataFrame], list[float]]:
-    """Return each part's EMBEDDING_COLUMNS and the AUC of its head.
-
-    Raises:
-        DataError: the faces allow no head, or are too many.
-    """
+    """Return each part's EMBEDDING_COLUMNS and the AUC of its head."""
     labels = task.run.finetune.labels
     learnt = [_some(labelled_subset(task.training(part), labels)) for part in task.wanted_parts]
     evaluated = [task.evaluated(part) for part in task.wanted_parts]
@@ -89,11 +78,7 @@ def _some(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tokens(task: Task, rows: pd.DataFrame, encoder: Encoder, compute: Compute) -> NDArray[np.float16]:
-    """Return all tokens of each face side by side, (N, D); an encoder without patches gives its one vector.
-
-    Raises:
-        DataError: they would take more memory than is meant for them.
-    """
+    """Return all tokens of each face side by side, (N, D); without patches there is one vector."""
     if (size := 2 * len(rows) * token_count(encoder) * encoder.width) > MOST_BYTES:
         raise DataError(
             f"{size / 1e9:.1f} GB of tokens are more than the {MOST_BYTES / 1e9:g} GB that a closed-form "

@@ -162,12 +162,10 @@ def test_tiny_overlay_loads_over_the_shipped_file(root):
 
 
 def test_literals_are_the_registered_strategies_and_baselines():
-    from facemae.evaluation.baselines.controls import BASELINES
     from facemae.masking.strategies import STRATEGIES
 
     assert tuple(STRATEGIES) == config.STRATEGIES
-    assert get_args(config.Baseline) == tuple(BASELINES)
-    assert set(config.BASELINES_WITHOUT_CHANCE) < set(BASELINES)
+    assert set(config.BASELINES_WITHOUT_CHANCE) < set(get_args(config.Baseline))
 
 
 def test_importing_the_configuration_stays_light():

@@ -25,7 +25,7 @@ def counts(people, resamples, seed=0):
 
 def accuracy(pairs, fold):
     splits = metrics.split_by_person(pairs, fold)
-    return metrics.mean_of_folds(metrics.balanced_accuracies(splits, metrics.best_thresholds(splits)))
+    return metrics.mean_of_defined(metrics.balanced_accuracies(splits, metrics.best_thresholds(splits)))
 
 
 def people_of(embeddings, identity, weights=None):

@@ -34,7 +34,7 @@ def accuracy_score(pairs, fold, weights=None):
     """Return the mean over folds of the balanced accuracy, (R,)."""
     splits = metrics.split_by_person(pairs, fold)
     thresholds = metrics.best_thresholds(splits, weights)
-    return metrics.mean_of_folds(metrics.balanced_accuracies(splits, thresholds, weights))
+    return metrics.mean_of_defined(metrics.balanced_accuracies(splits, thresholds, weights))
 
 
 def of(genuine, impostor):

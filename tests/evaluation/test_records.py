@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from facemae.core import layout, records
-from facemae.evaluation.records import Measurement, entry, higher_is_better, write_samples
+from facemae.evaluation.records import Measurement, entry, higher_is_better, write_measured
 
 
 def moved(spread):
@@ -33,7 +33,10 @@ def test_each_measurement_is_a_column_of_one_of_two_tables(tmp_path):
         Measurement("p", "eer", 0.5, 9, "", None, influence=moved(0.1)),
         Measurement("p", "far_at_target=0.1", 0.1, 9, "", None),
     ]
-    assert write_samples(measured, tmp_path) == [layout.RESAMPLES, layout.INFLUENCE]
+    write_measured(tmp_path, measured, 0.95, seed=0, device="cpu", seconds={})
+    written = records.read_metrics(tmp_path)
+    assert set(written["tables"]) == {layout.RESAMPLES, layout.INFLUENCE}
+    assert [each["name"] for each in written["metrics"]] == ["accuracy", "eer", "far_at_target=0.1"]
     samples, influence = (records.read_table(tmp_path / n) for n in (layout.RESAMPLES, layout.INFLUENCE))
     assert samples.to_dict("list") == {"accuracy@mask=0.3": [0.0, 1.0, 2.0]}
     assert influence.to_dict("list") == {"first": [0, 0, 1], "second": [0, 1, 1], "eer": [0.1, -0.2, 0.1]}

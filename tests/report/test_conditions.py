@@ -43,8 +43,8 @@ def leaderboard() -> pd.DataFrame:
     return board(rows)
 
 
-def made(name: str, leaderboard: pd.DataFrame) -> Chart:
-    return getattr(conditions, name)(leaderboard, chart_spec.looks(leaderboard))
+def made(leaderboard: pd.DataFrame) -> dict[str, Chart]:
+    return {each.name: each for each in conditions.conditions(leaderboard, chart_spec.looks(leaderboard))}
 
 
 def panel_of(chart: Chart, title: str = "") -> pd.DataFrame:
@@ -56,16 +56,15 @@ def by_run(panel: pd.DataFrame, run: str, column: str) -> list[object]:
 
 
 def test_only_what_was_measured_has_a_chart(leaderboard: pd.DataFrame) -> None:
-    names = [each.name for each in made("conditions", leaderboard)]
-    assert names == ["occlusion", "occlusion-kinds", "lighting", "illumination", "labels"]
-    assert made("conditions", leaderboard[leaderboard["protocol"] == "verification"]) == []
-    assert made("conditions", leaderboard.head(0)) == []
+    assert list(made(leaderboard)) == ["occlusion", "occlusion-kinds", "lighting", "illumination", "labels"]
+    assert made(leaderboard[leaderboard["protocol"] == "verification"]) == {}
+    assert made(leaderboard.head(0)) == {}
     refused = leaderboard.assign(value=float("nan"))
-    assert made("conditions", refused) == []
+    assert made(refused) == {}
 
 
 def test_the_mean_over_kinds_starts_at_uncovered_faces(leaderboard: pd.DataFrame) -> None:
-    panel = panel_of(made("occlusion", leaderboard))
+    panel = panel_of(made(leaderboard)["occlusion"])
     assert list(dict.fromkeys(panel["run"])) == ["scratch", "random", "pixels"]
     assert by_run(panel, "scratch", "x") == [0.0, 0.1, 0.5]
     assert by_run(panel, "scratch", "value") == pytest.approx([0.9, 0.85, 0.65])
@@ -79,43 +78,43 @@ def test_a_mean_over_fewer_kinds_is_left_out(leaderboard: pd.DataFrame) -> None:
         & (leaderboard["condition"] == "mask")
         & (leaderboard["amount"] == 0.5)
     )
-    panel = panel_of(made("occlusion", leaderboard.assign(value=leaderboard["value"].mask(lost))))
+    panel = panel_of(made(leaderboard.assign(value=leaderboard["value"].mask(lost)))["occlusion"])
     assert by_run(panel, "random", "x") == [0.0, 0.1]
     assert by_run(panel, "scratch", "x") == [0.0, 0.1, 0.5]
 
 
 def test_each_kind_is_a_panel_that_starts_at_the_same_point(leaderboard: pd.DataFrame) -> None:
-    found = made("occlusion_kinds", leaderboard)
+    found = made(leaderboard)["occlusion-kinds"]
     assert list(found.panels) == ["rectangle", "mask"]
     assert by_run(panel_of(found, "mask"), "scratch", "value") == pytest.approx([0.9, 0.8, 0.4])
-    light = panel_of(made("lighting", leaderboard), "gamma")  # its own clean faces are not listed twice
+    light = panel_of(made(leaderboard)["lighting"], "gamma")  # its own clean faces are not listed twice
     assert by_run(light, "scratch", "x") == [0.0, 0.2, 0.4]
 
 
 def test_subsets_of_light_are_in_order(leaderboard: pd.DataFrame) -> None:
-    found = made("illumination", leaderboard)
+    found = made(leaderboard)["illumination"]
     assert list(found.x.words) == ["S2", "S3", "S5"]
     assert list(found.panels) == ["rank-1 identification"]
     assert by_run(panel_of(found, "rank-1 identification"), "random", "x") == ["S2", "S3", "S5"]
 
 
 def test_label_curves_are_logarithmic_and_need_two_points(leaderboard: pd.DataFrame) -> None:
-    found = made("labels", leaderboard)
+    found = made(leaderboard)["labels"]
     assert found.x.log
     assert by_run(panel_of(found), "random", "x") == [0.1, 1.0]
-    assert made("labels", leaderboard[~leaderboard["amount"].eq(0.1)]) is None
+    assert "labels" not in made(leaderboard[~leaderboard["amount"].eq(0.1)])
 
 
 def test_every_chart_says_how_to_read_it(leaderboard: pd.DataFrame) -> None:
-    for each in made("conditions", leaderboard):
+    for each in made(leaderboard).values():
         assert each.read.endswith(".")
         assert each.alt.startswith("Line chart")
 
 
 def test_a_table_has_a_row_per_run_and_a_column_per_place(leaderboard: pd.DataFrame) -> None:
-    found = made("labels", leaderboard)
-    panel = panel_of(found).query("not (run == 'random' and x == 1)")
-    table = conditions.table_of(panel, found.x.title)
+    lost = (leaderboard["run"] == "random") & (leaderboard["amount"] == 1)
+    found = made(leaderboard[~lost])["labels"]
+    table = conditions.table_of(panel_of(found), found.x.title)
     assert list(table.columns) == ["Run, by share of the labels (logarithmic)", "0.1", "1"]
     assert table.to_numpy().tolist()[0] == ["scratch", "0.090 (-0.010 to 0.290)", "0.900 (0.800 to 1.100)"]
     assert table.to_numpy().tolist()[1][2] == ""
@@ -133,7 +132,7 @@ def test_groups_and_all_pairs_have_tables(leaderboard: pd.DataFrame) -> None:
 
 def test_the_app_draws_each_run_in_its_colour_and_names_it_once(leaderboard: pd.DataFrame) -> None:
     looks = chart_spec.looks(leaderboard)
-    for each in made("conditions", leaderboard):
+    for each in made(leaderboard).values():
         figure = charts.draw(each)
         named = [trace.name for trace in figure.data if trace.showlegend is not False]
         assert named == ["scratch", "random", "pixels"]
@@ -146,10 +145,10 @@ def test_the_app_draws_each_run_in_its_colour_and_names_it_once(leaderboard: pd.
 
 
 def test_bands_hold_the_interval_and_words_have_bars(leaderboard: pd.DataFrame) -> None:
-    band = charts.draw(made("labels", leaderboard)).data[0]
+    band = charts.draw(made(leaderboard)["labels"]).data[0]
     assert band.fill == "toself"
     assert list(band.y) == pytest.approx([0.29, 1.1, 0.8, -0.01])
-    bars = charts.draw(made("illumination", leaderboard))
+    bars = charts.draw(made(leaderboard)["illumination"])
     assert all(trace.error_y.array is not None for trace in bars.data)
     assert bars.data[0].error_y.arrayminus[0] == pytest.approx(0.1)
 

@@ -147,8 +147,6 @@ def test_strips_have_transparent_gaps() -> None:
     assert picture.shape == (3 * 8 + 2 * 4, 2 * 8 + 4, 4)
     assert picture[0, 0].tolist() == [200, 200, 200, 255]
     assert picture[9, 0, 3] == 0
-    assert reconstructions.mask_grid(face[0], np.zeros((5, 4), dtype=bool), 2).shape == (20, 20, 4)
-    assert reconstructions.mask_grid(face[0], np.zeros((1, 4), dtype=bool), 2).shape == (8, 8, 4)
 
 
 def test_masks_in_words() -> None:

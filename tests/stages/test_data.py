@@ -11,7 +11,7 @@ from facemae.core import layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.files import sha256
 from facemae.core.layout import DataFolder
-from facemae.data.faces.cache import load_faces
+from facemae.data.faces.cache import build_cache, load_faces
 from facemae.data.images import open_image
 from facemae.data.sources import manifest
 from facemae.data.sources.locate import raw_dir
@@ -82,7 +82,7 @@ def prepared(configured, tmp_path_factory):
     experiment = configured()
     fetch(experiment, folder)
     align(experiment, folder)
-    prepare.cache(folder)
+    build_cache(folder)
     prepare.split(experiment, folder)
     return folder
 
@@ -193,7 +193,7 @@ def test_other_settings_make_other_faces_and_the_old_ones_go(configured, prepare
     align(configured(image_size=96), folder)
     (new,) = folder.shards.rglob("*.parquet")
     assert new.parent != old.parent
-    prepare.cache(folder)
+    build_cache(folder)
     assert load_faces(folder, records.read_table(folder.faces)).images.shape[1] == 96
 
 
@@ -292,7 +292,7 @@ def test_a_listing_that_lost_its_shards_is_refused(prepared, tmp_path):
     shutil.rmtree(folder.shards)
     folder.cache.unlink()
     with pytest.raises(IntegrityError, match="is missing; align the photos again"):
-        prepare.cache(folder)
+        build_cache(folder)
 
 
 def test_file_names_that_are_no_text_are_followed(configured, tmp_path, corpus):

@@ -62,8 +62,8 @@ def test_a_list_is_measured_by_its_cosines_and_its_people():
         for a, b in zip(pairs["first"], pairs["second"], strict=True)
     ]
     people = [[int(name[1:3]) for name in pairs[side]] for side in ("first", "second")]
-    columns = (np.array(cosine), *map(np.array, people), pairs["genuine"], pairs["fold"])
-    expected = pair_list.measure(*columns, (0.1,))
+    listed = pair_list.comparisons(np.array(cosine), *map(np.array, people), pairs["genuine"])
+    expected = pair_list.measure(listed, pairs["fold"], (0.1,))
     for each in expected:
         found = named(report)[each.name]
         assert (found.value, found.note) == (

@@ -365,7 +365,7 @@ def family(amounts):
 
 
 def test_the_mean_over_conditions_by_hand():
-    rows = [[measurement(0.8), measurement(0.6)], [measurement(0.6), measurement(0.5)]]
+    rows = [measurement(each) for each in (0.8, 0.6, 0.6, 0.5)]
     mean, drop = protocol.summarise(family([0.1, 0.5]), measurement(0.9), rows, 0.95)
     expected = (0.8 + 0.6 + 0.6 + 0.5) / 4
     assert (mean.name, mean.value) == ("occlusion_accuracy", pytest.approx(expected))
@@ -375,14 +375,14 @@ def test_the_mean_over_conditions_by_hand():
 
 
 def test_unchanged_faces_have_no_part_in_the_mean():
-    rows = [[measurement(0.7), measurement(0.6)]]
+    rows = [measurement(0.7), measurement(0.6)]
     means = [protocol.summarise(family([0.5]), measurement(clean), rows, 0.95)[0] for clean in (0.7, 0.95)]
     assert means[0].value == means[1].value == pytest.approx(0.65)
 
 
 def test_what_keeps_its_accuracy_drops_by_nothing_and_chance_is_all():
     for value, drop in ((0.9, 0), (0.5, 1.0)):
-        rows = [[measurement(value), measurement(value)]]
+        rows = [measurement(value), measurement(value)]
         found = protocol.summarise(family([1e-9]), measurement(value), rows, 0.95)
         assert found[0].value == pytest.approx(value)
         if drop:
@@ -393,7 +393,7 @@ def test_what_keeps_its_accuracy_drops_by_nothing_and_chance_is_all():
 
 @pytest.mark.parametrize(("value", "spread"), [(0.54, 0.0), (0.6, 0.1)])
 def test_a_drop_from_near_chance_is_refused(value, spread):
-    rows = [[measurement(0.5), measurement(0.5)]]
+    rows = [measurement(0.5), measurement(0.5)]
     mean, drop = protocol.summarise(family([0.5]), measurement(value, spread=spread), rows, 0.95)
     assert mean.value is not None
     assert (drop.value, drop.samples) == (None, None)

@@ -1,6 +1,6 @@
 """Controls that this project trains no network for: what a strategy has to beat, and how far one can get.
 
-A baseline is fitted once and embeds often: `(training faces, experiment, seed) -> (images -> vectors)`.
+A baseline is fitted once and embeds often.
 Images are (N, H, H, 3) uint8, vectors (N, M). `pixels` and `random_weights` learn nothing and are the floor;
 `pca` learns from the training faces, `fisherfaces` and `hog_lda` also from their labels, the same as a run.
 `dlib` and `inception` are off-the-shelf recognisers, trained by others on millions of faces: the ceiling.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -30,8 +31,7 @@ from facemae.models.embedder import Frozen, embed_faces
 EmbedByPart = Callable[[NDArray[np.uint8], int], NDArray[np.floating]]
 """From aligned faces (N, H, H, 3) and a part of the evaluation people to vectors (N, D)."""
 
-BaselineFn = Callable[[Faces, config.Experiment, int], Embed]
-
+BASELINES: tuple[str, ...] = get_args(config.Baseline)
 GREY_SIDE, GREY_COMPONENTS = 32, 300
 HOG_SIDE, HOG_COMPONENTS = 64, 400
 
@@ -49,11 +49,7 @@ class Learner:
     components: int
 
     def fit(self, features: Floats, people: Sequence[str | None], name: str) -> Head:
-        """Return the head that the training faces give.
-
-        Raises:
-            DataError: they do not allow one.
-        """
+        """Return the head that the training faces give; a DataError if they do not allow one."""
         learn = fit if name in config.BASELINES_FROM_LABELS else whiten
         return learn(features, people, self.components, name)
 
@@ -93,59 +89,28 @@ def learnt_from(name: str, rows: pd.DataFrame, labels: config.Labels) -> pd.Data
     return labelled_subset(rows, labels) if name in config.BASELINES_FROM_LABELS else rows
 
 
-def _learnt(name: str) -> BaselineFn:
-    """Return a learner as a baseline."""
+def baseline(name: str, training: Faces, experiment: config.Experiment, seed: int) -> Embed:
+    """Return a control, fitted to the training people's faces if it learns.
 
-    def fitted(training: Faces, experiment: config.Experiment, seed: int) -> Embed:
+    Raises:
+        DataError: the faces do not allow a learner.
+        UsageError: an off-the-shelf recogniser, or its weights, are not there.
+    """
+    if name in LEARNERS:
         learner = LEARNERS[name]
         head = learner.fit(learner.features(training.images), training.people, name)
         return lambda images: head(learner.features(images))
-
-    return fitted
-
-
-def pixels(training: Faces, experiment: config.Experiment, seed: int) -> Embed:
-    """Embed as the grey values of each image less their mean, so that the cosine is a correlation."""
-    return _centred
-
-
-def random_weights(training: Faces, experiment: config.Experiment, seed: int) -> Embed:
-    """Embed as the mean token of the untrained encoder that every run of this seed starts from."""
-    torch.manual_seed(seed_of(seed, "weights"))
-    network = Frozen(build_encoder(experiment.defaults.model, experiment.data.image_size)).eval()
-    return lambda images: embed_faces(network, images, plain("cpu"))
+    if name == "pixels":
+        return correlated
+    if name == "random_weights":  # the mean token of the untrained encoder that every run starts from
+        torch.manual_seed(seed_of(seed, "weights"))
+        network = Frozen(build_encoder(experiment.defaults.model, experiment.data.image_size)).eval()
+        return lambda images: embed_faces(network, images, plain("cpu"))
+    return recogniser(name)
 
 
-def dlib(training: Faces, experiment: config.Experiment, seed: int) -> Embed:
-    """Embed with dlib's network, which learns nothing from the training faces (off_the_shelf.py).
-
-    Raises:
-        UsageError: the extra `baselines` is not installed.
-    """
-    return recogniser("dlib")
-
-
-def inception(training: Faces, experiment: config.Experiment, seed: int) -> Embed:
-    """Embed with facenet-pytorch's network, which learns nothing from the training faces either.
-
-    Raises:
-        UsageError: nobody has said where its weights are.
-    """
-    return recogniser("inception")
-
-
-BASELINES: dict[str, BaselineFn] = {
-    "pixels": pixels,
-    "pca": _learnt("pca"),
-    "fisherfaces": _learnt("fisherfaces"),
-    "hog_lda": _learnt("hog_lda"),
-    "random_weights": random_weights,
-    "dlib": dlib,
-    "inception": inception,
-}
-
-
-def _centred(images: np.ndarray) -> np.ndarray:
+def correlated(images: np.ndarray) -> np.ndarray:
+    """Return the grey values of each image less their mean, so that the cosine is a correlation."""
     grey: np.ndarray = images.reshape(len(images), -1, 3).mean(axis=2)
     centred: np.ndarray = grey - grey.mean(axis=1, keepdims=True)
     return centred

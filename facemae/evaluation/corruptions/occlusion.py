@@ -221,7 +221,8 @@ def _between(noise: Noise, low: float, high: float) -> Floats:
 
 def _textures(kind: str, size: int, noise: Noise) -> Images:
     """Return what an occluder would look like all over the image, (N, H, H, 3): plain or of noise."""
-    colour, depth = _COLOURS.get(kind, _any_colour)(noise)
+    colour = _COLOURS.get(kind, _any_colour)(noise)
+    depth = _FABRIC if kind in _COLOURS else _CLUTTER
     textured = noise.uniform(1, 1, 1).numpy() < 0.5
     cells = (noise.uniform(_CELLS, _CELLS, 3).numpy() - 0.5) * np.where(textured, depth, 0)
     painted = np.clip(colour[:, None, None, :] + cells, 0, 255).astype(np.uint8)
@@ -229,30 +230,19 @@ def _textures(kind: str, size: int, noise: Noise) -> Images:
     return painted[:, places[:, None], places[None, :]]
 
 
-def _any_colour(noise: Noise) -> tuple[Floats, int]:
-    return noise.uniform(3).numpy() * 255, _CLUTTER
+def _any_colour(noise: Noise) -> Floats:
+    return noise.uniform(3).numpy() * 255
 
 
-def _cloth(noise: Noise) -> tuple[Floats, int]:
-    return noise.uniform(3).numpy() * 255, _FABRIC
-
-
-def _dark(noise: Noise) -> tuple[Floats, int]:
-    return noise.uniform(1).numpy() * np.float32(40) + np.zeros(3, np.float32), _FABRIC
-
-
-def _mask_colour(noise: Noise) -> tuple[Floats, int]:
-    return np.array(_MASKS, np.float32)[noise.integers(len(_MASKS)).numpy()], _FABRIC
-
-
-def _skin(noise: Noise) -> tuple[Floats, int]:
+def _skin(noise: Noise) -> Floats:
     dark, light = np.array(_SKIN, np.float32)
-    return dark + (light - dark) * noise.uniform(1).numpy(), _FABRIC
+    skin: Floats = dark + (light - dark) * noise.uniform(1).numpy()
+    return skin
 
 
-_COLOURS: dict[str, Callable[[Noise], tuple[Floats, int]]] = {
-    "sunglasses": _dark,
-    "mask": _mask_colour,
-    "scarf": _cloth,
+_COLOURS: dict[str, Callable[[Noise], Floats]] = {
+    "sunglasses": lambda noise: noise.uniform(1).numpy() * np.float32(40) + np.zeros(3, np.float32),
+    "mask": lambda noise: np.array(_MASKS, np.float32)[noise.integers(len(_MASKS)).numpy()],
+    "scarf": _any_colour,
     "hand": _skin,
 }

@@ -41,8 +41,9 @@ from facemae.evaluation.pairs import (
     counts,
     each_person_once,
     people_alike,
+    ratio,
 )
-from facemae.evaluation.records import Measurement
+from facemae.evaluation.records import Measurement, refused
 
 PROTOCOL, CONDITION = "verification", "all pairs"
 LEAST_PEOPLE = 30  # as `metrics.impostors_needed` asks for errors
@@ -52,10 +53,7 @@ _AROUND = np.array([0.5, 0.75, 1.0, 1.33, 2.0])  # thresholds at these multiples
 
 
 def measure(
-    embeddings: NDArray[np.floating],
-    identity: Integers,
-    weights: Weights | None,
-    far_targets: Sequence[float],
+    embeddings: NDArray[np.floating], identity: Integers, weights: Weights, far_targets: Sequence[float]
 ) -> list[Measurement]:
     """Measure ROC AUC, EER and TAR at FAR on every pair of images.
 
@@ -65,7 +63,7 @@ def measure(
     Args:
         embeddings: (N, D), one row for each image, of any length but zero.
         identity: (N,), whose image each row is: 0 to P - 1, everyone at least once.
-        weights: (R, P), how often each person is drawn in each resample; None measures without resamples.
+        weights: (R, P), how often each person is drawn in each resample.
         far_targets: False accept rates in (0, 1]; one that has too few impostor pairs by the rule of 30
             (`metrics.impostors_needed`) is refused: its measurements have no value, but a note.
 
@@ -78,21 +76,20 @@ def measure(
     if not genuine or not impostors:
         missing = "impostor" if genuine else "genuine"
         raise RefusedError(f"there is no {missing} pair, verification needs both kinds")
-    rows = None if weights is None else counts(weights, len(pairs.images), exactly=True)
-    refusals = {far: metrics.too_few(impostors, far) for far in dict.fromkeys(far_targets)}
+    rows = counts(weights, len(pairs.images), exactly=True)
+    refusals = {far: metrics.too_few(impostors, far) for far in far_targets}
     allowed = [far for far, refusal in refusals.items() if not refusal]
     point, samples = (_exact if genuine + impostors <= EXACT_PAIRS else _on_grid)(pairs, rows, allowed)
     names = ["roc_auc", "eer", *(name for far in allowed for name in metrics.far_names(far))]
     sizes = [genuine + impostors] * 2 + [impostors] * (2 * len(allowed))
-    refused = [(name, note) for far, note in refusals.items() if note for name in metrics.far_names(far)]
-    note, found = people_behind(pairs.images), [None] * len(names) if samples is None else list(samples)
-    return [
-        *(
-            Measurement(PROTOCOL, name, float(value), n, note, row, CONDITION)
-            for name, value, n, row in zip(names, point, sizes, found, strict=True)
-        ),
-        *(Measurement(PROTOCOL, name, None, impostors, note, None, CONDITION) for name, note in refused),
+    note = people_behind(pairs.images)
+    found = [
+        Measurement(PROTOCOL, name, float(value), n, note, row, CONDITION)
+        for name, value, n, row in zip(names, point, sizes, samples, strict=True)
     ]
+    for far, why in refusals.items():
+        found += refused(PROTOCOL, metrics.far_names(far) if why else (), impostors, why, CONDITION)
+    return found
 
 
 def roc_auc(scores: SortedScores) -> float:
@@ -155,13 +152,11 @@ def people_behind(images: Integers) -> str:
 # --- values, exact ---
 
 
-def _exact(
-    pairs: EveryPair, rows: Floats | None, far_targets: Sequence[float]
-) -> tuple[Floats, Floats | None]:
+def _exact(pairs: EveryPair, rows: Floats, far_targets: Sequence[float]) -> tuple[Floats, Floats]:
     """Return ROC AUC, EER, and TAR and FAR of each target, (2 + 2 targets,), and on the resamples."""
     found = people_alike(all_pairs(pairs.unit, pairs.person))
     point = np.stack(metrics.rates(found, None, far_targets))[:, 0]
-    return point, None if rows is None else np.stack(metrics.rates(found, rows.astype(np.int64), far_targets))
+    return point, np.stack(metrics.rates(found, rows.astype(np.int64), far_targets))
 
 
 def _rates(scores: SortedScores, threshold: float, side: Literal["left", "right"]) -> tuple[float, float]:
@@ -177,15 +172,11 @@ def _rates(scores: SortedScores, threshold: float, side: Literal["left", "right"
 # --- resamples, from a grid of thresholds ---
 
 
-def _on_grid(
-    pairs: EveryPair, weights: Floats | None, far_targets: Sequence[float]
-) -> tuple[Floats, Floats | None]:
+def _on_grid(pairs: EveryPair, weights: Floats, far_targets: Sequence[float]) -> tuple[Floats, Floats]:
     """Return the exact values (2 + 2 targets,) and those on the resamples (2 + 2 targets, R)."""
     scores = pairs.scores
     at_far = [value for far in far_targets for value in tar_at_far(scores, far)]
     point = np.array([roc_auc(scores), equal_error_rate(scores), *at_far])
-    if weights is None:
-        return point, None
     thresholds = _grid(scores.impostor, float(point[1]), far_targets)
     rows = np.vstack([np.ones(weights.shape[1]), weights])  # the images themselves come first
     own = rows / np.maximum(1, pairs.own_pairs)  # of each genuine pair
@@ -249,8 +240,7 @@ class _Curves:
         rates = np.bincount(at, self.genuine_far * (1 - share), people * cuts)
         rates += np.bincount(at + 1, self.genuine_far * share, people * cuts)
         missed = ((self.rows @ rates.reshape(people, cuts)) * self.ratio).sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            return np.asarray(1 - missed / (self.rows @ self._pairs))
+        return np.asarray(1 - ratio(missed, self.rows @ self._pairs))
 
     def equal_errors(self) -> Floats:
         """Return each resample's equal error rate, where its steps meet the diagonal."""
@@ -283,8 +273,7 @@ class _Curves:
         return np.append(far, self.genuine_far[chosen] * ratio), np.append(tar, tar + gained)
 
     @cached_property
-    def _pairs(self) -> Floats:
-        """Everyone's number of genuine pairs."""
+    def _pairs(self) -> Floats:  # everyone's genuine ones
         return np.bincount(self.owner, minlength=self.rows.shape[1]).astype(np.float64)
 
     def _measurable(self) -> list[int]:
@@ -311,7 +300,6 @@ def _true_accepts(scores: SortedScores, thresholds: Scores, weights: Floats) -> 
 
 def _curve(accepted: Floats, total: Floats) -> Floats:
     """Return rates `(R, K + 2)` at falling thresholds, from none to all, given weights at rising ones."""
-    with np.errstate(invalid="ignore"):
-        rate = (accepted[::-1] / total).T
+    rate = ratio(accepted[::-1], total).T
     none = np.where(total > 0, 0.0, np.nan)[:, None]
     return np.hstack([none, rate, none + 1])

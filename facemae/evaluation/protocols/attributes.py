@@ -14,7 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, mean_absolute_error
 
-from facemae.evaluation.records import Measurement
+from facemae.evaluation import metrics
+from facemae.evaluation.pairs import ratio
+from facemae.evaluation.records import Measurement, refused
 from facemae.evaluation.statistics import identity_weights
 from facemae.models.attribute_heads import UNKNOWN
 
@@ -65,29 +67,20 @@ class Labelled:
 
 
 def confusion_scores(confusion: Floats) -> dict[str, Floats]:
-    """Return accuracy, balanced accuracy and macro F1 (R,) of confusion matrices.
+    """Return accuracy, balanced accuracy and macro F1 (R,) of confusion matrices (R, C, C).
 
-    As scikit-learn has them: the mean recall of the classes that occur, and the mean F1 of the classes that
-    occur or are predicted. NaN for a matrix without any count.
-
-    Args:
-        confusion: (R, C, C) counts, or weights, of true classes (rows) by predicted ones (columns).
+    These count, or weigh, true classes (rows) by predicted ones (columns). As scikit-learn has them: the mean
+    recall of the classes that occur, and the mean F1 of the classes that occur or are predicted. NaN for a
+    matrix without any count.
     """
     right = confusion.diagonal(axis1=1, axis2=2)
     occurs, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        recall, f1 = right / occurs, 2 * right / (occurs + predicted)  # 0 / 0: a class that plays no part
-        return {
-            "accuracy": right.sum(axis=1) / occurs.sum(axis=1),
-            "balanced": _mean_of_numbers(recall),
-            "f1": _mean_of_numbers(f1),
-        }
-
-
-def _mean_of_numbers(values: Floats) -> Floats:
-    there = np.isfinite(values)
-    mean: Floats = np.where(there, values, 0).sum(axis=1) / there.sum(axis=1)
-    return mean
+    # A class that plays no part, 0 / 0, is left out of the means.
+    return {
+        "accuracy": ratio(right.sum(axis=1), occurs.sum(axis=1)),
+        "balanced": metrics.mean_of_defined(ratio(right, occurs)),
+        "f1": metrics.mean_of_defined(ratio(2 * right, occurs + predicted)),
+    }
 
 
 def confusion_per_subject(
@@ -100,18 +93,10 @@ def confusion_per_subject(
 
 
 def mean_per_resample(values: Floats, subject: Integers, weights: Floats) -> Floats:
-    """Return the mean (R,) of values of faces (N,), each face as often as its subject is drawn.
-
-    Args:
-        values: (N,).
-        subject: (N,) whose face each is.
-        weights: (R, P) how often each subject is drawn; a resample that draws none of them is NaN.
-    """
+    """Return the mean (R,) of values of faces (N,), each as often as its subject (N,) is drawn (R, P)."""
     total = np.bincount(subject, weights=values, minlength=weights.shape[1])
     count = np.bincount(subject, minlength=weights.shape[1]).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        mean: Floats = (weights @ total) / (weights @ count)
-    return mean
+    return ratio(weights @ total, weights @ count)
 
 
 def measure(
@@ -132,7 +117,7 @@ def measure(
     """
     found: list[Measurement] = []
     for name, reason in labelled.refused.items():
-        found += _refusal(name, reason)
+        found += refused(PROTOCOL, [f"{name}_{score}" for score in _scores(name)], 0, reason)
     if not labelled.tasks:
         return found
     weights = identity_weights(labelled.subjects, resamples, seed).astype(np.float64)
@@ -144,9 +129,8 @@ def measure(
     return found
 
 
-def _refusal(name: str, reason: str) -> list[Measurement]:
-    names = [f"{AGE}_error"] if name == AGE else [f"{name}_{score}" for score in SCORES]
-    return [Measurement(PROTOCOL, each, None, 0, reason, None) for each in names]
+def _scores(name: str) -> tuple[str, ...]:
+    return ("error",) if name == AGE else SCORES
 
 
 def _measure_classes(
@@ -165,22 +149,16 @@ def _measure_classes(
     most = int(np.bincount(truth).argmax())
     always, share = labelled.classes[name][most], float((truth == most).mean())
     trivial = {"accuracy": share, "balanced": 1 / classes, "f1": 2 * share / (1 + share) / classes}
+    text = f"{note}; always {always} would give"
     found = [
         Measurement(
-            PROTOCOL,
-            f"{name}_{score}",
-            float(points[score]),
-            len(truth),
-            f"{note}; always {always} would give {trivial[score]:.3f}",
+            PROTOCOL, f"{name}_{score}", float(points[score]), len(truth), f"{text} {trivial[score]:.3f}",
             samples[score],
         )
         for score in SCORES
-    ]
-    right, trivially = (predicted == labelled.truth[name]).astype(float), labelled.truth[name] == most
-    text = f"{note}; always {always} would give"
-    return found + _by_group(
-        labelled, known, f"{name}_accuracy", (right, trivially.astype(float)), text, weights
-    )
+    ]  # fmt: skip
+    values = tuple((labelled.truth[name] == each).astype(float) for each in (predicted, most))
+    return found + _by_group(labelled, known, f"{name}_accuracy", values, text, weights)
 
 
 def _measure_age(labelled: Labelled, predicted: Floats, note: str, weights: Floats) -> list[Measurement]:
@@ -190,34 +168,21 @@ def _measure_age(labelled: Labelled, predicted: Floats, note: str, weights: Floa
     median = float(np.median(truth[known]))
     trivial = np.abs(median - truth)
     text = f"{note}; years; always {median:g} would give"
+    value = float(mean_absolute_error(truth[known], predicted[known]))
+    samples = mean_per_resample(error[known], labelled.subject[known], weights)
     overall = Measurement(
-        PROTOCOL,
-        name,
-        float(mean_absolute_error(truth[known], predicted[known])),
-        int(known.sum()),
-        f"{text} {trivial[known].mean():.3f}",
-        mean_per_resample(error[known], labelled.subject[known], weights),
+        PROTOCOL, name, value, int(known.sum()), f"{text} {trivial[known].mean():.3f}", samples
     )
     return [overall, *_by_group(labelled, known, name, (error, trivial), text, weights)]
 
 
 def _by_group(
-    labelled: Labelled,
-    known: Booleans,
-    name: str,
-    values: tuple[Floats, Floats],
-    text: str,
-    weights: Floats,
+    labelled: Labelled, known: Booleans, name: str, values: tuple[Floats, ...], text: str, weights: Floats
 ) -> list[Measurement]:
     """Return the mean of the faces' values in each group, which has to have enough faces.
 
-    Args:
-        labelled: The faces.
-        known: (N,) which faces have a label.
-        name: The metric.
-        values: (N,) of the predictions, and of the same prediction for all.
-        text: What stands in the note before the mean of the latter.
-        weights: (R, P).
+    The values (N,) are of the predictions, and of the same prediction for all; `text` stands in the note
+    before the mean of the latter.
     """
     found = []
     for group in np.unique(labelled.group[labelled.group != ""]).tolist():
@@ -225,7 +190,7 @@ def _by_group(
         count = int(chosen.sum())
         if count < GROUP_FACES:
             few = f"{count} faces of this group have a label; {GROUP_FACES} are needed"
-            found.append(Measurement(PROTOCOL, name, None, count, few, None, group))
+            found += refused(PROTOCOL, [name], count, few, group)
             continue
         own, trivial = (each[chosen] for each in values)
         samples = mean_per_resample(own, labelled.subject[chosen], weights)
@@ -236,7 +201,7 @@ def _by_group(
 
 def predictions(labelled: Labelled, predicted: Mapping[str, Floats]) -> pd.DataFrame:
     """Return each known label with its prediction as text, `PREDICTION_COLUMNS`; ages in years."""
-    tables = [pd.DataFrame(columns=PREDICTION_COLUMNS)]
+    tables = []
     for name in labelled.tasks:
         known, classes = np.flatnonzero(labelled.truth[name] != UNKNOWN), labelled.classes[name]
         truth, guess = labelled.truth[name][known], predicted[name][known]
@@ -248,4 +213,4 @@ def predictions(labelled: Labelled, predicted: Mapping[str, Floats]) -> pd.DataF
             "predicted": [classes[int(each)] if classes else f"{each:.3f}" for each in guess.tolist()],
         }
         tables.append(pd.DataFrame(columns))
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+    return pd.concat(tables or [pd.DataFrame(columns=PREDICTION_COLUMNS)], ignore_index=True)

@@ -21,8 +21,8 @@ from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
 from facemae.evaluation.pairs import Comparisons, Floats, Integers, Pairs, Weights
 from facemae.evaluation.protocols import operating_point
-from facemae.evaluation.protocols.pair_list import comparisons, pair_folds
-from facemae.evaluation.records import Measurement
+from facemae.evaluation.protocols.pair_list import pair_folds
+from facemae.evaluation.records import Measurement, refused
 from facemae.evaluation.statistics import percentile_interval
 
 BINS = 15
@@ -92,23 +92,12 @@ def probabilities(score: ArrayLike, genuine: ArrayLike, fold: ArrayLike) -> Floa
     return found
 
 
-def measure(
-    score: ArrayLike,
-    first: ArrayLike,
-    second: ArrayLike,
-    genuine: ArrayLike,
-    fold: ArrayLike,
-    weights: Weights,
-) -> list[Measurement]:
-    """Measure the Brier score and the ECE of calibrated probabilities on a list of pairs.
+def measure(pairs: Comparisons, fold: ArrayLike, weights: Weights) -> list[Measurement]:
+    """Measure the Brier score and the ECE of calibrated probabilities on a list of pairs in folds (N,).
 
-    The arguments are those of `listed.measure`. Pairs with a face that was not found have no score and are
-    left out. The resamples weigh the pairs; calibrations and bins stay those of the pairs as they are.
-
-    Raises:
-        ValueError: the arguments do not belong together.
+    Pairs with a face that was not found have no score and are left out. The resamples (R, P) weigh the pairs;
+    calibrations and bins stay those of the pairs as they are.
     """
-    pairs = comparisons(score, first, second, genuine)
     found = np.isfinite(pairs.score)
     kept, lost = pairs.take(found), int((~found).sum())
     note = f"pairs left out since a face was not found: {lost}" if lost else ""
@@ -117,7 +106,7 @@ def measure(
         folds = pair_folds(np.asarray(fold)[found], kept.genuine)
         chance = probabilities(kept.score, kept.genuine, folds)
     except RefusedError as error:
-        return [Measurement("calibration", name, None, len(kept), str(error), None) for name in names]
+        return refused("calibration", names, len(kept), str(error))
     ones = np.ones((1, weights.shape[1]), weights.dtype)
     values = _scored(kept, chance, np.vstack([ones, weights]).astype(np.float64))
     return [
@@ -126,19 +115,19 @@ def measure(
     ]
 
 
-def bins_of(probability: Floats, count: int = BINS) -> Integers:
+def bins_of(probability: Floats) -> Integers:
     """Return the bin (N,) of each probability: bins of equal mass, where equal probabilities share one."""
-    edges = np.unique(np.quantile(probability, np.arange(1, count) / count))
+    edges = np.unique(np.quantile(probability, np.arange(1, BINS) / BINS))
     return np.searchsorted(edges, probability).astype(np.int64)
 
 
 def _scored(pairs: Comparisons, probability: Floats, rows: Floats) -> list[Floats]:
     """Return the Brier score and the ECE under each row of weights, (R,) each."""
-    error = pairs.genuine - probability
-    members = np.eye(int(bins_of(probability).max()) + 1)[bins_of(probability)]
-    parts = []
-    for start in range(0, len(rows), max(1, _CHUNK_VALUES // len(pairs))):
-        weight = pairs.weights(rows[start : start + max(1, _CHUNK_VALUES // len(pairs))])
+    error, bins = pairs.genuine - probability, bins_of(probability)
+    members, parts = np.eye(int(bins.max()) + 1)[bins], []
+    size = max(1, _CHUNK_VALUES // len(pairs))
+    for start in range(0, len(rows), size):
+        weight = pairs.weights(rows[start : start + size])
         total = weight.sum(axis=1)
         # A bin's share of the weight times the gap between its rate and its mean probability.
         gaps = np.abs((weight * error) @ members).sum(axis=1)
@@ -148,23 +137,14 @@ def _scored(pairs: Comparisons, probability: Floats, rows: Floats) -> list[Float
 
 
 def threshold_card(
-    pairs: Pairs,
-    weights: Weights,
-    level: float,
-    targets: Sequence[float] = FMR_TARGETS,
+    pairs: Pairs, weights: Weights, level: float, targets: Sequence[float] = FMR_TARGETS
 ) -> pd.DataFrame:
     """Return a row per wanted false match rate: its threshold, and the errors at it with their intervals.
 
     The threshold is the lowest that keeps to the target on all these pairs; the intervals are for the rates
     at this threshold, from resamples of the people. Where not one error was seen, the upper end is the one
     under which none among so many people has the chance (1 - level) / 2. A rate with fewer than 30 expected
-    false matches is refused: the row says what it needs.
-
-    Args:
-        pairs: `operating.ListedPairs`, or `operating.EveryPair` of some faces.
-        weights: (R, P) resamples of the people.
-        level: Of the intervals.
-        targets: The wanted false match rates.
+    false matches is refused: the row says what it needs. `weights` (R, P) are resamples of the people.
     """
     impostors = pairs.impostors
     rows: list[dict[str, Any]] = [
@@ -196,10 +176,7 @@ def _interval(name: str, value: float, samples: Floats, people: int, level: floa
 
 
 def card_text(card: pd.DataFrame) -> str:
-    """Return a threshold card as plain text, a line per wanted false match rate.
-
-    A rate beyond the data is a line of its own that says what it would take.
-    """
+    """Return a threshold card as text, a line per wanted rate; one beyond the data says what it takes."""
     lines = ["wanted FMR  threshold  FMR (interval)                  FNMR (interval)"]
     for row in card.to_dict("records"):
         wanted = f"{row['target_fmr']:<10g}"

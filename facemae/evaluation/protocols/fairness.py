@@ -7,7 +7,7 @@ the geometric mean of the rates, as NIST reports it (IR 8429; FRTE Part 8). N fa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +17,7 @@ from facemae.evaluation import metrics
 from facemae.evaluation.pairs import EveryPair, Floats, Weights
 from facemae.evaluation.protocols import operating_point
 from facemae.evaluation.protocols.all_pairs import LEAST_PEOPLE
-from facemae.evaluation.records import Measurement
+from facemae.evaluation.records import Measurement, refused
 
 FMR_TARGET = 0.001
 FALLBACKS = (0.01, 0.1)  # where the pairs do not support the target
@@ -25,26 +25,13 @@ ALPHA = 0.5  # weight of the false matches in the FDR
 LARGEST_FNMR = 0.5  # of everyone: where most genuine pairs are rejected, those of all groups are, alike
 
 
-@dataclass(frozen=True)
-class Rates:
-    """A group's false match and false non-match rate at the common threshold."""
-
-    fmr: Measurement
-    fnmr: Measurement
-
-    @property
-    def measured(self) -> bool:
-        """Tell whether the group was large enough for both."""
-        return self.fmr.value is not None and self.fnmr.value is not None
+PROTOCOL, APART = "fairness", ("fdr", "fmr_ratio", "fnmr_ratio")
 
 
 def measure(
-    embeddings: NDArray[np.floating],
-    identity: ArrayLike,
-    group: ArrayLike,
-    weights: Weights,
+    embeddings: NDArray[np.floating], identity: ArrayLike, group: ArrayLike, weights: Weights,
     fmr_target: float = FMR_TARGET,
-) -> list[Measurement]:
+) -> list[Measurement]:  # fmt: skip
     """Measure each group's FMR and FNMR at one threshold, and how far the groups lie apart.
 
     The threshold keeps to `fmr_target` over all impostor pairs of all people, those of no known group
@@ -81,15 +68,15 @@ def _of_groups(
     try:
         target, threshold = _common_threshold(pairs, parts, fmr_target)
     except RefusedError as error:
-        return [_measurement(name, None, 0, str(error)) for name in ("fdr", "fmr_ratio", "fnmr_ratio")]
+        return refused(PROTOCOL, APART, 0, str(error))
     note = f"threshold {threshold:.4f}, at a false match rate of {target:g} over everyone"
     rates = [
         _of_group(name, part, target, threshold, note, weights[:, groups == name])
         for name, part in parts.items()
     ]
-    each = [measured for found in rates for measured in (found.fmr, found.fnmr)]
-    apart = _apart([found for found in rates if found.measured], len(pairs.unit), note)
-    return each + _unless_useless(apart, float(pairs.false_non_matches([threshold])[0, 0]), target)
+    apart = _apart([found for found in rates if found[0].value is not None], len(pairs.unit), note)
+    hidden = _unless_useless(apart, float(pairs.false_non_matches([threshold])[0, 0]), target)
+    return [*(each for found in rates for each in found), *hidden]
 
 
 def _common_threshold(
@@ -107,18 +94,17 @@ def _common_threshold(
 
 def _of_group(
     name: str, part: EveryPair, target: float, threshold: float, note: str, weights: Weights
-) -> Rates:
+) -> list[Measurement]:
+    """Return a group's FMR and FNMR, both refused where it is too small for either."""
     counts = {"fmr": part.impostor_count, "fnmr": part.genuine_count}
     if reason := _refusal(part, target):
-        return Rates(*(_measurement(each, None, n, reason, None, name) for each, n in counts.items()))
+        return [Measurement(PROTOCOL, each, None, n, reason, None, name) for each, n in counts.items()]
     note = f"{part.genuine_people} people with two faces or more; {note}"
     found = operating_point.rates(part, [threshold], weights)[0]
-    return Rates(
-        *(
-            _measurement(each, value, counts[each], note, samples, name)
-            for each, (value, samples) in zip(counts, found, strict=True)
-        )
-    )
+    return [
+        Measurement(PROTOCOL, each, value, n, note, samples, name)
+        for (each, n), (value, samples) in zip(counts.items(), found, strict=True)
+    ]
 
 
 def _refusal(part: EveryPair, target: float) -> str:
@@ -130,20 +116,19 @@ def _refusal(part: EveryPair, target: float) -> str:
     return ""
 
 
-def _apart(rates: list[Rates], faces: int, note: str) -> list[Measurement]:
+def _apart(rates: list[list[Measurement]], faces: int, note: str) -> list[Measurement]:
     """Return the sums over the groups that were measured."""
-    names = ("fdr", "fmr_ratio", "fnmr_ratio")
     if len(rates) < 2:
         reason = f"{len(rates)} groups are large enough, and two are needed to compare"
-        return [_measurement(name, None, faces, reason) for name in names]
-    fmr = np.stack([_with_point(each.fmr) for each in rates])
-    fnmr = np.stack([_with_point(each.fnmr) for each in rates])
-    values = (discrepancy(fmr, fnmr), over_mean(fmr), over_mean(fnmr))
-    found = [
-        _measurement(name, float(value[0]), faces, f"{len(rates)} groups; {note}", value[1:])
-        for name, value in zip(names, values, strict=True)
+        return refused(PROTOCOL, APART, faces, reason)
+    fmr, fnmr = (np.stack([_with_point(each[kind]) for each in rates]) for kind in range(2))
+    zero = "a group has not one such error, so the geometric mean of the rates is zero"
+    return [
+        Measurement(PROTOCOL, name, None, faces, zero)
+        if np.isnan(value[0])
+        else Measurement(PROTOCOL, name, float(value[0]), faces, f"{len(rates)} groups; {note}", value[1:])
+        for name, value in zip(APART, (discrepancy(fmr, fnmr), over_mean(fmr), over_mean(fnmr)), strict=True)
     ]
-    return [_unless_zero(each) for each in found]
 
 
 def _unless_useless(apart: list[Measurement], fnmr: float, target: float) -> list[Measurement]:
@@ -154,10 +139,11 @@ def _unless_useless(apart: list[Measurement], fnmr: float, target: float) -> lis
         f"at a false match rate of {target:g}, {fnmr:.2f} of the genuine pairs are rejected; above "
         f"{LARGEST_FNMR:g} these errors cannot tell whether groups are treated alike"
     )
-    refused = [each.value is not None and each.name != "fmr_ratio" for each in apart]
     return [
-        replace(each, value=None, note=note, samples=None) if hide else each
-        for each, hide in zip(apart, refused, strict=True)
+        each
+        if each.value is None or each.name == "fmr_ratio"
+        else replace(each, value=None, note=note, samples=None)
+        for each in apart
     ]
 
 
@@ -182,16 +168,3 @@ def over_mean(rates: Floats) -> Floats:
 def _with_point(measured: Measurement) -> Floats:
     assert measured.samples is not None
     return np.concatenate([[measured.value], measured.samples])
-
-
-def _unless_zero(measured: Measurement) -> Measurement:
-    if measured.value is None or not np.isnan(measured.value):
-        return measured
-    note = "a group has not one such error, so the geometric mean of the rates is zero"
-    return replace(measured, value=None, note=note, samples=None)
-
-
-def _measurement(
-    name: str, value: float | None, n: int, note: str, samples: Floats | None = None, condition: str = ""
-) -> Measurement:
-    return Measurement("fairness", name, value, n, note, samples, condition)

@@ -11,7 +11,7 @@ Shapes: N images, P people, R resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from facemae.evaluation.pairs import (
     unit_rows,
 )
 from facemae.evaluation.protocols import all_pairs
-from facemae.evaluation.records import Measurement
+from facemae.evaluation.records import Measurement, refused
 
 PROTOCOL, BLUFR = "identification", "blufr"
 BLUFR_TAR_AT, BLUFR_DIR_AT = 0.001, 0.01  # false accept rates that its benchmark reports
@@ -56,18 +56,7 @@ class _Probes:
 def rank1_hits(
     embeddings: NDArray[np.floating], identity: Integers, enrolled: Booleans
 ) -> tuple[Integers, Integers]:
-    """Count for each person, (P,), how many probes are identified, and how many there are.
-
-    Args:
-        embeddings: (N, D), of any length but zero.
-        identity: (N,), whose image each row is: 0 to P - 1, everyone at least once.
-        enrolled: (N,), the gallery; all other images are probes.
-
-    Raises:
-        RefusedError: there is no gallery or no probe.
-        ValueError: a probe's person is not enrolled, an embedding is zero or not finite, or the arguments do
-            not belong together.
-    """
+    """Count for each person, (P,), the probes identified, and all (arguments and errors of `closed_set`)."""
     probes, people = _mated(embeddings, identity, enrolled)
     hits = np.bincount(probes.person[probes.rank == 1], minlength=people)
     return hits, np.bincount(probes.person, minlength=people)
@@ -83,7 +72,7 @@ def rank1_score(hits: Integers | Floats, probes: Integers, weights: Weights | No
 def rank1(
     embeddings: NDArray[np.floating], identity: Integers, enrolled: Booleans, weights: Weights
 ) -> Measurement:
-    """Measure the share of all probes that are identified, each counting alike; arguments as `rank1_hits`."""
+    """Measure the share of all probes that are identified, each counting alike; arguments as `closed_set`."""
     found = rank1_hits(embeddings, identity, enrolled)
     value = float(rank1_score(*found)[0])
     return Measurement(PROTOCOL, "rank1", value, int(found[1].sum()), "", rank1_score(*found, weights))
@@ -110,7 +99,8 @@ def closed_set(
 
     Raises:
         RefusedError: there is no gallery or no probe.
-        ValueError: a rank is below 1, or as for `rank1_hits`.
+        ValueError: a rank is below 1, a probe's person is not enrolled, an embedding is zero or not finite,
+            or the arguments do not belong together.
     """
     if any(rank < 1 for rank in ranks):
         raise ValueError(f"ranks count from 1, got {min(ranks)}")
@@ -122,7 +112,7 @@ def closed_set(
     for rank in dict.fromkeys(ranks):
         if people <= rank:
             note = f"needs more than {rank} enrolled people, this gallery has {people}"
-            found.append(Measurement(PROTOCOL, f"rank{rank}", None, len(probes.person), note, None))
+            found.append(Measurement(PROTOCOL, f"rank{rank}", None, len(probes.person), note))
             continue
         hits = np.bincount(probes.person[probes.rank <= rank], minlength=people) / np.maximum(1, count)
         value = float(rank1_score(hits, asked)[0])
@@ -147,20 +137,14 @@ def open_set(
     is refused below 30 expected errors, that is 30 / target non-mated probes: the rule of three, 3 / target,
     would do to bound a rate at which no error was seen, but not to set a threshold by the errors that were.
 
-    Args:
-        embeddings: (N, D), as for `closed_set`.
-        identity: (N,), as for `closed_set`.
-        enrolled: (N,), the gallery: images of some of the people.
-        weights: (R, P), as for `closed_set`.
-        fpir_targets: In (0, 1].
+    The arguments are those of `closed_set`, but that the gallery (`enrolled`) holds images of some of the
+    people, and the targets lie in (0, 1].
 
     Returns:
         `tpir_at_fpir=...` and the FPIR achieved, `fpir_at_target=...`; n counts the non-mated probes.
 
     Raises:
-        RefusedError: there is no gallery or no probe.
-        ValueError: a target is not in (0, 1], an embedding is zero or not finite, or the arguments do not
-            belong together.
+        RefusedError, ValueError: as `closed_set`.
     """
     unit, person, gallery = _checked(embeddings, identity, enrolled)
     people = int(person.max()) + 1
@@ -186,8 +170,7 @@ def low_far(
     and people weigh alike, where BLUFR counts pairs and probes singly.
 
     Args:
-        embeddings: (N, D), as for `closed_set`.
-        identity: (N,), as for `closed_set`.
+        embeddings, identity: As for `closed_set`.
         trials: At least 2.
         seed: Of the draws.
 
@@ -197,7 +180,7 @@ def low_far(
 
     Raises:
         RefusedError: there are fewer than 4 people.
-        ValueError: an embedding is zero or not finite, or the arguments do not belong together.
+        ValueError: as `closed_set`.
     """
     unit = unit_rows(embeddings)
     person = people_numbers(identity, len(unit))
@@ -262,7 +245,7 @@ def _open_set(probes: _Probes, target: float, rows: Floats | None, people: int) 
     elif not mated:
         note = "needs probes of enrolled people, this evaluation has none"
     if note:
-        return [Measurement(PROTOCOL, name, None, strangers, note, None) for name in names]
+        return refused(PROTOCOL, names, strangers, note)
     values = _at_fpir(probes, target, np.ones((1, people)))[:, 0]
     samples = [None, None] if rows is None else list(_at_fpir(probes, target, rows))
     note = f"{mated} mated probes; {_people_note(np.bincount(probes.person[probes.mated]))}"
@@ -310,34 +293,31 @@ def _trial(unit: Floats, person: Integers, draw: np.random.Generator) -> tuple[M
     images = np.bincount(own)
     genuine = int((images * (images - 1) // 2).sum())
     impostors = len(own) * (len(own) - 1) // 2 - genuine
-    needed, name = metrics.impostors_needed(BLUFR_TAR_AT), f"blufr_tar={BLUFR_TAR_AT:g}"
-    note = ""
+    needed, tar = metrics.impostors_needed(BLUFR_TAR_AT), None
     if impostors < needed:
         note = f"needs {needed} impostor pairs, half of these people have {impostors}"
     elif not genuine:
         note = "needs genuine pairs, half of these people have none"
-    tar = None
-    if not note:
+    else:
         note = _people_note(images - 1)
         tar = all_pairs.tar_at_far(EveryPair.of(vectors, own).scores, BLUFR_TAR_AT)[0]
-    verification = Measurement(BLUFR, name, tar, impostors, note, None)
+    verification = Measurement(BLUFR, f"blufr_tar={BLUFR_TAR_AT:g}", tar, impostors, note)
     shuffled = draw.permutation(len(own))
     first = shuffled[np.unique(own[shuffled], return_index=True)[1]]  # a random image of each person
     enrolled = np.zeros(len(own), np.bool_)
     enrolled[first[draw.permutation(len(known))[: len(known) // 2]]] = True
     search = _search(vectors, own, enrolled)
     found = _open_set(search, BLUFR_DIR_AT, None, len(known))[0]
-    name = f"blufr_dir={BLUFR_DIR_AT:g}"
-    return verification, Measurement(BLUFR, name, found.value, found.n, found.note, None)
+    return verification, replace(found, protocol=BLUFR, name=f"blufr_dir={BLUFR_DIR_AT:g}")
 
 
 def _mean(trials: Sequence[Measurement]) -> Measurement:
     """Return the mean over trials, or the refusal of the first that was refused."""
-    first, least = trials[0], min(trial.n for trial in trials)
+    least = min(trial.n for trial in trials)
     for trial in trials:
         if trial.value is None:
-            return Measurement(first.protocol, first.name, None, least, trial.note, None)
+            return replace(trial, n=least)
     values = np.array([trial.value for trial in trials])
     note = f"standard deviation {values.std(ddof=1):.4f} over {len(trials)} halves of the people"
-    note = f"{note}; of the first half {first.note}"
-    return Measurement(first.protocol, first.name, float(values.mean()), least, note, None)
+    note = f"{note}; of the first half {trials[0].note}"
+    return replace(trials[0], value=float(values.mean()), n=least, note=note)

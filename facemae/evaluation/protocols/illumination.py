@@ -17,7 +17,7 @@ from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
 from facemae.evaluation.pairs import Comparisons, Floats, Integers, unit_rows
 from facemae.evaluation.protocols.identification import rank1_hits, rank1_score
-from facemae.evaluation.records import Measurement
+from facemae.evaluation.records import Measurement, refused
 
 PROTOCOL = "illumination"
 # The subsets of the Yale Face Database B by the angle in degrees between light and camera, up to and with
@@ -70,18 +70,18 @@ def measure(
     enrolled = np.isin(identity, identity[gallery])
     measured: list[Measurement] = []
     for name in list(SUBSETS)[1:]:
-        probes = (subset == name) & enrolled
-        measured += _one_subset(vectors, identity, gallery, probes, weights, (name, note))
+        found = _one_subset(vectors, identity, gallery, (subset == name) & enrolled, weights)
+        measured += [replace(each, condition=name, note=each.note or note) for each in found]
     ranks = [each for each in measured if each.name == "rank1"]
     missing = [each.condition for each in ranks if each.value is None]
-    total = sum(each.n for each in ranks)
+    value, samples = None, None
     if missing:
-        why = f"there is no probe in {', '.join(missing)}"
-        mean = Measurement(PROTOCOL, "illumination_rank1", None, total, why, None)
+        note = f"there is no probe in {', '.join(missing)}"
     else:
         value = float(np.mean([each.value for each in ranks]))
         samples = np.mean([each.samples for each in ranks if each.samples is not None], axis=0)
-        mean = Measurement(PROTOCOL, "illumination_rank1", value, total, note, samples)
+    total = sum(each.n for each in ranks)
+    mean = Measurement(PROTOCOL, "illumination_rank1", value, total, note, samples)
     return [replace(each, people=weights.shape[1]) for each in (*measured, mean)]
 
 
@@ -91,12 +91,9 @@ def _one_subset(
     gallery: NDArray[np.bool_],
     probes: NDArray[np.bool_],
     weights: NDArray[np.integer],
-    named: tuple[str, str],
 ) -> list[Measurement]:
-    subset, note = named
     if not probes.any():
-        why = "there is no probe"
-        return [Measurement(PROTOCOL, each, None, 0, why, None, subset) for each in ("rank1", "eer")]
+        return refused(PROTOCOL, ("rank1", "eer"), 0, "there is no probe")
     used = gallery | probes
     people, own = np.unique(identity[used], return_inverse=True)
     found = np.zeros((2, weights.shape[1]), np.int64)
@@ -105,10 +102,8 @@ def _one_subset(
     pairs = _claims(vectors, identity, gallery, probes)
     eer = [metrics.equal_error_rate(pairs, each) for each in (None, weights)]
     return [
-        Measurement(
-            PROTOCOL, "rank1", float(rank1[0][0]), int(probes.sum()), note, rank1[1], condition=subset
-        ),
-        Measurement(PROTOCOL, "eer", float(eer[0][0]), len(pairs), note, eer[1], condition=subset),
+        Measurement(PROTOCOL, "rank1", float(rank1[0][0]), int(probes.sum()), samples=rank1[1]),
+        Measurement(PROTOCOL, "eer", float(eer[0][0]), len(pairs), samples=eer[1]),
     ]
 
 

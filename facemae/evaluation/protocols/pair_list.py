@@ -23,14 +23,7 @@ from facemae.evaluation.records import Measurement
 FOLDS = 5  # that a list in one fold, such as LFW's View 1, is cut into
 
 
-def measure(
-    score: ArrayLike,
-    first: ArrayLike,
-    second: ArrayLike,
-    genuine: ArrayLike,
-    fold: ArrayLike,
-    far_targets: Sequence[float],
-) -> list[Measurement]:
+def measure(pairs: Comparisons, fold: ArrayLike, far_targets: Sequence[float]) -> list[Measurement]:
     """Measure accuracy, ROC AUC, EER and TAR at FAR on a list of pairs.
 
     Accuracy is the mean over the folds of (TAR + 1 - FAR) / 2, which on as many genuine as impostor pairs is
@@ -39,27 +32,30 @@ def measure(
     rejected at every threshold: right if it is an impostor pair, wrong if it is genuine.
 
     Args:
-        score: (N,) similarity; NaN where a face was not found.
-        first, second: (N,) whose photos the two are, people counted from 0.
-        genuine: (N,) whether the list says that both show one person.
+        pairs: Of the list (`comparisons`).
         fold: (N,) the fold of each pair; a list in one fold is cut into five.
         far_targets: False accept rates to report the true accept rate at, as far as the pairs support them.
 
     Raises:
         RefusedError: there is no genuine or no impostor pair.
-        ValueError: the arguments do not belong together.
+        ValueError: there are more or fewer folds than pairs.
     """
-    pairs = comparisons(score, first, second, genuine)
     folds = np.asarray(fold)
     if folds.shape != pairs.score.shape:
         raise ValueError(f"fold must name the fold of {len(pairs)} pairs, got shape {folds.shape}")
     measured = [*verification.measure(pairs, far_targets), _accuracy(pairs, folds)]
-    missing = _missing_note(pairs)
-    return [_noted(each, missing) for each in measured]
+    missing = int(np.isneginf(pairs.score).sum())
+    note = f"pairs rejected since a face was not found: {missing}" if missing else ""
+    return [_noted(each, note) for each in measured]
 
 
 def comparisons(score: ArrayLike, first: ArrayLike, second: ArrayLike, genuine: ArrayLike) -> Comparisons:
-    """Return the pairs of a list; those with a face that was not found (NaN) get a score below every other.
+    """Return the pairs of a list; those with a face that was not found get a score below every other.
+
+    Args:
+        score: (N,) similarity; NaN where a face was not found.
+        first, second: (N,) whose photos the two are, people counted from 0.
+        genuine: (N,) whether the list says that both show one person.
 
     Raises:
         ValueError: the four are not of one length, or people are not counted from 0.
@@ -114,19 +110,13 @@ def pair_folds(fold: ArrayLike, genuine: Booleans) -> Integers:
 
 
 def _accuracy(pairs: Comparisons, fold: Integers) -> Measurement:
-    """Measure the accuracy, or refuse it with the reason."""
     try:
         folds = pair_folds(fold, pairs.genuine)
         splits = metrics.split_by_pair(pairs, folds)
     except RefusedError as error:
-        return Measurement("verification", "accuracy", None, len(pairs), str(error), None)
+        return Measurement("verification", "accuracy", None, len(pairs), str(error))
     people = pd.DataFrame({"first": pairs.first, "second": pairs.second, "fold": folds})
     return _noted(verification.fold_accuracy(splits), check_people(people))
-
-
-def _missing_note(pairs: Comparisons) -> str:
-    missing = int(np.isneginf(pairs.score).sum())
-    return f"pairs rejected since a face was not found: {missing}" if missing else ""
 
 
 def _noted(measured: Measurement, note: str) -> Measurement:

@@ -127,8 +127,7 @@ def choose_pairs(pairs: pd.DataFrame, faces: pd.DataFrame, most: int, seed: int)
 
 def _with_people(pairs: pd.DataFrame, faces: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs whose two faces have one model, with their people, in folds of one model each."""
-    table = pairs
-    known = faces[["sample_id", "person", "part"]]
+    table, known = pairs, faces[["sample_id", "person", "part"]]
     for side in ("first", "second"):
         names = {"sample_id": side, "person": f"{side}_person", "part": f"{side}_part"}
         table = table.merge(known.rename(columns=names), on=side, validate="many_to_one")
@@ -143,10 +142,7 @@ def _with_people(pairs: pd.DataFrame, faces: pd.DataFrame) -> pd.DataFrame:
 
 
 def _folds_within_parts(table: pd.DataFrame) -> Integers:
-    """Return folds (N,) of which no two parts share one, so that each threshold is of one network's scores.
-
-    A part in a single fold is cut into five (`listed.pair_folds`).
-    """
+    """Return folds (N,), none shared by two parts, so that each threshold is of one network's scores."""
     folds, used = np.empty(len(table), np.int64), 0
     for part in table["part"].unique():
         mine = (table["part"] == part).to_numpy()
@@ -217,11 +213,7 @@ def _relit(kind: str, size: int, pairs: Integers, seed: int) -> Change:
 def measure(
     trial: Trial, families: Iterable[Family], recognise: EmbedByPart, level: float, label: str
 ) -> list[Measurement]:
-    """Measure the accuracy under each change, its mean over all changes of a family, and what is lost.
-
-    Raises:
-        IntegrityError: an embedding of an unchanged photo is zero or not finite.
-    """
+    """Measure the accuracy under each change, its mean over all changes of a family, and what is lost."""
     enrolled, clean = enrol(trial, recognise)
     thresholds = Thresholds.choose(trial, clean)
     measured: list[Measurement] = []
@@ -229,22 +221,16 @@ def measure(
         scores = changed_scores(trial, family, enrolled, recognise, label)
         unchanged = thresholds.measure(trial, family.protocol, NONE, 0.0, clean)
         conditions = [
-            [
-                thresholds.measure(trial, family.protocol, kind, amount, scores[kind, amount])
-                for kind in family.kinds
-            ]
+            thresholds.measure(trial, family.protocol, kind, amount, scores[kind, amount])
             for amount in family.amounts
+            for kind in family.kinds
         ]
-        measured += [unchanged, *(each for row in conditions for each in row)]
-        measured += summarise(family, unchanged, conditions, level)
+        measured += [unchanged, *conditions, *summarise(family, unchanged, conditions, level)]
     return measured
 
 
 def enrol(trial: Trial, recognise: EmbedByPart) -> tuple[list[Floats], Floats]:
-    """Embed the unchanged photos.
-
-    Returns:
-        For each pair the unit vector (D,) of its first photo, and the cosine of the pair, (N,).
+    """Return for each unchanged pair the unit vector (D,) of its first photo, and its cosine, (N,).
 
     Raises:
         IntegrityError: an embedding is zero or not finite.
@@ -333,12 +319,10 @@ class Thresholds:
         """Return the mean over folds of (TAR + 1 - FAR) / 2, which is the accuracy on half genuine pairs."""
         pairs = trial.compared(scores)
         splits = trial.splits(pairs)
-        value = metrics.mean_of_folds(metrics.balanced_accuracies(splits, self.point))[0]
-        samples = metrics.mean_of_folds(metrics.balanced_accuracies(splits, self.samples, trial.weights))
+        value = metrics.mean_of_defined(metrics.balanced_accuracies(splits, self.point))[0]
+        samples = metrics.mean_of_defined(metrics.balanced_accuracies(splits, self.samples, trial.weights))
         note = self._rates(trial, pairs)
-        return Measurement(
-            protocol, "accuracy", float(value), len(pairs), note, samples, condition=kind, amount=amount
-        )
+        return Measurement(protocol, "accuracy", float(value), len(pairs), note, samples, kind, amount)
 
     def _rates(self, trial: Trial, pairs: Comparisons) -> str:
         thresholds = self.point[0, np.searchsorted(np.unique(trial.fold), trial.fold)]
@@ -351,33 +335,29 @@ class Thresholds:
 
 
 def summarise(
-    family: Family, unchanged: Measurement, conditions: list[list[Measurement]], level: float
+    family: Family, unchanged: Measurement, conditions: list[Measurement], level: float
 ) -> list[Measurement]:
     """Return the mean accuracy over kinds and amounts, and which share of the accuracy above chance is lost.
 
     Unchanged photos are no condition: they would say of a run that recognises these better that it bears
     changes better. The loss is refused where the interval of the unchanged accuracy comes within
     `LEAST_ABOVE_CHANCE` of chance: a share of next to nothing is noise.
-
-    Args:
-        family: What was changed.
-        unchanged: The accuracy without any change.
-        conditions: That of each amount and kind.
-        level: Of the interval.
     """
     clean = _whole(unchanged)
-    changed = np.mean([_whole(each) for row in conditions for each in row], axis=0)
-    pairs, protocol = unchanged.n, family.protocol
-    note = f"mean of {sum(map(len, conditions))} conditions"
+    changed = np.mean([_whole(each) for each in conditions], axis=0)
+    pairs, protocol, name = unchanged.n, family.protocol, f"{family.short}_drop"
+    note = f"mean of {len(conditions)} conditions"
     mean = Measurement(protocol, f"{family.short}_accuracy", float(changed[-1]), pairs, note, changed[:-1])
-    name = f"{family.short}_drop"
-    low = _lower_end(clean[:-1], level)
+    try:
+        low = percentile_interval(clean[:-1], level)[0]
+    except RefusedError:  # too few resamples have a value
+        low = CHANCE
     if low <= CHANCE + LEAST_ABOVE_CHANCE:
         note = (
             f"unchanged faces reach {clean[-1]:.3f}, at worst {low:.3f}; a share of what is above chance "
             f"needs more than {CHANCE + LEAST_ABOVE_CHANCE:.2f}"
         )
-        return [mean, Measurement(protocol, name, None, pairs, note, None)]
+        return [mean, Measurement(protocol, name, None, pairs, note)]
     above = np.where(clean > CHANCE, clean - CHANCE, np.nan)
     drop = 1 - (changed - CHANCE) / above
     return [mean, Measurement(protocol, name, float(drop[-1]), pairs, "", drop[:-1])]
@@ -388,11 +368,3 @@ def _whole(measured: Measurement) -> Floats:
     if measured.samples is None or measured.value is None:
         raise ValueError(f"{measured.name} was refused")
     return np.append(measured.samples, measured.value)
-
-
-def _lower_end(samples: Floats, level: float) -> float:
-    """Return the lower end of the interval, or chance where too few resamples have a value for one."""
-    try:
-        return percentile_interval(samples, level)[0]
-    except RefusedError:
-        return CHANCE

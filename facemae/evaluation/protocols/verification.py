@@ -9,7 +9,7 @@ import numpy as np
 
 from facemae.evaluation import influence, metrics
 from facemae.evaluation.pairs import Comparisons, Floats
-from facemae.evaluation.records import Measurement
+from facemae.evaluation.records import Measurement, refused
 
 PROTOCOL = "verification"
 
@@ -35,11 +35,11 @@ def measure(comparisons: Comparisons, far_targets: Sequence[float]) -> list[Meas
     for far in far_targets:
         names = metrics.far_names(far)
         if refusal := metrics.too_few(impostors, far):
-            measured += [Measurement(PROTOCOL, name, None, impostors, refusal, None) for name in names]
+            measured += refused(PROTOCOL, names, impostors, refusal)
             continue
         tar = influence.true_accepts(comparisons.score, genuine, far, comparisons.weight)
         measured.append(_of_pairs(comparisons, names[0], next(at_far), tar, impostors))
-        measured.append(Measurement(PROTOCOL, names[1], float(next(at_far)[0]), impostors, "", None))
+        measured.append(Measurement(PROTOCOL, names[1], float(next(at_far)[0]), impostors))
     return measured
 
 
@@ -47,8 +47,7 @@ def _of_pairs(
     comparisons: Comparisons, name: str, value: Floats, of_pair: Floats, n: int | None = None
 ) -> Measurement:
     people = influence.by_people(comparisons.first, comparisons.second, of_pair)
-    n = len(comparisons) if n is None else n
-    return Measurement(PROTOCOL, name, float(value[0]), n, "", None, influence=people)
+    return Measurement(PROTOCOL, name, float(value[0]), n or len(comparisons), influence=people)
 
 
 def fold_accuracy(splits: metrics.Splits) -> Measurement:
@@ -69,4 +68,4 @@ def fold_accuracy(splits: metrics.Splits) -> Measurement:
         f"standard error {error:.4f} over {len(by_fold)} folds; "
         f"thresholds {thresholds.min():.3f} to {thresholds.max():.3f}"
     )
-    return Measurement(PROTOCOL, "accuracy", float(by_fold.mean()), len(genuine), note, None, influence=moved)
+    return Measurement(PROTOCOL, "accuracy", float(by_fold.mean()), len(genuine), note, influence=moved)

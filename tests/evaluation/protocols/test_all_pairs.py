@@ -139,13 +139,12 @@ def test_a_person_of_many_photos_weighs_as_much_as_any_other(monkeypatch, most):
 
 
 def test_a_target_with_too_few_impostors_is_refused(on_a_grid):
-    found = {each.name: each for each in all_pairs.measure(*faces(), None, TARGETS)}
+    found = {each.name: each for each in all_pairs.measure(*faces(), np.ones((1, 60), int), TARGETS)}
     refused = found["tar_at_far=0.001"]
     assert refused.value is None
     assert refused.note == "needs 30000 impostor pairs, this evaluation has 28320"
     assert found["far_at_target=0.001"].value is None
     assert 0.009 < found["far_at_target=0.01"].value <= 0.01
-    assert found["roc_auc"].samples is None
 
 
 def test_the_grid_follows_the_exact_bootstrap(on_a_grid):
@@ -222,4 +221,4 @@ def test_what_cannot_be_measured_is_named(spoil, message):
 @pytest.mark.parametrize("target", [0.0, 1.5])
 def test_a_target_that_is_no_rate(target):
     with pytest.raises(ValueError, match=r"lies in \(0, 1\]"):
-        all_pairs.measure(*faces(), None, [target])
+        all_pairs.measure(*faces(), np.ones((1, 60), int), [target])

@@ -10,6 +10,7 @@ from sklearn.metrics import brier_score_loss
 from facemae.core.errors import RefusedError
 from facemae.evaluation.pairs import Comparisons
 from facemae.evaluation.protocols import calibration
+from facemae.evaluation.protocols.pair_list import comparisons
 from facemae.evaluation.statistics import identity_weights
 
 
@@ -24,7 +25,8 @@ def scores(count=2000, seed=0, slope=2.0):
 def run(score, genuine, fold, resamples=100):
     one = np.arange(len(score)) % 40
     second = np.where(genuine, one, (one + 1) % 40)
-    found = calibration.measure(score, one, second, genuine, fold, identity_weights(40, resamples, 0))
+    pairs = comparisons(score, one, second, genuine)
+    found = calibration.measure(pairs, fold, identity_weights(40, resamples, 0))
     return {each.name: each for each in found}
 
 

@@ -28,7 +28,8 @@ def view2(folds=10, per_fold=40, separation=2.0, seed=0, people=12):
 
 
 def run(pairs, far_targets=()):
-    found = pair_list.measure(*pairs.values(), far_targets)
+    *listed, fold = pairs.values()
+    found = pair_list.measure(pair_list.comparisons(*listed), fold, far_targets)
     return {each.name: each for each in found}
 
 
@@ -234,6 +235,5 @@ def test_pairs_of_unknown_people_weigh_as_their_photos():
 )
 def test_what_does_not_belong_together_is_refused(change, reason):
     pairs = view2(folds=2)
-    arguments = {**pairs, **change}
     with pytest.raises((RefusedError, ValueError), match=reason):
-        pair_list.measure(*arguments.values(), ())
+        run({**pairs, **change})
