@@ -198,6 +198,35 @@ def test_embedding_is_compared_with_the_peer_round_by_round():
     assert found["per_s"] == {"tiny8": 30.0, "inception": 20.0}
 
 
+def test_models_of_the_package_are_compared_with_dlib():
+    from benchmarks import embedding
+
+    found = embedding.compare({"inception": [9.0, 9.0], "dlib": [10.0, 20.0], "face-tiny": [100.0, 160.0]})
+    assert (found["ratio_tiny"], found["ratio_tiny_range"]) == (9.0, [8.0, 10.0])
+    assert "ratio_embedder" not in found
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("dlib", "dlib"), ("face-tiny", "torch"), ("face-tiny-int8", "onnxruntime")]
+)
+def test_a_recogniser_with_a_name_embeds_in_the_race(name, package, monkeypatch, tmp_path, small):
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    from benchmarks import embedding
+    from facemae.core import files
+    from facemae.models import shipped_models
+    from facemae.models.build import build_embedder
+    from facemae.models.weights import save_weights
+
+    model = small().defaults.model
+    save_weights(build_embedder(model, 112), tmp_path / "embedder.safetensors")
+    files.write_json(tmp_path / "config.json", {"model": model.model_dump(), "image_size": 112})
+    monkeypatch.setattr(shipped_models, "find", lambda name: tmp_path)
+    line = Line(Order(lead=0, steps=1))
+    with pytest.raises(SystemExit):
+        embedding.play(name, "float32", 2, Baton(line, "cpu", wall_clock=False))
+    assert line.said[1].loss > 0
+
+
 @pytest.mark.parametrize("name", ["tiny16", "tiny16_once", "inception", "inception_autocast"])
 def test_a_contestant_of_the_embedding_embeds(name):
     from benchmarks import embedding
