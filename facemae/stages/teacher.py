@@ -5,6 +5,10 @@ Shapes: N faces, M dimensions of the teacher's embedding.
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import Progress, say
 from facemae.data.faces.cache import OpenFaces
+from facemae.data.faces.workers import follow_parent
 from facemae.evaluation.baselines.off_the_shelf import Embed, find_recogniser
 from facemae.evaluation.pairs import unit_rows
 from facemae.stages.task import Task
@@ -23,6 +28,8 @@ from facemae.training import checkpoint
 from facemae.training.preemption import stop_signal
 
 Floats = NDArray[np.float32]
+EmbedAll = Callable[[list[NDArray[np.uint8]]], list[Floats]]
+"""From batches of faces (B, H, H, 3) to their embeddings (B, M)."""
 
 BATCH = 64
 SAVED_EVERY = 16  # batches, some minutes of a slow teacher's work
@@ -80,10 +87,11 @@ def _embeddings(task: Task, rows: pd.DataFrame) -> Floats:
         known = found[0]["vectors"].numpy() if found else None
         if known is not None and len(known) == len(faces):
             return known
-        return _embedded(task, teacher.load(teacher.weights()), faces, known, folder)
+        with _embedding(name, task.threads) as embed:
+            return _embedded(task, embed, faces, known, folder)
 
 
-def _embedded(task: Task, embed: Embed, faces: OpenFaces, known: Floats | None, folder: Path) -> Floats:
+def _embedded(task: Task, embed: EmbedAll, faces: OpenFaces, known: Floats | None, folder: Path) -> Floats:
     """Return the embeddings of all faces, `known` being those of the first ones; `folder` keeps them.
 
     Raises:
@@ -91,7 +99,7 @@ def _embedded(task: Task, embed: Embed, faces: OpenFaces, known: Floats | None, 
         PreemptedError: a signal asked to stop; what is done is kept.
     """
     label = f"{task.label} teacher"
-    parts = [_with_mirror(embed, faces[:1])[:0] if known is None else known]
+    parts = [embed([faces[:1]])[0][:0] if known is None else known]
     if (width := parts[0].shape[1]) != task.run.model.embedding:
         raise UsageError(
             f"model.embedding is {task.run.model.embedding}, and the teacher's embeddings have {width} "
@@ -101,8 +109,9 @@ def _embedded(task: Task, embed: Embed, faces: OpenFaces, known: Floats | None, 
     progress = Progress(label, len(faces), "faces", done)
     with stop_signal() as stop:
         while done < len(faces):
-            parts.append(_with_mirror(embed, faces[done : done + BATCH]))
-            done += len(parts[-1])
+            starts = range(done, min(done + task.threads * BATCH, len(faces)), BATCH)
+            parts += embed([faces[start : start + BATCH] for start in starts])
+            done = min(done + task.threads * BATCH, len(faces))
             progress.update(done)
             if stop.requested or done == len(faces) or len(parts) > SAVED_EVERY:
                 parts = [np.concatenate(parts)]
@@ -112,8 +121,34 @@ def _embedded(task: Task, embed: Embed, faces: OpenFaces, known: Floats | None, 
     return parts[0]
 
 
-def _with_mirror(embed: Embed, faces: NDArray[np.uint8]) -> Floats:
+@contextlib.contextmanager
+def _embedding(name: str, processes: int) -> Iterator[EmbedAll]:
+    """Give the embedding of several batches by a teacher, which computes one batch a process at a time."""
+    if processes == 1:
+        _start(name)
+        yield lambda batches: [_with_mirror(each) for each in batches]
+        return
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(processes, context, _start_process, (name,)) as pool:
+        yield lambda batches: list(pool.map(_with_mirror, batches))
+
+
+_teacher: dict[str, Embed] = {}  # of this process
+
+
+def _start_process(name: str) -> None:
+    follow_parent()
+    _start(name)
+
+
+def _start(name: str) -> None:
+    teacher = find_recogniser(name)
+    _teacher.update(embed=teacher.load(teacher.weights()))
+
+
+def _with_mirror(faces: NDArray[np.uint8]) -> Floats:
     """Return the mean embedding (N, M) of faces (N, H, H, 3) and their mirror images."""
+    embed = _teacher["embed"]
     both = embed(faces) + embed(np.ascontiguousarray(faces[:, :, ::-1]))
     return np.asarray(both / 2, np.float32)
 

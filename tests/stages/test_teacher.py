@@ -1,5 +1,6 @@
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,6 +102,22 @@ def test_a_stop_keeps_what_is_done_and_another_seed_does_it_no_more(task, toy, m
     assert toy.seen - before == 2 * 6
     teacher.taught(task(seed=1), 0, set())
     assert toy.seen - before == 2 * 6
+
+
+def test_several_processes_embed_as_one_does(task, monkeypatch):
+    pytest.importorskip("dlib", reason="dlib is not installed")
+    one = task(teacher="dlib")
+    runs = {"random": {**one.experiment.runs["random"], "model": {"embedding": 128}}}
+    experiment = one.experiment.model_copy(update={"runs": runs})
+    found = []
+    monkeypatch.setattr(teacher, "BATCH", 3)
+    for threads in (1, 2):
+        for path in one.data.root.glob(".teacher-dlib-*/*"):
+            path.unlink()
+        wide = replace(one, experiment=experiment, threads=threads)
+        found.append(teacher.taught(wide, 0, set())[1])
+    assert found[0].shape == (8, 128)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
 def test_a_stage_is_distilled_and_says_of_how_many_faces(task, toy):

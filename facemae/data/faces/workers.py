@@ -157,9 +157,14 @@ _worker: dict[str, Any] = {}  # what this process keeps, if it is a worker
 
 
 def _start(plan: Plan, count: Any) -> None:
+    follow_parent()
+    _worker.update(aligner=_Aligner(plan), count=count)
+
+
+def follow_parent() -> None:
+    """Leave it to the parent process when this one, its worker, ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches everyone; the parent decides
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    _worker.update(aligner=_Aligner(plan), count=count)
 
 
 def _leave_with_parent() -> None:
