@@ -29,7 +29,9 @@ def fail(error):
 
 try:
     for each in workflow.configfiles:
-        read_yaml(Path(each))  # Snakemake takes 0100 for 64, and the last of a key that is given twice
+        read_yaml(
+            Path(each)
+        )  # Snakemake takes 0100 for 64, and the last of a key that is given twice
     EXPERIMENT = settings.parse(config)
 except FaceMAEError as error:
     fail(error)
