@@ -1,7 +1,7 @@
 """The commands as a user types them, in this process, with invented results and an empty gallery."""
 
 import pytest
-from recognition.conftest import finder, gallery, group, made, paths, photos, recogniser  # noqa: F401
+from recognition.conftest import crowd, finder, gallery, group, made, paths, photos, recogniser  # noqa: F401
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from facemae.recognition import recogniser
@@ -175,6 +176,19 @@ def test_models_are_listed_by_name_with_what_they_are_worth(facemae):
     assert "will fail on yours" in found["region/1"]["warning"]
     shown = facemae("models")[1]
     assert all(name in shown for name in found)
+
+
+def test_a_photo_of_fifty_people_is_looked_up_face_by_face_and_enrols_nobody(facemae, photos, crowd):
+    code, _, err = facemae("gallery", "add", "Ann", crowd, "--consent")
+    assert code != 0
+    assert "50 faces found; enrolment needs exactly one" in err
+    facemae("gallery", "add", "Ann", photos["orl/s01/01"], "--consent")
+    code, out, _ = facemae("identify", crowd, "--json")
+    found = json.loads(out)["faces"]
+    assert (code, [each["number"] for each in found]) == (0, list(range(1, 51)))
+    left, top = (np.array([each["box"][side] for each in found]) for side in (0, 1))
+    assert len(set(zip(left // 92, top // 112, strict=True))) == 50  # each face of the photo once
+    assert max(found, key=lambda each: each["candidates"][0]["score"])["box"][0] < 92  # in the first column
 
 
 def test_a_folder_of_photos_gives_a_row_per_face(facemae, photos, group, tmp_path):

@@ -38,7 +38,7 @@ def recogniser(paths, finder) -> Recogniser:
 
 @pytest.fixture(scope="session")
 def photos() -> dict[str, Path]:
-    """The first two photos of eight people of ORL, by name."""
+    """The first two photos of every person of ORL, by name."""
     return {each.sample_id: each.path for each in orl_photos() if each.sample_id.endswith(("/01", "/02"))}
 
 
@@ -51,6 +51,21 @@ def group(photos, tmp_path_factory) -> Path:
     wide = Image.fromarray(np.concatenate(faces, axis=1))
     path = tmp_path_factory.mktemp("photos") / "group.png"
     wide.resize((wide.width * 2, wide.height * 2)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def crowd(photos, tmp_path_factory) -> Path:
+    """Fifty faces on one photo, in five rows."""
+    from PIL import Image
+
+    each = [open_image(path) for path in [*photos.values()][:50]]
+    width, height = each[0].size
+    whole = Image.new("RGB", (10 * width, 5 * height))
+    for place, face in enumerate(each):
+        whole.paste(face, (place % 10 * width, place // 10 * height))
+    path = tmp_path_factory.mktemp("photos") / "crowd.png"
+    whole.save(path)
     return path
 
 
