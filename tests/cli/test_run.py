@@ -1,11 +1,13 @@
 """The front door: what is missing is said before any work, and a run ends with its verdict."""
 
+import itertools
 import json
 import signal
 import subprocess
 import sys
 
 import pytest
+from PIL import ImageOps
 from typer.testing import CliRunner
 
 from facemae.__main__ import app
@@ -17,14 +19,21 @@ from facemae.stages import own_photos
 
 
 def people(folder, count, photos):
-    """Write photos of `count` people of ORL under names with spaces and accents, and files beside them."""
-    for photo in orl_photos():
-        person, number = (int(part.strip("s")) for part in photo.sample_id.split("/")[1:])
-        if person <= count and number <= photos:
-            home = folder / f"Zoë {person} Łęcka"
-            home.mkdir(parents=True, exist_ok=True)
-            open_image(photo.path).resize((276, 336)).save(home / f"a photo {number}.jpg", quality=95)
+    """Write photos of `count` people under names with spaces and accents, and files beside them.
+
+    They are ORL's; more than its 40 people are these mirrored and then narrower, more than 10 photos turned.
+    """
+    known = {photo.sample_id: photo.path for photo in orl_photos()}
+    for person, number in itertools.product(range(count), range(photos)):
+        image = open_image(known[f"orl/s{person % 40 + 1:02}/{number % 10 + 1:02}"])
+        image = ImageOps.mirror(image) if person // 40 % 2 else image
+        size = (276 - 40 * (person // 80), 336)
+        turned = image.resize(size).rotate(4 * (number // 10), fillcolor="grey")
+        home = folder / f"Zoë {person + 1} Łęcka"
+        home.mkdir(parents=True, exist_ok=True)
+        turned.save(home / f"a photo {number + 1}.jpg", quality=95)
     (folder / "Thumbs.db").write_bytes(b"x")
+    (folder / "notes of nobody.txt").write_bytes(b"x")
     return folder
 
 
@@ -55,8 +64,8 @@ def test_results_in_use_are_refused_at_once(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("count", "photos"), [(4, 3), (10, 6)])
+@pytest.mark.timeout(2 * 3600)  # most of it for the largest
+@pytest.mark.parametrize(("count", "photos"), [(4, 3), (10, 6), (105, 50)])
 def test_a_folder_of_photos_ends_with_a_verdict(count, photos, tmp_path, capfd):
     place = people(tmp_path / "faces", count, photos)
     done = run("--photos", place, "--out", tmp_path / "out", "--minutes", 1)

@@ -31,7 +31,6 @@ class View:
         first: Text at which it begins.
         last: Text below that, before which it ends.
         query: What is chosen by the address.
-        skipped: How many places of `last` are shown.
         act: What a visitor does before.
     """
 
@@ -39,7 +38,6 @@ class View:
     first: str
     last: str
     query: str = ""
-    skipped: int = 0
     act: Callable[[Page], None] | None = None
 
 
@@ -55,11 +53,11 @@ def _person(page: Page) -> None:
 
 MODEL, TWO_MODELS = "?model=region%2F0", "?model=random%2F0&model=region%2F0"
 VIEWS = {
-    "compare": View("compare", "Compare masking strategies", "The same in numbers"),
+    "compare": View("compare", "Compare masking strategies", "The ranking in numbers"),
     "reconstruct": View("reconstruct", "Reconstruct a face", "The error is measured on", TWO_MODELS),
     "recognise": View("recognise", "Recognise", "Measure this cover", MODEL, act=_aids),
     "gallery": View("gallery", "Who is enrolled", "Export or delete everybody", MODEL, act=_person),
-    "explain": View("explain", "Where the score comes from", "The same in numbers", skipped=1),
+    "explain": View("explain", "Where the score comes from", "The same in numbers"),
 }
 
 
@@ -92,7 +90,7 @@ def tour(results: Path, folder: Path) -> None:
 def _part(page: Page, view: View) -> FloatRect:
     """Return where on the page a view is."""
     first = _tops(page, view.first, exact=True)[0]
-    last = [top for top in _tops(page, view.last) if top > first + MARGIN][view.skipped]
+    last = next(top for top in _tops(page, view.last) if top > first + MARGIN)
     return {"x": 0, "y": first - MARGIN, "width": WIDTH, "height": last - first}
 
 

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from facemae.core import records
 from facemae.core.errors import UsageError
 from facemae.recognition.enrolment import Shot, Terms, enrol, until
-from facemae.recognition.named_models import find_model, list_models
+from facemae.recognition.named_models import CARDS, find_model, list_models
 from facemae.recognition.recogniser import Recogniser
 from facemae.recognition.threshold import Threshold, of_model
 from facemae.stages.measure_model import card_people
 
-ENROLLED, PROBES = 50, 200
+ENROLLED, PROBES, SAMPLE = 50, 200, 150
 SEED = int(os.environ.get("FACEMAE_TRIAL_SEED", "0"))  # which people; any
 TERMS = Terms(consent=True, retain_until=until(1), thumbnail=False)
 
@@ -35,8 +36,8 @@ def test_a_model_that_does_not_exist_is_refused_with_those_that_do():
 
 
 @pytest.fixture(scope="module")
-def trial(tmp_path_factory):
-    """Return the model, two photos of each person enrolled, and photos of them and of strangers by name."""
+def lfw(tmp_path_factory):
+    """Return the photos of LFW by person."""
     archive = Path(os.environ.get("FACEMAE_RAW_DIR", "")) / "lfw" / "lfw-deepfunneled.tgz"
     if not archive.is_file():
         pytest.skip("LFW is not here: set FACEMAE_RAW_DIR to a folder with lfw/lfw-deepfunneled.tgz")
@@ -44,9 +45,14 @@ def trial(tmp_path_factory):
     with tarfile.open(archive) as file:
         file.extractall(folder, filter="data")
     (root,) = folder.iterdir()
-    people = {each.name: sorted(each.glob("*.jpg")) for each in root.iterdir() if each.is_dir()}
-    measured_on = card_people(pd.Series(sorted(people)))
-    people = {name: photos for name, photos in sorted(people.items()) if name not in measured_on}
+    return {each.name: sorted(each.glob("*.jpg")) for each in sorted(root.iterdir()) if each.is_dir()}
+
+
+@pytest.fixture(scope="module")
+def trial(lfw):
+    """Return the model, two photos of each person enrolled, and photos of them and of strangers by name."""
+    measured_on = card_people(pd.Series(sorted(lfw)))
+    people = {name: photos for name, photos in lfw.items() if name not in measured_on}
     rng = np.random.default_rng(SEED)
     recogniser, enrolled, others = Recogniser(find_model(), "cpu"), {}, []
     for name in rng.permutation([name for name, photos in people.items() if len(photos) >= 4]).tolist():
@@ -68,6 +74,41 @@ def counts(probes, enrolled, named):
     right = np.array([name == other for (name, _), other in zip(probes, named, strict=True)])
     said = np.array([bool(other) for other in named])
     return int((right & mated).sum()), int((said & ~right & mated).sum()), int((said & ~mated).sum())
+
+
+@pytest.mark.shared_data
+@pytest.mark.timeout(1800)
+def test_thresholds_let_two_people_pass_as_often_as_the_card_says(lfw):
+    """On a photo each of some people of either half: those of the card, and those it does not know."""
+    recogniser = Recogniser(find_model("dlib"), "cpu")
+    measured_on, rng = card_people(pd.Series(sorted(lfw))), np.random.default_rng(SEED)
+    for half in (measured_on, set(lfw) - measured_on):
+        names = rng.permutation(sorted(half))[:SAMPLE].tolist()
+        found = [recogniser.align(lfw[name][0]).faces[:1] for name in names]
+        vectors = recogniser.embed([face.image for faces in found for face in faces])
+        scores = (vectors @ vectors.T)[np.triu_indices(len(vectors), 1)]
+        for rate, least, most in ((0.1, 0.06, 0.15), (0.01, 0.003, 0.025)):
+            assert least < (scores >= recogniser.threshold(rate).score).mean() < most
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.timeout(4 * 3600)
+def test_the_command_that_makes_the_card_gives_its_numbers(tmp_path, command_line):
+    """All of LFW is aligned and embedded: half an hour of processor time, once for a folder of its own."""
+    cache = os.environ.get("FACEMAE_MEASURED", tmp_path / "cache")
+    code, _, said = command_line(
+        "models", "measure", "dlib", "--out", tmp_path / "dlib.json", "--cache", cache
+    )
+    assert code == 0, said
+    found, card = (records.read_json(path) for path in (tmp_path / "dlib.json", CARDS / "dlib.json"))
+    for each in (found, card):
+        del each["faces_per_second"]  # of the machine
+    thresholds, expected = found.pop("thresholds"), card.pop("thresholds")
+    assert found.pop("lfw_view2") == pytest.approx(card.pop("lfw_view2"), abs=5e-4)
+    assert found == card
+    for one, other in zip(thresholds, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.shared_data
