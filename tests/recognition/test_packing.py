@@ -4,10 +4,12 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
-from results_folder import pack_models
+from results_folder import make_experiment, pack_models
 
+import facemae.stages.data
 from facemae.core import files, layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.layout import Results
@@ -41,6 +43,15 @@ def shipped(packed, tmp_path, monkeypatch):
     shutil.copytree(packed, folder)
     monkeypatch.setattr(shipped_models, "FOLDER", folder)
     return folder
+
+
+def train_on(folder, hashes):
+    """Say of a shipped model that it was trained on the people of these hashes."""
+    files.write_json(folder / PEOPLE, records.read_json(folder / PEOPLE) | {"training": sorted(hashes)})
+    card = records.read_json(folder / CARD)
+    files.write_json(
+        folder / CARD, card | {"files": card["files"] | {PEOPLE: files.sha256_of(folder / PEOPLE)}}
+    )
 
 
 def test_the_weights_are_those_of_the_run_in_half_precision(shipped, made):
@@ -112,15 +123,49 @@ def test_a_model_that_was_evaluated_on_its_training_people_is_not_packed(made, t
     metrics = records.read_json(stage / layout.METRICS)
     files.write_json(stage / layout.METRICS, metrics | {"started_from": {"init": "face-mae"}})
     packing.pack(stage, "face-embedder", tmp_path / "fine", [])
-    seen = records.read_json(shipped / "face-mae" / PEOPLE)
-    card = records.read_json(shipped / "face-mae" / CARD)
-    files.write_json(shipped / "face-mae" / PEOPLE, seen | {"training": seen["evaluation"][:2]})
-    card["files"][PEOPLE] = files.sha256_of(shipped / "face-mae" / PEOPLE)
-    files.write_json(shipped / "face-mae" / CARD, card)
+    train_on(shipped / "face-mae", records.read_json(shipped / "face-mae" / PEOPLE)["evaluation"][:2])
     with pytest.raises(
         IntegrityError, match=r"2 of the .* whom .* the model it started from, was trained on"
     ):
         packing.pack(stage, "face-embedder", tmp_path / "leaks", [])
+
+
+def test_what_a_teacher_showed_counts_as_seen(made, tmp_path):
+    """Without one a run from scratch has seen the labelled faces alone."""
+    folder = tmp_path / "results"
+    shutil.copytree(made, folder)
+    stage = folder / "scratch" / "0" / "finetune"
+    packing.pack(stage, "face-tiny", tmp_path / "plain", [])
+    settings = records.read_json(stage / layout.CONFIG)
+    settings["finetune"]["teacher"] = "dlib"
+    files.write_json(stage / layout.CONFIG, settings)
+    packing.pack(stage, "face-tiny", tmp_path / "taught", [])
+    plain, taught = (records.read_json(tmp_path / name / CARD) for name in ("plain", "taught"))
+    assert plain["trained_on"]["unnamed"] == 0 < taught["trained_on"]["unnamed"]
+    assert "Teacher: `dlib`." in (tmp_path / "taught" / README).read_text()
+
+
+def test_a_workflow_sets_nobody_apart_whom_the_start_of_a_run_has_seen(made, tmp_path, shipped):
+    folder = tmp_path / "results"
+    shutil.copytree(made, folder)
+    paths = Results(folder)
+    records.write_table(
+        paths.data.listed_pairs, pd.DataFrame(columns=layout.PAIR_COLUMNS), layout.PAIR_COLUMNS
+    )
+
+    def evaluated(**changes):
+        runs = {"mine": {"pretrain": None, "finetune": {"init": "face-mae"}}}
+        facemae.stages.data.split(make_experiment(folder, runs=runs, **changes), paths.data)
+        roles = records.read_table(paths.data.split, layout.SPLIT_COLUMNS)
+        return set(roles.loc[roles["role"] == layout.ROLE_EVALUATION, "person"])
+
+    train_on(shipped / "face-mae", [])
+    before = evaluated()
+    some = sorted(before)[-2:]
+    train_on(shipped / "face-mae", shipped_models.hashed(some))
+    assert not evaluated() & set(some)
+    with pytest.raises(IntegrityError, match=r"split\.overlap is stop, and 2 people"):
+        evaluated(split={"overlap": "stop"})
 
 
 # --- known by name ---
@@ -214,8 +259,6 @@ def measured(shipped, monkeypatch):
     for person in [*people, *trained]:
         centre = rng.normal(size=16)
         rows += [(f"{person}/{n}", person, centre + 0.4 * rng.normal(size=16)) for n in range(4)]
-    import pandas as pd
-
     table = pd.DataFrame(rows, columns=["sample_id", "person", "embedding"])
     pairs = [
         ("lfw-view2", fold, f"{one}/0", f"{other}/{shot}", one == other)
