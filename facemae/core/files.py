@@ -44,10 +44,8 @@ def atomic_write(path: Path, data: bytes, *, private: bool = False) -> None:
 def atomic_file(path: Path, needed: int = 0, *, private: bool = False) -> Iterator[BinaryIO]:
     """Open a file that replaces `path`, as `atomic_write` does, when the block ends without an error.
 
-    Args:
-        path: The file to replace.
-        needed: How many bytes it will take, if known, for the message when the disk is full.
-        private: Whether only its owner may read it.
+    `needed` says how many bytes it will take, for the message when the disk is full; a private file is for
+    its owner alone.
 
     Raises:
         StorageError: the disk is full, the folder cannot be written, or `path` is one; it is untouched.
@@ -60,7 +58,9 @@ def atomic_file(path: Path, needed: int = 0, *, private: bool = False) -> Iterat
             path.parent.mkdir(parents=True, exist_ok=True)
             if private:
                 temporary.unlink(missing_ok=True)
-            with open(temporary, "wb", opener=_private if private else None) as file:
+            with open(
+                temporary, "wb", opener=(lambda name, flags: os.open(name, flags, 0o600)) if private else None
+            ) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -70,10 +70,6 @@ def atomic_file(path: Path, needed: int = 0, *, private: bool = False) -> Iterat
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager
@@ -191,10 +187,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def dump_json(value: Any, *, sort_keys: bool = True) -> bytes:
-    """Encode `value` as canonical JSON: two spaces, one trailing newline, and keys sorted.
-
-    With `sort_keys` False they keep their order, where it means something.
-    """
+    """Encode `value` as canonical JSON: two spaces, a trailing newline, and keys sorted or in their order."""
     text = json.dumps(value, indent=2, sort_keys=sort_keys, allow_nan=False, ensure_ascii=False)
     return f"{text}\n".encode()
 
@@ -253,13 +246,8 @@ def check_free(path: Path) -> None:
     Raises:
         UsageError: one does.
     """
-    if not path.exists():
-        return
-    with open(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _in_use(path) from error
+    if is_held(path):
+        raise _in_use(path)
 
 
 def _in_use(path: Path) -> UsageError:

@@ -59,76 +59,48 @@ SET_LABELLED, SET_UNLABELLED, SET_TESTED = "labelled", "unlabelled", "tested"
 ROLE_EVALUATION, ROLE_TRAIN, ROLE_UNLABELLED, ROLE_TESTED = "evaluation", "train", "unlabelled", "tested"
 
 
+class _Below:
+    """A path below the root of the folder that it is an attribute of."""
+
+    def __init__(self, *parts: str) -> None:
+        self._parts = parts
+
+    def __get__(self, folder: DataFolder | Results, _owner: object = None) -> Path:
+        return folder.root.joinpath(*self._parts)
+
+
 @dataclass(frozen=True)
 class DataFolder:
     """The paths of one folder of photos and aligned faces: `<results>/data`, or one prepared by itself."""
 
     root: Path
 
-    @property
-    def photos(self) -> Path:
-        """The manifest: one row per input photo."""
-        return self.root / "photos.parquet"
-
-    @property
-    def sources(self) -> Path:
-        """What the photos come from, with licence, credit and the files that are no photos."""
-        return self.root / "sources.json"
-
-    @property
-    def listed_pairs(self) -> Path:
-        """Pairs of photos that the sources set out for verification."""
-        return self.root / "listed_pairs.parquet"
-
-    @property
-    def pairs(self) -> Path:
-        """Those, and pairs drawn from the evaluation people."""
-        return self.root / "pairs.parquet"
-
-    @property
-    def unpacked(self) -> Path:
-        """The content of archives, a folder for each; hidden, since it can be made again."""
-        return self.root / ".unpacked"
-
-    @property
-    def shards(self) -> Path:
-        """The aligned faces as Parquet, in a folder named after the settings they were made with."""
-        return self.root / "shards"
-
-    @property
-    def faces(self) -> Path:
-        """The index: one row per aligned face, without its image."""
-        return self.root / "faces.parquet"
-
-    @property
-    def outcomes(self) -> Path:
-        """One JSON line per input photo: what became of it and why."""
-        return self.root / "report.jsonl"
-
-    @property
-    def rejected(self) -> Path:
-        """Those lines of `outcomes` that are not OK."""
-        return self.root / "rejected.jsonl"
-
-    @property
-    def cache(self) -> Path:
-        """The aligned faces decoded, in the index's order: (N, H, H, 3) uint8."""
-        return self.root / "faces.npy"
-
-    @property
-    def cache_hashes(self) -> Path:
-        """Checksums of the cache, block by block."""
-        return self.root / "faces.hashes.json"
-
-    @property
-    def split(self) -> Path:
-        """Role and fold of every aligned face."""
-        return self.root / "split.parquet"
-
-    @property
-    def overlaps(self) -> Path:
-        """Photos found on both sides of the split, and what was done about it."""
-        return self.root / "overlaps.parquet"
+    photos = _Below("photos.parquet")
+    """The manifest: one row per input photo."""
+    sources = _Below("sources.json")
+    """What the photos come from, with licence, credit and the files that are no photos."""
+    listed_pairs = _Below("listed_pairs.parquet")
+    """Pairs of photos that the sources set out for verification."""
+    pairs = _Below("pairs.parquet")
+    """Those, and pairs drawn from the evaluation people."""
+    unpacked = _Below(".unpacked")
+    """The content of archives, a folder for each; hidden, since it can be made again."""
+    shards = _Below("shards")
+    """The aligned faces as Parquet, in a folder named after the settings they were made with."""
+    faces = _Below("faces.parquet")
+    """The index: one row per aligned face, without its image."""
+    outcomes = _Below("report.jsonl")
+    """One JSON line per input photo: what became of it and why."""
+    rejected = _Below("rejected.jsonl")
+    """Those lines of `outcomes` that are not OK."""
+    cache = _Below("faces.npy")
+    """The aligned faces decoded, in the index's order: (N, H, H, 3) uint8."""
+    cache_hashes = _Below("faces.hashes.json")
+    """Checksums of the cache, block by block."""
+    split = _Below("split.parquet")
+    """Role and fold of every aligned face."""
+    overlaps = _Below("overlaps.parquet")
+    """Photos found on both sides of the split, and what was done about it."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +109,8 @@ class Results:
 
     root: Path
 
-    @property
-    def config(self) -> Path:
-        """The experiment, resolved, as JSON."""
-        return self.root / CONFIG
+    config = _Below(CONFIG)
+    """The experiment, resolved, as JSON."""
 
     @property
     def data(self) -> DataFolder:
@@ -153,35 +123,18 @@ class Results:
         places = (".workflow.lock", "*/*/.*.lock", "*/*/*/.*.lock", "data/*/.lock")
         return [path for place in places for path in self.root.glob(place)]
 
-    @property
-    def summary(self) -> Path:
-        """One row per run, seed and metric."""
-        return self.root / "summary.parquet"
-
-    @property
-    def leaderboard(self) -> Path:
-        """One row per run and metric, over the seeds."""
-        return self.root / "leaderboard.parquet"
-
-    @property
-    def verdicts(self) -> Path:
-        """One row per pair of runs and metric."""
-        return self.root / "verdicts.parquet"
-
-    @property
-    def verdict(self) -> Path:
-        """The headline in words."""
-        return self.root / "verdict.json"
-
-    @property
-    def overview(self) -> Path:
-        """The report's page of charts and tables."""
-        return self.root / "report" / "overview.html"
-
-    @property
-    def report(self) -> Path:
-        """The self-contained report, made by `snakemake --report`."""
-        return self.root / "report.html"
+    summary = _Below("summary.parquet")
+    """One row per run, seed and metric."""
+    leaderboard = _Below("leaderboard.parquet")
+    """One row per run and metric, over the seeds."""
+    verdicts = _Below("verdicts.parquet")
+    """One row per pair of runs and metric."""
+    verdict = _Below("verdict.json")
+    """The headline in words."""
+    overview = _Below("report", "overview.html")
+    """The report's page of charts and tables."""
+    report = _Below("report.html")
+    """The self-contained report, made by `snakemake --report`."""
 
     def stage(self, run: str, seed: int, stage: str) -> Path:
         """Return the folder of one stage of one run."""

@@ -31,8 +31,4 @@ def shown(text: object, limit: int = MAX_SHOWN) -> str:
 
 def escaped(text: str) -> str:
     """Return text with every control character spelt out."""
-    return _UNSAFE.sub(_escape, text)
-
-
-def _escape(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape", "surrogatepass").decode("ascii")
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)

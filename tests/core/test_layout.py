@@ -17,9 +17,8 @@ RECORDS = [{"step": 10, "loss": 0.1 + 0.2}, {"step": 20, "loss": 1e-300}, {"step
 
 def places(folder):
     """Return every path that a folder names, those of its folder of data included."""
-    values = [
-        getattr(folder, name) for name, value in vars(type(folder)).items() if isinstance(value, property)
-    ]
+    named = [name for name, value in vars(type(folder)).items() if name[0] != "_" and not callable(value)]
+    values = [getattr(folder, name) for name in named]
     within = [value for value in values if isinstance(value, DataFolder)]
     return [value for value in values if isinstance(value, Path)] + [
         path for each in within for path in places(each)
