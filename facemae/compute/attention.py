@@ -21,10 +21,7 @@ def set_fused_attention(network: nn.Module, fused: bool) -> None:
 
 @contextlib.contextmanager
 def fused_attention(network: nn.Module) -> Iterator[None]:
-    """Use PyTorch's fused attention in every block for a while: without a backward pass it is the faster one.
-
-    On a CPU in bfloat16 by about 14 % of an embedding (benchmarks/README.md).
-    """
+    """Use PyTorch's fused attention in every block for a while: the faster one without a backward pass."""
     before = {module: module.fused_attn for module in network.modules() if hasattr(module, "fused_attn")}
     set_fused_attention(network, fused=True)
     try:

@@ -25,8 +25,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 # Side and number of the products that measure a device whose speed is not listed, by type: so many that the
 # time to start and to wait for them is small beside them.
 PRODUCTS = {"cpu": (1024, 1), "cuda": (8192, 8)}
-
-
 METERED_EVERY = 20  # steps on a GPU between looks at the power that it draws
 
 
@@ -70,7 +68,7 @@ class Compute:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def place(self, network: nn.Module) -> None:
-        """Move a network here and give it the faster attention (models/encoding.py)."""
+        """Move a network here and give it the faster attention (compute/attention.py)."""
         set_fused_attention(network, fused=self.on_gpu or self.dtype == torch.float32)
         network.to(self.device)
         for module in network.modules():
@@ -80,9 +78,7 @@ class Compute:
     def compiled(self, network: nn.Module, *, one_shape: bool) -> nn.Module:
         """Return the network as it is trained: compiled, sharing its weights, where that pays.
 
-        Args:
-            network: What is trained.
-            one_shape: Whether all its batches have the same shapes; else every shape would be compiled again.
+        `one_shape` says that all its batches have the same shapes; else every shape would be compiled again.
         """
         if not self.compiles:
             return network
@@ -121,10 +117,7 @@ def choose(
     Raises:
         UsageError: `cuda` is asked for and no GPU can be used.
     """
-    gpu = torch.cuda.is_available()
-    if device == "cuda" and not gpu:
-        raise UsageError(f"device: cuda is asked for, but {_why_no_gpu()}; use device: auto or cpu.")
-    on_gpu = gpu and device != "cpu"
+    on_gpu = _takes_gpu(device)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=on_gpu)
     # Else every new tensor is first filled with NaN, for a tenth of a step's time; none is read unwritten.
@@ -145,10 +138,7 @@ def plain(device: Literal["auto", "cpu", "cuda"]) -> Compute:
     Raises:
         UsageError: `cuda` is asked for and no GPU can be used.
     """
-    gpu = torch.cuda.is_available()
-    if device == "cuda" and not gpu:
-        raise UsageError(f"device: cuda is asked for, but {_why_no_gpu()}; use device: auto or cpu.")
-    return Compute(torch.device("cuda" if gpu and device != "cpu" else "cpu"), torch.float32)
+    return Compute(torch.device("cuda" if _takes_gpu(device) else "cpu"), torch.float32)
 
 
 def _keep_freed_memory() -> None:
@@ -171,16 +161,14 @@ def _peak_flops(device: torch.device, dtype: torch.dtype) -> float:
             return known[0]
     side, count = PRODUCTS[device.type]
     matrix = torch.ones(side, side, device=device, dtype=dtype)
-    best = min(_timed_products(matrix, count) for _ in range(5))
-    return 2 * count * side**3 / best
-
-
-def _timed_products(matrix: torch.Tensor, count: int) -> float:
-    started = time.perf_counter()
-    for _ in range(count):
-        product = torch.mm(matrix, matrix)
-    product.sum().item()  # waits for the result
-    return time.perf_counter() - started
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        for _ in range(count):
+            product = torch.mm(matrix, matrix)
+        product.sum().item()  # waits for the result
+        seconds.append(time.perf_counter() - started)
+    return 2 * count * side**3 / min(seconds)
 
 
 def _native_dtype(on_gpu: bool) -> torch.dtype:
@@ -189,6 +177,13 @@ def _native_dtype(on_gpu: bool) -> torch.dtype:
     # Processors without these instructions emulate bfloat16, more slowly than they compute float32.
     has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def _takes_gpu(device: Literal["auto", "cpu", "cuda"]) -> bool:
+    gpu = torch.cuda.is_available()
+    if device == "cuda" and not gpu:
+        raise UsageError(f"device: cuda is asked for, but {_why_no_gpu()}; use device: auto or cpu.")
+    return gpu and device != "cpu"
 
 
 def _why_no_gpu() -> str:

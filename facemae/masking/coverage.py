@@ -39,27 +39,14 @@ class Measures:
 
 def measures(mask: PatchMask, regions: Tensor | None) -> Measures:
     """Measure a batch of masks; regions are (B, N) labels, or None where the data have none."""
-    return Measures(
-        visible_tokens=mask.visible_ids.shape[1],
-        region_coverage={} if regions is None else _coverage(mask.hidden, regions),
-        entropy=_entropy(mask.hidden),
-        clumping=_clumping(mask.hidden),
-    )
-
-
-def _coverage(hidden: Tensor, regions: Tensor) -> dict[str, float]:
-    own = {name: regions == label for label, name in enumerate([REST, *REGIONS])}
-    return {name: float(hidden[each].double().mean()) for name, each in own.items() if each.any()}
-
-
-def _entropy(hidden: Tensor) -> float:
+    coverage, hidden = {}, mask.hidden
+    if regions is not None:
+        own = {name: regions == label for label, name in enumerate([REST, *REGIONS])}
+        coverage = {name: float(hidden[each].double().mean()) for name, each in own.items() if each.any()}
     share = hidden.double().mean(dim=0)
     bits = -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share)) / math.log(2)
-    return float(bits.mean())
-
-
-def _clumping(hidden: Tensor) -> float:
     side = math.isqrt(hidden.shape[1])
     image = hidden.view(-1, side, side)
     pairs = [image[:, :, 1:] == image[:, :, :-1], image[:, 1:] == image[:, :-1]]
-    return float(torch.cat([each.flatten() for each in pairs]).double().mean())
+    clumping = torch.cat([each.flatten() for each in pairs]).double().mean()
+    return Measures(mask.visible_ids.shape[1], coverage, float(bits.mean()), float(clumping))

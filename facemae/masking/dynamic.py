@@ -1,6 +1,7 @@
 """Strategies that change during training, most of them led by what a network has learnt.
 
-"Led" patches are those of the M hidden ones that the network chooses; the others are random.
+"Led" patches are those of the M hidden ones that the network chooses; the others are random. What the
+parameters mean stands in config/masks.py.
 
 Shapes: B batch, N patches (side x side), M hidden.
 """
@@ -20,28 +21,20 @@ PARTS = _SIDES + len(REGIONS)
 def attention_high(context: Context, *, min_led: float, max_led: float) -> Tensor:
     """Hide what a teacher attends to most: AttMask-High of Kakogeorgiou et al., ECCV 2022.
 
-    Args:
-        context: Its signal is the attention that each patch gets.
-        min_led: Least share of M that is led, drawn for each image.
-        max_led: Greatest share of M that is led.
+    The signal of the three attention strategies is the attention that each patch gets.
     """
     return _led(context, _signal(context), _led_counts(context, min_led, max_led))
 
 
 def attention_low(context: Context, *, min_led: float, max_led: float) -> Tensor:
-    """Hide what a teacher attends to least: AttMask-Low, a control. The arguments are `attention_high`'s."""
+    """Hide what a teacher attends to least: AttMask-Low, a control."""
     return _led(context, -_signal(context), _led_counts(context, min_led, max_led))
 
 
 def attention_hint(context: Context, *, min_led: float, max_led: float, reveal: float) -> Tensor:
     """Hide what a teacher attends to most, but for a few hints: AttMask-Hint.
 
-    Args:
-        context: Its signal is the attention that each patch gets.
-        min_led: Least share of M that is led, drawn for each image.
-        max_led: Greatest share of M that is led.
-        reveal: Share of the led patches that stays visible, drawn from as large a share of the image's most
-            attended patches.
+    The hints are a share `reveal` of the led patches, drawn from as large a share of the most attended ones.
     """
     led = _led_counts(context, min_led, max_led)
     places = ranks(_signal(context), ties=context.noise.uniform(context.patches))
@@ -52,26 +45,17 @@ def attention_hint(context: Context, *, min_led: float, max_led: float, reveal: 
 
 
 def hard_patches(context: Context, *, final_led: float) -> Tensor:
-    """Hide what is predicted to be hard: Wang et al., Hard Patches Mining, CVPR 2023.
-
-    Args:
-        context: Its signal is the predicted loss of each patch.
-        final_led: Share of M that is led at the end; it rises linearly from none.
-    """
+    """Hide what is predicted to be hard, by the signal: Wang et al., Hard Patches Mining, CVPR 2023."""
     return _led(context, _signal(context), _ramp(context, final_led))
 
 
 def loss_ema(context: Context, *, final_led: float, temperature: float) -> Tensor:
     """Hide the template's positions in proportion to exp(z / temperature), z their standardised error.
 
-    The led patches are drawn without replacement: the highest of z / temperature plus Gumbel noise (Kool et
-    al., Stochastic Beams and Where to Find Them, ICML 2019). Errors shrink as training goes on; z, of mean 0
-    and standard deviation 1 over the positions, does not, so that the temperature keeps its meaning.
-
-    Args:
-        context: Its signal is the running mean of the reconstruction error at each position.
-        final_led: Share of M that is led at the end; it rises linearly from none.
-        temperature: In standard deviations of the error over the positions; great is near random.
+    The signal is the running mean of the reconstruction error at each position. The led patches are drawn
+    without replacement: the highest of z / temperature plus Gumbel noise (Kool et al., Stochastic Beams and
+    Where to Find Them, ICML 2019). Errors shrink as training goes on; z, of mean 0 and standard deviation 1
+    over the positions, does not, so that the temperature keeps its meaning.
     """
     error = _signal(context).double()  # so precise that the size of the batch cannot change an order
     z = error - error.mean(dim=1, keepdim=True)

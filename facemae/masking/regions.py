@@ -36,11 +36,8 @@ class Crops:
     """One crop per image, mirrored or not.
 
     What lies at x (a share of the side, 0 to 1) in the original lands at (x - left) / (right - left), and at
-    one minus that where it is mirrored.
-
-    Attributes:
-        boxes: (B, 4) left, top, right, bottom, as shares of the original's side.
-        flipped: (B,) bool.
+    one minus that where it is mirrored. `boxes` (B, 4) are left, top, right, bottom as shares of the
+    original's side; `flipped` is (B,) bool.
     """
 
     boxes: Tensor
@@ -60,13 +57,16 @@ def region_map(side: int) -> Tensor:
     0 is none, k is the k-th of `REGIONS`. A patch belongs to the region that covers most of it, if that is at
     least `REGION_OVERLAP`.
     """
-    return region_maps(side, Crops(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([False])))[0]
+    return region_maps(side, whole(1))[0]
 
 
 def region_maps(side: int, crops: Crops) -> Tensor:
     """Return the region of each patch of each crop, (B, N) int64 on its device; see `region_map`."""
-    left, top, right, bottom = _cropped_boxes(crops).unbind(-1)
-    rows, columns = _overlap(top, bottom, side), _overlap(left, right, side)
+    low, high = crops.boxes.double().view(-1, 2, 2).unbind(1)  # (B, 2) each, x and y
+    corners = _template_boxes(crops.boxes.device).view(1, -1, 2, 2)  # (1, K, low and high, x and y)
+    x, y = ((corners - low[:, None, None]) / (high - low)[:, None, None]).unbind(-1)  # (B, K, 2) each
+    x = torch.where(crops.flipped[:, None, None], 1 - x.flip(-1), x)
+    rows, columns = _overlap(side, *y.unbind(-1)), _overlap(side, *x.unbind(-1))
     boxes = (rows[..., :, None] * columns[..., None, :]).flatten(2)  # (B, K, N), share of a patch in a box
     parts = boxes.split_with_sizes([len(each) for each in REGIONS.values()], dim=1)
     shares = torch.stack([torch.full_like(boxes[:, 0], REGION_OVERLAP), *(each.sum(1) for each in parts)], 1)
@@ -77,11 +77,7 @@ def quantiles(labels: Tensor, groups: int, noise: Noise) -> Tensor:
     """Return each patch's place in a random order of its own group, evenly spread over 0 to 1, (B, N).
 
     The patches above any height are the same share of every group, up to rounding, which falls at random.
-
-    Args:
-        labels: (B, N) int64, the group of each patch, from 0 to `groups` - 1.
-        groups: G.
-        noise: The source of the order.
+    `labels` (B, N) int64 are from 0 to `groups` - 1.
     """
     patches = labels.shape[1]
     counts = (labels[:, :, None] == torch.arange(groups, device=labels.device)).sum(dim=1)  # (B, G)
@@ -90,22 +86,13 @@ def quantiles(labels: Tensor, groups: int, noise: Noise) -> Tensor:
     return (within + noise.uniform(patches)) / counts.gather(1, labels)
 
 
-def _cropped_boxes(crops: Crops) -> Tensor:
-    """Return the boxes of all regions as each crop shows them, (B, K, 4) float64 in shares of its side."""
-    low, high = crops.boxes.double().view(-1, 2, 2).unbind(1)  # (B, 2) each, x and y
-    corners = _template_boxes(crops.boxes.device).view(1, -1, 2, 2)  # (1, K, low and high, x and y)
-    x, y = ((corners - low[:, None, None]) / (high - low)[:, None, None]).unbind(-1)  # (B, K, 2) each
-    x = torch.where(crops.flipped[:, None, None], 1 - x.flip(-1), x)
-    return torch.stack([x, y], dim=-1).flatten(2)
-
-
 @functools.cache
 def _template_boxes(device: torch.device) -> Tensor:
     boxes = [box for region in REGIONS.values() for box in region]
     return torch.tensor(boxes, dtype=torch.float64, device=device) / TEMPLATE_SIZE
 
 
-def _overlap(low: Tensor, high: Tensor, side: int) -> Tensor:
+def _overlap(side: int, low: Tensor, high: Tensor) -> Tensor:
     """Return the share of each of `side` equal intervals of 0 to 1 that lies in [low, high], (B, K, side)."""
     edges = torch.arange(side + 1, dtype=low.dtype, device=low.device) / side
     inside = torch.minimum(edges[1:], high[..., None]) - torch.maximum(edges[:-1], low[..., None])

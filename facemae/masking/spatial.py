@@ -2,7 +2,8 @@
 
 Each returns scores; `draw_mask` (strategies.py) hides the patches that score highest.
 
-Shapes: B batch, N patches (side x side), M hidden, V = N - M visible.
+What the parameters mean stands in config/masks.py. Shapes: B batch, N patches (side x side), M hidden,
+V = N - M visible.
 """
 
 from __future__ import annotations
@@ -25,12 +26,6 @@ def block(context: Context, *, min_area: float, min_aspect: float, rounds: int) 
 
     A rectangle is taken when it covers something new and no more than is left to hide. BEiT may stop short
     of M; here noise tops up to exactly M.
-
-    Args:
-        context: What the strategy may look at.
-        min_area: Least area of a rectangle, as a share of the patches; M at most.
-        min_aspect: Least height per width; the greatest is its inverse.
-        rounds: Rectangles tried per image.
     """
     least = min(min_area * context.patches, context.hidden)
     covered = torch.zeros(
@@ -53,10 +48,6 @@ def inverse_block(context: Context, *, min_aspect: float) -> Tensor:
     """Leave one rectangle at a random place visible: the inverse block of Baevski et al., data2vec 2.0, 2023.
 
     It is the smallest of its height that holds V patches; noise tops up to exactly M within it.
-
-    Args:
-        context: What the strategy may look at.
-        min_aspect: Least height per width; the greatest is its inverse.
     """
     draw = context.noise.uniform(3)
     visible = context.patches - context.hidden
