@@ -79,22 +79,17 @@ def unpack(archive: Path, target: Path, limits: Limits = _LIMITS) -> Path:
     if target.exists():
         return target
     try:
-        with files.atomic_folder(target) as folder, _opened(archive) as file:
-            _fill(folder, file, archive.name, limits)
+        with files.atomic_folder(target) as folder:
+            with _damage():
+                file = open(archive, "rb")  # noqa: SIM115 - closed below, where errors are the disk's
+            with file:
+                _fill(folder, file, archive.name, limits)
     except _RefusedError as refusal:
         raise IntegrityError(
             f"{archive.name} was not unpacked: {refusal}; "
             "fetch it again from its source, or unpack it yourself if you trust it."
         ) from refusal
     return target
-
-
-@contextlib.contextmanager
-def _opened(archive: Path) -> Iterator[BinaryIO]:
-    with _damage():
-        file = open(archive, "rb")  # noqa: SIM115 - closed below, where errors are the disk's
-    with file:
-        yield file
 
 
 @contextlib.contextmanager
@@ -119,8 +114,8 @@ def _fill(folder: Path, file: BinaryIO, name: str, limits: Limits) -> None:
     for entry in _entries(file, quota):
         parts = _parts(entry.name)
         quota.count(entry, parts)
-        if _is_noise(parts):
-            continue
+        if not parts or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store" or parts[-1].startswith("._"):
+            continue  # what macOS adds beside the files, or the archive's own folder
         path = folder.joinpath(*parts)
         parent = path if entry.folder else path.parent
         if parent not in made:
@@ -138,13 +133,11 @@ def _fill(folder: Path, file: BinaryIO, name: str, limits: Limits) -> None:
 
 
 def _make_folder(path: Path, name: str) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise _about(name, "takes the place of another") from error
-    except OSError as error:
-        with files.storage_errors(path):
-            raise error
+    with files.storage_errors(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise _about(name, "takes the place of another") from error
 
 
 def _parts(name: str) -> tuple[str, ...]:
@@ -164,11 +157,6 @@ def _parts(name: str) -> tuple[str, ...]:
     if len(parts) > _DEPTH:
         raise _about(name, f"lies {len(parts)} folders deep where {_DEPTH} is the limit")
     return parts
-
-
-def _is_noise(parts: tuple[str, ...]) -> bool:
-    """Return whether an entry is what macOS adds beside the files, or the archive's own folder."""
-    return not parts or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store" or parts[-1].startswith("._")
 
 
 def _about(name: str, why: str) -> _RefusedError:
@@ -194,12 +182,10 @@ class _Quota:
         self.check_entries(self._entries + len(self._folders))
 
     def check_entries(self, number: int) -> None:
-        """Refuse so many files and folders if they are too many."""
         if number > self.limits.entries:
             raise _RefusedError(f"it holds over {self.limits.entries:,} files and folders, the limit")
 
     def add(self, size: int) -> None:
-        """Count so many unpacked bytes."""
         self._bytes += size
         if self._bytes > self.limits.total_bytes:
             raise _RefusedError(f"it unpacks to over {self.limits.total_bytes:,} bytes, the limit")
@@ -214,12 +200,10 @@ def _entries(file: BinaryIO, quota: _Quota) -> Iterator[_Entry]:
         yield from (_zip if start.startswith((b"PK\3\4", b"PK\5\6")) else _tar)(file, start, quota)
 
 
-def _blocks(stream: IO[bytes], quota: _Quota | None = None) -> Iterator[bytes]:
+def _blocks(stream: IO[bytes] | _Counted) -> Iterator[bytes]:
     """Yield the bytes of an entry; what goes wrong here is the archive's fault and not the disk's."""
     with _damage():
         while block := stream.read(_BLOCK):
-            if quota is not None:
-                quota.add(len(block))
             yield block
 
 
@@ -241,11 +225,7 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
-        """Read a header.
-
-        Raises:
-            tarfile.ReadError: it is damaged, cut short or absurd.
-        """
+        """Read a header."""
         if not any(buf) and len(buf) == tarfile.BLOCKSIZE:
             return super().frombuf(buf, encoding, errors)  # the end
         try:
@@ -263,11 +243,10 @@ class _Header(tarfile.TarInfo):
 class _Counted:
     """A stream whose bytes are counted while they are read, whatever its headers declare."""
 
-    def __init__(self, stream: BinaryIO, quota: _Quota) -> None:
+    def __init__(self, stream: IO[bytes], quota: _Quota) -> None:
         self._stream, self._quota = stream, quota
 
     def read(self, size: int) -> bytes:
-        """Return the next `size` bytes, fewer at the end."""
         data = self._stream.read(size)
         self._quota.add(len(data))
         return data
@@ -301,11 +280,6 @@ class _Zip(io.BufferedReader):
     most_entries = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read like any file.
-
-        Raises:
-            zipfile.BadZipFile: the directory is too large.
-        """
         if size is not None and size > max(_BLOCK, self.most_entries * _DIRECTORY_BYTES):
             raise zipfile.BadZipFile(f"its directory has {size:,} bytes")
         data = super().read(size)
@@ -341,5 +315,5 @@ def _zip(file: BinaryIO, _: bytes, quota: _Quota) -> Iterator[_Entry]:
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise _about(name, f"is compressed by method {info.compress_type}, and only deflate is known")
             folder = info.is_dir() or name.endswith("/")
-            content = iter(()) if folder else _blocks(archive.open(info), quota)
+            content = iter(()) if folder else _blocks(_Counted(archive.open(info), quota))
             yield _Entry(name, folder, info.file_size, content)

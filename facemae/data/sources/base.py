@@ -78,12 +78,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a source's files are on this machine.
-
-    Attributes:
-        images: The unpacked folder of photos, or the file that holds them all.
-        sides: The files beside it, such as lists of pairs or labels, by name; those absent are left out.
-    """
+    """Where a source's photos are, a folder or a file, and by name the files beside it that are there."""
 
     images: Path
     sides: Mapping[str, Path]

@@ -14,11 +14,7 @@ Entry = dict[str, Any]
 
 
 def catalogue(raw: Path) -> list[Entry]:
-    """Return one entry per data set: facts about it, and its state on this machine.
-
-    Args:
-        raw: The folder of raw data.
-    """
+    """Return one entry per data set: facts about it, and its state on this machine."""
     return [_entry(name, raw) for name in [*VARIANTS, *SOURCES]]
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from facemae.data.sources.base import Attribute, Limits, Photo, Place, Source, Value
-from facemae.data.sources.listing import NOT_A_PHOTO, lines, malformed, visible_files
+from facemae.data.sources.listing import lines, malformed, named_files
 
 ADDRESS = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 ATTRIBUTES = "list_attr_celeba.txt"
@@ -31,19 +31,11 @@ _PARTS = ("train", "valid", "test")
 
 
 def _photos(place: Place, ignored: Counter[str]) -> Iterator[Photo]:
-    """Yield 000001.jpg and so on, with the attributes that its lists give, as far as they are there.
-
-    Raises:
-        IntegrityError: a list cannot be understood, or has not as many rows as it says.
-    """
+    """Yield 000001.jpg and so on, with the attributes that its lists give, as far as they are there."""
     bits = _bits(place)
     identities = _numbers(place, IDENTITIES, _IDENTITY)
     parts = _numbers(place, PARTITIONS, _PARTITION)
-    for path in visible_files(place.images, ignored):
-        match = _FILE.fullmatch(path.name)
-        if match is None:
-            ignored[NOT_A_PHOTO] += 1
-            continue
+    for path, match in named_files(place.images, _FILE, ignored):
         number = int(match[1])
         person = f"celeba-{identities[number]}" if number in identities else None
         known: dict[str, Value] = {"partition": _PARTS[parts[number]]} if number in parts else {}

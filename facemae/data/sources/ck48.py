@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from facemae.data.sources.base import EXPRESSION, Photo, Place, Source, Value
-from facemae.data.sources.listing import NOT_A_PHOTO, visible_files
+from facemae.data.sources.listing import named_files
 
 ADDRESS = "http://www.pitt.edu/~emotion/ck-spread.htm"
 EXPRESSIONS = ("anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise")
@@ -22,11 +22,7 @@ _SIZE = 48
 
 def _photos(place: Place, ignored: Counter[str]) -> Iterator[Photo]:
     """Yield happy/S010_006_00000013.png and so on: the expression, the person, the sequence, the frame."""
-    for path in visible_files(place.images, ignored):
-        match = _FILE.fullmatch(path.name)
-        if match is None:
-            ignored[NOT_A_PHOTO] += 1
-            continue
+    for path, match in named_files(place.images, _FILE, ignored):
         person, sequence, frame = match.groups()
         expression = path.parent.name
         known: dict[str, Value] = {"expression": expression} if expression in EXPRESSIONS else {}

@@ -6,6 +6,7 @@ that a later try goes on where an earlier one stopped. Only verified bytes leave
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import re
@@ -172,7 +173,6 @@ def _fetch(url: str, stage: Path, remote: Remote, net: Net) -> None:
 
 
 def _try(url: str, stage: Path, remote: Remote, net: Net) -> None:
-    """Ask once for what is missing of `stage / BYTES`."""
     size, origin = _left(stage, url)
     if size == origin.total:
         return
@@ -247,7 +247,10 @@ def _first_byte(response: requests.Response, size: int, origin: _Origin, stage: 
     """Return where in the file the answer begins: at `size`, as asked, or at 0."""
     status = response.status_code
     if status in MAY_PASS:
-        raise _TryError(f"answers {status}", _retry_after(response))
+        wait = 0.0
+        with contextlib.suppress(urllib3.exceptions.InvalidHeader, ValueError):
+            wait = urllib3.Retry().get_retry_after(response.raw) or 0.0
+        raise _TryError(f"answers {status}", wait)
     if size and status == 206 and _continues(response, size, origin):
         return size
     if size and status in (206, 416):
@@ -275,15 +278,7 @@ def _validator(response: requests.Response) -> str:
     return response.headers.get("Last-Modified", "") if weak else etag
 
 
-def _retry_after(response: requests.Response) -> float:
-    try:
-        return urllib3.Retry().get_retry_after(response.raw) or 0.0
-    except (urllib3.exceptions.InvalidHeader, ValueError):
-        return 0.0
-
-
 def _refuse(response: requests.Response, size: int, remote: Remote) -> None:
-    """Refuse what cannot be the file before any of it is kept."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind == "text/html" and Path(remote.filename).suffix not in (".html", ".htm"):
         raise _MirrorError("answers with a web page, perhaps a login")
@@ -297,7 +292,6 @@ def _too_much(size: int, remote: Remote) -> str:
 
 
 def _receive(file: BinaryIO, blocks: Iterator[bytes], size: int, remote: Remote) -> None:
-    """Write the blocks behind the `size` bytes that are there."""
     total = -(-remote.bytes // 1_000_000)
     progress = Progress("download", total, "MB", size // 1_000_000)
     for block in blocks:
@@ -311,11 +305,7 @@ def _receive(file: BinaryIO, blocks: Iterator[bytes], size: int, remote: Remote)
 
 
 def _blocks(response: requests.Response, net: Net) -> Iterator[bytes]:
-    """Yield the bytes as they are sent, in whatever portions they arrive.
-
-    Raises:
-        _TryError: they end too early, or come too slowly.
-    """
+    """Yield the bytes as they are sent, in whatever portions they arrive."""
     body = response.raw
     since, received = time.monotonic(), 0
     try:

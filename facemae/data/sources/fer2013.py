@@ -16,15 +16,8 @@ ADDRESS = (
     "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge"
 )
 FACES, LABELS = "faces.pgm", "labels.csv"
-EXPRESSIONS = {
-    "0": "angry",
-    "1": "disgust",
-    "2": "fear",
-    "3": "happy",
-    "4": "sad",
-    "5": "surprise",
-    "6": "neutral",
-}
+_NAMES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+EXPRESSIONS = {str(code): name for code, name in enumerate(_NAMES)}
 PARTS = {"Training": "train", "PublicTest": "public test", "PrivateTest": "private test"}
 
 _SIDE = 48
@@ -34,10 +27,7 @@ _PUBLISHED = 35_887
 
 
 def unpack_csv(csv: Path, target: Path) -> Path:
-    """Turn fer2013.csv into the folder `target`: all faces as PGM images in one file, and their labels.
-
-    Returns:
-        `target`.
+    """Turn fer2013.csv into the folder `target`, which is returned: all faces as PGM images, and labels.
 
     Raises:
         IntegrityError: a line cannot be understood; there is no `target` then.
@@ -51,7 +41,6 @@ def unpack_csv(csv: Path, target: Path) -> Path:
 
 
 def _faces(csv: Path, labels: list[str]) -> Iterator[bytes]:
-    """Yield each face as a PGM image, and add its line to `labels`."""
     numbered = rows(csv, ("emotion", "pixels", "Usage"))
     for line, row in track(numbered, _PUBLISHED, csv.name, "faces"):
         expression, part = EXPRESSIONS.get(row["emotion"].strip()), PARTS.get(row["Usage"].strip())
@@ -73,11 +62,7 @@ def _pixels(csv: Path, line: int, text: str) -> bytes:
 
 
 def _photos(place: Place, _: Counter[str]) -> Iterator[Photo]:
-    """Yield the faces that `unpack_csv` wrote, in the order of the CSV file.
-
-    Raises:
-        IntegrityError: there are not as many faces as labels.
-    """
+    """Yield the faces that `unpack_csv` wrote, in the order of the CSV file."""
     faces, count = place.images / FACES, 0
     for _line, known in rows(place.images / LABELS, ("expression", "partition")):
         yield Photo(f"fer2013/{count + 1:05}", None, faces, count * _RECORD, _RECORD, known)

@@ -26,14 +26,10 @@ _PICTURE_NAME = re.compile(
 def folder_source(path: Path, set_name: str, number: int = 0) -> Source:
     """Return the source of the photos in a folder or archive, of `person/photo.jpg` or at any depth.
 
-    The folder that directly holds a photo and lies directly in the top folder names the person; photos at
-    any other depth have none. A file is a photo if it begins like a picture, whatever it is called, or if it
-    is called like one; others are counted.
-
-    Args:
-        path: The folder or archive.
-        set_name: "labelled" or "unlabelled"; the photos' sample_ids start with it.
-        number: Tells several of one set apart; 0 adds nothing to their sample_ids.
+    The folder that directly holds a photo and lies directly in the top folder names the person; photos at any
+    other depth have none. A file is a photo if it begins like a picture, whatever it is called, or if it is
+    called like one; others are counted. Their sample_ids start with `set_name`, "labelled" or "unlabelled",
+    and with `number`, if it is not 0.
     """
     name = f"{set_name}-{number}" if number else set_name
     return Source(
@@ -50,12 +46,7 @@ def folder_source(path: Path, set_name: str, number: int = 0) -> Source:
 
 
 def _photos(name: str, place: Place, ignored: Counter[str]) -> Iterator[Photo]:
-    """Yield the photos.
-
-    Raises:
-        UsageError: there is no folder that can be listed.
-        DataError: it holds no photo.
-    """
+    """Yield the photos."""
     folder, shown = place.images, printable(str(place.images))
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
         raise UsageError(f"{shown} is not a folder that can be read; check its spelling and permissions.")
@@ -76,19 +67,13 @@ def _photos(name: str, place: Place, ignored: Counter[str]) -> Iterator[Photo]:
 
 
 def _pairs(name: str, place: Place) -> Iterator[Pair]:
-    """Yield the pairs of `pairs.csv`, whose photos are paths relative to the folder.
-
-    Raises:
-        IntegrityError: a line cannot be understood.
-    """
+    """Yield the pairs of `pairs.csv`, whose photos are paths relative to the folder."""
     path = place.images / PAIRS
     for pair in read_pairs(path) if path.is_file() else ():
-        first, second = (_listed(name, path, pair.line, text) for text in (pair.first, pair.second))
-        yield Pair("pairs", pair.fold, first, second, pair.same)
-
-
-def _listed(name: str, path: Path, line: int, text: str) -> str:
-    relative = PurePosixPath(text)
-    if not relative.parts or relative.is_absolute() or ".." in relative.parts:
-        raise malformed(path, line, f"{text!r} is no path of a photo relative to the folder")
-    return f"{name}/{printable(relative.as_posix())}"
+        photos = []
+        for text in (pair.first, pair.second):
+            relative = PurePosixPath(text)
+            if not relative.parts or relative.is_absolute() or ".." in relative.parts:
+                raise malformed(path, pair.line, f"{text!r} is no path of a photo relative to the folder")
+            photos.append(f"{name}/{printable(relative.as_posix())}")
+        yield Pair("pairs", pair.fold, photos[0], photos[1], pair.same)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from facemae.core.errors import IntegrityError
 from facemae.data.sources import packs
@@ -30,72 +31,50 @@ _WITHDRAWN = (
 def rec_source(path: Path) -> Source:
     """Return the source of any other training pack: a `.rec` file of MXNet."""
     name = as_text(path.absolute().parent.name if path.stem == "train" else path.stem)
-    return _training(name, f"training pack {name}", "", images=path.name)
+    return _training(name, f"training pack {name}", images=path.name)
 
 
 def bin_source(path: Path) -> Source:
     """Return the source of any other verification pack: a `.bin` file of InsightFace."""
     name = as_text(path.stem)
-    return _verification(name, f"verification pack {name}", "", images=path.name)
+    return _verification(name, f"verification pack {name}", images=path.name)
 
 
 def _training(
-    name: str,
-    title: str,
-    credit: str,
-    *,
-    pack: str = "",
-    licence: str = _UNKNOWN_LICENCE,
-    published_images: int | None = None,
-    published_people: int | None = None,
-    images: str = "train.rec",
+    name: str, title: str, credit: str = "", pack: str = "the pack", images: str = "train.rec", **facts: Any
 ) -> Source:
-    return Source(
-        name=name,
-        title=title,
+    return _source(
+        name,
+        title,
+        credit,
         folder=name,
         images=images,
         photos=partial(_training_photos, name),
-        licence=licence,
-        credit=f"{credit}; {_CREDIT}" if credit else _CREDIT,
-        address=ADDRESS,
-        how_to_get=(
-            f"Get {pack or 'the pack'} from {ADDRESS} and put its train.rec, train.idx and property there."
-        ),
-        published_images=published_images,
-        published_people=published_people,
+        how_to_get=f"Get {pack} from {ADDRESS} and put its train.rec, train.idx and property there.",
         sides=(Path(images).with_suffix(".idx").name, "property"),
-        align="crop",
+        **facts,
     )
 
 
-def _verification(
-    name: str,
-    title: str,
-    credit: str,
-    *,
-    images: str,
-    licence: str = _UNKNOWN_LICENCE,
-    published_images: int | None = None,
-) -> Source:
-    return Source(
-        name=name,
-        title=title,
+def _verification(name: str, title: str, credit: str = "", *, images: str, **facts: Any) -> Source:
+    return _source(
+        name,
+        title,
+        credit,
         folder="verification",
         images=images,
         photos=partial(_verification_photos, name),
-        licence=licence,
-        credit=f"{credit}; {_CREDIT}" if credit else _CREDIT,
-        address=ADDRESS,
-        how_to_get=(
-            f"Get MS1M-ArcFace, which carries all of the verification packs, from {ADDRESS} and put its "
-            f"{images} there."
-        ),
-        published_images=published_images,
+        how_to_get=f"Get MS1M-ArcFace, which carries all of the verification packs, from {ADDRESS} and put "
+        f"its {images} there.",
         convert=packs.unpack_bin,
         pairs=partial(_pairs, name),
-        align="crop",
+        **facts,
     )
+
+
+def _source(name: str, title: str, credit: str, licence: str = _UNKNOWN_LICENCE, **facts: Any) -> Source:
+    credit = f"{credit}; {_CREDIT}" if credit else _CREDIT
+    return Source(name, title, licence=licence, credit=credit, address=ADDRESS, align="crop", **facts)
 
 
 def _training_photos(name: str, place: Place, ignored: Counter[str]) -> Iterator[Photo]:
@@ -109,13 +88,8 @@ def _training_photos(name: str, place: Place, ignored: Counter[str]) -> Iterator
                 f"person {record.identity}, counted from 0; fetch both again, or remove {properties} if the "
                 "pack is known to be whole, since it can be read without."
             )
-        yield Photo(
-            sample_id=f"{name}/{record.number:08}",
-            person=f"{name}-{record.identity}",
-            path=place.images,
-            offset=record.offset,
-            length=record.length,
-        )
+        sample_id, person = f"{name}/{record.number:08}", f"{name}-{record.identity}"
+        yield Photo(sample_id, person, place.images, record.offset, record.length)
 
 
 def _verification_photos(name: str, place: Place, ignored: Counter[str]) -> Iterator[Photo]:
@@ -181,14 +155,7 @@ SOURCES: tuple[Source, ...] = (
         published_people=360_232,
     ),
     *(
-        _verification(
-            name,
-            title,
-            credit,
-            images=f"{stem}.bin",
-            licence=_LICENCE,
-            published_images=images,
-        )
+        _verification(name, title, credit, images=f"{stem}.bin", licence=_LICENCE, published_images=images)
         for name, title, stem, images, credit in (
             ("lfw-bin", "LFW, View 2", "lfw", 12_000, "Huang, Ramesh, Berg and Learned-Miller, 2007"),
             ("cfp-fp", "CFP-FP", "cfp_fp", 14_000, "Sengupta and others, 2016"),

@@ -38,11 +38,7 @@ _PAIR = re.compile(
 
 
 def _photos(place: Place, ignored: Counter[str]) -> Iterator[Photo]:
-    """Yield NAME/NAME_0001.jpg and so on; the folder names the person.
-
-    Raises:
-        IntegrityError: the list of genders cannot be understood.
-    """
+    """Yield NAME/NAME_0001.jpg and so on; the folder names the person."""
     genders = _genders(place)
     for path in visible_files(place.images, ignored):
         match = _FILE.fullmatch(path.name)
@@ -67,11 +63,7 @@ def _genders(place: Place) -> dict[str, str]:
 
 
 def _pairs(place: Place) -> Iterator[Pair]:
-    """Yield the pairs of View 2, in ten folds, and of both halves of View 1, as far as their lists are there.
-
-    Raises:
-        IntegrityError: a line cannot be understood, or there are not as many pairs as the first line says.
-    """
+    """Yield the pairs of View 2, in ten folds, and of both halves of View 1, of lists that are there."""
     for side, protocol in PROTOCOLS.items():
         if side in place.sides:
             yield from _listed(place.sides[side], protocol)
@@ -106,38 +98,35 @@ def _sample_id(person: str, number: str) -> str:
 
 
 # The copy that scikit-learn downloads, with its checksums.
-_FIGSHARE = "https://ndownloader.figshare.com/files"
+def _remote(filename: str, number: int, size: int, sha256: str) -> Remote:
+    return Remote(filename, (f"https://ndownloader.figshare.com/files/{number}",), sha256, size)
+
+
 _LISTS = (
-    Remote(
-        filename="pairs.txt",
-        urls=(f"{_FIGSHARE}/5976006",),
-        sha256="ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592",
-        bytes=155_335,
+    _remote(
+        "pairs.txt", 5976006, 155_335, "ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592"
     ),
-    Remote(
-        filename="pairsDevTrain.txt",
-        urls=(f"{_FIGSHARE}/5976012",),
-        sha256="1d454dada7dfeca0e7eab6f65dc4e97a6312d44cf142207be28d688be92aabfa",
-        bytes=56_579,
+    _remote(
+        "pairsDevTrain.txt",
+        5976012,
+        56_579,
+        "1d454dada7dfeca0e7eab6f65dc4e97a6312d44cf142207be28d688be92aabfa",
     ),
-    Remote(
-        filename="pairsDevTest.txt",
-        urls=(f"{_FIGSHARE}/5976009",),
-        sha256="7cb06600ea8b2814ac26e946201cdb304296262aad67d046a16a7ec85d0ff87c",
-        bytes=26_002,
+    _remote(
+        "pairsDevTest.txt",
+        5976009,
+        26_002,
+        "7cb06600ea8b2814ac26e946201cdb304296262aad67d046a16a7ec85d0ff87c",
     ),
 )
-_FUNNELED = Remote(
-    filename="lfw-funneled.tgz",
-    urls=(f"{_FIGSHARE}/5976015",),
-    sha256="b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a",
-    bytes=243_346_528,
+_FUNNELED = _remote(
+    "lfw-funneled.tgz",
+    5976015,
+    243_346_528,
+    "b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a",
 )
-_ORIGINAL = Remote(
-    filename="lfw.tgz",
-    urls=(f"{_FIGSHARE}/5976018",),
-    sha256="055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0",
-    bytes=180_566_744,
+_ORIGINAL = _remote(
+    "lfw.tgz", 5976018, 180_566_744, "055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import os
@@ -80,6 +81,17 @@ def linked_folders(folder: Path) -> Iterator[Path]:
         yield from (path.resolve() for path in paths if path.is_symlink())
 
 
+def named_files(
+    folder: Path, name: re.Pattern[str], ignored: Counter[str]
+) -> Iterator[tuple[Path, re.Match[str]]]:
+    """Yield the visible files below `folder` whose whole name matches; others count as no photos."""
+    for path in visible_files(folder, ignored):
+        if match := name.fullmatch(path.name):
+            yield path, match
+        else:
+            ignored[NOT_A_PHOTO] += 1
+
+
 class _Followed:
     """The folders that links have led to, so that none is walked twice and a circle ends."""
 
@@ -100,18 +112,17 @@ class _Followed:
 
 def _children(folder: Path) -> Iterator[tuple[str, bool, bool]] | None:
     """Return the names in a folder, sorted, each with whether it is a folder and a link; None: unreadable."""
+    found = []
     try:
         with os.scandir(folder) as entries:
-            return iter(sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries))
+            for entry in entries:
+                is_folder = False
+                with contextlib.suppress(OSError):  # a link to itself
+                    is_folder = entry.is_dir()
+                found.append((entry.name, is_folder, entry.is_symlink()))
     except OSError:
         return None
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    return iter(sorted(found))
 
 
 def printable(name: str) -> str:

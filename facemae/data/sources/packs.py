@@ -185,12 +185,7 @@ def unpack_bin(path: Path, target: Path) -> Path:
 
 
 def unpacked(folder: Path) -> tuple[Path, list[tuple[int, int]], list[bool]]:
-    """Read a folder that `unpack_bin` made.
-
-    Returns:
-        The file of images, the offset and length of each image in it, and for each two of them whether they
-        show the same person.
-    """
+    """Return what `unpack_bin` made: the file of images, each one's place in it, and the truth of pairs."""
     listed = json.loads((folder / _RANGES).read_bytes())
     return folder / _IMAGES, [(start, length) for start, length in listed["images"]], listed["same"]
 
@@ -222,13 +217,11 @@ class _Bounded(io.BufferedReader):
     """A file whose reads have a limit: a pickle may claim items of any length."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read like any file, but no more than an image takes."""
         if size is None or not 0 <= size <= _MAX_ITEM_BYTES:
             raise ValueError(f"an item has {size} bytes where {_MAX_ITEM_BYTES} is the limit")
         return super().read(size)
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        """Read a line, but no more than a name takes."""
         return super().readline(_MAX_LINE_BYTES)
 
 
@@ -310,7 +303,6 @@ class _Unpickler(pickle._Unpickler):
     }
 
     def __init__(self, file: _Bounded, size: int) -> None:
-        """Prepare to read a pickle of so many bytes."""
         super().__init__(file, encoding="bytes")
         self._encodable = size
         every = pickle._Unpickler.dispatch
@@ -321,11 +313,7 @@ class _Unpickler(pickle._Unpickler):
         self.__dict__["dispatch"] = steps
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name.
-
-        Raises:
-            ValueError: no pack needs it.
-        """
+        """Return what stands for a name."""
         full = f"{module.replace('numpy._core', 'numpy.core')} {name}"
         if full == "_codecs encode":
             return self._encode

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from facemae.data.sources.base import AGE, GENDER, RACE, Photo, Place, Source, Value
-from facemae.data.sources.listing import IMAGE_SUFFIX, NOT_A_PHOTO, printable, visible_files
+from facemae.data.sources.listing import IMAGE_SUFFIX, named_files, printable
 
 ADDRESS = "https://susanqq.github.io/UTKFace/"
 
@@ -18,12 +18,8 @@ _GENDERS = {"0": "male", "1": "female"}
 _RACES = {"0": "white", "1": "black", "2": "asian", "3": "indian", "4": "other"}
 
 
-def _age(label: str) -> int | None:
-    return int(label) if _AGE.fullmatch(label) else None
-
-
 _LABELS: tuple[tuple[str, Callable[[str], Value]], ...] = (
-    ("age", _age),
+    ("age", lambda label: int(label) if _AGE.fullmatch(label) else None),
     ("gender", _GENDERS.get),
     ("race", _RACES.get),
 )
@@ -31,12 +27,8 @@ _LABELS: tuple[tuple[str, Callable[[str], Value]], ...] = (
 
 def _photos(place: Place, ignored: Counter[str]) -> Iterator[Photo]:
     """Yield every picture; the release has names that lack a label, and those labels are left out."""
-    for path in visible_files(place.images, ignored):
-        match = _FILE.fullmatch(path.name)
-        if match is None:
-            ignored[NOT_A_PHOTO] += 1
-        else:
-            yield Photo(f"utkface/{printable(match[1])}", None, path, attributes=_attributes(match[1]))
+    for path, match in named_files(place.images, _FILE, ignored):
+        yield Photo(f"utkface/{printable(match[1])}", None, path, attributes=_attributes(match[1]))
 
 
 def _attributes(stem: str) -> dict[str, Value]:
