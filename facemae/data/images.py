@@ -149,11 +149,7 @@ class _Rationed(io.BytesIO):
     end = _MAX_HEADER_BYTES
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read like any file.
-
-        Raises:
-            ImageError: E_TOO_LARGE, the ration is used up.
-        """
+        """Read like any file."""
         self.reads -= 1
         if self.reads < 0 or self.tell() > self.end:
             reason = "The picture has an oversized header or is cut into too many small pieces."
@@ -194,9 +190,7 @@ def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
         return Picture(turned, picture.size[::-1] if turn in _QUARTERS else picture.size)
     except ImageError:
         raise
-    except (
-        Image.DecompressionBombError
-    ) as error:  # raised before our check by the decoders that allocate early
+    except Image.DecompressionBombError as error:  # of the decoders that allocate early, before our check
         raise _too_large("The picture is far too large", max_pixels) from error
     except Exception as error:  # on hostile bytes the decoders raise nearly everything, MemoryError included
         raise ImageError(
@@ -292,7 +286,8 @@ def _decode(
         file.begin_pixels()
         _check_size(image.size, min(max_pixels, _decoder_limit(image, data)))
         size = image.size
-        _draft(image)
+        if (factor := _reduction(size)) > 1:  # a large JPEG is decoded at a fraction of its size and memory
+            image.draft(None, (image.width // factor, image.height // factor))  # a no-op but for JPEG
         image.load()
         return Picture(_rgb(image), size), _turn(image)
 
@@ -331,13 +326,6 @@ def _reduction(size: tuple[int, int]) -> int:
     while size[0] * size[1] > KEPT_PIXELS * factor**2:
         factor *= 2
     return factor
-
-
-def _draft(image: ImageFile.ImageFile) -> None:
-    """Let a large JPEG be decoded at a fraction of its size, which costs a fraction of the memory."""
-    factor = _reduction(image.size)
-    if factor > 1:
-        image.draft(None, (image.width // factor, image.height // factor))  # a no-op but for JPEG
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -99,12 +99,7 @@ def align_photos(
     """Yield one outcome per photo, in order.
 
     Photos stream through: at most `BATCH` of them, and about `BATCH_PIXELS` pixels more than one photo, are
-    held at a time.
-
-    Args:
-        entries: The photos.
-        detector: Finds the faces; None will do where every source is cropped.
-        settings: What shapes the result.
+    held at a time. Where every source is cropped, no detector is needed.
     """
     for opened in _batches(entries):
         to_search = [
@@ -174,7 +169,7 @@ def _choose(outcome: Outcome, picture: Picture, faces: list[Face], settings: Set
     which = settings.faces[outcome.entry.source]
     if which == "all" and outcome.entry.set != SET_UNLABELLED:
         which = "largest"  # a name belongs to one face of a photo, not to the passers-by
-    kept = [align_face(picture, face, settings.size) for face in CHOICES[which](sure, picture.image)]
+    kept = [align_face(picture, face, settings.size) for face in _meant(which, sure, picture.image)]
     aligned = tuple(face for face in kept if face is not None)
     if not aligned:  # the detector put all landmarks on one point
         reason = "Eyes, nose and mouth were not told apart."
@@ -186,33 +181,17 @@ def _choose(outcome: Outcome, picture: Picture, faces: list[Face], settings: Set
     return replace(outcome, reason=reason, hint=hint, faces=aligned)
 
 
-def _largest(faces: list[Face], image: Image.Image) -> list[Face]:
-    return faces[:1]  # detectors return the largest first
-
-
-def _central(faces: list[Face], image: Image.Image) -> list[Face]:
+def _meant(which: Which, faces: list[Face], image: Image.Image) -> list[Face]:
+    if which != "central":
+        return faces if which == "all" else faces[:1]
     centre = np.array(image.size) / 2
     return [min(faces, key=lambda face: float(np.hypot(*((face.box[:2] + face.box[2:]) / 2 - centre))))]
 
 
-def _all(faces: list[Face], image: Image.Image) -> list[Face]:
-    return faces
-
-
-CHOICES: dict[Which, Callable[[list[Face], Image.Image], list[Face]]] = {
-    "largest": _largest,
-    "central": _central,
-    "all": _all,
-}
-
-
 def align_face(picture: Picture, face: Face, size: int) -> Aligned | None:
-    """Warp a face to the template, `size` x `size`, and measure it; None where its landmarks coincide.
+    """Warp a face, in pixels of `picture.image`, to the template of `size` x `size` and measure it.
 
-    Args:
-        picture: The photo.
-        face: In pixels of `picture.image`.
-        size: Side of the aligned face.
+    None where its landmarks coincide.
     """
     try:
         matrix = similarity(face.landmarks, template(size))

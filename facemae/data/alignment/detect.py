@@ -52,12 +52,9 @@ class FaceDetector(Protocol):
 
 
 class Search(NamedTuple):
-    """How closely to look.
+    """How closely to look: for faces of `smallest` pixels and more.
 
-    Attributes:
-        smallest: Side of the smallest face in pixels.
-        factor: By which the image is shrunk again and again, to look for larger faces.
-        scores: What a candidate needs from each of the three networks.
+    The image is shrunk by `factor` again and again; a candidate needs `scores` of the three networks.
     """
 
     smallest: int
@@ -182,7 +179,7 @@ class MtcnnDetector:
         best = [rows[rows[:, _SCORE].argsort()[-1:]] for rows in found]
         looks = []
         for turn in range(4):
-            run = partial(self._run_turned, turn)
+            run = partial(self._run, turn=turn)
             looks.append([_best(rows) for rows in self._look(self._locate, 48, images, best, run)])
         liked = np.max(looks[1:], axis=0) - looks[0]  # (N,) how much more when it is turned
         sure = np.array([_best(rows) for rows in found])
@@ -242,17 +239,16 @@ class MtcnnDetector:
         )
         return np.split(_rows(squares, moves, scores[:, 1], *landmarks), np.cumsum(counts)[:-1])
 
-    def _run(self, network: Any, pixels: NDArray[np.uint8]) -> list[Floats]:
-        """Run a network on (N, H, W, 3) and return its outputs: moves, landmarks if any, scores."""
+    def _run(self, network: Any, pixels: NDArray[np.uint8], turn: int = 0) -> list[Floats]:
+        """Run a network on (N, H, W, 3) and return its outputs: moves, landmarks if any, scores.
+
+        Of crops turned to the left only the scores have a meaning.
+        """
         import torch
 
         with torch.inference_mode():
-            batch = torch.tensor(np.ascontiguousarray(pixels), device=self._device).permute(0, 3, 1, 2)
-            return [output.cpu().numpy() for output in network((batch.float() - 127.5) / 128)]
-
-    def _run_turned(self, turn: int, network: Any, pixels: NDArray[np.uint8]) -> list[Floats]:
-        """Run a network on crops turned to the left: only the scores have a meaning."""
-        return self._run(network, np.rot90(pixels, turn, axes=(1, 2)))
+            batch = torch.tensor(np.rot90(pixels, turn, axes=(1, 2)).copy(), device=self._device)
+            return [out.cpu().numpy() for out in network((batch.permute(0, 3, 1, 2).float() - 127.5) / 128)]
 
     def _run_mirrored(self, network: Any, pixels: NDArray[np.uint8]) -> list[Floats]:
         """Run the third network on mirrored crops and return its outputs for the crops as they are."""

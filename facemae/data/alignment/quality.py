@@ -75,14 +75,8 @@ def warnings(
 ) -> list[str]:
     """Return the codes in `WARNINGS` that hold; None stands for what was not measured.
 
-    Args:
-        size: Side of the aligned face in pixels.
-        score: The detector's confidence.
-        face_px: Width of the face in the photo, pixels.
-        residual: Landmarks' root mean square distance from the template, pixels of the aligned face.
-        yaw: Degrees, as `yaw` estimates it.
-        sharp: As `sharpness` measures it.
-        quarter_turns: That set the photo upright.
+    `size` and `residual` are in pixels of the aligned face, `face_px` in pixels of the photo, `yaw` and
+    `sharp` as the functions of these names measure them.
     """
     found = {
         SMALL: face_px is not None and face_px < MIN_FACE_PX,

@@ -28,13 +28,10 @@ def template(size: int) -> NDArray[np.float64]:
 
 
 def similarity(source: Array, target: Array) -> NDArray[np.float64]:
-    """Fit the rotation, scale and shift, never a mirror image, that best maps (K, 2) points on others.
+    """Return the (2, 3) matrix that best maps (K, 2) points on others by rotation, scale and shift alone.
 
     In the plane Umeyama's least-squares solution (1991, eq. 40-43) is a linear fit of complex numbers,
     w = a z + b: a turns and scales, b shifts.
-
-    Returns:
-        The (2, 3) matrix from source to target.
 
     Raises:
         ValueError: the points of one side coincide, so that there is no such transform.
@@ -60,7 +57,10 @@ def warp(image: Image.Image, matrix: Array, size: int) -> NDArray[np.uint8]:
     inverse = np.linalg.inv(np.vstack([matrix, (0, 0, 1)]))[:2] / max(shrink, 1)
     border = _border(inverse, image.size, size)
     inverse[:, 2] += border
-    output = _widen(image, border).transform(
+    if border:
+        pad = ((border, border), (border, border), (0, 0))
+        image = Image.fromarray(np.pad(np.asarray(image), pad, mode="edge"))
+    output = image.transform(
         (size, size), Image.Transform.AFFINE, tuple(inverse.ravel()), Image.Resampling.BICUBIC
     )
     return np.asarray(output)
@@ -72,14 +72,6 @@ def _border(inverse: Array, image_size: tuple[int, int], size: int) -> int:
     beyond = float(max(-corners.min(), (corners - image_size).max())) + 2
     # A wild transform must not cost memory; past this distance nothing of the photo is in view anyway.
     return min(math.ceil(max(beyond, 0)), 2 * max(image_size))
-
-
-def _widen(image: Image.Image, border: int) -> Image.Image:
-    if border == 0:
-        return image
-    return Image.fromarray(
-        np.pad(np.asarray(image), ((border, border), (border, border), (0, 0)), mode="edge")
-    )
 
 
 def residual(landmarks: Array, matrix: Array, size: int) -> float:

@@ -36,13 +36,7 @@ SILENT_SECONDS = 5.0  # a check that takes longer shows its progress
 
 @dataclass(frozen=True)
 class Faces:
-    """Aligned faces in memory.
-
-    Attributes:
-        images: (N, H, H, 3) uint8.
-        sample_ids: (N,) names of the photos.
-        people: (N,) person of each face, or None where it is not known.
-    """
+    """Aligned faces in memory: (N, H, H, 3) uint8, names of photos, and people, None where unknown."""
 
     images: NDArray[np.uint8]
     sample_ids: list[str]
@@ -58,7 +52,10 @@ def build_cache(folder: DataFolder) -> None:
         StorageError: the disk is full.
     """
     count = pq.read_metadata(folder.faces).num_rows
-    size = _side(folder, count)
+    if not count:
+        raise DataError(f"{folder.faces} lists no face; see {folder.outcomes} for the reasons.")
+    first = pd.read_parquet(folder.faces, columns=["shard", "row"]).iloc[0]
+    size = len(_decode(shards.read_images(folder, first["shard"])[first["row"]], folder))
     identity = {"index": files.sha256_of(folder.faces), "shape": [count, size, size, 3], "block": BLOCK}
     if _is_built(folder, identity):
         say("cache", f"{count} faces are decoded already")
@@ -81,13 +78,6 @@ def build_cache(folder: DataFolder) -> None:
     files.write_json(folder.cache_hashes, identity | {"sha256": hashes})
     files.publish(partial, folder.cache)
     journal.unlink()
-
-
-def _side(folder: DataFolder, count: int) -> int:
-    if not count:
-        raise DataError(f"{folder.faces} lists no face; see {folder.outcomes} for the reasons.")
-    first = pd.read_parquet(folder.faces, columns=["shard", "row"]).iloc[0]
-    return len(_decode(shards.read_images(folder, first["shard"])[first["row"]], folder))
 
 
 def _is_built(folder: DataFolder, identity: dict[str, Any]) -> bool:
@@ -155,11 +145,7 @@ class FaceFile:
 
     They are read and not mapped: a file that is cut short or a disk that fails is then an error with a
     message, where a mapping would kill the process. The file stays open as long as the object lives, so that
-    a cache that is rebuilt meanwhile changes nothing.
-
-    Attributes:
-        path: The file.
-        shape: (count, H, H, 3) of its uint8 pixels.
+    a cache that is rebuilt meanwhile changes nothing. `shape` is (count, H, H, 3), of uint8 pixels.
     """
 
     def __init__(self, path: Path, shape: Sequence[int]) -> None:
@@ -188,9 +174,7 @@ class FaceFile:
             IntegrityError: the file is cut short, or the disk fails.
         """
         firsts = places.tolist()
-        if hasattr(
-            os, "posix_fadvise"
-        ):  # not on macOS; a cold disk then finds them together, 4 times as fast
+        if hasattr(os, "posix_fadvise"):  # not on macOS; a cold disk finds them together, 4 times as fast
             for first in firsts:
                 start = self._start + first * self._face_bytes
                 os.posix_fadvise(self._descriptor, start, self._face_bytes, os.POSIX_FADV_WILLNEED)
@@ -218,13 +202,9 @@ class FaceFile:
 
 @dataclass(frozen=True)
 class OpenFaces:
-    """Aligned faces on disk, checked.
+    """Aligned faces on disk, checked: those at `places` (N,) of a `file`.
 
-    Attributes:
-        file: All faces of the cache.
-        places: (N,) where in it the chosen ones are.
-        sample_ids: (N,) names of their photos.
-        people: (N,) person of each face, or None where it is not known.
+    `sample_ids` (N,) name their photos, `people` (N,) the person of each face, None where unknown.
     """
 
     file: FaceFile
@@ -292,7 +272,6 @@ def open_faces(folder: DataFolder, rows: pd.DataFrame) -> OpenFaces:
 
 
 def _check_blocks(file: FaceFile, known: dict[str, Any], blocks: list[int]) -> None:
-    """Read the blocks once, one at a time, and compare their checksums."""
     buffer = np.empty((known["block"], *file.shape[1:]), np.uint8)
     started, progress = time.monotonic(), Progress("cache", len(blocks), "blocks checked")
     for done, block in enumerate(blocks, start=1):

@@ -53,16 +53,10 @@ def near_pairs(
     """Return all pairs of hashes that differ in at most `bits` bits, and the bits each differs in.
 
     Exact, without comparing everything: the 256 bits are 16 bands, and by the pigeonhole principle two hashes
-    so near agree on a whole band (up to 15 bits) or on all but one bit of it (up to 31). Only hashes
-    that do are compared, in blocks, so that memory is bounded by what is found.
-
-    Args:
-        first: (N, 32).
-        second: (M, 32).
-        bits: From 0 to `MAX_BITS`.
-
-    Returns:
-        (K, 2) rows of first and second in ascending order, and (K,) distances.
+    so near agree on a whole band (up to 15 bits) or on all but one bit of it (up to 31). Only hashes that do
+    are compared, in blocks, so that memory is bounded by what is found. Hashes are (N, 32) and (M, 32),
+    `bits` from 0 to `MAX_BITS`. The pairs are (K, 2) rows of
+    first and second in ascending order, the distances (K,).
     """
     if not 0 <= bits <= MAX_BITS:
         raise ValueError(f"bits is {bits}, not from 0 to {MAX_BITS}")
@@ -122,15 +116,8 @@ def near_embeddings(
 ) -> tuple[Pairs, NDArray[np.float32]]:
     """Return all pairs of embeddings of at least this cosine similarity, and the similarities.
 
-    Every pair is compared. An embedding of length zero is like none.
-
-    Args:
-        first: (N, D).
-        second: (M, D).
-        cosine: Least similarity.
-
-    Returns:
-        (K, 2) rows of first and second in ascending order, and (K,) similarities.
+    Every pair is compared. An embedding of length zero is like none. Embeddings are (N, D) and (M, D), pairs
+    (K, 2) rows of first and second in ascending order, similarities (K,).
     """
     mine = _unit(first)
     pairs, similarities = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.float32)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Literal
 
 import numpy as np
@@ -40,10 +39,7 @@ class Feed:
     """Batches of faces as a function of the step alone, in whatever order they are asked for.
 
     There is no state to save, so a training goes on exactly where it was, and nothing depends on the number
-    of workers. To be used in a `with` statement, which ends the threads.
-
-    Attributes:
-        home: Where the faces live.
+    of workers. To be used in a `with` statement, which ends the threads. `home` says where the faces live.
     """
 
     def __init__(
@@ -71,7 +67,7 @@ class Feed:
         self.home = home_for(faces.size, _free_memory(compute, reserved))
         self._resident = self._load(compute.device) if self.home == "gpu" else None
         # Made by the thread that chose the GPU; a worker's own choice would be the first GPU.
-        self._stream = _stream(compute.device) if self.home == "staged" else None
+        self._stream = torch.cuda.Stream(compute.device) if self.home == "staged" else None  # type: ignore[no-untyped-call]
         self._pool = ThreadPoolExecutor(workers, "feed") if workers and self.home != "gpu" else None
         self._ahead: dict[_Key, Future[_Read]] = {}
 
@@ -111,9 +107,7 @@ class Feed:
     def __enter__(self) -> Feed:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _read_ahead(self, step: int, part: slice) -> None:
@@ -149,10 +143,6 @@ class Feed:
             resident[start : start + LOADED_AT_ONCE] = self._fill(ids, pinned=False)
             progress.update(start + len(ids))
         return resident
-
-
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _key(step: int, part: slice) -> _Key:

@@ -52,7 +52,6 @@ def normal_names(table: pd.DataFrame) -> pd.Series:
 
 
 def _same_name(evaluated: pd.DataFrame, trained: pd.DataFrame, split: config.Split, _: Array | None) -> Hits:
-    """Compare the names of different sources."""
     found = [Hits(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for source in trained["source"].unique():
         others = np.flatnonzero(evaluated["source"] != source)

@@ -34,10 +34,6 @@ def in_spelling_of(pairs: pd.DataFrame, sample_ids: Iterable[str]) -> pd.DataFra
 
     Systems spell accents in one character or two; where only that differs, and for one photo, they match.
 
-    Args:
-        pairs: Columns first and second.
-        sample_ids: The listed photos.
-
     Raises:
         IntegrityError: a photo is paired with itself, in another spelling.
     """
@@ -76,11 +72,8 @@ def generate(people: pd.DataFrame, *, seed: int, per_fold: int = PER_FOLD) -> pd
     """Draw as many genuine as impostor pairs in each fold; no person is in two folds.
 
     Genuine pairs are drawn evenly over people first, so that those with many photos do not outweigh others.
-
-    Args:
-        people: Columns sample_id, person and fold.
-        seed: Which pairs.
-        per_fold: Most genuine pairs of a fold; fewer where its people have fewer of either kind.
+    `people` has the columns sample_id, person and fold. A fold has at most `per_fold` genuine pairs; fewer
+    where its people have fewer of either kind.
 
     Raises:
         RefusedError: a fold has no person with two photos, or only one person.

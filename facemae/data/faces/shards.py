@@ -9,6 +9,7 @@ Parquet can open the shards as they are.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -35,27 +36,16 @@ _MEND = "align the photos again (snakemake --forcerun align)"
 _PASSING = ["E_PERMISSION", "CHANGED"]  # outcomes that tell of a moment, not of the photo
 
 _PHOTO_FIELDS = [
-    pa.field("key", pa.string()),
-    pa.field("sample_id", pa.string()),
-    pa.field("person", pa.string()),
-    pa.field("source", pa.string()),
-    pa.field("set", pa.string()),
-    pa.field("sha256", pa.string()),
+    *(pa.field(name, pa.string()) for name in ("key", "sample_id", "person", "source", "set", "sha256")),
     pa.field("bytes", pa.int64()),
 ]
 _OUTCOME_FIELDS = [
-    pa.field("code", pa.string()),
-    pa.field("reason", pa.string()),
-    pa.field("hint", pa.string()),
+    *(pa.field(name, pa.string()) for name in ("code", "reason", "hint")),
     pa.field("found", pa.int32()),
 ]
 _FACE_FIELDS = [
     pa.field("face", pa.int32()),
-    pa.field("score", pa.float32()),
-    pa.field("face_px", pa.float32()),
-    pa.field("residual", pa.float32()),
-    pa.field("yaw", pa.float32()),
-    pa.field("sharpness", pa.float32()),
+    *(pa.field(name, pa.float32()) for name in ("score", "face_px", "residual", "yaw", "sharpness")),
     pa.field("warnings", pa.list_(pa.string())),
     pa.field("landmarks", pa.list_(pa.float32())),
     pa.field("hash", pa.binary()),
@@ -145,13 +135,9 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def free_numbers(folder: Path) -> Iterator[int]:
-    """Yield the numbers that no shard has, ascending: a re-run after a kill gives each shard its old one."""
+    """Return the numbers that no shard has, ascending: a re-run after a kill gives each shard its old one."""
     taken = {int(path.stem) for path in shard_paths(folder)}
-    number = 0
-    while True:
-        if number not in taken:
-            yield number
-        number += 1
+    return (number for number in itertools.count() if number not in taken)
 
 
 def stored_keys(folder: Path) -> NDArray[np.uint64]:
@@ -174,7 +160,10 @@ def finish(folder: DataFolder, shards: Path) -> Counter[str]:
         IntegrityError: not every photo of the manifest has an outcome.
     """
     wanted = np.sort(manifest.keys(folder.photos))
-    _prune(shards, wanted)
+    for path in shard_paths(shards):
+        _keep(path, np.isin(manifest.keys(path), wanted))
+    for left in shards.glob(".*.tmp"):  # of a worker that was killed while writing
+        left.unlink()
     stored = stored_keys(shards)
     if len(stored) != len(wanted):
         raise IntegrityError(
@@ -191,8 +180,12 @@ def finish(folder: DataFolder, shards: Path) -> Counter[str]:
         pq.ParquetWriter(faces, index, compression="zstd") as writer,
     ):
         for path in shard_paths(shards):
-            table = _without_images(path)
-            writer.write_table(_index_rows(table, str(path.relative_to(folder.root)), index))
+            table = _read(path)
+            has_image, shard = pc.is_valid(table["image"]), str(path.relative_to(folder.root))
+            table = table.drop_columns("image")
+            numbered = table.append_column("row", pa.array(range(len(table)), pa.int32()))
+            numbered = numbered.append_column("shard", pa.array([shard] * len(table), pa.string()))
+            writer.write_table(numbered.filter(has_image).select(index.names).cast(index))
             for record in _photos(table):
                 counts[record["code"]] += 1
                 line = json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
@@ -205,35 +198,13 @@ def finish(folder: DataFolder, shards: Path) -> Counter[str]:
     return counts
 
 
-def _without_images(path: Path) -> pa.Table:
-    table = _read(path)
-    return table.drop_columns("image").append_column("has_image", pc.is_valid(table["image"]))
-
-
-def _index_rows(table: pa.Table, shard: str, columns: pa.Schema) -> pa.Table:
-    numbered = table.append_column("row", pa.array(range(len(table)), pa.int32()))
-    numbered = numbered.append_column("shard", pa.array([shard] * len(table), pa.string()))
-    return numbered.filter(numbered["has_image"]).select(columns.names).cast(columns)
-
-
 def _photos(table: pa.Table) -> Iterator[dict[str, Any]]:
     """Yield one record per photo: its first row speaks for it."""
-    rows = table.select([*_REPORTED, "face", "warnings", "face_px"]).to_pylist()
-    for row in rows:
-        if row["face"] == 0:
-            yield {name: _plain(value) for name, value in row.items() if name != "face"}
-
-
-def _plain(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else value
-
-
-def _prune(folder: Path, wanted: NDArray[np.uint64]) -> None:
-    """Take rows out of the shards whose photo the manifest no longer lists; what is deleted there goes."""
-    for path in shard_paths(folder):
-        _keep(path, np.isin(manifest.keys(path), wanted))
-    for left in folder.glob(".*.tmp"):  # of a worker that was killed while writing
-        left.unlink()
+    for row in table.select([*_REPORTED, "face", "warnings", "face_px"]).to_pylist():
+        if row.pop("face") == 0:
+            yield {
+                name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()
+            }
 
 
 def _keep(path: Path, keep: NDArray[np.bool_]) -> None:
@@ -245,11 +216,7 @@ def _keep(path: Path, keep: NDArray[np.bool_]) -> None:
 
 
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Return a shard, or some of its columns; every page is checked against its checksum.
-
-    Raises:
-        IntegrityError: it is missing or damaged.
-    """
+    """Return a shard, or some of its columns; every page is checked against its checksum."""
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read(columns)
     except FileNotFoundError as error:

@@ -98,11 +98,7 @@ def split_people(
 def _unseen(
     table: pd.DataFrame, split: config.Split, listed: Mapping[str, int] | None, seen: Collection[str]
 ) -> tuple[pd.DataFrame, Mapping[str, int]]:
-    """Return the faces, and the fold of each evaluation person; nobody `seen` is tested or evaluated.
-
-    Raises:
-        IntegrityError: `split.overlap` is "stop" and somebody would be.
-    """
+    """Return the faces, and the fold of each evaluation person; nobody `seen` is tested or evaluated."""
     labelled = table[table["set"] == SET_LABELLED]
     folds = _folds(labelled, split) if listed is None else listed
     tested = table["set"] == SET_TESTED
@@ -123,7 +119,6 @@ def _unseen(
 
 
 def _with_roles(table: pd.DataFrame, folds: Mapping[str, int], split: config.Split) -> pd.DataFrame:
-    """Return the faces with fold, part and role."""
     labelled, tested = ((table["set"] == each).to_numpy() for each in (SET_LABELLED, SET_TESTED))
     fold = table["person"].map(folds).where(labelled | tested).astype("Int64")
     evaluated = fold.notna().to_numpy()
@@ -137,10 +132,7 @@ def listed_people(
 ) -> dict[str, int]:
     """Return the fold of each person that the list of pairs `split.pairs` names.
 
-    Args:
-        pairs: All lists (PAIR_COLUMNS).
-        people: The person of each sample_id.
-        split: Which list, and in how many parts.
+    `pairs` are all lists (PAIR_COLUMNS), `people` the person of each sample_id.
 
     Raises:
         UsageError: no source has this list.
@@ -253,13 +245,11 @@ def check_split(table: pd.DataFrame) -> None:
 
 
 def _people(table: pd.DataFrame) -> set[str]:
-    """Return the people of each source, as source/person."""
     named = table[table["person"].notna()]
     return set(_source(named) + "/" + named["person"])
 
 
 def _names(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the normal names of people, each with its source."""
     names = pd.DataFrame({"name": normal_names(table), "source": _source(table)})
     return names.dropna().drop_duplicates()
 
@@ -288,7 +278,6 @@ def _usable(faces: pd.DataFrame) -> pd.DataFrame:
 
 
 def _folds(labelled: pd.DataFrame, split: config.Split) -> dict[str, int]:
-    """Return the evaluation people, each with a fold."""
     different = labelled.drop_duplicates("content")
     people = sorted(different["person"].unique())
     first = ~different.duplicated("person")

@@ -24,10 +24,6 @@ def labelled_subset(rows: pd.DataFrame, labels: config.Labels) -> pd.DataFrame:
     `fraction`: each person keeps a face as long as there are as many faces as people, and of one subset the
     smaller fractions lie within the larger ones.
 
-    Args:
-        rows: Labelled rows of the split, with a column person.
-        labels: How many, and which random subset.
-
     Raises:
         DataError: fewer than two people remain.
     """
@@ -52,11 +48,8 @@ def labelled_subset(rows: pd.DataFrame, labels: config.Labels) -> pd.DataFrame:
 def people_apart(rows: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows to learn from, and those of people that are held out, the same for every run and seed.
 
-    Held out are a share of the people with two photos or more, and of them no more than validation takes.
-
-    Args:
-        rows: Labelled rows of the split, with a column person.
-        share: Of the people; 0 holds out nobody.
+    Held out are a share of the people with two photos or more, and of them no more than validation takes. A
+    share of 0 holds out nobody.
 
     Raises:
         DataError: fewer than two people remain on either side.

@@ -37,14 +37,7 @@ _AHEAD = 2  # shards waiting per worker
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be aligned, and how.
-
-    Attributes:
-        photos: The manifest.
-        shards: The folder for the shards.
-        settings: What shapes the faces.
-        device: Where the detector runs: auto, cpu or cuda.
-    """
+    """What is to be aligned: the manifest `photos`, the folder for the `shards`, how, and on which device."""
 
     photos: Path
     shards: Path
@@ -62,34 +55,29 @@ def align_all(plan: Plan, workers: int) -> None:
         StorageError: the disk is full, or a worker was killed.
     """
     store.forget_passing(plan.shards)
-    known, wanted = store.stored_keys(plan.shards), manifest.keys(plan.photos)
-    done = int(np.isin(wanted, known).sum())
-    pending = len(wanted) - done
+    missing = ~np.isin(manifest.keys(plan.photos), store.stored_keys(plan.shards))
+    pending = int(missing.sum())
+    done = len(missing) - pending
     if done:
-        say("align", f"{done} of {len(wanted)} photos are aligned already")
+        say("align", f"{done} of {len(missing)} photos are aligned already")
     if not pending:
         return
-    progress = Progress("align", len(wanted), "photos", done)
-    tasks = _tasks(plan, known)
+    progress = Progress("align", len(missing), "photos", done)
+    tasks = _tasks(plan, missing)
     workers = min(workers, -(-pending // store.ROWS))
     if workers == 1:
-        _alone(plan, tasks, progress, done)
+        numbers, aligner = itertools.count(done + 1), _Aligner(plan)
+        for task in tasks:
+            aligner.run(task, lambda: progress.update(next(numbers)))
     else:
         _together(plan, tasks, progress, done, workers)
 
 
-def _tasks(plan: Plan, known: NDArray[np.uint64]) -> Iterator[Task]:
-    """Yield the shards to make, each with its photos, in the manifest's order."""
+def _tasks(plan: Plan, missing: NDArray[np.bool_]) -> Iterator[Task]:
     numbers = store.free_numbers(plan.shards)
-    pending = (entry for entry in manifest.read(plan.photos) if not _holds(known, entry.key))
+    pending = itertools.compress(manifest.read(plan.photos), missing)
     for entries in manifest.batched(pending, store.ROWS):
         yield store.shard_path(plan.shards, next(numbers)), entries
-
-
-def _holds(known: NDArray[np.uint64], key: str) -> bool:
-    number = np.uint64(int(key, 16))
-    place = int(np.searchsorted(known, number))
-    return place < len(known) and bool(known[place] == number)
 
 
 class _Aligner:
@@ -119,13 +107,6 @@ def _detector(plan: Plan) -> FaceDetector | None:
     # One thread: the detector's last digits depend on it, and every result with them.
     compute = device.choose(plan.device, "float32", threads=1)
     return MtcnnDetector(str(compute.device), thorough=plan.settings.thorough)
-
-
-def _alone(plan: Plan, tasks: Iterator[Task], progress: Progress, done: int) -> None:
-    numbers = itertools.count(done + 1)
-    aligner = _Aligner(plan)
-    for task in tasks:
-        aligner.run(task, lambda: progress.update(next(numbers)))
 
 
 def _together(plan: Plan, tasks: Iterator[Task], progress: Progress, done: int, workers: int) -> None:
@@ -176,10 +157,10 @@ def _leave_with_parent() -> None:
 
 
 def _work(task: Task) -> None:
-    _worker["aligner"].run(task, _count_one)
-
-
-def _count_one() -> None:
     count = _worker["count"]
-    with count.get_lock():
-        count.value += 1
+
+    def count_one() -> None:
+        with count.get_lock():
+            count.value += 1
+
+    _worker["aligner"].run(task, count_one)
