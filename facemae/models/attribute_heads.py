@@ -21,12 +21,7 @@ class AttributeHeads(nn.Module):
     """LayerNorm -> Linear for each task, side by side on one pooled token."""
 
     def __init__(self, width: int, classes: Mapping[str, int]) -> None:
-        """Make the heads.
-
-        Args:
-            width: D.
-            classes: C of each task.
-        """
+        """Make the heads of an encoder of width D, with C `classes` of each task."""
         super().__init__()
         heads = {name: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n)) for name, n in classes.items()}
         self.heads = nn.ModuleDict(heads)
@@ -36,10 +31,8 @@ class AttributeHeads(nn.Module):
         """Make a task's head say how frequent its classes are, whatever it looks at: where training starts.
 
         Else its first steps go into learning that; of 117 ages, evenly likely at first, they are many.
-
-        Args:
-            name: The task.
-            labels: (N,) of the training, -1 where unknown; every class counts once more than it occurs.
+        `labels` (N,) are those of the training, -1 where unknown; every class counts once more than it
+        occurs.
         """
         linear = cast(nn.Linear, cast(nn.Sequential, self.heads[name])[1])
         count = torch.bincount(labels[labels != UNKNOWN], minlength=linear.out_features) + 1
@@ -63,9 +56,7 @@ def expected_age(probabilities: Tensor) -> Tensor:
 def inverse_frequency(labels: Tensor, classes: int) -> Tensor:
     """Return a weight per class (C,) with which every class counts alike and a labelled sample 1 on average.
 
-    Args:
-        labels: (N,) of the training, -1 where unknown.
-        classes: C; each has to be among the labels.
+    `labels` (N,) are those of the training, -1 where unknown.
 
     Raises:
         ValueError: one is not.
@@ -81,12 +72,8 @@ def attribute_losses(
 ) -> dict[str, Tensor]:
     """Return each task's cross-entropy, a scalar: the mean over the samples whose label is known.
 
-    A task that no sample of the batch has a label of contributes 0.
-
-    Args:
-        logits: (B, C) of each task.
-        labels: (B,) of each task, -1 where unknown.
-        weights: (C,) of the tasks whose classes are weighted (`inverse_frequency`).
+    A task that no sample of the batch has a label of contributes 0. Per task: logits (B, C), labels (B,), -1
+    where unknown, and of some tasks weights (C,) of the classes (`inverse_frequency`).
     """
     losses = {}
     for name, values in logits.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from facemae.masking.mask import PatchMask
@@ -31,12 +32,8 @@ class Encoding:
 class Encoder(nn.Module):
     """The form of every encoder; build.py lists them.
 
-    Attributes:
-        trunk: The network whose weights are saved; of a vit or cnn, timm's own.
-        width: D.
-        side: Patches along a side of the image.
-        patch_size: Side of a patch in pixels.
-        prefix_tokens: K.
+    `trunk` is the network whose weights are saved, of a vit or cnn timm's own; `width` is D, `side` the
+    patches along a side of the image, `patch_size` in pixels, `prefix_tokens` K.
     """
 
     trunk: nn.Module
@@ -44,6 +41,15 @@ class Encoder(nn.Module):
     side: int
     patch_size: int
     prefix_tokens: int
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image in pixels."""
+        return self.side * self.patch_size
+
+    def blank(self, count: int, device: torch.device) -> Tensor:
+        """Return so many empty images (B, 3, H, H)."""
+        return torch.zeros(count, 3, self.image_size, self.image_size, device=device)
 
     def forward(self, images: Tensor, mask: PatchMask | None = None) -> Encoding:
         """Encode images (B, 3, H, H) in [-1, 1]; what the mask hides has no influence on the result."""
@@ -68,10 +74,7 @@ def in_place(tokens: Tensor, mask: PatchMask) -> Tensor:
 def pixel_only(images: Tensor, mask: PatchMask, side: int) -> Tensor:
     """Return images (B, 3, H, H) with zero, the middle grey, at hidden patches or pixels.
 
-    Args:
-        images: (B, 3, H, H).
-        mask: Over side x side cells that tile the image.
-        side: Cells along a side of the image.
+    The mask is over side x side cells that tile the image.
     """
     cell = images.shape[-1] // side
     hidden = mask.hidden.view(-1, 1, side, side)

@@ -76,24 +76,19 @@ class VisibleNorm(nn.BatchNorm2d):
         mean = (features * visible).sum(dim=(0, 2, 3)) / count
         centred = (features - mean[:, None, None]) * visible
         variance = centred.square().sum(dim=(0, 2, 3)) / count
-        self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+        unbiased = variance.detach() * count / (count - 1).clamp(min=1)
+        momentum = cast(float, self.momentum)  # the running statistics move as PyTorch's own do
+        cast(Tensor, self.running_mean).lerp_(mean.detach(), momentum)
+        cast(Tensor, self.running_var).lerp_(unbiased, momentum)
+        cast(Tensor, self.num_batches_tracked).add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]) * visible
-
-    def _track(self, mean: Tensor, unbiased: Tensor) -> None:
-        """Move the running statistics as PyTorch's own do."""
-        running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
-        momentum = cast(float, self.momentum)
-        running_mean.lerp_(mean, momentum)
-        running_var.lerp_(unbiased, momentum)
-        cast(Tensor, self.num_batches_tracked).add_(1)
 
 
 class Cnn(Encoder):
     """timm's network, up to the stage whose stride is the patch size; the rest and the classifier are gone.
 
-    Attributes:
-        map_widths: Channels of the maps that it returns, fine to coarse.
+    `map_widths` are the channels of the maps that it returns, fine to coarse.
     """
 
     trunk: Network
@@ -118,9 +113,13 @@ class Cnn(Encoder):
         """Encode images (B, 3, H, H); without a mask the maps are timm's own `features_only`."""
         self.holes.mask = mask
         try:
-            maps = self._maps(images if mask is None else pixel_only(images, mask, self.side))
+            images = images if mask is None else pixel_only(images, mask, self.side)
+            found = self.trunk.forward_intermediates(
+                images, indices=self.stages, stop_early=True, intermediates_only=True
+            )
         finally:
             self.holes.mask = None  # the trunk alone is dense
+        maps = tuple(cast(list[Tensor], found))
         tokens = maps[-1].flatten(2).transpose(1, 2)  # (B, N, D)
         if mask is not None:
             tokens = gather_tokens(tokens, mask.visible_ids)
@@ -129,12 +128,6 @@ class Cnn(Encoder):
     def pool(self, encoding: Encoding) -> Tensor:
         """Return the mean of the visible places, (B, D)."""
         return encoding.tokens.mean(dim=1)
-
-    def _maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        maps = self.trunk.forward_intermediates(
-            images, indices=self.stages, stop_early=True, intermediates_only=True
-        )
-        return tuple(cast(list[Tensor], maps))
 
 
 def hidden_places(mask: PatchMask, side: int) -> Tensor:

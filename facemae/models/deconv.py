@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.masking.mask import PatchMask
-from facemae.models.base import Encoder, Encoding, gather_tokens
+from facemae.models.base import Encoder, Encoding, gather_tokens, in_place
 from facemae.models.cnn import Cnn, hidden_places
 from facemae.models.patches import patchify, position_embedding
 
@@ -57,12 +57,10 @@ class Deconv(nn.Module):
 
     def forward(self, encoding: Encoding, mask: PatchMask | None, ids: Tensor) -> Tensor:
         """Return the pixels (B, Q, P) of the patches `ids`; `mask` None: every patch is visible."""
-        image = self._image(encoding, mask)
-        return gather_tokens(patchify(image, self.patch_size), ids)
-
-    def _image(self, encoding: Encoding, mask: PatchMask | None) -> Tensor:
-        """Return the whole image, (B, 3, H, H)."""
-        maps = encoding.maps or (self._grid(encoding.tokens, mask),)
+        tokens = encoding.tokens
+        if not (maps := encoding.maps):
+            tokens = tokens if mask is None else in_place(tokens, mask)  # (B, N, D), zero where hidden
+            maps = (tokens.transpose(1, 2).reshape(len(tokens), -1, *self.position.shape[2:]),)
         features = self.position + self.fill[0](maps[-1], mask)
         if self.whole is not None:
             features = features + self.whole(encoding.prefix).sum(dim=1)[:, :, None, None]
@@ -72,15 +70,8 @@ class Deconv(nn.Module):
             if level < len(maps):
                 features = features + self.fill[level](maps[-1 - level], mask)
             features = self.refine[level](features)
-        return F.pixel_shuffle(self.pixels(features), self.odd)
-
-    def _grid(self, tokens: Tensor, mask: PatchMask | None) -> Tensor:
-        """Return tokens (B, V, D) at their places of a map (B, D, side, side), zero where hidden."""
-        if mask is not None:
-            batch, patches = mask.hidden.shape
-            ids = mask.visible_ids[:, :, None].expand_as(tokens)
-            tokens = tokens.new_zeros(batch, patches, tokens.shape[2]).scatter(1, ids, tokens)
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, *self.position.shape[2:])
+        image = F.pixel_shuffle(self.pixels(features), self.odd)
+        return gather_tokens(patchify(image, self.patch_size), ids)
 
 
 class Fill(nn.Module):

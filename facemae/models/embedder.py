@@ -116,11 +116,7 @@ def in_batches(
 ) -> NDArray[Any]:
     """Return what a network makes of faces, `BATCH` at a time: (N, ...), and (0, 0) of none.
 
-    Args:
-        look: From images (B, 3, H, H) on the device to values (B, ...).
-        faces: All N.
-        compute: Where, and in which precision.
-        label: Before the progress line; None shows none.
+    `look` goes from images (B, 3, H, H) on the device to values (B, ...); with a label progress is shown.
     """
     starts = range(0, len(faces), BATCH)
     found: NDArray[Any] = np.zeros((0, 0), np.float32)

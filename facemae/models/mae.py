@@ -17,12 +17,9 @@ from facemae.models.base import Encoder, Encoding, pixel_only
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a masked autoencoder makes of a batch.
+    """What a masked autoencoder makes of a batch: pixels (B, Q, P) of the patches `ids` (B, Q).
 
-    Attributes:
-        patches: (B, Q, P) predicted pixels, raw or normalised per patch as it was trained.
-        ids: (B, Q) which patches these are.
-        encoding: What the encoder saw.
+    The pixels are raw or normalised per patch, as it was trained; `encoding` is what the encoder saw.
     """
 
     patches: Tensor

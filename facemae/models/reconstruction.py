@@ -54,12 +54,8 @@ def patch_errors(
 ) -> Tensor:
     """Return each predicted patch's mean error, (B, Q) in float32; the loss is their mean.
 
-    Args:
-        prediction: Of the patches that `target` is for.
-        target: (B, Q, P).
-        loss: Key of `PIXEL_LOSSES`.
-        hidden_pixels: (B, Q, P) bool, of a mask over pixels: only these count, so that a patch weighs
-            as much as it has hidden pixels.
+    `target` is (B, Q, P). With `hidden_pixels` (B, Q, P), of a mask over pixels, only these count, so that a
+    patch weighs as much as it has hidden pixels.
     """
     errors = PIXEL_LOSSES[loss](prediction.patches.float(), target)
     if hidden_pixels is None:
@@ -115,13 +111,7 @@ def fill_in(
     Unlike `reconstruct`, which borrows the brightness and contrast of a normalised patch from the original
     and so flatters the picture, this takes both from the visible patches around it (`brightness_around`). It
     is what can be done where the original is not known, as behind an occluder. Pixels may leave [-1, 1].
-
-    Args:
-        prediction: Of patches that the mask hides.
-        images: What the network was given; their hidden patches may hold anything.
-        mask: Over patches, at least one of which is visible.
-        patch_size: Side of a patch in pixels.
-        normalised: Whether patches were predicted at zero mean and unit variance.
+    `mask` leaves at least one patch visible; what the images have at hidden patches does not matter.
     """
     patches = patchify(images, patch_size)
     predicted = prediction.patches.float()
@@ -140,16 +130,12 @@ def brightness_around(patches: Tensor, mask: PatchMask) -> tuple[Tensor, Tensor]
     interpolation function for irregularly-spaced data, 1968); a visible patch has its own values.
     """
     _, mean, deviation = normalise_patches(gather_tokens(patches, mask.visible_ids))
-    weight = gather_tokens(_nearness(patches.shape[1], patches.device)[None], mask.visible_ids)  # (B, V, N)
+    side = round(patches.shape[1] ** 0.5)
+    place = torch.arange(patches.shape[1], device=patches.device)
+    grid = torch.stack([place // side, place % side], dim=1).float()
+    nearness = torch.cdist(grid, grid).clamp(min=1.0) ** -NEARNESS  # (N, N), finite on the diagonal
+    weight = gather_tokens(nearness[None], mask.visible_ids)  # (B, V, N)
     weight = weight.transpose(1, 2) / weight.sum(dim=1)[:, :, None]
     around_mean, around_deviation = weight @ mean, weight @ deviation
     ids = mask.visible_ids[:, :, None]
     return around_mean.scatter(1, ids, mean), around_deviation.scatter(1, ids, deviation)
-
-
-def _nearness(count: int, device: torch.device) -> Tensor:
-    """Return how much each of N patches counts for each other, (N, N); finite on the diagonal."""
-    side = round(count**0.5)
-    place = torch.arange(count, device=device)
-    grid = torch.stack([place // side, place % side], dim=1).float()
-    return torch.cdist(grid, grid).clamp(min=1.0) ** -NEARNESS

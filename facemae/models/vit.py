@@ -64,7 +64,9 @@ class Vit(Encoder):
         patches, place = patchify(images, self.patch_size), position[:, prefix:]
         if mask is not None:
             patches, place = gather_tokens(patches, mask.visible_ids), gather_tokens(place, mask.visible_ids)
-        tokens = self._embed_patches(patches) + place
+        projection = self.trunk.patch_embed.proj  # timm's convolution, as the linear map that it is
+        kernel = projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, 3, patch, patch) -> (D, P)
+        tokens = F.linear(patches, kernel, projection.bias) + place
         if prefix:
             class_token = cast(Tensor, self.trunk.cls_token) + position[:, :prefix]
             tokens = torch.cat([class_token.expand(len(tokens), -1, -1), tokens], dim=1)
@@ -73,9 +75,3 @@ class Vit(Encoder):
     def pool(self, encoding: Encoding) -> Tensor:
         """Return the mean of the patch tokens, or the class token, (B, D)."""
         return encoding.tokens.mean(dim=1) if self._pool == "mean" else encoding.prefix[:, 0]
-
-    def _embed_patches(self, patches: Tensor) -> Tensor:
-        """Return patches (B, V, P) as tokens (B, V, D): timm's convolution, as the linear map that it is."""
-        projection = self.trunk.patch_embed.proj
-        kernel = projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, 3, patch, patch) -> (D, P)
-        return F.linear(patches, kernel, projection.bias)

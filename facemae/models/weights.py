@@ -129,7 +129,6 @@ def _unreadable(path: Path, error: Exception) -> IntegrityError:
 
 
 def _model_and_size(settings: dict[str, Any], pretrain: config.Pretrain | None) -> tuple[config.Model, int]:
-    """Return the network's settings and the side of its faces, which go together."""
     model = config.Model.model_validate(settings["model"])
     size = settings["image_size"]
     if not isinstance(size, int) or not 32 <= size <= 448:

@@ -34,10 +34,8 @@ MIDDLE = [0.5, 0.5, 0.5]  # mean and deviation that take pixels in [0, 1] to our
 def export(stage: Path, library: str, out: Path) -> None:
     """Write a trained run for another library: a folder of weights and what that library asks beside them.
 
-    Args:
-        stage: Folder of a `pretrain` stage; for timm also of a `finetune` stage, for ONNX only of that.
-        library: Key of `EXPORTS`.
-        out: The folder to write; it must not exist.
+    `stage` is the folder of a `pretrain` stage, for timm also of a `finetune` stage and for ONNX only of that;
+    `library` is a key of `EXPORTS`.
 
     Raises:
         UsageError: the folder is no stage's, the library cannot express the run, or `out` exists.
@@ -59,7 +57,8 @@ def _timm(stage: Path) -> dict[str, bytes]:
     """Return the encoder as `timm.create_model("local-dir:...", pretrained=True)` takes it."""
     finetuned = (stage / layout.EMBEDDER).exists()
     encoder = load_embedder(stage).encoder if finetuned else load_autoencoder(stage)[0].encoder
-    model, size = _settings(stage)
+    settings = records.read_json(stage / layout.CONFIG)
+    model, size = config.Model.model_validate(settings["model"]), settings["image_size"]
     if isinstance(encoder, Vit):
         name, arguments = "vit_base_patch16_224", timm_arguments(encoder, model)
     elif isinstance(encoder, Cnn):
@@ -80,7 +79,7 @@ def _timm(stage: Path) -> dict[str, bytes]:
 def timm_arguments(encoder: Vit, model: config.Model) -> dict[str, Any]:
     """Return what makes timm's `VisionTransformer` the encoder, its pooling included."""
     return {
-        "img_size": encoder.side * encoder.patch_size,
+        "img_size": encoder.image_size,
         "patch_size": encoder.patch_size,
         "embed_dim": encoder.width,
         "depth": len(encoder.trunk.blocks),
@@ -130,12 +129,10 @@ def _hugging_face_decoder(decoder: Transformer) -> Iterator[tuple[str, Tensor]]:
 
 
 def _hugging_face_images(encoder: Vit) -> dict[str, Any]:
-    """Return how `AutoImageProcessor` has to prepare aligned faces."""
-    side = encoder.side * encoder.patch_size
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
-        "size": {"height": side, "width": side},
+        "size": {"height": encoder.image_size, "width": encoder.image_size},
         "resample": 3,  # bicubic
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -155,7 +152,7 @@ def _hugging_face_config(encoder: Vit, decoder: Transformer, pretrain: config.Pr
         "architectures": ["ViTMAEForPreTraining"],
         "model_type": "vit_mae",
         "dtype": "float32",
-        "image_size": encoder.side * encoder.patch_size,
+        "image_size": encoder.image_size,
         "patch_size": encoder.patch_size,
         "num_channels": 3,
         "hidden_size": encoder.width,
@@ -181,12 +178,6 @@ def _weights(tensors: Mapping[str, Tensor]) -> bytes:
         for name, value in tensors.items()
     }
     return safetensors.torch.save(plain, {"format": "pt"})  # transformers reads no file without this mark
-
-
-def _settings(stage: Path) -> tuple[config.Model, int]:
-    """Return the model and the image size of a stage whose weights have been loaded."""
-    settings = records.read_json(stage / layout.CONFIG)
-    return config.Model.model_validate(settings["model"]), settings["image_size"]
 
 
 EXPORTS: dict[str, Callable[[Path], dict[str, bytes]]] = {

@@ -49,14 +49,10 @@ def start_encoder(encoder: Encoder, init: str) -> None:
 def load_encoder(encoder: Encoder, path: Path, *, first_blocks: bool = False) -> None:
     """Start an encoder from weights of our own, of timm, of facebookresearch/mae or of Hugging Face's ViTMAE.
 
-    Positions and patches are resampled to the encoder's own sizes; a class token that it has not is left
-    out. A network that was trained on images normalised otherwise is given a first layer that does the same
-    to ours, which is exact up to rounding.
-
-    Args:
-        encoder: A vit or cnn; unchanged when its weights are refused.
-        path: A safetensors file, or one that `torch.save` wrote.
-        first_blocks: Take the first blocks of a vit that has more than the encoder.
+    Positions and patches are resampled to the encoder's own sizes; a class token that it has not is left out.
+    A network that was trained on images normalised otherwise is given a first layer that does the same to
+    ours, which is exact up to rounding. The encoder, a vit or cnn, is unchanged when its weights are refused.
+    With `first_blocks` only the first blocks of a vit that has more than the encoder are taken.
 
     Raises:
         UsageError: the file cannot be opened, or the encoder is none that others have.
@@ -77,7 +73,11 @@ def load_encoder(encoder: Encoder, path: Path, *, first_blocks: bool = False) ->
                 f"{path}: {name} holds whole numbers, as of a quantised network; give floating point."
             )
     fit = _fit_vit if isinstance(encoder, Vit) else _fit_cnn
-    encoder.trunk.load_state_dict(_finite(fit(encoder, tensors, foreign), path))  # type: ignore[arg-type]
+    fitted = fit(encoder, tensors, foreign)  # type: ignore[arg-type]
+    plain = {name: value if value.dtype == torch.int64 else value.float() for name, value in fitted.items()}
+    if not all(value.isfinite().all() for value in plain.values()):
+        raise IntegrityError(f"{path} holds numbers that are not finite; get it again.")
+    encoder.trunk.load_state_dict(plain)
 
 
 def _first_blocks(tensors: dict[str, Tensor], count: int, path: Path) -> dict[str, Tensor]:
@@ -108,7 +108,9 @@ def _fit_vit(encoder: Vit, tensors: dict[str, Tensor], foreign: Foreign) -> dict
     _check(tensors, expected, foreign.path, resampled=patch)
     if positions is None:
         say("init", f"{foreign.path.name} holds no positions; sines and cosines are taken")
-        positions = _sines(encoder)
+        row_first = position_embedding(encoder.width, encoder.side)
+        column_first = row_first.roll(encoder.width // 2, dims=1)  # as facebookresearch/mae has them
+        positions = torch.cat([torch.zeros(encoder.prefix_tokens, encoder.width), column_first])[None]
     else:
         positions = _positions(positions, encoder, foreign, side, has_class=has_class)
     tensors = _normalise_first(tensors, "patch_embed.proj", foreign.normalisation)
@@ -118,7 +120,6 @@ def _fit_vit(encoder: Vit, tensors: dict[str, Tensor], foreign: Foreign) -> dict
 
 
 def _check_shape(encoder: Vit, tensors: Mapping[str, Tensor], foreign: Foreign) -> None:
-    """Stop unless width, depth and, where they are known, heads are the encoder's."""
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     patch = tensors["patch_embed.proj.weight"]
     if patch.ndim != 4 or patch.shape[1] != 3 or not 1 <= patch.shape[2] == patch.shape[3] <= LARGEST_PATCH:
@@ -142,11 +143,7 @@ def _check_shape(encoder: Vit, tensors: Mapping[str, Tensor], foreign: Foreign) 
 
 
 def _positions(positions: Tensor, encoder: Vit, foreign: Foreign, patch: int, *, has_class: bool) -> Tensor:
-    """Return positions (1, any grid and perhaps a class token, D) as the encoder's (1, K + N, D).
-
-    Raises:
-        IntegrityError: their number fits no grid, or several; nothing is guessed.
-    """
+    """Return positions (1, any grid and perhaps a class token, D) as the encoder's (1, K + N, D)."""
     count = positions.shape[1] if positions.ndim == 3 else 0
     if not 1 <= count <= MOST_POSITIONS or positions.shape != (1, count, encoder.width):
         raise IntegrityError(
@@ -185,13 +182,6 @@ def _grid(count: int, foreign: Foreign, patch: int, *, has_class: bool) -> tuple
         f"token, and {size}; write the image_size that it was trained on, [height, width], into a "
         "config.json beside it."
     )
-
-
-def _sines(encoder: Vit) -> Tensor:
-    """Return fixed positions in the order of facebookresearch/mae: the column first, the row second."""
-    row_first = position_embedding(encoder.width, encoder.side)
-    column_first = row_first.roll(encoder.width // 2, dims=1)
-    return torch.cat([torch.zeros(encoder.prefix_tokens, encoder.width), column_first])[None]
 
 
 def _fit_cnn(encoder: Cnn, tensors: dict[str, Tensor], foreign: Foreign) -> dict[str, Tensor]:
@@ -241,14 +231,6 @@ def _check(
         raise IntegrityError(
             f"{path} is of another architecture: {problem}; give weights of the one configured."
         )
-
-
-def _finite(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return the tensors, whole numbers and all others in float32, unless one holds NaN or infinity."""
-    plain = {name: value if value.dtype == torch.int64 else value.float() for name, value in tensors.items()}
-    if not all(value.isfinite().all() for value in plain.values()):
-        raise IntegrityError(f"{path} holds numbers that are not finite; get it again.")
-    return plain
 
 
 def attention_heads(encoder: Vit) -> int:

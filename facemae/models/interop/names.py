@@ -43,10 +43,8 @@ _TIMM_BLOCK |= {f"attention.{part[0]}_proj": f"attn.{part}" for part in QKV}
 def timm_names(tensors: Mapping[str, Tensor], first: str, width: int) -> dict[str, Tensor]:
     """Return a network's weights by timm's names; nothing if it is not in there.
 
-    Args:
-        tensors: A state dict, of the network alone or with a prefix to its names.
-        first: timm's name of the first layer's weight, by which the network is found.
-        width: Of the tokens; query, key and value of another are left apart.
+    The names may have a prefix. `first` is timm's name of the first layer's weight, by which the network is
+    found, and `width` that of its tokens: query, key and value of another are left apart.
     """
     hugging_face = _below(tensors, HUGGING_FACE_FIRST)
     return _from_hugging_face(hugging_face, width) if hugging_face else _below(tensors, first)
