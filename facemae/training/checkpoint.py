@@ -39,12 +39,6 @@ def step_of(path: Path) -> int:
 def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write the state after `step` steps, then drop all but the newest `KEPT` checkpoints.
 
-    Args:
-        folder: The run's state folder.
-        step: Steps done.
-        tensors: Everything needed to go on.
-        facts: Plain values to keep with them.
-
     Raises:
         StorageError: the disk is full; the previous checkpoint is untouched.
     """
@@ -67,7 +61,8 @@ def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     for path in reversed(found):
         if path.is_file() and path.name.split(".")[1:] == [files.sha256_of(path)[:DIGITS], "safetensors"]:
             data = path.read_bytes()
-            return safetensors.torch.load(data), _facts(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # after its length
+            return safetensors.torch.load(data), json.loads(header["__metadata__"][layout.FACTS])
         say("resume", f"{path.name} is damaged; using the checkpoint before it")
     if found:
         raise IntegrityError(
@@ -75,13 +70,6 @@ def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             "start from the beginning."
         )
     return None
-
-
-def _facts(data: bytes) -> dict[str, Any]:
-    """Return the facts in a safetensors file's header: its length in 8 bytes, then JSON."""
-    length = int.from_bytes(data[:8], "little")
-    facts: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][layout.FACTS])
-    return facts
 
 
 def _delete(paths: list[Path]) -> None:

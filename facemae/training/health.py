@@ -94,16 +94,11 @@ def frame_share(embed: Embed, faces: NDArray[np.uint8], people: NDArray[np.int64
 
 def entry(health: Health | None, loss_of_chance: float, share: float | None) -> dict[str, Any]:
     """Return what `metrics.json` keeps of a training: the figures, whether it has learnt, and why not."""
-    reason = _reason(health, loss_of_chance)
+    reason = ""
+    if loss_of_chance > MOST_OF_CHANCE:
+        reason = f"its loss is {loss_of_chance:.0%} of chance; train for more steps or at a higher rate"
+    elif health and health.effective_dimension < min(LEAST_DIMENSION, (health.people - 1) / 2):
+        dimension = f"{health.effective_dimension:.1f}"
+        reason = f"its embedding has collapsed to {dimension} effective dimensions; train for more steps"
     figures = asdict(health) | {"frame_share": share} if health else {}
     return {"learnt": not reason, "reason": reason, "loss_of_chance": loss_of_chance} | figures
-
-
-def _reason(health: Health | None, loss_of_chance: float) -> str:
-    """Return why a training has not learnt, "" where it has."""
-    if loss_of_chance > MOST_OF_CHANCE:
-        return f"its loss is {loss_of_chance:.0%} of chance; train for more steps or at a higher rate"
-    if health and health.effective_dimension < min(LEAST_DIMENSION, (health.people - 1) / 2):
-        dimension = f"{health.effective_dimension:.1f}"
-        return f"its embedding has collapsed to {dimension} effective dimensions; train for more steps"
-    return ""

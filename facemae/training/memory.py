@@ -32,12 +32,9 @@ OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a training.
+    """The cost of a training: `flops` per image, forward and backward, and memory in bytes.
 
-    Attributes:
-        flops: Floating-point operations per image, forward and backward.
-        image_bytes: Memory per image of a batch, for what the backward pass needs.
-        fixed_bytes: Memory whatever the batch.
+    `image_bytes` is per image of a batch, for what the backward pass needs, `fixed_bytes` whatever the batch.
     """
 
     flops: float
@@ -73,37 +70,36 @@ def check(cost: Cost, training: config.Training, compute: Compute, label: str, w
         raise UsageError(f"{label} {_advice(cost, training, free, world)}")
 
 
-@contextlib.contextmanager
-def told_before(label: str) -> Iterator[None]:
+def told_before(label: str) -> contextlib.AbstractContextManager[None]:
     """Say in a sentence that not even the network fits, before there is an estimate.
 
     Raises:
         UsageError: it does not.
     """
-    try:
-        yield
-    except RuntimeError as error:
-        if not any(text in str(error) for text in OUT_OF_MEMORY):
-            raise
-        raise UsageError(f"{label} ran out of memory before its first step; {SMALLER}") from error
+    return _out_of_memory(lambda: f"{label} ran out of memory before its first step; {SMALLER}")
 
 
-@contextlib.contextmanager
 def explained(
     cost: Cost, training: config.Training, compute: Compute, label: str, world: World = ALONE
-) -> Iterator[None]:
+) -> contextlib.AbstractContextManager[None]:
     """Say in a sentence what PyTorch says when the memory does not do after all.
 
     Raises:
         UsageError: it did not.
     """
+    return _out_of_memory(
+        lambda: f"{label} ran out of memory: it {_advice(cost, training, free_bytes(compute), world)}"
+    )
+
+
+@contextlib.contextmanager
+def _out_of_memory(sentence: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         if not any(text in str(error) for text in OUT_OF_MEMORY):
             raise
-        advice = _advice(cost, training, free_bytes(compute), world)
-        raise UsageError(f"{label} ran out of memory: it {advice}") from error
+        raise UsageError(sentence()) from error
 
 
 def free_bytes(compute: Compute) -> float:

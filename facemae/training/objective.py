@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from facemae.compute.device import Compute
 from facemae.compute.distributed import World
+from facemae.compute.seeding import Noise
 from facemae.data.faces.loader import Feed
 from facemae.training.optimizer import averaged
 
@@ -19,12 +20,10 @@ LOSS, HELD_OUT = "loss", "held_out_loss"
 
 @dataclass(frozen=True)
 class Validation:
-    """How a training is judged on its way.
+    """How a training is judged on its way: by `measure`, every so many steps.
 
-    Attributes:
-        every: Steps between two validations.
-        patience: Validations without a better one after which to stop; 0 never stops.
-        measure: Returns named values; `HELD_OUT` among them tells which weights are best.
+    It returns named values; `HELD_OUT` among them tells which weights are best. After `patience` validations
+    without a better one training stops; 0 never stops.
     """
 
     every: int
@@ -87,11 +86,7 @@ class Objective:
     def __init__(self, model: nn.Module, compute: Compute, ema: float = 0.0, **beside: nn.Module) -> None:
         """Move everything to the device.
 
-        Args:
-            model: What the training is for.
-            compute: Where it runs.
-            ema: Decay per step of the running mean; 0: none.
-            beside: What has a state besides, by name.
+        `ema` is the decay per step of the running mean, 0 for none; `beside` has a state besides the model.
         """
         self.model, self.compute = model, compute
         self.average = averaged(model, ema) if ema else None
@@ -125,6 +120,10 @@ class Objective:
         if isinstance(self.average, AveragedModel):
             self.average.update_parameters(self.model)
         self.watts += self.compute.watts(step)
+
+    def noise(self, purpose: str, step: int, part: slice) -> Noise:
+        """Return the noise for a purpose and a part of a step's batch."""
+        return Noise(range(part.start, part.stop), self.seed, purpose, step, device=self.compute.device)
 
     def samples(self, step: int) -> list[str]:
         """Return the names of the faces of a step, for the dump of one that diverged."""

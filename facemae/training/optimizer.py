@@ -24,11 +24,8 @@ def adamw(
 ) -> torch.optim.AdamW:
     """Return AdamW with weight decay on matrices only.
 
-    Args:
-        network: What to train.
-        training: Rate and weight decay.
-        encoder: The timm encoder within `network` whose blocks `layer_decay` slows down.
-        layer_decay: Factor on the rate per block, from the head (1.0) down to the patch embedding.
+    `layer_decay` is a factor on the rate per block of the timm encoder `encoder`, from the head (1.0) down to
+    the patch embedding.
     """
     if encoder is not None and layer_decay < 1.0:
         groups = _layer_decay_groups(network, encoder, training.weight_decay, layer_decay)

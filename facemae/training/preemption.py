@@ -35,9 +35,8 @@ class Stop:
 def stop_signal(*, told_twice: bool = False) -> Iterator[Stop]:
     """Turn the first stop signal into a request; a second one ends the process at once.
 
-    Args:
-        told_twice: Whether a second one may be the first one again, as under torchrun, which passes on what
-            its processes have been sent as well; then it changes nothing.
+    With `told_twice` it changes nothing, as under torchrun, which passes on what its processes have been sent
+    too.
     """
     stop = Stop()
     watched = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

@@ -68,7 +68,6 @@ def _timed(
     image_size: int,
     compute: Compute,
 ) -> float:
-    """Return the seconds of a step: forward, backward and AdamW."""
     compute.place(network)
     optimizer = torch.optim.AdamW(network.parameters())
     images = torch.zeros(training.batch_size // training.grad_accumulation, 3, image_size, image_size)

@@ -64,14 +64,6 @@ def fit(
 
     The network is changed in place; where it was validated it ends with the weights that were best.
 
-    Args:
-        objective: What is trained.
-        optimizer: Made by `optim.adamw` on the network.
-        training: Length, rate, clipping, and how often to log and save.
-        compute: Where it runs.
-        job: Identity and state folder.
-        world: The processes that share the work.
-
     Raises:
         UsageError: the state is of a training with other settings, or the batch does not divide.
         DivergedError: a loss or gradient is not finite; the weights were not updated with it.
@@ -98,14 +90,7 @@ def fit_faces(
 ) -> Trained:
     """Train on faces in shuffled epochs, after a look at the memory that this takes; see `fit`.
 
-    Args:
-        objective: What is trained; its feed is set here.
-        optimizer: Made by `optimizer.adamw` on the network.
-        faces: The training faces.
-        training: Length, rate, clipping, and how often to log and save.
-        job: Identity and state folder.
-        workers: Threads that read batches ahead.
-        world: The processes that share the work.
+    The objective's feed is set here; `workers` threads read batches ahead.
 
     Raises:
         UsageError: besides `fit`'s reasons, there is less memory than it takes.
@@ -230,7 +215,6 @@ class _Loop:
         return total
 
     def check(self) -> None:
-        """Stop if a step was not finite."""
         step = int(self.diverged_at)
         if step >= 0:
             self.diverge(step)
@@ -259,11 +243,7 @@ class _Loop:
         )
 
     def validate(self) -> dict[str, float]:
-        """Return what the validation finds, if it is time for one, and keep the weights if they are best.
-
-        Raises:
-            DivergedError: the held-out loss is not finite.
-        """
+        """Return what the validation finds, if it is time for one, and keep the weights if they are best."""
         validation, done, network = self.objective.validation, self.done, self.objective.network
         if not validation or not self.due(validation.every):
             return {}
@@ -331,11 +311,7 @@ class _Loop:
         self.done = Trained(step, float(facts["seconds"]), list(facts["recent"]), log, held_out, best)
 
     def begin(self, known: list[dict[str, Any]], log_file: Path) -> None:
-        """Start at step 0, unless the log of this very training says that it had come further.
-
-        Raises:
-            IntegrityError: its checkpoints have been taken away.
-        """
+        """Start at step 0, unless the log of this very training says that it had come further."""
         last = known[-1]["step"] if known else 0
         if last > self.training.checkpoint_every:
             raise IntegrityError(

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from facemae import config
 from facemae.compute.device import Compute
-from facemae.compute.seeding import Noise
 from facemae.data.faces.cache import OpenFaces
 from facemae.evaluation.protocols.attributes import AGE
 from facemae.models.attribute_heads import (
@@ -35,10 +34,7 @@ from facemae.training.objectives.augment import random_flip
 class AttributeLearning(Objective):
     """A copy of an encoder and its heads, which learn from some of the faces.
 
-    Attributes:
-        model: Both, by name.
-        labels: (N,) of each task, of the faces that are learnt from.
-        weights: (C,) of the tasks whose classes are weighted.
+    Per task `labels` (N,) are those of the faces learnt from, `weights` (C,) those of weighted classes.
     """
 
     model: nn.ModuleDict
@@ -62,9 +58,7 @@ class AttributeLearning(Objective):
             classes: Each task's classes; none for age.
             learnt: Which of the faces are learnt from, in the order of the feed.
             weighted: The tasks whose classes count alike.
-            training: Its settings.
-            compute: Where it runs.
-            seed: Of this training.
+            training, compute, seed: Of this training.
         """
         self.seed = seed
         sizes = {name: len(classes[name]) or AGES for name in truth}
@@ -89,8 +83,7 @@ class AttributeLearning(Objective):
 
     def loss(self, step: int, part: slice) -> dict[str, Tensor]:
         """Return the losses of a part of the step's batch, each face or its mirror image by chance."""
-        noise = Noise(range(part.start, part.stop), self.seed, "flip", step, device=self.compute.device)
-        images = random_flip(to_input(self.feed.batch(step, part)), noise)
+        images = random_flip(to_input(self.feed.batch(step, part)), self.noise("flip", step, part))
         with self.compute.autocast():
             pooled = self.model["encoder"](images).float()
         ids = self.feed.ids(step, part).to(self.compute.device)
@@ -103,9 +96,8 @@ class AttributeLearning(Objective):
     def trial(self, model: nn.Module, count: int) -> Tensor:
         """Return logits of so many empty images."""
         network = cast(nn.ModuleDict, model)
-        encoder = cast(Frozen, network["encoder"]).encoder
-        side = encoder.side * encoder.patch_size
-        pooled = network["encoder"](torch.zeros(count, 3, side, side, device=self.compute.device))
+        images = cast(Frozen, network["encoder"]).encoder.blank(count, self.compute.device)
+        pooled = network["encoder"](images)
         return torch.cat(list(network["heads"](pooled.float()).values()), dim=1)
 
     def predict(self, faces: OpenFaces) -> dict[str, NDArray[np.float64]]:

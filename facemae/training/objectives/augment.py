@@ -35,10 +35,7 @@ def random_crops(noise: Noise, least: float, flip: bool = True) -> Crops:
     With `least` 1 the box is the whole face.
     """
     size, shape, x, y, side = noise.uniform(5).double().unbind(dim=1)  # double: see `_random_similarity`
-    area = least + (1.0 - least) * size
-    ratio = (math.log(LARGEST_RATIO) * (2.0 * shape - 1.0)).exp()
-    ratio = torch.clamp(ratio, area, 1.0 / area)
-    width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
+    width, height = _sides(least + (1.0 - least) * size, LARGEST_RATIO, shape)
     left, top = x * (1.0 - width), y * (1.0 - height)
     boxes = torch.stack([left, top, left + width, top + height], dim=1).float().clamp(0, 1)
     return Crops(boxes, (side < 0.5) & flip)
@@ -142,14 +139,19 @@ def erase(images: Tensor, share: float, noise: Noise) -> Tensor:
     """
     lot, size, shape, x, y = noise.uniform(5).double().unbind(dim=1)
     area = ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * size
-    ratio = (math.log(ERASED_RATIO) * (2.0 * shape - 1.0)).exp()
-    ratio = torch.clamp(ratio, area, 1.0 / area)
-    height, width = (area * ratio).sqrt(), (area / ratio).sqrt()
+    height, width = _sides(area, ERASED_RATIO, shape)
     rows = _span(y * (1.0 - height), height, images.shape[-1])
     columns = _span(x * (1.0 - width), width, images.shape[-1])
     hole = rows[:, :, None] & columns[:, None, :] & (lot < share)[:, None, None]  # (B, H, H)
     mean = images.mean(dim=(2, 3), keepdim=True, dtype=torch.float64).to(images.dtype)
     return torch.where(hole[:, None], mean, images)
+
+
+def _sides(area: Tensor, largest: float, lot: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sides of boxes (B,) of an area; their ratio, uniform in logarithm, is at most `largest`."""
+    ratio = (math.log(largest) * (2.0 * lot - 1.0)).exp()
+    ratio = torch.clamp(ratio, area, 1.0 / area)
+    return (area * ratio).sqrt(), (area / ratio).sqrt()
 
 
 def _span(start: Tensor, length: Tensor, side: int) -> Tensor:
@@ -170,14 +172,10 @@ def self_supervised_view(faces: Tensor, views: config.Views, noise: Noise) -> Te
 
 def random_colour(images: Tensor, brightness: float, grey: float, noise: Noise) -> Tensor:
     """Light each image (B, 3, H, H) at random, and take the colour from a share of them."""
-    return _random_grey(_random_light(images, brightness, noise), grey, noise)
-
-
-def _random_grey(images: Tensor, share: float, noise: Noise) -> Tensor:
-    """Take the colour from a share of the images (B, 3, H, H): luma of ITU-R BT.601."""
+    images = _random_light(images, brightness, noise)
     red, green, blue = images.unbind(dim=1)
-    luma = (red * 0.299 + green * 0.587 + blue * 0.114)[:, None].expand_as(images)
-    return torch.where((noise.uniform() < share)[:, None, None, None], luma, images)
+    luma = (red * 0.299 + green * 0.587 + blue * 0.114)[:, None].expand_as(images)  # of ITU-R BT.601
+    return torch.where((noise.uniform() < grey)[:, None, None, None], luma, images)
 
 
 def _random_similarity(images: Tensor, finetune: config.Finetune, noise: Noise) -> Tensor:

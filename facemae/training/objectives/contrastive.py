@@ -79,10 +79,8 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
 class Contrastive(Objective):
     """A method that compares two views of each face; `METHODS` lists them.
 
-    Attributes:
-        model: What is trained.
-        momentum: The averaged branch to compare with, of methods that have one.
-        criterion: The loss, with its state.
+    `momentum` is the averaged branch to compare with, of methods that have one, `criterion` the loss, with
+    its state.
     """
 
     views: ClassVar[int] = len(VIEWS)
@@ -156,8 +154,7 @@ class Contrastive(Objective):
         The averaged branch is left out: without a gradient it takes next to no memory, and a quarter of the
         arithmetic, which the utilisation in the log then lacks.
         """
-        side = self.model.encoder.side * self.model.encoder.patch_size
-        views: Tensor = model(torch.zeros(2 * count, 3, side, side, device=self.compute.device))
+        views: Tensor = model(self.model.encoder.blank(2 * count, self.compute.device))
         return views
 
     @torch.no_grad()

@@ -34,12 +34,9 @@ from facemae.training.optimizer import ramp
 class FaceEmbedding(Objective):
     """A face embedder that learns what each training face's embedding should be like.
 
-    Attributes:
-        model: The embedder.
-        criterion: The loss, called with embeddings (B, M) and their targets.
-        chance: What the loss is of an embedding that tells nobody apart.
-        targets: (N, ...) what is learnt of each training face.
-        known: Some faces of the training people, to look at what the embedding does with them.
+    `criterion` is the loss, called with embeddings (B, M) and their targets, and `chance` what it is of an
+    embedding that tells nobody apart; `targets` (N, ...) are what is learnt of each training face. `known`
+    are some faces of the training people, to look at what the embedding does with them.
     """
 
     model: Embedder
@@ -62,7 +59,7 @@ class FaceEmbedding(Objective):
 
     def loss(self, step: int, part: slice) -> dict[str, Tensor]:
         """Return the loss of a part of the step's batch."""
-        noise = self._noise("view", step, part)
+        noise = self.noise("view", step, part)
         images = random_view(to_input(self.feed.batch(step, part)), self.settings, noise)
         embeddings = self._embed(images, step, part)
         targets = self.targets[self.feed.ids(step, part).to(self.targets.device)]
@@ -75,21 +72,17 @@ class FaceEmbedding(Objective):
         for module in still:
             module.eval()
         drops = step < settings.patch_drop_until * settings.steps
-        mask = dropped_patches(embedder, settings, self._noise("patches", step, part)) if drops else None
+        mask = dropped_patches(embedder, settings, self.noise("patches", step, part)) if drops else None
         with self.compute.autocast():
             with torch.set_grad_enabled(embedder.encoder not in still):
                 features = embedder.features(images, mask)
             embeddings: Tensor = embedder.head(features)
         return embeddings
 
-    def _noise(self, purpose: str, step: int, part: slice) -> Noise:
-        return Noise(range(part.start, part.stop), self.seed, purpose, step, device=self.compute.device)
-
     def trial(self, model: nn.Module, count: int) -> Tensor:
         """Return embeddings of so many empty images, as the dearest steps make them."""
         embedder, settings = cast(Embedder, model), self.settings
-        side = embedder.encoder.side * embedder.encoder.patch_size
-        images = torch.zeros(count, 3, side, side, device=self.compute.device)
+        images = embedder.encoder.blank(count, self.compute.device)
         noise = Noise(range(count), "trial", device=self.compute.device)
         always = settings.patch_drop_until == 1
         embeddings: Tensor = embedder(images, dropped_patches(embedder, settings, noise) if always else None)
@@ -152,7 +145,6 @@ class Recognition(FaceEmbedding):
 
 
 def _numbers(faces: Faces) -> NDArray[np.int64]:
-    """Return whose each face is, as numbers from 0."""
     return np.unique([str(person) for person in faces.people], return_inverse=True)[1]
 
 

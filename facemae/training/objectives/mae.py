@@ -34,10 +34,8 @@ COMMON_MASK = "random"  # what every run is validated and scored under, whatever
 class MaskedPretraining(Objective):
     """He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022, under any mask.
 
-    Attributes:
-        model: The masked autoencoder, whose weights are trained.
-        guide: What leads the masks, trained along; None for most strategies.
-        perceptual: A loss on features; None for most runs.
+    `guide` is what leads the masks, trained along, and `perceptual` a loss on features; both None for most
+    runs.
     """
 
     model: MaskedAutoencoder
@@ -59,7 +57,7 @@ class MaskedPretraining(Objective):
     def loss(self, step: int, part: slice) -> dict[str, Tensor]:
         """Return the losses of a part of the step's batch, by name."""
         images, crops = self._images(step, part)
-        noise = self._noise(part, "mask", step)
+        noise = self.noise("mask", step, part)
         with self.compute.autocast():
             mask = self.draw_mask(images, crops, noise, step / self.settings.steps)
             ids = predicted_ids(self.model, mask, self.settings, noise)
@@ -94,8 +92,7 @@ class MaskedPretraining(Objective):
     def trial(self, model: nn.Module, count: int) -> Tensor:
         """Return the loss of so many empty images, for an estimate of what a step costs."""
         mae = cast(MaskedAutoencoder, model)
-        side = mae.encoder.side * mae.encoder.patch_size
-        images = torch.zeros(count, 3, side, side, device=self.compute.device)
+        images = mae.encoder.blank(count, self.compute.device)
         noise = Noise(range(count), "trial", device=self.compute.device)
         mask = self._common_mask(noise, least=True)
         prediction: Prediction = mae(images, mask, predicted_ids(mae, mask, self.settings, noise))
@@ -140,16 +137,12 @@ class MaskedPretraining(Objective):
 
     def _images(self, step: int, part: slice) -> tuple[Tensor, Crops]:
         settings = self.settings
-        crops = random_crops(self._noise(part, "crop", step), settings.crop_min)
+        crops = random_crops(self.noise("crop", step, part), settings.crop_min)
         images = apply_crops(self.feed.batch(step, part), crops)
         if settings.brightness or settings.grey:
-            noise = self._noise(part, "colour", step)
+            noise = self.noise("colour", step, part)
             images = random_colour(images, settings.brightness, settings.grey, noise)
         return images, crops
-
-    def _noise(self, part: slice, purpose: str, step: int) -> Noise:
-        places = range(part.start, part.stop)
-        return Noise(places, self.seed, purpose, step, device=self.compute.device)
 
     def _add_guide(
         self,

@@ -42,11 +42,7 @@ class Guide(nn.Module):
     def loss(self, images: Tensor, mask: PatchMask, prediction: Prediction, errors: Tensor) -> Tensor | None:
         """Return the guide's own loss, a float32 scalar without a gradient for the autoencoder, or None.
 
-        Args:
-            images: (B, 3, H, H), what was masked.
-            mask: What was hidden of it.
-            prediction: What the autoencoder made of the rest.
-            errors: (B, Q) of each predicted patch, without a gradient.
+        `errors` (B, Q) are those of each predicted patch, without a gradient.
         """
         return None
 
@@ -168,10 +164,8 @@ class PositionLoss(Guide):
 def attention_received(block: Any, tokens: Tensor, prefix: int) -> Tensor:
     """Return the attention that each patch gets in a block of timm's, mean over heads, (B, N) in float32.
 
-    Args:
-        block: timm's `Block`, whether its attention is fused or not.
-        tokens: (B, K + N, D), what enters the block.
-        prefix: K; with a class token its attention is taken, without one the mean of all patches'.
+    `tokens` (B, K + N, D) enter the block. With a class token (`prefix` K) its attention is taken, without
+    one the mean of all patches'.
     """
     layer = block.attn
     batch, count, _ = tokens.shape
@@ -197,7 +191,6 @@ def ranking_loss(predicted: Tensor, errors: Tensor) -> Tensor:
 
 
 def _per_patch(values: Tensor) -> Tensor:
-    """Return values (B, Q, 1) as (B, Q) in float32."""
     return values.squeeze(-1).float()
 
 

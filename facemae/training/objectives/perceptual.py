@@ -132,11 +132,15 @@ def load_network(name: str, weights: Path) -> nn.Module:
             shapes, or NaN.
     """
     network = _untrained(name)
-    tensors = _without_classifier(read_foreign(weights).tensors, network)
+    names = _facts(network).get("classifier") or ()
+    classifiers = tuple(f"{each}." for each in ([names] if isinstance(names, str) else names))
+    tensors = {
+        key: value for key, value in read_foreign(weights).tensors.items() if not key.startswith(classifiers)
+    }
     expected = {key: value.shape for key, value in network.state_dict().items()}
     found = {key: value.shape for key, value in tensors.items()}
-    names = {key for key in expected.keys() | found.keys() if not key.endswith(UNUSED)}
-    differing = sorted(key for key in names if expected.get(key) != found.get(key))
+    compared = {key for key in expected.keys() | found.keys() if not key.endswith(UNUSED)}
+    differing = sorted(key for key in compared if expected.get(key) != found.get(key))
     if differing:
         raise IntegrityError(
             f"{weights} does not hold the weights of {name} ({len(differing)} differ, the first is "
@@ -163,14 +167,7 @@ def _untrained(name: str) -> nn.Module:
     return network
 
 
-def _without_classifier(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    names = _facts(network).get("classifier") or ()
-    classifiers = tuple(f"{each}." for each in ([names] if isinstance(names, str) else names))
-    return {key: value for key, value in tensors.items() if not key.startswith(classifiers)}
-
-
 def _facts(network: nn.Module) -> dict[str, Any]:
-    """Return what timm knows of how a network was trained."""
     return cast(dict[str, Any], network.pretrained_cfg)
 
 

@@ -25,14 +25,9 @@ def probe(
 ) -> dict[str, float]:
     """Return what the frozen encoder's pooled tokens say of who is who; {} where nobody is shown twice.
 
-    `probe_knn` is the share of faces whose nearest other face, by cosine, is of the same person;
-    `probe_auc` the area under the ROC curve of all pairs. The people are training people.
-
-    Args:
-        encoder: As it is, in evaluation mode.
-        faces: (N, H, H, 3) uint8.
-        people: (N,) who is on each.
-        compute: Where to compute.
+    `probe_knn` is the share of faces whose nearest other face, by cosine, is of the same person; `probe_auc`
+    the area under the ROC curve of all pairs. The people are training people. Faces are (N, H, H, 3) uint8;
+    the encoder is in evaluation mode.
     """
     vectors = torch.from_numpy(embed_faces(Frozen(encoder), faces, compute))
     vectors = vectors - vectors.mean(dim=0)  # tokens share a large mean, which would hide every difference
