@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from facemae import config
-from facemae.cli.options import RawOption, WorkersOption, app
+from facemae.cli.options import ComputeOption, CropOption, RawOption, WorkersOption, app
+from facemae.core import layout
 
 data_app = typer.Typer(help="Data sets: what is known, and preparing one by itself.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -38,10 +39,7 @@ def prepare_data(
     min_score: Annotated[
         float, typer.Option("--min-score", min=0, max=1, help="Least confidence of the detector.")
     ] = 0.9,
-    mode: Annotated[
-        Literal["auto", "landmarks", "crop"],
-        typer.Option("--align", help="Find the face, or take photos that are faces already."),
-    ] = "auto",
+    mode: CropOption = "auto",
     faces: Annotated[
         Literal["auto", "largest", "central", "all"], typer.Option("--faces", help="Which face of a photo.")
     ] = "auto",
@@ -49,12 +47,9 @@ def prepare_data(
         float, typer.Option("--max-skipped", min=0, max=1, help="Share of photos that may be unusable.")
     ] = 0.05,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="No folder names a person.")] = False,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where the detector runs.")
-    ] = "auto",
+    device: ComputeOption = "auto",
 ) -> None:
     """Align one data set: from archive or folder to manifest and aligned Parquet; goes on after a kill."""
-    from facemae.core import layout
     from facemae.data.sources.locate import find, raw_dir
     from facemae.stages import data as prepare
 

@@ -58,7 +58,8 @@ def doctor(config_files: list[Path]) -> int:
 
 def examine(config_files: list[Path]) -> Iterator[Finding]:
     """Yield every finding; the configuration's own come last, if it can be read."""
-    yield _python()
+    version = platform.python_version()
+    yield Finding("python", Version(version) >= Version(PYTHON_FLOOR), f"{version}, needs {PYTHON_FLOOR}")
     for package, floor in FLOORS.items():
         yield _package(package, floor)
     try:
@@ -68,12 +69,10 @@ def examine(config_files: list[Path]) -> Iterator[Finding]:
         return
     yield Finding("configuration", True, f"{len(experiment.run_names)} runs, {len(experiment.seeds)} seeds")
     for topic, check in CHECKS.items():
-        yield _guarded(topic, check, experiment)
-
-
-def _python() -> Finding:
-    version = platform.python_version()
-    return Finding("python", Version(version) >= Version(PYTHON_FLOOR), f"{version}, needs {PYTHON_FLOOR}")
+        try:
+            yield Finding(topic, True, check(experiment))
+        except (FaceMAEError, ImportError, OSError) as error:
+            yield Finding(topic, False, str(error))
 
 
 def _package(package: str, floor: str) -> Finding:
@@ -83,13 +82,6 @@ def _package(package: str, floor: str) -> Finding:
         return Finding(package, False, f"not installed, needs {floor}; run make")
     enough = Version(version) >= Version(floor)
     return Finding(package, enough, f"{version}, needs {floor}" + ("" if enough else "; run make"))
-
-
-def _guarded(topic: str, check: Callable[[config.Experiment], str], experiment: config.Experiment) -> Finding:
-    try:
-        return Finding(topic, True, check(experiment))
-    except (FaceMAEError, ImportError, OSError) as error:
-        return Finding(topic, False, str(error))
 
 
 def _device(experiment: config.Experiment) -> str:

@@ -102,11 +102,7 @@ def _enrolled(
 def _wanted(
     name: str | None, photos: list[Path], folder: Path | None, consent: bool
 ) -> dict[str, list[Path]]:
-    """Return whom to enrol, with their photos.
-
-    Raises:
-        UsageError: the options do not go together, or there is no consent.
-    """
+    """Return whom to enrol, with their photos."""
     from facemae.recognition.enrolment import people_in
 
     if (folder is None) == (name is None):

@@ -258,7 +258,6 @@ def _line(facts: Facts) -> str:
 
 
 def _named(recogniser: Recogniser) -> dict[str, Any]:
-    """Return what an answer says of its model."""
     found = {"model": recogniser.model.name, "weights": recogniser.fingerprint}
     return found | ({"warning": warning} if (warning := recogniser.model.warning) else {})
 
@@ -344,7 +343,6 @@ def chosen_threshold(model: Model, score: float | None, rate: float | None) -> T
 
 
 def _stands_for(limit: Threshold, people: int, templates: int) -> str:
-    """Return what a threshold stands for, in words."""
     if limit.fmr is None:
         return "The threshold was given, so its false match rate is not known."
     text = f"At this threshold {limit.fmr:.2%} of comparisons of two people match"
@@ -361,9 +359,7 @@ def _stands_for(limit: Threshold, people: int, templates: int) -> str:
 def open_gallery(url: str | None, **how: bool) -> Iterator[Gallery]:
     """Open the gallery of an address or of the settings, and say where somebody has to see to something.
 
-    Args:
-        url: Of the command line.
-        how: As `Gallery` takes it.
+    `how` is as `Gallery` takes it.
     """
     from facemae.recognition.gallery.database import ResidueWarning
     from facemae.recognition.gallery.retention import ClockWarning

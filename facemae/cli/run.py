@@ -77,7 +77,6 @@ def _prepare(photos: Path, folder: Path, minutes: float, cores: int) -> None:
 
 
 def _step_seconds(chosen: dict[str, Any]) -> dict[str, float]:
-    """Return the seconds of a step of pretraining and of fine-tuning, timed on this machine."""
     say("run", "timing a few steps of training")
     from facemae.compute import device
     from facemae.training.speed import step_seconds
@@ -88,11 +87,7 @@ def _step_seconds(chosen: dict[str, Any]) -> dict[str, float]:
 
 
 def _snakemake(folder: Path, cores: int, *targets: str) -> None:
-    """Run the workflow with a results folder's settings; its lists and logs stay in that folder.
-
-    Raises:
-        SystemExit: it failed; it has said why.
-    """
+    """Run the workflow with a results folder's settings; its lists and logs stay in that folder."""
     from facemae.stages.own_photos import SETTINGS
 
     where = ["--snakefile", ROOT / "Snakefile", "--directory", folder]

@@ -56,10 +56,7 @@ def estimate(
     compute = device.choose(experiment.device, experiment.precision, threads=1)
     needed = minutes(experiment, compute, 1 if compute.on_gpu else cores)
     trainings = len(experiment.run_names) * len(experiment.seeds)
-    say(
-        "estimate",
-        f"{trainings} trainings take about {max(needed, 1):.0f} min on this machine ({compute})",
-    )
+    say("estimate", f"{trainings} trainings take about {max(needed, 1):.0f} min on this machine ({compute})")
 
 
 @app.command()

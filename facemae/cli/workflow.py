@@ -23,6 +23,7 @@ from facemae.cli.options import (
     app,
 )
 from facemae.core import files
+from facemae.core.layout import DataFolder, Results
 from facemae.core.progress import say
 
 if TYPE_CHECKING:
@@ -64,11 +65,10 @@ def schema() -> None:
 @app.command(rich_help_panel=STAGES)
 def fetch(config_files: ConfigOption, folder: DataOption) -> None:
     """List the photos and the people on them; download and unpack what has to be."""
-    from facemae.core import layout
     from facemae.data.sources.locate import raw_dir
     from facemae.stages import data as prepare
 
-    data, paths = config.load(config_files).data, layout.DataFolder(folder)
+    data, paths = config.load(config_files).data, DataFolder(folder)
     prepare.fetch(prepare.wanted_sources(data), raw_dir(data.raw_dir), paths)
     prepare.check_people(paths, data)
 
@@ -76,29 +76,26 @@ def fetch(config_files: ConfigOption, folder: DataOption) -> None:
 @app.command(rich_help_panel=STAGES)
 def align(config_files: ConfigOption, folder: DataOption, workers: WorkersOption = 1) -> None:
     """Find the face on every photo and warp it to the template; photos that are done stay done."""
-    from facemae.core import layout
     from facemae.stages import data as prepare
 
     experiment = config.load(config_files)
-    prepare.align(experiment.data, layout.DataFolder(folder), experiment.device, workers)
+    prepare.align(experiment.data, DataFolder(folder), experiment.device, workers)
 
 
 @app.command(rich_help_panel=STAGES)
 def cache(folder: DataOption) -> None:
     """Decode all aligned faces into one array, from which training reads."""
-    from facemae.core import layout
     from facemae.data.faces.cache import build_cache
 
-    build_cache(layout.DataFolder(folder))
+    build_cache(DataFolder(folder))
 
 
 @app.command(rich_help_panel=STAGES)
 def split(config_files: ConfigOption, folder: DataOption) -> None:
     """Set people apart for evaluation, and check that nobody is on both sides."""
-    from facemae.core import layout
     from facemae.stages import data as prepare
 
-    prepare.split(config.load(config_files), layout.DataFolder(folder))
+    prepare.split(config.load(config_files), DataFolder(folder))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -140,7 +137,6 @@ def finetune(
 def baselines(config_files: ConfigOption, results: ResultsOption, threads: ThreadsOption = 1) -> None:
     """Embed the evaluation people's faces with every control that trains no network."""
     experiment = config.load(config_files)
-    from facemae.core.layout import Results
     from facemae.stages.embed import embed_baselines
 
     embed_baselines(experiment, Results(results), threads)
@@ -150,7 +146,6 @@ def baselines(config_files: ConfigOption, results: ResultsOption, threads: Threa
 def evaluate_runs(config_files: ConfigOption, results: ResultsOption) -> None:
     """Score the embeddings of every run and baseline: verification and identification, with intervals."""
     experiment = config.load(config_files)
-    from facemae.core.layout import Results
     from facemae.stages.evaluate import evaluate_all
 
     evaluate_all(experiment, Results(results))
@@ -241,7 +236,6 @@ def _task(
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several, of which one speaks
         stage = f"{out.parent.name}-{out.name}" if out.name.isdigit() else out.name
         say(f"{stage} {run}/{seed}", "starting")  # loading PyTorch takes seconds
-    from facemae.core.layout import DataFolder
     from facemae.stages.task import Task
 
     return Task(experiment, run, seed, DataFolder(folder), out, threads, workers)
