@@ -1,4 +1,8 @@
-"""The only writer: atomic, durable files and folders, checksums, and a lock that dies with its process."""
+"""The only writer: atomic, durable files and folders, checksums, and a lock that dies with its process.
+
+Whatever writes raises a StorageError where the disk is full or the folder cannot be written. What an atomic
+writer was to replace is untouched then.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +36,6 @@ def atomic_write(path: Path, data: bytes, *, private: bool = False) -> None:
 
     The bytes and the folder entry are synced before and after the rename. A private file is for its owner's
     eyes alone, from its first byte on.
-
-    Raises:
-        StorageError: the disk is full or the folder cannot be written; `path` is untouched.
     """
     with atomic_file(path, len(data), private=private) as file:
         file.write(data)
@@ -46,9 +47,6 @@ def atomic_file(path: Path, needed: int = 0, *, private: bool = False) -> Iterat
 
     `needed` says how many bytes it will take, for the message when the disk is full; a private file is for
     its owner alone.
-
-    Raises:
-        StorageError: the disk is full, the folder cannot be written, or `path` is one; it is untouched.
     """
     if path.is_dir():
         raise StorageError(f"{path} is a folder and a file is to be written; name a file in it.")
@@ -74,11 +72,7 @@ def atomic_file(path: Path, needed: int = 0, *, private: bool = False) -> Iterat
 
 @contextlib.contextmanager
 def atomic_folder(path: Path, needed: int = 0) -> Iterator[Path]:
-    """Yield an empty folder to fill, which becomes `path` when the block ends without an error.
-
-    Raises:
-        StorageError: the disk is full or the folder cannot be written; there is no `path` then.
-    """
+    """Yield an empty folder to fill, which becomes `path` when the block ends without an error."""
     partial = path.with_name(f".{path.name}.partial")  # a fixed name: what a kill left is cleared away
     try:
         with storage_errors(path, needed):
@@ -95,11 +89,7 @@ def atomic_folder(path: Path, needed: int = 0) -> Iterator[Path]:
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder, if it is not there, and let nobody but its owner look into it; return it.
-
-    Raises:
-        StorageError: it cannot be made.
-    """
+    """Make a folder, if it is not there, and let nobody but its owner look into it; return it."""
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o700)
@@ -108,11 +98,7 @@ def private_folder(path: Path) -> Path:
 
 @contextlib.contextmanager
 def resume_file(path: Path, size: int) -> Iterator[BinaryIO]:
-    """Open a file to go on writing after its first `size` bytes; what lies beyond them is cut off.
-
-    Raises:
-        StorageError: the disk is full or the file cannot be written.
-    """
+    """Open a file to go on writing after its first `size` bytes; what lies beyond them is cut off."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as file:
@@ -130,11 +116,7 @@ def publish(finished: Path, path: Path) -> None:
 
 
 def write_blocks(path: Path, blocks: Iterable[bytes]) -> int:
-    """Write a new file inside a folder that `atomic_folder` yielded, and return its size.
-
-    Raises:
-        StorageError: the disk is full or the file cannot be written.
-    """
+    """Write a new file inside a folder that `atomic_folder` yielded, and return its size."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb") as file:
@@ -142,11 +124,7 @@ def write_blocks(path: Path, blocks: Iterable[bytes]) -> int:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a log; a kill may tear the last one, which `results.read_log` leaves out.
-
-    Raises:
-        StorageError: the disk is full or the file cannot be written.
-    """
+    """Add a line to a log; a kill may tear the last one, which `records.read_log` leaves out."""
     with storage_errors(path, len(line)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:

@@ -1,7 +1,8 @@
 """The decoded cache: every aligned face as raw pixels in one file, checked block by block.
 
 Training reads pixels at random thousands of times; decoding an image each time would cost more than the
-training step on a GPU. The file is a plain NumPy array in the index's order. Shapes: N faces, H side.
+training step on a GPU. The file is a plain NumPy array in the index's order. Whatever reads it raises an
+IntegrityError where it is damaged, cut short or of another index, or lacks a face. Shapes: N faces, H side.
 """
 
 from __future__ import annotations
@@ -149,11 +150,7 @@ class FaceFile:
     """
 
     def __init__(self, path: Path, shape: Sequence[int]) -> None:
-        """Open the cache of so many faces.
-
-        Raises:
-            IntegrityError: it cannot be read, or is another array.
-        """
+        """Open the cache of so many faces."""
         self.path, self.shape = path, tuple(shape)
         self._face_bytes = math.prod(self.shape[1:])
         header = _header(*self.shape[:2])
@@ -168,11 +165,7 @@ class FaceFile:
             raise IntegrityError(f"{path} is not what its checksums are for; delete it and run again.")
 
     def read(self, places: NDArray[np.integer], out: NDArray[np.uint8]) -> None:
-        """Read the faces at `places` (B,) into `out` (B, H, H, 3); several threads may at a time.
-
-        Raises:
-            IntegrityError: the file is cut short, or the disk fails.
-        """
+        """Read the faces at `places` (B,) into `out` (B, H, H, 3); several threads may at a time."""
         firsts = places.tolist()
         if hasattr(os, "posix_fadvise"):  # not on macOS; a cold disk finds them together, 4 times as fast
             for first in firsts:
@@ -182,11 +175,7 @@ class FaceFile:
             self.read_from(first, face)
 
     def read_from(self, first: int, out: NDArray[np.uint8]) -> None:
-        """Read what lies from face `first` on into `out`, as much as it holds.
-
-        Raises:
-            IntegrityError: the file is cut short, or the disk fails.
-        """
+        """Read what lies from face `first` on into `out`, as much as it holds."""
         start, left = self._start + first * self._face_bytes, out.data.cast("B")
         while left:
             try:
@@ -232,30 +221,18 @@ class OpenFaces:
         return OpenFaces(self.file, self.places[ids], names, people)
 
     def read(self, ids: NDArray[np.integer], out: NDArray[np.uint8]) -> None:
-        """Read the chosen faces `ids` (B,), from 0 to N - 1, into `out` (B, H, H, 3).
-
-        Raises:
-            IntegrityError: the file is cut short, or the disk fails.
-        """
+        """Read the chosen faces `ids` (B,), from 0 to N - 1, into `out` (B, H, H, 3)."""
         self.file.read(self.places[ids], out)
 
 
 def load_faces(folder: DataFolder, rows: pd.DataFrame) -> Faces:
-    """Return the faces that `rows` (with a column sample_id) names, in its order, in memory.
-
-    Raises:
-        IntegrityError: the cache is damaged, belongs to another index or lacks a face.
-    """
+    """Return the faces that `rows` (with a column sample_id) names, in its order, in memory."""
     faces = open_faces(folder, rows)
     return Faces(faces[:], faces.sample_ids, faces.people)
 
 
 def open_faces(folder: DataFolder, rows: pd.DataFrame) -> OpenFaces:
-    """Find the faces that `rows` (with a column sample_id) names, in its order, and check their blocks.
-
-    Raises:
-        IntegrityError: the cache is damaged, belongs to another index or lacks a face.
-    """
+    """Find the faces that `rows` (with a column sample_id) names, in its order, and check their blocks."""
     known = records.read_json(folder.cache_hashes)
     if known.get("index") != files.sha256_of(folder.faces):
         raise IntegrityError(f"{folder.cache} was made for other faces; delete it and run again.")
