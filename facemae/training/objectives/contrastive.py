@@ -110,29 +110,23 @@ class Contrastive(Objective):
         how = settings.compared_views
         torch.manual_seed(seed_of(seed, "head"))
         try:
-            return ContrastiveModel(
-                Branch(encoder, cls.make_projection(encoder.width, how)), cls.make_predictor(how)
-            )
+            projection, predictor = cls.heads(encoder.width, how)
         except ImportError as error:
             raise UsageError(
                 f"pretrain.method: {settings.method} takes the package lightly, which cannot be loaded "
                 f"({error}); pip install 'facemae[contrastive]', or choose method mae."
             ) from error
+        return ContrastiveModel(Branch(encoder, projection), predictor)
 
     @staticmethod
-    def make_projection(width: int, views: config.Views) -> nn.Module:
-        """Return the head after an encoder of a width."""
+    def heads(width: int, views: config.Views) -> tuple[nn.Module, nn.Module]:
+        """Return the projection of an encoder's width, and what follows it in the trained branch alone."""
         raise NotImplementedError
-
-    @staticmethod
-    def make_predictor(views: config.Views) -> nn.Module:
-        """Return what comes after the projection of the trained branch alone."""
-        return nn.Identity()
 
     @staticmethod
     def make_criterion(views: config.Views) -> nn.Module:
-        """Return the loss."""
-        raise NotImplementedError
+        """Return the loss, where it has a state or is one of lightly's."""
+        return nn.Identity()
 
     def compare(self, own: Tensor, averages: Tensor) -> Tensor:
         """Return the loss of both views' projections (2 B, P); `averages` is `own` without such a branch."""
@@ -188,25 +182,22 @@ class SimCLR(Contrastive):
     """Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020."""
 
     @staticmethod
-    def make_projection(width: int, views: config.Views) -> nn.Module:
-        """Return lightly's head."""
+    def heads(width: int, views: config.Views) -> tuple[nn.Module, nn.Module]:
+        """Return lightly's head alone."""
         from lightly.models.modules.heads import SimCLRProjectionHead
 
-        head: nn.Module = SimCLRProjectionHead(width, views.hidden, views.projection)
-        return head
+        return SimCLRProjectionHead(width, views.hidden, views.projection), nn.Identity()
 
     @staticmethod
     def make_criterion(views: config.Views) -> nn.Module:
         """Return NT-Xent."""
         from lightly.loss import NTXentLoss
 
-        loss: nn.Module = NTXentLoss(temperature=views.temperature)
-        return loss
+        return cast(nn.Module, NTXentLoss(temperature=views.temperature))
 
     def compare(self, own: Tensor, averages: Tensor) -> Tensor:
         """Return the loss of one view's projections against the other's."""
-        compared: Tensor = self.criterion(*own.chunk(2))
-        return compared
+        return cast(Tensor, self.criterion(*own.chunk(2)))
 
 
 class MoCo(Contrastive):
@@ -218,19 +209,13 @@ class MoCo(Contrastive):
     averages: ClassVar[bool] = True
 
     @staticmethod
-    def make_projection(width: int, views: config.Views) -> nn.Module:
-        """Return lightly's head of three layers."""
-        return _moco_head(width, views, layers=3)
+    def heads(width: int, views: config.Views) -> tuple[nn.Module, nn.Module]:
+        """Return lightly's heads of three and of two layers."""
+        from lightly.models.modules.heads import MoCoProjectionHead
 
-    @staticmethod
-    def make_predictor(views: config.Views) -> nn.Module:
-        """Return lightly's head of two layers."""
-        return _moco_head(views.projection, views, layers=2)
-
-    @staticmethod
-    def make_criterion(views: config.Views) -> nn.Module:
-        """Return nothing that has a state: the loss is `info_nce`."""
-        return nn.Identity()
+        sizes = views.hidden, views.projection
+        projection = MoCoProjectionHead(width, *sizes, num_layers=3, batch_norm=True)
+        return projection, MoCoProjectionHead(views.projection, *sizes, num_layers=2, batch_norm=True)
 
     def compare(self, own: Tensor, averages: Tensor) -> Tensor:
         """Return the mean of both directions: each view's query looks for the other view's key."""
@@ -248,41 +233,31 @@ class Dino(Contrastive):
     averages: ClassVar[bool] = True
 
     @staticmethod
-    def make_projection(width: int, views: config.Views) -> nn.Module:
-        """Return lightly's head."""
+    def heads(width: int, views: config.Views) -> tuple[nn.Module, nn.Module]:
+        """Return lightly's head alone."""
         from lightly.models.modules.heads import DINOProjectionHead
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # weight_norm is deprecated
-            head: nn.Module = DINOProjectionHead(width, views.hidden, views.hidden, views.projection)
-        return _copyable(head)
+            head = DINOProjectionHead(width, views.hidden, views.hidden, views.projection)
+        return _copyable(head), nn.Identity()
 
     @staticmethod
     def make_criterion(views: config.Views) -> nn.Module:
         """Return DINO's loss, whose state is the centre of the teacher's projections."""
         from lightly.loss import DINOLoss
 
-        loss: nn.Module = DINOLoss(
+        loss = DINOLoss(
             views.projection, teacher_temp=views.teacher_temperature, student_temp=views.temperature
         )
-        return loss
+        return cast(nn.Module, loss)
 
     def compare(self, own: Tensor, averages: Tensor) -> Tensor:
         """Return the loss of the student's projections against the teacher's."""
-        compared: Tensor = self.criterion(list(averages.chunk(2)), list(own.chunk(2)))
-        return compared
+        return cast(Tensor, self.criterion(list(averages.chunk(2)), list(own.chunk(2))))
 
 
 METHODS: dict[str, type[Contrastive]] = {"simclr": SimCLR, "moco": MoCo, "dino": Dino}
-
-
-def _moco_head(width: int, views: config.Views, layers: int) -> nn.Module:
-    from lightly.models.modules.heads import MoCoProjectionHead
-
-    head: nn.Module = MoCoProjectionHead(
-        width, views.hidden, views.projection, num_layers=layers, batch_norm=True
-    )
-    return head
 
 
 def _copyable(head: nn.Module) -> nn.Module:
