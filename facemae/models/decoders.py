@@ -136,13 +136,10 @@ class CrossBlock(nn.Module):
 
     def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """Return tokens (B, Q, E) that have looked at the visible ones (B, K + V, E)."""
-        tokens = tokens + self._attend(self.norm1(tokens), visible)
-        return cast(Tensor, tokens + self.mlp(self.norm2(tokens)))
-
-    def _attend(self, tokens: Tensor, visible: Tensor) -> Tensor:
         key, value = self.key_value(visible).chunk(2, dim=-1)
-        seen = _attend(self.query(tokens), key, value, self.heads, self.fused_attn)
-        return cast(Tensor, self.project(seen))
+        seen = _attend(self.query(self.norm1(tokens)), key, value, self.heads, self.fused_attn)
+        tokens = tokens + self.project(seen)
+        return cast(Tensor, tokens + self.mlp(self.norm2(tokens)))
 
 
 class PerToken(nn.Module):

@@ -216,10 +216,8 @@ class _Loop:
 
     def check(self) -> None:
         step = int(self.diverged_at)
-        if step >= 0:
-            self.diverge(step)
-
-    def diverge(self, step: int) -> None:
+        if step < 0:
+            return
         self.optimizer.zero_grad()
         losses = {name: float(value) for name, value in self.backward(step).items()}
         bad = [

@@ -72,10 +72,6 @@ def alike_in_a_source(evaluated: pd.DataFrame, trained: pd.DataFrame) -> pd.Data
     return _listed("name", one, other, KEPT)
 
 
-def _same_bytes(evaluated: pd.DataFrame, trained: pd.DataFrame, split: config.Split, _: Array | None) -> Hits:
-    return _equal(evaluated["content"], trained["content"])
-
-
 def _equal(evaluated: pd.Series, trained: pd.Series) -> Hits:
     """Return the rows whose value an evaluation row has, with the first that has it."""
     first = ~evaluated.duplicated().to_numpy()
@@ -112,7 +108,7 @@ def _same_embedding(
 LeakageCheck = Callable[[pd.DataFrame, pd.DataFrame, config.Split, Array | None], Hits]
 LEAKAGE_CHECKS: dict[str, LeakageCheck] = {
     "name": _same_name,
-    "bytes": _same_bytes,
+    "bytes": lambda evaluated, trained, *_: _equal(evaluated["content"], trained["content"]),
     "hash": _same_hash,
     "embedding": _same_embedding,
 }

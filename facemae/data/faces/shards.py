@@ -218,12 +218,10 @@ def _keep(path: Path, keep: NDArray[np.bool_]) -> None:
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Return a shard, or some of its columns; every page is checked against its checksum."""
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read(columns)
+        with manifest.opened(path, f"delete it and {_MEND}") as shard:
+            table = shard.read(columns)
     except FileNotFoundError as error:
         raise IntegrityError(f"{path} is missing; {_MEND}.") from error
-    except (pa.ArrowException, OSError, ValueError) as error:  # damage comes as any of these
-        reason = " ".join(str(error).split())
-        raise IntegrityError(f"{path} is damaged ({reason}); delete it and {_MEND}.") from error
     return table.rename_columns([layout.RENAMED_COLUMNS.get(name, name) for name in table.column_names])
 
 

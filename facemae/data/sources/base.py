@@ -106,7 +106,6 @@ class Source:
         published_images: Photos its own documentation counts; None where that is not fixed.
         published_people: People, likewise; None also where nobody is named.
         sides: Names of files beside the photos that are read if they are there.
-        needs: Which of `sides` it cannot do without.
         convert: Turns a file that holds photos in a form of its own into a folder of images or of files
             whose byte ranges are images; called once, with the file and the folder to make.
         pairs: Yields the source's own lists of pairs.
@@ -131,7 +130,6 @@ class Source:
     published_images: int | None = None
     published_people: int | None = None
     sides: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
     convert: Convert | None = None
     pairs: ListPairs | None = None
     downloads: tuple[Remote, ...] = ()

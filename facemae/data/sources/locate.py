@@ -108,9 +108,6 @@ def locate(wanted: ChosenSource, raw: Path, unpacked: Path) -> Place:
         )
     _complete(source, images.parent)
     sides = {name: images.parent / name for name in source.sides if (images.parent / name).exists()}
-    lacking = [name for name in source.needs if name not in sides]
-    if lacking:
-        raise DataError(f"{images.parent} lacks {', '.join(lacking)}: {source.how_to_get}")
     with files.exclusive(files.private_folder(unpacked) / ".lock"):
         return Place(_unpacked(source, images, unpacked), sides)
 

@@ -140,7 +140,7 @@ def read(path: Path) -> Iterator[Entry]:
     Raises:
         IntegrityError: the file is damaged.
     """
-    with _opened(path) as table:
+    with opened(path) as table:
         if list(table.schema_arrow)[: len(_FIELDS)] != _FIELDS:
             raise pa.ArrowInvalid("its columns are not those of a list of photos")
         for batch in table.iter_batches(_BATCH):
@@ -158,7 +158,7 @@ def _entry(row: dict[str, Any]) -> Entry:
 
 def attributes_of(path: Path) -> list[pa.Field]:
     """Return the manifest's columns of attributes."""
-    with _opened(path) as table:
+    with opened(path) as table:
         return list(table.schema_arrow)[len(_FIELDS) :]
 
 
@@ -178,20 +178,26 @@ def _hashes(path: Path, column: str) -> NDArray[np.uint64]:
 
 
 def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    with _opened(path) as table:
+    with opened(path) as table:
         if not set(columns) <= set(table.schema_arrow.names):
             raise pa.ArrowInvalid("it lacks a column")
         yield from table.iter_batches(_BATCH, columns=columns)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+def opened(path: Path, mend: str = "make it again") -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, each page of which is checked against its checksum.
+
+    Raises:
+        IntegrityError: it is damaged; `mend` says what helps.
+        OSError: it cannot be opened.
+    """
     with open(path, "rb") as file:
         try:
             yield pq.ParquetFile(file, page_checksum_verification=True)
         except (pa.ArrowException, OSError, ValueError) as error:  # damage is any of them to pyarrow
             reason = " ".join(str(error).split())
-            raise IntegrityError(f"{path} is damaged ({reason}); make it again.") from error
+            raise IntegrityError(f"{path} is damaged ({reason}); {mend}.") from error
 
 
 def batched(items: Iterable[Entry], size: int) -> Iterator[list[Entry]]:

@@ -26,18 +26,14 @@ _LABELS: tuple[tuple[str, Callable[[str], Value]], ...] = (
 
 
 def _photos(place: Place, ignored: Counter[str]) -> Iterator[Photo]:
-    """Yield every picture; the release has names that lack a label, and those labels are left out."""
+    """Yield every picture, AGE_GENDER_RACE_TIME; where a label is missing, those before it still count."""
     for path, match in named_files(place.images, _FILE, ignored):
-        yield Photo(f"utkface/{printable(match[1])}", None, path, attributes=_attributes(match[1]))
-
-
-def _attributes(stem: str) -> dict[str, Value]:
-    """Read AGE_GENDER_RACE_TIME; where a label is missing, those before it still count."""
-    *labels, time = [part for part in stem.split("_") if part] or [""]
-    if not _TIME.match(time):
-        return {}
-    known = {name: read(label) for (name, read), label in zip(_LABELS, labels, strict=False)}
-    return {name: value for name, value in known.items() if value is not None}
+        *labels, time = [part for part in match[1].split("_") if part] or [""]
+        known = {}
+        if _TIME.match(time):
+            read = {name: of(label) for (name, of), label in zip(_LABELS, labels, strict=False)}
+            known = {name: value for name, value in read.items() if value is not None}
+        yield Photo(f"utkface/{printable(match[1])}", None, path, attributes=known)
 
 
 SOURCE = Source(

@@ -71,7 +71,6 @@ def test_every_pack_says_what_it_is_and_that_it_is_aligned(name):
     assert source.credit
     assert source.address in source.how_to_get
     assert source.images.endswith((".rec", ".bin"))
-    assert not source.needs
 
 
 def test_what_came_from_ms_celeb_says_that_it_was_withdrawn():
