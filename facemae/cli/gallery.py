@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facemae.cli.options import agreed
+from facemae.cli.options import ComputeOption, agreed
 from facemae.cli.recognition import (
-    DeviceOption,
     JsonOption,
     ModelOption,
     ResultsOption,
@@ -65,7 +64,7 @@ def add(
     model: ModelOption = None,
     results: ResultsOption = None,
     gallery: UrlOption = None,
-    device: DeviceOption = "auto",
+    device: ComputeOption = "auto",
 ) -> None:
     """Enrol a person from photos, or everybody in a folder; the photos themselves are not kept."""
     from facemae.recognition.enrolment import Terms, enrol, until

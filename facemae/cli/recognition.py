@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from facemae.cli.options import CacheOption, RawOption, WorkersOption
+from facemae.cli.options import CacheOption, ComputeOption, RawOption, WorkersOption
 from facemae.core import files
 from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import say, track
@@ -38,23 +38,17 @@ ResultsOption = Annotated[
     typer.Option("--results", help="Folder of results; FACEMAE_RESULTS, or else results, if not given."),
 ]
 UrlOption = Annotated[
-    str | None,
-    typer.Option("--gallery", help="SQLite file or PostgreSQL address; gallery.url if not given."),
+    str | None, typer.Option("--gallery", help="SQLite file or PostgreSQL address; gallery.url if not given.")
 ]
 ThresholdOption = Annotated[
     float | None,
     typer.Option("--threshold", min=-1, max=1, help="Least similarity of a match."),
 ]
 RateOption = Annotated[
-    float | None,
-    typer.Option("--fmr", min=0, max=1, help="False match rate that sets the threshold."),
+    float | None, typer.Option("--fmr", min=0, max=1, help="False match rate that sets the threshold.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Device = Literal["auto", "cpu", "cuda"]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
-
-
-# --- recognising ---
 
 
 def identify(
@@ -69,7 +63,7 @@ def identify(
     fmr: RateOption = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Candidates per face.")] = 5,
     as_json: JsonOption = False,
-    device: DeviceOption = "auto",
+    device: ComputeOption = "auto",
 ) -> None:
     """Say who is on photos, among the people enrolled: each face is matched or unknown."""
     from facemae.recognition.recogniser import as_json as plain
@@ -153,7 +147,7 @@ def verify(
     threshold: ThresholdOption = None,
     fmr: RateOption = None,
     as_json: JsonOption = False,
-    device: DeviceOption = "auto",
+    device: ComputeOption = "auto",
 ) -> None:
     """Say whether two photos show the same person."""
     recogniser = open_recogniser(model, results, device)
@@ -177,7 +171,7 @@ def explain(
     model: ModelOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
-    device: DeviceOption = "auto",
+    device: ComputeOption = "auto",
 ) -> None:
     """Say how the score of two photos changes when a region of either face is covered."""
     from facemae.recognition.explanation import leave_out, score

@@ -29,12 +29,9 @@ LEAST_DIMENSION = 4.0  # what tells people apart has 8 or more; C people allow C
 class Health:
     """What the embedding does with faces that it has learnt from.
 
-    Attributes:
-        effective_dimension: Participation ratio of the covariance's eigenvalues, 1 to M.
-        genuine_mean, genuine_sd: Of the cosines of two faces of one person.
-        impostor_mean, impostor_sd: Of the cosines of two people's faces.
-        rank1: Share of faces whose nearest other face is of the same person.
-        people: Whose faces these are.
+    The effective dimension is the participation ratio of the covariance's eigenvalues, 1 to M; means and
+    deviations are of the cosines of two faces; `rank1` is the share of faces whose nearest other face is of
+    the same person.
     """
 
     effective_dimension: float

@@ -100,17 +100,9 @@ def _rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
 
 
 def _face(face: Aligned) -> dict[str, Any]:
-    return {
-        "score": face.score,
-        "face_px": face.face_px,
-        "residual": face.residual,
-        "yaw": face.yaw,
-        "sharpness": face.sharpness,
-        "warnings": face.warnings,
-        "landmarks": None if face.landmarks is None else face.landmarks.ravel().tolist(),
-        "hash": perceptual_hash(face.image),
-        "image": encode_face(face.image),
-    }
+    landmarks = None if face.landmarks is None else face.landmarks.ravel().tolist()
+    encoded = {"hash": perceptual_hash(face.image), "image": encode_face(face.image)}
+    return vars(face) | {"landmarks": landmarks} | encoded
 
 
 def encode_face(face: NDArray[np.uint8]) -> bytes:

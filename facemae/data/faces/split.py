@@ -143,8 +143,7 @@ def listed_people(
     if rows.empty:
         known = ", ".join(sorted(pairs["protocol"].unique())) or "none"
         raise UsageError(f"split.pairs: no data set here has the list {split.pairs}; there are: {known}.")
-    named = pd.concat([rows[["first", "fold"]].set_axis(["id", "fold"], axis=1),
-                       rows[["second", "fold"]].set_axis(["id", "fold"], axis=1)])  # fmt: skip
+    named = rows.melt("fold", ["first", "second"], value_name="id")
     named["person"] = named["id"].map(people)
     if named["person"].isna().any():
         photo = named.loc[named["person"].isna(), "id"].iloc[0]

@@ -39,13 +39,9 @@ BYTES, ORIGIN = "bytes", "origin.json"
 class Net:
     """How patiently a mirror is asked; times in seconds.
 
-    Attributes:
-        sleep: Waits that many seconds.
-        retry: How often a mirror is asked, and how long is waited in between; a server may ask for less than
-            `retry.backoff_max` of waiting.
-        timeout: How long to wait for a connection, and for the next bytes.
-        slowest: Bytes per second below which, on average over `patience`, the connection counts as stalled.
-        patience: See `slowest`.
+    `retry` says how often a mirror is asked and how long `sleep` waits in between: a server may ask for less
+    than `retry.backoff_max`. `timeout` is for a connection, and for the next bytes; below `slowest` bytes per
+    second, on average over `patience`, the connection counts as stalled.
     """
 
     sleep: Callable[[float], None] = time.sleep

@@ -1,4 +1,7 @@
-"""Walking folders of photos and reading lists: what the sources share."""
+"""Walking folders of photos and reading lists: what the sources share.
+
+Whatever reads a list raises a UsageError where the file cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +161,6 @@ def read_pairs(path: Path) -> list[ListedPair]:
 
     Raises:
         IntegrityError: a column is missing, or a line cannot be understood or contradicts another.
-        UsageError: the file cannot be read.
     """
     listed: list[ListedPair] = []
     folds: list[str] = []
@@ -190,11 +192,7 @@ def read_pairs(path: Path) -> list[ListedPair]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file, without their ends, and their numbers from 1.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
+    """Yield the lines of a text file, without their ends, and their numbers from 1."""
     for number, line in enumerate(_raw_lines(path), start=1):
         yield number, line.rstrip("\r\n")
 
@@ -205,7 +203,6 @@ def rows(path: Path, columns: Collection[str]) -> Iterator[tuple[int, dict[str, 
     Raises:
         IntegrityError: one of `columns` is missing, one is there twice, or a row has more or fewer values
             than the first line.
-        UsageError: the file cannot be read.
     """
     reader = csv.reader(_raw_lines(path), skipinitialspace=True)
     try:

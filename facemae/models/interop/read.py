@@ -45,12 +45,9 @@ PLAIN = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int3
 class Foreign:
     """Weights from elsewhere, and what is known of them beyond their shapes.
 
-    Attributes:
-        path: The file that they are from.
-        tensors: By the names in the file; where the format allows it, left on disk until they are used.
-        normalisation: Of the images that the network was trained on; None: [-1, 1], or not known.
-        heads: Attention heads; None: not known.
-        image_size: Height and width of the images that it was trained on; None: not known.
+    The tensors have the names of the file and stay on disk, where the format allows it, until they are used.
+    `normalisation`, None also for [-1, 1], and `image_size`, height and width, are those of the images that
+    the network was trained on; None: not known.
     """
 
     path: Path
