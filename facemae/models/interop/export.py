@@ -34,7 +34,7 @@ MIDDLE = [0.5, 0.5, 0.5]  # mean and deviation that take pixels in [0, 1] to our
 def export(stage: Path, library: str, out: Path) -> None:
     """Write a trained run for another library: a folder of weights and what that library asks beside them.
 
-    `stage` is the folder of a `pretrain` stage, for timm also of a `finetune` stage and for ONNX only of that;
+    `stage` is the folder of a `pretrain` stage, for timm also of a `finetune` stage, for ONNX only of that;
     `library` is a key of `EXPORTS`.
 
     Raises:
