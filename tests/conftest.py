@@ -24,6 +24,7 @@ SMALL = {
     "seeds": [0, 1],
     "data": {"image_size": 32},
     "split": {"folds": 2},
+    "runs": {"face_mae": None},
     "defaults": {
         "model": {"patch_size": 8, "width": 16, "depth": 2, "heads": 2, "embedding": 8},
         "pretrain": {"decoder_width": 16, "decoder_heads": 2, "steps": 10, "batch_size": 4},

@@ -239,7 +239,7 @@ def test_config_prints_the_whole_experiment(facemae, overlay, root):
     assert content["seeds"] == [5]
     assert content["runs"] == shipped["runs"] | {"block": None}
     assert content["defaults"] == shipped["defaults"]
-    assert config.parse(content).run_names == ["scratch", "random", "grid", "region"]
+    assert config.parse(content).run_names == ["scratch", "random", "grid", "region", "face_mae"]
 
 
 def test_config_writes_a_file_that_is_a_configuration(facemae, tmp_path, root):

@@ -66,9 +66,9 @@ def refusal(content):
 
 def test_shipped_config_loads(root):
     experiment = config.load([root / "config.yaml"])
-    assert experiment.run_names == ["scratch", "random", "block", "grid", "region"]
+    assert experiment.run_names == ["scratch", "random", "block", "grid", "region", "face_mae"]
     assert [experiment.run(name).strategy for name in experiment.run_names] == [
-        "none", "random", "block", "grid", "region",
+        "none", "random", "block", "grid", "region", "face-mae",
     ]  # fmt: skip
     assert experiment.dataset == "orl"
 
@@ -516,7 +516,7 @@ def test_merge_by_hand():
 def test_null_drops_a_run(shipped):
     shipped["runs"]["block"] = None
     experiment = parse(shipped)
-    assert experiment.run_names == ["scratch", "random", "grid", "region"]
+    assert experiment.run_names == ["scratch", "random", "grid", "region", "face_mae"]
     with pytest.raises(UsageError, match=r"^runs\.block: there is no such run; .* scratch, random, grid"):
         experiment.run("block")
 
