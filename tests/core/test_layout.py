@@ -75,7 +75,8 @@ def test_a_log_torn_anywhere_keeps_its_whole_lines(tmp_path):
 
 def test_nothing_after_a_damaged_line_is_believed(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
-    assert records.read_log(tmp_path / "log.jsonl") == [{"step": 1}]
+    with pytest.raises(IntegrityError, match="damaged in line 2"):
+        records.read_log(tmp_path / "log.jsonl")
 
 
 def test_a_number_that_is_not_finite_is_no_line(tmp_path):
