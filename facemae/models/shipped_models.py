@@ -51,12 +51,20 @@ def find(name: str) -> Path:
         raise UsageError(f"There is no model {name} in the package; there are {', '.join(WEIGHTS)}.")
     folder = FOLDER / name
     if not (folder / CARD).is_file():
-        raise UsageError(f"The model {name} is not in this installation; get it with: {repair(name)}")
+        raise UsageError(
+            f"The model {name} is not in this installation; take one that facemae models lists, or, where its "
+            f"files were deleted, get them again with: {repair(name)}"
+        )
     for file, expected in card(name)["files"].items():
         if _sha256(folder / file) != expected:
             what = "is not the file that its card names" if (folder / file).is_file() else "is missing"
             raise IntegrityError(f"{folder / file} {what}; get the model again with: {repair(name)}")
     return folder
+
+
+def present() -> list[str]:
+    """Return the names of the models whose folder is in this installation, whole or damaged."""
+    return [name for name in WEIGHTS if (FOLDER / name).is_dir()]
 
 
 def missing(name: str) -> str:

@@ -173,7 +173,7 @@ def every_model(paths: Results | None = None) -> list[Model]:
         paths: The results whose runs are among them; None, or where there are none: no runs.
     """
     found: list[Model] = [OffTheShelfModel(name) for name in RECOGNISERS]
-    found += [_shipped(name) for name in shipped_models.WEIGHTS if shipped_models.is_recogniser(name)]
+    found += [_shipped(name) for name in shipped_models.present() if shipped_models.is_recogniser(name)]
     if paths is not None and paths.config.is_file():
         found += models(paths)
     # A stable sort: without a figure on LFW the runs stay in the order of their own results.
@@ -184,7 +184,7 @@ def list_models(paths: Results | None = None) -> list[Facts]:
     """Return what is known of every model, in the order of `every_model`; the first is the default."""
     found = [each.facts() for each in every_model(paths)]
     found = [replace(each, default=place == 0 and not each.missing) for place, each in enumerate(found)]
-    others = [name for name in shipped_models.WEIGHTS if not shipped_models.is_recogniser(name)]
+    others = [name for name in shipped_models.present() if not shipped_models.is_recogniser(name)]
     return found + [_facts(name, View2(), NO_RECOGNISER.format(name)) for name in others]
 
 
