@@ -52,8 +52,8 @@ def find(name: str) -> Path:
     folder = FOLDER / name
     if not (folder / CARD).is_file():
         raise UsageError(
-            f"The model {name} is not in this installation; take one that facemae models lists, or, where its "
-            f"files were deleted, get them again with: {repair(name)}"
+            f"The model {name} is not in this installation; take one that facemae models lists, or, where "
+            f"its files were deleted, get them again with: {repair(name)}"
         )
     for file, expected in card(name)["files"].items():
         if _sha256(folder / file) != expected:

@@ -197,7 +197,7 @@ def test_the_autoencoder_is_listed_and_is_no_recogniser(shipped):
 
 def test_a_model_that_is_not_installed_says_how_to_get_it(shipped):
     assert "face-tiny" not in [each.name for each in list_models()]
-    with pytest.raises(UsageError, match="face-tiny is not in .* again with: pip install --force-reinstall"):
+    with pytest.raises(UsageError, match=r"face-tiny is not in .* again with: pip install --force-reinstall"):
         find_model("face-tiny")
 
 
