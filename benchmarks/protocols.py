@@ -66,7 +66,8 @@ def faces(images: np.ndarray, features: int = FEATURES) -> tuple[np.ndarray, np.
 
 
 def _values(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:
-    all_pairs.measure(embeddings, identity, None, FAR_TARGETS)
+    drawn_once = np.ones((1, int(identity.max()) + 1), np.int64)
+    all_pairs.measure(embeddings, identity, drawn_once, FAR_TARGETS)
 
 
 def _bootstrap(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:

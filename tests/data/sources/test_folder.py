@@ -177,7 +177,7 @@ def test_pairs_csv_is_a_list_and_no_photo(tmp_path):
         b"a/1.jpg,./a//2.jpg,1,0\r\n"
         b"\r\n"
         b'a/1.jpg,"b/1, 2.jpg",False,3\r\n'
-        b"a/\xff.jpg,a/1.jpg,yes,\r\n",
+        b"a/\xff.jpg,a/1.jpg,yes,0\r\n",
     )
     assert found == [
         Pair("pairs", 0, "labelled/a/1.jpg", "labelled/a/2.jpg", True),

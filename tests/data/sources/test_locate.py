@@ -389,17 +389,6 @@ def test_a_data_set_behind_a_form_is_told_where_to_get(raw, tmp_path, name):
     assert list(tmp_path.iterdir()) == [raw]
 
 
-def test_a_list_that_is_needed_and_missing_is_told(raw, tmp_path, monkeypatch, held):
-    source = replace(held[0], needs=("own.csv",), downloads=(), how_to_get="Ask us.")
-    monkeypatch.setitem(SOURCES, "held", source)
-    make_folder(raw / "there", {"held/1.jpg": b"one"})
-    with pytest.raises(DataError, match=rf"^{raw}/there lacks own\.csv: Ask us\.$"):
-        locate.locate(find("held", SET_LABELLED, raw), raw, tmp_path / "unpacked")
-    make_folder(raw / "there", {"own.csv": b""})
-    place = locate.locate(find("held", SET_LABELLED, raw), raw, tmp_path / "unpacked")
-    assert set(place.sides) == {"own.csv"}
-
-
 # --- downloads ---
 
 

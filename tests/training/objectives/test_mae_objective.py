@@ -227,7 +227,7 @@ def test_a_guides_loss_changes_no_gradient_of_the_autoencoder(make):
 def made_loss(made):
     """Return the loss of step 0 without a guide."""
     images, crops = made._images(0, slice(0, BATCH))
-    noise = made._noise(slice(0, BATCH), "mask", 0)
+    noise = made.noise("mask", 0, slice(0, BATCH))
     mask = made.draw_mask(images, crops, noise, 0.0)
     prediction = made.model(images, mask)
     return errors_of(made.model, prediction, images, mask, made.settings).mean().detach()
