@@ -126,7 +126,7 @@ def test_two_photos_are_verified(place):
 def test_the_threshold_follows_the_false_match_rate(place):
     page = open_page("recognise", model="region/1")
     assert page.selectbox(key="fmr").options == ["1 in 10 comparisons"]
-    assert "measured on 12 unseen people" in written(page)
+    assert "measured on 12 people that it was not trained on" in written(page)
 
 
 def test_the_cover_shows_what_an_occluder_and_a_mitigation_change(place):

@@ -195,8 +195,7 @@ _STATE = select(COUNTERS.c.name, COUNTERS.c.value).where(COUNTERS.c.name.in_(["r
 def _prepare(path: Path) -> tuple[int, int]:
     """Make folder and file where they are missing, for nobody but their owner; return which file it is."""
     try:
-        if not path.parent.exists():
-            path.parent.mkdir(parents=True, mode=0o700)
+        path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         for each in (path, *(path.parent / f"{path.name}{end}" for end in _BESIDE)):
