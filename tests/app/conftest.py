@@ -1,9 +1,11 @@
 """Make the invented results folder available to the app's tests."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from results_folder import EVERYTHING, make_results, pack_models, photos_are_orls
 
 from facemae.core import files, records
@@ -75,6 +77,9 @@ def packed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def with_models(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the package come with them."""
+def with_models(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the package come with them; pages that other tests have opened know none."""
     monkeypatch.setattr(shipped_models, "FOLDER", packed)
+    st.cache_data.clear()
+    yield
+    st.cache_data.clear()
