@@ -73,8 +73,8 @@ class Database:
             if not held:
                 first = [{"name": name, "value": value} for name, value in schema.FIRST.items()]
                 connection.execute(insert(COUNTERS), first)
-            elif held.get("schema") == 1:
-                rows.upgrade(connection)
+            elif held.get("schema") in (1, 2):
+                rows.upgrade(connection, held["schema"])
             self._backend.settle(connection)
             counters(connection)
 

@@ -25,7 +25,7 @@ from facemae.recognition.gallery.search import Matrix, with_room
 
 _BATCH = 2000  # templates read at a time
 _CLOSE_NAMES = 3  # offered for one that is not there
-_PERSON = ("name", "created", "consent", "retain_until")
+_PERSON = ("id", "name", "created", "consent", "retain_until")
 _TEMPLATE = ("person", "model", "vector", "quality", "created", "thumbnail_digest")
 # What a template's checksum is made of, without the thumbnail, which has one of its own.
 CHECKED = (
@@ -56,14 +56,16 @@ def check_person(row: RowMapping) -> None:
 
 def put_person(connection: Connection, person: int | None, **changes: Any) -> int:
     """Enter a person, or change the fields of one who is there; return their number."""
-    if person is None:
-        entered = insert(PEOPLE).values(**changes, digest=_digest(changes, _PERSON)).returning(PEOPLE.c.id)
-        return int(connection.execute(entered).scalar_one())
-    held = connection.execute(select(PEOPLE).where(PEOPLE.c.id == person)).mappings().one()
-    check_person(held)
-    digest = _digest(dict(held) | changes, _PERSON)
-    connection.execute(update(PEOPLE).where(PEOPLE.c.id == person).values(**changes, digest=digest))
-    return person
+    if person is None:  # the database gives the number, which the checksum covers
+        entered = insert(PEOPLE).values(**changes).returning(PEOPLE.c.id)
+        held: dict[str, Any] = {"id": int(connection.execute(entered).scalar_one())}
+    else:
+        row = connection.execute(select(PEOPLE).where(PEOPLE.c.id == person)).mappings().one()
+        check_person(row)
+        held = dict(row)
+    digest = _digest(held | changes, _PERSON)
+    connection.execute(update(PEOPLE).where(PEOPLE.c.id == held["id"]).values(**changes, digest=digest))
+    return int(held["id"])
 
 
 def people(connection: Connection, today: date, *which: Any) -> list[Person]:
@@ -304,23 +306,30 @@ def _plain(value: Any) -> Any:
 # --- a gallery of an earlier FaceMAE ---
 
 
-def upgrade(connection: Connection) -> None:
-    """Give the rows of schema 1, whose checksum was of vector and model alone, those of schema 2.
+def upgrade(connection: Connection, version: int) -> None:
+    """Give the rows of schema 1 or 2 the checksums of schema 3.
 
-    A template that was damaged before stays so: its checksum is left empty. The newest day that the gallery
-    has seen is that on which somebody was enrolled last.
+    In schema 1 a template's was of vector and model alone and a person had none, in schema 2 a person's did
+    not cover their number. What was damaged before stays so: its checksum is left empty. The newest day that
+    a gallery of schema 1 has seen is that on which somebody was enrolled last.
     """
+    if version == 1:
+        _upgrade_first(connection)
+    for row in connection.execute(select(PEOPLE)).mappings().all():
+        whole = version == 1 or row["digest"] == _digest(row, _PERSON[1:])
+        digest = _digest(row, _PERSON) if whole else ""
+        connection.execute(update(PEOPLE).where(PEOPLE.c.id == row["id"]).values(digest=digest))
+    known = update(COUNTERS).where(COUNTERS.c.name == "schema")
+    connection.execute(known.values(value=schema.VERSION))
+
+
+def _upgrade_first(connection: Connection) -> None:
     for table, column in ((PEOPLE, "digest VARCHAR(64) NOT NULL DEFAULT ''"),
                           (TEMPLATES, "thumbnail_digest VARCHAR(64)")):  # fmt: skip
         connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column}")
-    for row in connection.execute(select(PEOPLE)).mappings().all():
-        digest = _digest(row, _PERSON)
-        connection.execute(update(PEOPLE).where(PEOPLE.c.id == row["id"]).values(digest=digest))
     newest = connection.scalar(select(func.max(PEOPLE.c.consent)))
     day = 0 if newest is None else retention.stored(newest.date())
     connection.execute(insert(COUNTERS).values(name="day", value=day))
-    version = update(COUNTERS).where(COUNTERS.c.name == "schema")
-    connection.execute(version.values(value=schema.VERSION))
     numbers = connection.scalars(select(TEMPLATES.c.id)).all()
     for number in numbers:  # one by one: with their pictures they may be large
         one = select(*CHECKED, TEMPLATES.c.thumbnail).where(TEMPLATES.c.id == number)

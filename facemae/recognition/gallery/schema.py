@@ -40,7 +40,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from facemae.core.errors import IntegrityError, UsageError
 
-VERSION = 2  # of the schema; a gallery with a higher one is refused, a lower one is brought up to it
+VERSION = 3  # of the schema; a gallery with a higher one is refused, a lower one is brought up to it
 LARGEST = 16_000  # numbers of a template: the limit of pgvector's type
 THUMBNAIL = 64  # pixels a side, at most
 _THUMBNAIL_BYTES = 65_536

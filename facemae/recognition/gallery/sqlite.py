@@ -58,7 +58,7 @@ class Sqlite:
             raise UsageError(_MISSING.format(self.path))
         self._lock = threading.Lock()
         self._matrices: dict[str, tuple[tuple[Any, ...], Matrix]] = {}
-        self._file = _prepare(self.path)
+        self._file = _prepare(self.path, create)
         url = URL.create("sqlite", database=str(self.path))
         # Parameters are names and templates, which no message may repeat.
         self.engine = create_engine(
@@ -78,9 +78,7 @@ class Sqlite:
         if not held and not self._create:
             raise UsageError(_MISSING.format(self.path))
         if held and COUNTERS.name not in held:
-            raise IntegrityError(
-                "The gallery's file is a database of another program; choose another file for the gallery."
-            )
+            raise IntegrityError(_FOREIGN)
         # A damaged page may hide people instead of failing; reading 200 MB takes a third of a second.
         if held and connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar() != "ok":
             raise IntegrityError(schema.DAMAGED)
@@ -180,6 +178,7 @@ class Sqlite:
 
 
 _MISSING = "There is no gallery at {}; name another with --gallery, or enrol somebody first."
+_FOREIGN = "The gallery's file is a database of another program; choose another file for the gallery."
 _NO_ACCESS = frozenset({
     sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_AUTH,
@@ -192,7 +191,7 @@ _NOT_NOW = {
 _STATE = select(COUNTERS.c.name, COUNTERS.c.value).where(COUNTERS.c.name.in_(["revision", "removals"]))
 
 
-def _prepare(path: Path) -> tuple[int, int]:
+def _prepare(path: Path, create: bool) -> tuple[int, int]:
     """Make folder and file where they are missing, for nobody but their owner; return which file it is."""
     try:
         path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -203,9 +202,7 @@ def _prepare(path: Path) -> tuple[int, int]:
                 raise IntegrityError(
                     "The gallery's file is a link, a folder or a device; name the file itself."
                 )
-        with open(path, "rb") as file:
-            if file.read(len(_MAGIC)) not in (b"", _MAGIC):
-                raise IntegrityError(schema.DAMAGED)  # before anything is changed: it may be anything
+        _check_own(path, create)
         if path.stat().st_mode & 0o077:  # the log beside it gets the same permissions from SQLite
             path.chmod(0o600)
         return _file_of(path)
@@ -213,6 +210,40 @@ def _prepare(path: Path) -> tuple[int, int]:
         raise StorageError(
             f"The gallery's file cannot be opened ({error.strerror}); check its folder's permissions."
         ) from error
+
+
+def _check_own(path: Path, create: bool) -> None:
+    """Stop before anything is changed if the file is no gallery, nor empty where one is to be made.
+
+    SQLite is told that nobody writes to the file: else it would make others beside it. It does not see then
+    what is in the write-ahead log alone, so the name of a table is looked for there.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(_MAGIC)) not in (b"", _MAGIC):
+            raise IntegrityError(schema.DAMAGED)
+    log, name = path.with_name(f"{path.name}-wal"), COUNTERS.name.encode()
+    for wait in (0.0, 0.1, 1.0):  # another process may be making the tables
+        time.sleep(wait)
+        logged = log.read_bytes() if log.exists() else b""
+        tables = [] if name in logged else _tables(path)
+        if tables or not logged or name in logged:
+            break
+    if name in logged or name in tables:
+        return
+    if tables or logged:
+        raise IntegrityError(_FOREIGN)
+    if not create:
+        raise UsageError(_MISSING.format(path))
+
+
+def _tables(path: Path) -> list[bytes]:
+    """Return the tables of a file to which nobody writes; an IntegrityError if it is damaged."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as held:
+            held.text_factory = bytes
+            return [row[0] for row in held.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # of a message that repeats a damaged name
+        raise IntegrityError(schema.DAMAGED) from error
 
 
 def _check_columns(connection: Connection, *tables: Table) -> None:

@@ -175,9 +175,13 @@ class Gallery(Database):
         """
         with self._removing() as connection:
             number = who if isinstance(who, int) else _person(connection, who).id
-            # A damaged row may name somebody who never was: then there are templates alone.
-            gone = connection.execute(delete(TEMPLATES).where(TEMPLATES.c.person == number)).rowcount
-            if not connection.execute(delete(PEOPLE).where(PEOPLE.c.id == number)).rowcount + gone:
+            gone = connection.execute(delete(PEOPLE).where(PEOPLE.c.id == number)).rowcount
+            # A damaged row may name somebody who never was, or have another number than its templates.
+            alone = TEMPLATES.c.person.not_in(select(PEOPLE.c.id))
+            gone += connection.execute(
+                delete(TEMPLATES).where((TEMPLATES.c.person == number) | alone)
+            ).rowcount
+            if not gone:
                 raise UsageError(f"Nobody is enrolled with number {number}; look at the list of people.")
 
     def count(self) -> int:

@@ -3,6 +3,8 @@ import hashlib
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from datetime import date
 
 import numpy as np
@@ -11,7 +13,7 @@ from recognition.gallery.test_schema import png
 
 from facemae.core.errors import IntegrityError, StorageError, UsageError
 from facemae.recognition.gallery import database, retention, rows, sqlite
-from facemae.recognition.gallery.schema import Template
+from facemae.recognition.gallery.schema import Template, digest
 from facemae.recognition.gallery.sqlite import Sqlite
 from facemae.recognition.gallery.store import Gallery
 
@@ -77,22 +79,67 @@ def test_a_folder_or_a_pipe_is_refused(tmp_path):
             Gallery(path)
 
 
-def test_a_database_of_another_program_is_refused_and_left_alone(in_file):
+def photos_in_a_log(path):
+    """Leave a database of another program as a kill does: all that it holds is in its write-ahead log."""
+    code = (
+        f"import os, sqlite3; held = sqlite3.connect({str(path)!r}); "
+        "held.execute('PRAGMA journal_mode = WAL'); held.execute('CREATE TABLE photos (id INTEGER)'); "
+        "held.commit(); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def photos_in_a_file(path):
+    with contextlib.closing(sqlite3.connect(path)) as held:
+        held.execute("CREATE TABLE photos (id INTEGER)")
+
+
+def nothing_yet(path):
+    path.touch()
+
+
+def no_tables(path):
+    with contextlib.closing(sqlite3.connect(path)) as held:
+        held.execute("PRAGMA user_version = 7")
+
+
+@pytest.mark.parametrize(("make", "create"), [
+    (photos_in_a_file, True), (photos_in_a_file, False), (photos_in_a_log, True), (photos_in_a_log, False),
+    (nothing_yet, False), (no_tables, False),
+])  # fmt: skip
+def test_a_file_that_is_no_gallery_is_refused_and_stays_as_it_was(in_file, make, create):
     in_file.parent.mkdir()
-    with sqlite3.connect(in_file) as connection:
-        connection.execute("CREATE TABLE photos (id INTEGER)")
-    with pytest.raises(IntegrityError, match="another program"):
-        Gallery(in_file)
-    with sqlite3.connect(in_file) as connection:
-        tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
-    assert tables == [("photos",)]
+    make(in_file)
+    in_file.chmod(0o644)
+
+    def state():
+        return {each.name: (each.read_bytes(), each.stat().st_mode, each.stat().st_mtime_ns)
+                for each in in_file.parent.iterdir()}  # fmt: skip
+
+    before = state()
+    told = (UsageError, "no gallery") if make in (nothing_yet, no_tables) else (IntegrityError, "another")
+    with pytest.raises(told[0], match=told[1]):
+        Gallery(in_file, create=create)
+    assert state() == before
+
+
+def test_a_gallery_whose_tables_are_in_its_log_alone_is_opened(in_file):
+    """As after a kill just behind the first transaction."""
+    code = (
+        "import os, sys; from facemae.recognition.gallery.store import Gallery; "
+        f"Gallery({str(in_file)!r}); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert b"gallery_counters" not in in_file.read_bytes()
+    with Gallery(in_file, create=False) as again:
+        assert again.people() == []
 
 
 def test_a_newer_gallery_is_refused(gallery, in_file):
     gallery.close()
     with sqlite3.connect(in_file) as connection:
-        connection.execute("UPDATE gallery_counters SET value = 3 WHERE name = 'schema'")
-    with pytest.raises(IntegrityError, match="schema 3 and this FaceMAE knows 2"):
+        connection.execute("UPDATE gallery_counters SET value = 4 WHERE name = 'schema'")
+    with pytest.raises(IntegrityError, match="schema 4 and this FaceMAE knows 3"):
         Gallery(in_file)
 
 
@@ -164,6 +211,7 @@ def test_no_flipped_bit_changes_anything_unnoticed(gallery, in_file, until):
     ("people", "retain_until = '2020-01-01'"),
     ("people", "retain_until = '2028-01-01'"),
     ("people", "name = 'Eve'"),
+    ("people", "id = 3"),
     ("templates", "created = '2020-01-01 00:00:00.000000'"),
     ("templates", "quality = 0.5"),
     ("templates", "person = 2"),
@@ -183,8 +231,7 @@ def test_a_changed_row_is_told_and_its_person_can_be_removed(gallery, enrol, unt
         everything(again, np.ones((1, 2)))
     with Gallery(in_file, purge=False) as again:
         assert again.count() == 2
-        for number in {person.id, 999} if "999" in change else {person.id}:
-            again.remove(number)
+        again.remove(3 if change == "id = 3" else person.id)
         assert [each.name for each in again.people()] == ["Bob"]
         if "person = 2" not in change:  # that template is Bob's, whom the message names
             assert len(again.search(np.ones((1, 2)), "model-a")[0]) == 1
@@ -225,6 +272,26 @@ INSERT INTO gallery_counters VALUES ('schema', 1), ('revision', 4), ('removals',
 INSERT INTO gallery_people VALUES (1, 'Ada', '2026-01-01 00:00:00.000000', '2026-01-02 03:04:05.000006',
     '2999-01-01');
 """
+
+
+def test_a_gallery_of_the_second_schema_gets_checksums_that_cover_the_numbers(gallery, enrol, in_file):
+    for name in ("Ada", "Bob"):
+        enrol(gallery, name, [1, 0])
+    told = gallery.export()["people"][0] | {"digest": ""}
+    fields = gallery.people()[0]
+    gallery.close()
+    moments = (each.replace(tzinfo=None) for each in (fields.created, fields.consent))
+    old = digest("Ada", *moments, fields.retain_until)
+    with contextlib.closing(sqlite3.connect(in_file)) as held:
+        held.execute("UPDATE gallery_counters SET value = 2 WHERE name = 'schema'")
+        held.execute(
+            "UPDATE gallery_people SET digest = ? WHERE id = 1", [old]
+        )  # Bob's is wrong for schema 2
+        held.commit()
+    with Gallery(in_file, purge=False) as again:
+        assert again.export("Ada")["people"][0] | {"digest": ""} == told
+        with pytest.raises(IntegrityError, match='Person 2, read as "Bob", is damaged'):
+            again.people()
 
 
 def counters_of(gallery):
