@@ -24,6 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 COMMAND = "snakemake --cores all"
+DAMAGE = "damage"  # what was said of the results on this page
 WAIT, QUEUE = 10.0, 9  # seconds that a visitor waits for a turn, and how many may wait
 
 # Networks run for one visitor at a time: two at once would each take more than twice as long.
@@ -73,6 +74,7 @@ def results_folders() -> dict[str, Path]:
 
 def choose_results() -> None:
     """Let the visitor choose a results folder, where there are several; every page follows."""
+    st.session_state.pop(DAMAGE, None)
     names = list(results_folders())
     if len(names) > 1:
         st.selectbox("Results folder", names, key="folder", bind="query-params", width=260)
@@ -97,15 +99,29 @@ def load(read: Callable[Concatenate[Results, P], T], *args: P.args, **kwargs: P.
 
 
 def load_if_there(read: Callable[Concatenate[Results, P], T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-    """Return the same as `load`, or None where there are no results."""
+    """Return the same as `load`, or None where there are no results, or damaged ones: that is said."""
     try:
         return load(read, *args, **kwargs)
     except FileNotFoundError:
         return None
+    except FaceMAEError as error:
+        say_damaged(error)
+        return None
+
+
+def say_damaged(error: Exception) -> None:
+    """Say that the page does without these results, and why; once a page."""
+    told: set[str] = st.session_state.setdefault(DAMAGE, set())
+    if str(error) not in told:
+        told.add(str(error))
+        st.warning("These results are damaged, and the page does without them.", icon=":material/warning:")
+        st.text(said(error))
 
 
 def say_shipped(name: str) -> None:
-    """Say that a model that comes with the package stands in for results."""
+    """Say that a model that comes with the package stands in for results, where none are damaged."""
+    if st.session_state.get(DAMAGE):
+        return
     st.info(
         f"There are no results here yet, so this is {name}, which comes with FaceMAE. One command trains "
         f"networks of your own: {COMMAND}",
@@ -129,6 +145,9 @@ def explained() -> Iterator[None]:
                 "A workflow is running in this folder, and what this page shows is not made yet; the pages "
                 "Home and Results say how far it is.", icon=":material/hourglass_top:",
             )  # fmt: skip
+            return
+        if st.session_state.get(DAMAGE):  # which is said already
+            st.code(COMMAND, language="bash")
             return
         st.info("There are no complete results here yet. One command makes them:", icon=":material/info:")
         st.code(COMMAND, language="bash")

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
-from PIL import Image
 
 from facemae.app import frame
 from facemae.app.parts import photo_input
 from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.layout import Results
-from facemae.data.images import ImageError
+from facemae.data.images import ImageError, in_grey, is_grey, open_image
 from facemae.recognition.model import Model
 from facemae.recognition.settings import settings
 from facemae.recognition.threshold import Card, Threshold, at_rate, rates
-from facemae.report import faces
 
 if TYPE_CHECKING:
     from facemae.recognition.gallery.store import Gallery
@@ -31,23 +28,31 @@ MAX_MODELS = 4
 
 def every_model() -> list[Model]:
     """Return the models that are installed and the runs of the results shown, the most accurate first."""
-    found: list[Model] = frame.load(_every_model)
+    found, damage = frame.load(_every_model)
+    for error in damage:
+        frame.say_damaged(error)
     return [each for each in found if not each.missing]
 
 
-def _every_model(paths: Results) -> list[Model]:
+def _every_model(paths: Results) -> tuple[list[Model], list[Exception]]:
     from facemae.recognition.named_models import every_model as named
 
-    return named(paths)
+    damage: list[Exception] = []
+    return named(paths, damage.append), damage
 
 
 def choose_model(key: str, label: str = "Model", index: int = 0) -> Model:
     """Let the visitor choose a model; the first is the default. What a user of it has to know is said."""
     found = {each.name: each for each in every_model()}
     name = st.selectbox(label, list(found), index=min(index, len(found) - 1), key=key, bind="query-params")
-    if warning := found[name].warning:
-        st.badge(warning, icon=":material/warning:", color="orange")
+    _warn(found[name])
     return found[name]
+
+
+def _warn(model: Model) -> None:
+    """Say what a user of a model has to know; a badge of Streamlit's would be cut off in a narrow column."""
+    if model.warning:
+        st.markdown(f":orange-background[:material/warning: {model.warning}]")
 
 
 def choose_models(key: str, label: str) -> list[Model]:
@@ -63,6 +68,8 @@ def choose_models(key: str, label: str) -> list[Model]:
     )  # fmt: skip
     if not names:
         raise UsageError("No model is chosen; choose one above.")
+    for name in names:
+        _warn(found[name])
     return [found[name] for name in names]
 
 
@@ -91,17 +98,20 @@ def _recogniser(model: Model, fingerprint: str) -> Recogniser:
     return Recogniser(model, finder=photo_input.finder(model.image_size))
 
 
-def in_grey(chosen: photo_input.Chosen) -> photo_input.Chosen:
-    """Return a face as the networks of the results know faces: grey where they saw grey photos alone.
+def as_seen(face: NDArray[np.uint8], *names: str) -> NDArray[np.uint8]:
+    """Return a face (H, H, 3) as models of these names, which know grey photos alone, are given it.
 
-    A note says so; a colour photo would be unlike anything that they were trained on.
+    A note says so where that changes it; without a name it stays as it is.
     """
-    image = chosen.image
-    if (image == image[..., :1]).all() or not frame.load_if_there(faces.grey):
-        return chosen
-    st.caption("These networks were trained on grey photos, so this one is turned grey for them.")
-    light = np.asarray(Image.fromarray(image).convert("L"))
-    return replace(chosen, image=np.repeat(light[..., None], 3, axis=2))
+    if not names or is_grey(face):
+        return face
+    st.caption(f"Turned grey for {' and '.join(names)}, trained on grey photos.")
+    return in_grey(face)
+
+
+def grey_only(*models: Model) -> list[str]:
+    """Return the names of those models that were trained on grey photos alone."""
+    return [each.name for each in models if each.trained_on.grey]
 
 
 def card(model: Model) -> Card:
@@ -206,9 +216,25 @@ def refusals_shown() -> Iterator[None]:
 
 
 def demo_people() -> list[tuple[str, NDArray[np.uint8]]]:
-    """Return the people of ORL in the results whom nothing was trained on, with a face each; often none."""
-    found: list[tuple[str, NDArray[np.uint8]]] = frame.load(_demo)
-    return found
+    """Return people of ORL whom no network was trained on, with a face each; of many results there are none.
+
+    Without results nothing was trained on any of them.
+    """
+    found: list[tuple[str, NDArray[np.uint8]]] | None = frame.load_if_there(_demo)
+    if found is not None:
+        return found
+    own = photo_input.orl_faces(photo_input.USUAL_SIZE)
+    return [
+        (f"Demo {name.split('/')[1]}", np.asarray(open_image(png)))
+        for name, png in own.items()
+        if name.endswith("/01")
+    ]
+
+
+def offers_demo() -> bool:
+    """Tell whether there are demo people, without finding their faces."""
+    found = frame.load_if_there(_demo)
+    return found is None or bool(found)
 
 
 def _demo(paths: Results) -> list[tuple[str, NDArray[np.uint8]]]:

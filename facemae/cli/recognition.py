@@ -177,7 +177,9 @@ def explain(
     from facemae.recognition.explanation import leave_out, score
 
     recogniser = open_recogniser(model, results, device)
-    faces = [_only_face(recogniser, each, "an explanation") for each in (first, second)]
+    faces = [
+        recogniser.model.as_seen(_only_face(recogniser, each, "an explanation")) for each in (first, second)
+    ]
     whole, table = score(recogniser.network, *faces), leave_out(recogniser.network, *faces)
     if as_json:
         content = {"score": whole, "regions": table.to_dict("records")} | _named(recogniser)

@@ -60,6 +60,7 @@ _FOREIGN = (
     (re.compile(rb"8BPS"), "Photoshop"),
     (re.compile(rb"P[1-3][\s#]"), "Netpbm text"),
 )
+_LUMA = np.array([19595, 38470, 7471], np.uint32)  # of red, green and blue; sums to 2 ** 16
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -319,6 +320,17 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 def _too_large(what: str, max_pixels: int) -> ImageError:
     reason = f"{what}; the limit is {max_pixels / 1e6:g} megapixels."
     return ImageError("E_TOO_LARGE", reason, "Save a smaller copy.")
+
+
+def is_grey(pictures: NDArray[np.uint8]) -> bool:
+    """Tell whether pictures (..., 3) have no colour at all."""
+    return bool((pictures == pictures[..., :1]).all())
+
+
+def in_grey(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return pictures (..., 3) in grey, as Pillow weighs colours (ITU-R 601); grey ones stay as they are."""
+    luma = (pictures.astype(np.uint32) @ _LUMA + 0x8000) >> 16
+    return np.repeat(luma[..., None].astype(np.uint8), 3, axis=-1)
 
 
 def _reduction(size: tuple[int, int]) -> int:

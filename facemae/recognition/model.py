@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from facemae.core import files
 from facemae.core.layout import Results
+from facemae.data.images import in_grey
 from facemae.recognition.threshold import Card
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -43,7 +44,8 @@ class TrainingFaces:
         """Return a sentence for those who would use the model on their own photos, or nothing."""
         if self.people is None or (self.people >= FEW_PEOPLE and not self.grey):
             return ""
-        return f"{name} was trained on {self}: it will fail on yours."
+        said = f"{name} was trained on {self}: it will fail on yours."
+        return f"{said} It is given every photo in grey." if self.grey else said
 
 
 class View2(NamedTuple):
@@ -128,6 +130,13 @@ class Model(ABC):
     @abstractmethod
     def trained_on(self) -> TrainingFaces:
         """Return what it was trained on."""
+
+    def as_seen(self, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return faces (..., H, H, 3) as it is given them: in grey where it has learnt from grey ones alone.
+
+        A colour photo would be unlike anything that it was trained on.
+        """
+        return in_grey(faces) if self.trained_on.grey else faces
 
     @abstractmethod
     def card(self) -> Card:

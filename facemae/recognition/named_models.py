@@ -6,6 +6,7 @@ makes both from LFW.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from facemae.core import records
-from facemae.core.errors import DataError, UsageError
+from facemae.core.errors import DataError, FaceMAEError, UsageError
 from facemae.core.layout import Results
+from facemae.core.progress import say
 from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, RECOGNISERS
 from facemae.models import shipped_models
 from facemae.models.shipped_models import CARD
@@ -166,18 +168,33 @@ def _card(model: Model, measured: dict[str, Any], path: Path) -> Card:
     return Card(pd.DataFrame(measured["thresholds"]), measured["people"])
 
 
-def every_model(paths: Results | None = None) -> list[Model]:
+def _left_out(error: Exception) -> None:
+    say("models", f"the runs of these results are left out: {error}")
+
+
+def every_model(
+    paths: Results | None = None, damaged: Callable[[Exception], None] = _left_out
+) -> list[Model]:
     """Return all models that have a name: those that are installed first, the most accurate first.
 
     Args:
         paths: The results whose runs are among them; None, or where there are none: no runs.
+        damaged: Told why where these results cannot be read; then none of their runs is among the models.
     """
-    found: list[Model] = [OffTheShelfModel(name) for name in RECOGNISERS]
-    found += [_shipped(name) for name in shipped_models.present() if shipped_models.is_recogniser(name)]
+    known: list[Model] = [OffTheShelfModel(name) for name in RECOGNISERS]
+    known += [_shipped(name) for name in shipped_models.present() if shipped_models.is_recogniser(name)]
+    found = [(_rank(each), each) for each in known]
     if paths is not None and paths.config.is_file():
-        found += models(paths)
+        try:
+            found += [(_rank(each), each) for each in models(paths)]
+        except (FaceMAEError, OSError) as error:
+            damaged(error)
     # A stable sort: without a figure on LFW the runs stay in the order of their own results.
-    return sorted(found, key=lambda each: (bool(each.missing), -(each.view2.lfw_view2 or 0)))
+    return [each for _, each in sorted(found, key=lambda one: one[0])]
+
+
+def _rank(model: Model) -> tuple[bool, float]:
+    return bool(model.missing), -(model.view2.lfw_view2 or 0)
 
 
 def list_models(paths: Results | None = None) -> list[Facts]:
@@ -208,4 +225,13 @@ def find_model(name: str | None = None, paths: Results | None = None) -> Model:
         if not shipped_models.is_recogniser(name):
             raise UsageError(f"{NO_RECOGNISER.format(name)[:-1]}; choose another of facemae models.")
         return _shipped(name)
-    return next((each for each in every_model(paths) if each.name == name), None) or model_at(Path(name))
+    problems: list[Exception] = []
+    known = {each.name: each for each in every_model(paths, problems.append)}
+    if name in known:
+        return known[name]
+    try:
+        return model_at(Path(name))
+    except UsageError:
+        if problems:  # it may be a run of these results
+            raise problems[0] from None
+        raise

@@ -26,7 +26,7 @@ from facemae.data.sources.orl import orl_photos
 from facemae.models import shipped_models
 from facemae.models.shipped_models import CARD, EMBEDDER, PEOPLE, README, VERSION, WEIGHTS, hashed
 from facemae.recognition.shipped_card import as_markdown
-from facemae.report import faces
+from facemae.recognition.trained_models import all_grey
 from facemae.report.known_errors import FAIRNESS
 
 MOST_BYTES = 15_000_000  # of a model's weights
@@ -145,7 +145,7 @@ def _facts(stage: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
         ],
         "trained_on": {
             "photos": len(learnt), "people": int(named["person"].nunique()),
-            "unnamed": len(learnt) - len(named), "grey": bool(faces.grey(paths)),
+            "unnamed": len(learnt) - len(named), "grey": all_grey(paths.data, learnt),
         },
         "evaluated_on": {"photos": len(evaluated), "people": int(evaluated["person"].nunique())},
         "metrics": [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,9 @@ from numpy.typing import NDArray
 
 from facemae import config
 from facemae.core import layout, records
-from facemae.core.errors import UsageError
+from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.layout import DataFolder, Results
+from facemae.data.images import is_grey
 from facemae.evaluation.records import higher_is_better
 from facemae.recognition.model import Device, Facts, Model, TrainingFaces, View2
 from facemae.recognition.threshold import Card, threshold_card
@@ -54,7 +57,7 @@ class TrainedModel(Model):
         """Return the side of the faces that it takes, in pixels."""
         return int(records.read_json(self.finetuned / layout.CONFIG)["image_size"])
 
-    @property
+    @cached_property
     def trained_on(self) -> TrainingFaces:
         """Return what it was trained on, as far as the results around it tell."""
         return training_faces(self.results.data) if self.results else TrainingFaces()
@@ -83,10 +86,13 @@ class TrainedModel(Model):
     def facts(self) -> Facts:
         """Return what a list of models says of it."""
         licence, size = "as the photos it was trained on", self.weights.stat().st_size
-        known = self.trained_on
-        return Facts(
-            self.name, *self.view2, str(known), licence, None, size, warning=known.warning(self.name)
-        )
+        known, damage = TrainingFaces(), ""
+        try:
+            known = self.trained_on
+        except FaceMAEError as error:
+            damage = str(error)
+        warning = known.warning(self.name)
+        return Facts(self.name, *self.view2, str(known), licence, None, size, damage, warning)
 
     def load(self, device: Device = "auto") -> TrainedEmbedder:
         """Return its embedding, as the evaluation makes it."""
@@ -95,34 +101,46 @@ class TrainedModel(Model):
 
         compute, network = devices.plain(device), load_embedder(self.finetuned)
         compute.place(network)
-        return TrainedEmbedder(network, compute)
+        return TrainedEmbedder(network, compute, self.as_seen)
 
 
 @dataclass(frozen=True)
 class TrainedEmbedder:
-    """The network of a trained run at work."""
+    """The network of a trained run at work, and what makes of faces what it is given."""
 
     network: Embedder
     compute: Compute
+    as_seen: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the embeddings (N, D), of length 1, of aligned faces (N, H, H, 3)."""
         from facemae.models.embedder import embed_faces
 
-        return embed_faces(self.network, faces, self.compute)
+        return embed_faces(self.network, self.as_seen(faces), self.compute)
 
 
-def training_faces(folder: DataFolder) -> TrainingFaces:
-    """Return what runs were trained on that were split in this folder; what is not there is not known."""
-    from facemae.data.faces.cache import load_faces
+def training_faces(folder: DataFolder, *, unlabelled: bool = False) -> TrainingFaces:
+    """Return what runs were trained on that were split in this folder; what is not there is not known.
+
+    Args:
+        folder: Photos, faces and split.
+        unlabelled: Count in the photos that are pretrained on only.
+    """
     from facemae.data.faces.split import learnt_from
 
     try:
-        learnt = learnt_from(records.read_table(folder.split, layout.SPLIT_COLUMNS))
-        sample = load_faces(folder, learnt.iloc[:: max(1, len(learnt) // LOOKED_AT)]).images
+        learnt = learnt_from(records.read_table(folder.split, layout.SPLIT_COLUMNS), unlabelled=unlabelled)
+        return TrainingFaces(learnt["person"].nunique(), len(learnt), all_grey(folder, learnt))
     except (OSError, LookupError):
         return TrainingFaces()
-    return TrainingFaces(learnt["person"].nunique(), len(learnt), bool((np.ptp(sample, axis=3) == 0).all()))
+
+
+def all_grey(folder: DataFolder, learnt: pd.DataFrame) -> bool:
+    """Tell by some faces of a split's rows whether all are grey, as those of ORL; none are not."""
+    from facemae.data.faces.cache import load_faces
+
+    some = learnt.iloc[:: max(1, len(learnt) // LOOKED_AT)]
+    return len(some) > 0 and is_grey(load_faces(folder, some).images)
 
 
 def models(paths: Results) -> list[TrainedModel]:

@@ -199,14 +199,6 @@ def face(paths: Results, sample_id: str) -> bytes:
     return found[sample_id]
 
 
-def grey(paths: Results) -> bool:
-    """Tell whether the faces are grey photos, as those of ORL: of some spread over the folder, all are."""
-    names = records.read_table(paths.data.faces, ["sample_id"])["sample_id"]
-    some = names.iloc[np.unique(np.linspace(0, len(names) - 1, min(8, len(names))).astype(int))].to_list()
-    pictures = [np.asarray(open_image(each)) for each in aligned(paths, some).values()]
-    return bool(pictures) and all((each == each[..., :1]).all() for each in pictures)
-
-
 def photos(paths: Results, sample_ids: list[str]) -> dict[str, Photo]:
     """Return the input photos of those names, with where they were when they were listed."""
     table = records.read_table(paths.data.photos, PLACE_COLUMNS)

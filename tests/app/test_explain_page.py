@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from PIL import Image
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
-from facemae.app import frame
 from facemae.app.parts import faces_map, photo_input
 from facemae.app.views import explain
 from facemae.core import files, layout, records
@@ -24,6 +24,7 @@ from facemae.core.layout import Results
 from facemae.data.sources.orl import orl_photos
 from facemae.models.build import build_embedder
 from facemae.models.weights import save_weights
+from facemae.recognition import embedding_map
 from facemae.recognition import explanation as explaining
 from facemae.recognition.threshold import Threshold
 from facemae.report import faces, tables
@@ -68,7 +69,7 @@ def test_one_face_twice_is_as_like_as_can_be() -> None:
 def test_a_model_by_others_is_explained_by_covering_and_held_against_its_card(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(explaining, "STRIDE", 7)  # four squares in place of 49: dlib takes its time
+    monkeypatch.setattr(explaining, "STRIDE", 7)  # four squares in place of 25: dlib takes its time
     page = open_page("explain", model="dlib")
     text = written(page)
     assert -1 <= score(page) < 0.999
@@ -77,6 +78,14 @@ def test_a_model_by_others_is_explained_by_covering_and_held_against_its_card(
     alts = [image.alt for block in page.get("image") for image in block.proto.imgs]
     assert [each.partition("; ")[2] for each in alts] == 2 * ["the face", "reaction of the score"]
     assert "choose one above" in written(open_page("explain", model="dlib", tab="All faces"))
+
+
+def test_the_share_that_is_done_and_the_time_left_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[float, str]] = []
+    monkeypatch.setattr(explain, "time", SimpleNamespace(monotonic=iter([10.0, 13.0]).__next__))
+    place: Any = SimpleNamespace(progress=lambda share, text: said.append((share, text)))
+    explain._told(place)(0.25)
+    assert said == [(0.25, "25%, about 9 s left")]
 
 
 def test_a_score_stands_among_those_of_two_people_by_the_models_thresholds() -> None:
@@ -192,15 +201,20 @@ def test_an_encoder_without_attention_is_explained_by_covering(own: Path) -> Non
 
 
 def test_without_umap_its_command_is_shown(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explaining, "methods", lambda: ["PCA", "t-SNE"])
+    monkeypatch.setattr(embedding_map, "methods", lambda: ["PCA", "t-SNE"])
     page = open_page("explain", tab="All faces", map="UMAP")
     assert [each.value for each in page.code] == ["pip install 'facemae[map]'"]
     assert not page.get("bidi_component")
 
 
-def test_an_empty_folder_shows_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_results_a_model_by_others_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FACEMAE_RESULTS", str(tmp_path))
-    assert [code.value for code in open_page("explain").code] == [frame.COMMAND]
+    monkeypatch.setattr(explaining, "STRIDE", 7)
+    page = open_page("explain")
+    assert page.selectbox(key="model").value == "dlib"
+    assert -1 <= score(page) < 0.999
 
 
 @pytest.mark.parametrize(("stage", "file"), [

@@ -318,10 +318,24 @@ def test_what_is_exported_is_all_that_is_stored(shown, place, faces):
             assert before - timedelta(seconds=1) <= said.replace(tzinfo=None) <= after
 
 
-def test_without_results_the_command_is_named(place, tmp_path, monkeypatch):
-    monkeypatch.setenv("FACEMAE_RESULTS", str(tmp_path / "nothing"))
+@pytest.mark.parametrize("damaged", [False, True])
+def test_without_usable_results_people_are_enrolled_and_recognised(place, tmp_path, monkeypatch, damaged):
+    folder = tmp_path / "nothing"
+    monkeypatch.setenv("FACEMAE_RESULTS", str(folder))
+    if damaged:
+        folder.mkdir()
+        (folder / "config.json").write_text("{")
     page = open_page("gallery")
-    assert "There are no complete results here yet" in written(page)
+    assert page.multiselect(key="model").value == ["dlib"]
+    assert ("These results are damaged, and the page does without them." in written(page)) == damaged
+    run(page.button(key="gallery_demo").click())
+    assert "6 demo people are enrolled." in written(page)
+    assert names(place)[0] == "Demo s01"
+    page = open_page("recognise")
+    assert page.selectbox(key="face").value == "orl/s01/02"
+    assert "Face 1: Demo s01" in written(page)
+    assert not [each for each in page.button if each.key == "cover_measure"]  # it needs the results' people
+    assert "complete results" not in written(page)
 
 
 def test_people_of_the_users_own_data_are_no_demo_people(everything, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from facemae.app.parts import photo_input
 from facemae.app.views import recognise
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
+from facemae.recognition import trained_models
 from facemae.recognition.enrolment import until
 from facemae.recognition.gallery.schema import Template
 from facemae.recognition.gallery.store import Gallery
@@ -150,6 +151,20 @@ def test_the_effect_of_the_aids_is_measured_on_unseen_people(place):
     assert "Patch drop " in written(page)
     run(page.slider(key="cover_area").set_value(40))
     assert "The occluder " not in written(page)
+
+
+def test_a_colour_photo_is_turned_grey_for_a_model_that_learnt_from_grey_ones(place, monkeypatch):
+    picture = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
+    monkeypatch.setattr(photo_input, "sample", lambda *_: photo_input.Chosen(picture, "yours"))
+    assert "Turned grey" not in written(open_page("recognise", model="region/1", other="dlib"))
+    monkeypatch.setattr(trained_models, "all_grey", lambda *_: True)
+    frame._load.clear()
+    page = open_page("recognise", model="region/1", other="dlib")
+    said = "Turned grey for region/1, trained on grey photos."
+    # Of the face, and of the covered one by the first model alone.
+    assert [each.value for each in page.caption].count(said) == 2
+    assert "It is given every photo in grey." in written(page)
+    frame._load.clear()
 
 
 def test_nothing_of_a_visitor_reaches_another(place):

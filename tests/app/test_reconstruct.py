@@ -24,6 +24,7 @@ from facemae.core.layout import Results
 from facemae.models import shipped_models
 from facemae.models.build import build_mae
 from facemae.models.weights import save_weights
+from facemae.recognition import trained_models
 from facemae.report import faces
 
 PAINTED = "painted_8"  # the board of the tiny models' 8 x 8 patches
@@ -366,19 +367,15 @@ def test_a_colour_photo_is_turned_grey_for_networks_that_saw_grey_ones(
     colour[..., 0] = 200
     chosen = photo_input.Chosen(colour, "face 1 of your photo")
     monkeypatch.setattr(photo_input, "aligned_face", lambda *_: chosen)
-    assert "turned grey" not in written(open_page("reconstruct"))  # these faces are in colour
-    monkeypatch.setattr(faces, "grey", lambda _: True)
+    assert "Turned grey" not in written(open_page("reconstruct"))  # these faces are in colour
+    monkeypatch.setattr(trained_models, "all_grey", lambda *_: True)
     frame._load.clear()
     seen = []
     real = completion.complete
     monkeypatch.setattr(completion, "complete", lambda *given: seen.append(given[3]) or real(*given))
-    assert "turned grey" in written(open_page("reconstruct"))
+    assert "Turned grey for region/" in written(open_page("reconstruct", model="region/0"))
     assert (seen[0] == seen[0][..., :1]).all()
     frame._load.clear()
-
-
-def test_grey_photos_are_told_from_colour_ones(shown: Path, tmp_path: Path) -> None:
-    assert not faces.grey(Results(shown))
 
 
 # --- the model that comes with the package ---

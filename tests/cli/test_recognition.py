@@ -50,6 +50,21 @@ def test_identify_says_what_it_found_and_what_the_threshold_stands_for(facemae, 
     assert "it will fail on yours" in err
 
 
+@pytest.mark.parametrize("model", [[], ["--model", "dlib"]])
+def test_a_damaged_results_folder_stops_nobody_who_does_without_it(facemae, photos, tmp_path, model):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "config.json").write_text("{")
+    first, where = photos["orl/s01/01"], ["--results", tmp_path / "results", *model]
+    code, _, err = facemae("gallery", "add", "Ann", first, "--consent", *where)
+    assert code == 0
+    assert ("the runs of these results are left out" in err) == (not model)
+    code, out, _ = facemae("identify", first, "--json", *where)
+    assert (code, json.loads(out)["faces"][0]["person"]) == (0, "Ann")
+    assert facemae("verify", first, first, *where)[0] == 0
+    assert "dlib" in facemae("models", "--results", tmp_path / "results")[1]
+    assert facemae("verify", first, first, *where[:2], "--model", "region/1")[0] == 4
+
+
 def test_identify_with_nobody_enrolled_knows_nobody(facemae, photos):
     code, out, _ = facemae("identify", photos["orl/s01/01"])
     assert code == 0

@@ -75,6 +75,16 @@ def test_modes_match_their_rgb_picture(mode, tolerance):
     assert difference(open_image(encode(converted, "PNG")), converted.convert("RGB")) <= tolerance
 
 
+def test_grey_is_what_pillow_makes_of_colours_and_stays_as_it_is():
+    colours = np.random.default_rng(0).integers(0, 256, (2, 30, 20, 3), np.uint8)
+    grey = images.in_grey(colours)
+    for one, other in zip(colours, grey, strict=True):
+        np.testing.assert_array_equal(other[..., 0], np.asarray(Image.fromarray(one).convert("L")))
+    assert images.is_grey(grey)
+    assert not images.is_grey(colours)
+    np.testing.assert_array_equal(images.in_grey(grey), grey)
+
+
 def test_cmyk_is_not_inverted():
     image = open_image(encode(PICTURE.convert("CMYK"), "JPEG", **FINE))
     assert difference(image, PICTURE) < 8

@@ -1,20 +1,15 @@
-"""Rollout against a second computation, hidden regions against embedding by hand, and maps of embeddings."""
+"""Rollout against a second computation, hidden regions against embedding by hand."""
 
 from __future__ import annotations
 
-import builtins
-import importlib.util
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from results_folder import make_experiment
 
-from facemae.core import layout, records
-from facemae.core.errors import DataError, FaceMAEError, UsageError
-from facemae.core.layout import Results
+from facemae.core.errors import UsageError
 from facemae.masking.mask import hide_highest
 from facemae.masking.regions import REGIONS, region_map
 from facemae.models.build import build_embedder
@@ -245,103 +240,26 @@ def test_photos_change_places_with_their_maps() -> None:
     np.testing.assert_allclose(there, back[::-1], atol=1e-5)
 
 
-def with_embeddings(folder: Path, people: int, shots: int, *, parts: int = 1) -> Results:
-    """Write embeddings in which people differ along axes of their own."""
-    random = np.random.default_rng(3)
-    person = np.repeat(np.arange(people), shots)
-    vectors = 4 * np.eye(max(people, 6))[person] + 0.3 * random.normal(size=(len(person), max(people, 6)))
-    table = pd.DataFrame(
-        {
-            "sample_id": [f"{who}/{shot}" for shot, who in enumerate(person)],
-            "person": [f"p{who}" for who in person],
-            "part": person % parts,
-            "embedding": list(vectors.astype(np.float32)),
-        }
-    )
-    paths = Results(folder)
-    path = paths.stage("random", 0, "finetune") / layout.EMBEDDINGS
-    records.write_table(path, table, layout.EMBEDDING_COLUMNS)
-    return paths
+def test_a_model_by_others_is_shown_few_squares_and_says_how_far_it_is() -> None:
+    given: list[int] = []
 
+    def embed_by_others(pictures: np.ndarray) -> np.ndarray:
+        given.append(len(pictures))
+        vectors = pictures.reshape(len(pictures), -1, 3)[:, ::97].reshape(len(pictures), -1) / 255.0
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
-@pytest.mark.parametrize("method", [explanation.PCA, explanation.TSNE])
-def test_a_map_is_the_same_each_time_and_tells_people_apart(method: str, tmp_path: Path) -> None:
-    paths = with_embeddings(tmp_path, people=3, shots=8)
-    found = explanation.embedding_map(paths, "random", 0, method)
-    again = explanation.embedding_map(paths, "random", 0, method)
-    pd.testing.assert_frame_equal(found.table, again.table)
-    assert found.table["person"].tolist() == sorted(found.table["person"])
-    places = found.table[["x", "y"]].to_numpy()
-    distance = np.linalg.norm(places[:, None] - places, axis=2)
-    same = found.table["person"].to_numpy()[:, None] == found.table["person"].to_numpy()
-    assert distance[same].mean() < 0.5 * distance[~same].mean()
-
-
-def test_the_directions_are_those_of_the_singular_values(tmp_path: Path) -> None:
-    paths = with_embeddings(tmp_path, people=4, shots=5)
-    found = explanation.embedding_map(paths, "random", 0, explanation.PCA)
-    table = records.read_table(paths.stage("random", 0, "finetune") / layout.EMBEDDINGS)
-    vectors = np.stack(table.sort_values(["person", "sample_id"])["embedding"].to_list()).astype(float)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    _, values, axes = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
-    places = (vectors - vectors.mean(0)) @ axes[:2].T
-    np.testing.assert_allclose(np.abs(found.table[["x", "y"]]), np.abs(places), atol=1e-6)
-    assert f"{(values[:2] ** 2).sum() / (values**2).sum():.0%} of the variance" in found.note
-
-
-def test_of_many_faces_whole_people_are_shown(tmp_path: Path) -> None:
-    paths = with_embeddings(tmp_path, people=9, shots=4)
-    found = explanation.embedding_map(paths, "random", 0, explanation.PCA, most=22)
-    assert found.table["person"].value_counts().tolist() == [4] * 5
-    assert found.table["person"].unique().tolist() != [f"p{number}" for number in range(5)]
-    assert "20 of 36 faces are shown" in found.note
-
-
-def test_of_several_parts_the_first_is_shown(tmp_path: Path) -> None:
-    found = explanation.embedding_map(with_embeddings(tmp_path, 4, 3, parts=2), "random", 0, explanation.PCA)
-    assert set(found.table["person"]) == {"p0", "p2"}
-    assert "Of 2 parts the first is shown" in found.note
-
-
-def test_maps_that_cannot_be_made_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = with_embeddings(tmp_path, people=2, shots=2)
-    with pytest.raises(DataError, match="There are 4 faces, and a map takes 5"):
-        explanation.embedding_map(paths, "random", 0, explanation.PCA)
-    with pytest.raises(UsageError, match="known are PCA, t-SNE, UMAP"):
-        explanation.embedding_map(paths, "random", 0, "MDS")
-    with pytest.raises(FileNotFoundError):
-        explanation.embedding_map(paths, "random", 1, explanation.PCA)
-    known = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "umap" else known(name))
-    assert explanation.methods() == [explanation.PCA, explanation.TSNE]
-    with pytest.raises(UsageError, match=r"pip install 'facemae\[map\]'"):
-        explanation.embedding_map(paths, "random", 0, explanation.UMAP)
-
-
-def test_without_umap_nothing_imports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths, real = with_embeddings(tmp_path, people=3, shots=4), builtins.__import__
-
-    def refuse(name: str, *others: object, **more: object) -> object:
-        assert not name.startswith("umap")
-        return real(name, *others, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    for method in (explanation.PCA, explanation.TSNE):
-        assert len(explanation.embedding_map(paths, "random", 0, method).table) == 12
-
-
-@pytest.mark.slow
-def test_umap_lays_out_neighbours(tmp_path: Path) -> None:
-    pytest.importorskip("umap")
-    paths = with_embeddings(tmp_path, people=3, shots=10)
-    found = explanation.embedding_map(paths, "random", 0, explanation.UMAP).table
-    places = found[["x", "y"]].to_numpy()
-    distance = np.linalg.norm(places[:, None] - places, axis=2) + 1e9 * np.eye(len(places))
-    assert (found["person"].to_numpy()[distance.argmin(1)] == found["person"]).all()
-
-
-def test_damaged_embeddings_are_one_sentence(tmp_path: Path) -> None:
-    paths = with_embeddings(tmp_path, people=3, shots=4)
-    (paths.stage("random", 0, "finetune") / layout.EMBEDDINGS).write_bytes(b"PAR1")
-    with pytest.raises(FaceMAEError, match="damaged"):
-        explanation.embedding_map(paths, "random", 0, explanation.PCA)
+    first, second = np.random.default_rng(0).integers(0, 255, (2, 112, 112, 3), np.uint8)
+    shares: list[float] = []
+    network = explanation.watched(embed_by_others, shares.append)
+    found = explanation.sensitivity(network, first, second)
+    assert found.shape == (2, 5, 5)
+    assert sum(given) == 2 * (1 + 25)
+    explanation.leave_out(network, first, second)
+    whole = explanation.score(network, first, second)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert shares[-2] < 1
+    painted = first.copy()
+    painted[6 * 7 : 11 * 7, 12 * 7 :] = first.mean((0, 1)).round()  # 5 patches of 7 pixels, or to the edge
+    vectors = embed_by_others(np.stack([painted, second]))
+    assert found[0, 2, 4] == pytest.approx(float(vectors[0] @ vectors[1]) - whole, abs=1e-3)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pandas as pd
 import pytest
 
 from facemae.core import records
-from facemae.core.errors import UsageError
+from facemae.core.errors import FaceMAEError, UsageError
+from facemae.core.layout import Results
 from facemae.recognition.enrolment import Shot, Terms, enrol, until
 from facemae.recognition.named_models import CARDS, find_model, list_models
 from facemae.recognition.recogniser import Recogniser
@@ -33,6 +35,21 @@ def test_the_default_is_the_most_accurate_of_the_models_that_are_there():
 def test_a_model_that_does_not_exist_is_refused_with_those_that_do():
     with pytest.raises(UsageError, match="facemae models lists"):
         find_model("nobody")
+
+
+@pytest.mark.parametrize("damaged", ["config.json", "leaderboard.parquet"])
+def test_damaged_results_are_left_out_and_said(paths, tmp_path, capsys, damaged):
+    shutil.copytree(paths.root, tmp_path / "results")
+    broken = Results(tmp_path / "results")
+    assert find_model("region/1", broken).name == "region/1"
+    next(broken.root.rglob(damaged)).write_bytes(b"PAR1")
+    default = find_model().name
+    assert find_model(None, broken).name == default
+    assert "the runs of these results are left out" in capsys.readouterr().err
+    assert [each.name for each in list_models(broken)] == [each.name for each in list_models()]
+    with pytest.raises(FaceMAEError, match=r"damaged|config"):
+        find_model("region/1", broken)
+    assert find_model(str(broken.root / "region" / "1"), broken).name == "region/1"
 
 
 @pytest.fixture(scope="module")

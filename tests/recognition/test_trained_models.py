@@ -1,11 +1,14 @@
 import shutil
 
+import numpy as np
 import pytest
 
 from facemae.core import layout, records
 from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.layout import Results
+from facemae.data.images import in_grey
 from facemae.evaluation.records import higher_is_better
+from facemae.recognition import trained_models
 from facemae.recognition.model import TrainingFaces
 from facemae.recognition.trained_models import model_at, models
 from facemae.report import tables
@@ -74,9 +77,27 @@ def test_a_model_knows_what_it_was_trained_on_and_warns_where_that_is_little(pat
     warning = models(paths)[0].warning
     assert warning == f"{models(paths)[0].name} was trained on {known}: it will fail on yours."
     assert TrainingFaces(20, 200, True).warning("x") == (
-        "x was trained on 200 grey photos of 20 people: it will fail on yours."
+        "x was trained on 200 grey photos of 20 people: it will fail on yours. "
+        "It is given every photo in grey."
     )
     assert TrainingFaces(5000, 40_000).warning("x") == TrainingFaces().warning("x") == ""
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_a_model_that_learnt_from_grey_faces_is_given_every_face_in_grey(paths, monkeypatch, grey):
+    monkeypatch.setattr(trained_models, "all_grey", lambda *_: grey)
+    model = models(paths)[0]
+    assert model.trained_on.grey == grey
+    colours = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), np.uint8)
+    vectors = model.load("cpu")(np.concatenate([colours, in_grey(colours)]))
+    assert np.allclose(vectors[:2], vectors[2:], atol=1e-5) == grey
+
+
+def test_faces_that_runs_learnt_from_are_grey_if_all_of_some_are(paths):
+    split = records.read_table(paths.data.split)
+    learnt = split[split["role"] == layout.ROLE_TRAIN]
+    assert not trained_models.all_grey(paths.data, learnt)
+    assert not trained_models.all_grey(paths.data, learnt.head(0))
 
 
 def test_a_threshold_that_belongs_to_other_weights_is_refused(made, tmp_path):

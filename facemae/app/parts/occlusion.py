@@ -91,7 +91,7 @@ def _live(model: Model, threshold: Threshold, other: Model, face: Pixels) -> Non
             with columns[place]:
                 limit = threshold if each == model else _usual(each)
                 _one(place, each, limit, face, covered, hidden, mitigations)
-        if kind in KINDS:
+        if kind in KINDS and frame.load_if_there(faces.faces) is not None:
             _effect(model, threshold, other, KINDS[kind], area)
 
 
@@ -125,6 +125,7 @@ def _one(
 ) -> None:  # fmt: skip
     """Show what one model makes of the covered face, with each mitigation."""
     frame.words(model.name, tag="b")
+    covered = session.as_seen(covered, *session.grey_only(model))
     with frame.turn():
         rows, pictures = _tried(session.recogniser(model), threshold, face, covered, hidden, mitigations)
     with st.container(horizontal=True, gap="small"):

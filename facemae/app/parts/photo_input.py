@@ -33,6 +33,7 @@ KINDS = ("image", "heic", "heif")
 MAX_UPLOAD = 20  # MB, of a photo of 50 megapixels; server.maxUploadSize says the same
 PHOTO_SIDE = 900  # pixels; a photo is shown no larger
 BOX_COLOUR = "#00E5FF"
+USUAL_SIZE = 112  # side of the aligned faces of all models but those of other results
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -67,7 +68,7 @@ def aligned_face(key: str, size: int, label: str = "Face", place: int = 0) -> Ch
         label, [SAMPLE, UPLOAD, WEBCAM], default=SAMPLE, required=True, key=f"{key}_from"
     )
     if source == SAMPLE:
-        return _sample(key, label, place, size)
+        return sample(key, label, place, size)
     photo = photo_from(key, size, source)
     if photo is None:
         return None
@@ -82,9 +83,10 @@ def aligned_face(key: str, size: int, label: str = "Face", place: int = 0) -> Ch
     return Chosen(found.image, f"face {found.number} of your photo")
 
 
-def _sample(key: str, label: str, place: int, size: int) -> Chosen | None:
+def sample(key: str, label: str, place: int, size: int) -> Chosen | None:
+    """Let the visitor choose a face of the results, or of ORL where there are none; as `aligned_face`."""
     table = frame.load_if_there(faces.faces)
-    own = _orl(size) if table is None else {}
+    own = orl_faces(size) if table is None else {}
     names = list(own) if table is None else table["sample_id"].to_list()
     name = thumbnails.choose(key, f"{label}: sample", names, place, own or None)
     if name is None:
@@ -94,7 +96,7 @@ def _sample(key: str, label: str, place: int, size: int) -> Chosen | None:
 
 
 @st.cache_data(max_entries=2, show_spinner="Aligning a few faces of ORL…")
-def _orl(size: int) -> dict[str, bytes]:
+def orl_faces(size: int) -> dict[str, bytes]:
     """Return some aligned faces of ORL, which every installation has, as PNG by name."""
     photos = [each for each in orl_photos() if each.sample_id.endswith(("/01", "/02"))][: thumbnails.SHOWN]
     found = zip(photos, finder(size).find_all([each.path for each in photos]), strict=True)

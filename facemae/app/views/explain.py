@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from facemae.report import charts, faces
 from facemae.report.chart_spec import MORE_COLOURS
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from facemae.recognition.recogniser import Recogniser
 
 SIDES = ("first", "second")
@@ -88,8 +91,6 @@ def render() -> None:
             place for place, each in enumerate(found) if isinstance(each, ShippedModel)
         ]
         known = frame.load_if_there(faces.faces)
-        if known is None and not ours:
-            raise FileNotFoundError
         model = session.choose_model("model", index=ours[0] if ours else 0)
         if known is None and isinstance(model, ShippedModel):
             frame.say_shipped(model.name)
@@ -100,7 +101,8 @@ def _two_faces(model: Model) -> None:
     with session.refusals_shown():
         pair = _faces(model)
         if pair is not None:
-            _pair(model, *(map(session.in_grey, pair) if model.results else pair))
+            grey = session.grey_only(model)
+            _pair(model, *(replace(each, image=session.as_seen(each.image, *grey)) for each in pair))
 
 
 # --- two faces ---
@@ -152,10 +154,13 @@ def explained(recogniser: Recogniser, first: Pixels, second: Pixels) -> Explaine
     """
     import torch
 
+    from facemae.models.embedder import Embedder
     from facemae.models.patches import to_input
     from facemae.recognition import explanation
 
-    network = recogniser.network
+    network, bar = recogniser.network, st.empty()
+    if not isinstance(network, Embedder):
+        network = explanation.watched(network, _told(bar))
     regions = {COVERED: explanation.leave_out(network, first, second)}
     if explanation.can_drop(network):
         regions[DROPPED] = explanation.leave_out(network, first, second, drop=True)
@@ -165,10 +170,23 @@ def explained(recogniser: Recogniser, first: Pixels, second: Pixels) -> Explaine
         attention = explanation.rollout(network, images.to(recogniser.device)).double().cpu().numpy()
     except UsageError as error:
         refusal = str(error)
-    return Explained(
+    found = Explained(
         explanation.score(network, first, second), attention, refusal,
         explanation.sensitivity(network, first, second), regions,
     )  # fmt: skip
+    bar.empty()
+    return found
+
+
+def _told(place: DeltaGenerator) -> Callable[[float], None]:
+    """Return what shows in a place which share is done, and the time left."""
+    started = time.monotonic()
+
+    def tell(share: float) -> None:
+        left = (time.monotonic() - started) * (1 - share) / share
+        place.progress(share, f"{share:.0%}, about {left:.0f} s left")
+
+    return tell
 
 
 def evaluated_scores(paths: Results, run: str, seed: int) -> tuple[Floats, Floats]:
@@ -339,20 +357,20 @@ def region_chart(table: pd.DataFrame) -> go.Figure:
 @frame.explained()
 def _map(model: Model) -> None:
     """Show the evaluation faces in a plane; another method redraws nothing else."""
-    from facemae.recognition import explanation
+    from facemae.recognition import embedding_map
 
     if not model.results:
         st.info("The map shows runs of these results; choose one above.", icon=":material/info:")
         return
     method = st.segmented_control(
         "Laid out by",
-        explanation.METHODS,
-        default=explanation.PCA,
+        embedding_map.METHODS,
+        default=embedding_map.PCA,
         required=True,
         key="map",
         bind="query-params",
     )
-    if method not in explanation.methods():
+    if method not in embedding_map.methods():
         st.info("UMAP is not installed here. One command adds it:", icon=":material/info:")
         st.code("pip install 'facemae[map]'", language="bash")
         return
@@ -360,7 +378,7 @@ def _map(model: Model) -> None:
         session.refusals_shown(),
         st.spinner("Laying out the faces; the first time UMAP takes some ten seconds…"),
     ):
-        found = frame.load(explanation.embedding_map, model.run, model.seed, method)
+        found = frame.load(embedding_map.embedding_map, model.run, model.seed, method)
         st.caption(
             "Each point is a face, each colour a person; point at one, tap it or walk with the arrow keys to "
             f"see the face. {found.note}"

@@ -69,7 +69,7 @@ def _numbers(where: Where) -> None:
         st.metric("Templates", f"{sum(templates.values()):,}", width="content")
         for each in where.models:
             st.metric(f"Of {each.name}", f"{templates.get(each.fingerprint, 0):,}", width="content")
-    demo = session.demo_people()
+    demo = session.offers_demo()
     if not people:
         or_demo = ", or try it with demo people:" if demo else "."
         st.info(f"Nobody is enrolled yet. Enrol somebody below{or_demo}", icon=":material/info:")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import streamlit as st
+from numpy.typing import NDArray
 
 from facemae.app import frame, session
 from facemae.app.parts import occlusion, photo_input
 from facemae.data.alignment import quality
 from facemae.data.alignment.align import BETTER_PHOTO, Aligned
-from facemae.data.images import ImageError, open_image
+from facemae.data.images import ImageError
 from facemae.recognition.threshold import Threshold
-from facemae.report import faces
 
 if TYPE_CHECKING:
     from facemae.recognition.gallery.store import Gallery
@@ -67,7 +67,7 @@ def _identify(model: Model, threshold: Threshold) -> None:
         found = _looked_up(recogniser, gallery, faces, threshold, enrolled)
     with st.container(horizontal=True, gap="medium"):
         for each in found:
-            _show(each, threshold)
+            _show(model, each, threshold)
     st.caption(session.stands_for(threshold, enrolled, gallery.models().get(model.fingerprint, 0)))
     occlusion.render(model, threshold, [each.found for each in found])
 
@@ -87,7 +87,7 @@ def _say_who_is_enrolled(gallery: Gallery, model: Model, enrolled: int) -> None:
         )
     else:
         st.info("The gallery is empty, so everybody is unknown. Enrol someone first.", icon=":material/info:")
-    if session.demo_people() and st.button(
+    if session.offers_demo() and st.button(
         "Enrol the demo people", icon=":material/group_add:", key="recognise_demo"
     ):
         session.enrol_demo(model)
@@ -103,7 +103,9 @@ def _faces(model: Model) -> list[Found]:
         key="recognise_from",
     )  # fmt: skip
     if source == photo_input.SAMPLE:
-        return _sample("face", "Sample")
+        # Of the demo people the first photo is enrolled: another one is the honest probe.
+        chosen = photo_input.sample("face", "Photo", 1, size)
+        return [] if chosen is None else [_as_found(chosen.image)]
     taken = photo_input.photo_from("recognise", size, source)
     if taken is None:
         return []
@@ -117,15 +119,11 @@ def _faces(model: Model) -> list[Found]:
     return taken.faces[:SHOWN]
 
 
-def _sample(key: str, label: str) -> list[Found]:
+def _as_found(image: NDArray[np.uint8]) -> Found:
     from facemae.recognition.recogniser import Found
 
-    names = frame.load(faces.faces)["sample_id"].to_list()
-    # Of the demo people the first photo is enrolled: another one is the honest probe.
-    name = st.selectbox(label, names, index=min(1, len(names) - 1), key=key, bind="query-params")
-    image = np.asarray(open_image(frame.load(faces.face, name)))
     box = np.array([0, 0, image.shape[1], image.shape[0]], np.float32)
-    return [Found(1, box, Aligned(image, quality.sharpness(image)))]
+    return Found(1, box, Aligned(image, quality.sharpness(image)))
 
 
 def _looked_up(
@@ -138,12 +136,13 @@ def _looked_up(
     return recogniser.identify(faces, gallery, threshold)
 
 
-def _show(each: Identified, threshold: Threshold) -> None:
+def _show(model: Model, each: Identified, threshold: Threshold) -> None:
     """Show one face: its crop, the decision, and the people it is most like."""
     number = each.found.number
     with st.container(border=True, horizontal=True, gap="medium", width=CARD):
         with st.container(width=CROP, gap="small"):
-            st.image(each.found.image, width=CROP, alt=f"Face {number}, aligned")
+            face = session.as_seen(each.found.image, *session.grey_only(model))
+            st.image(face, width=CROP, alt=f"Face {number}, aligned")
         with st.container(width=BESIDE, gap="small"):
             _decision(each, threshold)
             if each.candidates:
@@ -203,7 +202,9 @@ def _verify(model: Model, threshold: Threshold) -> None:
         found = session.recogniser(model).verify(first.image, other.image, threshold)
     with st.container(horizontal=True, gap="small"):
         for name, each in (("first", first), ("second", other)):
-            st.image(each.image, width=CROP, alt=f"The {name} face, aligned")
+            with st.container(width=CROP, gap="small"):
+                face = session.as_seen(each.image, *session.grey_only(model))
+                st.image(face, width=CROP, alt=f"The {name} face, aligned")
     if found.match:
         st.success(
             f"A match: score {found.score:.3f}, needed {threshold.score:.3f}.", icon=":material/check:"

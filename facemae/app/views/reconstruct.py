@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from facemae.core.layout import Results
 from facemae.data.images import encode_png
 from facemae.data.sources.listing import folder_state
 from facemae.models import shipped_models
+from facemae.recognition.trained_models import training_faces
 from facemae.report import faces, phrases, reconstructions, tables
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def render() -> None:
             frame.say_shipped(SHIPPED)
         chosen = photo_input.aligned_face("face", size)
         if chosen is not None:
-            _show(setup, known, folders, session.in_grey(chosen))
+            _show(setup, known, folders, chosen)
 
 
 def _folders(setup: config.Experiment | None, size: int) -> dict[str, Path]:
@@ -113,6 +114,8 @@ def _show(
         st.info("Choose at least one model.")
         return
     models = [_load(setup, name, folders[name]) for name in names]
+    own = [name for name in names if name != SHIPPED and frame.load(_learnt_grey)]
+    chosen = replace(chosen, image=session.as_seen(chosen.image, *own))
     columns = st.columns([3, 4, 2])
     strategy = _strategy(models[0], columns[0])
     if strategy == completion.BY_HAND:
@@ -177,6 +180,10 @@ def _tried(
         return completion.complete(model.network, model.pretrain, model.masks, chosen.image, hiding)
     except UsageError as error:
         return error
+
+
+def _learnt_grey(paths: Results) -> bool:
+    return training_faces(paths.data, unlabelled=True).grey
 
 
 def _load(setup: config.Experiment | None, name: str, folder: Path) -> Loaded:
