@@ -1,8 +1,10 @@
 """The closed-form head: principal components, then a discriminant analysis, without a step of training.
 
 Belhumeur, Hespanha and Kriegman, Eigenfaces vs. Fisherfaces, 1997: of the principal components of the
-features the directions in which people differ most for how much the photos of a person do; embeddings are
-compared by cosine. Shapes: N faces, D features, C components, P people, K dimensions of the embedding.
+features the directions in which people differ most for how much the photos of a person do, each weighted by
+the share of its variance that lies between people; embeddings are compared by cosine. Without weights the
+many directions that say little outweigh the few that say much, and where to cut them off is a choice that
+rounding can turn. Shapes: N faces, D features, C components, P people, K dimensions of the embedding.
 """
 
 from __future__ import annotations
@@ -19,10 +21,8 @@ from facemae.evaluation.protocols.calibration import Calibration
 from facemae.evaluation.protocols.calibration import fit as calibrated
 
 LEAST_PEOPLE = 4  # with two photos each: two to learn from, two held out
-FOLDS = 3  # of training people, for the choice of shrinkage and dimensions
+FOLDS = 3  # of training people, for the choice of shrinkage
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6)
-DIMENSIONS = (0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0)  # shares of the most that the data allow
-LEAST_DIMENSIONS = 2  # the cosine of single numbers is their sign
 HELD_OUT_PHOTOS = 4  # of a person: with all of them a few people would decide
 IMPOSTORS = 20_000  # pairs of a fold; its far fewer genuine ones limit what it can tell
 SEED = 0
@@ -64,8 +64,8 @@ class Head:
 def fit(features: Floats, people: Sequence[str | None], components: int, what: str) -> Head:
     """Fit a head to the faces of people with two photos or more.
 
-    Shrinkage and K are those with the best verification of held-out people in a cross-validation over the
-    training people; whose pairs also calibrate the cosine. The principal components know no labels and are
+    The shrinkage is that with the best verification of held-out people in a cross-validation over the
+    training people, whose pairs also calibrate the cosine. The principal components know no labels and are
     those of all training faces in every fold.
 
     Args:
@@ -95,8 +95,8 @@ def fit(features: Floats, people: Sequence[str | None], components: int, what: s
             f"{what} learns how the photos of a person differ, and those of each training person are the "
             "same; add other photos of them."
         )
-    shrinkage, dimensions, auc, calibration = _chosen(coordinates, identity)
-    directions = discriminants(within, total, shrinkage)[:, :dimensions]
+    shrinkage, auc, calibration = _chosen(coordinates, identity)
+    directions = weighted(discriminants(within, total, shrinkage)[:, : count - 1], within, total)
     return Head(mean, axes @ directions.astype(features.dtype), calibration, shrinkage, auc)
 
 
@@ -168,25 +168,28 @@ def discriminants(within: Floats, total: Floats, shrinkage: float) -> Floats:
     return found
 
 
-def _chosen(coordinates: Floats, identity: Integers) -> tuple[float, int, float, Calibration]:
-    """Return the shrinkage, K, the AUC of held-out people that they reach, and the calibration on those."""
-    folds, most = list(_folds(identity)), min(coordinates.shape[1], int(identity.max()))
-    counts = sorted({max(LEAST_DIMENSIONS, round(share * most)) for share in DIMENSIONS})
-    auc = np.zeros((len(SHRINKAGES), len(counts)))
-    scores: dict[tuple[int, int], list[tuple[Floats, Floats]]] = {}
-    for learnt, held_out in folds:
-        within, total = covariances(coordinates[learnt], np.unique(identity[learnt], return_inverse=True)[1])
+def weighted(directions: Floats, within: Floats, total: Floats) -> Floats:
+    """Return the directions (C, K), each times the share of the variance along it that is between people."""
+    inner, whole = ((directions * (each @ directions)).sum(axis=0) for each in (within, total))
+    found: Floats = directions * (1 - inner / whole)
+    return found
+
+
+def _chosen(coordinates: Floats, identity: Integers) -> tuple[float, float, Calibration]:
+    """Return the shrinkage, the AUC of held-out people that it reaches, and the calibration on those."""
+    scores: dict[float, list[tuple[Floats, Floats]]] = {shrinkage: [] for shrinkage in SHRINKAGES}
+    for learnt, held_out in _folds(identity):
+        whose = np.unique(identity[learnt], return_inverse=True)[1]
+        within, total = covariances(coordinates[learnt], whose)
         apart = coordinates[held_out] - coordinates[learnt].mean(axis=0)
         pairs = _pairs(identity[held_out])
-        for row, shrinkage in enumerate(SHRINKAGES):
-            vectors = (apart @ discriminants(within, total, shrinkage)).astype(np.float32)
-            for column, count in enumerate(counts):
-                cosines = _cosines(vectors[:, :count], pairs)
-                auc[row, column] += _auc(*cosines) / len(folds)
-                scores.setdefault((row, column), []).append(cosines)
-    row, column = (int(place) for place in np.unravel_index(auc.argmax(), auc.shape))
-    calibration = _calibration(*(np.concatenate(each) for each in zip(*scores[row, column], strict=True)))
-    return SHRINKAGES[row], counts[column], float(auc[row, column]), calibration
+        for shrinkage in SHRINKAGES:
+            directions = weighted(discriminants(within, total, shrinkage)[:, : whose.max()], within, total)
+            scores[shrinkage].append(_cosines(apart @ directions, pairs))
+    auc = {shrinkage: float(np.mean([_auc(*each) for each in found])) for shrinkage, found in scores.items()}
+    best = max(auc, key=auc.__getitem__)
+    calibration = _calibration(*(np.concatenate(each) for each in zip(*scores[best], strict=True)))
+    return best, auc[best], calibration
 
 
 def _folds(identity: Integers) -> Iterator[tuple[NDArray[np.bool_], Integers]]:

@@ -9,6 +9,7 @@ from facemae.evaluation.baselines.closed_form import (
     discriminants,
     fit,
     principal_components,
+    weighted,
     whiten,
 )
 from facemae.evaluation.metrics import roc_auc_score
@@ -54,6 +55,20 @@ def test_discriminants_agree_with_scikit_learn(shrinkage):
     np.testing.assert_allclose(
         np.abs(found[:, leading]), np.abs(peer.scalings_[:, leading]), rtol=1e-6, atol=1e-8
     )
+
+
+def test_directions_are_weighted_by_the_share_of_variance_between_people():
+    """Along the first axis half of the variance is between people, along the second a fifth."""
+    found = weighted(np.array([[1.0, 0.0], [0.0, 3.0]]), np.diag([1.0, 4.0]), np.diag([2.0, 5.0]))
+    np.testing.assert_allclose(found, [[0.5, 0.0], [0.0, 0.6]])
+
+
+def test_directions_that_say_little_do_not_outweigh_those_that_say_much():
+    points, names = made(people=60, seed=0)
+    asked, others = made(people=60, seed=1)
+    matrices = covariances(points, np.unique(names, return_inverse=True)[1])
+    equal = discriminants(*matrices, 0.01)
+    assert auc(asked @ weighted(equal, *matrices), others) > auc(asked @ equal, others) + 0.05
 
 
 def test_a_head_tells_new_people_apart_where_principal_components_do_not():
