@@ -7,7 +7,6 @@ model. Beside E.parquet, E.parquet.json may list the photos without a face, whic
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,11 @@ from pyarrow import parquet
 
 from facemae.core import records
 from facemae.core.errors import DataError, IntegrityError, UsageError
-from facemae.data.sources import listing
+from facemae.data.sources import archives, listing
 
 # What tools write where there is no value.
 _NOBODY = ("", "None", "none", "nan", "NaN", "NAN", "<NA>", "NaT", "N/A", "n/a", "null", "NULL")
+MOST_COLUMNS = 100  # or arrays
 MOST_RATIO, MOST_UNCHECKED = 100, 2**26  # of a file's content in bytes to the file, and what may be any ratio
 
 
@@ -76,6 +76,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             metadata, size = parquet.read_metadata(file), path.stat().st_size
             if metadata.num_rows > size:  # each row has a name of its own, which takes more than a byte
                 raise ValueError(f"it claims {metadata.num_rows} rows in {size} bytes")
+            if metadata.num_columns > MOST_COLUMNS:
+                raise ValueError(f"over {MOST_COLUMNS} columns, the limit")
             groups, columns = (
                 map(metadata.row_group, range(metadata.num_row_groups)),
                 range(metadata.num_columns),
@@ -102,13 +104,13 @@ def _read_npz(path: Path) -> pd.DataFrame:
             if any(not isinstance(each, np.ndarray) for each in arrays.values()):
                 raise ValueError("what it holds are no arrays")
             return pd.DataFrame({name: _column(name, each) for name, each in arrays.items()})
-        except Exception as error:  # zipfile and NumPy raise nearly anything
+        except Exception as error:  # `zipfile` and NumPy raise nearly anything
             raise _unreadable(path, "NumPy's .npz", error) from error
 
 
 def _check_sizes(file: BinaryIO, size: int) -> None:
     """Stop before anything is unpacked that is not what it claims, or so much larger than the file."""
-    with zipfile.ZipFile(file) as archive:
+    with archives.open_zip(file, MOST_COLUMNS, "arrays") as archive:
         if len(set(archive.namelist())) < len(archive.namelist()):
             raise ValueError("two arrays have one name")
         for member in archive.infolist():

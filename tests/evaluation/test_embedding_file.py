@@ -333,6 +333,16 @@ def test_parquet_that_repeats_a_value_beyond_memory_is_refused(tmp_path):
         read_embeddings(tmp_path / "e.parquet")
 
 
+def test_many_arrays_or_columns_are_refused_before_one_is_opened(tmp_path, monkeypatch):
+    columns = {f"c{n}": np.zeros(1) for n in range(200)}
+    np.savez(tmp_path / "e.npz", **columns)
+    monkeypatch.setattr(np.lib.format, "read_magic", lambda file: pytest.fail("an array was opened"))
+    with pytest.raises(IntegrityError, match="over 100 arrays, the limit"):
+        read_embeddings(tmp_path / "e.npz")
+    with pytest.raises(IntegrityError, match="over 100 columns, the limit"):
+        read_embeddings(parquet(tmp_path, pd.DataFrame(columns)))
+
+
 def test_no_zip_is_read_as_npz(tmp_path):
     with zipfile.ZipFile(tmp_path / "e.npz", "w") as archive:
         archive.writestr("embedding", "no array")

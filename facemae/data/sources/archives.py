@@ -110,25 +110,28 @@ def _fill(folder: Path, file: BinaryIO, name: str, limits: Limits) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     total = -(-quota.archive_bytes // _MB)
     progress, written = Progress("unpack", total, "MB"), 0
-    made = {folder}
+    made, named = {folder}, dict[Path, str]()
     for entry in _entries(file, quota):
         parts = _parts(entry.name)
         quota.count(entry, parts)
         if not parts or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store" or parts[-1].startswith("._"):
             continue  # what macOS adds beside the files, or the archive's own folder
         path = folder.joinpath(*parts)
-        parent = path if entry.folder else path.parent
-        if parent not in made:
-            _make_folder(parent, entry.name)
-            made.add(parent)
-        if not entry.folder:
-            if os.path.lexists(path):
-                raise _about(entry.name, "takes the place of another")
+        if entry.folder:  # made with its first file or last of all: to remove 200,000 again takes minutes
+            named[path] = entry.name
+        elif path in named or os.path.lexists(path):
+            raise _about(entry.name, "takes the place of another")
+        else:
+            if path.parent not in made:
+                _make_folder(path.parent, entry.name)
+                made.add(path.parent)
             files.write_blocks(path, entry.content)
             written += 1
         progress.update(min(file.tell() // _MB, total - 1), name)
     if not written:
         raise _RefusedError("it holds no file")
+    for path, name_of in named.items():
+        _make_folder(path, name_of)
     progress.update(total, name)
 
 
@@ -178,11 +181,15 @@ class _Quota:
             size, limit = f"{entry.size:,}", f"{self.limits.file_bytes:,}"
             raise _about(entry.name, f"has {size} bytes where {limit} is the limit")
         self._entries += 1
-        self._folders.update(parts[:depth] for depth in range(1, len(parts)))
-        self.check_entries(self._entries + len(self._folders))
+        self.check_entries(self._entries, parts)
 
-    def check_entries(self, number: int) -> None:
-        if number > self.limits.entries:
+    def check_entries(self, number: int, parts: tuple[str, ...]) -> None:
+        """Stop if so many entries are too many, with the folders that their names and those `parts` make."""
+        for depth in range(len(parts) - 1, 0, -1):
+            if parts[:depth] in self._folders:
+                break
+            self._folders.add(parts[:depth])
+        if number + len(self._folders) > self.limits.entries:
             raise _RefusedError(f"it holds over {self.limits.entries:,} files and folders, the limit")
 
     def add(self, size: int) -> None:
@@ -274,18 +281,31 @@ def _tar(file: BinaryIO, start: bytes, quota: _Quota) -> Iterator[_Entry]:
 # --- zip ---
 
 
-class _Zip(io.BufferedReader):
+class _Zip:
     """A zip whose directory, which `zipfile` reads at once, may list so many entries and no more."""
 
-    most_entries = 0
+    def __init__(self, file: BinaryIO, most_entries: int, what: str) -> None:
+        self._file, self.what = file, what
+        self.most_entries: int | None = most_entries  # None: the directory has been read
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > max(_BLOCK, self.most_entries * _DIRECTORY_BYTES):
+    def read(self, size: int = -1, /) -> bytes:
+        if self.most_entries is None:
+            return self._file.read(size)
+        if size > max(_BLOCK, self.most_entries * _DIRECTORY_BYTES):
             raise zipfile.BadZipFile(f"its directory has {size:,} bytes")
-        data = super().read(size)
-        if len(data) > _BLOCK and data.count(b"PK\1\2") > self.most_entries:
-            raise zipfile.BadZipFile(f"over {self.most_entries:,} files and folders, the limit")
+        data = self._file.read(size)
+        if data.count(b"PK\1\2") > self.most_entries:
+            raise zipfile.BadZipFile(f"over {self.most_entries:,} {self.what}, the limit")
         return data
+
+
+def open_zip(file: BinaryIO, most_entries: int, what: str) -> zipfile.ZipFile:
+    """Open a zip archive of at most so many entries, called `what`; a `BadZipFile` if it has more."""
+    counted = _Zip(file, most_entries, what)
+    archive = zipfile.ZipFile(counted)
+    counted.most_entries = None
+    return archive
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
@@ -298,10 +318,9 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 
 def _zip(file: BinaryIO, _: bytes, quota: _Quota) -> Iterator[_Entry]:
-    raw = _Zip(file)  # type: ignore[arg-type]
-    raw.most_entries = quota.limits.entries
-    with zipfile.ZipFile(raw) as archive:
-        quota.check_entries(len(archive.infolist()))
+    with open_zip(file, quota.limits.entries, "files and folders") as archive:
+        for info in archive.infolist():  # before anything is unpacked
+            quota.check_entries(len(archive.infolist()), _parts(_zip_name(info)))
         free = 0  # where the next entry may start
         for info in sorted(archive.infolist(), key=lambda each: each.header_offset):
             if info.header_offset < free:

@@ -256,6 +256,19 @@ def test_limits_are_inclusive(tmp_path):
     assert unpack(path, tmp_path / "out", limits).is_dir()
 
 
+@pytest.mark.parametrize("build", [
+    lambda: tar(header(b"d/", kind=b"5") * 100),
+    lambda: zipped(*(Zipped(b"%d/b/c.jpg" % n) for n in range(40))),
+])  # fmt: skip
+def test_too_many_folders_are_refused_before_one_is_made(tmp_path, monkeypatch, build):
+    path = tmp_path / "photos"
+    path.write_bytes(build())
+    made = []
+    monkeypatch.setattr(archives, "_make_folder", lambda path, name: made.append(name) or path.mkdir())
+    assert "over 100 files and folders" in refused(path, tmp_path / "out", Limits(entries=100))
+    assert len(made) <= 1  # that of the good photo that each begins with
+
+
 def test_progress_counts_the_megabytes_of_the_archive(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "FIRST_SECONDS", 0)
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0)
