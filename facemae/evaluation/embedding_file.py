@@ -1,7 +1,8 @@
 """Embeddings as files that any model may have made, and lists of pairs.
 
 A file of embeddings has a row per photo: sample_id, embedding, and where they are known person, group and
-model. Beside E.parquet, E.parquet.json may list the photos without a face, which a list of pairs may name.
+model. Beside E.parquet, E.parquet.json may list the photos without a face, which a list of pairs may name,
+and say that every text of the table is a name (`plain_names`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from pyarrow import parquet
 
 from facemae.core import records
 from facemae.core.errors import DataError, IntegrityError, UsageError
+from facemae.core.progress import say
 from facemae.data.sources import archives, listing
 
-# What tools write where there is no value.
+# What tools write where there is no value. It may as well be the name of a person: .npz has no null for text,
+# and in Parquet it is what a column of unknown people becomes when it is turned into text.
 _NOBODY = ("", "None", "none", "nan", "NaN", "NAN", "<NA>", "NaT", "N/A", "n/a", "null", "NULL")
 MOST_COLUMNS = 100  # or arrays
 MOST_RATIO, MOST_UNCHECKED = 100, 2**26  # of a file's content in bytes to the file, and what may be any ratio
@@ -150,8 +153,9 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     if not isinstance(trained_on, list) or not all(isinstance(person, str) for person in trained_on):
         raise IntegrityError(f"{beside} does not list people under trained_on (docs/evaluating.md).")
     rows = [{"sample_id": each} if isinstance(each, str) else each for each in listed]
-    found = {row["sample_id"]: _text(row.get("person")) for row in rows}
-    return {"without_face": found, "trained_on": trained_on}
+    found = {row["sample_id"]: row.get("person") or None for row in rows}  # JSON has a null of its own
+    plain = known.get("plain_names", False) is True
+    return {"without_face": found, "trained_on": trained_on, "plain_names": plain}
 
 
 def _is_named(entry: Any) -> bool:
@@ -165,15 +169,18 @@ def from_table(table: pd.DataFrame, source: str, known: Mapping[str, Any] | None
     Args:
         table: Columns sample_id and embedding, and perhaps person, group and model.
         source: What messages call it.
-        known: What the file beside it says.
+        known: What the file beside it says; with `plain_names` only what is null or empty is no name.
 
     Raises:
         IntegrityError, DataError: as `read_embeddings`.
     """
     _check_columns(table, source)
-    table = table.assign(**{name: _texts(table, name, source) for name in ("sample_id", "person", "model")})
+    known, grouped = known or {}, "group" in table
+    plain = known.get("plain_names", False)
+    texts = {name: _texts(table, name, source, plain) for name in ("sample_id", "person", "model", "group")}
+    table = table.assign(**texts)
     _check_one_model(table, source)
-    lost, known = table["embedding"].isna(), known or {}
+    lost = table["embedding"].isna()
     found = table[~lost]
     if found.empty:
         raise DataError(f"{source} holds no embedding; embed some photos first.")
@@ -183,7 +190,7 @@ def from_table(table: pd.DataFrame, source: str, known: Mapping[str, Any] | None
         found["sample_id"].to_list(),
         _vectors(found, source),
         found["person"].to_list(),
-        _groups(table, source),
+        _groups(table, source) if grouped else {},
         known.get("without_face", {}) | missing,
         frozenset(known.get("trained_on", [])),
     )
@@ -215,17 +222,25 @@ def _check_one_model(table: pd.DataFrame, source: str) -> None:
         )
 
 
-def _texts(table: pd.DataFrame, name: str, source: str) -> pd.Series:
-    """Return a column as text, None where it is empty or not there.
+def _texts(table: pd.DataFrame, name: str, source: str, plain: bool) -> pd.Series:
+    """Return a column as text, None where it is empty or not there, or unless `plain` one of `_NOBODY`.
 
     Raises:
         IntegrityError: it holds lists, or bytes that are no UTF-8.
     """
     values = table[name] if name in table else [None] * len(table)
     try:
-        return pd.Series([_text(each) for each in values], table.index, dtype=object)
+        texts = [_text(each) for each in values]
     except (TypeError, UnicodeDecodeError) as error:
         raise IntegrityError(f"{source}: {name} holds {error} where text is needed.") from error
+    nobody = ("",) if plain else _NOBODY
+    if name == "person" and (written := [each for each in texts if each and each in nobody]):
+        say(
+            "evaluate",
+            f"{len(written)} rows of {source} name nobody: they say {', '.join(sorted(set(written)))}; where "
+            f"that is a name, set plain_names in {source}.json (docs/evaluating.md)",
+        )
+    return pd.Series([None if each in nobody else each for each in texts], table.index, dtype=object)
 
 
 def _text(value: Any) -> str | None:
@@ -236,13 +251,11 @@ def _text(value: Any) -> str | None:
         value = value.decode()
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)
-    return None if pd.isna(value) or str(value) in _NOBODY else str(value)
+    return None if pd.isna(value) else str(value)
 
 
 def _groups(table: pd.DataFrame, source: str) -> dict[str, str]:
-    if "group" not in table:
-        return {}
-    rows = pd.DataFrame({"person": table["person"], "group": _texts(table, "group", source)}).dropna()
+    rows = table[["person", "group"]].dropna()
     if rows.empty:
         raise DataError(f"{source} has a column group that is empty; fill it in, or leave it out.")
     several = rows.drop_duplicates().groupby("person").size()

@@ -143,7 +143,8 @@ def _write(
     columns = ["sample_id", "person", "embedding", "model"]
     records.write_table(out, table.assign(model=model.fingerprint), columns)
     content = {"model": model.fingerprint, "name": model.name, "device": where, "faces": len(table)}
-    files.write_json(sidecar(out), content | {"without_face": rejected, "trained_on": known})
+    listed = {"without_face": rejected, "trained_on": known, "plain_names": True}
+    files.write_json(sidecar(out), content | listed)
     say("embed", f"{len(table)} faces of {table['person'].nunique()} people in {out}")
     if rejected:
         names = ", ".join(row["sample_id"] for row in rejected[:3])

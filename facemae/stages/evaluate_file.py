@@ -134,7 +134,7 @@ def of_recogniser(
     table, pairs = embed_dataset.embeddings_of(
         name, data, raw_dir, cache, wanted, workers, everybody=everybody
     )
-    known: dict[str, Any] = {}
+    known: dict[str, Any] = {"plain_names": True}
     if shipped:
         seen, people = shipped_models.people(name), table["person"].unique()
         known["trained_on"] = shipped_models.known_among(people, seen.training)

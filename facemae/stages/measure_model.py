@@ -108,7 +108,7 @@ def _add_to_card(name: str, table: pd.DataFrame, pairs: pd.DataFrame, out: Path)
 
 def _accuracy(table: pd.DataFrame, pairs: pd.DataFrame | None, name: str) -> dict[str, Any]:
     """Return the accuracy, under a name, with its interval over people."""
-    report = evaluate(from_table(table, name), pairs, Settings())
+    report = evaluate(from_table(table, name, {"plain_names": True}), pairs, Settings())
     accuracy = next(each for each in report.measured if each.name == "accuracy")
     entry = measured.entry(accuracy, LEVEL)
     return {name: entry["value"], "ci_low": entry["ci_low"], "ci_high": entry["ci_high"]}

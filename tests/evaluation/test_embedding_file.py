@@ -253,6 +253,21 @@ def test_a_person_who_is_not_known_is_nobody(tmp_path, kind):
         assert read.people == [{"numbers": "1", "text": "Nan"}[kind], None] * 2
 
 
+def test_a_name_that_looks_like_nobody_is_told_and_is_one_where_the_file_beside_says_so(tmp_path, capsys):
+    content = table().assign(person=["null", "nan", "NaN", "None", "Ada", ""], group="g")
+    listed = [{"sample_id": "lost", "person": "none"}, {"sample_id": "gone", "person": None}, "away"]
+    path = parquet(tmp_path, content)
+    assert read_embeddings(path).people == [None] * 4 + ["Ada", None]
+    assert "4 rows" in (told := capsys.readouterr().err)
+    assert "NaN, None, nan, null" in told
+    files.write_json(sidecar(path), {"plain_names": True, "without_face": listed})
+    read = read_embeddings(path)
+    assert read.people == ["null", "nan", "NaN", "None", "Ada", None]
+    assert set(read.groups) == set(read.people) - {None}
+    assert read.without_face == {"lost": "none", "gone": None, "away": None}
+    assert capsys.readouterr().err == ""
+
+
 def test_people_have_one_name_in_every_kind_of_file(tmp_path):
     """Empty cells must not turn numbers into others; 2**53 and the next are one in floating point."""
     whole = pa.array([2**53, 2**53 + 1, None], pa.int64())

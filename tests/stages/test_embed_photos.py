@@ -63,6 +63,15 @@ def test_photos_become_embeddings_that_can_be_read(stage, photos, tmp_path, orl_
     np.testing.assert_allclose(found.vectors, expected, atol=1e-5)
 
 
+def test_a_folder_may_have_a_name_that_looks_like_nobody(stage, photos, tmp_path):
+    for number, name in enumerate(["null", "nan", "None", "N_A"]):
+        (photos / f"p{number}").rename(photos / name)
+    embed_photos(Photos(str(photos), align="crop"), model_at(stage), tmp_path / "e.parquet")
+    found = read_embeddings(tmp_path / "e.parquet")
+    assert set(found.people) == {"null", "nan", "None", "N_A", "p4", "p5", "p6", "p7"}
+    assert found.without_face == {"null/bad.jpg": "null"}
+
+
 def module_tensor(images):
     import torch
 
