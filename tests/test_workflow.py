@@ -168,6 +168,15 @@ def test_a_bad_configuration_stops_before_any_work(tmp_path, difference, message
     assert not (tmp_path / "results-tiny").exists()
 
 
+def test_weights_that_a_run_cannot_start_from_stop_before_any_work(tmp_path):
+    write_config(tmp_path, {"runs": {"random": {"pretrain": {"init": "none.safetensors"}}}})
+    done = snakemake(tmp_path)
+    assert done.returncode == 2
+    assert "facemae: runs.random.pretrain.init: none.safetensors cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results-tiny" / "data").exists()
+
+
 def test_a_second_workflow_on_the_folder_is_refused(finished, paths):
     write_config(finished, {"defaults": {"finetune": {"steps": 9}}})
     lock = str(paths.root / ".workflow.lock")

@@ -18,6 +18,7 @@ from facemae.core import files
 from facemae.core.errors import DataError, FaceMAEError, UsageError
 from facemae.core.layout import Results
 from facemae.data.sources.locate import MISSING, availability, raw_dir
+from facemae.models.starts import check_starts
 from facemae.stages.data import wanted_sources
 
 PYTHON_FLOOR = "3.11"
@@ -116,6 +117,11 @@ def _data(experiment: config.Experiment) -> str:
     return "; ".join(f"{each.source.title}: {there}" for each, there in found)
 
 
+def _start(experiment: config.Experiment) -> str:
+    check_starts(experiment)
+    return "the weights that runs start from fit them"
+
+
 def _locks(experiment: config.Experiment) -> str:
     for path in Results(Path(experiment.results)).locks:
         files.check_free(path)
@@ -126,5 +132,6 @@ CHECKS: dict[str, Callable[[config.Experiment], str]] = {
     "device": _device,
     "disk": _disk,
     "data": _data,
+    "start": _start,
     "locks": _locks,
 }

@@ -36,7 +36,7 @@ def plan(
     """Say before a run what difference its people and seeds can decide, and what it costs."""
     from facemae.report import plan as planning
 
-    experiment = config.load(config_files)
+    experiment = _startable(config_files)
     found = planning.plan(experiment, root or Path(experiment.results))
     typer.echo(planning.in_words(found, experiment))
     if as_json:
@@ -49,7 +49,7 @@ def estimate(
     cores: Annotated[int, typer.Option("--cores", min=1, help="Processor cores.")] = os.cpu_count() or 1,
 ) -> None:
     """Say how long the trainings take on this machine, by a few steps that are timed."""
-    experiment = config.load(config_files)
+    experiment = _startable(config_files)
     from facemae.compute import device
     from facemae.training.speed import minutes
 
@@ -57,6 +57,15 @@ def estimate(
     needed = minutes(experiment, compute, 1 if compute.on_gpu else cores)
     trainings = len(experiment.run_names) * len(experiment.seeds)
     say("estimate", f"{trainings} trainings take about {max(needed, 1):.0f} min on this machine ({compute})")
+
+
+def _startable(config_files: list[Path]) -> config.Experiment:
+    """Return the configuration, if the weights that its runs start from fit."""
+    from facemae.models.starts import check_starts
+
+    experiment = config.load(config_files)
+    check_starts(experiment)
+    return experiment
 
 
 @app.command()

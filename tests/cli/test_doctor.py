@@ -102,6 +102,12 @@ def test_the_same_data_twice_is_found(here):
     assert failed() == ["data"]
 
 
+@pytest.mark.parametrize("init", ["none.safetensors", "face-mae"])
+def test_weights_that_a_run_cannot_start_from_are_found(here, init):
+    change(here, {"runs": {"random": {"pretrain": {"init": init}, "model": {"depth": 9}}}})
+    assert failed() == ["start"]
+
+
 def test_a_gpu_that_is_asked_for_and_missing_is_found(here):
     import torch
 

@@ -17,6 +17,7 @@ from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.files import check_free, exclusive, sha256_of, write_json
 from facemae.models.shipped_models import PEOPLE, used_by
 from facemae.models.shipped_models import find as find_shipped
+from facemae.models.starts import check_starts
 from facemae.stages.data import wanted_sources
 from facemae.core.layout import Results, embedder_file
 
@@ -87,13 +88,14 @@ wildcard_constraints:
 
 
 def start():
-    """Take the results folder for this workflow and write down the configuration it runs with.
+    """Take the results folder for this workflow and write down the configuration it runs with, if it can.
 
     The lock is the kernel's, so unlike Snakemake's own (switched off in the profile) none is left
     behind by a kill. The configuration is no rule's output: as an input of every rule, a change to one
     run would make all of them look out of date.
     """
     try:
+        check_starts(EXPERIMENT)
         LOCKS.enter_context(exclusive(LOCK))
         write_json(
             RESULTS.config, EXPERIMENT.model_dump(), sort_keys=False
