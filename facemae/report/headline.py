@@ -163,9 +163,9 @@ def _numbers(experiment: config.Experiment, table: pd.DataFrame, runs: list[str]
     share = table["value"] if higher_is_better(metric) else 1 - table["value"]
     count = (1000 * share.astype(float)).round().dropna().astype(int).to_dict()
     right = [count[name] for name in runs]
-    most = str(right[0]) if min(right) == max(right) else f"{min(right)} to {max(right)}"
+    most = f"{right[0]:,}" if min(right) == max(right) else f"{min(right)} to {max(right):,}"
     other = "without it" if _plain(experiment, control) else f"with {control}"
-    return f"with it networks {PLAIN[metric].format(f'{most} of 1,000')}, {other} {count[control]}"
+    return f"with it networks {PLAIN[metric].format(f'{most} of 1,000')}, {other} {count[control]:,}"
 
 
 def _how_sure(experiment: config.Experiment, verdict: str, people: int) -> str:
