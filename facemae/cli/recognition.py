@@ -70,6 +70,8 @@ def identify(
 
     if photo.is_dir() and csv is None:
         raise UsageError(f"{photo} is a folder; name the file for its faces with --csv, or name one photo.")
+    if csv is None:
+        _check_pictures(photo)
     recogniser = open_recogniser(model, results, device)
     limit = chosen_threshold(recogniser.model, threshold, fmr)
     with open_gallery(gallery) as kept:
@@ -150,6 +152,7 @@ def verify(
     device: ComputeOption = "auto",
 ) -> None:
     """Say whether two photos show the same person."""
+    _check_pictures(first, second)
     recogniser = open_recogniser(model, results, device)
     limit = chosen_threshold(recogniser.model, threshold, fmr)
     faces = [_only_face(recogniser, each, "verification") for each in (first, second)]
@@ -176,6 +179,7 @@ def explain(
     """Say how the score of two photos changes when a region of either face is covered."""
     from facemae.recognition.explanation import leave_out, score
 
+    _check_pictures(first, second)
     recogniser = open_recogniser(model, results, device)
     faces = [
         recogniser.model.as_seen(_only_face(recogniser, each, "an explanation")) for each in (first, second)
@@ -276,6 +280,15 @@ def _say_who(found: list[Identified], limit: Threshold, people: int, templates: 
             f"({best}, needed {limit.score:.3f})"
         )
     typer.echo(_stands_for(limit, people, templates))
+
+
+def _check_pictures(*photos: Path) -> None:
+    """Refuse what is no picture before the networks are loaded, which takes seconds."""
+    from facemae.data.images import open_image
+
+    for photo in photos:
+        with _about(photo):
+            open_image(photo)
 
 
 def _faces(recogniser: Recogniser, photo: Path) -> Photo:

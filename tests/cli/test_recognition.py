@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from facemae.cli import recognition
 from facemae.recognition import recogniser
 
 RUN = ("--model", "region/1")
@@ -160,6 +161,14 @@ def test_bad_input_ends_with_a_sentence(facemae, photos, group, tmp_path, argume
     assert said in err
     assert len(err.splitlines()[-1]) < 400
     assert "secret" not in err
+
+
+@pytest.mark.parametrize("command", ["identify", "verify", "explain"])
+def test_a_photo_that_is_none_is_told_before_a_network_is_loaded(facemae, photos, monkeypatch, command):
+    monkeypatch.setattr(recognition, "open_recogniser", lambda *_: pytest.fail("a network was loaded"))
+    others = [] if command == "identify" else [photos["orl/s01/01"]]
+    code, _, err = facemae(command, *others, "nowhere.jpg")
+    assert (code, "nowhere.jpg: The file cannot be read" in err) == (3, True)
 
 
 def test_somebody_who_is_known_is_not_enrolled_under_another_name(facemae, photos):
