@@ -20,16 +20,17 @@ from facemae.core.layout import Results
 from facemae.core.progress import say
 from facemae.report import chart_spec, conditions, curves, faces, static_charts, tables
 from facemae.report.phrases import (
+    DIGITS,
     MAIN_PROTOCOLS,
     PROTOCOLS,
     metric_label,
+    origin,
+    origins,
     rows_of,
     scalars,
     scratch_runs,
-    started_runs,
 )
 
-DIGITS = 8  # after the point; with fewer, rounding them again would differ from rounding once
 MADE = "<!-- made by `make readme`, do not edit -->"
 MANY_PANELS = 2  # of a chart; the tables of more are folded away
 _RUN = (
@@ -110,6 +111,7 @@ def _content(
     headline, details, verdicts = tables.verdict(paths), tables.details(paths), tables.verdicts(paths)
     scratch = tables.run_names(setup)[0] if scratch_runs(setup) else ""
     against = verdicts[(verdicts["family"] == layout.PRIMARY) | (verdicts["run_b"] == scratch)]
+    used = {run: origin(setup.run(run)) for run in setup.run_names}
     charted = leaderboard["protocol"].isin(conditions.CHARTED) & (leaderboard["condition"] != "")
     return {
         "name": name,
@@ -118,13 +120,18 @@ def _content(
         "started": [
             sentence
             for sentence in headline.sentences
-            if sentence.startswith(tuple(f"{run} starts from" for run in started_runs(setup)))
+            if sentence.startswith(
+                tuple(f"{run} {how} " for run in setup.run_names for how, _ in origins(setup.run(run)))
+            )
         ],
         "claims": [vars(each) for each in headline.claims],
         "primary": setup.evaluate.primary,
         "level": setup.evaluate.level,
         "scratch": scratch,
-        "runs": _records(leaderboard.drop_duplicates("run"), _RUN),
+        "runs": [
+            row | ({"origin": used[row["run"]]} if used.get(row["run"]) else {})
+            for row in _records(leaderboard.drop_duplicates("run"), _RUN)
+        ],
         "numbers": _records(leaderboard[~charted], _ROW),
         "verdicts": _records(against, _VERDICT),
         "curves": [
@@ -232,7 +239,8 @@ def _numbers(content: Mapping[str, Any], protocols: Sequence[str], *, budget: bo
     lines = []
     for run in content["runs"]:
         if run["run"] in set(rows["run"]):
-            line = [f"`{run['run']}`", *(cells.get((run["run"], metric), "") for metric in metrics)]
+            name = f"`{run['run']}`" + (f" ({run['origin']})" if run.get("origin") else "")
+            line = [name, *(cells.get((run["run"], metric), "") for metric in metrics)]
             lines.append([*line, *_budget(run)] if budget else line)
     more = [f"{what} (pretraining + fine-tuning)" for what in ("seconds", "images")] if budget else []
     return _table(["run", *map(metric_label, metrics), *more], lines) if lines else ""

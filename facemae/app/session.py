@@ -14,6 +14,7 @@ from facemae.app import frame
 from facemae.app.parts import photo_input
 from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.layout import Results
+from facemae.core.text import percent
 from facemae.data.images import ImageError, in_grey, is_grey, open_image
 from facemae.recognition.model import Model
 from facemae.recognition.settings import settings
@@ -50,9 +51,9 @@ def choose_model(key: str, label: str = "Model", index: int = 0) -> Model:
 
 
 def _warn(model: Model) -> None:
-    """Say what a user of a model has to know; a badge of Streamlit's would be cut off in a narrow column."""
+    """Say what a user of a model has to know; a badge would be cut off in a narrow column."""
     if model.warning:
-        st.markdown(f":orange-background[:material/warning: {model.warning}]")
+        st.warning(model.warning, icon=":material/warning:")
 
 
 def choose_models(key: str, label: str) -> list[Model]:
@@ -156,22 +157,20 @@ def stands_for(threshold: Threshold, people: int, templates: int) -> str:
     """Return in words what a threshold stands for with so many people enrolled by so many templates."""
     text = f"Needed for a match: {threshold.score:.3f}."
     if threshold.fmr is not None:
-        text += f" {threshold.fmr:.1%} of comparisons of two people reach it"
+        text += f" {percent(threshold.fmr)} of comparisons of two people reach it"
         if threshold.fmr_low is not None and threshold.fmr_high is not None:
-            text += f" ({threshold.fmr_low:.1%} to {threshold.fmr_high:.1%}"
-            text += (
-                f", measured on {threshold.people} people that it was not trained on; other photos may behave"
-            )
-            text += " otherwise)"
+            text += f" ({percent(threshold.fmr_low)} to {percent(threshold.fmr_high)}"
+            text += f", measured on {threshold.people:,} people that it was not trained on;"
+            text += " other photos may behave otherwise)"
         text += "."
     if threshold.fnmr is not None:
-        text += f" {threshold.fnmr:.0%} of comparisons of one person miss it."
+        text += f" {percent(threshold.fnmr)} of comparisons of one person miss it."
     alarm = threshold.false_alarm(templates)
     if templates > 1 and alarm is not None:
         text += (
             f" With {people} people enrolled by {templates} templates, a stranger is taken for one of them"
         )
-        text += f" in about {alarm:.0%}."
+        text += f" in about {percent(alarm)}."
     return text
 
 

@@ -17,6 +17,7 @@ from facemae.cli.options import CacheOption, ComputeOption, RawOption, WorkersOp
 from facemae.core import files
 from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import say, track
+from facemae.core.text import percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -354,13 +355,15 @@ def chosen_threshold(model: Model, score: float | None, rate: float | None) -> T
 def _stands_for(limit: Threshold, people: int, templates: int) -> str:
     if limit.fmr is None:
         return "The threshold was given, so its false match rate is not known."
-    text = f"At this threshold {limit.fmr:.2%} of comparisons of two people match"
+    text = f"At this threshold {percent(limit.fmr)} of comparisons of two people match"
     if limit.fmr_low is not None and limit.fmr_high is not None:
-        text += f" ({limit.fmr_low:.2%} to {limit.fmr_high:.2%}, measured on {limit.people} people)"
+        text += (
+            f" ({percent(limit.fmr_low)} to {percent(limit.fmr_high)}, measured on {limit.people:,} people)"
+        )
     alarm = limit.false_alarm(templates)
     if templates > 1 and alarm is not None:
         enrolled = f"{people} {'person' if people == 1 else 'people'} enrolled by {templates} templates"
-        text += f"; with {enrolled}, a stranger would be named in about {alarm:.2%} of cases"
+        text += f"; with {enrolled}, a stranger would be named in about {percent(alarm)} of cases"
     return f"{text}."
 
 

@@ -32,3 +32,8 @@ def shown(text: object, limit: int = MAX_SHOWN) -> str:
 def escaped(text: str) -> str:
     """Return text with every control character spelt out."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def percent(share: float) -> str:
+    """Return a share in percent with two digits that count, such as 0.03% or 12%."""
+    return f"{float(f'{100 * share:.2g}'):g}%"

@@ -34,11 +34,14 @@ class TrainingFaces:
     people: int | None = None
     photos: int | None = None
     grey: bool = False
+    origin: str = ""
+    """What it started from and was taught by, as `phrases.origin`; nothing where no network was finished."""
 
     def __str__(self) -> str:
         if self.people is None:
             return "not known"
-        return f"{self.photos:,} {'grey ' if self.grey else ''}photos of {self.people:,} people"
+        kind, more = "grey " if self.grey else "", f", {self.origin}" if self.origin else ""
+        return f"{self.photos:,} {kind}photos of {self.people:,} people{more}"
 
     def warning(self, name: str) -> str:
         """Return a sentence for those who would use the model on their own photos, or nothing."""

@@ -21,7 +21,7 @@ from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import Results
 from facemae.report import faces, phrases, tables
 from facemae.report.known_errors import FAIRNESS, failures, groups
-from facemae.report.phrases import metric_label
+from facemae.report.phrases import metric_label, origin
 
 INTENDED = (
     "To compare ways of pretraining on the same data with the same evaluation, as research and teaching.",
@@ -176,12 +176,15 @@ def _about(setup: config.Experiment, run: str, seed: int) -> str:
         "cnn": f"masked convolutions, {literal(model.network)}",
         "mlp": f"fully connected layers, {depth} of width {width}",
     }[model.encoder]
-    training = f"fine-tuned from {literal(settings.finetune.init) if settings.finetune.init else 'scratch'}"
+    used = literal(origin(settings)) if origin(settings) else ""
+    training = f"fine-tuned {used or 'from scratch'}"
     if settings.masked:
         hidden = f"{settings.strategy} mask, {settings.masked.mask_ratio:.0%} hidden"
         training = f"masked autoencoder ({hidden}), fine-tuned"
     elif settings.pretrain:
         training = f"pretrained by {settings.strategy}, fine-tuned"
+    if settings.pretrain and used:
+        training += f", {used}"
     return listed(
         [
             f"Task: a vector of {model.embedding} numbers for an aligned face of {setup.data.image_size} x "

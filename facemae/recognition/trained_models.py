@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from facemae.evaluation.records import higher_is_better
 from facemae.recognition.model import Device, Facts, Model, TrainingFaces, View2
 from facemae.recognition.threshold import Card, threshold_card
 from facemae.report import tables
-from facemae.report.phrases import scalars
+from facemae.report.phrases import origin, scalars
 
 if TYPE_CHECKING:
     from facemae.compute.device import Compute
@@ -60,7 +60,10 @@ class TrainedModel(Model):
     @cached_property
     def trained_on(self) -> TrainingFaces:
         """Return what it was trained on, as far as the results around it tell."""
-        return training_faces(self.results.data) if self.results else TrainingFaces()
+        if not self.results:
+            return TrainingFaces()
+        run = tables.experiment(self.results).run(self.run)
+        return replace(training_faces(self.results.data), origin=origin(run))
 
     @property
     def results(self) -> Results | None:

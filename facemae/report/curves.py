@@ -86,8 +86,9 @@ def cost(table: pd.DataFrame, metric: str, look: Looks) -> Chart:
     seconds = (values["seconds_pretrain"] + values["seconds_finetune"]).astype(float)
     longest = (float(seconds.max()) if len(values) else 0.0) or 1.0
     same = seconds.groupby(seconds)
-    # What took equally long, as the controls' no time at all, stands side by side.
-    beside = (same.cumcount() - (same.transform("size") - 1) / 2) * BESIDE * longest
+    # What took equally long stands side by side, and the controls' no time at all not left of 0.
+    middle = ((same.transform("size") - 1) / 2).where(seconds > 0, 0)
+    beside = (same.cumcount() - middle) * BESIDE * longest
     dots = [
         Series(
             row["run"], [x], [row["value"]], look[row["run"]], [row["ci_low"]], [row["ci_high"]], line=0,

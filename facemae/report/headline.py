@@ -13,9 +13,11 @@ from typing import Any
 import pandas as pd
 
 from facemae import config
+from facemae.evaluation.baselines.off_the_shelf import RECOGNISERS
 from facemae.evaluation.records import higher_is_better
 from facemae.models import shipped_models
 from facemae.report.phrases import (
+    DIGITS,
     METRIC_NAMES,
     OPPOSITE,
     VERDICTS,
@@ -23,10 +25,10 @@ from facemae.report.phrases import (
     hides,
     masked_runs,
     names_of,
+    origins,
     scalars,
     scratch_runs,
     some_names,
-    started_runs,
 )
 
 NO_FAMILY = (
@@ -85,7 +87,7 @@ def verdict_in_words(
         *dict.fromkeys(f"Undecided because {row['note']}." for row in rows if row["note"]),
         _among_strategies(experiment, verdicts),
         _best_control(experiment, table, verdicts),
-        *[_started(experiment, verdicts, name) for name in started_runs(experiment)],
+        *[_started(experiment, verdicts, name) for name in experiment.run_names],
         what_verdicts_mean(experiment),
     ]
     if first:
@@ -201,7 +203,8 @@ def _by_verdict(rows: list[dict[str, Any]]) -> str:
         found = [row for row in rows if row["verdict"] == verdict]
         names = [row["run_a"] for row in found]
         if verdict in OPPOSITE:
-            names = [f"{row['run_a']} ({row['difference']:+.3f})" for row in found]
+            # Rounded to what pages keep of it first: they round that, and a tie has to fall the same way.
+            names = [f"{row['run_a']} ({round(row['difference'], DIGITS):+.3f})" for row in found]
         if names:
             parts.append(f"{some_names(names)} {'is' if len(names) == 1 else 'are'} {verdict}")
     return "; ".join(parts)
@@ -237,21 +240,30 @@ def _best_control(experiment: config.Experiment, table: pd.DataFrame, verdicts: 
 
 
 def _started(experiment: config.Experiment, verdicts: pd.DataFrame, name: str) -> str:
-    """Return how a run does that starts from finished weights, and why it is not the others' equal."""
+    """Return why a run that uses finished networks is not the others' equal, and how it does."""
     run, plain = experiment.run(name), next(iter(scratch_runs(experiment)), name)
-    init, known = str(run.finetune.init), {}
-    if init in shipped_models.WEIGHTS and not shipped_models.missing(init):
-        known = shipped_models.card(init)["trained_on"]
-    seen = f"has seen {known['photos']:,} other faces" if known else "has learnt before"
+    used = names_of(f"{how} {which}, which {_seen(which)}" for how, which in origins(run))
+    if not used:
+        return ""
+    if run.pretrain:
+        return f"{name} {used}: it shows what that and its pretraining buy together, not what a mask does."
     widths = {each: experiment.run(each).model.shape for each in (name, plain)}
     sizes = [f"{depth} blocks of width {width}" for width, depth, _ in widths.values()]
     other = f" and is of another size ({sizes[0]}, not {sizes[-1]})" if len(set(sizes)) > 1 else ""
     (row,) = compared(verdicts, experiment.evaluate.primary, [(name, plain)])
     against = f"; against {plain} {_by_verdict([row])}" if row is not None else ""
     return (
-        f"{name} starts from {init}, which {seen}{other}: it shows what a finished network buys, not what a "
-        f"mask does (exploratory){against}."
+        f"{name} {used}{other}: it shows what a finished network buys, not what a mask does (exploratory)"
+        f"{against}."
     )
+
+
+def _seen(name: str) -> str:
+    """Return what a finished network has seen, as far as it is known."""
+    photos = RECOGNISERS[name].photos if name in RECOGNISERS else 0
+    if name in shipped_models.WEIGHTS and not shipped_models.missing(name):
+        photos = int(shipped_models.card(name)["trained_on"]["photos"])
+    return f"has seen {photos:,} other faces" if photos else "has learnt before"
 
 
 def what_verdicts_mean(experiment: config.Experiment) -> str:

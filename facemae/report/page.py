@@ -89,7 +89,7 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
         "matrix": _matrix(verdicts, experiment),
         "verdict_colours": charts.VERDICT_COLOURS,
         "verdicts": _verdict_tables(verdicts, experiment),
-        "leaderboards": _leaderboard_tables(leaderboard),
+        "leaderboards": _leaderboard_tables(tables.told(experiment, leaderboard)),
         "curves": conditions.conditions(leaderboard, chart_spec.looks(leaderboard)),
         "groups": conditions.grouped_tables(leaderboard),
         "charts": _charts(experiment, paths, leaderboard),
@@ -143,6 +143,7 @@ def _leaderboard_table(table: pd.DataFrame) -> dict[str, Any]:
         rows.append(
             {
                 "run": first["run"],
+                "more": "control" if first["kind"] == "baseline" else first.get("origin", ""),
                 "control": first["kind"] == "baseline",
                 "values": [_value(entries, name) for name in metrics],
                 "people": first["people"],

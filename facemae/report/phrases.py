@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
@@ -59,7 +60,9 @@ PROTOCOLS = {
     "labels": "Fewer labels",
     "attributes": "What else the encoder tells",
 }
+DIGITS = 8  # that a page of results keeps after the point: with fewer, rounding again would differ
 MOST_NAMES = 8  # in a sentence
+ORIGIN = "Started from, taught by"  # head of a column of `origin`
 
 
 HOW_TO_READ = {
@@ -167,8 +170,22 @@ def contrastive_runs(experiment: config.Experiment) -> list[str]:
 
 
 def started_runs(experiment: config.Experiment) -> list[str]:
-    """Return the names of the runs that start from finished weights, without a pretraining of their own."""
-    return [name for name in experiment.run_names if experiment.run(name).finetune.init]
+    """Return the names of the runs without pretraining that start from finished weights or have a teacher."""
+    runs = {name: experiment.run(name) for name in experiment.run_names}
+    return [name for name, run in runs.items() if run.pretrain is None and origins(run)]
+
+
+def origins(run: config.Run) -> list[tuple[str, str]]:
+    """Return how a run uses finished networks, and which: "starts from" and "is taught by"."""
+    start = run.pretrain.init if run.pretrain else run.finetune.init
+    used = (("starts from", start and Path(start).name), ("is taught by", run.finetune.teacher))
+    return [(how, name) for how, name in used if name]
+
+
+def origin(run: config.Run) -> str:
+    """Return the same in words, such as "from face-mae, taught by dlib"; nothing where it uses none."""
+    short = {"starts from": "from", "is taught by": "taught by"}
+    return ", ".join(f"{short[how]} {name}" for how, name in origins(run))
 
 
 def hiding_runs(experiment: config.Experiment) -> list[str]:
@@ -179,7 +196,7 @@ def hiding_runs(experiment: config.Experiment) -> list[str]:
 def scratch_runs(experiment: config.Experiment) -> list[str]:
     """Return the names of the runs from scratch: first those that hide nothing in fine-tuning."""
     runs = {name: experiment.run(name) for name in experiment.run_names}
-    scratch = [name for name, run in runs.items() if run.pretrain is None and not run.finetune.init]
+    scratch = [name for name, run in runs.items() if run.pretrain is None and not origins(run)]
     return sorted(scratch, key=lambda name: hides(runs[name].finetune))
 
 

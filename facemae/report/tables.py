@@ -21,7 +21,14 @@ from facemae.core.layout import Results
 from facemae.evaluation import metrics
 from facemae.evaluation.pairs import Comparisons
 from facemae.report.claims import Claim
-from facemae.report.phrases import compared, contrastive_runs, masked_runs, scratch_runs, started_runs
+from facemae.report.phrases import (
+    compared,
+    contrastive_runs,
+    masked_runs,
+    origin,
+    scratch_runs,
+    started_runs,
+)
 
 ROC_POINTS = 160
 IN_PARTS = "as below"
@@ -186,6 +193,18 @@ def roster(setup: config.Experiment) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = [(name, "run", run.strategy, run.mask_ratio) for name, run in runs]
     rows += [(name, "baseline", name, None) for name in setup.baselines]
     return pd.DataFrame(rows, columns=["run", "kind", "strategy", "mask_ratio"])
+
+
+def told(setup: config.Experiment, table: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with a run and a strategy for a reader: "control" for one, and what a run started from.
+
+    The column origin is new (`phrases.origin`); it is missing where no run has one.
+    """
+    known = {name: origin(setup.run(name)) for name in setup.run_names}
+    found = table.assign(origin=table["run"].map(known).fillna(""))
+    unmasked = found["run"].isin(started_runs(setup))
+    found["strategy"] = found["strategy"].mask(unmasked, "none").where(found["kind"] == "run", "control")
+    return found if any(known.values()) else found.drop(columns="origin")
 
 
 def run_names(setup: config.Experiment) -> list[str]:

@@ -96,7 +96,7 @@ def test_a_gallery_of_another_model_says_so(place):
     with Gallery(place) as kept:
         kept.enrol("Ann", [template(0)], consent=True, retain_until=until(3))
     page = open_page("recognise")
-    assert "The gallery was made with another model: one that is not here (ffff)." in written(page)
+    assert "Nobody is enrolled with dlib, but with one that is not here (ffff)." in written(page)
     assert decisions(page) == ["<b>Face 1: unknown person</b>"]
 
 

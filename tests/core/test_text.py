@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from facemae.core.errors import UsageError
 from facemae.core.progress import say
-from facemae.core.text import MAX_LINE, shown
+from facemae.core.text import MAX_LINE, percent, shown
 
 ATTACKS = ["\x1b[2Jgone", "\x9b31m", "a\nb", "a\rb", "a\x00b", "\u202egpj.exe", "\u2028", "\udcff", "\x07"]
 
@@ -45,3 +45,10 @@ def test_what_is_shown_is_short_printable_and_stays(text, limit):
     assert len(once) <= limit
     assert once.encode("utf-8").decode("utf-8") == once
     assert shown(once, limit) == once
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.0003, "0.03%"), (0.0104, "1%"), (0.255, "26%"), (1.0, "100%"), (0.0, "0%")]
+)
+def test_a_share_keeps_two_digits_that_count(share, said):
+    assert percent(share) == said

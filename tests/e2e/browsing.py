@@ -161,6 +161,15 @@ def too_wide(page: Page) -> list[str]:
     )
 
 
+def cut_off(page: Page) -> list[str]:
+    """Return the texts on the page that end in three dots since they do not fit."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('[data-testid="stMain"] *')].filter((each) =>
+            getComputedStyle(each).textOverflow === 'ellipsis' && each.clientWidth > 0
+            && each.scrollWidth > each.clientWidth + 1).map((each) => each.innerText)"""
+    )
+
+
 # --- what a visitor does ---
 
 

@@ -1,5 +1,6 @@
 """Tabs, samples chosen by their picture, completions by step, and the switch between results folders."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,30 @@ def test_pictures_are_wide_enough_on_a_telephone(page: Page, address: str, path:
     widths = [box["width"] for each in pictures if (box := each.bounding_box())]
     assert len(widths) > 2
     assert min(widths) >= 150
+
+
+@pytest.mark.parametrize("width", [browsing.NARROW, 800])
+def test_what_a_model_was_trained_on_is_not_cut_off(page: Page, address: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    browsing.show(page, address, "recognise", "?model=region%2F0&other=random%2F0")
+    for name in ("region/0", "random/0"):
+        expect(page.get_by_text(f"{name} was trained on").first).to_be_visible(timeout=browsing.LONG)
+    assert browsing.cut_off(page) == []
+
+
+def test_verdicts_are_scrolled_on_a_telephone_and_their_words_stay_apart(page: Page, address: str) -> None:
+    page.set_viewport_size({"width": browsing.NARROW, "height": 844})
+    browsing.show(page, address, "compare")
+    matrix = page.locator(".st-key-verdict_matrix")
+    words = matrix.locator(".hm .heatmap-label, .heatmap-label").all()
+    boxes = sorted(
+        (round(box["y"]), box["x"], box["x"] + box["width"]) for each in words if (box := each.bounding_box())
+    )
+    assert len(boxes) > 6
+    for (row, _, end), (other, start, _) in itertools.pairwise(boxes):
+        assert row != other or start >= end
+    assert matrix.evaluate("each => each.scrollWidth > each.clientWidth")
+    assert browsing.too_wide(page) == []
 
 
 def test_a_sample_is_chosen_by_its_picture(page: Page, address: str) -> None:

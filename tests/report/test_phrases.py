@@ -2,12 +2,15 @@
 
 import pandas as pd
 
+from facemae.report import page, tables
 from facemae.report.phrases import (
     contrastive_runs,
     hiding_runs,
     masked_runs,
+    origin,
     primary_first,
     scratch_runs,
+    started_runs,
     turned,
 )
 
@@ -30,6 +33,36 @@ def test_runs_are_told_apart_by_how_they_learn(small):
     assert contrastive_runs(experiment) == ["views"]
     assert hiding_runs(experiment) == ["erasing"]
     assert scratch_runs(experiment) == ["plain", "erasing"]  # what hides nothing comes first
+
+
+def test_what_a_run_starts_from_and_is_taught_by_is_told(small):
+    from_file = {"pretrain": {"init": "weights/mae.safetensors"}, "finetune": {"teacher": "dlib"}}
+    runs = {
+        "started": {"pretrain": None, "finetune": {"init": "face-mae"}},
+        "taught": {"pretrain": None, "finetune": {"teacher": "dlib"}}, "both": from_file,
+    }  # fmt: skip
+    experiment = small(runs=dict.fromkeys(["block", "grid", "region"]) | runs)
+    told = {name: origin(experiment.run(name)) for name in experiment.run_names}
+    assert told == {
+        "scratch": "", "random": "", "started": "from face-mae", "taught": "taught by dlib",
+        "both": "from mae.safetensors, taught by dlib",
+    }  # fmt: skip
+    assert started_runs(experiment) == ["started", "taught"]
+    assert scratch_runs(experiment) == ["scratch"]
+    assert sorted(tables.run_names(experiment)) == sorted(experiment.run_names)
+    board = pd.DataFrame({"run": [*told, "pixels"], "kind": ["run"] * len(told) + ["baseline"]})
+    board["strategy"] = ["none", "random", "face-mae", "none", "random", "pixels"]
+    board = board.set_index("run").loc[["random", "started", "pixels"]].reset_index()
+    found = tables.told(experiment, board)
+    assert found["strategy"].tolist() == ["random", "none", "control"]
+    assert found["origin"].tolist() == ["", "from face-mae", ""]
+    (table,) = page._leaderboard_tables(
+        found.assign(
+            metric="roc_auc", condition="", protocol="verification", value=0.9, ci_low=0.8, ci_high=1.0,
+            note="", people=20, seeds=2, device="cpu", **dict.fromkeys(page.BUDGET, 0.0),
+        )
+    )  # fmt: skip
+    assert [row["more"] for row in table["rows"]] == ["", "from face-mae", "control"]
 
 
 def test_a_comparison_turned_twice_is_itself():

@@ -49,7 +49,7 @@ def render(model: Model, threshold: Threshold, faces: list[Found]) -> None:
     st.caption("Put something in front of the face and watch score and decision, of two models side by side.")
     left, right = st.columns(2)
     with left:
-        other = session.choose_model("other", "Second model (run/seed)", session.second(model))
+        other = session.choose_model("other", "Second model", session.second(model))
     number = 1
     if len(faces) > 1:
         with right:
@@ -230,14 +230,15 @@ def _effect(model: Model, threshold: Threshold, other: Model, kind: Occlusion, a
         )
         return
     for each in dict.fromkeys((model, other)):
-        limit = threshold if each == model else _usual(each)
-        table = measured(each, each.fingerprint, kind, area, limit.score)
-        frame.words(
-            f"{each.name}, {int(table['probes'].iloc[0])} faces of {int(table['people'].iloc[0])} people",
-            tag="b",
-        )
-        for mitigation in occluded.MITIGATIONS:
-            st.text(occluded.verdict(table, mitigation))
+        with session.refusals_shown():  # of one model; the other may be measured
+            limit = threshold if each == model else _usual(each)
+            table = measured(each, each.fingerprint, kind, area, limit.score)
+            frame.words(
+                f"{each.name}, {int(table['probes'].iloc[0])} faces of {int(table['people'].iloc[0])} people",
+                tag="b",
+            )
+            for mitigation in occluded.MITIGATIONS:
+                st.text(occluded.verdict(table, mitigation))
 
 
 @st.cache_data(max_entries=64, show_spinner="Measuring on people that nothing was trained on…")

@@ -17,6 +17,7 @@ from facemae.report.phrases import (
     ALT,
     HOW_TO_READ,
     METRIC_NAMES,
+    ORIGIN,
     masked_runs,
     metric_label,
     primary_first,
@@ -27,6 +28,7 @@ SHOWN = 2  # faces of a strip, so that each can be seen on a telephone
 STRIP = {"narrowest": 270, "widest": 400}  # pixels, of which a telephone shows one
 MAP_WIDTH = 222
 MOVING = "Let them change every second"  # off at first: not everybody bears motion
+MATRIX, ROW_NAMES, CELL = ".st-key-verdict_matrix", 130, 78  # pixels of the names, and least of a verdict
 TABS = ("Ranking", "Masks", "Completions", "Harder conditions")
 
 
@@ -106,7 +108,7 @@ def _ranking_table(leaderboard: pd.DataFrame, metric: str) -> None:
     with st.expander("The ranking in numbers"):
         ranking = curves.ranked(leaderboard, metric).iloc[::-1]
         st.dataframe(
-            ranking.assign(strategy=ranking["strategy"].where(ranking["kind"] == "run", "control")),
+            tables.told(frame.load(tables.experiment), ranking),
             hide_index=True,
             column_config=_ranking_columns(),
             column_order=list(_ranking_columns()),
@@ -118,6 +120,7 @@ def _ranking_columns() -> dict[str, Any]:
     return {
         "run": "Run",
         "strategy": "Mask",
+        "origin": ORIGIN,
         "value": frame.number("Value", "%.3f"),
         "ci_low": frame.number("Interval from", "%.3f"),
         "ci_high": frame.number("to", "%.3f"),
@@ -136,7 +139,10 @@ def _verdicts(setup: config.Experiment, metric: str, chosen: list[str], form: st
     controls = [name for name in setup.baselines if name in chosen]
     st.caption(HOW_TO_READ["verdicts"])
     matrix = charts.verdict_matrix(table, metric, runs, controls)
-    download.draw(matrix, form, key="verdicts", alt=ALT["verdicts"], read=HOW_TO_READ["verdicts"])
+    with st.container(key="verdict_matrix"):  # scrolled on a telephone, where words would overlap
+        least = ROW_NAMES + CELL * len(runs)
+        st.html(f"<style>{MATRIX} {{overflow-x: auto}} {MATRIX} > div {{min-width: {least}px}}</style>")
+        download.draw(matrix, form, key="verdicts", alt=ALT["verdicts"], read=HOW_TO_READ["verdicts"])
     with st.expander("Every comparison in numbers"):
         st.dataframe(
             primary_first(table),

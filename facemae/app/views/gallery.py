@@ -68,7 +68,7 @@ def _numbers(where: Where) -> None:
         st.metric("People", f"{len(people):,}", width="content")
         st.metric("Templates", f"{sum(templates.values()):,}", width="content")
         for each in where.models:
-            st.metric(f"Of {each.name}", f"{templates.get(each.fingerprint, 0):,}", width="content")
+            st.metric(f"By {each.name}", f"{templates.get(each.fingerprint, 0):,}", width="content")
     demo = session.offers_demo()
     if not people:
         or_demo = ", or try it with demo people:" if demo else "."

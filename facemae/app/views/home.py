@@ -124,7 +124,7 @@ def _what_was_run(setup: config.Experiment) -> list[str]:
         ("Pretrained as masked autoencoders, each with its own mask", masked),
         ("Pretrained by comparing views of a face", phrases.contrastive_runs(setup)),
         ("From scratch, without pretraining", phrases.scratch_runs(setup)),
-        ("Started from finished weights", phrases.started_runs(setup)),
+        ("Started from finished weights, or taught by a finished network", _with_origins(setup)),
         ("Controls that train no network", list(setup.baselines)),
     )
     return [
@@ -132,3 +132,7 @@ def _what_was_run(setup: config.Experiment) -> list[str]:
         for title, found in kinds
         if found
     ]
+
+
+def _with_origins(setup: config.Experiment) -> list[str]:
+    return [f"{name} ({phrases.origin(setup.run(name))})" for name in phrases.started_runs(setup)]

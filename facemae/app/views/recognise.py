@@ -15,6 +15,7 @@ from facemae.data.alignment import quality
 from facemae.data.alignment.align import BETTER_PHOTO, Aligned
 from facemae.data.images import ImageError
 from facemae.recognition.threshold import Threshold
+from facemae.report import phrases
 
 if TYPE_CHECKING:
     from facemae.recognition.gallery.store import Gallery
@@ -79,10 +80,10 @@ def _say_who_is_enrolled(gallery: Gallery, model: Model, enrolled: int) -> None:
     others = [name for name in gallery.models() if name != model.fingerprint]
     if others:
         known = {each.fingerprint: each.name for each in session.every_model()}
-        names = ", ".join(known.get(each, f"one that is not here ({each[:4]})") for each in others)
+        names = phrases.names_of(known.get(each, f"one that is not here ({each[:4]})") for each in others)
         st.warning(
-            f"The gallery was made with another model: {names}. Choose that one above, or enrol people "
-            f"with {model.name}.",
+            f"Nobody is enrolled with {model.name}, but with {names}. Choose another model above, or enrol "
+            f"people with {model.name}.",
             icon=":material/sync_problem:",
         )
     else:

@@ -103,7 +103,7 @@ def _show(
 ) -> None:
     """Show the choice of models and mask, and what becomes of the face; a choice redraws nothing else."""
     names = st.multiselect(
-        f"Trained models (run/seed), up to {MOST_SHOWN} side by side",
+        f"Models, up to {MOST_SHOWN} side by side",
         list(folders),
         default=[next(iter(folders))],
         max_selections=MOST_SHOWN,

@@ -16,10 +16,11 @@ from facemae.core import records
 from facemae.core.layout import Results
 from facemae.report import chart_spec, curves, tables
 from facemae.report.latex import latex
-from facemae.report.phrases import HOW_TO_READ, metric_label
+from facemae.report.phrases import HOW_TO_READ, ORIGIN, metric_label
 
 KINDS = {"all": "", "runs": "run", "controls": "baseline"}
 ANY_MASK = "any mask"
+WHOLE = 20  # rows of a table that is shown whole
 MAIN = ("roc_auc", "eer", "accuracy", "rank1")  # metrics of the table for a paper
 
 
@@ -55,7 +56,7 @@ def _numbers(leaderboard: pd.DataFrame) -> None:
     if table["value"].isna().all():
         st.info("This metric is refused: the evaluation is too small for it.", icon=":material/block:")
         st.text(str(table["note"].iloc[0]))
-    table = table.assign(strategy=table["strategy"].where(table["kind"] == "run", "control"))
+    table = tables.told(frame.load(tables.experiment), table)
     found = _filtered(table)
     if found.empty:
         st.info("No run fits these filters; clear the text or choose any mask.", icon=":material/search_off:")
@@ -65,6 +66,7 @@ def _numbers(leaderboard: pd.DataFrame) -> None:
         hide_index=True,
         column_config=_columns(),
         column_order=[name for name in _columns() if name in found and found[name].notna().any()],
+        height="content" if len(found) <= WHOLE else "auto",
         alt=f"Table: {metric_label(metric)} of every run and control.",
     )
     st.caption(
@@ -154,12 +156,13 @@ def _columns() -> dict[str, Any]:
         "ci_high": frame.number("to", "%.3f"),
         "n": "Behind it",
         "strategy": "Mask",
+        "origin": ORIGIN,
         "seeds": "Seeds",
         "people": "People",
         "seconds_pretrain": frame.number("Pretraining s", "%.0f"),
         "seconds_finetune": frame.number("Fine-tuning s", "%.0f"),
-        "images_pretrain": frame.number("Images pretraining", "%.0f"),
-        "images_finetune": frame.number("Images fine-tuning", "%.0f"),
+        "images_pretrain": frame.number("Images pretraining", "localized"),
+        "images_finetune": frame.number("Images fine-tuning", "localized"),
         "joules": frame.number("Joules", "%.0f"),
         "device": "Device",
         "note": "Note",
