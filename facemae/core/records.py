@@ -12,10 +12,11 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NotRequired, TypeVar
 
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # which pydantic asks for before Python 3.12
 
 from facemae import __version__
 from facemae.core import files
@@ -26,6 +27,50 @@ SCHEMA_VERSION = 2  # of metrics.json: it names the tables beside it, and the pr
 SPENT = ("seconds", "precision", "images_seen", "energy_joules")  # what it says of each training so far
 
 T = TypeVar("T")
+Number = Annotated[float, Field(ge=-1e12, le=1e12)]  # also not finite ones are none
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class Entry(TypedDict):
+    """One value of `metrics.json` (`metric`)."""
+
+    protocol: str
+    name: str
+    condition: str
+    amount: Number | None
+    value: Number | None
+    ci_low: Number | None
+    ci_high: Number | None
+    n: Count
+    note: str
+    people: NotRequired[Count]
+
+
+class Health(TypedDict):
+    """Whether a training has learnt, and if not, why."""
+
+    learnt: bool
+    reason: NotRequired[str]
+
+
+class Metrics(TypedDict):
+    """The content of `metrics.json`, with what every stage writes and what comparisons read of some."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+    seed: Count
+    device: str
+    processor: str
+    seconds: dict[str, Number]
+    precision: dict[str, str]
+    metrics: list[Entry]
+    tables: dict[str, str]
+    images_seen: NotRequired[dict[str, Number | None]]
+    energy_joules: NotRequired[dict[str, Number | None]]
+    health: NotRequired[list[Health]]
+    people: NotRequired[Count]
+    evaluated: NotRequired[str]
+    dataset: NotRequired[str]
+    setting: NotRequired[str]
 
 
 def digest(value: Any) -> str:
@@ -51,8 +96,12 @@ def read_record(path: Path, kind: type[T]) -> T:
     Raises:
         IntegrityError: the file is damaged, or holds something else.
     """
+    return _checked(path, read_json(path), kind)
+
+
+def _checked(path: Path, content: Any, kind: type[T]) -> T:
     try:
-        return TypeAdapter(kind).validate_python(read_json(path))
+        return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "as a whole"
@@ -206,7 +255,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """Return the content of a stage's `metrics.json`.
 
     Raises:
-        IntegrityError: it is damaged, or another version wrote it.
+        IntegrityError: it is damaged, not as `Metrics`, or another version wrote it.
         FileNotFoundError: there is none.
     """
     path = folder / METRICS
@@ -217,7 +266,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
             f"{path} was written by another version of FaceMAE (schema {version}, this one reads "
             f"{SCHEMA_VERSION}); run the workflow again, into an empty folder."
         )
-    return dict(content)
+    return dict(_checked(path, content, Metrics))
 
 
 def read_measured(folder: Path, name: str, columns: list[str] | None = None) -> pd.DataFrame:

@@ -8,6 +8,7 @@ a winner among equals. The claims are a family of comparisons, and corrected as 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
@@ -222,14 +223,17 @@ def _unmeasured(answer: _Answer) -> Claim:
 
 def _claim(answer: _Answer, row: dict[str, Any], p_adjusted: float, settings: config.Evaluate) -> Claim:
     finding, how = _finding(answer.metric, row, p_adjusted, settings)
-    low, high = f"{row['ci_low']:+.3f}", f"{row['ci_high']:+.3f}"
-    number = f"{metric_label(answer.metric)} {row['difference']:+.3f} ({low} to {high})"
+    low, high = float(row["ci_low"]), float(row["ci_high"])
+    known = math.isfinite(low) and math.isfinite(high)
+    interval = f"{low:+.3f} to {high:+.3f}" if known else "no interval"
+    number = f"{metric_label(answer.metric)} {row['difference']:+.3f} ({interval})"
     seconds = round(float(row["seconds_difference"]))
     spent = f", for {seconds:+d} s of training" if seconds else ""
     sentence = f"{finding.capitalize()}: {row['run_a']} {how[0]} {row['run_b']}, {number}{spent}{how[1]}."
     return Claim(
         answer.claim, finding, f"{sentence} {answer.more}".strip(), answer.metric, str(row["run_a"]),
-        str(row["run_b"]), float(row["difference"]), float(row["ci_low"]), float(row["ci_high"]), p_adjusted,
+        str(row["run_b"]), float(row["difference"]), low if known else None, high if known else None,
+        p_adjusted,
     )  # fmt: skip
 
 

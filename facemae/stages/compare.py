@@ -15,6 +15,7 @@ from facemae.core.errors import IntegrityError, RefusedError
 from facemae.core.layout import Results
 from facemae.core.progress import say
 from facemae.evaluation.comparison import Chances, noise, verdict_rows
+from facemae.evaluation.influence import PEOPLE
 from facemae.evaluation.records import BEYOND_ONE
 from facemae.evaluation.scored import Repeat, Scored, Series
 from facemae.evaluation.statistics import estimate
@@ -28,6 +29,8 @@ COMPARED = (
     "expression_balanced",
 )  # fmt: skip
 
+LARGEST = 1e12  # of a measured number
+
 
 def compare(experiment: config.Experiment, root: Path) -> None:
     """Write the summary, the leaderboard, the verdicts, the claims and the headline of a results folder.
@@ -38,7 +41,7 @@ def compare(experiment: config.Experiment, root: Path) -> None:
     paths = Results(root)
     scored = [_load(experiment, name, paths) for name in experiment.names]
     repeats = [each for one in scored for each in one.main]
-    if len({(each.content["evaluated"], len(each.samples), len(each.influence)) for each in repeats}) > 1:
+    if len({(each.content["evaluated"], *_shape(each)) for each in repeats}) > 1:
         raise IntegrityError(
             f"The runs in {root} were evaluated on different people or resamples; run the workflow again."
         )
@@ -87,7 +90,7 @@ def _load(experiment: config.Experiment, name: str, paths: Results) -> Scored:
     seeds = experiment.seeds_of(name)
 
     def of_stage(stage: str) -> list[Repeat]:
-        return [_repeat(paths.stage(name, seed, stage), seed) for seed in seeds]
+        return _alike([_repeat(paths.stage(name, seed, stage), seed) for seed in seeds], name)
 
     more = []
     if name in experiment.chosen(experiment.robustness.runs):
@@ -97,9 +100,12 @@ def _load(experiment: config.Experiment, name: str, paths: Results) -> Scored:
     if kind == "run" and name in experiment.chosen(experiment.label_curve.runs):
         subsets = range(experiment.label_curve.subsets)
         folders = [paths.labels(name, experiment.label_seed(subset), subset) for subset in subsets]
-        more.append([_repeat(folder, subset) for subset, folder in enumerate(folders)])
+        more.append(_alike([_repeat(folder, subset) for subset, folder in enumerate(folders)], name))
+    main = of_stage("evaluate")
+    if lacking := {"evaluated", "dataset", "setting", "people"}.difference(*(each.content for each in main)):
+        raise IntegrityError(f"The evaluation of {name} does not say {min(lacking)}; run the workflow again.")
     run = experiment.run(name) if kind == "run" else None
-    return Scored(name, kind, run, of_stage("evaluate"), more)
+    return Scored(name, kind, run, main, more)
 
 
 def _repeat(folder: Path, seed: int) -> Repeat:
@@ -108,9 +114,26 @@ def _repeat(folder: Path, seed: int) -> Repeat:
         samples, influence = (
             records.read_measured(folder, name) for name in (layout.RESAMPLES, layout.INFLUENCE)
         )
-        return Repeat(content, samples, influence, seed)
     except FileNotFoundError as error:
         raise IntegrityError(f"{error.filename} is missing; run the workflow to make it.") from error
+    influence = influence if len(influence) else influence.astype(float)  # an empty table has no types
+    numbers = all(each.kind in "if" for each in (*samples.dtypes, *influence.dtypes))
+    sound = numbers and {*PEOPLE} <= {*influence} and (influence.abs() < LARGEST).all(axis=None)
+    if not sound or (samples.abs() > LARGEST).any(axis=None):  # a resample need not have a value
+        raise IntegrityError(f"The tables in {folder} hold what was not measured; make them again.")
+    return Repeat(content, samples, influence, seed)
+
+
+def _shape(each: Repeat) -> tuple[int, str]:
+    """Return how many resamples there are, and what tells whose influence was measured."""
+    return len(each.samples), files.sha256(each.influence[[*PEOPLE]].to_numpy().tobytes())
+
+
+def _alike(repeats: list[Repeat], name: str) -> list[Repeat]:
+    """Return what a stage measured several times, if it is the same each time."""
+    if len({(frozenset(each.entries), *_shape(each)) for each in repeats}) > 1:
+        raise IntegrityError(f"Seeds of {name} were measured in different ways; run the workflow again.")
+    return repeats
 
 
 def _facts(each: Scored) -> dict[str, Any]:

@@ -1,3 +1,6 @@
+import json
+import random
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -446,3 +449,75 @@ def test_a_head_on_the_encoder_is_judged_whether_or_not_the_fine_tuning_has_lear
     compare(experiment, tmp_path)
     for metric, verdict in (("probe_accuracy", "better"), ("accuracy", "undecided")):
         assert verdicts_of(tmp_path, metric)["random", "scratch"].verdict == verdict
+
+
+# --- damaged files ---
+
+ODD = (None, "", "x", "\0", -1, 0, 2**70, 1e308, float("nan"), True, [], {}, [[]], {"a": 1}, ["x"])
+
+
+def places(value, path=()):
+    """Yield the path of every value in a JSON value."""
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inside:
+        yield from places(each, (*path, key))
+
+
+def mutate_json(path, rng):
+    content = read_json(path)
+    *parents, last = rng.choice([each for each in places(content) if each])
+    target = content
+    for key in parents:
+        target = target[key]
+    if rng.random() < 0.3:
+        del target[last]
+    else:
+        target[last] = rng.choice(ODD)
+    path.write_text(json.dumps(content))
+
+
+def mutate_bytes(path, rng):
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.choice([1, 1, 30])):
+        content[rng.randrange(len(content))] = rng.randrange(256)
+    path.write_bytes(content[: rng.choice([len(content), rng.randrange(len(content))])])
+
+
+def mutate_table(path, rng):
+    """As a tool leaves it that keeps the metrics and the table in step."""
+    table = pd.read_parquet(path)
+    name = rng.choice(list(table.columns))
+    change = rng.randrange(6)
+    if change == 0:
+        table = table.drop(columns=name)
+    elif change == 1:
+        table = table.iloc[: rng.randrange(len(table))]
+    elif change == 2:
+        table = pd.concat([table, table])
+    elif change == 3:
+        table = table.rename(columns={name: rng.choice(["x", "first", "rank1"])})
+        table = table.loc[:, ~table.columns.duplicated()]
+    else:
+        table[name] = rng.choice(["x", float("nan"), float("inf"), -1e308, None])
+    table.to_parquet(path)
+    reseal(path.parent)
+
+
+def test_any_damage_is_refused_in_a_sentence_or_changes_no_more_than_a_number(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.1}, seeds=(0, 1))
+    folder, rng = Results(tmp_path).stage("random", 1, "evaluate"), random.Random(0)
+    whole = {path: path.read_bytes() for path in folder.iterdir()}
+    metrics, *tables = folder / layout.METRICS, *(folder / name for name in TABLES)
+    told = []
+    for number in range(200):
+        change = (mutate_json, mutate_json, mutate_bytes, mutate_table)[number % 4]
+        change(rng.choice({mutate_json: [metrics], mutate_table: tables}.get(change, list(whole))), rng)
+        try:
+            compare(experiment, tmp_path)
+        except IntegrityError as error:
+            told.append(str(error))
+        for path, content in whole.items():
+            path.write_bytes(content)
+    assert len(told) > 100
+    assert all(each.endswith(".") for each in told)
