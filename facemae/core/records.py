@@ -54,7 +54,7 @@ class Health(TypedDict):
 
 
 class Metrics(TypedDict):
-    """The content of `metrics.json`, with what every stage writes and what comparisons read of some."""
+    """The content of `metrics.json`: what every stage writes, beside more."""
 
     __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
     seed: Count
@@ -64,6 +64,11 @@ class Metrics(TypedDict):
     precision: dict[str, str]
     metrics: list[Entry]
     tables: dict[str, str]
+
+
+class Measured(Metrics):
+    """That of a stage that evaluates."""
+
     images_seen: NotRequired[dict[str, Number | None]]
     energy_joules: NotRequired[dict[str, Number | None]]
     health: NotRequired[list[Health]]
@@ -251,11 +256,11 @@ def write_metrics(
     files.write_json(folder / METRICS, content)
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return the content of a stage's `metrics.json`.
+def read_metrics(folder: Path, kind: type = Metrics) -> dict[str, Any]:
+    """Return the content of a stage's `metrics.json`, which is of a kind.
 
     Raises:
-        IntegrityError: it is damaged, not as `Metrics`, or another version wrote it.
+        IntegrityError: it is damaged, of another kind, or another version wrote it.
         FileNotFoundError: there is none.
     """
     path = folder / METRICS
@@ -266,7 +271,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
             f"{path} was written by another version of FaceMAE (schema {version}, this one reads "
             f"{SCHEMA_VERSION}); run the workflow again, into an empty folder."
         )
-    return dict(_checked(path, content, Metrics))
+    return dict(_checked(path, content, kind))
 
 
 def read_measured(folder: Path, name: str, columns: list[str] | None = None) -> pd.DataFrame:

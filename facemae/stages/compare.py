@@ -110,7 +110,7 @@ def _load(experiment: config.Experiment, name: str, paths: Results) -> Scored:
 
 def _repeat(folder: Path, seed: int) -> Repeat:
     try:
-        content = records.read_metrics(folder)
+        content = records.read_metrics(folder, records.Measured)
         samples, influence = (
             records.read_measured(folder, name) for name in (layout.RESAMPLES, layout.INFLUENCE)
         )

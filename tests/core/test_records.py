@@ -45,6 +45,14 @@ def test_metrics_of_another_version_are_refused(stage, version):
             read(folder)
 
 
+def test_metrics_are_checked_by_the_kind_of_their_stage(tmp_path):
+    """A training says what it has seen in all, an evaluation of each training before it."""
+    records.write_metrics(tmp_path, [], seed=0, device="", seconds={}, images_seen=8, energy_joules=None)
+    assert records.read_metrics(tmp_path)["images_seen"] == 8
+    with pytest.raises(IntegrityError, match=r"not as this version writes it \(images_seen: "):
+        records.read_metrics(tmp_path, records.Measured)
+
+
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"9" * 5_000, b'{"a":' * 50_000, b"{", b"\xff"])
 def test_json_that_cannot_be_read_is_one_sentence(tmp_path, content):
     path = tmp_path / layout.METRICS
