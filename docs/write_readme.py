@@ -9,6 +9,8 @@ from typing import Any
 from facemae.core import files, records
 from facemae.core.errors import UsageError
 from facemae.data.sources.catalogue import as_markdown, catalogue
+from facemae.evaluation.records import higher_is_better
+from facemae.report.headline import MEANT
 from facemae.report.phrases import metric_label
 
 BEGIN, END = "<!-- made by `make readme`, do not edit -->", "<!-- /made -->"
@@ -55,22 +57,35 @@ def _answer(page: dict[str, Any]) -> str:
         if row["metric"] == page["primary"] and row["protocol"] == "verification" and not row["condition"]
     }
     rows = [
-        f"| `{run['run']}` | {_interval(values.get(run['run']))} | {_difference(verdicts.get(run['run']))} |"
-        for run in page["runs"]
+        f"| `{name}` | {_interval(values.get(name))} | {_difference(verdicts.get(name))} |"
+        for name in _shown(page["runs"], values, page["primary"])
     ]
-    trained = f"{facts['People evaluated on']} unseen people, seeds {facts['Seeds']}, {facts['Device']}"
+    trainings = len(facts["Seeds"].split(","))
+    where = (
+        f"{page['name']}: {facts['People evaluated on']} unseen people, {trainings} "
+        f"training{'s' * (trainings > 1)} of each run, on {facts['Device']}"
+    )
     return "\n".join(
         [
             f"> **{page['headline']}**",
             "",
-            f"| run | {metric} | against training from scratch |",
+            f"| run | {metric} (95% interval) | against training from scratch |",
             "| --- | --- | --- |",
             *rows,
             "",
             *[f"{sentence}\n" for sentence in page.get("started", [])],
-            f"{page['name']}: {trained}. [Every number](docs/results/{page['name']}.md).",
+            f"{where}. {MEANT[page['primary']]} [Every number](docs/results/{page['name']}.md).",
         ]
     )
+
+
+def _shown(runs: list[dict[str, Any]], values: dict[str, dict[str, Any]], metric: str) -> list[str]:
+    """Return the names of the runs, and of the controls the best one."""
+    controls = {run["run"] for run in runs if run["kind"] == "baseline"}
+    measured = {name: row["value"] for name, row in values.items() if row["value"] is not None}
+    best = max if higher_is_better(metric) else min
+    kept = best(controls & measured.keys(), key=measured.__getitem__, default=None)
+    return [run["run"] for run in runs if run["run"] not in controls - {kept}]
 
 
 def _interval(row: dict[str, Any] | None) -> str:

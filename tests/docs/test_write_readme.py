@@ -40,10 +40,18 @@ def pages(tmp_path):
         "primary": "roc_auc",
         "scratch": "scratch",
         "facts": {"People evaluated on": "20", "Seeds": "0, 1", "Device": "a processor"},
-        "runs": [{"run": "scratch"}, {"run": "random"}, {"run": "pca"}],
+        "runs": [
+            {"run": "scratch", "kind": "run"},
+            {"run": "random", "kind": "run"},
+            {"run": "mae", "kind": "run"},
+            {"run": "pca", "kind": "baseline"},
+            {"run": "pixels", "kind": "baseline"},
+        ],
         "numbers": [
             number | {"run": "scratch", "value": 0.5},
             number | {"run": "random", "value": 0.625},
+            number | {"run": "pca", "value": 0.3},
+            number | {"run": "pixels", "value": 0.2},
             number | {"run": "random", "value": 0.01, "condition": "mask"},
         ],
         "verdicts": [
@@ -61,9 +69,12 @@ def test_the_answer_holds_headline_value_and_difference(pages):
     assert block.count("> **It wins.**") == len(readme.ANSWERS)
     assert "| `scratch` | 0.500 (0.250 to 0.750) |  |" in block
     assert "| `random` | 0.625 (0.250 to 0.750) | +0.125 (-0.250 to +0.500), **undecided** |" in block
-    assert "| `pca` | not measured |  |" in block
+    assert "| `mae` | not measured |  |" in block
+    assert "| `pca` | 0.300 (0.250 to 0.750) |  |" in block
+    assert "`pixels`" not in block  # of the controls only the best
     assert "0.010" not in block  # what was measured under a condition has its own place
-    assert "20 unseen people, seeds 0, 1, a processor. [Every number](docs/results/orl.md)" in block
+    assert "orl: 20 unseen people, 2 trainings of each run, on a processor. A comparison is right" in block
+    assert "two photos of different people. [Every number](docs/results/orl.md)" in block
 
 
 def test_only_the_block_is_replaced_and_twice_is_once(tmp_path):
