@@ -1,6 +1,15 @@
 """What can be asked for: YAML in, frozen typed sections out."""
 
-from facemae.config.experiment import DEFAULTS, RESERVED_RUN_NAMES, Experiment, content_of, load, merge, parse
+from facemae.config.experiment import (
+    DEFAULTS,
+    RESERVED_RUN_NAMES,
+    Experiment,
+    content_of,
+    load,
+    merge,
+    parse,
+    parse_earlier,
+)
 from facemae.config.json_schema import json_schema
 from facemae.config.sections import (
     BASELINES_FROM_LABELS,
@@ -32,5 +41,5 @@ __all__ = [
     "BASELINES_FROM_LABELS", "BASELINES_WITHOUT_CHANCE", "DEFAULTS", "METHODS", "RESERVED_RUN_NAMES", "SIZES",
     "STRATEGIES", "Baseline", "Data", "Evaluate", "Experiment", "Finetune", "GallerySettings", "LabelCurve",
     "Labels", "Light", "Model", "Occlusion", "Pretrain", "Robustness", "Run", "Split", "Training", "Views",
-    "content_of", "json_schema", "load", "merge", "parse",
+    "content_of", "json_schema", "load", "merge", "parse", "parse_earlier",
 ]  # fmt: skip

@@ -7,16 +7,19 @@ the files that a user names are laid.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from facemae.config import compatibility
+from facemae.config.earlier import renamed
 from facemae.config.messages import sentence
 from facemae.config.section import Distinct, PathText, Section, distinct
 from facemae.config.sections import (
@@ -161,6 +164,30 @@ def parse(content: Mapping[str, Any]) -> Experiment:
                 f"{', '.join(experiment.run_names)}."
             )
     return experiment
+
+
+def parse_earlier(content: Mapping[str, Any]) -> tuple[Experiment, list[str]]:
+    """Check a configuration that an earlier version may have written, as `parse`, to show its results.
+
+    Returns it with today's keys and defaults for what it lacks, and the keys that this concerns.
+    """
+    check_plain(content)
+    changed: list[str] = []
+    current, defaults = renamed(content, changed), read_yaml(DEFAULTS)
+    try:
+        Experiment.model_validate_json(json.dumps(current))
+    except ValidationError as error:
+        for problem in error.errors():
+            *parents, last = place = problem["loc"]
+            with contextlib.suppress(LookupError, TypeError):
+                if problem["type"] == "missing":
+                    _at(current, parents)[last] = _at(defaults, place)
+                    changed.append(".".join(map(str, place)))
+    return parse(current), changed
+
+
+def _at(content: Any, place: Iterable[int | str]) -> Any:
+    return reduce(getitem, place, content)
 
 
 def merge(base: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,24 +9,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from facemae.config.earlier import REMOVED, RENAMED
 from facemae.config.section import Section
-
-RENAMED = {
-    "accumulate": "grad_accumulation",
-    "at_least": "min_per_person",
-    "clip_norm": "max_grad_norm",
-    "crop_least": "crop_min",
-    "evaluation_share": "evaluation_fraction",
-    "least_area": "min_area",
-    "least_aspect": "min_aspect",
-    "least_led": "min_led",
-    "margin_warmup_share": "margin_warmup_fraction",
-    "most_led": "max_led",
-    "share": "fraction",
-    "shares": "fractions",
-    "warmup_share": "warmup_fraction",
-}  # keys of earlier versions, and what they are called now
-REMOVED = ("adversarial", "people_per_step")  # keys of earlier versions whose feature is gone
 
 
 def sentence(error: ValidationError, section: type[Section], where: str) -> str:

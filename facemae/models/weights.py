@@ -10,10 +10,12 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from facemae import config
 from facemae.config import compatibility
+from facemae.config.earlier import renamed
 from facemae.core import files, layout, records
 from facemae.core.errors import IntegrityError
 from facemae.core.text import shown
@@ -145,8 +147,12 @@ def _our_settings(folder: Path) -> Iterator[dict[str, Any]]:
     try:
         if path.stat().st_size > MOST_SETTINGS:
             raise ValueError("the file is too large")
-        yield records.read_json(path)
+        yield renamed(records.read_json(path))
     except (LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        why = shown(error)
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            why = shown(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
         raise IntegrityError(
-            f"{path} is not the configuration of a trained run; train the run again."
+            f"{path} is not the configuration of a trained run of this version ({why}); train the run again."
         ) from error

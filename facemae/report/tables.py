@@ -77,9 +77,24 @@ def lines_of(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def experiment(paths: Results) -> config.Experiment:
-    """Return the experiment as it was run; an IntegrityError where another version wrote it."""
+    """Return the experiment as it was run; an IntegrityError where its configuration cannot be read."""
+    return _experiment(paths)[0]
+
+
+def earlier_settings(paths: Results) -> str:
+    """Return a note on settings that an earlier version wrote under other keys, or ""."""
+    changed = sorted(set(_experiment(paths)[1]))
+    named = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+    return (
+        f"An earlier version made these results; it wrote these settings otherwise: {named}."
+        if changed
+        else ""
+    )
+
+
+def _experiment(paths: Results) -> tuple[config.Experiment, list[str]]:
     try:
-        return config.parse(records.read_json(paths.config))
+        return config.parse_earlier(records.read_json(paths.config))
     except UsageError as error:
         raise IntegrityError(unreadable(paths.config, str(error).rstrip("."))) from error
 

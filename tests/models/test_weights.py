@@ -187,6 +187,9 @@ def test_the_encoders_file_is_timms_own_network(experiment, tmp_path):
 def test_a_folder_with_a_damaged_configuration(tmp_path, load):
     with pytest.raises(IntegrityError, match=r"config\.json is not the configuration of a trained run"):
         load(tmp_path)
+    files.write_json(tmp_path / layout.CONFIG, {"model": {"wide": 1}, "pretrain": {"wide": 1}})
+    with pytest.raises(IntegrityError, match=r"of this version \(\w+: .*\); train the run again"):
+        load(tmp_path)
     (tmp_path / layout.CONFIG).write_bytes(b"{")
     with pytest.raises(IntegrityError, match=r"config\.json is damaged"):
         load(tmp_path)

@@ -111,6 +111,24 @@ def test_the_curve_of_two_perfect_networks_is_perfect():
     assert (tables._roc(scores.assign(part=0))["tar"].iloc[:10] <= 0.5).all()
 
 
+def test_settings_under_earlier_keys_are_read_and_told(paths: Results, tmp_path: Path) -> None:
+    content = records.read_json(paths.config)
+    assert tables.earlier_settings(paths) == ""
+    wanted, finetune = tables.experiment(paths), content["defaults"]["finetune"]
+    finetune["clip_norm"] = finetune.pop("max_grad_norm")
+    finetune["people_per_step"] = 4
+    content["runs"]["share"] = content["runs"].pop("region")  # a name, not a key
+    content["runs"]["share"]["finetune"] = {"clip_norm": 0.5}
+    del content["robustness"]
+    files.write_json(Results(tmp_path).config, content, sort_keys=False)
+    found = tables.experiment(Results(tmp_path))
+    assert found.defaults == wanted.defaults
+    assert found.run("share").finetune.max_grad_norm == 0.5
+    assert found.run("share").pretrain == wanted.run("region").pretrain
+    told = tables.earlier_settings(Results(tmp_path))
+    assert told.endswith("otherwise: clip_norm, people_per_step, robustness.")
+
+
 def test_settings_of_an_older_version_are_one_sentence(paths: Results, tmp_path: Path) -> None:
     content = records.read_json(paths.config)
     content["evaluate"]["most"] = 3

@@ -40,6 +40,8 @@ def render(others: Sequence[StreamlitPage] = ()) -> None:
     st.caption(QUESTION)
     with frame.explained():
         setup = frame.load(tables.experiment)
+        if note := frame.load(tables.earlier_settings):
+            frame.words(note, tag="small")
         live_training.notice(setup)
         found = frame.load(tables.verdict)
         frame.words(found.headline, tag="h3")

@@ -29,6 +29,8 @@ def render() -> None:
     st.title("Results")
     with frame.explained():
         setup = frame.load(tables.experiment)
+        if note := frame.load(tables.earlier_settings):
+            frame.words(note, tag="small")
         live_training.show(setup)
         looks = chart_spec.looks(tables.roster(setup))
         if not Results(frame.results_root()).leaderboard.is_file():
