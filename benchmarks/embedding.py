@@ -69,7 +69,7 @@ def measure(names: Sequence[str], precision: str, batch: int, rounds: int, steps
     }
     rates: dict[str, list[float]] = {name: [] for name in names}
     with contest(plays, "cpu", wall_clock=False) as contestants:
-        parameters = {name: each.parameters for name, each in contestants.items()}
+        parameters = {name: each.parameters for name, each in contestants.items() if each.parameters}
         for turn in range(rounds + 1):
             for name in list(contestants)[:: -1 if turn % 2 else 1]:
                 taken = contestants[name].turn(Order(0, steps))
