@@ -102,7 +102,8 @@ def cost(table: pd.DataFrame, metric: str, look: Looks) -> Chart:
         title="What the extra seconds bought",
         read=(
             "Further up is better unless the metric is an error rate, further left is cheaper; a run that is "
-            "only further right bought nothing for its extra seconds."
+            "only further right bought nothing for its extra seconds. What took equally long stands side by "
+            "side."
         ),
         alt="Scatter plot: one metric with its interval against the seconds of training, one mark per run.",
         panels={"": dots},

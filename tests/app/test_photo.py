@@ -107,3 +107,13 @@ def test_boxes_are_drawn_around_the_faces():
     assert (drawn[65, 90] == colour).all()
     assert (drawn[65, 70] == 255).all()
     assert (drawn[90, 70] == colour).all()
+
+
+@pytest.mark.parametrize(("side", "width"), [(250, 500), (900, 900)])
+def test_a_small_photo_is_shown_no_more_than_twice_as_large(
+    monkeypatch: pytest.MonkeyPatch, side: int, width: int
+) -> None:
+    shown: list[int] = []
+    monkeypatch.setattr(photo_input.st, "image", lambda *_, **how: shown.append(how["width"]))
+    photo_input.show(Photo(Image.new("RGB", (side, side)), (side, side), []))
+    assert shown == [width]

@@ -41,21 +41,15 @@ class View:
     act: Callable[[Page], None] | None = None
 
 
-def _aids(page: Page) -> None:
-    browsing.tick(page, "Patch drop")
-    browsing.tick(page, "Reconstruction")
-    browsing.settle(page)
-
-
 def _person(page: Page) -> None:
     browsing.pick(page, "Rename, export or delete", "Demo s05")
 
 
-MODEL, TWO_MODELS = "?model=region%2F0", "?model=random%2F0&model=region%2F0"
+MODEL, TWO_MODELS = "?model=dlib", "?model=face-mae&model=region%2F0"
 VIEWS = {
     "compare": View("compare", "Compare masking strategies", "The ranking in numbers"),
     "reconstruct": View("reconstruct", "Reconstruct a face", "The error is measured on", TWO_MODELS),
-    "recognise": View("recognise", "Recognise", "Measure this cover", MODEL, act=_aids),
+    "recognise": View("recognise", "Recognise", "Measure this cover", MODEL),
     "gallery": View("gallery", "Who is enrolled", "Export or delete everybody", MODEL, act=_person),
     "explain": View("explain", "Where the score comes from", "The same in numbers"),
 }

@@ -103,8 +103,13 @@ def orl_faces(size: int) -> dict[str, bytes]:
     return {photo.sample_id: encode_png(each.faces[0].image) for photo, each in found if each.faces}
 
 
+def show(photo: Photo) -> None:
+    """Show a photo with its faces boxed and numbered, a small one no more than twice as large."""
+    st.image(boxed(photo), width=min(PHOTO_SIDE, 2 * photo.image.width), alt=described(photo))
+
+
 def _one_of(key: str, photo: Photo) -> Found:
-    st.image(boxed(photo), width="stretch", alt=described(photo))
+    show(photo)
     numbers = [each.number for each in photo.faces]
     number = st.segmented_control("Which face", numbers, default=1, required=True, key=f"{key}_number")
     return photo.faces[int(number) - 1]

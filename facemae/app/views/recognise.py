@@ -114,7 +114,7 @@ def _faces(model: Model) -> list[Found]:
         photo_input.say_refused(ImageError("NO_FACE", "No face found.", BETTER_PHOTO))
         return []
     count = len(taken.faces)
-    st.image(photo_input.boxed(taken), width="stretch", alt=photo_input.described(taken))
+    photo_input.show(taken)
     if count > SHOWN:
         st.info(f"{count} faces found; the {SHOWN} largest are looked up. Crop the photo for the others.")
     return taken.faces[:SHOWN]
