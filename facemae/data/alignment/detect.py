@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
-from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from facemae.data.alignment.compiler import without_compiler
 
 Floats = NDArray[np.float32]
 
@@ -119,7 +118,7 @@ class MtcnnDetector:
         """
         import torch
 
-        with _without_compiler():
+        with without_compiler():
             from facenet_pytorch import MTCNN
 
         networks = MTCNN(device=device).to(memory_format=torch.channels_last)  # takes half the time on a CPU
@@ -262,26 +261,6 @@ class MtcnnDetector:
         ]
 
 
-@contextlib.contextmanager
-def _without_compiler() -> Iterator[None]:
-    """Keep torchvision from loading torch.compile's machinery, which takes longer than a face's detection.
-
-    It asks that machinery one question, for a layer of object detectors that faces have no use for
-    (`roi_align`, under deterministic algorithms); the answer here is that nothing is compiled.
-    """
-    package, utils = "torch._dynamo", "torch._dynamo.utils"
-    if package in sys.modules or "torchvision" in sys.modules:
-        yield
-        return
-    sys.modules[package] = ModuleType(package)
-    sys.modules[utils] = ModuleType(utils)
-    sys.modules[utils].__dict__["is_compile_supported"] = lambda kind: False
-    try:
-        yield
-    finally:
-        del sys.modules[package], sys.modules[utils]
-
-
 def _searches(thorough: bool) -> tuple[Search, ...]:
     return (THOROUGH,) if thorough else (COARSE, THOROUGH)
 
@@ -333,7 +312,7 @@ def _apart(rows: Floats, limit: float) -> Floats:
     """Of candidates that share more than `limit` of their union keep the one with the best score."""
     import torch
 
-    with _without_compiler():
+    with without_compiler():
         from torchvision.ops import nms
 
     table = torch.from_numpy(rows)

@@ -303,16 +303,6 @@ def test_a_detector_has_the_name_that_is_known_without_loading_it(detector, thor
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_detector_does_not_load_the_compiler_which_can_be_loaded_later():
-    code = (
-        "import sys; from PIL import Image; from facemae.data.alignment.detect import MtcnnDetector; "
-        "MtcnnDetector().detect([Image.new('RGB', (64, 64))]); "
-        "assert not {'torch._dynamo', 'torch._dynamo.utils', 'sympy'} & set(sys.modules); "
-        "from torch._dynamo.utils import is_compile_supported as found; assert 'torch' in found.__module__"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_aligned_faces_have_their_landmarks_on_the_template(detector):
     photos = [open_image(photo.path) for photo in orl_photos()[::10]]
     margin = 20  # the detector wants to see a little more than the aligned face
