@@ -2,6 +2,7 @@
 
 import ast
 import io
+import random
 import re
 import socket
 import tomllib
@@ -393,6 +394,23 @@ def test_a_hostile_photo_is_one_sentence_and_the_page_goes_on(page, kept, name):
     assert "<script>" not in said
     assert "Traceback" not in said
     assert str(ROOT) not in said
+    assert content(kept) == before
+    give(page, "fine.jpg", encoded(portrait(), "JPEG"))
+    assert len(page.session_state["recognise_found"][1].faces) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_any_damaged_photo_is_a_result_or_a_sentence_of_the_page(page, kept):
+    before, generator = content(kept), random.Random(0)
+    whole = [encoded(portrait(), kind) for kind in ("JPEG", "PNG", "WEBP")]
+    for number in range(500):
+        data = bytearray(whole[number % 3])
+        for _ in range(generator.choice([1, 5, 50])):
+            data[generator.randrange(generator.choice([100, len(data)]))] = generator.randrange(256)
+        length = generator.choice([len(data), generator.randrange(1, len(data))])
+        said = written(give(page, f"{number}.jpg", bytes(data[:length])))
+        assert "Traceback" not in said, number
     assert content(kept) == before
     give(page, "fine.jpg", encoded(portrait(), "JPEG"))
     assert len(page.session_state["recognise_found"][1].faces) == 1
