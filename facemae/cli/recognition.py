@@ -87,7 +87,7 @@ def identify(
         typer.echo(json.dumps(content | _named(recogniser) | {"faces": plain(found)}, indent=2))
         return
     _say_who(found, limit, people, templates)
-    _say_model(recogniser)
+    typer.echo(f"Model: {recogniser.model.name}.")
 
 
 def _identify_all(
@@ -121,7 +121,7 @@ def _identify_all(
         f"{len(paths)} photos, {len(table) - without} faces: {counts.get('match', 0)} named, "
         f"{counts.get('unknown', 0)} unknown; {without} photos without a face; written: {out}",
     )
-    _say_model(recogniser)
+    typer.echo(f"Model: {recogniser.model.name}.")
 
 
 def _photos(place: Path) -> list[Path]:
@@ -166,7 +166,7 @@ def verify(
     answer = "the same person" if found.match else "not shown to be the same person"
     typer.echo(f"{answer}: score {found.score:.3f}, needed {limit.score:.3f}")
     typer.echo(_stands_for(limit, 1, 1))
-    _say_model(recogniser)
+    typer.echo(f"Model: {recogniser.model.name}.")
 
 
 def explain(
@@ -193,7 +193,7 @@ def explain(
     typer.echo(f"score {whole:.3f}; without a region of one photo, below 0 it spoke for a match:")
     for row in table.to_dict("records"):
         typer.echo(f"{row['change']:+.3f}  {row['region']} of the {row['photo']} photo")
-    _say_model(recogniser)
+    typer.echo(f"Model: {recogniser.model.name}.")
 
 
 @models_app.callback(invoke_without_command=True)
@@ -263,12 +263,6 @@ def _named(recogniser: Recogniser) -> dict[str, Any]:
     return found | ({"warning": warning} if (warning := recogniser.model.warning) else {})
 
 
-def _say_model(recogniser: Recogniser) -> None:
-    typer.echo(f"Model: {recogniser.model.name}.")
-    if warning := recogniser.model.warning:
-        say("warning", warning)
-
-
 def _say_who(found: list[Identified], limit: Threshold, people: int, templates: int) -> None:
     if not people:
         typer.echo("The gallery is empty: enrol someone first with facemae gallery add.")
@@ -335,10 +329,13 @@ def open_recogniser(name: str | None, results: Path | None, device: Device) -> R
 
 
 def named_model(name: str | None, results: Path | None) -> Model:
-    """Return the model that the options name, or else the most accurate one."""
+    """Return the model that the options name, or else the most accurate one; say what a user has to know."""
     from facemae.recognition.named_models import find_model
 
-    return find_model(name, _results(results))
+    model = find_model(name, _results(results))
+    if model.warning:
+        say("warning", model.warning)
+    return model
 
 
 def chosen_threshold(model: Model, score: float | None, rate: float | None) -> Threshold:

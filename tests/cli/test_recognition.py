@@ -39,7 +39,8 @@ def test_enrol_identify_and_delete(facemae, photos, tmp_path):
 
 
 def test_identify_says_what_it_found_and_what_the_threshold_stands_for(facemae, photos, group):
-    facemae("gallery", "add", "Ann", photos["orl/s01/01"], photos["orl/s01/02"], "--consent", *RUN)
+    own = photos["orl/s01/01"], photos["orl/s01/02"]
+    assert "it will fail on yours" in facemae("gallery", "add", "Ann", *own, "--consent", *RUN)[2]
     code, out, err = facemae("identify", group, "--fmr", 0.1, *RUN)
     assert code == 0
     assert [line.split(" at ")[0] for line in out.splitlines()[:3]] == ["face 1", "face 2", "face 3"]

@@ -34,6 +34,7 @@ def render() -> None:
     st.title("Recognise")
     st.caption("Find every face of a photo and look it up among the people enrolled, or compare two photos.")
     with frame.explained(), session.refusals_shown():
+        session.every_model()  # what is wrong with the results is said above the columns
         left, right = st.columns(2)
         with left:
             model = session.choose_model("model")
