@@ -123,7 +123,10 @@ def outcomes(paths: Results) -> pd.DataFrame:
     """Return what became of each input photo: sample_id, person, code, reason, hint and source."""
     found = lines_of(paths.data.outcomes, OUTCOME_COLUMNS).fillna("").astype(str)
     listed = records.read_table(paths.data.photos, ["sample_id", "source"])
-    return found.merge(listed, on="sample_id", how="left", validate="one_to_one").fillna({"source": ""})
+    for path, known in ((paths.data.outcomes, found), (paths.data.photos, listed)):
+        if known["sample_id"].duplicated().any():
+            raise IntegrityError(unreadable(path, "a photo is there twice"))
+    return found.merge(listed, on="sample_id", how="left").fillna({"source": ""})
 
 
 def quality(paths: Results) -> pd.DataFrame:

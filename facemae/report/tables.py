@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import infer_dtype, is_numeric_dtype
 
 from facemae import config
 from facemae.core import layout, records
@@ -60,12 +61,31 @@ class Headline:
     noise: dict[str, float] = field(default_factory=dict)
 
 
+TEXTS = frozenset({
+    "run", "run_a", "run_b", "kind", "family", "strategy", "dataset", "protocol", "metric", "condition",
+    "verdict", "note", "budget_note", "device",
+})  # fmt: skip
+COUNTS = ("n", "seed", "seeds", "people")
+
+
 def unreadable(path: Path, reason: str) -> str:
     """Return what to say of a file that cannot be understood."""
     return (
         f"{path} cannot be read ({reason}): it is damaged or was made by another version; run the workflow "
         "again with another results folder, or delete this file and run it again."
     )
+
+
+def _table(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Return columns of a table; an IntegrityError where one holds text for numbers, or numbers for text."""
+    table = records.read_table(path, columns)
+    for name in columns:
+        values = table[name].dropna().infer_objects()
+        sound = infer_dtype(values) == "string" if name in TEXTS else is_numeric_dtype(values)
+        counted = name not in COUNTS or np.isfinite(table[name].astype(float)).all()
+        if len(values) and not (sound and counted):
+            raise IntegrityError(unreadable(path, f"{name} holds something else than it should"))
+    return table
 
 
 def lines_of(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -109,17 +129,17 @@ def leaderboard(paths: Results) -> pd.DataFrame:
 
     A condition "" is none: `phrases.scalars` returns those rows alone, at most one per run and metric.
     """
-    return _ordered(paths, records.read_table(paths.leaderboard, layout.LEADERBOARD_COLUMNS))
+    return _ordered(paths, _table(paths.leaderboard, layout.LEADERBOARD_COLUMNS))
 
 
 def summary(paths: Results) -> pd.DataFrame:
     """Return one row per run, seed and metric."""
-    return _ordered(paths, records.read_table(paths.summary, layout.SUMMARY_COLUMNS))
+    return _ordered(paths, _table(paths.summary, layout.SUMMARY_COLUMNS))
 
 
 def verdicts(paths: Results) -> pd.DataFrame:
     """Return one row per pair of runs and metric, runs against each other first, then against controls."""
-    table, known = records.read_table(paths.verdicts, layout.VERDICT_COLUMNS), _names(paths)
+    table, known = _table(paths.verdicts, layout.VERDICT_COLUMNS), _names(paths)
     return table[table["run_a"].isin(known) & table["run_b"].isin(known)].reset_index(drop=True)
 
 

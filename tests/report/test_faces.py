@@ -33,6 +33,15 @@ def test_every_photo_has_an_outcome_and_its_source(paths: Results) -> None:
     assert (table["code"] == "OK").sum() == FOUND + CROPS
 
 
+def test_a_photo_that_is_listed_twice_is_one_sentence(paths: Results, tmp_path: Path) -> None:
+    own = Results(tmp_path)
+    photos = pd.read_parquet(paths.data.photos)
+    files.atomic_write(own.data.outcomes, paths.data.outcomes.read_bytes())
+    records.write_table(own.data.photos, pd.concat([photos, photos]), list(photos.columns))
+    with pytest.raises(IntegrityError, match=r"photos.parquet cannot be read .a photo is there twice"):
+        faces.outcomes(own)
+
+
 def test_the_tally_counts_by_source(paths: Results) -> None:
     rows = faces.tally(paths).to_dict("records")
     assert rows == [

@@ -39,6 +39,21 @@ def test_a_table_of_an_older_version_is_one_sentence(
         getattr(tables, table)(own)
 
 
+@pytest.mark.parametrize(("table", "column", "value"), [
+    ("leaderboard", "value", "x"), ("leaderboard", "note", 1.0), ("leaderboard", "people", np.inf),
+    ("summary", "n", np.inf), ("summary", "run", 7), ("verdicts", "difference", "much"),
+])  # fmt: skip
+def test_a_column_of_another_kind_is_one_sentence(
+    paths: Results, tmp_path: Path, table: str, column: str, value: float | str
+) -> None:
+    own = Results(tmp_path)
+    files.atomic_write(own.config, paths.config.read_bytes())
+    whole = pd.read_parquet(getattr(paths, table))
+    records.write_table(getattr(own, table), whole.assign(**{column: value}), list(whole.columns))
+    with pytest.raises(IntegrityError, match=rf"{table}.parquet cannot be read \({column} holds"):
+        getattr(tables, table)(own)
+
+
 def test_the_verdict_has_its_claims(paths: Results) -> None:
     found = tables.verdict(paths)
     assert len(found.claims) > 5
