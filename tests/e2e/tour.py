@@ -41,13 +41,19 @@ class View:
     act: Callable[[Page], None] | None = None
 
 
+def _masks(page: Page) -> None:
+    page.get_by_role("tab", name="Masks").click()
+    browsing.said(page, "What masks are like")
+    browsing.settle(page)
+
+
 def _person(page: Page) -> None:
     browsing.pick(page, "Rename, export or delete", "Demo s05")
 
 
 MODEL, TWO_MODELS = "?model=dlib", "?model=face-mae&model=region%2F0"
 VIEWS = {
-    "compare": View("compare", "Compare masking strategies", "The ranking in numbers"),
+    "compare": View("compare", "Compare masking strategies", "Visible: tokens of an image", act=_masks),
     "reconstruct": View("reconstruct", "Reconstruct a face", "The error is measured on", TWO_MODELS),
     "recognise": View("recognise", "Recognise", "Measure this cover", MODEL),
     "gallery": View("gallery", "Who is enrolled", "Export or delete everybody", MODEL, act=_person),
