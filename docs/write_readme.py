@@ -73,7 +73,11 @@ def _answer(page: dict[str, Any]) -> str:
             "| --- | --- | --- |",
             *rows,
             "",
-            *[f"{sentence}\n" for sentence in page.get("started", [])],
+            # How it does stands in the table.
+            *[
+                f"{sentence.partition(' (exploratory)')[0].rstrip('.')}.\n"
+                for sentence in page.get("started", [])
+            ],
             f"{where}. {MEANT[page['primary']]} [Every number](docs/results/{page['name']}.md).",
         ]
     )
