@@ -24,6 +24,7 @@ from facemae.core.errors import IntegrityError
 from facemae.core.layout import METRICS
 
 SCHEMA_VERSION = 2  # of metrics.json: it names the tables beside it, and the precision of each training
+MOST_JSON = 2**28  # bytes of a file, which a million rejected photos stay below
 SPENT = ("seconds", "precision", "images_seen", "energy_joules")  # what it says of each training so far
 
 T = TypeVar("T")
@@ -87,9 +88,11 @@ def read_json(path: Path) -> Any:
     """Return the JSON value in `path`.
 
     Raises:
-        IntegrityError: the file is damaged.
+        IntegrityError: the file is damaged, or larger than any that is written here.
     """
     try:
+        if path.stat().st_size > MOST_JSON:
+            raise ValueError(f"{path.stat().st_size:,} bytes, of {MOST_JSON:,} at most")
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); make it again.") from error

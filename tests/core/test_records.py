@@ -53,6 +53,13 @@ def test_metrics_are_checked_by_the_kind_of_their_stage(tmp_path):
         records.read_metrics(tmp_path, records.Measured)
 
 
+def test_a_file_of_gigabytes_is_refused_without_reading_it(tmp_path):
+    with open(tmp_path / layout.METRICS, "wb") as file:
+        file.truncate(2**33)  # which takes no room on the disk
+    with pytest.raises(IntegrityError, match=r"8,589,934,592 bytes, of 268,435,456 at most\); make it again"):
+        records.read_metrics(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"9" * 5_000, b'{"a":' * 50_000, b"{", b"\xff"])
 def test_json_that_cannot_be_read_is_one_sentence(tmp_path, content):
     path = tmp_path / layout.METRICS

@@ -26,6 +26,7 @@ _SAME = {
     "1": True, "true": True, "yes": True, "same": True,
     "0": False, "false": False, "no": False, "different": False,
 }  # fmt: skip
+_LONGEST = 2**20  # characters of a line, which is cut there
 _NUMBER = re.compile(r"([0-9]{1,6})(?:\.0+)?")
 
 
@@ -226,7 +227,10 @@ def _raw_lines(path: Path) -> Iterator[str]:
     try:
         # Undecodable bytes survive, as they do in file names: some lists are of file names.
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            yield from file
+            for number, line in enumerate(iter(lambda: file.readline(_LONGEST), ""), start=1):
+                if "\0" in line:
+                    raise malformed(path, number, "it holds a NUL, as text in UTF-16 does; save it as UTF-8")
+                yield line
     except OSError as error:
         raise UsageError(
             f"{printable(str(path))} cannot be read ({error.strerror}); check its permissions."

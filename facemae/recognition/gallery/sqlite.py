@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -28,6 +29,7 @@ from facemae.recognition.gallery.schema import COUNTERS
 from facemae.recognition.gallery.search import Matrix, Scored
 
 PATIENCE = 60.0  # seconds that a writer waits for its turn
+_ROOM = 1_000_000  # bytes
 READERS = 10.0  # seconds that wiping waits for those who are reading
 MODELS = 2  # whose matrices are held at a time
 _BESIDE = ("-wal", "-shm", "-journal")
@@ -113,7 +115,9 @@ class Sqlite:
             )
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return IntegrityError(schema.DAMAGED)
-        if code == sqlite3.SQLITE_FULL:
+        # SQLite also needs room beside the file, and calls its lack an error of input and output.
+        full = code == sqlite3.SQLITE_IOERR and shutil.disk_usage(self.path.parent).free < _ROOM
+        if code == sqlite3.SQLITE_FULL or full:
             return StorageError("The disk is full and the gallery is as it was; make room and try again.")
         if code in _NO_ACCESS:
             return StorageError(

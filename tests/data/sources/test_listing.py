@@ -163,6 +163,22 @@ def test_a_malformed_line_of_pairs_is_named(tmp_path, text, message):
         read_pairs(tmp_path / "pairs.csv")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+def test_a_list_in_another_encoding_is_called_that(tmp_path, encoding):
+    path = tmp_path / "pairs.csv"
+    path.write_bytes("first,second,same\na,b,1\n".encode(encoding))
+    with pytest.raises(IntegrityError, match=r"line 1: it holds a NUL, as text in UTF-16 does; save it as"):
+        read_pairs(path)
+
+
+def test_a_line_of_gigabytes_is_not_read_whole(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("first,second,same\n" + "a" * 3_000_000)
+    with pytest.raises(IntegrityError, match="line 2: field larger than field limit"):
+        read_pairs(path)
+    assert max(len(line) for _, line in lines(path)) == 2**20
+
+
 def test_rows_carry_the_number_of_their_line(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text('a, b\n\n1,"two\nlines"\n3,4\n')

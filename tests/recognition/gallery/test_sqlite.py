@@ -1,15 +1,18 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 from datetime import date
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from recognition.gallery.test_schema import png
+from sqlalchemy.exc import DBAPIError
 
 from facemae.core.errors import IntegrityError, StorageError, UsageError
 from facemae.recognition.gallery import database, retention, rows, sqlite
@@ -315,6 +318,14 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="cannot be opened"):
         Gallery(tmp_path / "file" / "gallery.sqlite")
+
+
+@pytest.mark.parametrize(("free", "told"), [(1000, "disk is full"), (10**9, "cannot be read or written")])
+def test_a_disk_without_room_for_the_files_beside_is_called_full(gallery, monkeypatch, free, told):
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert told in str(gallery._backend.sentence(DBAPIError(None, None, error)))
 
 
 def test_a_writer_who_does_not_end_is_told(gallery, enrol, in_file, monkeypatch):
