@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -89,7 +90,19 @@ def fetch(wanted: list[ChosenSource], raw: Path, folder: DataFolder) -> list[Lis
     listed = [ListedSource(each, locate(each, raw, folder.unpacked)) for each in wanted]
     clear_unused([each.place for each in listed], folder.unpacked)
     _check_apart(listed, folder)
-    attributes = _attributes(wanted)
+    with _alone(folder):
+        _list(listed, _attributes(wanted), folder)
+    for one in listed:
+        _say_listed(one)
+    return listed
+
+
+def _alone(folder: DataFolder) -> contextlib.AbstractContextManager[None]:
+    """Take a folder of faces; a UsageError where another process lists or aligns its photos."""
+    return files.exclusive(files.private_folder(folder.shards) / ".lock")
+
+
+def _list(listed: list[ListedSource], attributes: dict[str, Attribute], folder: DataFolder) -> None:
     manifest.write(folder.photos, (entry for one in listed for entry in _entries(one)), attributes)
     lists = [pair for one in listed if one.wanted.source.pairs for pair in one.wanted.source.pairs(one.place)]
     table = pairs.table(lists)
@@ -101,9 +114,6 @@ def fetch(wanted: list[ChosenSource], raw: Path, folder: DataFolder) -> list[Lis
             say("fetch", f"{protocol}: {len(rows)} pairs, all of listed photos")
     records.write_table(folder.listed_pairs, table, layout.PAIR_COLUMNS)
     files.write_json(folder.sources, [_described(one, attributes) for one in listed])
-    for one in listed:
-        _say_listed(one)
-    return listed
 
 
 def _check_apart(listed: list[ListedSource], folder: DataFolder) -> None:
@@ -202,7 +212,7 @@ def align(data: config.Data, folder: DataFolder, device: Device, workers: int) -
     """
     settings = _settings(data, records.read_json(folder.sources))
     shards = folder.shards / records.digest(asdict(settings))
-    with files.exclusive(files.private_folder(folder.shards) / ".lock"):
+    with _alone(folder):
         pool.align_all(pool.Plan(folder.photos, shards, settings, device), workers)
         for old in folder.shards.iterdir():
             if old.is_dir() and old != shards:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from facemae.core import layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
-from facemae.core.files import sha256
+from facemae.core.files import exclusive, sha256
 from facemae.core.layout import DataFolder
 from facemae.data.faces.cache import build_cache, load_faces
 from facemae.data.images import open_image
@@ -119,6 +119,14 @@ def test_fetch_writes_down_where_the_photos_come_from(prepared):
     assert (labelled["set"], labelled["photos"], labelled["people"]) == ("labelled", 2 * PEOPLE, PEOPLE)
     assert (unlabelled["set"], unlabelled["photos"], unlabelled["people"]) == ("unlabelled", 4, 0)
     assert labelled["licence"]
+
+
+def test_photos_are_not_listed_while_others_are_aligned_in_the_folder(configured, tmp_path):
+    data, folder = configured().data, DataFolder(tmp_path / "data")
+    (folder.shards).mkdir(parents=True)
+    with exclusive(folder.shards / ".lock"), pytest.raises(UsageError, match="is in use by process"):
+        prepare.fetch(prepare.wanted_sources(data), raw_dir(data.raw_dir), folder)
+    assert not folder.photos.exists()
 
 
 def test_align_says_what_became_of_every_photo(prepared):
