@@ -52,6 +52,17 @@ def test_damaged_results_are_left_out_and_said(paths, tmp_path, capsys, damaged)
     assert find_model(str(broken.root / "region" / "1"), broken).name == "region/1"
 
 
+def test_a_run_whose_photos_cannot_be_read_says_so_in_the_list(paths, tmp_path):
+    shutil.copytree(paths.root, tmp_path / "results")
+    broken = Results(tmp_path / "results")
+    broken.data.split.write_bytes(b"PAR1")
+    listed = {each.name: each for each in list_models(broken)}
+    assert "split.parquet" in listed["region/1"].missing
+    assert listed["dlib"].default
+    with pytest.raises(FaceMAEError, match=r"split\.parquet"):
+        find_model("region/1", broken).as_seen(np.zeros((1, 112, 112, 3), np.uint8))
+
+
 @pytest.fixture(scope="module")
 def lfw(tmp_path_factory):
     """Return the photos of LFW by person."""
