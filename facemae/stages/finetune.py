@@ -136,7 +136,7 @@ def _trained(part: _Part, pretrained: Path | None, compute: Compute) -> _PartRes
     done, embedder = _train(part, pretrained, compute)
     save_weights(merged(embedder), part.weights)
     files.write_json(part.job.state / layout.JOB, identity)
-    files.write_json(path, asdict(done))
+    files.write_json(path, asdict(done), sort_keys=False)  # so that its log reads as one that was not cut off
     for each in checkpoint.saved(part.job.state):  # the checkpoints of many parts would fill a disk
         each.unlink()
     return done

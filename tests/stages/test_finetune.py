@@ -436,6 +436,8 @@ def test_a_part_that_was_finished_is_kept(stage, rotating, monkeypatch, tmp_path
     for part in (0, 1):
         name = layout.embedder_file(part)
         assert (out / name).read_bytes() == (whole / name).read_bytes()
+    lines = [[list(line) for line in records.read_log(each / layout.LOG)] for each in (out, whole)]
+    assert lines[0] == lines[1]  # in the same order
 
 
 def test_patches_are_dropped_for_the_first_part_of_the_training_alone(stage, monkeypatch):
