@@ -340,3 +340,17 @@ def test_a_full_disk_behind_the_output_is_a_sentence():
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 5
     assert done.stderr == "facemae: The output cannot be written: the disk is full; make room.\n"
+
+
+@pytest.mark.parametrize("command", [
+    ("embed", "--images", "{}", "--out", "o.parquet"), ("evaluate", "--images", "{}"),
+    ("evaluate", "--data", "{}", "--model", "dlib"), ("data", "prepare", "{}", "--out", "made"),
+    ("cache", "--data", "{}"),
+])  # fmt: skip
+def test_names_of_nothing_end_with_a_sentence(command_line, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("", "missing", "\udcff", "a" * 300, "/dev/null/x"):
+        code, _, told = command_line(*(each.format(name) for each in command))
+        assert code in (2, 3, 4), name
+        assert told.startswith("facemae: ")
+        assert "\udcff" not in told

@@ -53,11 +53,11 @@ def prepare_data(
     from facemae.data.sources.locate import find, raw_dir
     from facemae.stages import data as prepare
 
+    wanted = find(source, layout.SET_UNLABELLED if unlabelled else layout.SET_LABELLED, raw_dir(raw))
     data = config.Data(
         labelled=source, unlabelled=[], tested=[], raw_dir=raw, image_size=size, align=mode, faces=faces,
         min_score=min_score, max_skipped=max_skipped,
     )  # fmt: skip
-    wanted = find(source, layout.SET_UNLABELLED if unlabelled else layout.SET_LABELLED, raw_dir(raw))
     folder = layout.DataFolder(out)
     prepare.fetch([wanted], raw_dir(raw), folder)
     prepare.align(data, folder, device, workers)

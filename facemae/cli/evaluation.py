@@ -81,7 +81,7 @@ def evaluate(
 
     photos = None if images is None else Photos(images, mode, raw, workers)
     chosen: Any = model
-    if images or data:
+    if images is not None or data is not None:
         from facemae.evaluation.baselines.controls import LEARNERS
 
         chosen = model if model in LEARNERS else named_model(model, results)

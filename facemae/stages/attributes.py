@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import StratifiedGroupKFold
@@ -31,6 +30,7 @@ from facemae.core.progress import say
 from facemae.core.seeds import seed_of
 from facemae.data.faces.cache import OpenFaces
 from facemae.data.faces.subsets import evenly
+from facemae.data.sources.manifest import opened
 from facemae.evaluation.protocols.attributes import (
     AGE,
     PREDICTION_COLUMNS,
@@ -177,7 +177,8 @@ def read_labelled(task: Task, source: str, tasks: list[str]) -> Labelled:
 
 def _faces_of(task: Task, source: str, tasks: list[str]) -> pd.DataFrame:
     """Return sample_id, person, sha256 and attributes of a source's faces."""
-    known = pq.read_schema(task.data.faces).names
+    with opened(task.data.faces) as file:
+        known = file.schema_arrow.names
     wanted = [name for name in dict.fromkeys([*tasks, *GROUPING]) if name in known]
     index = records.read_table(task.data.faces, ["sample_id", "person", "source", "sha256", *wanted])
     name = source if source in set(index["source"]) else source.partition(":")[0]

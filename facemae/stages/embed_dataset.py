@@ -141,12 +141,12 @@ def _prepared(
     data: str, raw: str, cache: Path, workers: int, protocol: str | None
 ) -> tuple[layout.DataFolder, pd.DataFrame]:
     """Return the folder with a data set's aligned faces, which are made if need be, and the pairs."""
+    place = raw_dir(raw)
+    wanted = find(data, layout.SET_LABELLED, place)
     settings = config.Data(
         labelled=data, unlabelled=[], tested=[], raw_dir=raw, image_size=IMAGE_SIZE, align="auto",
         faces="auto", min_score=MIN_SCORE, max_skipped=1.0,  # a face that is not found counts as an error
     )  # fmt: skip
-    place = raw_dir(raw)
-    wanted = find(data, layout.SET_LABELLED, place)
     folder = layout.DataFolder(cache / _folder_name(wanted))
     prepare.fetch([wanted], place, folder)
     pairs = _pairs(folder, data, protocol)  # before the minutes that aligning takes

@@ -13,6 +13,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import say
 from facemae.data.faces.pairs import in_spelling_of
+from facemae.data.sources import listing
 from facemae.evaluation.baselines.off_the_shelf import RECOGNISERS
 from facemae.evaluation.embedding_file import Embeddings, from_table, read_embeddings, read_pairs
 from facemae.evaluation.embedding_report import Report, Settings, as_json, as_text, evaluate
@@ -98,7 +99,8 @@ def _inputs(options: Options) -> tuple[Embeddings, pd.DataFrame | None]:
     from facemae.stages.embed_photos import Photos, embed_photos  # PyTorch takes seconds to load
 
     photos = options.photos or Photos(str(options.data), raw_dir=options.raw_dir, workers=options.workers)
-    path = options.cache / records.digest(str(Path(photos.images).absolute())) / layout.EMBEDDINGS
+    name = listing.as_text(str(Path(photos.images).absolute()))
+    path = options.cache / records.digest(name) / layout.EMBEDDINGS
     lists = embed_photos(photos, cast("NamedModel", options.model), path)
     if pairs is None and (len(lists) or options.protocol):
         pairs = of_protocol(lists, options.protocol)

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from facemae.core import files, records
@@ -52,10 +51,11 @@ def build_cache(folder: DataFolder) -> None:
         IntegrityError: a shard is missing or damaged.
         StorageError: the disk is full.
     """
-    count = pq.read_metadata(folder.faces).num_rows
+    listed = records.read_table(folder.faces, ["shard", "row"])
+    count = len(listed)
     if not count:
         raise DataError(f"{folder.faces} lists no face; see {folder.outcomes} for the reasons.")
-    first = pd.read_parquet(folder.faces, columns=["shard", "row"]).iloc[0]
+    first = listed.iloc[0]
     size = len(_decode(shards.read_images(folder, first["shard"])[first["row"]], folder))
     identity = {"index": files.sha256_of(folder.faces), "shape": [count, size, size, 3], "block": BLOCK}
     if _is_built(folder, identity):
@@ -118,7 +118,7 @@ def _resume(partial: Path, journal: Path, identity: dict[str, Any], header: byte
 
 def _blocks(folder: DataFolder, size: int, skip: int) -> Iterator[bytes]:
     """Yield the pixels of `BLOCK` faces at a time, after the first `skip` blocks."""
-    index = pd.read_parquet(folder.faces, columns=["shard", "row"]).iloc[skip * BLOCK :]
+    index = records.read_table(folder.faces, ["shard", "row"]).iloc[skip * BLOCK :]
     block: list[bytes] = []
     for shard, rows in groupby(zip(index["shard"], index["row"], strict=True), key=lambda each: each[0]):
         images = shards.read_images(folder, shard)

@@ -15,7 +15,7 @@ from facemae.core.progress import say
 from facemae.data.images import starts_like_picture
 from facemae.data.sources import SOURCES, VARIANTS, archives, download, folder, insightface
 from facemae.data.sources.base import Place, Remote, Source
-from facemae.data.sources.listing import folder_state
+from facemae.data.sources.listing import as_text, folder_state
 
 RAW_DIR_VARIABLE = "FACEMAE_RAW_DIR"
 READY, DOWNLOADABLE, MISSING = "ready", "will be downloaded", "missing"
@@ -48,6 +48,9 @@ def find(text: str, set_name: str, raw: Path, number: int = 0) -> ChosenSource:
         UsageError: there is nothing of that name.
     """
     known = [*SOURCES, *VARIANTS]
+    if not text or text != as_text(text):
+        what = f"{as_text(text)} holds bytes that are no UTF-8" if text else "it is empty"
+        raise UsageError(f"This names no data: {what}; give a data set, or a folder or file of another name.")
     if text in known:
         return ChosenSource(_variant(text, raw), set_name, None)
     name, _, path = text.partition(":")

@@ -476,3 +476,9 @@ def test_a_check_shows_its_progress_only_when_it_takes_long(folder, monkeypatch,
     monkeypatch.setattr(cache, "SILENT_SECONDS", seconds)
     cache.open_faces(folder, rows(*range(COUNT)))
     assert ("4/4 blocks checked" in capsys.readouterr().err) == shown
+
+
+def test_a_damaged_index_is_one_sentence(folder):
+    folder.faces.write_bytes(folder.faces.read_bytes()[:-20])
+    with pytest.raises(IntegrityError, match=r"faces\.parquet is damaged"):
+        cache.build_cache(folder)
