@@ -32,3 +32,4 @@ rule all:
     input:
         RESULTS.overview,
         RESULTS.summary,
+        RESULTS.verdict,

@@ -65,6 +65,8 @@ class StageLog(logging.Handler):
                 print(*map(_tail, fields["log"]), sep="\n", file=sys.stderr, flush=True)
             case "job_finished":
                 self._finish(self._jobs.pop(fields["job_id"], None))
+            case _ if record.getMessage().startswith("Nothing to be done"):
+                say("workflow", "nothing to do: every result is there and up to date")
 
     def _finish(self, job: _Job | None) -> None:
         if job is None or job.rule in SILENT:

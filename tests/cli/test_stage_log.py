@@ -34,6 +34,11 @@ def test_each_stage_that_ends_is_a_line_with_the_time_left(log, capsys):
     assert len(lines) == 4
 
 
+def test_a_workflow_without_work_says_so(log, capsys):
+    log.info("Nothing to be done (all requested files are present and up to date).")
+    assert capsys.readouterr().err == "[workflow] nothing to do: every result is there and up to date\n"
+
+
 def test_the_terminal_shows_errors_and_no_lists_of_jobs():
     logger, shown = logging.Logger("snakemake"), io.StringIO()
     handler = logging.StreamHandler(shown)
