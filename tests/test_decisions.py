@@ -138,6 +138,6 @@ def test_decisions_at_full_size(name):
         assert equivalent <= 0.05 + noise
     if name in ("measured", "pairs alone"):
         assert power >= 0.8
-    # Three seeds cannot tell each run's own chance: where runs differ in it, .929 (docs/design/evaluation.md).
+    # Three seeds cannot tell each run's own chance: where runs differ, .929 (docs/design/evaluation.md).
     assert (0.92 if name == "unequal" else 0.93) <= coverage(found, 0) <= 0.97
     assert 0.93 <= coverage(found, 1) <= 0.97
