@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MOST_SHOWN = 4  # models at once
 MAX_MODELS = 2 * MOST_SHOWN  # in memory
 USUAL = "random"
-SHIPPED, SHIPPED_SIZE = "face-mae", 112  # what the page opens with where there are no results; pixels
+SHIPPED, SHIPPED_SIZE = "face-mae", 112  # what the page opens with, for results of this size or none; pixels
 EYES = (0.3, 0.55)  # from the top: the rows of an aligned face that are painted at first
 HOW_TO_READ = "The error is that of each hidden patch, over the greyed face: the brighter the worse."
 
@@ -74,7 +74,7 @@ def render() -> None:
 
 
 def _folders(setup: config.Experiment | None, size: int) -> dict[str, Path]:
-    """Return the folders of pretrained models by "run/seed", the best run first, and of the shipped one."""
+    """Return the folders of the shipped model and of pretrained ones by "run/seed", the best run first."""
     paths = Results(frame.results_root())
     folders = {
         f"{name}/{seed}": paths.stage(name, seed, "pretrain")
@@ -86,7 +86,7 @@ def _folders(setup: config.Experiment | None, size: int) -> dict[str, Path]:
         with contextlib.suppress(FileNotFoundError, FaceMAEError):  # a training is not done, or damaged
             best = frame.load(reconstructions.best)
             folders = dict(sorted(folders.items(), key=lambda each: not each[0].startswith(f"{best}/")))
-    return folders | ({SHIPPED: shipped_models.FOLDER / SHIPPED} if size == SHIPPED_SIZE and _whole() else {})
+    return ({SHIPPED: shipped_models.FOLDER / SHIPPED} if size == SHIPPED_SIZE and _whole() else {}) | folders
 
 
 def _whole() -> bool:
