@@ -32,7 +32,8 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 
 
 def shoot(page: Page) -> None:
-    page.wait_for_timeout(1500)  # the camera starts
+    page.locator("video").scroll_into_view_if_needed()  # it films nothing where it cannot be seen
+    page.wait_for_function("() => document.querySelector('video').currentTime > 0.5", timeout=browsing.LONG)
     page.get_by_role("button", name="Take Photo").click()
 
 
