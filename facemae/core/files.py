@@ -46,14 +46,19 @@ def atomic_file(path: Path, needed: int = 0, *, private: bool = False) -> Iterat
     """Open a file that replaces `path`, as `atomic_write` does, when the block ends without an error.
 
     `needed` says how many bytes it will take, for the message when the disk is full; a private file is for
-    its owner alone.
+    its owner alone. A link is followed, and a device or pipe, such as /dev/null, is written to and stays.
     """
     if path.is_dir():
         raise StorageError(f"{path} is a folder and a file is to be written; name a file in it.")
-    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a kill left is written over
+    if path.exists() and not path.is_file():
+        with storage_errors(path), open(path, "wb") as file:
+            yield file
+        return
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.tmp")  # a fixed name: what a kill left is written over
     try:
         with storage_errors(path, needed):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             if private:
                 temporary.unlink(missing_ok=True)
             with open(
@@ -62,8 +67,8 @@ def atomic_file(path: Path, needed: int = 0, *, private: bool = False) -> Iterat
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync_folder(path.parent)
+            temporary.replace(target)
+            _sync_folder(target.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -416,3 +417,20 @@ def test_a_folder_is_no_file_to_write(tmp_path, monkeypatch, name):
     Path("folder").mkdir()
     with pytest.raises(StorageError, match="is a folder and a file is to be written"):
         files.atomic_write(Path(name), b"x")
+
+
+def test_a_device_or_pipe_is_written_to_and_stays(tmp_path):
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    files.atomic_write(pipe, b"told")
+    reader.join(10)
+    assert (got, pipe.is_fifo()) == ([b"told"], True)
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    files.atomic_write(tmp_path / "link", b"told")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"told"

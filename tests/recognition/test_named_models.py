@@ -136,6 +136,7 @@ def test_the_command_that_makes_the_card_gives_its_numbers(tmp_path, command_lin
     assert found.pop("lfw_view2") == pytest.approx(card.pop("lfw_view2"), abs=5e-4)
     assert found == card
     for one, other in zip(thresholds, expected, strict=True):
+        assert one.pop("note") == other.pop("note")
         assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
 
 
