@@ -32,12 +32,11 @@ def fill(gallery, vectors, model="model-a"):
     with gallery._backend.engine.begin() as connection:
         gallery._backend.prepare_model(connection, model, vectors.shape[1])
         fields = {"created": now, "consent": now, "retain_until": until}
-        people = [{"name": f"person {number}"} | fields for number in range(len(vectors))]
+        people = [{"id": 1 + number, "name": f"person {number}"} | fields for number in range(len(vectors))]
         people = [each | {"digest": rows._digest(each, rows._PERSON)} for each in people]
         connection.execute(sqlalchemy.insert(PEOPLE), people)
-        ids = dict(connection.execute(sqlalchemy.select(PEOPLE.c.name, PEOPLE.c.id)).tuples().all())
         fields = {"model": model, "created": now, "quality": None, "thumbnail_digest": None}
-        held = [fields | {"person": ids[each["name"]]} for each in people]
+        held = [fields | {"person": each["id"]} for each in people]
         digests = [rows._digest(each | {"vector": schema.packed(vector)}, rows._TEMPLATE)
                    for each, vector in zip(held, vectors, strict=True)]  # fmt: skip
         entered = [each | {"vector": vector, "digest": digest}
