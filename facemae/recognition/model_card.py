@@ -1,27 +1,28 @@
-"""The model card of a trained run: what it is for, what was measured of it, and what was not.
+"""Model cards as Markdown, of a trained run and of a model that comes with the package.
 
-After Mitchell et al., Model Cards for Model Reporting, FAT* 2019. All words that come from files, such as the
-names of people and photos, stand in code spans, where Markdown knows no link and no HTML. N faces.
+After Mitchell et al., Model Cards for Model Reporting, FAT* 2019. The text stands in the
+templates beside. All words that come from files, such as the names of people and photos, stand in code spans,
+where Markdown knows no link and no HTML.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
 
-from facemae import config
 from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import Results
-from facemae.report import faces, phrases, tables
-from facemae.report.known_errors import FAIRNESS, failures, groups
-from facemae.report.phrases import metric_label, origin
+from facemae.recognition.threshold import LEVEL, threshold_card
+from facemae.report import faces, known_errors, phrases, tables
+from facemae.report.phrases import metric_label, rows_of
 
 INTENDED = (
     "To compare ways of pretraining on the same data with the same evaluation, as research and teaching.",
@@ -49,12 +50,19 @@ UNMEASURED = {
     ),
 }
 MOST_TEXT = 200  # characters of one name or note
-_PROSE = re.compile(r"[A-Za-z0-9 .,%()-]+")  # a metric's words that need no code span
-
-Row = Sequence[str]
-
-
-# --- the card ---
+_PROSE = re.compile(r"[A-Za-z0-9 .,%()-]+")  # words that need no code span
+_USED = {
+    "face-mae": "It completes faces of which a part is hidden, and encoders start from it: pretrain.init, "
+    "finetune.init.",
+    "face-embedder": "It turns an aligned face into a vector; faces are compared by the cosine of theirs.",
+    "face-tiny": "The same as face-embedder in a network small enough for a phone.",
+}
+_ROLES = {
+    layout.ROLE_TRAIN: "for training",
+    layout.ROLE_EVALUATION: "for evaluation",
+    layout.ROLE_UNLABELLED: "for pretraining alone",
+    layout.ROLE_TESTED: "for further tests alone",
+}
 
 
 def model_card(paths: Results, run: str, seed: int) -> str:
@@ -72,26 +80,19 @@ def model_card(paths: Results, run: str, seed: int) -> str:
             f"There is no run {run!r} with seed {seed}; runs are {known}, with the seeds {seeds}."
         )
     made = records.read_metrics(paths.stage(run, seed, "evaluate"))
-    summary = tables.summary(paths)
+    summary, means = tables.summary(paths), phrases.scalars(tables.leaderboard(paths))
     rows = summary[(summary["run"] == run) & (summary["seed"] == seed)]
-    parts = [
-        f"# Model card: {literal(f'{run}/{seed}')}",
-        _about(setup, run, seed),
-        section("Intended use", listed(INTENDED)),
-        section("Forbidden use", listed(FORBIDDEN)),
-        section("Data, licence and credit", _data(paths)),
-        section("Identity overlap check", _overlap(paths, setup)),
-        section("Protocol", _protocol(setup, made)),
-        section("Metrics", _metrics(rows, setup)),
-        section("Mean over seeds", _over_seeds(paths, run, setup)),
-        section("Errors by group", _groups(rows)),
-        section("Thresholds", _thresholds(paths, run, seed)),
-        section("Failure cases", _failures(paths, run, seed)),
-        section("Limits", _limits(setup, made)),
-        section("Files", _files(paths, run, seed)),
-        section("How it was made", _made(paths, setup, run, seed, made)),
-    ]
-    return "\n\n".join(parts) + "\n"
+    stated = rows[rows["protocol"] != known_errors.FAIRNESS].fillna({"note": "", "condition": ""})
+    settings = setup.run(run)
+    limits = [*phrases.limits(setup, int(made["people"])), *_unmeasured()]
+    return _written(
+        "model_card.md.jinja", setup=setup, run=run, seed=seed, settings=settings, made=made,
+        origin=phrases.origin(settings), sources=faces.sources(paths), roles=_roles(paths),
+        overlaps=_overlaps(paths), metrics=rows_of(stated),
+        means=rows_of(means[(means["run"] == run) & means["value"].notna()]),
+        thresholds=_thresholds(paths, run, seed), failures=_failures(paths, run, seed), limits=limits,
+        **_groups(rows), **_files(paths, run, seed),
+    )  # fmt: skip
 
 
 def write_card(paths: Results, run: str, seed: int, out: Path) -> None:
@@ -108,6 +109,38 @@ def write_card(paths: Results, run: str, seed: int, out: Path) -> None:
             f"{paths.root} holds no finished results of {run}/{seed}; run: snakemake --cores all"
         ) from error
     files.atomic_write(out, card.encode())
+
+
+def shipped_card(card: dict[str, Any]) -> str:
+    """Return the card of a model that comes with the package, its README, from its card.json alone."""
+    return _written("shipped_card.md.jinja", card=card, used=_USED, unmeasured=_unmeasured())
+
+
+def _unmeasured() -> list[str]:
+    return [f"{what}: {why}" for what, why in UNMEASURED.items()]
+
+
+# --- text ---
+
+
+def _written(template: str, **content: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "code": literal, "cell": cell, "prose": _prose,
+        "metric": lambda name: _prose(metric_label(name)),
+        "note": lambda text: cell(literal(text)) if text else "",
+    }  # fmt: skip
+    environment.globals |= {
+        "number": _number, "interval": _interval, "amounts": _amounts, "threshold_level": f"{LEVEL:.0%}",
+        "intended": INTENDED, "forbidden": FORBIDDEN,
+    }  # fmt: skip
+    return environment.get_template(template).render(content)
 
 
 def literal(text: object, most: int = MOST_TEXT) -> str:
@@ -131,267 +164,83 @@ def literal(text: object, most: int = MOST_TEXT) -> str:
     return f"{fence}{space}{shown}{space}{fence}"
 
 
-def table(head: Row, rows: Iterable[Row]) -> str:
-    """Return a Markdown table; a "|" in a cell is no border."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+def cell(text: str) -> str:
+    """Return Markdown for a table's cell, where a "|" is no border."""
+    return text.replace("|", "\\|")
 
 
-def section(title: str, text: str) -> str:
-    """Return a Markdown section."""
-    return f"## {title}\n\n{text}"
-
-
-def listed(sentences: Iterable[str]) -> str:
-    """Return sentences as a Markdown list."""
-    return "\n".join(f"- {sentence}" for sentence in sentences)
-
-
-def _label(metric: str) -> str:
-    words = metric_label(metric)
+def _prose(words: str) -> str:
     return words if _PROSE.fullmatch(words) else literal(words)
 
 
-def number(value: Any, form: str = ".3f") -> str:
-    """Return a number as text, "" where there is none."""
+def _number(value: Any, form: str = ".3f") -> str:
     return "" if value is None or pd.isna(value) else f"{float(value):{form}}"
 
 
-def _interval(row: dict[Any, Any], name: str = "ci", form: str = ".3f") -> str:
-    low, high = number(row.get(f"{name}_low"), form), number(row.get(f"{name}_high"), form)
+def _interval(row: Mapping[str, Any], name: str = "ci", form: str = ".3f") -> str:
+    low, high = _number(row.get(f"{name}_low"), form), _number(row.get(f"{name}_high"), form)
     return f"{low} to {high}" if low and high else ""
 
 
-def _note(row: dict[Any, Any]) -> str:
-    return literal(row["note"]) if row["note"] else ""
+def _amounts(counts: Mapping[str, float] | None, unit: str = "") -> str:
+    return ", ".join(f"{name} {count:,.0f}{unit}" for name, count in sorted((counts or {}).items()))
 
 
-def _about(setup: config.Experiment, run: str, seed: int) -> str:
-    settings = setup.run(run)
-    model = settings.model
-    width, depth, heads = model.shape
-    network = {
-        "vit": f"vision Transformer, {depth} blocks of width {width} with {heads} heads, patches of "
-        f"{model.patch_size} pixels",
-        "cnn": f"masked convolutions, {literal(model.network)}",
-        "mlp": f"fully connected layers, {depth} of width {width}",
-    }[model.encoder]
-    used = literal(origin(settings)) if origin(settings) else ""
-    training = f"fine-tuned {used or 'from scratch'}"
-    if settings.masked:
-        hidden = f"{settings.strategy} mask, {settings.masked.mask_ratio:.0%} hidden"
-        training = f"masked autoencoder ({hidden}), fine-tuned"
-    elif settings.pretrain:
-        training = f"pretrained by {settings.strategy}, fine-tuned"
-    if settings.pretrain and used:
-        training += f", {used}"
-    return listed(
-        [
-            f"Task: a vector of {model.embedding} numbers for an aligned face of {setup.data.image_size} x "
-            f"{setup.data.image_size} pixels; two faces are compared by the cosine of their vectors.",
-            f"Network: {network}.",
-            f"Training: {training} ({settings.finetune.mode}, {settings.finetune.loss}), seed {seed}.",
-            "The vectors are biometric data: faces have been rebuilt from such vectors.",
-        ]
-    )
+# --- what the card of a run says ---
 
 
-def _data(paths: Results) -> str:
+def _roles(paths: Results) -> list[tuple[str, int, int]]:
+    """Return what faces are for, how many, and of how many people."""
     split = records.read_table(paths.data.split, ["sample_id", "person", "role"])
-    words = {
-        layout.ROLE_TRAIN: "for training",
-        layout.ROLE_EVALUATION: "for evaluation",
-        layout.ROLE_UNLABELLED: "for pretraining alone",
-        layout.ROLE_TESTED: "for further tests alone",
-    }
-    counts = [
-        f"Faces {words.get(str(role), literal(role))}: {len(part):,}, people: {part['person'].nunique():,}."
-        for role, part in split.groupby("role")
-    ]
-    sources = [
-        f"{literal(each.title)}. Credit: {literal(each.credit)}. Licence: {literal(each.licence)}."
-        for each in faces.sources(paths)
-    ]
-    return listed([*sources, *counts])
+    counts = split.groupby("role")["person"].agg(["size", "nunique"])
+    return [(_ROLES.get(role) or literal(role), *row) for role, *row in counts.itertuples()]
 
 
-def _overlap(paths: Results, setup: config.Experiment) -> str:
-    split = setup.split
-    how = f"names, files and perceptual hashes (up to {split.hash_bits} of 256 bits apart)"
-    how += f" and embeddings (cosine of {split.same_cosine:g} or more)" if split.embedder else ""
-    found = faces.overlaps(paths)
-    sentences = [f"Evaluation and training photos were compared by {how}."]
-    if found.empty:
-        sentences.append("Result: no evaluation face and no evaluation person was found again.")
-    for (kind, action), part in found.groupby(["kind", "action"]):
-        words = faces.overlap_words(str(kind), str(action))
-        sentences.append(
-            f"Result: {len(part):,} found, {words if _PROSE.fullmatch(words) else literal(words)}."
-        )
-    sentences.append("One person under two names with different photos would not be noticed by these.")
-    return listed(sentences)
+def _overlaps(paths: Results) -> list[tuple[str, int]]:
+    found = faces.overlaps(paths).groupby(["kind", "action"]).size().reset_index(name="count")
+    return [(faces.overlap_words(row["kind"], row["action"]), row["count"]) for row in rows_of(found)]
 
 
-def _protocol(setup: config.Experiment, made: dict[str, Any]) -> str:
-    settings = setup.evaluate
-    return listed(
-        [
-            f"Data set: {literal(made['dataset'])}; people evaluated on: {int(made['people']):,}, "
-            f"in {setup.split.folds} folds.",
-            f"Setting: {literal(made.get('setting') or 'not said')}.",
-            f"Intervals: {settings.level:.0%}, by {settings.resamples:,} resamples of the people; they hold "
-            "for this one network and leave out the variance between trainings.",
-            f"Primary metric: {_label(settings.primary)}.",
-        ]
-    )
+def _groups(rows: pd.DataFrame) -> dict[str, list[Any]]:
+    found = known_errors.groups(rows)
+    reasons, needs = found.why_not[:-1], found.why_not[-1:]
+    if (rows["protocol"] == known_errors.FAIRNESS).any():  # they repeat the groups' names
+        reasons = [literal(each) for each in reasons]
+    table = found.rows.fillna({"note": "", "condition": ""})
+    return {"groups": rows_of(table), "not_measured": reasons + needs}
 
 
-def _metrics(rows: pd.DataFrame, setup: config.Experiment) -> str:
-    shown = rows[rows["protocol"] != FAIRNESS].fillna({"note": "", "condition": ""})
-    lines = [
-        (
-            _label(row["metric"]), _circumstances(row), number(row["value"]) or "refused",
-            _interval(row), f"{int(row['n']):,}", _note(row),
-        )
-        for row in shown.to_dict("records")
-    ]  # fmt: skip
-    head = ("Metric", "Under", "Value", f"{setup.evaluate.level:.0%} interval", "Behind it", "Note")
-    return table(head, lines)
-
-
-def _circumstances(row: dict[Any, Any]) -> str:
-    amount = number(row["amount"], "g")
-    return " ".join([literal(row["condition"]) if row["condition"] else "", amount]).strip()
-
-
-def _over_seeds(paths: Results, run: str, setup: config.Experiment) -> str:
-    board = tables.leaderboard(paths)
-    shown = board[(board["run"] == run) & (board["condition"] == "") & board["value"].notna()]
-    lines = [
-        (_label(row["metric"]), number(row["value"]), _interval(row), str(int(row["seeds"])))
-        for row in shown.to_dict("records")
-    ]
-    head = ("Metric", "Mean", f"{setup.evaluate.level:.0%} interval", "Seeds")
-    return table(head, lines) + "\n\nThese intervals are for new people and new training."
-
-
-def _groups(rows: pd.DataFrame) -> str:
-    found = groups(rows)
-    parts = []
-    if len(found.rows):
-        lines = [
-            (
-                literal(row["condition"]) if row["condition"] else "between groups", _label(row["metric"]),
-                number(row["value"], ".4f"), _interval(row, form=".4f"), literal(row["note"] or "none"),
-            )
-            for row in found.rows.fillna({"note": "", "condition": ""}).to_dict("records")
-        ]  # fmt: skip
-        parts.append(table(("Group", "Error", "Value", "Interval", "Note"), lines))
-    if found.why_not:
-        *reasons, needs = found.why_not
-        sentences = (
-            reasons if rows[rows["protocol"] == FAIRNESS].empty else [literal(each) for each in reasons]
-        )
-        parts.append("Not measured: " + " ".join([*sentences, needs]))
-    return "\n\n".join(parts)
-
-
-def _thresholds(paths: Results, run: str, seed: int) -> str:
-    from facemae.recognition.threshold import threshold_card
-
+def _thresholds(paths: Results, run: str, seed: int) -> tuple[list[dict[str, Any]], int] | None:
     try:
         card, people = threshold_card(paths.stage(run, seed, "finetune") / layout.EMBEDDINGS)
     except DataError:
-        return "Not known: the embeddings of the evaluation people are not in this folder."
-    return threshold_table(card.to_dict("records"), people)
+        return None
+    return rows_of(card), people
 
 
-def threshold_table(card: Iterable[dict[Any, Any]], people: int) -> str:
-    """Return the rows of a threshold card as Markdown, with what they stand for.
-
-    Args:
-        card: Rows as `calibration.threshold_card` has them.
-        people: Behind it.
-    """
-    from facemae.recognition.threshold import LEVEL
-
-    lines = [
-        (
-            f"{row['target_fmr']:g}", number(row["threshold"], ".4f") or "refused",
-            _with_interval(row, "fmr"), _with_interval(row, "fnmr"), _note(row),
-        )
-        for row in card
-    ]  # fmt: skip
-    head = ("Wanted false match rate", "Threshold", "False match rate", "False non-match rate", "Note")
-    return table(head, lines) + (
-        f"\n\nThresholds are cosines, chosen on {people:,} evaluation people; the rates hold for comparisons "
-        f"of two photos, with {LEVEL:.0%} intervals over people. A search among many people errs more often."
-    )
-
-
-def _with_interval(row: dict[Any, Any], name: str) -> str:
-    value, ends = number(row[name], ".4f"), _interval(row, name, ".4f")
-    return f"{value} ({ends})" if ends else value
-
-
-def _failures(paths: Results, run: str, seed: int) -> str:
+def _failures(paths: Results, run: str, seed: int) -> list[dict[str, Any]] | None:
     try:
-        found = failures(paths, run, seed)
+        return rows_of(known_errors.failures(paths, run, seed))
     except FileNotFoundError:
-        return "Not known: the embeddings of the evaluation people are not in this folder."
-    what = {"genuine": "one person, lowest scores", "impostor": "two people, highest scores"}
-    lines = [
-        (what[row["kind"]], literal(row["first"]), literal(row["second"]), number(row["score"]))
-        for row in found.to_dict("records")
-    ]
-    return table(("Pair", "First photo", "Second photo", "Score"), lines)
+        return None
 
 
-def _limits(setup: config.Experiment, made: dict[str, Any]) -> str:
-    sentences = phrases.limits(setup, int(made["people"]))
-    return listed([*sentences, *(f"{name}: {sentence}" for name, sentence in UNMEASURED.items())])
-
-
-def _weights(paths: Results, run: str, seed: int) -> list[Path]:
-    return [
+def _files(paths: Results, run: str, seed: int) -> dict[str, Any]:
+    """Return the weights and their settings, each with its size and hash, and the day of the newest."""
+    weights = [
         path
         for stage in ("finetune", "pretrain")
         for path in sorted(paths.stage(run, seed, stage).glob("*.safetensors"))
         if path.name != layout.RECONSTRUCTIONS
     ]
-
-
-def _files(paths: Results, run: str, seed: int) -> str:
-    weights = _weights(paths, run, seed)
-    if not weights:
-        return "The weights are not in this folder: the card speaks of the numbers alone."
-    settings = [path.with_name(layout.CONFIG) for path in weights]
-    shown = [*weights, *(path for path in dict.fromkeys(settings) if path.is_file())]
-    lines = [
-        (
-            literal(f"{path.parent.name}/{path.name}"),
-            f"{path.stat().st_size:,}",
-            literal(files.sha256_of(path)),
-        )
-        for path in shown
-    ]
-    return table(("File", "Bytes", "SHA-256"), lines)
-
-
-def _made(paths: Results, setup: config.Experiment, run: str, seed: int, made: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(made["versions"].items()))
-    seconds = ", ".join(f"{stage} {float(taken):,.0f} s" for stage, taken in sorted(made["seconds"].items()))
-    seen = ", ".join(f"{stage} {int(count):,}" for stage, count in sorted(made["images_seen"].items()))
-    newest = [*_weights(paths, run, seed), paths.stage(run, seed, "evaluate") / layout.METRICS][0]
-    date = datetime.fromtimestamp(newest.stat().st_mtime, UTC).date().isoformat()
-    return listed(
-        [
-            f"Seed: {seed}, of {', '.join(map(str, setup.seeds))}.",
-            f"Hardware: {literal(made['device'])}.",
-            f"Processor or GPU seconds: {literal(seconds or 'not said')}.",
-            f"Images seen: {literal(seen or 'not said')}.",
-            f"Commit: {literal(made['commit'])}.",
-            f"Versions: {literal(versions)}.",
-            f"Date: {date} (of {literal(newest.name)}, in UTC).",
-        ]
-    )
+    settings = dict.fromkeys(path.with_name(layout.CONFIG) for path in weights)
+    newest = [*weights, paths.stage(run, seed, "evaluate") / layout.METRICS][0]
+    return {
+        "files": [
+            (f"{path.parent.name}/{path.name}", path.stat().st_size, files.sha256_of(path))
+            for path in (*weights, *settings)
+            if path.is_file()
+        ],
+        "newest": newest.name,
+        "date": datetime.fromtimestamp(newest.stat().st_mtime, UTC).date().isoformat(),
+    }

@@ -25,7 +25,7 @@ from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
 from facemae.models import shipped_models
 from facemae.models.shipped_models import CARD, EMBEDDER, PEOPLE, README, VERSION, WEIGHTS, hashed
-from facemae.recognition.shipped_card import as_markdown
+from facemae.recognition.model_card import shipped_card
 from facemae.recognition.trained_models import all_grey
 from facemae.report.known_errors import FAIRNESS
 
@@ -79,13 +79,13 @@ def pack(stage: Path, name: str, out: Path, failures: list[str], notes: Sequence
                 f"{card['sample']['value']:.4f}; keep its weights smaller."
             )
         files.write_blocks(folder / CARD, [files.dump_json(card, sort_keys=False)])
-        files.write_blocks(folder / README, [as_markdown(card).encode()])
+        files.write_blocks(folder / README, [shipped_card(card).encode()])
     say("models", f"{out}: {size / 1e6:.1f} MB; {card['sample']['of']} {card['sample']['value']:.4f}")
 
 
 def write_readme(folder: Path) -> None:
     """Write the card of a packed model as Markdown beside it."""
-    files.atomic_write(folder / README, as_markdown(records.read_json(folder / CARD)).encode())
+    files.atomic_write(folder / README, shipped_card(records.read_json(folder / CARD)).encode())
 
 
 def _check(stage: Path, name: str, out: Path) -> None:

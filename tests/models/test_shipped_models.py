@@ -7,8 +7,8 @@ from facemae.core import records
 from facemae.evaluation import battery
 from facemae.models import shipped_models
 from facemae.models.shipped_models import PEOPLE, README, SCORES, WEIGHTS
+from facemae.recognition.model_card import shipped_card
 from facemae.recognition.packing import MOST_BYTES, sample_value
-from facemae.recognition.shipped_card import as_markdown
 
 MOST_IN_ALL = 45_000_000  # bytes
 
@@ -25,7 +25,7 @@ def test_a_shipped_model_is_whole_and_small(name):
     folder = shipped_models.find(name)
     assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= MOST_BYTES
     assert sum(path.stat().st_size for path in shipped_models.FOLDER.rglob("*")) <= MOST_IN_ALL
-    assert (folder / README).read_text() == as_markdown(shipped_models.card(name))
+    assert (folder / README).read_text() == shipped_card(shipped_models.card(name))
 
 
 def test_nobody_of_a_card_is_in_the_training_of_what_it_is_about(name):

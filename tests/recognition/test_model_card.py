@@ -308,8 +308,10 @@ def test_no_name_becomes_a_link_html_or_a_line(own: Results) -> None:
 @pytest.mark.parametrize("text", NASTY)
 def test_a_code_span_shows_what_is_in_it(text: str) -> None:
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
-    spans = [model_card.literal(text), cells(model_card.table(["a"], [[model_card.literal(text)]]))[0][0]]
-    shown = [markdown.parse(model_card.table(["a"], [[spans[0]]]))[-5], markdown.parse(spans[0])[1]]
+    span = model_card.literal(text)
+    table = f"| a |\n| --- |\n| {model_card.cell(span)} |"
+    assert len(cells(table)) == 1
+    shown = [markdown.parse(table)[-5], markdown.parse(span)[1]]
     for token in shown:
         assert len(token.children) == 1
         content = token.children[0].content
