@@ -6,6 +6,7 @@ makes both from LFW.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from facemae.core import records
 from facemae.core.errors import DataError, FaceMAEError, UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say
-from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, RECOGNISERS
+from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, RECOGNISERS, recogniser
 from facemae.models import shipped_models
 from facemae.models.shipped_models import CARD
 from facemae.recognition.model import Device, Embed, Facts, Model, TrainingFaces, View2
@@ -31,42 +32,73 @@ NO_RECOGNISER = "{} completes faces and starts trainings (pretrain.init, finetun
 
 
 @dataclass(frozen=True)
-class OffTheShelfModel(Model):
-    """A model that others have trained, and that comes with a package."""
+class _CardedModel(Model):
+    """A model that comes with a package, and with a card of what was measured of it on LFW."""
+
+    @property
+    @abstractmethod
+    def stated(self) -> dict[str, Any]:
+        """Return what its card says, or nothing."""
+
+    @property
+    @abstractmethod
+    def card_file(self) -> Path: ...
 
     @property
     def name(self) -> str:
-        """Return its name."""
         return self.run
 
     @property
+    def view2(self) -> View2:
+        return View2(**(self.stated.get("lfw_view2") or {}))
+
+    def card(self) -> Card:
+        stated = self.stated
+        if "thresholds" not in stated:
+            raise DataError(
+                f"{self.name} has no threshold card; make one with facemae models measure {self.name}, or "
+                "give a threshold with --threshold."
+            )
+        fix = f"install the published weights, or make the card again with facemae models measure {self.name}"
+        check_weights({stated["weights"]}, self.weights_sha256, self.card_file, fix)
+        return Card(pd.DataFrame(stated["thresholds"]), stated["people"])
+
+
+@dataclass(frozen=True)
+class _OffTheShelfModel(_CardedModel):
+    """A model that others have trained."""
+
+    @property
+    def card_file(self) -> Path:
+        return CARDS / f"{self.run}.json"
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        return dict(records.read_json(self.card_file)) if self.card_file.is_file() else {}
+
+    @property
     def weights(self) -> Path:
-        """Return the file of its weights."""
         return RECOGNISERS[self.run].weights()
 
     @property
     def image_size(self) -> int:
-        """Return the side of the faces that it takes, in pixels."""
         return IMAGE_SIZE
 
     @property
     def trained_on(self) -> TrainingFaces:
-        """Return what it was trained on."""
         return TrainingFaces(RECOGNISERS[self.run].people, RECOGNISERS[self.run].photos)
 
-    def measured(self) -> dict[str, Any]:
-        """Return what was measured of it on LFW, or nothing."""
-        path = CARDS / f"{self.run}.json"
-        return dict(records.read_json(path)) if path.is_file() else {}
-
-    def card(self) -> Card:
-        """Return the thresholds that were measured on LFW people."""
-        return _card(self, self.measured(), CARDS / f"{self.run}.json")
+    @property
+    def missing(self) -> str:
+        try:
+            RECOGNISERS[self.run].weights()
+        except UsageError as error:
+            return str(error)
+        return ""
 
     def load(self, device: Device = "auto") -> Embed:
         """Return its embedding; it computes on the processor whatever the device."""
-        known = RECOGNISERS[self.run]
-        network = known.load(known.weights())
+        network = recogniser(self.run)
 
         def embed(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
             vectors = network(faces)
@@ -74,36 +106,26 @@ class OffTheShelfModel(Model):
 
         return embed
 
-    @property
-    def view2(self) -> View2:
-        """Return its accuracy on LFW's View 2."""
-        return View2(**self.measured().get("lfw_view2", {}))
-
-    @property
-    def missing(self) -> str:
-        """Return how to get it where it is not installed, else nothing."""
-        try:
-            RECOGNISERS[self.run].weights()
-        except UsageError as error:
-            return str(error)
-        return ""
-
     def facts(self) -> Facts:
-        """Return what a list of models says of it."""
         known, missing = RECOGNISERS[self.run], self.missing
         size = 0 if missing else self.weights.stat().st_size
-        speed = self.measured().get("faces_per_second")
+        speed = self.stated.get("faces_per_second")
         return Facts(self.name, *self.view2, known.trained_on, known.licence, speed, size, missing)
 
 
 @dataclass(frozen=True)
-class ShippedModel(TrainedModel):
-    """A recogniser of ours that comes with the package, with its card beside it."""
+class ShippedModel(_CardedModel, TrainedModel):
+    """A model of ours that comes with the package, with its card beside it."""
 
     @property
-    def name(self) -> str:
-        """Return its name."""
-        return self.run
+    def card_file(self) -> Path:
+        """Return the file of its card."""
+        return self.finetuned / CARD
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """Return what its card says; nothing where the model is damaged."""
+        return {} if self.missing else shipped_models.card(self.run)
 
     @property
     def results(self) -> None:
@@ -117,23 +139,23 @@ class ShippedModel(TrainedModel):
     @property
     def trained_on(self) -> TrainingFaces:
         """Return what it was trained on."""
-        if self.missing:
-            return TrainingFaces()
-        known = shipped_models.card(self.run)["trained_on"]
-        return TrainingFaces(known["people"] or None, known["photos"], known["grey"])
-
-    def card(self) -> Card:
-        """Return the thresholds that were measured on people whom it was not trained on."""
-        return _card(self, shipped_models.card(self.run), shipped_models.FOLDER / self.run / CARD)
-
-    @property
-    def view2(self) -> View2:
-        """Return its accuracy on LFW's View 2."""
-        return View2() if self.missing else View2(**(shipped_models.card(self.run).get("lfw_view2") or {}))
+        known = self.stated.get("trained_on")
+        return (
+            TrainingFaces(known["people"] or None, known["photos"], known["grey"])
+            if known
+            else TrainingFaces()
+        )
 
     def facts(self) -> Facts:
         """Return what a list of models says of it."""
-        return _facts(self.run, self.view2, self.warning)
+        card = self.stated
+        known = card.get("trained_on")
+        photos = f"{known['photos']:,} photos, {known['people']:,} people named" if known else "not known"
+        size = sum(path.stat().st_size for path in self.finetuned.glob("*.safetensors"))
+        return Facts(
+            self.name, *self.view2, photos, card.get("licence", "not known"), card.get("faces_per_second"),
+            size, self.missing, self.warning,
+        )  # fmt: skip
 
 
 def _shipped(name: str) -> ShippedModel:
@@ -141,31 +163,6 @@ def _shipped(name: str) -> ShippedModel:
     return ShippedModel(
         name, pretrained=whole if whole.is_dir() else None, finetuned=shipped_models.FOLDER / name
     )
-
-
-def _facts(name: str, view2: View2, warning: str) -> Facts:
-    """Return what a list says of a model that comes with the package."""
-    missing = shipped_models.missing(name)
-    card = {} if missing else shipped_models.card(name)
-    known = card.get("trained_on")
-    photos = f"{known['photos']:,} photos, {known['people']:,} people named" if known else "not known"
-    sizes = (path.stat().st_size for path in (shipped_models.FOLDER / name).glob("*.safetensors"))
-    return Facts(
-        name, *view2, photos, card.get("licence", "not known"), card.get("faces_per_second"), sum(sizes),
-        missing, warning,
-    )  # fmt: skip
-
-
-def _card(model: Model, measured: dict[str, Any], path: Path) -> Card:
-    """Return the thresholds of a card, if they belong to the model's weights."""
-    if "thresholds" not in measured:
-        raise DataError(
-            f"{model.name} has no threshold card; make one with facemae models measure {model.name}, or give "
-            "a threshold with --threshold."
-        )
-    fix = f"install the published weights, or make the card again with facemae models measure {model.name}"
-    check_weights({measured["weights"]}, model.weights_sha256, path, fix)
-    return Card(pd.DataFrame(measured["thresholds"]), measured["people"])
 
 
 def _left_out(error: Exception) -> None:
@@ -181,16 +178,15 @@ def every_model(
         paths: The results whose runs are among them; None, or where there are none: no runs.
         damaged: Told why where these results cannot be read; then none of their runs is among the models.
     """
-    known: list[Model] = [OffTheShelfModel(name) for name in RECOGNISERS]
+    known: list[Model] = [_OffTheShelfModel(name) for name in RECOGNISERS]
     known += [_shipped(name) for name in shipped_models.present() if shipped_models.is_recogniser(name)]
-    found = [(_rank(each), each) for each in known]
     if paths is not None and paths.config.is_file():
         try:
-            found += [(_rank(each), each) for each in models(paths)]
+            # A stable sort: without a figure on LFW the runs stay in the order of their own results.
+            return sorted([*known, *models(paths)], key=_rank)
         except (FaceMAEError, OSError) as error:
             damaged(error)
-    # A stable sort: without a figure on LFW the runs stay in the order of their own results.
-    return [each for _, each in sorted(found, key=lambda one: one[0])]
+    return sorted(known, key=_rank)
 
 
 def _rank(model: Model) -> tuple[bool, float]:
@@ -202,7 +198,7 @@ def list_models(paths: Results | None = None) -> list[Facts]:
     found = [each.facts() for each in every_model(paths)]
     found = [replace(each, default=place == 0 and not each.missing) for place, each in enumerate(found)]
     others = [name for name in shipped_models.present() if not shipped_models.is_recogniser(name)]
-    return found + [_facts(name, View2(), NO_RECOGNISER.format(name)) for name in others]
+    return found + [replace(_shipped(name).facts(), warning=NO_RECOGNISER.format(name)) for name in others]
 
 
 def find_model(name: str | None = None, paths: Results | None = None) -> Model:
@@ -219,7 +215,7 @@ def find_model(name: str | None = None, paths: Results | None = None) -> Model:
         name = every_model(paths)[0].name
     if name in RECOGNISERS:
         RECOGNISERS[name].weights()
-        return OffTheShelfModel(name)
+        return _OffTheShelfModel(name)
     if name in shipped_models.WEIGHTS:
         shipped_models.find(name)
         if not shipped_models.is_recogniser(name):

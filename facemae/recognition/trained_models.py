@@ -68,9 +68,8 @@ class TrainedModel(Model):
     @property
     def results(self) -> Results | None:
         """Return the results that it belongs to, if any."""
-        parents = self.finetuned.resolve().parents
-        root = Results(parents[2]) if len(parents) > 2 else None
-        return root if root is not None and root.config.is_file() else None
+        around = self.finetuned.resolve().parents[2:3]
+        return next((Results(root) for root in around if Results(root).config.is_file()), None)
 
     def card(self) -> Card:
         """Return the thresholds that follow from the evaluation people's embeddings by these weights."""
@@ -82,8 +81,8 @@ class TrainedModel(Model):
         paths = self.results
         if not paths or not paths.leaderboard.is_file() or tables.experiment(paths).split.pairs != VIEW2:
             return View2()
-        table = scalars(tables.leaderboard(paths))
-        rows = table[(table["run"] == self.run) & (table["metric"] == "accuracy")].dropna(subset="value")
+        rows = scalars(tables.leaderboard(paths), "accuracy").dropna(subset="value")
+        rows = rows[rows["run"] == self.run]
         return View2(*rows.iloc[0][["value", "ci_low", "ci_high"]].astype(float)) if len(rows) else View2()
 
     def facts(self) -> Facts:
@@ -154,29 +153,15 @@ def models(paths: Results) -> list[TrainedModel]:
         IntegrityError: they are damaged.
     """
     setup, ranked = tables.experiment(paths), paths.leaderboard.is_file()
-    found = [
-        TrainedModel(name, seed, _autoencoder(paths, setup, name, seed), folder)
-        for name in (best_first(setup, tables.leaderboard(paths)) if ranked else tables.run_names(setup))
-        for seed in setup.seeds
-        if all((folder := paths.stage(name, seed, "finetune")).joinpath(file).is_file() for file in _FILES)
-    ]
-    return found
-
-
-_FILES = (layout.EMBEDDER, layout.CONFIG)
-
-
-def _autoencoder(paths: Results, setup: config.Experiment, name: str, seed: int) -> Path | None:
-    folder = paths.stage(name, seed, "pretrain")
-    whole = setup.run(name).masked and (folder / layout.DECODER).is_file()
-    return folder if whole else None
+    names = best_first(setup, tables.leaderboard(paths)) if ranked else tables.run_names(setup)
+    found = [_in_stage(paths.stage(name, seed, "finetune")) for name in names for seed in setup.seeds]
+    return [each if setup.run(each.run).masked else replace(each, pretrained=None) for each in found if each]
 
 
 def best_first(setup: config.Experiment, leaderboard: pd.DataFrame) -> list[str]:
     """Return the runs, the best by the primary metric first, and last those that have no value of it."""
     primary = setup.evaluate.primary
-    table = scalars(leaderboard)
-    value = table[table["metric"] == primary].set_index("run")["value"].dropna().to_dict()
+    value = scalars(leaderboard, primary).set_index("run")["value"].dropna().to_dict()
     sign = -1 if higher_is_better(primary) else 1
     names = tables.run_names(setup)
     return sorted(names, key=lambda name: sign * value[name] if name in value else float("inf"))
@@ -189,15 +174,19 @@ def model_at(folder: Path) -> TrainedModel:
         UsageError: there is none.
     """
     for stage in (folder, folder / "finetune", folder.parent):
-        if all((stage / file).is_file() for file in _FILES):
-            pretrained = stage.parent / "pretrain"
-            whole = (pretrained / layout.DECODER).is_file()
-            seed = stage.parent.name
-            name = stage.parent.parent.name or "model"
-            return TrainedModel(
-                name, int(seed) if seed.isdigit() else 0, pretrained if whole else None, stage
-            )
+        if found := _in_stage(stage):
+            return found
     raise UsageError(
         f"{folder} is no model: it is neither a name that facemae models lists nor a folder of a finetune "
         "stage, such as results/random/0/finetune."
     )
+
+
+def _in_stage(stage: Path) -> TrainedModel | None:
+    """Return the recogniser in the folder of a `finetune` stage, named by the folders around it, if any."""
+    if not all((stage / file).is_file() for file in (layout.EMBEDDER, layout.CONFIG)):
+        return None
+    pretrained, seed = stage.parent / "pretrain", stage.parent.name
+    whole = (pretrained / layout.DECODER).is_file()
+    name = stage.parent.parent.name or "model"
+    return TrainedModel(name, int(seed) if seed.isdigit() else 0, pretrained if whole else None, stage)
