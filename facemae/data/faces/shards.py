@@ -26,7 +26,7 @@ from PIL import Image
 from facemae.core import files, layout
 from facemae.core.errors import IntegrityError
 from facemae.core.layout import DataFolder
-from facemae.data.alignment.align import Aligned, Outcome
+from facemae.data.alignment.align import Outcome
 from facemae.data.faces.duplicates import perceptual_hash
 from facemae.data.sources import manifest
 
@@ -61,11 +61,7 @@ def schema(attributes: list[pa.Field]) -> pa.Schema:
 
 
 def write_shard(path: Path, outcomes: list[Outcome], columns: pa.Schema) -> None:
-    """Write the outcomes of some photos, and their faces.
-
-    Raises:
-        StorageError: the disk is full.
-    """
+    """Write the outcomes of some photos, and their faces."""
     rows = [row for outcome in outcomes for row in _rows(outcome)]
     _write(path, pa.Table.from_pylist(rows, columns))
 
@@ -78,31 +74,15 @@ def _write(path: Path, table: pa.Table) -> None:
 
 def _rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
     entry = outcome.entry
-    shared = {
-        **entry.photo.attributes,
-        "key": entry.key,
-        "person": entry.photo.person,
-        "source": entry.source,
-        "set": entry.set,
-        "sha256": entry.sha256,
-        "bytes": entry.bytes,
-        "code": outcome.code,
-        "reason": outcome.reason,
-        "hint": outcome.hint,
-        "found": outcome.found,
-    }
-    name = entry.photo.sample_id
+    photo = {**entry.photo.attributes, **vars(entry.photo), **vars(entry), **vars(outcome), "face": 0}
     if not outcome.faces:
-        yield shared | {"sample_id": name, "face": 0, "score": outcome.score}
+        yield photo
     for number, face in enumerate(outcome.faces):
-        own = f"{name}#{number + 1}" if number else name
-        yield shared | {"sample_id": own, "face": number} | _face(face)
-
-
-def _face(face: Aligned) -> dict[str, Any]:
-    landmarks = None if face.landmarks is None else face.landmarks.ravel().tolist()
-    encoded = {"hash": perceptual_hash(face.image), "image": encode_face(face.image)}
-    return vars(face) | {"landmarks": landmarks} | encoded
+        name = f"{photo['sample_id']}#{number + 1}" if number else photo["sample_id"]
+        landmarks = None if face.landmarks is None else face.landmarks.ravel().tolist()
+        encoded = {"hash": perceptual_hash(face.image), "image": encode_face(face.image)}
+        own = {"sample_id": name, "face": number, "landmarks": landmarks}
+        yield photo | vars(face) | own | encoded
 
 
 def encode_face(face: NDArray[np.uint8]) -> bytes:

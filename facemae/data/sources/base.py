@@ -19,19 +19,14 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Photo:
-    """One input: a file, or `length` bytes from `offset` on in a file that holds many.
-
-    It is known everywhere by its `sample_id`; `person` is None where nobody is named.
-    """
+    """One input, known everywhere by its `sample_id`: a file, or a range of bytes of one that holds many."""
 
     sample_id: str
-    person: str | None
+    person: str | None  # None: nobody is named
     path: Path
     offset: int = 0
-    length: int | None = None
-    """Bytes; None: the whole file."""
-    attributes: Mapping[str, Value] = field(default_factory=dict)
-    """Values of the attributes that the source declares; those it does not know may be left out."""
+    length: int | None = None  # None: the whole file
+    attributes: Mapping[str, Value] = field(default_factory=dict)  # of those that the source declares
 
 
 @dataclass(frozen=True)
@@ -61,8 +56,7 @@ class Remote:
     filename: str
     urls: tuple[str, ...]
     sha256: str
-    bytes: int
-    """Size, for the time left and the disk; the checksum is what decides."""
+    bytes: int  # for the time left and the disk; the checksum is what decides
 
 
 @dataclass(frozen=True)
@@ -72,8 +66,7 @@ class Limits:
     entries: int = 200_000
     total_bytes: int = 2_000_000_000
     file_bytes: int = 50_000_000
-    ratio: int = 100
-    """Unpacked bytes per byte of archive."""
+    ratio: int = 100  # unpacked bytes per byte of archive
 
 
 @dataclass(frozen=True)
@@ -84,58 +77,31 @@ class Place:
     sides: Mapping[str, Path]
 
 
-ListPhotos = Callable[[Place, Counter[str]], Iterator[Photo]]
-ListPairs = Callable[[Place], Iterator[Pair]]
-Convert = Callable[[Path, Path], Path]
-
-
 @dataclass(frozen=True)
 class Source:
-    """A data set, or a kind of folder or file.
+    """A data set, or a kind of folder or file."""
 
-    Attributes:
-        name: What `config.yaml` calls it.
-        title: Its full name.
-        folder: Where below the folder of raw data its files lie.
-        images: What holds the photos: the name without suffix of a folder or archive, or a file's full name.
-        photos: Yields the photos in a fixed order and counts by reason the files that are none.
-        licence: Terms of use, short.
-        credit: Whom to credit.
-        address: Where it is described and can be asked for.
-        how_to_get: What to fetch, from whom, where there is a form or no stable public address.
-        published_images: Photos its own documentation counts; None where that is not fixed.
-        published_people: People, likewise; None also where nobody is named.
-        sides: Names of files beside the photos that are read if they are there.
-        convert: Turns a file that holds photos in a form of its own into a folder of images or of files
-            whose byte ranges are images; called once, with the file and the folder to make.
-        pairs: Yields the source's own lists of pairs.
-        downloads: Files that can be downloaded; empty where there is a form.
-        attributes: Columns that its photos fill.
-        align: "landmarks" (find the face) or "crop" (the photos are faces already).
-        subject: Whose face is meant where there are several: the largest, or the most central.
-        crop: For "crop": the square that becomes the aligned face, as shares of width and height (left,
-            top, right, bottom); it may reach beyond the photo.
-        limits: What unpacking may cost.
-    """
-
-    name: str
+    name: str  # what `config.yaml` calls it
     title: str
-    folder: str
-    images: str
-    photos: ListPhotos
+    folder: str  # where below the folder of raw data its files lie
+    images: str  # what holds the photos: a folder or archive, without suffix, or a file
+    photos: Callable[[Place, Counter[str]], Iterator[Photo]]  # in a fixed order; counts what is none
     licence: str
     credit: str
-    address: str
-    how_to_get: str = ""
-    published_images: int | None = None
-    published_people: int | None = None
-    sides: tuple[str, ...] = ()
-    convert: Convert | None = None
-    pairs: ListPairs | None = None
-    downloads: tuple[Remote, ...] = ()
-    attributes: Mapping[str, Attribute] = field(default_factory=dict)
-    align: Literal["landmarks", "crop"] = "landmarks"
-    subject: Literal["largest", "central"] = "largest"
+    address: str  # where it is described and can be asked for
+    how_to_get: str = ""  # what to fetch from whom, where there is a form or no stable public address
+    published_images: int | None = None  # counted by its own documentation; None: not fixed
+    published_people: int | None = None  # likewise; None also where nobody is named
+    sides: tuple[str, ...] = ()  # files beside the photos that are read if they are there
+    # Turns a file that holds photos in a form of its own into a folder, which it makes and returns.
+    convert: Callable[[Path, Path], Path] | None = None
+    pairs: Callable[[Place], Iterator[Pair]] | None = None  # the source's own lists
+    downloads: tuple[Remote, ...] = ()  # none where there is a form
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)  # columns that its photos fill
+    align: Literal["landmarks", "crop"] = "landmarks"  # find the face, or take the photo as one
+    subject: Literal["largest", "central"] = "largest"  # whose face is meant where there are several
+    # For "crop": the square that becomes the aligned face, as shares of width and height (left, top, right,
+    # bottom); it may reach beyond the photo.
     crop: Box = (0.0, 0.0, 1.0, 1.0)
     limits: Limits = Limits()
 

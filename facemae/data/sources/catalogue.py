@@ -8,35 +8,33 @@ from typing import Any
 
 from facemae.core.layout import SET_LABELLED
 from facemae.data.sources import SOURCES, VARIANTS
-from facemae.data.sources.locate import availability, find
+from facemae.data.sources.locate import archive, availability, find
 
 Entry = dict[str, Any]
 
 
 def catalogue(raw: Path) -> list[Entry]:
     """Return one entry per data set: facts about it, and its state on this machine."""
-    return [_entry(name, raw) for name in [*VARIANTS, *SOURCES]]
-
-
-def _entry(name: str, raw: Path) -> Entry:
-    wanted = find(name, SET_LABELLED, raw)
-    source = wanted.source
-    return {
-        "name": name,
-        "title": source.title,
-        "people": source.published_people,
-        "images": source.published_images,
-        "licence": source.licence,
-        "source": source.address,
-        "credit": source.credit,
-        "state": availability(wanted, raw),
-        "variant": source.name,
-        "folder": str(raw / source.folder) if source.folder else None,
-        "how_to_get": source.how_to_get,
-        "align": source.align,
-        "pairs": source.pairs is not None,
-        "attributes": {key: asdict(each) for key, each in source.attributes.items()},
-    }
+    chosen = {name: find(name, SET_LABELLED, raw) for name in [*VARIANTS, *SOURCES]}
+    return [
+        {
+            "name": name,
+            "title": wanted.source.title,
+            "people": wanted.source.published_people,
+            "images": wanted.source.published_images,
+            "licence": wanted.source.licence,
+            "source": wanted.source.address,
+            "credit": wanted.source.credit,
+            "state": availability(wanted, raw),
+            "variant": wanted.source.name,
+            "folder": str(raw / wanted.source.folder) if wanted.source.folder else None,
+            "how_to_get": wanted.source.how_to_get,
+            "align": wanted.source.align,
+            "pairs": wanted.source.pairs is not None,
+            "attributes": {key: asdict(each) for key, each in wanted.source.attributes.items()},
+        }
+        for name, wanted in chosen.items()
+    ]
 
 
 def as_table(entries: list[Entry]) -> str:
@@ -56,20 +54,15 @@ def as_markdown(entries: list[Entry]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for each in entries:
-        if each["name"] in VARIANTS:
-            continue
-        people, images = (f"{each[key]:,}" if each[key] else "" for key in ("people", "images"))
-        title = f"[{each['title']}]({each['source']})"
-        lines.append(
-            f"| `{each['name']}` | {title} | {people} | {images} | {each['licence']} | {_way(each)} |"
-        )
+        if each["name"] not in VARIANTS:
+            source = SOURCES[each["name"]]
+            way = "downloaded" if archive(source) else f"by hand, into `{source.folder}/`"
+            cells = [
+                f"`{each['name']}`",
+                f"[{each['title']}]({each['source']})",
+                *(f"{each[key]:,}" if each[key] else "" for key in ("people", "images")),
+                each["licence"],
+                way if source.images else "installed",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _way(entry: Entry) -> str:
-    source = SOURCES[entry["name"]]
-    if not source.images:
-        return "installed"
-    if any(remote.filename.startswith(source.images) for remote in source.downloads):
-        return "downloaded"
-    return f"by hand, into `{source.folder}/`"

@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -32,22 +32,16 @@ REDIRECTS = 5
 MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"FaceMAE/{__version__}"}
 RETRY = urllib3.Retry(3, backoff_factor=1, backoff_jitter=0.5, backoff_max=60)
-BYTES, ORIGIN = "bytes", "origin.json"
 
 
 @dataclass(frozen=True)
 class Net:
-    """How patiently a mirror is asked; times in seconds.
-
-    `retry` says how often a mirror is asked and how long `sleep` waits in between: a server may ask for less
-    than `retry.backoff_max`. `timeout` is for a connection, and for the next bytes; below `slowest` bytes per
-    second, on average over `patience`, the connection counts as stalled.
-    """
+    """How patiently a mirror is asked; times in seconds."""
 
     sleep: Callable[[float], None] = time.sleep
-    retry: urllib3.Retry = RETRY
-    timeout: tuple[float, float] = (10.0, 30.0)
-    slowest: float = 1000.0
+    retry: urllib3.Retry = RETRY  # a server may ask for a longer wait, up to its backoff_max
+    timeout: tuple[float, float] = (10.0, 30.0)  # for a connection, and for the next bytes
+    slowest: float = 1000.0  # bytes per second; below, on average over `patience`, it counts as stalled
     patience: float = 60.0
 
 
@@ -70,10 +64,8 @@ class _TryError(Exception):
 class _Origin:
     """Which version of which address the bytes at hand are from."""
 
-    address: str
-    """The URL's SHA-256, since a URL may hold a password."""
-    validator: str = ""
-    """A strong ETag, else the time of the last change; empty: they cannot be gone on from."""
+    address: str  # the URL's SHA-256, since a URL may hold a password
+    validator: str = ""  # a strong ETag, else the time of the last change; empty: they cannot be gone on from
     total: int | None = None
 
 
@@ -89,43 +81,38 @@ def download(remote: Remote, folder: Path, net: Net = DEFAULT) -> Path:
         UsageError: another process is downloading the same file.
     """
     path = folder / remote.filename
-    if path.exists():
-        _verify(path, remote)
-    else:
+    if not path.exists():
         with files.exclusive(path.with_name(f".{path.name}.lock")):
             _from_mirrors(remote, path, net)
-    return path
-
-
-def _verify(path: Path, remote: Remote) -> None:
-    got = files.sha256_of(path)
-    if got != remote.sha256.lower():
+    elif (got := files.sha256_of(path)) != remote.sha256.lower():
         raise IntegrityError(
             f"{path} is not the published file: its SHA-256 begins with {got[:12]} instead of "
             f"{remote.sha256[:12]}; move it away to have the right one downloaded, or put that one there."
         )
+    return path
 
 
 def _from_mirrors(remote: Remote, path: Path, net: Net) -> None:
     stage = path.with_name(f".{path.name}.part")
+    mirrors = [_Mirror(url, stage, remote, net) for url in remote.urls]
     tried: list[str] = []
     wrong = ""
-    for url in remote.urls:
+    for mirror in mirrors:
         with files.storage_errors(path, remote.bytes):
             try:
-                _fetch(url, stage, remote, net)
+                mirror.fetch()
             except _MirrorError as error:
-                tried.append(f"{urlsplit(url).hostname}: {error}")
+                tried.append(f"{mirror.host}: {error}")
                 continue
-            got = files.sha256_of(stage / BYTES)
+            got = files.sha256_of(mirror.file)
             if got == remote.sha256.lower():
-                files.publish(stage / BYTES, path)
+                files.publish(mirror.file, path)
                 shutil.rmtree(stage)
                 return
-            (stage / BYTES).unlink()
+            mirror.file.unlink()
             wrong = got
-            tried.append(f"{urlsplit(url).hostname}: wrong checksum")
-    if not any(_left(stage, url)[0] for url in remote.urls):
+            tried.append(f"{mirror.host}: wrong checksum")
+    if not any(mirror.left()[0] for mirror in mirrors):
         shutil.rmtree(stage, ignore_errors=True)
     raise _failure(remote, path, tried, wrong)
 
@@ -149,70 +136,124 @@ def _public(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _fetch(url: str, stage: Path, remote: Remote, net: Net) -> None:
-    """Fetch `url` into `stage / BYTES`, going on and trying again as often as `net` allows."""
-    retry, host = net.retry, urlsplit(url).hostname
-    while True:
-        try:
-            _try(url, stage, remote, net)
-            return
-        except _TryError as error:
+class _Mirror:
+    """One address of a file, whose bytes are collected in the folder `stage`."""
+
+    def __init__(self, url: str, stage: Path, remote: Remote, net: Net) -> None:
+        self.url, self.host, self.remote, self.net = url, urlsplit(url).hostname, remote, net
+        self.file, self.note = stage / "bytes", stage / "origin.json"
+
+    def fetch(self) -> None:
+        """Fetch all bytes, going on and trying again as often as `net` allows."""
+        retry = self.net.retry
+        while True:
             try:
-                retry = retry.increment("GET", error=error)
-            except urllib3.exceptions.MaxRetryError:
-                tries = len(retry.history) + 1
-                raise _MirrorError(f"{error} in the last of {tries} tries") from error
-            backoff = max(retry.backoff_factor, retry.get_backoff_time())  # urllib3's first is none
-            wait = max(backoff, min(error.wait, retry.backoff_max))
-            say("download", f"{remote.filename} from {host}: {error}; trying again in {wait:.0f} s")
-            net.sleep(wait)
+                self._try()
+                return
+            except _TryError as error:
+                try:
+                    retry = retry.increment("GET", error=error)
+                except urllib3.exceptions.MaxRetryError:
+                    tries = len(retry.history) + 1
+                    raise _MirrorError(f"{error} in the last of {tries} tries") from error
+                backoff = max(retry.backoff_factor, retry.get_backoff_time())  # urllib3's first is none
+                wait = max(backoff, min(error.wait, retry.backoff_max))
+                again = f"trying again in {wait:.0f} s"
+                say("download", f"{self.remote.filename} from {self.host}: {error}; {again}")
+                self.net.sleep(wait)
 
+    def left(self) -> tuple[int, _Origin]:
+        """Return how many bytes of an earlier try can be gone on from, and what they are from."""
+        nothing = _Origin(files.sha256(self.url.encode()))
+        try:
+            origin = _Origin(**json.loads(self.note.read_bytes()))
+            size = self.file.stat().st_size
+        except (FileNotFoundError, ValueError, TypeError):  # none, or not as this version notes it
+            return 0, nothing
+        usable = origin.address == nothing.address and origin.validator
+        return (size, origin) if usable else (0, nothing)
 
-def _try(url: str, stage: Path, remote: Remote, net: Net) -> None:
-    size, origin = _left(stage, url)
-    if size == origin.total:
-        return
-    rest = {"Range": f"bytes={size}-", "If-Range": origin.validator} if size else {}
-    with _get(url, HEADERS | rest, net) as response:
-        size = _first_byte(response, size, origin, stage)
-        _refuse(response, size, remote)
-        with files.resume_file(stage / BYTES, size) as file:
-            if size == 0:  # noted once the old bytes are gone, so that they are never taken for this version
-                origin = _Origin(origin.address, _validator(response), response.raw.length_remaining)
-                files.write_json(stage / ORIGIN, asdict(origin))
-            _receive(file, _blocks(response, net), size, remote)
+    def _try(self) -> None:
+        size, origin = self.left()
+        if size == origin.total:
+            return
+        rest = {"Range": f"bytes={size}-", "If-Range": origin.validator} if size else {}
+        with self._get(HEADERS | rest) as response:
+            size = self._first_byte(response, size, origin)
+            kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            if kind == "text/html" and not self.remote.filename.endswith((".html", ".htm")):
+                raise _MirrorError("answers with a web page, perhaps a login")
+            self._check_size(size + (response.raw.length_remaining or 0))
+            with files.resume_file(self.file, size) as file:
+                if size == 0:  # noted once the old bytes are gone, or they would be taken for this version
+                    origin = _Origin(origin.address, _validator(response), response.raw.length_remaining)
+                    files.write_json(self.note, asdict(origin))
+                self._receive(response, file, size)
 
+    def _get(self, headers: Mapping[str, str]) -> requests.Response:
+        """Follow the address to an answer that is no redirection, checking each before it is asked."""
+        url = self.url
+        try:
+            for _ in range(REDIRECTS + 1):
+                if not _is_safe(url):
+                    raise _MirrorError("leads to an address that is not https")
+                response = requests.get(
+                    url, headers=headers, timeout=self.net.timeout, stream=True, allow_redirects=False
+                )
+                if response.next is None:
+                    return response
+                response.close()
+                url = str(response.next.url)
+        except requests.RequestException as error:
+            raise _TryError(_reason(error)) from error
+        except ValueError as error:
+            raise _MirrorError("leads to an address that cannot be read") from error
+        raise _MirrorError(f"redirects more than {REDIRECTS} times")
 
-def _left(stage: Path, url: str) -> tuple[int, _Origin]:
-    """Return how many bytes of an earlier try can be gone on from, and what they are from."""
-    nothing = _Origin(files.sha256(url.encode()))
-    try:
-        origin = _Origin(**json.loads((stage / ORIGIN).read_bytes()))
-        size = (stage / BYTES).stat().st_size
-    except (FileNotFoundError, ValueError, TypeError):  # none, or not as this version notes it
-        return 0, nothing
-    usable = origin.address == nothing.address and origin.validator
-    return (size, origin) if usable else (0, nothing)
+    def _first_byte(self, response: requests.Response, size: int, origin: _Origin) -> int:
+        """Return where in the file the answer begins: at `size`, as asked, or at 0."""
+        status = response.status_code
+        if status in MAY_PASS:
+            wait = 0.0
+            with contextlib.suppress(urllib3.exceptions.InvalidHeader, ValueError):
+                wait = urllib3.Retry().get_retry_after(response.raw) or 0.0
+            raise _TryError(f"answers {status}", wait)
+        if size and status == 206 and _continues(response, size, origin):
+            return size
+        if size and status in (206, 416):
+            self.file.unlink()
+            raise _TryError("cannot go on where the last try stopped")
+        if status != 200:
+            raise _MirrorError(f"answers {status}")
+        return 0
 
+    def _check_size(self, size: int) -> None:
+        expected = self.remote.bytes
+        if size > expected * 1.01 + 1e6:
+            raise _MirrorError(f"sends {size / 1e6:.1f} MB where {expected / 1e6:.1f} MB are expected")
 
-def _get(url: str, headers: Mapping[str, str], net: Net) -> requests.Response:
-    """Follow `url` to an answer that is no redirection, checking each address before it is asked."""
-    try:
-        for _ in range(REDIRECTS + 1):
-            if not _is_safe(url):
-                raise _MirrorError("leads to an address that is not https")
-            response = requests.get(
-                url, headers=headers, timeout=net.timeout, stream=True, allow_redirects=False
-            )
-            if response.next is None:
-                return response
-            response.close()
-            url = str(response.next.url)
-    except requests.RequestException as error:
-        raise _TryError(_reason(error)) from error
-    except ValueError as error:
-        raise _MirrorError("leads to an address that cannot be read") from error
-    raise _MirrorError(f"redirects more than {REDIRECTS} times")
+    def _receive(self, response: requests.Response, file: BinaryIO, size: int) -> None:
+        name, total = self.remote.filename, -(-self.remote.bytes // 1_000_000)
+        progress = Progress("download", total, "MB", size // 1_000_000)
+        since, received = time.monotonic(), 0
+        try:
+            # Not read(), which waits for a full block however slowly it comes.
+            while block := response.raw.read1(BLOCK, decode_content=False):
+                file.write(block)
+                size, received = size + len(block), received + len(block)
+                self._check_size(size)
+                progress.update(size // 1_000_000, name)
+                lasted = time.monotonic() - since
+                if lasted >= self.net.patience:
+                    if received < self.net.slowest * lasted:
+                        raise _TryError(f"slower than {self.net.slowest / 1000:g} kB/s")
+                    since, received = time.monotonic(), 0
+        except urllib3.exceptions.HTTPError as error:
+            raise _TryError(_reason(error)) from error
+        except _MirrorError:
+            file.truncate(0)  # or the next try would go on with it
+            raise
+        progress.update(total, name)
 
 
 def _is_safe(url: str) -> bool:
@@ -234,27 +275,8 @@ def _reason(error: Exception) -> str:
         requests.exceptions.ProxyError: "the proxy does not let through",
         requests.ConnectionError: "no connection",
     }
-    return next(
-        (reason for kind, reason in reasons.items() if isinstance(error, kind)), "the connection broke off"
-    )
-
-
-def _first_byte(response: requests.Response, size: int, origin: _Origin, stage: Path) -> int:
-    """Return where in the file the answer begins: at `size`, as asked, or at 0."""
-    status = response.status_code
-    if status in MAY_PASS:
-        wait = 0.0
-        with contextlib.suppress(urllib3.exceptions.InvalidHeader, ValueError):
-            wait = urllib3.Retry().get_retry_after(response.raw) or 0.0
-        raise _TryError(f"answers {status}", wait)
-    if size and status == 206 and _continues(response, size, origin):
-        return size
-    if size and status in (206, 416):
-        (stage / BYTES).unlink()
-        raise _TryError("cannot go on where the last try stopped")
-    if status != 200:
-        raise _MirrorError(f"answers {status}")
-    return 0
+    named = (reason for kind, reason in reasons.items() if isinstance(error, kind))
+    return next(named, "the connection broke off")
 
 
 def _continues(response: requests.Response, size: int, origin: _Origin) -> bool:
@@ -272,47 +294,3 @@ def _validator(response: requests.Response) -> str:
     etag = response.headers.get("ETag", "")
     weak = not etag or etag.startswith("W/")
     return response.headers.get("Last-Modified", "") if weak else etag
-
-
-def _refuse(response: requests.Response, size: int, remote: Remote) -> None:
-    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind == "text/html" and Path(remote.filename).suffix not in (".html", ".htm"):
-        raise _MirrorError("answers with a web page, perhaps a login")
-    if reason := _too_much(size + (response.raw.length_remaining or 0), remote):
-        raise _MirrorError(reason)
-
-
-def _too_much(size: int, remote: Remote) -> str:
-    limit = remote.bytes * 1.01 + 1e6
-    return f"sends {size / 1e6:.1f} MB where {remote.bytes / 1e6:.1f} MB are expected" if size > limit else ""
-
-
-def _receive(file: BinaryIO, blocks: Iterator[bytes], size: int, remote: Remote) -> None:
-    total = -(-remote.bytes // 1_000_000)
-    progress = Progress("download", total, "MB", size // 1_000_000)
-    for block in blocks:
-        file.write(block)
-        size += len(block)
-        if reason := _too_much(size, remote):
-            file.truncate(0)  # or the next try would go on with it
-            raise _MirrorError(reason)
-        progress.update(size // 1_000_000, remote.filename)
-    progress.update(total, remote.filename)
-
-
-def _blocks(response: requests.Response, net: Net) -> Iterator[bytes]:
-    """Yield the bytes as they are sent, in whatever portions they arrive."""
-    body = response.raw
-    since, received = time.monotonic(), 0
-    try:
-        # Not read(), which waits for a full block however slowly it comes.
-        while block := body.read1(BLOCK, decode_content=False):
-            yield block
-            received += len(block)
-            lasted = time.monotonic() - since
-            if lasted >= net.patience:
-                if received < net.slowest * lasted:
-                    raise _TryError(f"slower than {net.slowest / 1000:g} kB/s")
-                since, received = time.monotonic(), 0
-    except urllib3.exceptions.HTTPError as error:
-        raise _TryError(_reason(error)) from error

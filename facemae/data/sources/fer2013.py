@@ -27,12 +27,7 @@ _PUBLISHED = 35_887
 
 
 def unpack_csv(csv: Path, target: Path) -> Path:
-    """Turn fer2013.csv into the folder `target`, which is returned: all faces as PGM images, and labels.
-
-    Raises:
-        IntegrityError: a line cannot be understood; there is no `target` then.
-        StorageError: the disk is full or the folder cannot be written.
-    """
+    """Turn fer2013.csv into the folder `target`, which is returned: all faces as PGM images, and labels."""
     labels = ["expression,partition\n"]
     with files.atomic_folder(target) as folder:
         files.write_blocks(folder / FACES, _faces(csv, labels))
@@ -64,9 +59,8 @@ def _pixels(csv: Path, line: int, text: str) -> bytes:
 def _photos(place: Place, _: Counter[str]) -> Iterator[Photo]:
     """Yield the faces that `unpack_csv` wrote, in the order of the CSV file."""
     faces, count = place.images / FACES, 0
-    for _line, known in rows(place.images / LABELS, ("expression", "partition")):
-        yield Photo(f"fer2013/{count + 1:05}", None, faces, count * _RECORD, _RECORD, known)
-        count += 1
+    for count, (_line, known) in enumerate(rows(place.images / LABELS, ("expression", "partition")), start=1):
+        yield Photo(f"fer2013/{count:05}", None, faces, (count - 1) * _RECORD, _RECORD, known)
     size = faces.stat().st_size
     if size != count * _RECORD:
         raise IntegrityError(

@@ -20,7 +20,6 @@ from facemae.data.sources.listing import as_text
 ADDRESS = "https://github.com/deepinsight/insightface/tree/master/recognition/_datasets_"
 FOLDS = 10
 
-_CREDIT = "packed by InsightFace"
 _LICENCE = "non-commercial research only, as InsightFace offers it; the data set's own terms apply as well"
 _UNKNOWN_LICENCE = "that of the data set in the pack; InsightFace's are for non-commercial research only"
 _WITHDRAWN = (
@@ -31,49 +30,66 @@ _WITHDRAWN = (
 def rec_source(path: Path) -> Source:
     """Return the source of any other training pack: a `.rec` file of MXNet."""
     name = as_text(path.absolute().parent.name if path.stem == "train" else path.stem)
-    return _training(name, f"training pack {name}", images=path.name)
+    return _training(name, f"training pack {name}", file=path.name)
 
 
 def bin_source(path: Path) -> Source:
     """Return the source of any other verification pack: a `.bin` file of InsightFace."""
     name = as_text(path.stem)
-    return _verification(name, f"verification pack {name}", images=path.name)
+    return _verification(name, f"verification pack {name}", path.name)
 
 
 def _training(
-    name: str, title: str, credit: str = "", pack: str = "the pack", images: str = "train.rec", **facts: Any
+    name: str,
+    title: str,
+    authors: str = "",
+    pack: str = "the pack",
+    licence: str = _UNKNOWN_LICENCE,
+    images: int | None = None,
+    people: int | None = None,
+    file: str = "train.rec",
 ) -> Source:
     return _source(
         name,
         title,
-        credit,
+        authors,
+        licence,
         folder=name,
-        images=images,
+        images=file,
         photos=partial(_training_photos, name),
         how_to_get=f"Get {pack} from {ADDRESS} and put its train.rec, train.idx and property there.",
-        sides=(Path(images).with_suffix(".idx").name, "property"),
-        **facts,
+        published_images=images,
+        published_people=people,
+        sides=(Path(file).with_suffix(".idx").name, "property"),
     )
 
 
-def _verification(name: str, title: str, credit: str = "", *, images: str, **facts: Any) -> Source:
+def _verification(
+    name: str,
+    title: str,
+    file: str,
+    images: int | None = None,
+    authors: str = "",
+    licence: str = _UNKNOWN_LICENCE,
+) -> Source:
     return _source(
         name,
         title,
-        credit,
+        authors,
+        licence,
         folder="verification",
-        images=images,
+        images=file,
         photos=partial(_verification_photos, name),
         how_to_get=f"Get MS1M-ArcFace, which carries all of the verification packs, from {ADDRESS} and put "
-        f"its {images} there.",
+        f"its {file} there.",
+        published_images=images,
         convert=packs.unpack_bin,
         pairs=partial(_pairs, name),
-        **facts,
     )
 
 
-def _source(name: str, title: str, credit: str, licence: str = _UNKNOWN_LICENCE, **facts: Any) -> Source:
-    credit = f"{credit}; {_CREDIT}" if credit else _CREDIT
+def _source(name: str, title: str, authors: str, licence: str, **facts: Any) -> Source:
+    credit = f"{authors}; packed by InsightFace" if authors else "packed by InsightFace"
     return Source(name, title, licence=licence, credit=credit, address=ADDRESS, align="crop", **facts)
 
 
@@ -110,58 +126,21 @@ def _sample_id(name: str, number: int) -> str:
 
 
 SOURCES: tuple[Source, ...] = (
-    _training(
-        "casia-webface",
-        "CASIA-WebFace",
-        "Yi, Lei, Liao and Li, 2014",
-        pack="CASIA-Webface (faces_webface_112x112)",
-        licence=_LICENCE,
-        published_images=490_623,
-        published_people=10_572,
-    ),
-    _training(
-        "ms1mv2",
-        "MS1MV2",
-        "Guo, Zhang, Hu, He and Gao, 2016; refined by Deng, Guo, Xue and Zafeiriou, 2019",
-        pack="MS1M-ArcFace (faces_emore)",
-        licence=_WITHDRAWN,
-        published_images=5_822_653,
-        published_people=85_742,
-    ),
-    _training(
-        "ms1mv3",
-        "MS1MV3",
-        "Guo, Zhang, Hu, He and Gao, 2016; refined by InsightFace",
-        pack="MS1M-RetinaFace (ms1m-retinaface-t1)",
-        licence=_WITHDRAWN,
-        published_images=5_179_510,
-        published_people=93_431,
-    ),
-    _training(
-        "vggface2",
-        "VGGFace2",
-        "Cao, Shen, Xie, Parkhi and Zisserman, 2018",
-        pack="VGG2 (faces_vgg_112x112)",
-        licence=_LICENCE,
-        published_people=8_631,
-    ),
-    _training(
-        "glint360k",
-        "Glint360K",
-        "An, Zhu, Xiao, Wu, Zhang, Gao, Qin, Zhang and Fu, 2020",
-        pack="Glint360K",
-        licence=_LICENCE,
-        published_images=17_091_657,
-        published_people=360_232,
-    ),
-    *(
-        _verification(name, title, credit, images=f"{stem}.bin", licence=_LICENCE, published_images=images)
-        for name, title, stem, images, credit in (
-            ("lfw-bin", "LFW, View 2", "lfw", 12_000, "Huang, Ramesh, Berg and Learned-Miller, 2007"),
-            ("cfp-fp", "CFP-FP", "cfp_fp", 14_000, "Sengupta and others, 2016"),
-            ("agedb-30", "AgeDB-30", "agedb_30", 12_000, "Moschoglou and others, 2017"),
-            ("calfw", "CALFW", "calfw", 12_000, "Zheng, Deng and Hu, 2017"),
-            ("cplfw", "CPLFW", "cplfw", 12_000, "Zheng and Deng, 2018"),
-        )
-    ),
-)
+    _training("casia-webface", "CASIA-WebFace", "Yi, Lei, Liao and Li, 2014",
+              "CASIA-Webface (faces_webface_112x112)", _LICENCE, 490_623, 10_572),
+    _training("ms1mv2", "MS1MV2",
+              "Guo, Zhang, Hu, He and Gao, 2016; refined by Deng, Guo, Xue and Zafeiriou, 2019",
+              "MS1M-ArcFace (faces_emore)", _WITHDRAWN, 5_822_653, 85_742),
+    _training("ms1mv3", "MS1MV3", "Guo, Zhang, Hu, He and Gao, 2016; refined by InsightFace",
+              "MS1M-RetinaFace (ms1m-retinaface-t1)", _WITHDRAWN, 5_179_510, 93_431),
+    _training("vggface2", "VGGFace2", "Cao, Shen, Xie, Parkhi and Zisserman, 2018",
+              "VGG2 (faces_vgg_112x112)", _LICENCE, None, 8_631),
+    _training("glint360k", "Glint360K", "An, Zhu, Xiao, Wu, Zhang, Gao, Qin, Zhang and Fu, 2020",
+              "Glint360K", _LICENCE, 17_091_657, 360_232),
+    _verification("lfw-bin", "LFW, View 2", "lfw.bin", 12_000,
+                  "Huang, Ramesh, Berg and Learned-Miller, 2007", _LICENCE),
+    _verification("cfp-fp", "CFP-FP", "cfp_fp.bin", 14_000, "Sengupta and others, 2016", _LICENCE),
+    _verification("agedb-30", "AgeDB-30", "agedb_30.bin", 12_000, "Moschoglou and others, 2017", _LICENCE),
+    _verification("calfw", "CALFW", "calfw.bin", 12_000, "Zheng, Deng and Hu, 2017", _LICENCE),
+    _verification("cplfw", "CPLFW", "cplfw.bin", 12_000, "Zheng and Deng, 2018", _LICENCE),
+)  # fmt: skip

@@ -11,16 +11,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from facemae.data.sources import listing
 from facemae.data.sources.base import GENDER, Pair, Photo, Place, Remote, Source, Value
-from facemae.data.sources.listing import (
-    IMAGE_SUFFIX,
-    NOT_A_PHOTO,
-    lines,
-    malformed,
-    printable,
-    rows,
-    visible_files,
-)
+from facemae.data.sources.listing import IMAGE_SUFFIX, lines, malformed, printable
 
 ADDRESS = "http://vis-www.cs.umass.edu/lfw/"
 GENDERS = "gender.csv"
@@ -40,10 +33,10 @@ _PAIR = re.compile(
 def _photos(place: Place, ignored: Counter[str]) -> Iterator[Photo]:
     """Yield NAME/NAME_0001.jpg and so on; the folder names the person."""
     genders = _genders(place)
-    for path in visible_files(place.images, ignored):
+    for path in listing.visible_files(place.images, ignored):
         match = _FILE.fullmatch(path.name)
         if match is None or match[1] != path.parent.name:
-            ignored[NOT_A_PHOTO] += 1
+            ignored[listing.NOT_A_PHOTO] += 1
             continue
         person = printable(path.parent.name)
         known: dict[str, Value] = {"gender": genders[person]} if person in genders else {}
@@ -51,11 +44,11 @@ def _photos(place: Place, ignored: Counter[str]) -> Iterator[Photo]:
 
 
 def _genders(place: Place) -> dict[str, str]:
+    genders: dict[str, str] = {}
     path = place.sides.get(GENDERS)
     if path is None:
-        return {}
-    genders = {}
-    for line, row in rows(path, ("name", "gender")):
+        return genders
+    for line, row in listing.rows(path, ("name", "gender")):
         if row["gender"] not in ("female", "male"):
             raise malformed(path, line, f"gender is {row['gender']!r}, and female or male is needed")
         genders[row["name"]] = row["gender"]
@@ -98,39 +91,24 @@ def _sample_id(person: str, number: str) -> str:
 
 
 # The copy that scikit-learn downloads, with its checksums.
-def _remote(filename: str, number: int, size: int, sha256: str) -> Remote:
-    return Remote(filename, (f"https://ndownloader.figshare.com/files/{number}",), sha256, size)
+_DOWNLOADS = {
+    name: Remote(name, (f"https://ndownloader.figshare.com/files/{number}",), sha256, size)
+    for name, number, size, sha256 in (
+        ("lfw-funneled.tgz", 5976015, 243_346_528,
+         "b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a"),
+        ("lfw.tgz", 5976018, 180_566_744,
+         "055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0"),
+        ("pairs.txt", 5976006, 155_335,
+         "ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592"),
+        ("pairsDevTrain.txt", 5976012, 56_579,
+         "1d454dada7dfeca0e7eab6f65dc4e97a6312d44cf142207be28d688be92aabfa"),
+        ("pairsDevTest.txt", 5976009, 26_002,
+         "7cb06600ea8b2814ac26e946201cdb304296262aad67d046a16a7ec85d0ff87c"),
+    )
+}  # fmt: skip
 
 
-_LISTS = (
-    _remote(
-        "pairs.txt", 5976006, 155_335, "ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592"
-    ),
-    _remote(
-        "pairsDevTrain.txt",
-        5976012,
-        56_579,
-        "1d454dada7dfeca0e7eab6f65dc4e97a6312d44cf142207be28d688be92aabfa",
-    ),
-    _remote(
-        "pairsDevTest.txt",
-        5976009,
-        26_002,
-        "7cb06600ea8b2814ac26e946201cdb304296262aad67d046a16a7ec85d0ff87c",
-    ),
-)
-_FUNNELED = _remote(
-    "lfw-funneled.tgz",
-    5976015,
-    243_346_528,
-    "b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a",
-)
-_ORIGINAL = _remote(
-    "lfw.tgz", 5976018, 180_566_744, "055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0"
-)
-
-
-def _source(name: str, form: str, images: str, *archives: Remote) -> Source:
+def _source(name: str, form: str, images: str) -> Source:
     return Source(
         name=name,
         title=f"Labeled Faces in the Wild, {form}",
@@ -148,7 +126,7 @@ def _source(name: str, form: str, images: str, *archives: Remote) -> Source:
         published_images=13_233,
         published_people=5_749,
         sides=(*PROTOCOLS, GENDERS),
-        downloads=(*archives, *_LISTS),
+        downloads=tuple(_DOWNLOADS[each] for each in (f"{images}.tgz", *PROTOCOLS) if each in _DOWNLOADS),
         attributes={"gender": GENDER},
         subject="central",  # its photos were cut out around the person they are named after
     )
@@ -156,6 +134,6 @@ def _source(name: str, form: str, images: str, *archives: Remote) -> Source:
 
 SOURCES = (
     _source("lfw-deepfunneled", "deep-funneled", "lfw-deepfunneled"),
-    _source("lfw-funneled", "funneled", "lfw-funneled", _FUNNELED),
-    _source("lfw-original", "as found", "lfw", _ORIGINAL),
+    _source("lfw-funneled", "funneled", "lfw-funneled"),
+    _source("lfw-original", "as found", "lfw"),
 )

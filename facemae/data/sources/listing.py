@@ -5,7 +5,6 @@ Whatever reads a list raises a UsageError where the file cannot be read.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import os
@@ -54,7 +53,8 @@ def visible_files(folder: Path, ignored: Counter[str] | None = None) -> Iterator
     if top is None:
         yield folder
         return
-    followed = _Followed(folder)
+    real_top = Path(os.path.realpath(folder))
+    followed = {real_top}
     stack = [(folder, False, False, top)]  # no recursion, which a deep folder would exhaust
     while stack:
         parent, inside_hidden, linked, names = stack[-1]
@@ -62,7 +62,7 @@ def visible_files(folder: Path, ignored: Counter[str] | None = None) -> Iterator
             path, hidden = parent / name, inside_hidden or name.startswith(".")
             if hidden and (ignored is None or is_link):
                 is_folder = False
-            elif is_folder and (is_link or linked) and not followed.is_new(path, is_link):
+            elif is_folder and (is_link or linked) and not _leads_elsewhere(path, real_top, followed):
                 if ignored is not None:
                     ignored[LISTED_ANYWAY] += 1
                 continue
@@ -76,6 +76,27 @@ def visible_files(folder: Path, ignored: Counter[str] | None = None) -> Iterator
                 ignored[HIDDEN] += 1
         else:
             stack.pop()
+
+
+def _leads_elsewhere(path: Path, top: Path, followed: set[Path]) -> bool:
+    """Tell whether a link, or a folder below one, is still to be walked, and add it to those `followed`."""
+    target = Path(os.path.realpath(path))
+    if target in followed:
+        return False
+    followed.add(target)
+    if not target.is_relative_to(top):
+        return True
+    return any(part.startswith(".") for part in target.relative_to(top).parts)
+
+
+def _children(folder: Path) -> Iterator[tuple[str, bool, bool]] | None:
+    """Return the names in a folder, sorted, each with whether it is a folder and a link; None: unreadable."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(each.name, os.path.isdir(each), each.is_symlink()) for each in entries]  # noqa: PTH112
+    except OSError:
+        return None
+    return iter(sorted(found))
 
 
 def linked_folders(folder: Path) -> Iterator[Path]:
@@ -94,39 +115,6 @@ def named_files(
             yield path, match
         else:
             ignored[NOT_A_PHOTO] += 1
-
-
-class _Followed:
-    """The folders that links have led to, so that none is walked twice and a circle ends."""
-
-    def __init__(self, top: Path) -> None:
-        self._top = Path(os.path.realpath(top))
-        self._seen = {self._top}
-
-    def is_new(self, path: Path, is_link: bool) -> bool:
-        """Return whether a folder, a link or below one, is to be walked from here."""
-        target = Path(os.path.realpath(path))
-        if target in self._seen:
-            return False
-        self._seen.add(target)
-        if not target.is_relative_to(self._top):
-            return True
-        return any(part.startswith(".") for part in target.relative_to(self._top).parts)
-
-
-def _children(folder: Path) -> Iterator[tuple[str, bool, bool]] | None:
-    """Return the names in a folder, sorted, each with whether it is a folder and a link; None: unreadable."""
-    found = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                is_folder = False
-                with contextlib.suppress(OSError):  # a link to itself
-                    is_folder = entry.is_dir()
-                found.append((entry.name, is_folder, entry.is_symlink()))
-    except OSError:
-        return None
-    return iter(sorted(found))
 
 
 def printable(name: str) -> str:
@@ -154,11 +142,9 @@ class ListedPair(NamedTuple):
 
 
 def read_pairs(path: Path) -> list[ListedPair]:
-    """Read a list of pairs: a CSV file with the columns first, second, same and perhaps fold.
+    """Read a list of pairs: a CSV file with the columns first, second, same (or genuine) and perhaps fold.
 
-    `same` may be called genuine; it is 1, true, yes or same, or else 0, false, no or different. Folds are
-    whole numbers from 0 or, if one of them is no number, any texts, which are numbered in their order; all
-    lines have one, or none.
+    Folds are whole numbers from 0 or, if one of them is no number, any texts, numbered in their order.
 
     Raises:
         IntegrityError: a column is missing, or a line cannot be understood or contradicts another.
@@ -224,8 +210,7 @@ def rows(path: Path, columns: Collection[str]) -> Iterator[tuple[int, dict[str, 
 
 
 def _raw_lines(path: Path) -> Iterator[str]:
-    try:
-        # Undecodable bytes survive, as they do in file names: some lists are of file names.
+    try:  # Undecodable bytes survive, as they do in file names: some lists are of file names.
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST), ""), start=1):
                 if "\0" in line:
@@ -240,5 +225,4 @@ def _raw_lines(path: Path) -> Iterator[str]:
 def malformed(path: Path, line: int, what: str) -> IntegrityError:
     """Return the error for a line of a list that cannot be understood; `what` says why."""
     shown = what if len(what) <= 200 else f"{what[:200]}..."
-    text = f"{path}, line {line}: {shown}; get the file again, or correct it."
-    return IntegrityError(as_text(text))
+    return IntegrityError(as_text(f"{path}, line {line}: {shown}; get the file again, or correct it."))

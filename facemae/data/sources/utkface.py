@@ -16,8 +16,6 @@ _TIME = re.compile("[0-9]{14,}")
 _AGE = re.compile("[0-9]{1,3}")
 _GENDERS = {"0": "male", "1": "female"}
 _RACES = {"0": "white", "1": "black", "2": "asian", "3": "indian", "4": "other"}
-
-
 _LABELS: tuple[tuple[str, Callable[[str], Value]], ...] = (
     ("age", lambda label: int(label) if _AGE.fullmatch(label) else None),
     ("gender", _GENDERS.get),

@@ -10,8 +10,6 @@ from facemae.data.sources.base import Attribute, Photo, Place, Source
 from facemae.data.sources.listing import NOT_A_PHOTO, visible_files
 
 ADDRESS = "http://vision.ucsd.edu/~leekc/ExtYaleDatabase/ExtYaleB.html"
-AMBIENT = "ambient light, no flash"
-BAD = "marked bad by the authors"
 
 _FILE = re.compile(r"(yaleB[0-9]{2})_P00A([+-][0-9]{3})E([+-][0-9]{2})\.pgm")
 
@@ -25,19 +23,14 @@ _WIDTH, _HEIGHT = 168, 192
 def _photos(place: Place, ignored: Counter[str]) -> Iterator[Photo]:
     """Yield yaleB01_P00A+005E-10.pgm and so on: the person, and the light's azimuth and elevation."""
     for path in visible_files(place.images, ignored):
-        match = _FILE.fullmatch(path.name)
-        if match is None:
-            ignored[_reason(path.name)] += 1
-            continue
-        person, azimuth, elevation = match.groups()
-        light = {"light_azimuth": int(azimuth), "light_elevation": int(elevation)}
-        yield Photo(f"yaleb/{person}/{azimuth}{elevation}", person, path, attributes=light)
-
-
-def _reason(name: str) -> str:
-    if name.endswith("_Ambient.pgm"):
-        return AMBIENT
-    return BAD if name.endswith(".pgm.bad") else NOT_A_PHOTO
+        if match := _FILE.fullmatch(path.name):
+            person, azimuth, elevation = match.groups()
+            light = {"light_azimuth": int(azimuth), "light_elevation": int(elevation)}
+            yield Photo(f"yaleb/{person}/{azimuth}{elevation}", person, path, attributes=light)
+        elif path.name.endswith("_Ambient.pgm"):
+            ignored["ambient light, no flash"] += 1
+        else:
+            ignored["marked bad by the authors" if path.name.endswith(".pgm.bad") else NOT_A_PHOTO] += 1
 
 
 SOURCE = Source(
