@@ -8,10 +8,11 @@ the files that a user names are laid.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 from collections.abc import Iterable, Mapping
-from functools import reduce
+from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -136,7 +137,13 @@ def load(paths: Iterable[Path]) -> Experiment:
 
 def content_of(paths: Iterable[Path]) -> dict[str, Any]:
     """Return the defaults with the YAML files laid over them, not yet checked; a UsageError if unreadable."""
-    return reduce(merge, map(read_yaml, paths), read_yaml(DEFAULTS))
+    return reduce(merge, map(read_yaml, paths), copy.deepcopy(_defaults()))
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """Return what DEFAULTS holds, not to be changed: reading it takes longer than checking it."""
+    return read_yaml(DEFAULTS)
 
 
 def parse(content: Mapping[str, Any]) -> Experiment:
@@ -173,7 +180,7 @@ def parse_earlier(content: Mapping[str, Any]) -> tuple[Experiment, list[str]]:
     """
     check_plain(content)
     changed: list[str] = []
-    current, defaults = renamed(content, changed), read_yaml(DEFAULTS)
+    current = renamed(content, changed)
     try:
         Experiment.model_validate_json(json.dumps(current))
     except ValidationError as error:
@@ -181,7 +188,7 @@ def parse_earlier(content: Mapping[str, Any]) -> tuple[Experiment, list[str]]:
             *parents, last = place = problem["loc"]
             with contextlib.suppress(LookupError, TypeError):
                 if problem["type"] == "missing":
-                    _at(current, parents)[last] = _at(defaults, place)
+                    _at(current, parents)[last] = copy.deepcopy(_at(_defaults(), place))
                     changed.append(".".join(map(str, place)))
     return parse(current), changed
 

@@ -84,6 +84,8 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
     details = tables.details(paths)
     return {
         "verdict": tables.verdict(paths),
+        "alignment": _alignment(paths),
+        "credits": faces.credits(paths),
         "primary": metric_label(experiment.evaluate.primary),
         "level": f"{experiment.evaluate.level:.0%}",
         "matrix": _matrix(verdicts, experiment),
@@ -98,8 +100,6 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
         "alt": phrases.ALT,
         "masks": reconstructions.mask_table(reconstructions.masks(paths)),
         "strips": _strips(experiment, paths),
-        "alignment": _alignment(paths),
-        "credits": faces.credits(paths),
         "limits": phrases.limits(experiment, details["people"]),
         "facts": _facts(experiment, details),
     }

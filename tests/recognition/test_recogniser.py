@@ -238,11 +238,11 @@ def evaluated(paths, recogniser):
 
 def test_the_counts_are_the_evaluations(recogniser, gallery):
     known = {each.sample_id: each.path for each in orl_photos()}
-    enrolled = {f"s{n:02}": known[f"orl/s{n:02}/01"] for n in range(1, 11)}
-    probes = [(f"s{n:02}", known[f"orl/s{n:02}/{shot:02}"]) for n in range(1, 11) for shot in (2, 3)]
+    enrolled = {f"s{n:02}": known[f"orl/s{n:02}/01"] for n in range(1, 6)}
+    probes = [(f"s{n:02}", known[f"orl/s{n:02}/{shot:02}"]) for n in range(1, 6) for shot in (2, 3)]
     probes += [(f"s{n:02}", known[f"orl/s{n:02}/{shot:02}"]) for n in range(11, 41) for shot in (1, 2)]
     counts = agree(recogniser, gallery, enrolled, probes, 0.5)
-    assert counts["matches"] + counts["wrong"] + counts["unknown"] == 20
+    assert counts["matches"] + counts["wrong"] + counts["unknown"] == 10
     assert counts["strangers accepted"] == 30
 
 

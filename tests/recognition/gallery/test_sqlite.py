@@ -195,7 +195,7 @@ def test_no_flipped_bit_changes_anything_unnoticed(gallery, in_file, until):
         gallery.enrol(f"Person {number}", [pictured], consent=True, retain_until=until)
     told, _ = everything(gallery, vectors), gallery.close()
     whole, refused = in_file.read_bytes(), 0
-    for number in range(160):  # half of them in the first page, with the names of tables and columns
+    for number in range(80):  # half of them in the first page, with the names of tables and columns
         place = int(random.integers(4096 if number % 2 else len(whole)))
         damaged = bytearray(whole)
         damaged[place] ^= 1 << random.integers(8)
@@ -205,7 +205,7 @@ def test_no_flipped_bit_changes_anything_unnoticed(gallery, in_file, until):
                 assert everything(again, vectors) == told, place
         except IntegrityError:
             refused += 1
-    assert refused > 20
+    assert refused > 10
 
 
 @pytest.mark.parametrize(("table", "change"), [

@@ -535,7 +535,7 @@ def test_a_reader_in_the_way_is_told_and_the_rest_done_later(gallery, address, f
 @pytest.mark.filterwarnings("error")
 def test_threads_share_a_gallery(gallery, enrol):
     enrol(gallery, "common", [1.0, 0, 0, 0])
-    numbers = np.random.default_rng(2).normal(size=(6, 20, 4))
+    numbers = np.random.default_rng(2).normal(size=(6, 10, 4))
     stop = threading.Event()
 
     def look():
@@ -560,12 +560,12 @@ def test_threads_share_a_gallery(gallery, enrol):
             stop.set()
         for each in looking:
             each.result()
-    assert len(gallery.people()) == 6 * 16 + 1
+    assert len(gallery.people()) == 6 * 8 + 1
     query = numbers[3, 0]
     assert gallery.search(query[None], "model-a")[0][0].person.name == "3 0"
 
 
-@pytest.mark.parametrize("times", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_kill_during_enrolment_loses_nobody(address, times):
     delays = random.Random(times)
     acknowledged = []
@@ -593,7 +593,7 @@ def test_a_kill_during_enrolment_loses_nobody(address, times):
             assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
-@pytest.mark.parametrize(("processes", "operations"), [(4, 25), pytest.param(8, 200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("processes", "operations"), [(3, 12), pytest.param(8, 200, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("error")
 def test_many_processes_end_as_one_after_the_other(address, processes, operations):
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
