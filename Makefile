@@ -13,7 +13,7 @@ OUT ?= results-mine
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := all
-.PHONY: all run install dev test test-all app check format lock schema readme tiny clean help
+.PHONY: all run install dev test test-all app check lint types format lock schema readme tiny clean help
 
 all: install ## Run the workflow and write the report
 	@[ -e results/verdict.json ] || facemae estimate --config config.yaml
@@ -47,10 +47,14 @@ test-all: dev ## Run every test, the slow ones and those in a browser too, group
 app: install ## Open the app
 	streamlit run app.py
 
-check: dev ## Lint, format, types, imports between packages, and the workflow
+check: lint types ## Lint, format, types, imports between packages, and the workflow
+
+types: dev
+	mypy
+
+lint: dev
 	ruff check .
 	ruff format --check .
-	mypy
 	lint-imports
 	snakefmt --check .
 	snakemake --lint
