@@ -8,9 +8,7 @@ pairs cannot support is refused (`RefusedError`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,26 +19,9 @@ Splits = Sequence[tuple[Comparisons, Comparisons]]
 """For each fold the pairs that its threshold is chosen on, and those it is tested on."""
 
 
-@dataclass(frozen=True)
-class RocCurve:
-    """False and true accept rates; a threshold accepts every score at or above it."""
-
-    threshold: Floats
-    far: Floats
-    tar: Floats
-
-
-def roc(comparisons: Comparisons) -> RocCurve:
-    """Trace the rates over all distinct thresholds, from +inf (nothing is accepted) downwards."""
-    ranked = _ranked(comparisons)
-    sweep = _Sweep.over(ranked, ranked.rows(None))
-    threshold = np.concatenate([[np.inf], ranked.score[_last_of_ties(ranked.score)]])
-    return RocCurve(threshold, sweep.far[0], sweep.tar[0])
-
-
 def roc_auc_score(comparisons: Comparisons, weights: Weights | None = None) -> Floats:
     """Return the chance that a genuine pair scores above an impostor pair; a tie counts one half."""
-    return _per_resample(comparisons, weights, [_area])[0]
+    return rates(comparisons, weights, [])[0]
 
 
 def equal_error_rate(comparisons: Comparisons, weights: Weights | None = None) -> Floats:
@@ -49,7 +30,7 @@ def equal_error_rate(comparisons: Comparisons, weights: Weights | None = None) -
     The rates jump at each threshold; between the two thresholds around the crossing both are taken to be
     linear, so the value lies where the drawn ROC meets its anti-diagonal.
     """
-    return _per_resample(comparisons, weights, [_equal_error])[0]
+    return rates(comparisons, weights, [])[1]
 
 
 def rates(comparisons: Comparisons, weights: Weights | None, far_targets: Sequence[float]) -> list[Floats]:
@@ -60,8 +41,28 @@ def rates(comparisons: Comparisons, weights: Weights | None, far_targets: Sequen
     Raises:
         RefusedError: there is no genuine or no impostor pair.
     """
-    at_far = [metric for far in far_targets for metric in _at_far(far)]
-    return _per_resample(comparisons, weights, [_area, _equal_error, *at_far])
+    ranked, found = _ranked(comparisons), []
+    for rows in chunks(ranked.rows(weights), len(ranked)):
+        far, tar = _curves(ranked, rows)
+        # The trapezium over a tie gives its genuine and impostor pairs one half of each other.
+        values = [np.trapezoid(tar, far, axis=1), crossing(far, tar)]
+        for target in far_targets:
+            kept = (far <= target).sum(axis=1, keepdims=True) - 1
+            at_cut = (np.take_along_axis(rate, kept, axis=1) for rate in (tar, far))
+            # Without any impostor pair no cut has a rate at all.
+            values += [np.where(kept < 0, np.nan, value)[:, 0] for value in at_cut]
+        found.append(np.stack(values))
+    return list(np.concatenate(found, axis=1))
+
+
+def crossing(far: Floats, tar: Floats) -> Floats:
+    """Return the equal error rate `(R,)` of curves `(R, cuts)`, linear between the cuts around it."""
+    excess = far + tar - 1  # FAR - FNMR climbs from -1 to 1
+    after = np.maximum(1, np.argmax(excess >= 0, axis=1))[:, None]
+    low, high = (np.take_along_axis(excess, cut, axis=1) for cut in (after - 1, after))
+    far_low, far_high = (np.take_along_axis(far, cut, axis=1) for cut in (after - 1, after))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(far_low - low / (high - low) * (far_high - far_low))[:, 0]
 
 
 def impostors_needed(far_target: float) -> int:
@@ -70,8 +71,6 @@ def impostors_needed(far_target: float) -> int:
     With 30 expected errors the true rate lies within 30 % of the measured one in 90 % of all cases if the
     pairs are independent. Pairs that share people are not, so this is the least one can ask for.
     """
-    if not 0 < far_target <= 1:
-        raise ValueError(f"a false accept rate lies in (0, 1], got {far_target}")
     return math.ceil(round(30 / far_target, 6))  # 30 / 0.0003 is a little more than 100000
 
 
@@ -122,15 +121,16 @@ def split_by_person(comparisons: Comparisons, fold: Integers) -> Splits:
     Raises:
         RefusedError: one of the two has no genuine or no impostor pair.
     """
-    folds = np.asarray(fold)
-    if folds.ndim != 1 or len(folds) <= max(comparisons.first.max(), comparisons.second.max()):
-        raise ValueError(f"fold must name the fold of each person, got shape {folds.shape}")
-    splits = []
-    for number in np.unique(folds):
-        first, second = folds[comparisons.first] == number, folds[comparisons.second] == number
-        others, tested = comparisons.take(~first & ~second), comparisons.take(first & second)
-        splits.append(_with_both_kinds(number, others, tested))
-    return splits
+    first, second = fold[comparisons.first], fold[comparisons.second]
+    return [
+        _split(
+            comparisons,
+            number,
+            (first != number) & (second != number),
+            (first == number) & (second == number),
+        )
+        for number in np.unique(fold)
+    ]
 
 
 def split_by_pair(comparisons: Comparisons, fold: Integers) -> Splits:
@@ -139,83 +139,15 @@ def split_by_pair(comparisons: Comparisons, fold: Integers) -> Splits:
     Raises:
         RefusedError: there is one fold alone, or one of the two has no genuine or no impostor pair.
     """
-    folds = np.asarray(fold)
-    if folds.shape != comparisons.score.shape:
-        raise ValueError(f"fold must name the fold of {len(comparisons)} pairs, got shape {folds.shape}")
-    numbers = np.unique(folds)
+    numbers = np.unique(fold)
     if len(numbers) < 2:
         raise RefusedError(f"a threshold comes from other folds, and there are {len(numbers)} folds in all")
-    return [
-        _with_both_kinds(n, comparisons.take(folds != n), comparisons.take(folds == n))
-        for n in numbers.tolist()
-    ]
+    return [_split(comparisons, number, fold != number, fold == number) for number in numbers]
 
 
 def accepts(comparisons: Comparisons, thresholds: Floats) -> Booleans:
-    """Mark the pairs, `(R, N)`, that thresholds `(R, 1)` accept; -inf accepts every face that was found."""
+    """Mark the pairs that thresholds, `(R, 1)` or `(N,)`, accept; -inf accepts every face that was found."""
     return np.asarray((comparisons.score >= thresholds) & ~np.isneginf(comparisons.score))
-
-
-# --- one pass over all cuts ---
-
-
-@dataclass(frozen=True)
-class _Sweep:
-    """The rates at every cut of the ranked pairs, `(resamples, cuts + 1)`; the first cut accepts nothing."""
-
-    far: Floats
-    tar: Floats
-
-    @staticmethod
-    def over(ranked: Comparisons, rows: Floats) -> _Sweep:
-        """Lower the threshold over all pairs, for a chunk of resamples."""
-        weight = ranked.weights(rows)
-        ends = _last_of_ties(ranked.score)
-        impostor = _accepted(np.where(ranked.genuine, 0.0, weight), ends)
-        genuine = _accepted(np.where(ranked.genuine, weight, 0.0), ends)
-        return _Sweep(ratio(impostor, impostor[:, -1:]), ratio(genuine, genuine[:, -1:]))
-
-
-_Metric = Callable[[_Sweep], Floats]
-
-
-def _area(sweep: _Sweep) -> Floats:
-    # The trapezium over a tie gives its genuine and impostor pairs one half of each other.
-    return np.asarray(np.trapezoid(sweep.tar, sweep.far, axis=1))
-
-
-def _equal_error(sweep: _Sweep) -> Floats:
-    return crossing(sweep.far, sweep.tar)
-
-
-def crossing(far: Floats, tar: Floats) -> Floats:
-    """Return the equal error rate `(R,)` of curves `(R, cuts)`, linear between the cuts around it."""
-    excess = far + tar - 1  # FAR - FNMR climbs from -1 to 1
-    after = np.maximum(1, np.argmax(excess >= 0, axis=1))[:, None]
-    low, high = (np.take_along_axis(excess, cut, axis=1) for cut in (after - 1, after))
-    far_low, far_high = (np.take_along_axis(far, cut, axis=1) for cut in (after - 1, after))
-    with np.errstate(invalid="ignore"):
-        return np.asarray(far_low - low / (high - low) * (far_high - far_low))[:, 0]
-
-
-def _at_far(far_target: float) -> list[_Metric]:
-    """Return the metrics TAR and FAR at the last cut that keeps to the target."""
-
-    def at_cut(rate: Floats, far: Floats) -> Floats:
-        kept = (far <= far_target).sum(axis=1, keepdims=True) - 1
-        value = np.take_along_axis(rate, kept, axis=1)
-        return np.where(kept < 0, np.nan, value)[:, 0]  # no impostor pair: no cut has a rate at all
-
-    return [lambda sweep: at_cut(sweep.tar, sweep.far), lambda sweep: at_cut(sweep.far, sweep.far)]
-
-
-def _per_resample(
-    comparisons: Comparisons, weights: Weights | None, metrics: Sequence[_Metric]
-) -> list[Floats]:
-    """Return the `(R,)` values of each metric; the pairs are sorted once and summed once for all metrics."""
-    ranked = _ranked(comparisons)
-    sweeps = (_Sweep.over(ranked, chunk) for chunk in chunks(ranked.rows(weights), len(ranked)))
-    return list(np.concatenate([np.stack([metric(sweep) for metric in metrics]) for sweep in sweeps], axis=1))
 
 
 def _ranked(comparisons: Comparisons) -> Comparisons:
@@ -227,30 +159,38 @@ def _ranked(comparisons: Comparisons) -> Comparisons:
     return comparisons.take(np.argsort(-comparisons.score, kind="stable"))
 
 
-def _missing_kind(comparisons: Comparisons) -> Literal["genuine", "impostor"] | None:
+def _missing_kind(comparisons: Comparisons) -> str:
     if not comparisons.genuine.any():
         return "genuine"
-    return "impostor" if comparisons.genuine.all() else None
+    return "impostor" if comparisons.genuine.all() else ""
 
 
 def _last_of_ties(score: Floats) -> Integers:
     return np.flatnonzero(np.append(score[1:] != score[:-1], True))
 
 
-def _accepted(weight: Floats, ends: Integers) -> Floats:
-    total = np.zeros((len(weight), weight.shape[1] + 1))
-    np.cumsum(weight, axis=1, out=total[:, 1:])
-    return total if len(ends) == weight.shape[1] else total[:, np.append(0, ends + 1)]
+def _curves(ranked: Comparisons, rows: Floats) -> tuple[Floats, Floats]:
+    """Return FAR and TAR `(R, cuts + 1)` as the threshold falls; the first cut accepts nothing."""
+    weight, cuts = ranked.weights(rows), np.append(0, _last_of_ties(ranked.score) + 1)
+    total = np.zeros((len(rows), len(ranked) + 1))
+    found = []
+    for kind in (~ranked.genuine, ranked.genuine):
+        np.cumsum(np.where(kind, weight, 0.0), axis=1, out=total[:, 1:])
+        accepted = total if len(cuts) == total.shape[1] else total[:, cuts]  # no copy where nothing ties
+        found.append(ratio(accepted, accepted[:, -1:]))
+    return found[0], found[1]
 
 
-def _with_both_kinds(
-    number: int, others: Comparisons, tested: Comparisons
+def _split(
+    comparisons: Comparisons, fold: int, others: Booleans, tested: Booleans
 ) -> tuple[Comparisons, Comparisons]:
-    if missing := _missing_kind(tested):
-        raise RefusedError(f"fold {number} has no {missing} pair")
-    if missing := _missing_kind(others):
-        raise RefusedError(f"the folds other than {number} have no {missing} pair")
-    return others, tested
+    """Return the pairs that a fold's threshold is chosen on, and those that it is tested on."""
+    chosen = comparisons.take(others), comparisons.take(tested)
+    if missing := _missing_kind(chosen[1]):
+        raise RefusedError(f"fold {fold} has no {missing} pair")
+    if missing := _missing_kind(chosen[0]):
+        raise RefusedError(f"the folds other than {fold} have no {missing} pair")
+    return chosen
 
 
 def _best_cut(ranked: Comparisons, rows: Floats) -> Floats:

@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from facemae.core.errors import RefusedError
 
@@ -25,13 +25,13 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 Scores = NDArray[np.floating]
-Weights = NDArray[np.integer]
+Weights = NDArray[np.number]
 
 MOST_PAIRS = 2**30  # 4 GB of scores
 # Weights of pairs are held for about this many values at a time (2 MB), which stay in the processor's cache.
 _CHUNK_VALUES = 2**18
 _BLOCK_VALUES = 2**22  # scores of a block: 16 MB
-_BLOCK_PEOPLE = 2**18  # people of a block times all people, of which each threshold holds counts: 2 MB
+_BLOCK_PEOPLE = 2**18  # people of a block times all people, whose accepted pairs are counted: 1 MB
 
 
 @dataclass(frozen=True)
@@ -64,23 +64,21 @@ class Comparisons:
         """Return the number of genuine pairs."""
         return int(self.genuine.sum())
 
+    @property
+    def counted(self) -> Floats:
+        """Return how much each pair counts."""
+        return np.ones(len(self)) if self.weight is None else self.weight
+
     def __len__(self) -> int:
         return len(self.score)
 
     def take(self, chosen: Integers | Booleans) -> Comparisons:
         """Keep the chosen pairs, in the given order."""
-        same = None if self.same is None else self.same[chosen]
-        weight = None if self.weight is None else self.weight[chosen]
-        return Comparisons(self.score[chosen], self.first[chosen], self.second[chosen], same, weight)
+        return Comparisons(**{name: each[chosen] for name, each in vars(self).items() if each is not None})
 
     def rows(self, weights: Weights | None) -> Floats:
-        """Return the resamples as numbers that sums of products stay exact in.
-
-        Raises:
-            ValueError: they are no counts, or of fewer people than the pairs show.
-        """
-        people = int(max(self.first.max(initial=0), self.second.max(initial=0))) + 1
-        return np.ones((1, people)) if weights is None else counts(weights, people)
+        """Return the resamples as numbers that sums of products stay exact in."""
+        return resamples(weights, int(max(self.first.max(initial=0), self.second.max(initial=0))) + 1)
 
     def weights(self, rows: Floats) -> Floats:
         """Return what each pair weighs in each resample, (R, N)."""
@@ -107,19 +105,10 @@ class Comparisons:
 
 
 def all_pairs(embeddings: NDArray[np.floating], identity: Integers) -> Comparisons:
-    """Compare every two images by the cosine of their embeddings, in float64.
-
-    Args:
-        embeddings: (N, D), one row for each image, of any length but zero.
-        identity: (N,), whose image each row is, counted from 0.
-
-    Raises:
-        ValueError: an embedding is zero or not finite, or the two arrays do not belong together.
-    """
+    """Compare every two of embeddings (N, D), of people (N,) counted from 0, by cosine in float64."""
     unit = unit_rows(embeddings)
-    people = _whole_numbers(identity, len(unit))
     i, j = np.triu_indices(len(unit), k=1)
-    return Comparisons((unit @ unit.T)[i, j], people[i], people[j])
+    return Comparisons((unit @ unit.T)[i, j], identity[i], identity[j])
 
 
 def one_by_one(embeddings: NDArray[np.floating], identity: Integers) -> Comparisons:
@@ -170,16 +159,9 @@ class EveryPair:
 
     @staticmethod
     def of(embeddings: NDArray[np.floating], identity: Integers) -> EveryPair:
-        """Compare embeddings (N, D) of any length but zero of people 0 to P - 1, everyone at least once.
-
-        Raises:
-            RefusedError: there are more than `MOST_PAIRS`.
-            ValueError: an embedding is zero or not finite, or the arguments do not belong together.
-        """
-        unit = unit_rows(embeddings)
-        person = people_numbers(identity, len(unit))
-        order = np.argsort(person, kind="stable")
-        found = EveryPair(unit[order].astype(np.float32), person[order], np.bincount(person))
+        """Compare embeddings (N, D) of people (N,) 0 to P - 1; more than `MOST_PAIRS` are refused."""
+        unit, order = unit_rows(embeddings), np.argsort(identity, kind="stable")
+        found = EveryPair(unit[order].astype(np.float32), identity[order], np.bincount(identity))
         if (pairs := found.genuine_count + found.impostor_count) > MOST_PAIRS:
             raise RefusedError(f"{len(unit)} images make {pairs} pairs, at most {MOST_PAIRS} are compared")
         return found
@@ -244,18 +226,14 @@ class EveryPair:
             yield start, stop, self.unit[start:stop] @ self.unit[start:].T
             start = stop
 
-    def _rows(self, weights: Weights | None) -> Floats:
-        people = len(self.images)
-        return np.ones((1, people)) if weights is None else counts(weights, people, exactly=True)
-
     def false_matches(self, thresholds: Sequence[float], weights: Weights | None = None) -> Floats:
         """Return the false match rates (K, R)."""
-        rows = self._rows(weights)
+        rows = resamples(weights, len(self.images))
         return ratio(self.accepted_impostors(thresholds, rows), self.impostor_weight(rows))
 
     def false_non_matches(self, thresholds: Sequence[float], weights: Weights | None = None) -> Floats:
         """Return the false non-match rates (K, R): the mean over people with a genuine pair."""
-        rows = self._rows(weights)
+        rows = resamples(weights, len(self.images))
         below = np.searchsorted(self.scores.genuine, np.asarray(thresholds, np.float32))
         low = [np.bincount(self.scores.owner[:count], minlength=len(self.images)) for count in below]
         shares = [rows @ (each / np.maximum(1, self.own_pairs)) for each in low]
@@ -271,35 +249,18 @@ class EveryPair:
 
         Products of float32 are exact here while one person's pairs, with their weights, are fewer than 2**24.
         """
-        rising, place = np.unique(np.asarray(thresholds, np.float32), return_inverse=True)
         by_person = np.ascontiguousarray(rows.T, dtype=np.float32)
-        between = np.zeros((len(rising), len(rows)))
+        accepted = np.zeros((len(thresholds), len(rows)))
         for start, stop, scores in self._blocks():
-            found = self._counts(rising, start, stop, scores)
-            first, block = int(self.person[start]), found.shape[1]
-            met = (found.reshape(-1, found.shape[2]) @ by_person[first:]).reshape(len(rising), block, -1)
-            between += np.einsum("kar,ar->kr", met, by_person[first : first + block], dtype=np.float64)
-        return np.asarray(np.cumsum(between[::-1], axis=0)[::-1][place])
-
-    def _counts(
-        self, thresholds: Scores, start: int, stop: int, scores: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Count a block's impostor pairs from each threshold to the next, by person and later person.
-
-        Returns:
-            (K, people of the block, people from the block's first on).
-        """
-        first, last = int(self.person[start]), int(self.person[stop - 1])
-        block, later = last + 1 - first, len(self.images) - first
-        for row, end in enumerate(np.cumsum(self.images)[self.person[start:stop]]):
-            scores[row, : end - start] = -np.inf  # the person's own, and pairs that were counted before
-        place = np.searchsorted(thresholds, scores, side="right")
-        place *= block
-        place += (self.person[start:stop] - first)[:, None]
-        place *= later
-        place += (self.person[start:] - first)[None, :]
-        counted = np.bincount(place.ravel(), minlength=(len(thresholds) + 1) * block * later)
-        return counted[block * later :].astype(np.float32).reshape(len(thresholds), block, later)
+            for row, end in enumerate(np.cumsum(self.images)[self.person[start:stop]]):
+                scores[row, : end - start] = np.nan  # the person's own, and pairs that were counted before
+            columns = np.flatnonzero(np.diff(self.person[start:], prepend=-1))  # where each person begins
+            weight, block = by_person[self.person[start + columns]], columns[columns < stop - start]
+            for number, threshold in enumerate(np.asarray(thresholds, np.float32)):
+                by_column = np.add.reduceat(scores >= threshold, columns, axis=1, dtype=np.float32)
+                met = np.add.reduceat(by_column, block, axis=0) @ weight
+                accepted[number] += np.einsum("ar,ar->r", met, weight[: len(block)], dtype=np.float64)
+        return accepted
 
 
 Pairs = Comparisons | EveryPair
@@ -334,33 +295,14 @@ def cosines(unit: Floats, rows: Integers) -> Floats:
     return found
 
 
-def people_numbers(identity: ArrayLike, images: int) -> Integers:
-    """Return whose image each is, (images,); a ValueError unless these are 0 to P - 1, everyone once."""
-    people = _whole_numbers(identity, images)
-    found = np.unique(people)
-    if found[-1] != len(found) - 1:
-        missing = int(np.argmax(found != np.arange(len(found))))
-        raise ValueError(f"identities must skip no number, person {missing} has no image")
-    return people
+def resamples(weights: Weights | None, people: int) -> Floats:
+    """Return resamples (R, P) as float64, in which sums of products stay exact; None is everyone once."""
+    return np.ones((1, people)) if weights is None else np.asarray(weights, np.float64)
 
 
-def _whole_numbers(identity: ArrayLike, images: int) -> Integers:
-    people = np.asarray(identity)
-    if people.shape != (images,):
-        raise ValueError(f"identity must name {images} images, got shape {people.shape}")
-    if not np.issubdtype(people.dtype, np.integer) or (people < 0).any():
-        raise ValueError("identities must be whole numbers counted from 0")
-    return people.astype(np.int64)
-
-
-def counts(weights: Weights | Floats, people: int, exactly: bool = False) -> Floats:
-    """Return resamples (R, P) as float64; a ValueError unless they are counts of so many people or more."""
-    rows = np.asarray(weights, dtype=np.float64)
-    if rows.ndim != 2 or rows.shape[1] < people or (exactly and rows.shape[1] > people):
-        raise ValueError(f"weights must be (resamples, {people} people), got shape {rows.shape}")
-    if not len(rows) or not (rows >= 0).all() or (rows != np.rint(rows)).any():
-        raise ValueError("weights must hold at least one resample of counts")
-    return rows
+def with_everyone(weights: Weights) -> Floats:
+    """Return resamples (1 + R, P) as float64, of which the first is everyone once."""
+    return np.vstack([np.ones((1, weights.shape[1])), weights])
 
 
 def each_person_once(person: Integers) -> Floats:

@@ -53,6 +53,15 @@ class Measurement:
     """How many were resampled, where that is not everyone evaluated."""
     influence: pd.Series[float] | None = None
 
+    @staticmethod
+    def of(
+        protocol: str, name: str, values: Floats | None, n: int, note: str = "", condition: str = ""
+    ) -> Measurement:
+        """Return a measurement of values (1 + R,): the value itself, then those on the resamples."""
+        if values is None:
+            return Measurement(protocol, name, None, n, note, condition=condition)
+        return Measurement(protocol, name, float(values[0]), n, note, values[1:], condition)
+
 
 def refused(protocol: str, names: Iterable[str], n: int, note: str, condition: str = "") -> list[Measurement]:
     """Return measurements without a value; `note` says why."""

@@ -313,9 +313,9 @@ def _score(
     first, second = np.nonzero(~np.eye(len(probes), dtype=np.bool_))
     score = (probes.astype(np.float64) @ references.T.astype(np.float64))[first, second]
     pairs = Comparisons(score, identity[first], identity[second])
-    [((far, far_samples), (fnmr, fnmr_samples))] = rates(pairs, [threshold], weights)
+    far, fnmr = rates(pairs, [threshold], weights)[:, 0]
     area = float(roc_auc_score(pairs)[0]), roc_auc_score(pairs, weights)
-    return _Scored((1 - fnmr, 1 - fnmr_samples), (far, far_samples), area)
+    return _Scored((1 - fnmr[0], 1 - fnmr[1:]), (far[0], far[1:]), area)
 
 
 def _row(own: _Scored | str, none: _Scored | str, people: int) -> dict[str, float | str]:

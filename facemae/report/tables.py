@@ -19,8 +19,6 @@ from facemae.core.differences import ABSENT as NOT_SET
 from facemae.core.differences import differences as leaves_that_differ
 from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.layout import Results
-from facemae.evaluation import metrics
-from facemae.evaluation.pairs import Comparisons
 from facemae.report.claims import Claim
 from facemae.report.phrases import (
     compared,
@@ -197,11 +195,11 @@ def _roc(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _true_accepts(scores: pd.DataFrame, far: NDArray[np.float64]) -> NDArray[np.float64]:
-    genuine = scores["genuine"].to_numpy(bool)
-    side = np.zeros(len(scores), dtype=np.int64)
-    curve = metrics.roc(Comparisons(scores["score"].to_numpy(float), side, side + ~genuine))
+    from sklearn.metrics import roc_curve
+
+    reached, tar, _ = roc_curve(scores["genuine"].to_numpy(bool), scores["score"], drop_intermediate=False)
     # The last threshold that keeps to a rate; between two thresholds nothing is assumed.
-    return curve.tar[np.searchsorted(curve.far, far * (1 + 1e-9), side="right") - 1]
+    return np.asarray(tar[np.searchsorted(reached, far * (1 + 1e-9), side="right") - 1])
 
 
 def learning_curves(paths: Results, stage: str) -> pd.DataFrame:

@@ -80,7 +80,7 @@ def test_evaluate_reports_what_the_single_metrics_say():
     embeddings, identity = faces(noise=1.0)
     pairs, weights, fold = all_pairs(embeddings, identity), counts(12, 6), np.arange(12) % 3
     tar, far = metrics.rates(pairs, None, [0.1])[2:]
-    hits, probes = identification.rank1_hits(embeddings, identity, np.diff(identity, prepend=-1) != 0)
+    rank1 = identification.rank1(embeddings, identity, np.diff(identity, prepend=-1) != 0, weights)
     inside = fold[pairs.first] == fold[pairs.second]
     impostors = int((~pairs.genuine).sum())
     expected = {
@@ -89,14 +89,14 @@ def test_evaluate_reports_what_the_single_metrics_say():
         "tar_at_far=0.1": ("verification", impostors, tar),
         "far_at_target=0.1": ("verification", impostors, far),
         "accuracy": ("verification", int(inside.sum()), accuracy(pairs, fold)),
-        "rank1": ("identification", 36, identification.rank1_score(hits, probes)),
+        "rank1": ("identification", 36, [rank1.value]),
     }
     found = measured(embeddings, identity, weights)
     assert found.keys() == expected.keys()
     for name, (protocol, n, value) in expected.items():
         assert (found[name].protocol, found[name].n) == (protocol, n)
         assert found[name].value == value[0]
-    assert np.array_equal(found["rank1"].samples, identification.rank1_score(hits, probes, weights))
+    assert np.array_equal(found["rank1"].samples, rank1.samples)
 
 
 def test_evaluate_refuses_a_rate_that_the_data_cannot_show():

@@ -16,6 +16,12 @@ def scored(count=2000, separation=1.5, seed=0, decimals=6):
     return (rng.normal(size=count) + separation * genuine).round(decimals), genuine
 
 
+def alone(score, genuine):
+    """Return the scores as pairs of two photos that no other pair shows."""
+    photo = np.arange(len(score))
+    return Comparisons(score, photo, photo, genuine)
+
+
 def derivatives(metric, score, genuine):
     """Return how fast a metric of weighted pairs moves with each pair's weight."""
     rise, found = 1e-6, []
@@ -45,10 +51,10 @@ def test_what_has_a_derivative_is_it(decimals):
     score, genuine = scored(60, decimals=decimals)
     score[::7] = -np.inf  # a face that was not found
     np.testing.assert_allclose(
-        influence.area(score, genuine), derivatives(weighted_area, score, genuine), atol=1e-8
+        influence.area(alone(score, genuine)), derivatives(weighted_area, score, genuine), atol=1e-8
     )
     np.testing.assert_allclose(
-        influence.balanced(score >= 1, genuine, np.zeros(len(score))),
+        influence.balanced(alone(score, genuine), score >= 1, np.zeros(len(score), int)),
         derivatives(weighted_balance, score, genuine),
         atol=1e-8,
     )
@@ -60,13 +66,9 @@ def test_the_influence_says_how_far_new_pairs_move_a_rate(separation):
     values, errors = [], []
     for seed in range(200):
         score, genuine = scored(2000, separation, seed)
-        photo = np.arange(len(score))
-        rates = metrics.rates(Comparisons(score, photo, photo, genuine), None, [0.1])[:3]
-        moved = (
-            influence.area(score, genuine),
-            influence.equal_error(score, genuine),
-            influence.true_accepts(score, genuine, 0.1),
-        )
+        pairs = alone(score, genuine)
+        rates = metrics.rates(pairs, None, [0.1])[:3]
+        moved = (influence.area(pairs), influence.equal_error(pairs), influence.true_accepts(pairs, 0.1))
         values.append([rate[0] for rate in rates])
         errors.append([np.sqrt((each**2).sum()) for each in moved])
         assert [each.sum() for each in moved] == pytest.approx([0, 0, 0], abs=1e-9)
@@ -77,9 +79,8 @@ def test_the_choice_of_thresholds_adds_little_to_the_spread_of_accuracy():
     values, errors = [], []
     for seed in range(100):
         score, genuine = scored(3000, 2.0, seed)
-        photo = np.arange(len(score))
-        pairs = Comparisons(score, photo, photo, genuine)
-        measured = fold_accuracy(metrics.split_by_pair(pairs, photo * 10 // len(photo)))
+        folds = np.arange(len(score)) * 10 // len(score)
+        measured = fold_accuracy(metrics.split_by_pair(alone(score, genuine), folds))
         values.append(measured.value)
         errors.append(np.sqrt((measured.influence**2).sum()))
     assert 0.85 < np.std(values) / np.mean(errors) < 1.25
@@ -89,7 +90,7 @@ def test_a_pair_is_held_against_all_folds_by_hand():
     # Of fold 0 both genuine pairs are right, of fold 1 one of one is wrong: TAR is 1 and 0, the mean 1 / 2.
     genuine = np.array([True, True, True, False, False])
     accepted, fold = np.array([True, True, False, False, True]), np.array([0, 0, 1, 0, 1])
-    moved = influence.balanced(accepted, genuine, fold)
+    moved = influence.balanced(alone(np.zeros(5), genuine), accepted, fold)
     assert moved == pytest.approx([1 / 16, 1 / 16, -1 / 8, 1 / 8, -1 / 8])
 
 
@@ -112,18 +113,14 @@ def test_people_in_folds_of_few_spread_as_far_as_their_influence_says():
 
 def test_perfect_scores_have_no_influence():
     genuine = np.repeat([True, False], 20)
-    score = np.where(genuine, 1.0, 0.0)
-    for moved in (
-        influence.area(score, genuine),
-        influence.equal_error(score, genuine),
-        influence.true_accepts(score, genuine, 0.1),
-    ):
+    pairs = alone(np.where(genuine, 1.0, 0.0), genuine)
+    for moved in (influence.area(pairs), influence.equal_error(pairs), influence.true_accepts(pairs, 0.1)):
         assert (moved == 0).all()
 
 
 def test_no_face_at_all_has_no_equal_error():
     genuine = np.repeat([True, False], 5)
-    assert (influence.equal_error(np.full(10, -np.inf), genuine) == 0).all()
+    assert (influence.equal_error(alone(np.full(10, -np.inf), genuine)) == 0).all()
 
 
 def test_sums_by_people_and_means_by_hand():

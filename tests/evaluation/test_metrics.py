@@ -131,8 +131,6 @@ def test_rule_of_30():
     assert {far: metrics.impostors_needed(far) for far in needed} == needed
     assert metrics.too_few(299, 0.1) == "needs 300 impostor pairs, this evaluation has 299"
     assert metrics.too_few(300, 0.1) == ""
-    with pytest.raises(ValueError, match="false accept rate"):
-        metrics.impostors_needed(0)
 
 
 def test_accuracy_by_hand():
@@ -173,16 +171,6 @@ def test_a_threshold_that_accepts_all_is_minus_infinity():
     fold = np.array([0, 0, 1, 1])
     assert fold_thresholds(worst, fold).tolist() == [[-np.inf, -np.inf]]
     assert accuracy_score(worst, fold) == pytest.approx([0.5])
-
-
-@pytest.mark.parametrize("pairs", [pairs_with_ties(), all_pairs(*faces())], ids=["ties", "no ties"])
-def test_roc_is_that_of_scikit_learn(pairs):
-    far, tar, threshold = sklearn.metrics.roc_curve(pairs.genuine, pairs.score, drop_intermediate=False)
-    curve = metrics.roc(pairs)
-    assert np.array_equal(curve.threshold, threshold)
-    assert curve.far == pytest.approx(far)
-    assert curve.tar == pytest.approx(tar)
-    assert (curve.threshold[0], curve.far[0], curve.tar[0]) == (np.inf, 0, 0)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -280,7 +268,7 @@ def test_labels_of_the_tested_fold_cannot_influence_its_threshold():
 
 def test_undefined_evaluations_say_why():
     one, fold = of([0.9, 0.8], []), np.array([0, 0])
-    for metric in (metrics.roc, metrics.roc_auc_score, metrics.equal_error_rate):
+    for metric in (metrics.roc_auc_score, metrics.equal_error_rate):
         with pytest.raises(RefusedError, match="no impostor pair"):
             metric(one)
         with pytest.raises(RefusedError, match="no genuine pair"):
@@ -294,8 +282,6 @@ def test_undefined_evaluations_say_why():
     pairs = all_pairs(*faces(people=6))
     with pytest.raises(RefusedError, match="fold 7 has no impostor pair"):
         accuracy_score(pairs, np.array([0, 0, 0, 1, 1, 7]))
-    with pytest.raises(ValueError, match="fold must name the fold of each person"):
-        accuracy_score(pairs, np.array([0, 0, 1, 1]))
 
 
 SCORES = st.lists(st.integers(-20, 20), min_size=1, max_size=15)
@@ -324,13 +310,3 @@ def test_eer_is_at_most_one_half_when_genuine_pairs_score_higher(impostor):
     genuine = [score + 3 for score in impostor]
     assert 0 <= metrics.equal_error_rate(of(genuine, impostor))[0] <= 0.5
     assert metrics.roc_auc_score(of(genuine, impostor))[0] >= 0.5
-
-
-@FEW
-@given(st.integers(0, 1000))
-def test_roc_climbs_from_nothing_to_everything(seed):
-    curve = metrics.roc(pairs_with_ties(seed, people=5))
-    assert (np.diff(curve.threshold) < 0).all()
-    assert (np.diff(curve.far) >= 0).all()
-    assert (np.diff(curve.tar) >= 0).all()
-    assert (curve.far[-1], curve.tar[-1]) == (1, 1)

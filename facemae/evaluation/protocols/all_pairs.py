@@ -38,10 +38,10 @@ from facemae.evaluation.pairs import (
     SortedScores,
     Weights,
     all_pairs,
-    counts,
     each_person_once,
     people_alike,
     ratio,
+    resamples,
 )
 from facemae.evaluation.records import Measurement, refused
 
@@ -61,22 +61,20 @@ def measure(
     says; each resample then keeps to the false accept rate that the images themselves achieve.
 
     Args:
-        embeddings: (N, D), one row for each image, of any length but zero.
-        identity: (N,), whose image each row is: 0 to P - 1, everyone at least once.
+        embeddings, identity: (N, D) and (N,), whose image each row is: 0 to P - 1, everyone at least once.
         weights: (R, P), how often each person is drawn in each resample.
         far_targets: False accept rates in (0, 1]; one that has too few impostor pairs by the rule of 30
             (`metrics.impostors_needed`) is refused: its measurements have no value, but a note.
 
     Raises:
         RefusedError: there is no genuine or no impostor pair, or there are more than `pairs.MOST_PAIRS`.
-        ValueError: an embedding is zero or not finite, or the arguments do not belong together.
     """
     pairs = EveryPair.of(embeddings, identity)
     genuine, impostors = pairs.genuine_count, pairs.impostor_count
     if not genuine or not impostors:
         missing = "impostor" if genuine else "genuine"
         raise RefusedError(f"there is no {missing} pair, verification needs both kinds")
-    rows = counts(weights, len(pairs.images), exactly=True)
+    rows = resamples(weights, len(pairs.images))
     refusals = {far: metrics.too_few(impostors, far) for far in far_targets}
     allowed = [far for far, refusal in refusals.items() if not refusal]
     point, samples = (_exact if genuine + impostors <= EXACT_PAIRS else _on_grid)(pairs, rows, allowed)

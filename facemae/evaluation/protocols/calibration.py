@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
-from facemae.evaluation.pairs import Comparisons, Floats, Integers, Pairs, Weights
+from facemae.evaluation.pairs import Comparisons, Floats, Integers, Pairs, Weights, with_everyone
 from facemae.evaluation.protocols import operating_point
 from facemae.evaluation.protocols.pair_list import pair_folds
 from facemae.evaluation.records import Measurement, refused
@@ -60,13 +60,10 @@ def fit(score: ArrayLike, genuine: ArrayLike) -> Calibration:
 
     Raises:
         RefusedError: there is no genuine or no impostor pair.
-        ValueError: a score is not finite.
     """
     from sklearn.linear_model import LogisticRegression
 
     scores, same = np.asarray(score, np.float64), np.asarray(genuine, bool)
-    if not np.isfinite(scores).all():
-        raise ValueError("a score is not finite")
     if same.all() or not same.any():
         raise RefusedError(f"there is no {'impostor' if same.any() else 'genuine'} pair to calibrate on")
     centre, spread = float(scores.mean()), float(scores.std()) or 1.0
@@ -101,17 +98,15 @@ def measure(pairs: Comparisons, fold: ArrayLike, weights: Weights) -> list[Measu
     found = np.isfinite(pairs.score)
     kept, lost = pairs.take(found), int((~found).sum())
     note = f"pairs left out since a face was not found: {lost}" if lost else ""
-    names = ("brier", "ece")
     try:
         folds = pair_folds(np.asarray(fold)[found], kept.genuine)
         chance = probabilities(kept.score, kept.genuine, folds)
     except RefusedError as error:
-        return refused("calibration", names, len(kept), str(error))
-    ones = np.ones((1, weights.shape[1]), weights.dtype)
-    values = _scored(kept, chance, np.vstack([ones, weights]).astype(np.float64))
+        return refused("calibration", ("brier", "ece"), len(kept), str(error))
+    brier, ece = _scored(kept, chance, with_everyone(weights))
     return [
-        Measurement("calibration", name, float(value[0]), len(kept), note, value[1:])
-        for name, value in zip(names, values, strict=True)
+        Measurement.of("calibration", "brier", brier, len(kept), note),
+        Measurement.of("calibration", "ece", ece, len(kept), note),
     ]
 
 
@@ -121,8 +116,8 @@ def bins_of(probability: Floats) -> Integers:
     return np.searchsorted(edges, probability).astype(np.int64)
 
 
-def _scored(pairs: Comparisons, probability: Floats, rows: Floats) -> list[Floats]:
-    """Return the Brier score and the ECE under each row of weights, (R,) each."""
+def _scored(pairs: Comparisons, probability: Floats, rows: Floats) -> Floats:
+    """Return the Brier score and the ECE under each row of weights, (2, R)."""
     error, bins = pairs.genuine - probability, bins_of(probability)
     members, parts = np.eye(int(bins.max()) + 1)[bins], []
     size = max(1, _CHUNK_VALUES // len(pairs))
@@ -133,7 +128,7 @@ def _scored(pairs: Comparisons, probability: Floats, rows: Floats) -> list[Float
         gaps = np.abs((weight * error) @ members).sum(axis=1)
         with np.errstate(invalid="ignore"):
             parts.append(np.stack([weight @ error**2, gaps]) / total)
-    return list(np.concatenate(parts, axis=1))
+    return np.concatenate(parts, axis=1)
 
 
 def threshold_card(
@@ -157,17 +152,18 @@ def threshold_card(
     ]  # fmt: skip
     allowed = [row for row in rows if not row["note"]]
     thresholds = [operating_point.threshold_at(impostors, row["target_fmr"]) for row in allowed]
-    found = operating_point.rates(pairs, thresholds, weights) if allowed else []
-    for row, threshold, (fmr, fnmr) in zip(allowed, thresholds, found, strict=True):
+    found = operating_point.rates(pairs, thresholds, weights) if allowed else np.empty((2, 0, 1))
+    for row, threshold, fmr, fnmr in zip(allowed, thresholds, *found, strict=True):
         row["threshold"] = threshold
-        row |= _interval("fmr", *fmr, weights.shape[1], level)
-        row |= _interval("fnmr", *fnmr, weights.shape[1], level)
+        row |= _interval("fmr", fmr, weights.shape[1], level)
+        row |= _interval("fnmr", fnmr, weights.shape[1], level)
     return pd.DataFrame(rows, columns=CARD_COLUMNS)
 
 
-def _interval(name: str, value: float, samples: Floats, people: int, level: float) -> dict[str, float]:
+def _interval(name: str, values: Floats, people: int, level: float) -> dict[str, float]:
+    value = float(values[0])
     try:
-        low, high = percentile_interval(samples, level)
+        low, high = percentile_interval(values[1:], level)
     except RefusedError:  # too few resamples have a value
         return {name: value}
     if value == 0:

@@ -7,29 +7,25 @@ the geometric mean of the rates, as NIST reports it (IR 8429; FRTE Part 8). N fa
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
-from facemae.evaluation.pairs import EveryPair, Floats, Weights
+from facemae.evaluation.pairs import EveryPair, Floats, Integers, Weights
 from facemae.evaluation.protocols import operating_point
 from facemae.evaluation.protocols.all_pairs import LEAST_PEOPLE
 from facemae.evaluation.records import Measurement, refused
 
+PROTOCOL, RATES, APART = "fairness", ("fmr", "fnmr"), ("fdr", "fmr_ratio", "fnmr_ratio")
 FMR_TARGET = 0.001
 FALLBACKS = (0.01, 0.1)  # where the pairs do not support the target
 ALPHA = 0.5  # weight of the false matches in the FDR
 LARGEST_FNMR = 0.5  # of everyone: where most genuine pairs are rejected, those of all groups are, alike
 
 
-PROTOCOL, APART = "fairness", ("fdr", "fmr_ratio", "fnmr_ratio")
-
-
 def measure(
-    embeddings: NDArray[np.floating], identity: ArrayLike, group: ArrayLike, weights: Weights,
+    embeddings: NDArray[np.floating], identity: Integers, group: ArrayLike, weights: Weights,
     fmr_target: float = FMR_TARGET,
 ) -> list[Measurement]:  # fmt: skip
     """Measure each group's FMR and FNMR at one threshold, and how far the groups lie apart.
@@ -40,8 +36,7 @@ def measure(
     more; it is refused below 30 of them, or below the impostor pairs that `metrics.impostors_needed` tells.
 
     Args:
-        embeddings: (N, D).
-        identity: (N,) whose face each is, 0 to P - 1.
+        embeddings, identity: (N, D) and (N,), whose face each is, 0 to P - 1.
         group: (P,) each person's group; "" where it is not known.
         weights: (R, P) resamples of the people.
         fmr_target: The false match rate over everyone.
@@ -50,33 +45,32 @@ def measure(
         `fmr` and `fnmr` under the condition of each group, `fdr`, `fmr_ratio` and `fnmr_ratio`; nothing where
         no group is known. `fdr` and `fnmr_ratio` are refused where the FNMR of everyone is above 0.5: groups
         that are all rejected are rejected alike.
-
-    Raises:
-        ValueError: an embedding is zero or not finite, or the arguments do not belong together.
     """
-    pairs, groups = EveryPair.of(embeddings, np.asarray(identity)), np.asarray(group, str)
-    if groups.shape != pairs.images.shape:
-        raise ValueError(f"the groups of {len(groups)} people are not those of {len(pairs.images)}")
+    groups = np.asarray(group, str)
     names = sorted(set(groups.tolist()) - {""})
-    return _of_groups(pairs, groups, names, weights, fmr_target) if names else []
-
-
-def _of_groups(
-    pairs: EveryPair, groups: NDArray[np.str_], names: list[str], weights: Weights, fmr_target: float
-) -> list[Measurement]:
+    if not names:
+        return []
+    pairs = EveryPair.of(embeddings, identity)
     parts = {name: pairs.of_people(groups == name) for name in names}
     try:
         target, threshold = _common_threshold(pairs, parts, fmr_target)
     except RefusedError as error:
         return refused(PROTOCOL, APART, 0, str(error))
+    refusals = {name: _refusal(part, target) for name, part in parts.items()}
+    rates = {
+        name: operating_point.rates(parts[name], [threshold], weights[:, groups == name])[:, 0]
+        for name, refusal in refusals.items()
+        if not refusal
+    }
     note = f"threshold {threshold:.4f}, at a false match rate of {target:g} over everyone"
-    rates = [
-        _of_group(name, part, target, threshold, note, weights[:, groups == name])
-        for name, part in parts.items()
-    ]
-    apart = _apart([found for found in rates if found[0].value is not None], len(pairs.unit), note)
-    hidden = _unless_useless(apart, float(pairs.false_non_matches([threshold])[0, 0]), target)
-    return [*(each for found in rates for each in found), *hidden]
+    measured: list[Measurement] = []
+    for name, part in parts.items():
+        own = refusals[name] or f"{part.genuine_people} people with two faces or more; {note}"
+        for kind, n in enumerate((part.impostor_count, part.genuine_count)):
+            values = None if refusals[name] else rates[name][kind]
+            measured.append(Measurement.of(PROTOCOL, RATES[kind], values, n, own, name))
+    useless = _useless(float(pairs.false_non_matches([threshold])[0, 0]), target)
+    return measured + _apart(list(rates.values()), len(pairs.unit), note, useless)
 
 
 def _common_threshold(
@@ -92,21 +86,6 @@ def _common_threshold(
     return target, operating_point.threshold_at(impostors, target)
 
 
-def _of_group(
-    name: str, part: EveryPair, target: float, threshold: float, note: str, weights: Weights
-) -> list[Measurement]:
-    """Return a group's FMR and FNMR, both refused where it is too small for either."""
-    counts = {"fmr": part.impostor_count, "fnmr": part.genuine_count}
-    if reason := _refusal(part, target):
-        return [Measurement(PROTOCOL, each, None, n, reason, None, name) for each, n in counts.items()]
-    note = f"{part.genuine_people} people with two faces or more; {note}"
-    found = operating_point.rates(part, [threshold], weights)[0]
-    return [
-        Measurement(PROTOCOL, each, value, n, note, samples, name)
-        for (each, n), (value, samples) in zip(counts.items(), found, strict=True)
-    ]
-
-
 def _refusal(part: EveryPair, target: float) -> str:
     people, impostors, needed = part.genuine_people, part.impostor_count, metrics.impostors_needed(target)
     if people < LEAST_PEOPLE:
@@ -116,35 +95,30 @@ def _refusal(part: EveryPair, target: float) -> str:
     return ""
 
 
-def _apart(rates: list[list[Measurement]], faces: int, note: str) -> list[Measurement]:
-    """Return the sums over the groups that were measured."""
+def _apart(rates: list[Floats], faces: int, note: str, useless: str) -> list[Measurement]:
+    """Return the sums over the groups that were measured, each rates (2, 1 + R)."""
     if len(rates) < 2:
         reason = f"{len(rates)} groups are large enough, and two are needed to compare"
         return refused(PROTOCOL, APART, faces, reason)
-    fmr, fnmr = (np.stack([_with_point(each[kind]) for each in rates]) for kind in range(2))
-    zero = "a group has not one such error, so the geometric mean of the rates is zero"
-    return [
-        Measurement(PROTOCOL, name, None, faces, zero)
-        if np.isnan(value[0])
-        else Measurement(PROTOCOL, name, float(value[0]), faces, f"{len(rates)} groups; {note}", value[1:])
-        for name, value in zip(APART, (discrepancy(fmr, fnmr), over_mean(fmr), over_mean(fnmr)), strict=True)
-    ]
+    fmr, fnmr = np.stack(rates, axis=1)
+    found = []
+    for name, values in zip(APART, (discrepancy(fmr, fnmr), over_mean(fmr), over_mean(fnmr)), strict=True):
+        why = useless if name != "fmr_ratio" else ""
+        if np.isnan(values[0]):
+            why = "a group has not one such error, so the geometric mean of the rates is zero"
+        own = why or f"{len(rates)} groups; {note}"
+        found.append(Measurement.of(PROTOCOL, name, None if why else values, faces, own))
+    return found
 
 
-def _unless_useless(apart: list[Measurement], fnmr: float, target: float) -> list[Measurement]:
-    """Return the sums over groups without those that a high FNMR of everyone would make look fair."""
+def _useless(fnmr: float, target: float) -> str:
+    """Return why the groups cannot be told apart where a high FNMR of everyone would make them look alike."""
     if not fnmr > LARGEST_FNMR:
-        return apart
-    note = (
+        return ""
+    return (
         f"at a false match rate of {target:g}, {fnmr:.2f} of the genuine pairs are rejected; above "
         f"{LARGEST_FNMR:g} these errors cannot tell whether groups are treated alike"
     )
-    return [
-        each
-        if each.value is None or each.name == "fmr_ratio"
-        else replace(each, value=None, note=note, samples=None)
-        for each in apart
-    ]
 
 
 def discrepancy(fmr: Floats, fnmr: Floats, alpha: float = ALPHA) -> Floats:
@@ -163,8 +137,3 @@ def over_mean(rates: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.exp(np.log(rates).mean(axis=0))
         return np.asarray(np.where(mean > 0, rates.max(axis=0) / mean, np.nan))
-
-
-def _with_point(measured: Measurement) -> Floats:
-    assert measured.samples is not None
-    return np.concatenate([[measured.value], measured.samples])

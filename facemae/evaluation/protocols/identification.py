@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,11 @@ from facemae.evaluation.pairs import (
     Floats,
     Integers,
     Weights,
-    counts,
     each_person_once,
-    people_numbers,
     ratio,
+    resamples,
     unit_rows,
+    with_everyone,
 )
 from facemae.evaluation.protocols import all_pairs
 from facemae.evaluation.records import Measurement, refused
@@ -53,29 +54,13 @@ class _Probes:
     """The highest similarity to anybody enrolled."""
 
 
-def rank1_hits(
-    embeddings: NDArray[np.floating], identity: Integers, enrolled: Booleans
-) -> tuple[Integers, Integers]:
-    """Count for each person, (P,), the probes identified, and all (arguments and errors of `closed_set`)."""
-    probes, people = _mated(embeddings, identity, enrolled)
-    hits = np.bincount(probes.person[probes.rank == 1], minlength=people)
-    return hits, np.bincount(probes.person, minlength=people)
-
-
-def rank1_score(hits: Integers | Floats, probes: Integers, weights: Weights | None = None) -> Floats:
-    """Return the share (R,) of probes that are identified, given everyone's hits and probes (P,)."""
-    people = len(probes)
-    rows = np.ones((1, people)) if weights is None else counts(weights, people)[:, :people]
-    return ratio(rows @ hits, rows @ probes)
-
-
 def rank1(
     embeddings: NDArray[np.floating], identity: Integers, enrolled: Booleans, weights: Weights
 ) -> Measurement:
     """Measure the share of all probes that are identified, each counting alike; arguments as `closed_set`."""
-    found = rank1_hits(embeddings, identity, enrolled)
-    value = float(rank1_score(*found)[0])
-    return Measurement(PROTOCOL, "rank1", value, int(found[1].sum()), "", rank1_score(*found, weights))
+    probes, people = _mated(embeddings, identity, enrolled)
+    hits = np.bincount(probes.person[probes.rank == 1], minlength=people)
+    return _rank_rate(1, hits, np.bincount(probes.person, minlength=people), weights, len(probes.person))
 
 
 def closed_set(
@@ -91,33 +76,25 @@ def closed_set(
     search succeeds, because the gallery holds no more people, is refused.
 
     Args:
-        embeddings: (N, D), of any length but zero.
-        identity: (N,), whose image each row is: 0 to P - 1, everyone at least once.
+        embeddings, identity: (N, D) and (N,), whose image each row is: 0 to P - 1, everyone at least once.
         enrolled: (N,), the gallery; all other images are probes.
-        weights: (R, P), how often each person is drawn in each resample; None measures without resamples.
+        weights: (R, P), how often each person is drawn in each resample; None: once in one.
         ranks: From 1.
 
     Raises:
         RefusedError: there is no gallery or no probe.
-        ValueError: a rank is below 1, a probe's person is not enrolled, an embedding is zero or not finite,
-            or the arguments do not belong together.
+        ValueError: a probe's person is not enrolled, or an embedding is zero or not finite.
     """
-    if any(rank < 1 for rank in ranks):
-        raise ValueError(f"ranks count from 1, got {min(ranks)}")
     probes, people = _mated(embeddings, identity, enrolled)
-    rows = None if weights is None else counts(weights, people, exactly=True).astype(np.int64)
-    count = np.bincount(probes.person, minlength=people)
-    asked, said = (count > 0).astype(np.int64), _people_note(count)
+    count, n = np.bincount(probes.person, minlength=people), len(probes.person)
     found = []
-    for rank in dict.fromkeys(ranks):
+    for rank in ranks:
         if people <= rank:
             note = f"needs more than {rank} enrolled people, this gallery has {people}"
-            found.append(Measurement(PROTOCOL, f"rank{rank}", None, len(probes.person), note))
+            found.append(Measurement(PROTOCOL, f"rank{rank}", None, n, note))
             continue
         hits = np.bincount(probes.person[probes.rank <= rank], minlength=people) / np.maximum(1, count)
-        value = float(rank1_score(hits, asked)[0])
-        samples = None if rows is None else rank1_score(hits, asked, rows)
-        found.append(Measurement(PROTOCOL, f"rank{rank}", value, len(probes.person), said, samples))
+        found.append(_rank_rate(rank, hits, count > 0, weights, n, _people_note(count)))
     return found
 
 
@@ -146,15 +123,9 @@ def open_set(
     Raises:
         RefusedError, ValueError: as `closed_set`.
     """
-    unit, person, gallery = _checked(embeddings, identity, enrolled)
-    people = int(person.max()) + 1
-    rows = None if weights is None else counts(weights, people, exactly=True)
-    probes = _search(unit, person, gallery)
-    return [
-        measurement
-        for target in dict.fromkeys(fpir_targets)
-        for measurement in _open_set(probes, target, rows, people)
-    ]
+    probes = _search(unit_rows(embeddings), identity, enrolled)
+    rows = resamples(weights, int(identity.max()) + 1)
+    return [each for target in fpir_targets for each in _open_set(probes, target, rows)]
 
 
 def low_far(
@@ -169,11 +140,6 @@ def low_far(
     interval. Unlike BLUFR's ten lists the halves are drawn here, and nothing is trained on the other half;
     and people weigh alike, where BLUFR counts pairs and probes singly.
 
-    Args:
-        embeddings, identity: As for `closed_set`.
-        trials: At least 2.
-        seed: Of the draws.
-
     Returns:
         Both measurements; n is the least number of impostor pairs, or of non-mated probes, of a trial. Where
         any trial has too few of them, by the rule of 30, the measurement is refused.
@@ -182,40 +148,27 @@ def low_far(
         RefusedError: there are fewer than 4 people.
         ValueError: as `closed_set`.
     """
-    unit = unit_rows(embeddings)
-    person = people_numbers(identity, len(unit))
-    people = int(person.max()) + 1
+    unit, people = unit_rows(embeddings), int(identity.max()) + 1
     if people < 4:
         raise RefusedError(f"needs 4 people, got {people}")
-    found = [_trial(unit, person, np.random.default_rng(seed_of("blufr", seed, n))) for n in range(trials)]
-    return [_mean([trial[kind] for trial in found]) for kind in range(2)]
-
-
-def _checked(
-    embeddings: NDArray[np.floating], identity: Integers, enrolled: Booleans
-) -> tuple[Floats, Integers, Booleans]:
-    unit = unit_rows(embeddings)
-    person = people_numbers(identity, len(unit))
-    gallery = np.asarray(enrolled)
-    if gallery.shape != person.shape or gallery.dtype != np.bool_:
-        raise ValueError(f"enrolled must mark {len(person)} images, got {gallery.dtype} of {gallery.shape}")
-    if not gallery.any():
-        raise RefusedError("no image is enrolled, there is nobody to find")
-    if gallery.all():
-        raise RefusedError("every image is enrolled, none is left to identify")
-    return unit, person, gallery
+    found = [_trial(unit, identity, np.random.default_rng(seed_of("blufr", seed, n))) for n in range(trials)]
+    return [_mean(trials) for trials in zip(*found, strict=True)]
 
 
 def _mated(embeddings: NDArray[np.floating], identity: Integers, enrolled: Booleans) -> tuple[_Probes, int]:
     """Search for probes whose people are all enrolled; return what is found, and P."""
-    unit, person, gallery = _checked(embeddings, identity, enrolled)
-    if strangers := np.setdiff1d(person[~gallery], person[gallery]).tolist():
-        raise ValueError(f"person {strangers[0]} has a probe but no enrolled image")
-    return _search(unit, person, gallery), int(person.max()) + 1
+    probes = _search(unit_rows(embeddings), identity, enrolled)
+    if not probes.mated.all():
+        raise ValueError(f"person {probes.person[~probes.mated].min()} has a probe but no enrolled image")
+    return probes, int(identity.max()) + 1
 
 
 def _search(unit: Floats, person: Integers, gallery: Booleans) -> _Probes:
     """Compare every probe with everyone enrolled, a block of probes at a time."""
+    if not gallery.any():
+        raise RefusedError("no image is enrolled, there is nobody to find")
+    if gallery.all():
+        raise RefusedError("every image is enrolled, none is left to identify")
     order = np.flatnonzero(gallery)[np.argsort(person[gallery], kind="stable")]
     enrolled, starts = np.unique(person[order], return_index=True)
     templates = unit[order].T
@@ -236,7 +189,16 @@ def _search(unit: Floats, person: Integers, gallery: Booleans) -> _Probes:
     return _Probes(person[probe], own >= 0, np.where(own >= 0, rank, 0), top)
 
 
-def _open_set(probes: _Probes, target: float, rows: Floats | None, people: int) -> list[Measurement]:
+def _rank_rate(
+    rank: int, hits: NDArray[Any], asked: NDArray[Any], weights: Weights | None, n: int, note: str = ""
+) -> Measurement:
+    """Measure the share of what was asked of each person (P,) that was found."""
+    draws = resamples(None, len(hits)), resamples(weights, len(hits))
+    value, samples = (ratio(rows @ hits, rows @ asked) for rows in draws)
+    return Measurement(PROTOCOL, f"rank{rank}", float(value[0]), n, note, samples)
+
+
+def _open_set(probes: _Probes, target: float, rows: Floats) -> list[Measurement]:
     strangers, mated = int((~probes.mated).sum()), int(probes.mated.sum())
     names = [f"tpir_at_fpir={target:g}", f"fpir_at_target={target:g}"]
     needed, note = metrics.impostors_needed(target), ""
@@ -246,13 +208,9 @@ def _open_set(probes: _Probes, target: float, rows: Floats | None, people: int) 
         note = "needs probes of enrolled people, this evaluation has none"
     if note:
         return refused(PROTOCOL, names, strangers, note)
-    values = _at_fpir(probes, target, np.ones((1, people)))[:, 0]
-    samples = [None, None] if rows is None else list(_at_fpir(probes, target, rows))
     note = f"{mated} mated probes; {_people_note(np.bincount(probes.person[probes.mated]))}"
-    return [
-        Measurement(PROTOCOL, name, float(value), strangers, note, sample)
-        for name, value, sample in zip(names, values, samples, strict=True)
-    ]
+    found = zip(names, _at_fpir(probes, target, with_everyone(rows)), strict=True)
+    return [Measurement.of(PROTOCOL, name, values, strangers, note) for name, values in found]
 
 
 def _at_fpir(probes: _Probes, target: float, rows: Floats) -> Floats:
@@ -288,27 +246,25 @@ def _trial(unit: Floats, person: Integers, draw: np.random.Generator) -> tuple[M
     people = int(person.max()) + 1
     half = draw.permutation(people)[: people // 2]
     chosen = np.flatnonzero(np.isin(person, half))
-    known, own = np.unique(person[chosen], return_inverse=True)
-    vectors = unit[chosen]
-    images = np.bincount(own)
-    genuine = int((images * (images - 1) // 2).sum())
-    impostors = len(own) * (len(own) - 1) // 2 - genuine
-    needed, tar = metrics.impostors_needed(BLUFR_TAR_AT), None
+    own = np.unique(person[chosen], return_inverse=True)[1]
+    pairs, tar = EveryPair.of(unit[chosen], own), None
+    impostors, needed = pairs.impostor_count, metrics.impostors_needed(BLUFR_TAR_AT)
     if impostors < needed:
         note = f"needs {needed} impostor pairs, half of these people have {impostors}"
-    elif not genuine:
+    elif not pairs.genuine_count:
         note = "needs genuine pairs, half of these people have none"
     else:
-        note = _people_note(images - 1)
-        tar = all_pairs.tar_at_far(EveryPair.of(vectors, own).scores, BLUFR_TAR_AT)[0]
+        note = _people_note(pairs.images - 1)
+        tar = all_pairs.tar_at_far(pairs.scores, BLUFR_TAR_AT)[0]
     verification = Measurement(BLUFR, f"blufr_tar={BLUFR_TAR_AT:g}", tar, impostors, note)
     shuffled = draw.permutation(len(own))
     first = shuffled[np.unique(own[shuffled], return_index=True)[1]]  # a random image of each person
     enrolled = np.zeros(len(own), np.bool_)
-    enrolled[first[draw.permutation(len(known))[: len(known) // 2]]] = True
-    search = _search(vectors, own, enrolled)
-    found = _open_set(search, BLUFR_DIR_AT, None, len(known))[0]
-    return verification, replace(found, protocol=BLUFR, name=f"blufr_dir={BLUFR_DIR_AT:g}")
+    enrolled[first[draw.permutation(len(half))[: len(half) // 2]]] = True
+    search = _search(unit[chosen], own, enrolled)
+    found = _open_set(search, BLUFR_DIR_AT, np.empty((0, len(half))))[0]
+    name = f"blufr_dir={BLUFR_DIR_AT:g}"
+    return verification, replace(found, protocol=BLUFR, name=name, samples=None)
 
 
 def _mean(trials: Sequence[Measurement]) -> Measurement:

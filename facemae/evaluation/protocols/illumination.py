@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
-from facemae.evaluation.pairs import Comparisons, Floats, Integers, unit_rows
-from facemae.evaluation.protocols.identification import rank1_hits, rank1_score
+from facemae.evaluation.pairs import Booleans, Comparisons, Floats, Integers, Weights, unit_rows
+from facemae.evaluation.protocols import identification
 from facemae.evaluation.records import Measurement, refused
 
 PROTOCOL = "illumination"
@@ -44,7 +44,7 @@ def measure(
     vectors: NDArray[np.floating],
     identity: Integers,
     subset: NDArray[np.str_],
-    weights: NDArray[np.integer],
+    weights: Weights,
     note: str = "",
 ) -> list[Measurement]:
     """Recognise photos under light from the side by those lit from the front.
@@ -62,7 +62,6 @@ def measure(
 
     Raises:
         RefusedError: nothing is in the gallery.
-        ValueError: a vector has no direction.
     """
     gallery = subset == GALLERY
     if not gallery.any():
@@ -70,48 +69,40 @@ def measure(
     enrolled = np.isin(identity, identity[gallery])
     measured: list[Measurement] = []
     for name in list(SUBSETS)[1:]:
-        found = _one_subset(vectors, identity, gallery, (subset == name) & enrolled, weights)
-        measured += [replace(each, condition=name, note=each.note or note) for each in found]
-    ranks = [each for each in measured if each.name == "rank1"]
-    missing = [each.condition for each in ranks if each.value is None]
-    value, samples = None, None
-    if missing:
-        note = f"there is no probe in {', '.join(missing)}"
-    else:
-        value = float(np.mean([each.value for each in ranks]))
-        samples = np.mean([each.samples for each in ranks if each.samples is not None], axis=0)
-    total = sum(each.n for each in ranks)
-    mean = Measurement(PROTOCOL, "illumination_rank1", value, total, note, samples)
-    return [replace(each, people=weights.shape[1]) for each in (*measured, mean)]
+        probes = (subset == name) & enrolled
+        if not probes.any():
+            measured += refused(PROTOCOL, ("rank1", "eer"), 0, "there is no probe", name)
+            continue
+        used = gallery | probes
+        people, own = np.unique(identity[used], return_inverse=True)
+        found = _one_subset(vectors[used], own, gallery[used], weights[:, people])
+        measured += [replace(each, protocol=PROTOCOL, condition=name, note=note) for each in found]
+    measured.append(_mean([each for each in measured if each.name == "rank1"], note))
+    return [replace(each, people=weights.shape[1]) for each in measured]
 
 
 def _one_subset(
-    vectors: NDArray[np.floating],
-    identity: Integers,
-    gallery: NDArray[np.bool_],
-    probes: NDArray[np.bool_],
-    weights: NDArray[np.integer],
+    vectors: NDArray[np.floating], identity: Integers, gallery: Booleans, weights: Weights
 ) -> list[Measurement]:
-    if not probes.any():
-        return refused(PROTOCOL, ("rank1", "eer"), 0, "there is no probe")
-    used = gallery | probes
-    people, own = np.unique(identity[used], return_inverse=True)
-    found = np.zeros((2, weights.shape[1]), np.int64)
-    found[:, people] = rank1_hits(vectors[used], own, gallery[used])
-    rank1 = [rank1_score(found[0], found[1], each) for each in (None, weights)]
-    pairs = _claims(vectors, identity, gallery, probes)
-    eer = [metrics.equal_error_rate(pairs, each) for each in (None, weights)]
-    return [
-        Measurement(PROTOCOL, "rank1", float(rank1[0][0]), int(probes.sum()), samples=rank1[1]),
-        Measurement(PROTOCOL, "eer", float(eer[0][0]), len(pairs), samples=eer[1]),
-    ]
+    rank1 = identification.rank1(vectors, identity, gallery, weights)
+    pairs = _claims(unit_rows(vectors), identity, gallery)
+    value, samples = (metrics.equal_error_rate(pairs, each) for each in (None, weights))
+    return [rank1, Measurement(PROTOCOL, "eer", float(value[0]), len(pairs), samples=samples)]
 
 
-def _claims(
-    vectors: NDArray[np.floating], identity: Integers, gallery: NDArray[np.bool_], probes: NDArray[np.bool_]
-) -> Comparisons:
+def _claims(unit: Floats, identity: Integers, gallery: Booleans) -> Comparisons:
     """Compare each probe with each enrolled person: the best cosine with one of the person's photos."""
-    cosine = unit_rows(vectors[probes]) @ unit_rows(vectors[gallery]).T
+    cosine = unit[~gallery] @ unit[gallery].T
     people, owner = np.unique(identity[gallery], return_inverse=True)
     best = np.stack([cosine[:, owner == each].max(axis=1) for each in range(len(people))], axis=1)
-    return Comparisons(best.ravel(), np.repeat(identity[probes], len(people)), np.tile(people, len(best)))
+    return Comparisons(best.ravel(), np.repeat(identity[~gallery], len(people)), np.tile(people, len(best)))
+
+
+def _mean(ranks: list[Measurement], note: str) -> Measurement:
+    """Return the mean rank 1 over the subsets, which all have to have been measured."""
+    name, total = "illumination_rank1", sum(each.n for each in ranks)
+    if missing := [each.condition for each in ranks if each.value is None]:
+        return Measurement(PROTOCOL, name, None, total, f"there is no probe in {', '.join(missing)}")
+    value = float(np.mean([each.value for each in ranks]))
+    samples = np.mean([each.samples for each in ranks if each.samples is not None], axis=0)
+    return Measurement(PROTOCOL, name, value, total, note, samples)

@@ -11,7 +11,7 @@ import numpy as np
 
 from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
-from facemae.evaluation.pairs import Floats, Pairs, Scores, Weights
+from facemae.evaluation.pairs import Floats, Pairs, Scores, Weights, with_everyone
 
 
 def threshold_at(impostors: Scores, fmr_target: float) -> float:
@@ -37,14 +37,10 @@ def threshold_at(impostors: Scores, fmr_target: float) -> float:
     return float(middle if middle > rejected else accepted)
 
 
-def rates(
-    pairs: Pairs, thresholds: Sequence[float], weights: Weights
-) -> list[tuple[tuple[float, Floats], tuple[float, Floats]]]:
-    """Return at each threshold the false match and the false non-match rate, each with its resamples (R,)."""
-    rows = np.vstack([np.ones((1, weights.shape[1]), np.int64), weights])
-    kinds = pairs.false_matches(thresholds, rows), pairs.false_non_matches(thresholds, rows)
-    fmr, fnmr = ([(float(row[0]), row[1:]) for row in kind] for kind in kinds)
-    return list(zip(fmr, fnmr, strict=True))
+def rates(pairs: Pairs, thresholds: Sequence[float], weights: Weights) -> Floats:
+    """Return false match and false non-match rates at K thresholds, (2, K, 1 + R), everyone once first."""
+    rows = with_everyone(weights)
+    return np.stack([pairs.false_matches(thresholds, rows), pairs.false_non_matches(thresholds, rows)])
 
 
 def refusal(impostors: int, fmr_target: float) -> str:

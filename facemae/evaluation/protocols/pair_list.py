@@ -38,12 +38,8 @@ def measure(pairs: Comparisons, fold: ArrayLike, far_targets: Sequence[float]) -
 
     Raises:
         RefusedError: there is no genuine or no impostor pair.
-        ValueError: there are more or fewer folds than pairs.
     """
-    folds = np.asarray(fold)
-    if folds.shape != pairs.score.shape:
-        raise ValueError(f"fold must name the fold of {len(pairs)} pairs, got shape {folds.shape}")
-    measured = [*verification.measure(pairs, far_targets), _accuracy(pairs, folds)]
+    measured = [*verification.measure(pairs, far_targets), _accuracy(pairs, fold)]
     missing = int(np.isneginf(pairs.score).sum())
     note = f"pairs rejected since a face was not found: {missing}" if missing else ""
     return [_noted(each, note) for each in measured]
@@ -56,34 +52,10 @@ def comparisons(score: ArrayLike, first: ArrayLike, second: ArrayLike, genuine: 
         score: (N,) similarity; NaN where a face was not found.
         first, second: (N,) whose photos the two are, people counted from 0.
         genuine: (N,) whether the list says that both show one person.
-
-    Raises:
-        ValueError: the four are not of one length, or people are not counted from 0.
     """
-    scores = np.asarray(score, dtype=np.float64)
-    sides = [np.asarray(side) for side in (first, second)]
-    same = np.asarray(genuine)
-    if scores.ndim != 1 or any(each.shape != scores.shape for each in (*sides, same)):
-        shapes = ", ".join(str(each.shape) for each in (scores, *sides, same))
-        raise ValueError(f"score, first, second and genuine must be as many, got the shapes {shapes}")
-    if same.dtype != np.bool_:
-        raise ValueError(f"genuine must be true or false, got {same.dtype}")
-    if any(not np.issubdtype(side.dtype, np.integer) or (side < 0).any() for side in sides):
-        raise ValueError("people must be whole numbers counted from 0")
-    one, other = (side.astype(np.int64) for side in sides)
-    return Comparisons(np.where(np.isnan(scores), -np.inf, scores), one, other, same)
-
-
-def check_people(pairs: pd.DataFrame) -> str:
-    """Return a note where somebody is in two folds, or nothing; a threshold has then seen the people tested.
-
-    Args:
-        pairs: Columns first, second (people, or photos where people are not known) and fold.
-    """
-    sides = [pairs[[side, "fold"]].set_axis(["person", "fold"], axis=1) for side in ("first", "second")]
-    folds = pd.concat(sides).drop_duplicates().groupby("person").size()
-    several = int((folds > 1).sum())
-    return f"{several} of {len(folds)} people are in more than one fold" if several else ""
+    scores = np.asarray(score, np.float64)
+    one, other = (np.asarray(side, np.int64) for side in (first, second))
+    return Comparisons(np.where(np.isnan(scores), -np.inf, scores), one, other, np.asarray(genuine, bool))
 
 
 def pair_folds(fold: ArrayLike, genuine: Booleans) -> Integers:
@@ -109,14 +81,21 @@ def pair_folds(fold: ArrayLike, genuine: Booleans) -> Integers:
     return cut
 
 
-def _accuracy(pairs: Comparisons, fold: Integers) -> Measurement:
+def _accuracy(pairs: Comparisons, fold: ArrayLike) -> Measurement:
     try:
         folds = pair_folds(fold, pairs.genuine)
         splits = metrics.split_by_pair(pairs, folds)
     except RefusedError as error:
         return Measurement("verification", "accuracy", None, len(pairs), str(error))
-    people = pd.DataFrame({"first": pairs.first, "second": pairs.second, "fold": folds})
-    return _noted(verification.fold_accuracy(splits), check_people(people))
+    return _noted(verification.fold_accuracy(splits), _in_several(pairs, folds))
+
+
+def _in_several(pairs: Comparisons, fold: Integers) -> str:
+    """Return a note where somebody is in two folds, whose threshold has then seen the people tested."""
+    people = pd.DataFrame({"person": np.append(pairs.first, pairs.second), "fold": np.tile(fold, 2)})
+    folds = people.groupby("person")["fold"].nunique()
+    several = int((folds > 1).sum())
+    return f"{several} of {len(folds)} people are in more than one fold" if several else ""
 
 
 def _noted(measured: Measurement, note: str) -> Measurement:

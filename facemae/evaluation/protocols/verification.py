@@ -22,32 +22,24 @@ def measure(comparisons: Comparisons, far_targets: Sequence[float]) -> list[Meas
     Raises:
         RefusedError: there is no genuine or no impostor pair.
     """
-    genuine = comparisons.genuine
-    impostors = int((~genuine).sum())
-    allowed = [far for far in far_targets if not metrics.too_few(impostors, far)]
-    values = metrics.rates(comparisons, None, allowed)
-    pairs = (comparisons.score, genuine, comparisons.weight)
+    impostors = len(comparisons.impostors)
+    refusals = {far: metrics.too_few(impostors, far) for far in far_targets}
+    allowed = [far for far, refusal in refusals.items() if not refusal]
+    area, equal_error, *at_far = metrics.rates(comparisons, None, allowed)
     measured = [
-        _of_pairs(comparisons, "roc_auc", values[0], influence.area(*pairs)),
-        _of_pairs(comparisons, "eer", values[1], influence.equal_error(*pairs)),
+        _of_pairs(comparisons, "roc_auc", area[0], influence.area(comparisons), len(comparisons)),
+        _of_pairs(comparisons, "eer", equal_error[0], influence.equal_error(comparisons), len(comparisons)),
     ]
-    at_far = iter(values[2:])
-    for far in far_targets:
+    achieved = iter(at_far)
+    for far, refusal in refusals.items():
         names = metrics.far_names(far)
-        if refusal := metrics.too_few(impostors, far):
+        if refusal:
             measured += refused(PROTOCOL, names, impostors, refusal)
             continue
-        tar = influence.true_accepts(comparisons.score, genuine, far, comparisons.weight)
-        measured.append(_of_pairs(comparisons, names[0], next(at_far), tar, impostors))
-        measured.append(Measurement(PROTOCOL, names[1], float(next(at_far)[0]), impostors))
+        moved = influence.true_accepts(comparisons, far)
+        measured.append(_of_pairs(comparisons, names[0], next(achieved)[0], moved, impostors))
+        measured.append(Measurement(PROTOCOL, names[1], float(next(achieved)[0]), impostors))
     return measured
-
-
-def _of_pairs(
-    comparisons: Comparisons, name: str, value: Floats, of_pair: Floats, n: int | None = None
-) -> Measurement:
-    people = influence.by_people(comparisons.first, comparisons.second, of_pair)
-    return Measurement(PROTOCOL, name, float(value[0]), n or len(comparisons), influence=people)
 
 
 def fold_accuracy(splits: metrics.Splits) -> Measurement:
@@ -55,17 +47,20 @@ def fold_accuracy(splits: metrics.Splits) -> Measurement:
     thresholds = metrics.best_thresholds(splits)
     by_fold = metrics.balanced_accuracies(splits, thresholds)[0]
     tested = [inside for _, inside in splits]
-    first, second, genuine = (
-        np.concatenate([getattr(each, side) for each in tested]) for side in ("first", "second", "genuine")
-    )
-    weight = np.concatenate([each.weights(each.rows(None))[0] for each in tested])
-    cuts = zip(tested, thresholds[0], strict=True)
-    accepted = np.concatenate([metrics.accepts(each, cut[None, None])[0] for each, cut in cuts])
+    columns = ("score", "first", "second", "genuine", "counted")
+    pairs = Comparisons(*(np.concatenate([getattr(each, name) for each in tested]) for name in columns))
     fold = np.repeat(np.arange(len(tested)), [len(each) for each in tested])
-    moved = influence.by_people(first, second, influence.balanced(accepted, genuine, fold, weight))
+    moved = influence.balanced(pairs, metrics.accepts(pairs, thresholds[0][fold]), fold)
     error = float(by_fold.std(ddof=1)) / math.sqrt(len(by_fold))
     note = (
         f"standard error {error:.4f} over {len(by_fold)} folds; "
         f"thresholds {thresholds.min():.3f} to {thresholds.max():.3f}"
     )
-    return Measurement(PROTOCOL, "accuracy", float(by_fold.mean()), len(genuine), note, influence=moved)
+    return _of_pairs(pairs, "accuracy", by_fold.mean(), moved, len(pairs), note)
+
+
+def _of_pairs(
+    pairs: Comparisons, name: str, value: float, moved: Floats, n: int, note: str = ""
+) -> Measurement:
+    people = influence.by_people(pairs.first, pairs.second, moved)
+    return Measurement(PROTOCOL, name, float(value), n, note, influence=people)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
-from facemae.evaluation import metrics
 from facemae.evaluation.pairs import all_pairs
 from facemae.evaluation.protocols import fairness
 from facemae.evaluation.statistics import identity_weights
@@ -28,8 +28,8 @@ def run(embeddings, identity, group, target=0.01, resamples=100):
 def expected_rates(embeddings, identity, group, target):
     """Rates of each group by all pairs at once, at the lowest threshold that keeps to the target."""
     pairs = all_pairs(embeddings, identity)
-    curve = metrics.roc(pairs)
-    threshold = curve.threshold[(curve.far <= target).sum() - 1]
+    far, _, cuts = sklearn.metrics.roc_curve(pairs.genuine, pairs.score, drop_intermediate=False)
+    threshold = cuts[(far <= target).sum() - 1]
     rates = {}
     for name in set(group):
         inside = (group[pairs.first] == name) & (group[pairs.second] == name)
@@ -168,8 +168,6 @@ def test_people_of_no_known_group_set_the_threshold_and_are_no_group():
     assert run(embeddings, identity, np.full(80, "")) == {}
 
 
-def test_what_does_not_belong_together_is_refused():
-    with pytest.raises(ValueError, match="groups of 79 people are not those of 80"):
-        run(*faces(), halves(79))
+def test_an_embedding_without_direction_is_refused():
     with pytest.raises(ValueError, match="embedding 0 is zero"):
         run(np.zeros((320, 8)), faces()[1], halves())
