@@ -58,8 +58,8 @@ class Model(Section):
     """timm's name of the cnn."""
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     """Stochastic depth rate of the last block while fine-tuning."""
-    head: Literal["pooled", "flatten"]
-    """What the embedding is made from: the pooled token, or all tokens side by side (for large data)."""
+    head: Literal["pooled", "flatten", "narrow"]
+    """What the embedding is made from: the pooled token, all tokens side by side, or four numbers of each."""
     embedding: Annotated[int, Field(ge=2, le=4096)]
     """Dimensions of the face embedding."""
 

@@ -27,23 +27,29 @@ from facemae.models.patches import to_input
 BATCH = 64
 AlignedFaces: TypeAlias = NDArray[np.uint8] | Sequence[NDArray[np.uint8]] | OpenFaces
 """N aligned faces of (H, H, 3) each, in memory or on disk."""
-Head = Literal["pooled", "flatten"]
+Head = Literal["pooled", "flatten", "narrow"]
+NARROWED = 4  # numbers that a narrow head keeps of each token
 
 
 class Embedder(nn.Module):
     """One vector of an image -> LayerNorm -> Linear -> BatchNorm; compare embeddings by cosine.
 
     The vector is the encoder's pooled token, or all its tokens side by side, prefix tokens first: the head of
-    InsightFace's vision Transformers, which knows of each token where it is, for N times the weights.
+    InsightFace's vision Transformers, which knows where each token is, for N times the weights. A narrow head
+    knows it too and stays small: it keeps a few numbers of each token, the same sums everywhere.
     """
 
     def __init__(self, encoder: Encoder, embedding: int, head: Head = "pooled") -> None:
         super().__init__()
         self.encoder, self._head = encoder, head
-        width = encoder.width * (1 if head == "pooled" else token_count(encoder))
-        self.head = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, embedding, bias=False), nn.BatchNorm1d(embedding)
-        )
+        width = encoder.width * (token_count(encoder) if head == "flatten" else 1)
+        layers: list[nn.Module] = [nn.LayerNorm(width)]
+        if head == "narrow":
+            layers += [nn.Linear(width, NARROWED), nn.Flatten(1)]
+            width = token_count(encoder) * NARROWED
+            layers.append(nn.BatchNorm1d(width))
+        layers += [nn.Linear(width, embedding, bias=False), nn.BatchNorm1d(embedding)]
+        self.head = nn.Sequential(*layers)
 
     def forward(self, images: Tensor, mask: PatchMask | None = None) -> Tensor:
         """Return embeddings (B, M), not normalised, of images (B, 3, H, H) or what a mask leaves of them."""
@@ -51,15 +57,16 @@ class Embedder(nn.Module):
         return embedding
 
     def features(self, images: Tensor, mask: PatchMask | None = None) -> Tensor:
-        """Return what the head sees, one vector per image: (B, D), or of a flat head all tokens.
+        """Return what the head sees: one vector per image, (B, D), or all tokens, a narrow head's apart.
 
-        To a flat head a hidden token is zero, as one that dropout took: its place stays its own.
+        Where all are seen a hidden token is zero, as one that dropout took: its place stays its own.
         """
         encoding = self.encoder(images, mask)
         if self._head == "pooled":
             return self.encoder.pool(encoding)
         tokens = encoding.tokens if mask is None else in_place(encoding.tokens, mask)
-        return torch.cat([encoding.prefix, tokens], dim=1).flatten(1)
+        tokens = torch.cat([encoding.prefix, tokens], dim=1)
+        return tokens if self._head == "narrow" else tokens.flatten(1)
 
 
 def token_count(encoder: Encoder) -> int:
@@ -86,7 +93,7 @@ def pass_through(embedder: Embedder) -> None:
     All that is left of the head is its layer normalisation, which takes off a vector's own mean and length,
     so that the cosine of two embeddings is the correlation of two pooled tokens.
     """
-    linear = embedder.head[1]
+    linear = embedder.head[-2]
     assert isinstance(linear, nn.Linear)
     nn.init.eye_(linear.weight)
 

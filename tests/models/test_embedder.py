@@ -3,7 +3,7 @@ import torch
 
 from facemae.masking.mask import hide_highest
 from facemae.models.build import ENCODERS, build_embedder, build_encoder
-from facemae.models.embedder import Frozen, embed, pass_through
+from facemae.models.embedder import NARROWED, Frozen, embed, pass_through
 from facemae.training.objectives.margin_losses import identity_loss
 
 SIZE = 32
@@ -81,7 +81,10 @@ def test_every_encoder_can_be_looked_at_as_it_is(experiment, images, name):
 @pytest.mark.parametrize("loss", ["cosface", "arcface", "softmax", "adaface", "subcenter"])
 def test_every_weight_learns(images, experiment, loss, name):
     settings = experiment.defaults.finetune.model_copy(update={"loss": loss})
-    model = experiment.defaults.model.model_copy(update={"encoder": name, "class_token": name == "vit"})
+    head = "narrow" if loss == "softmax" else "flatten"
+    model = experiment.defaults.model.model_copy(
+        update={"encoder": name, "class_token": name == "vit", "head": head}
+    )
     torch.manual_seed(0)
     embedder = build_embedder(model, SIZE)
     with torch.no_grad():  # what starts at zero would hide what flows through it
@@ -98,22 +101,27 @@ def test_every_weight_learns(images, experiment, loss, name):
 @pytest.mark.parametrize(
     ("name", "tokens"), [("vit", 16), ("vit with class token", 17), ("cnn", 16), ("mlp", 1)]
 )
-def test_a_flat_head_sees_every_token_in_its_place(experiment, images, name, tokens):
-    changes = {"encoder": name.split()[0], "class_token": "class" in name, "head": "flatten"}
+@pytest.mark.parametrize("head", ["flatten", "narrow"])
+def test_a_flat_or_narrow_head_sees_every_token_in_its_place(experiment, images, name, tokens, head):
+    changes = {"encoder": name.split()[0], "class_token": "class" in name, "head": head}
     model = experiment.defaults.model.model_copy(update=changes)
     embedder = build_embedder(model, SIZE).eval()
     encoding = embedder.encoder(images)
-    expected = torch.cat([encoding.prefix.flatten(1), encoding.tokens.flatten(1)], dim=1)
+    expected = torch.cat([encoding.prefix, encoding.tokens], dim=1)
+    if head == "flatten":
+        expected = expected.flatten(1)
     assert torch.equal(embedder.features(images), expected)
-    assert embedder.head[1].weight.shape == (8, tokens * embedder.encoder.width)
+    numbers = embedder.encoder.width if head == "flatten" else NARROWED
+    assert embedder.head[-2].weight.shape == (8, tokens * numbers)
     torch.testing.assert_close(embedder(images), embedder.head(expected))
 
 
 @pytest.mark.parametrize("encoder", ["vit", "cnn"])
-def test_to_a_flat_head_hidden_tokens_are_zero_and_the_others_stay_where_they_are(
-    experiment, images, encoder
+@pytest.mark.parametrize("head", ["flatten", "narrow"])
+def test_where_all_tokens_are_seen_hidden_ones_are_zero_and_the_others_stay_where_they_are(
+    experiment, images, encoder, head
 ):
-    model = experiment.defaults.model.model_copy(update={"encoder": encoder, "head": "flatten"})
+    model = experiment.defaults.model.model_copy(update={"encoder": encoder, "head": head})
     embedder = build_embedder(model, SIZE).eval()
     mask = hide_highest(torch.rand(6, 16, generator=torch.manual_seed(2)), 5)
     tokens = embedder.features(images, mask).view(6, 16, -1)

@@ -206,7 +206,7 @@ def test_lora_changes_queries_and_values(stage, small):
     assert values.any()
 
 
-@pytest.mark.parametrize("head", ["pooled", "flatten"])
+@pytest.mark.parametrize("head", ["pooled", "flatten", "narrow"])
 def test_knn_gives_the_encoder_as_it_is(stage, small, store, head):
     before = start(small)
     out = stage(mode="knn", model={"head": head})

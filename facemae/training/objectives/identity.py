@@ -133,7 +133,7 @@ class Recognition(FaceEmbedding):
     ) -> None:
         """Learn from labels (N,), the number of each training face's person."""
         people = int(labels.max()) + 1
-        criterion = identity_loss(settings, people, cast(nn.Linear, model.head[1]).out_features)
+        criterion = identity_loss(settings, people, cast(nn.Linear, model.head[-2]).out_features)
         by_chance = chance(settings, people)
         super().__init__(model, criterion, by_chance, labels, known, settings, compute, seed)
 
