@@ -12,7 +12,7 @@ from typing import Literal, Self
 from sqlalchemy import Connection, insert, make_url, select, update
 from sqlalchemy.exc import ArgumentError, DBAPIError, TimeoutError
 
-from facemae.core.errors import IntegrityError, StorageError, UsageError
+from facemae.core.errors import StorageError, UsageError
 from facemae.recognition.gallery import rows, schema
 from facemae.recognition.gallery.postgres import Postgres
 from facemae.recognition.gallery.schema import COUNTERS
@@ -28,20 +28,10 @@ class Database:
     """An SQLite file or a PostgreSQL database with the tables of a gallery."""
 
     def __init__(self, url: str | Path, create: bool) -> None:
-        """Open a database.
-
-        Args:
-            url: A file, for one machine; or "postgresql://user:password@host/database", for many.
-            create: Make the gallery where there is none.
-
-        Raises:
-            UsageError: the address cannot be used, there is no gallery, or packages for a server are missing.
-            IntegrityError: the file is a link, damaged, not a gallery, or of a newer FaceMAE.
-            StorageError: file or server cannot be reached.
-        """
+        """Open a database, or make its tables if `create` is set; `url` as `store.Gallery` takes it."""
         self._create = create
         self._backend = _backend(url, create)
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         self._residue: str | None = None
         try:
             self._open()
@@ -57,8 +47,8 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Close all connections."""
-        self._backend.close()
+        """Close all connections; in a file, the last one to close empties the write-ahead log."""
+        self._backend.engine.dispose()
 
     @property
     def residue(self) -> str | None:
@@ -67,7 +57,7 @@ class Database:
 
     def _open(self) -> None:
         """Make the tables where they are missing, and bring those of an earlier FaceMAE up to this one's."""
-        with self._told(), self._transaction(writes=True) as connection:
+        with self._transaction(writes=True) as connection:
             self._backend.create(connection)
             held = dict(connection.execute(select(COUNTERS.c.name, COUNTERS.c.value)).tuples().all())
             if not held:
@@ -76,23 +66,19 @@ class Database:
             elif held.get("schema") in (1, 2):
                 rows.upgrade(connection, held["schema"])
             self._backend.settle(connection)
-            counters(connection)
+            rows.counters(connection)
 
     @contextlib.contextmanager
-    def _transaction(self, *, writes: bool) -> Iterator[Connection]:
+    def _transaction(self, *, writes: bool = False) -> Iterator[Connection]:
         options: dict[str, bool] = {"gallery_writes": writes}
-        with self._backend.engine.connect().execution_options(**options) as connection, connection.begin():
-            yield connection
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with self._told(), self._transaction(writes=False) as connection:
+        connected = self._backend.engine.connect
+        with self._told(), connected().execution_options(**options) as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
     def _writing(self, *counters: Literal["removals"]) -> Iterator[Connection]:
         """Begin a transaction that writes, after all others of this gallery have ended."""
-        with self._told(), self._transaction(writes=True) as connection:
+        with self._transaction(writes=True) as connection:
             # On a server the row's lock makes the writers take turns; in a file the database does.
             counted = COUNTERS.c.name.in_(["revision", *counters])
             connection.execute(update(COUNTERS).where(counted).values(value=COUNTERS.c.value + 1))
@@ -107,17 +93,16 @@ class Database:
 
     def _wipe(self) -> None:
         """Overwrite what was removed since the last time, unless another process has done so."""
-        wiped = COUNTERS.c.name == "wiped"
+        with self._transaction() as connection:
+            held = rows.counters(connection)
+        if held["wiped"] >= held["removals"]:
+            return
         with self._told():
-            with self._transaction(writes=False) as connection:
-                held = counters(connection)
-            if held["wiped"] >= held["removals"]:
-                return
             done, reason = self._backend.wipe()
-            if done:
-                newer = wiped & (COUNTERS.c.value < held["removals"])
-                with self._transaction(writes=True) as connection:
-                    connection.execute(update(COUNTERS).where(newer).values(value=held["removals"]))
+        if done:
+            older = (COUNTERS.c.name == "wiped") & (COUNTERS.c.value < held["removals"])
+            with self._transaction(writes=True) as connection:
+                connection.execute(update(COUNTERS).where(older).values(value=held["removals"]))
         self._residue = None
         if reason is not None:
             retry = "" if done else ", which is tried again with the next removal or opening"
@@ -127,12 +112,11 @@ class Database:
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         """Turn the database's errors into sentences, and open a file that was replaced again."""
-        if self._backend.replaced():
-            with self._opening:
-                if self._backend.replaced() and isinstance(self._backend, Sqlite):
-                    self._backend.close()
-                    self._backend = Sqlite(self._backend.path, self._create)
-                    self._open()
+        with self._opening:
+            if isinstance(self._backend, Sqlite) and self._backend.replaced():
+                self.close()
+                self._backend = Sqlite(self._backend.path, self._create)
+                self._open()
         try:
             yield
         except DBAPIError as error:
@@ -159,18 +143,3 @@ def _backend(url: str | Path, create: bool) -> Sqlite | Postgres:
     raise UsageError(
         "The gallery's address cannot be read; give a file, or postgresql://user:password@host/database."
     )
-
-
-def counters(connection: Connection) -> dict[str, int]:
-    """Return the counters.
-
-    Raises:
-        IntegrityError: they cannot be what they should, or a newer FaceMAE wrote them.
-    """
-    found = dict(connection.execute(select(COUNTERS.c.name, COUNTERS.c.value)).tuples().all())
-    if not all(isinstance(found.get(name), int) for name in schema.FIRST):
-        raise IntegrityError(schema.DAMAGED)
-    schema.check_version(found["schema"])
-    if not 0 <= found["wiped"] <= found["removals"] <= found["revision"]:
-        raise IntegrityError(schema.DAMAGED)
-    return found

@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import time
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 
 from facemae.core.errors import FaceMAEError, StorageError, UsageError
-from facemae.recognition.gallery import schema
-from facemae.recognition.gallery.rows import CHECKED, check_template, expired, load
+from facemae.recognition.gallery import rows, schema
 from facemae.recognition.gallery.schema import PEOPLE, TEMPLATES
 from facemae.recognition.gallery.search import Scored, best_people, exact_scores
 
@@ -55,11 +53,7 @@ class Postgres:
     """A gallery's database on a server."""
 
     def __init__(self, url: URL, create: bool) -> None:
-        """Prepare connections; none is made yet. Tables are made later if `create` is set.
-
-        Raises:
-            UsageError: the packages for it are not installed.
-        """
+        """Prepare connections; none is made yet. Tables are made later if `create` is set."""
         for package in ("psycopg", "pgvector"):
             try:
                 importlib.import_module(package)
@@ -77,11 +71,7 @@ class Postgres:
         event.listen(self.engine, "connect", _settle)
 
     def create(self, connection: Connection) -> None:
-        """Make the tables of a new gallery, inside a transaction that writes.
-
-        Raises:
-            UsageError: pgvector is missing or too old, or there is no gallery and none is to be made.
-        """
+        """Make the tables of a new gallery, inside a transaction that writes; refuse what has no pgvector."""
         connection.execute(select(func.pg_advisory_xact_lock(_MAKING)))
         _check_extension(connection)
         if inspect(connection).has_table(PEOPLE.name):
@@ -105,17 +95,10 @@ class Postgres:
                 changes = ", ".join(f"ALTER {column} SET STATISTICS 0" for column in columns)
                 connection.execute(text(f"ALTER TABLE {table.name} {changes}"))
 
-    def replaced(self) -> bool:
-        """Return whether another database stands in its place: that is the server's business."""
-        return False
-
     def prepare_model(self, connection: Connection, model: str, dimension: int) -> None:
         """Make the index of a model that has no template yet, inside a transaction that writes.
 
-        Args:
-            connection: In a transaction.
-            model: The hash of the model's weights.
-            dimension: The numbers of its templates; beyond 2000 they get no index.
+        `dimension` is of its templates; those of more than 2000 numbers get no index.
         """
         name = "ix_gallery_hnsw_" + hashlib.sha256(model.encode()).hexdigest()[:16]
         connection.execute(text(f"DROP INDEX IF EXISTS {name}"))
@@ -144,22 +127,12 @@ class Postgres:
             )
         return None
 
-    def close(self) -> None:
-        """Close all connections."""
-        self.engine.dispose()
-
-    def best(self, queries: NDArray[np.float32], model: str, top: int, today: date) -> list[Scored]:
-        """Return the `top` people for each query (Q, D), best first, of those who are kept until `today`."""
+    def best(self, queries: NDArray[np.float32], model: str, top: int) -> list[Scored]:
+        """Return the `top` people for each query (Q, D), best first."""
         with self.engine.connect() as connection:
             connection.execute(text("SET LOCAL hnsw.iterative_scan = relaxed_order"))
-            gone = expired(connection, today)
+            gone = rows.expired(connection, rows.clock(connection).day)
             return [_search(connection, query, model, top, gone) for query in queries]
-
-    def pairs(self, model: str, threshold: float, today: date) -> list[tuple[int, int, float]]:
-        """Return pairs of people who look alike (`Matrix.pairs`); reads all templates of the model."""
-        with self.engine.connect() as connection:
-            matrix = load(connection, model, None, expired(connection, today))
-        return [] if matrix is None else matrix.pairs(threshold)
 
     def wipe(self) -> tuple[bool, str | None]:
         """Rewrite the tables and let go of the old log.
@@ -206,27 +179,23 @@ def _search(
     """Return the `top` people for one query (D,), asking for more candidates until there are as many."""
     wanted = _CANDIDATES * top
     while True:
-        rows = _nearest(connection, query, model, wanted)
+        near = _nearest(connection, query, model, wanted)
         found: Scored = []
-        if rows:
-            owners = np.array([row["person"] for row in rows], np.int64)
+        if near:
+            owners = np.array([row["person"] for row in near], np.int64)
             kept = ~np.isin(owners, gone)
-            vectors = schema.unpacked([row["vector"] for row in rows])[kept]
+            vectors = schema.unpacked([row["vector"] for row in near])[kept]
             found = best_people(owners[kept], exact_scores(vectors, query), top)
         # Fewer people than asked for: a few with many photos may hide the others, or the index ran dry.
-        if len(found) == top or (wanted > _EXACT and len(rows) < wanted):
+        if len(found) == top or (wanted > _EXACT and len(near) < wanted):
             return found
-        wanted = wanted * 10 if len(rows) == wanted else max(wanted * 10, _EXACT + 1)
+        wanted = wanted * 10 if len(near) == wanted else max(wanted * 10, _EXACT + 1)
 
 
 def _nearest(
     connection: Connection, query: NDArray[np.float32], model: str, limit: int
 ) -> Sequence[RowMapping]:
-    """Return the rows of the nearest templates, by the index up to `_EXACT` of them.
-
-    Raises:
-        IntegrityError: a template is damaged.
-    """
+    """Return the rows of the nearest templates, by the index up to `_EXACT` of them."""
     from pgvector.sqlalchemy import VECTOR
 
     kind = VECTOR(len(query))
@@ -239,16 +208,8 @@ def _nearest(
     # planner in one that does not say how many rows it wants.
     of_model = TEMPLATES.c.model == bindparam("model", model, literal_execute=True)
     distance = cast(TEMPLATES.c.vector, kind).op("<#>")(bindparam("query", query, type_=kind))
-    statement = (
-        select(*CHECKED)
-        .where(of_model)
-        .order_by(distance)
-        .limit(bindparam("most", limit, literal_execute=True))
-    )
-    rows = connection.execute(statement).mappings().all()
-    for row in rows:
-        check_template(row)
-    return rows
+    nearest = rows.TEMPLATE.where(of_model).order_by(distance)
+    return rows.template_rows(connection, nearest.limit(bindparam("most", limit, literal_execute=True)))
 
 
 def _owned(connection: Connection) -> bool:

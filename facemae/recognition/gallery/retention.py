@@ -7,8 +7,8 @@ right. A clock that is a little behind prolongs nothing: then the newest day cou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import NamedTuple
 
 from facemae.core.errors import IntegrityError
 from facemae.recognition.gallery.schema import DAMAGED
@@ -44,13 +44,10 @@ def _read(number: int) -> date:
     return date.fromordinal(day)
 
 
-@dataclass(frozen=True)
-class Clock:
-    """What day it is for a gallery.
+class Clock(NamedTuple):
+    """What day it is for a gallery, and why nobody is deleted and what to do; None: the clock is plausible.
 
-    Attributes:
-        day: People who are kept until an earlier one are not shown.
-        warning: Why nobody is deleted, and what to do; None: the clock is plausible.
+    People who are kept until an earlier day are not shown.
     """
 
     day: date
@@ -58,11 +55,7 @@ class Clock:
 
 
 def clock(number: int) -> Clock:
-    """Return what day it is, by the clock and by the newest day seen, as `stored` gave it; 0: none yet.
-
-    Raises:
-        IntegrityError: the number is damaged.
-    """
+    """Return what day it is, by the clock and by the newest day seen, as `stored` gave it; 0: none yet."""
     says = today()
     seen = _read(number) if number else says
     if abs((says - seen).days) <= JUMP:

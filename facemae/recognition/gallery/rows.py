@@ -1,7 +1,7 @@
 """Rows of a gallery, read and written with a checksum over all their fields.
 
 A row that is used is checked, also where it is left out because its time is over: a flipped bit in a file
-changes nothing unnoticed.
+changes nothing unnoticed. So all that reads raises an IntegrityError where a row is damaged.
 """
 
 from __future__ import annotations
@@ -10,48 +10,72 @@ import base64
 import difflib
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, func, insert, select, update
 
 from facemae.core.errors import IntegrityError, UsageError
 from facemae.recognition.gallery import names, retention, schema
+from facemae.recognition.gallery.retention import Clock
 from facemae.recognition.gallery.schema import COUNTERS, PEOPLE, TEMPLATES, Packed, Person, Template
-from facemae.recognition.gallery.search import Matrix, with_room
+from facemae.recognition.gallery.search import Matrix
 
 _BATCH = 2000  # templates read at a time
 _CLOSE_NAMES = 3  # offered for one that is not there
 _PERSON = ("id", "name", "created", "consent", "retain_until")
 _TEMPLATE = ("person", "model", "vector", "quality", "created", "thumbnail_digest")
 # What a template's checksum is made of, without the thumbnail, which has one of its own.
-CHECKED = (
+TEMPLATE = select(
     TEMPLATES.c.id, TEMPLATES.c.person, TEMPLATES.c.model, Packed(TEMPLATES.c.vector).label("vector"),
     TEMPLATES.c.quality, TEMPLATES.c.created, TEMPLATES.c.thumbnail_digest, TEMPLATES.c.digest,
 )  # fmt: skip
+_PICTURED = TEMPLATE.add_columns(TEMPLATES.c.thumbnail)
 
 
 def _digest(row: Mapping[str, Any] | RowMapping, fields: tuple[str, ...]) -> str:
     return schema.digest(*(row[each] for each in fields))
 
 
+# --- counters ---
+
+
+def counters(connection: Connection) -> dict[str, int]:
+    """Return the counters; an IntegrityError tells where a newer FaceMAE wrote them, too."""
+    found = dict(connection.execute(select(COUNTERS.c.name, COUNTERS.c.value)).tuples().all())
+    if not all(isinstance(found.get(name), int) for name in schema.FIRST):
+        raise IntegrityError(schema.DAMAGED)
+    if found["schema"] != schema.VERSION:
+        raise IntegrityError(
+            f"This gallery has schema {found['schema']} and this FaceMAE knows {schema.VERSION}; "
+            "use the newer FaceMAE that made it."
+        )
+    if not 0 <= found["wiped"] <= found["removals"] <= found["revision"]:
+        raise IntegrityError(schema.DAMAGED)
+    return found
+
+
+def clock(connection: Connection) -> Clock:
+    """Return what day it is for the gallery."""
+    return retention.clock(counters(connection)["day"])
+
+
 # --- people ---
 
 
-def check_person(row: RowMapping) -> None:
-    """Check a person's row.
-
-    Raises:
-        IntegrityError: it is not the one that was stored.
-    """
-    if row["digest"] != _digest(row, _PERSON):
-        raise IntegrityError(
-            f"Person {row['id']}, read as {names.shown(str(row['name']))}, is damaged: the row's checksum is "
-            f"wrong; remove them (facemae gallery remove --number {row['id']}) and enrol them again."
-        )
+def _people_rows(connection: Connection, asked: Select[Any]) -> Sequence[RowMapping]:
+    rows = connection.execute(asked).mappings().all()
+    for row in rows:
+        if row["digest"] != _digest(row, _PERSON):
+            raise IntegrityError(
+                f"Person {row['id']}, read as {names.shown(str(row['name']))}, is damaged: the row's "
+                "checksum is wrong; remove them "
+                f"(facemae gallery remove --number {row['id']}) and enrol them again."
+            )
+    return rows
 
 
 def put_person(connection: Connection, person: int | None, **changes: Any) -> int:
@@ -60,28 +84,21 @@ def put_person(connection: Connection, person: int | None, **changes: Any) -> in
         entered = insert(PEOPLE).values(**changes).returning(PEOPLE.c.id)
         held: dict[str, Any] = {"id": int(connection.execute(entered).scalar_one())}
     else:
-        row = connection.execute(select(PEOPLE).where(PEOPLE.c.id == person)).mappings().one()
-        check_person(row)
-        held = dict(row)
-    digest = _digest(held | changes, _PERSON)
-    connection.execute(update(PEOPLE).where(PEOPLE.c.id == held["id"]).values(**changes, digest=digest))
+        [held] = map(dict, _people_rows(connection, select(PEOPLE).where(PEOPLE.c.id == person)))
+    changed = update(PEOPLE).where(PEOPLE.c.id == held["id"])
+    connection.execute(changed.values(**changes, digest=_digest(held | changes, _PERSON)))
     return int(held["id"])
 
 
-def people(connection: Connection, today: date, *which: Any) -> list[Person]:
-    """Return those who are still to be kept, by name; one order for every database and its settings.
-
-    Raises:
-        IntegrityError: a row is damaged.
-    """
+def people(connection: Connection, *which: Any) -> list[Person]:
+    """Return those who are still to be kept, by name; one order for every database and its settings."""
     mine = TEMPLATES.c.person == PEOPLE.c.id
     of_one = select(func.count()).where(mine).group_by(TEMPLATES.c.model).order_by(func.count().desc())
     photos = of_one.limit(1).correlate(PEOPLE).scalar_subquery()
     templates = select(func.count()).where(mine).correlate(PEOPLE).scalar_subquery()
     asked = select(PEOPLE, func.coalesce(photos, 0).label("photos"), templates.label("templates"))
-    rows = connection.execute(asked.where(*which)).mappings().all()
-    for row in rows:
-        check_person(row)
+    today = clock(connection).day
+    rows = _people_rows(connection, asked.where(*which))
     found = [_person(row) for row in rows if row["retain_until"] >= today]
     return sorted(found, key=lambda each: (each.name.casefold(), each.name))
 
@@ -93,19 +110,14 @@ def _person(row: RowMapping) -> Person:
     )
 
 
-def person(connection: Connection, today: date, name: str) -> Person:
-    """Return the person of this name.
-
-    Raises:
-        UsageError: there is none; the message names similar ones.
-        IntegrityError: a row is damaged.
-    """
+def person(connection: Connection, name: str) -> Person:
+    """Return the person of this name; a UsageError that there is none names similar ones."""
     wanted = names.normalised(name)
     # What could not be stored is not looked for either: some of it the drivers cannot send.
-    found = people(connection, today, PEOPLE.c.name == wanted) if names.is_fit(wanted) else []
+    found = people(connection, PEOPLE.c.name == wanted) if names.is_fit(wanted) else []
     if found:
         return found[0]
-    held = [each.name for each in people(connection, today)]
+    held = [each.name for each in people(connection)]
     close = difflib.get_close_matches(wanted[: names.LONGEST], held, _CLOSE_NAMES)
     offered = (
         f"did you mean {' or '.join(map(names.shown, close))}?" if close else "look at the list of people."
@@ -114,14 +126,8 @@ def person(connection: Connection, today: date, name: str) -> Person:
 
 
 def expired(connection: Connection, today: date) -> NDArray[np.int64]:
-    """Return the numbers of people who are not to be kept any more.
-
-    Raises:
-        IntegrityError: the row of one of them is damaged.
-    """
-    rows = connection.execute(select(PEOPLE).where(PEOPLE.c.retain_until < today)).mappings().all()
-    for row in rows:
-        check_person(row)
+    """Return the numbers of people who are not to be kept any more."""
+    rows = _people_rows(connection, select(PEOPLE).where(PEOPLE.c.retain_until < today))
     return np.array([row["id"] for row in rows], np.int64)
 
 
@@ -129,37 +135,34 @@ def expired(connection: Connection, today: date) -> NDArray[np.int64]:
 
 
 def check_template(row: RowMapping) -> None:
-    """Check a template's row, which holds `CHECKED`.
+    """Check a template's row as `TEMPLATE` asks for it, and its thumbnail where it is among the columns."""
+    whole = row["digest"] == _digest(row, _TEMPLATE)
+    if not whole or ("thumbnail" in row and row["thumbnail_digest"] != _of_picture(row["thumbnail"])):
+        raise IntegrityError(
+            f"A template of person {row['person']} is damaged: its checksum is wrong; remove them "
+            f"(facemae gallery remove --number {row['person']}) and enrol them again."
+        )
 
-    Raises:
-        IntegrityError: it is not the one that was stored.
-    """
-    if row["digest"] != _digest(row, _TEMPLATE):
-        raise _damaged(row)
+
+def _of_picture(thumbnail: bytes | None) -> str | None:
+    return None if thumbnail is None else schema.digest(thumbnail)
 
 
-def _damaged(row: RowMapping) -> IntegrityError:
-    return IntegrityError(
-        f"A template of person {row['person']} is damaged: its checksum is wrong; remove them "
-        f"(facemae gallery remove --number {row['person']}) and enrol them again."
-    )
+def template_rows(connection: Connection, asked: Select[Any]) -> Sequence[RowMapping]:
+    """Return rows of templates, checked."""
+    rows = connection.execute(asked).mappings().all()
+    for row in rows:
+        check_template(row)
+    return rows
 
 
 def put_template(
     connection: Connection, person: int, template: Template, now: datetime,
     prepare: Callable[[Connection, str, int], None],
 ) -> None:  # fmt: skip
-    """Enter a template of a person.
+    """Enter a template of a person, as `schema.fit_template` returns it; a UsageError tells of another size.
 
-    Args:
-        connection: In a transaction that writes.
-        person: Their number.
-        template: As `schema.fit_template` returns it.
-        now: The time in UTC.
-        prepare: Called with the model and its dimension before the first template of a model.
-
-    Raises:
-        UsageError: the model's other templates have another number of values.
+    `prepare` is called with the model and its dimension before the first template of a model.
     """
     size = dimension(connection, template.model)
     if size is None:
@@ -171,7 +174,7 @@ def put_template(
         )
     fields = {
         "person": person, "model": template.model, "quality": template.quality, "created": now,
-        "thumbnail_digest": None if template.thumbnail is None else schema.digest(template.thumbnail),
+        "thumbnail_digest": _of_picture(template.thumbnail),
     }  # fmt: skip
     digest = _digest(fields | {"vector": schema.packed(template.vector)}, _TEMPLATE)
     connection.execute(
@@ -182,68 +185,42 @@ def put_template(
 
 
 def give_templates(connection: Connection, giver: int, taker: int) -> None:
-    """Make all templates of one person another's.
-
-    Raises:
-        IntegrityError: one of them is damaged.
-    """
-    rows = connection.execute(select(*CHECKED).where(TEMPLATES.c.person == giver)).mappings().all()
-    for row in rows:
-        check_template(row)
+    """Make all templates of one person another's."""
+    for row in template_rows(connection, TEMPLATE.where(TEMPLATES.c.person == giver)):
         digest = _digest(dict(row) | {"person": taker}, _TEMPLATE)
         changed = update(TEMPLATES).where(TEMPLATES.c.id == row["id"]).values(person=taker, digest=digest)
         connection.execute(changed)
 
 
 def dimension(connection: Connection, model: str) -> int | None:
-    """Return the numbers of this model's templates, None if there are none.
-
-    Raises:
-        IntegrityError: the first of them is damaged.
-    """
-    first = select(*CHECKED).where(TEMPLATES.c.model == model).order_by(TEMPLATES.c.id).limit(1)
-    row = connection.execute(first).mappings().first()
-    if row is None:
-        return None
-    check_template(row)
-    return len(row["vector"]) // 4
+    """Return the numbers of this model's templates, None if there are none."""
+    first = TEMPLATE.where(TEMPLATES.c.model == model).order_by(TEMPLATES.c.id).limit(1)
+    return next((len(row["vector"]) // 4 for row in template_rows(connection, first)), None)
 
 
 def thumbnails(connection: Connection, owners: list[int]) -> dict[int, bytes]:
-    """Return the thumbnail (PNG) of the best photo of each of these people who has one.
-
-    Raises:
-        IntegrityError: one of them is damaged.
-    """
+    """Return the thumbnail (PNG) of the best photo of each of these people who has one."""
     mine = TEMPLATES.c.person.in_(owners) & TEMPLATES.c.thumbnail.is_not(None)
     order = func.coalesce(TEMPLATES.c.quality, -1e300), TEMPLATES.c.id.desc()
-    columns = TEMPLATES.c.person, TEMPLATES.c.thumbnail, TEMPLATES.c.thumbnail_digest
-    found: dict[int, bytes] = {}
-    for row in connection.execute(select(*columns).where(mine).order_by(*order)).mappings():
-        if row["thumbnail_digest"] != schema.digest(row["thumbnail"]):
-            raise _damaged(row)
-        found[row["person"]] = row["thumbnail"]  # the best comes last
-    return found
+    rows = template_rows(connection, _PICTURED.where(mine).order_by(*order))
+    return {row["person"]: row["thumbnail"] for row in rows}  # the best comes last
 
 
 def load(connection: Connection, model: str, matrix: Matrix | None, gone: NDArray[np.int64]) -> Matrix | None:
     """Return `matrix` with the model's templates that it does not have yet, None if there are none at all.
 
-    Raises:
-        IntegrityError: a template is damaged.
+    Those of people whose numbers are in `gone` are left out.
     """
     newer = (TEMPLATES.c.model == model) & (TEMPLATES.c.id > (matrix.last if matrix else 0))
     count = connection.scalar(select(func.count()).select_from(TEMPLATES).where(newer)) or 0
-    rows = connection.execution_options(yield_per=_BATCH).execute(
-        select(*CHECKED).where(newer).order_by(TEMPLATES.c.id)
-    )
-    for part in rows.mappings().partitions():
+    batches = connection.execution_options(yield_per=_BATCH)
+    for part in batches.execute(TEMPLATE.where(newer).order_by(TEMPLATES.c.id)).mappings().partitions():
         for row in part:
             check_template(row)
         vectors = schema.unpacked([row["vector"] for row in part])
         ids, owners = (np.array([row[each] for row in part], np.int64) for each in ("id", "person"))
         if matrix is None:
-            matrix = Matrix(vectors.shape[1], with_room(count))
+            matrix = Matrix(vectors.shape[1], count)
         kept = ~np.isin(owners, gone)
         matrix.add(ids[kept], owners[kept], vectors[kept])
         if kept.any():
@@ -274,32 +251,22 @@ def keep(connection: Connection, model: str, matrix: Matrix, gone: NDArray[np.in
 
 
 def exported(connection: Connection, of: Person) -> dict[str, Any]:
-    """Return all that is stored of a person as what JSON can hold.
-
-    Raises:
-        IntegrityError: a template is damaged.
-    """
-    row = connection.execute(select(PEOPLE).where(PEOPLE.c.id == of.id)).mappings().one()
-    mine = select(*CHECKED, TEMPLATES.c.thumbnail).where(TEMPLATES.c.person == of.id)
-    templates = connection.execute(mine.order_by(TEMPLATES.c.id)).mappings().all()
-    return {key: _plain(value) for key, value in row.items()} | {"templates": list(map(_template, templates))}
-
-
-def _template(row: RowMapping) -> dict[str, Any]:
-    check_template(row)
-    picture = row["thumbnail"]
-    if (None if picture is None else schema.digest(picture)) != row["thumbnail_digest"]:
-        raise _damaged(row)
-    shown = {key: _plain(value) for key, value in row.items() if key not in ("id", "person")}
-    return shown | {
-        "vector": schema.unpacked([row["vector"]])[0].tolist(),
-        "thumbnail": None if picture is None else base64.b64encode(picture).decode(),
-    }
+    """Return all that is stored of a person as what JSON can hold."""
+    [row] = _people_rows(connection, select(PEOPLE).where(PEOPLE.c.id == of.id))
+    mine = _PICTURED.where(TEMPLATES.c.person == of.id).order_by(TEMPLATES.c.id)
+    templates = [
+        {key: _plain(value) for key, value in each.items() if key not in ("id", "person")}
+        | {"vector": schema.unpacked([each["vector"]])[0].tolist()}
+        for each in template_rows(connection, mine)
+    ]
+    return {key: _plain(value) for key, value in row.items()} | {"templates": templates}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC).isoformat()
+        value = value.replace(tzinfo=UTC)
     return value.isoformat() if isinstance(value, date) else value
 
 
@@ -332,10 +299,9 @@ def _upgrade_first(connection: Connection) -> None:
     connection.execute(insert(COUNTERS).values(name="day", value=day))
     numbers = connection.scalars(select(TEMPLATES.c.id)).all()
     for number in numbers:  # one by one: with their pictures they may be large
-        one = select(*CHECKED, TEMPLATES.c.thumbnail).where(TEMPLATES.c.id == number)
-        row = connection.execute(one).mappings().one()
+        row = connection.execute(_PICTURED.where(TEMPLATES.c.id == number)).mappings().one()
         whole = hashlib.sha256(row["vector"] + row["model"].encode()).hexdigest() == row["digest"]
-        picture = None if row["thumbnail"] is None else schema.digest(row["thumbnail"])
+        picture = _of_picture(row["thumbnail"])
         digest = _digest(dict(row) | {"thumbnail_digest": picture}, _TEMPLATE) if whole else ""
         changed = update(TEMPLATES).where(TEMPLATES.c.id == number)
         connection.execute(changed.values(thumbnail_digest=picture, digest=digest))

@@ -11,7 +11,7 @@ import math
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
 
@@ -86,14 +86,13 @@ class Candidate:
     score: float
 
 
-class Embedding(TypeDecorator[Any]):
+class _Vector(TypeDecorator[Any]):
     """A vector: bytes in SQLite, pgvector's type, of no fixed dimension, in PostgreSQL."""
 
     impl = LargeBinary
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the type that the database has for it."""
         if dialect.name != "postgresql":
             return dialect.type_descriptor(LargeBinary())
         from pgvector.sqlalchemy import VECTOR
@@ -102,39 +101,30 @@ class Embedding(TypeDecorator[Any]):
         return kind
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        """Return the vector (D,) in the form that the driver takes."""
         return value if dialect.name == "postgresql" else packed(value)
 
 
-class Moment(TypeDecorator[Any]):
+class _Moment(TypeDecorator[Any]):
     """A day or a time: in SQLite text that is checked when it is read, since a bit of it may have flipped."""
 
     impl = Text
     cache_ok = True
 
     def __init__(self, kind: type[date]) -> None:
-        """Hold values of `kind`, which is `date` or `datetime`."""
         super().__init__()
         self.kind = kind
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the type that the database has for it."""
         own = DateTime() if self.kind is datetime else Date()
         kind: TypeEngine[Any] = dialect.type_descriptor(own if dialect.name == "postgresql" else Text())
         return kind
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        """Return a time as text that sorts by time."""
         if value is None or dialect.name == "postgresql":
             return value
         return value.isoformat(" ", "microseconds") if self.kind is datetime else value.isoformat()
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        """Return the time that was stored.
-
-        Raises:
-            IntegrityError: it is none.
-        """
         if value is None or dialect.name == "postgresql":
             return value
         try:
@@ -167,9 +157,9 @@ PEOPLE = Table(
     METADATA,
     Column("id", Integer, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
-    Column("created", Moment(datetime), nullable=False),
-    Column("consent", Moment(datetime), nullable=False),
-    Column("retain_until", Moment(date), nullable=False, index=True),
+    Column("created", _Moment(datetime), nullable=False),
+    Column("consent", _Moment(datetime), nullable=False),
+    Column("retain_until", _Moment(date), nullable=False, index=True),
     Column("digest", String(64), nullable=False, server_default=""),
     sqlite_autoincrement=True,  # an id is never given twice, so that what is held in memory stays true
 )
@@ -179,12 +169,12 @@ TEMPLATES = Table(
     Column("id", Integer, primary_key=True),
     Column("person", ForeignKey(PEOPLE.c.id, ondelete="CASCADE"), nullable=False, index=True),
     Column("model", String(200), nullable=False),
-    Column("vector", Embedding, nullable=False),
+    Column("vector", _Vector, nullable=False),
     Column("digest", String(64), nullable=False),
     Column("quality", Float),
     Column("thumbnail", LargeBinary),
     Column("thumbnail_digest", String(64)),  # of its own: a search reads no thumbnails
-    Column("created", Moment(datetime), nullable=False),
+    Column("created", _Moment(datetime), nullable=False),
     # Whose templates there are, and which are new, without touching the vectors.
     Index("ix_gallery_templates_model", "model", "id", "person"),
     sqlite_autoincrement=True,
@@ -203,19 +193,6 @@ DAMAGED = (
     "The gallery's file is damaged or not a gallery; put a copy of it in its place, or move it away and "
     "enrol again."
 )
-
-
-def check_version(found: int) -> None:
-    """Refuse a gallery of an unknown schema.
-
-    Raises:
-        IntegrityError: it was made by a newer FaceMAE.
-    """
-    if found != VERSION:
-        raise IntegrityError(
-            f"This gallery has schema {found} and this FaceMAE knows {VERSION}; "
-            "use the newer FaceMAE that made it."
-        )
 
 
 def packed(vector: NDArray[np.float32]) -> bytes:
@@ -245,11 +222,7 @@ def _text(field: Any) -> str:
 
 
 def fit_template(template: Template) -> Template:
-    """Return the template with a unit vector.
-
-    Raises:
-        UsageError: vector, model's hash, quality or thumbnail cannot be stored.
-    """
+    """Return the template with a unit vector; a UsageError tells what of it cannot be stored."""
     vector = np.asarray(template.vector)
     if vector.ndim != 1:
         raise UsageError(f"A template is one row of numbers and this one has shape {vector.shape}.")
@@ -259,15 +232,11 @@ def fit_template(template: Template) -> Template:
         raise UsageError("The quality of a photo is a finite number; leave it out where it is not known.")
     if template.thumbnail is not None:
         _check_thumbnail(template.thumbnail)
-    return Template(units(vector[None])[0], template.model, template.quality, template.thumbnail)
+    return replace(template, vector=units(vector[None])[0])
 
 
 def units(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    """Return vectors (N, D) at length one, computed in float64.
-
-    Raises:
-        UsageError: the shape is another, or a vector is zero or has a value that is not finite.
-    """
+    """Return vectors (N, D) at length one, computed in float64; a UsageError tells which have none."""
     rows = np.asarray(vectors, np.float64)
     if rows.ndim != 2 or not 1 <= rows.shape[1] <= LARGEST:
         raise UsageError(
@@ -288,8 +257,3 @@ def _check_thumbnail(data: bytes) -> None:
     width, height = struct.unpack(">II", data[16:24])
     if max(width, height) > THUMBNAIL:
         raise UsageError(f"The thumbnail is {width} x {height} pixels; at most {THUMBNAIL} a side are kept.")
-
-
-def short(model: str) -> str:
-    """Return the start of a model's hash, for a message."""
-    return model[:8]

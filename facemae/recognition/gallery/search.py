@@ -35,12 +35,12 @@ def best_people(owners: NDArray[np.int64], scores: NDArray[np.float64], top: int
     return [(int(people[each]), float(best[each])) for each in order]
 
 
-def with_room(count: int) -> int:
-    """Return for how many rows to make room, so that people enrolled one by one do not each move all rows.
+def _room(count: int, dimension: int) -> NDArray[np.float32]:
+    """Return room for more rows than so many, so that people enrolled one by one do not each move all rows.
 
     The system gives memory to what is written, not to what is reserved.
     """
-    return count + count // 8
+    return np.empty((count + count // 8, dimension), np.float32)
 
 
 class Matrix:
@@ -50,43 +50,32 @@ class Matrix:
     nor one who goes moves all the others.
 
     Attributes:
-        newest: Checksum of the template `last`.
+        last, newest: The highest id of a template that was ever added, 0 if none, and its checksum.
     """
 
-    newest = ""
+    last, newest = 0, ""
 
     def __init__(self, dimension: int, expected: int = 0) -> None:
         """Make an empty matrix of `dimension` numbers a row, with room for `expected` rows."""
-        self._vectors = np.empty((expected, dimension), np.float32)
+        self._vectors = _room(expected, dimension)
         self._ids = np.empty(0, np.int64)
         self._owners = np.empty(0, np.int64)
-        self._last = 0
         self._people = self._places = np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    @property
-    def dimension(self) -> int:
-        """Return the numbers of a template."""
-        return self._vectors.shape[1]
-
-    @property
-    def last(self) -> int:
-        """Return the highest id of a template that was ever added, 0 if none."""
-        return self._last
-
     def add(self, ids: NDArray[np.int64], owners: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Add templates (N,) of people (N,) with their vectors (N, D)."""
         count, total = len(self), len(self) + len(ids)
         if total > len(self._vectors):
-            grown = np.empty((with_room(total), self.dimension), np.float32)
+            grown = _room(total, self._vectors.shape[1])
             grown[:count] = self._vectors[:count]
             self._vectors = grown
         self._vectors[count:total] = vectors
         self._ids = np.concatenate([self._ids, ids])
         self._owners = np.concatenate([self._owners, owners])
-        self._last = max(self._last, int(ids.max(initial=0)))
+        self.last = max(self.last, int(ids.max(initial=0)))
 
     def keep(self, ids: NDArray[np.int64], owners: NDArray[np.int64]) -> None:
         """Drop templates that are not among `ids` (N,), ascending, and take over who the others belong to."""
@@ -99,16 +88,13 @@ class Matrix:
         self._owners = owners[np.searchsorted(ids, self._ids)]
         self._places = np.empty(0, np.int64)
 
-    def number(self) -> None:
-        """Number the people from 0, which makes the best score of each a matter of one pass."""
-        if len(self._places) != len(self):
-            self._people, self._places = np.unique(self._owners, return_inverse=True)
-
     def best(self, queries: NDArray[np.float32], top: int) -> list[Scored]:
         """Return the `top` people for each query (Q, D), best first."""
         if not len(self):
             return [[] for _ in queries]
-        self.number()
+        # People numbered from 0 make the best score of each a matter of one pass.
+        if len(self._places) != len(self):
+            self._people, self._places = np.unique(self._owners, return_inverse=True)
         found = []
         rows = self._vectors[: len(self)]
         for start in range(0, len(queries), _QUERIES):

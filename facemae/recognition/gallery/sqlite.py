@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import URL, Connection, Table, create_engine, event, inspect, select
+from sqlalchemy import URL, Connection, Table, create_engine, event, inspect
 from sqlalchemy.exc import DBAPIError
 
 from facemae.core.errors import FaceMAEError, IntegrityError, StorageError, UsageError
-from facemae.recognition.gallery import schema
-from facemae.recognition.gallery.rows import expired, keep, load, still_holds
+from facemae.recognition.gallery import retention, rows, schema
 from facemae.recognition.gallery.schema import COUNTERS
 from facemae.recognition.gallery.search import Matrix, Scored
 
@@ -48,18 +47,12 @@ class Sqlite:
     """The file of a gallery, and its templates in memory."""
 
     def __init__(self, path: Path, create: bool) -> None:
-        """Open the file, or make it if `create` is set.
-
-        Raises:
-            UsageError: there is none, and none is to be made.
-            IntegrityError: it is a link, damaged, not a gallery, or of a newer FaceMAE.
-            StorageError: it cannot be made or written.
-        """
+        """Open the file, or make it if `create` is set."""
         self.path, self._create = path.absolute(), create
         if not create and not os.path.lexists(self.path):
             raise UsageError(_MISSING.format(self.path))
         self._lock = threading.Lock()
-        self._matrices: dict[str, tuple[tuple[Any, ...], Matrix]] = {}
+        self._matrices: dict[str, tuple[tuple[int, date], Matrix]] = {}
         self._file = _prepare(self.path, create)
         url = URL.create("sqlite", database=str(self.path))
         # Parameters are names and templates, which no message may repeat.
@@ -70,12 +63,7 @@ class Sqlite:
         event.listen(self.engine, "begin", _begin)
 
     def create(self, connection: Connection) -> None:
-        """Make the tables of a new gallery, inside a transaction that writes.
-
-        Raises:
-            UsageError: the file is empty, and no gallery is to be made.
-            IntegrityError: the file belongs to something else, or is damaged.
-        """
+        """Make the tables of a new gallery, inside a transaction that writes; refuse other files."""
         held = inspect(connection).get_table_names()
         if not held and not self._create:
             raise UsageError(_MISSING.format(self.path))
@@ -95,11 +83,7 @@ class Sqlite:
             return True
 
     def settle(self, connection: Connection) -> None:
-        """Check the columns of the tables, whose names are text in the file as all else.
-
-        Raises:
-            IntegrityError: one is missing.
-        """
+        """Check the columns of the tables, whose names are text in the file as all else."""
         _check_columns(connection, *schema.METADATA.sorted_tables)
 
     def prepare_model(self, connection: Connection, model: str, dimension: int) -> None:
@@ -125,11 +109,6 @@ class Sqlite:
             )
         return None
 
-    def close(self) -> None:
-        """Close all connections; the last one to close empties the write-ahead log."""
-        self.engine.dispose()
-        self._matrices.clear()
-
     def wipe(self) -> tuple[bool, str | None]:
         """Rewrite the file and empty the log; return whether nothing is left behind, else the reason."""
         with self.engine.connect() as connection:
@@ -147,33 +126,25 @@ class Sqlite:
             return False, "another program is reading the gallery and keeps its write-ahead log"
         return True, None
 
-    def best(self, queries: NDArray[np.float32], model: str, top: int, today: date) -> list[Scored]:
-        """Return the `top` people for each query (Q, D), best first, of those who are kept until `today`."""
+    def best(self, queries: NDArray[np.float32], model: str, top: int) -> list[Scored]:
+        """Return the `top` people for each query (Q, D), best first."""
         with self._lock:  # held while searching: others would move the rows
-            matrix = self._fresh(model, today)
+            matrix = self._fresh(model)
             return [[] for _ in queries] if matrix is None else matrix.best(queries, top)
 
-    def pairs(self, model: str, threshold: float, today: date) -> list[tuple[int, int, float]]:
-        """Return pairs of people who look alike (`Matrix.pairs`), from a copy: it takes long."""
-        with self.engine.connect() as connection:
-            matrix = load(connection, model, None, expired(connection, today))
-        return [] if matrix is None else matrix.pairs(threshold)
-
-    def _fresh(self, model: str, today: date) -> Matrix | None:
+    def _fresh(self, model: str) -> Matrix | None:
         """Return the templates of a model as they are now, reading only what has changed."""
+        held, matrix = self._matrices.pop(model, ((0, date.min), None))
         with self.engine.connect() as connection:
-            counters = dict(connection.execute(_STATE).tuples().all())
-            key = counters["revision"], counters["removals"], today
-            held, matrix = self._matrices.get(model, ((None, None, None), None))
-            if matrix is not None and (key[0] < held[0] or not still_holds(connection, matrix)):
-                held, matrix = (None, None, None), None  # perhaps an older copy was put in place
-            if held == key:
-                return matrix
-            gone = expired(connection, today)
-            if matrix is not None and held[1:] != key[1:]:
-                keep(connection, model, matrix, gone)
-            matrix = load(connection, model, matrix, gone)
-        self._matrices.pop(model, None)
+            counters = rows.counters(connection)
+            today = retention.clock(counters["day"]).day
+            key = counters["removals"], today
+            if matrix is not None and (held > key or not rows.still_holds(connection, matrix)):
+                matrix = None  # perhaps an older copy was put in place
+            gone = rows.expired(connection, today)
+            if matrix is not None and held != key:
+                rows.keep(connection, model, matrix, gone)
+            matrix = rows.load(connection, model, matrix, gone)
         if matrix is not None:
             self._matrices[model] = key, matrix
             for other in list(self._matrices)[:-MODELS]:
@@ -192,7 +163,6 @@ _NOT_NOW = {
     sqlite3.SQLITE_LOCKED: "another program is writing to the gallery",
     sqlite3.SQLITE_FULL: "the disk is too full to rewrite the gallery",
 }
-_STATE = select(COUNTERS.c.name, COUNTERS.c.value).where(COUNTERS.c.name.in_(["revision", "removals"]))
 
 
 def _prepare(path: Path, create: bool) -> tuple[int, int]:

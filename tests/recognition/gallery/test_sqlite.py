@@ -15,7 +15,7 @@ from recognition.gallery.test_schema import png
 from sqlalchemy.exc import DBAPIError
 
 from facemae.core.errors import IntegrityError, StorageError, UsageError
-from facemae.recognition.gallery import database, retention, rows, sqlite
+from facemae.recognition.gallery import retention, rows, sqlite
 from facemae.recognition.gallery.schema import Template, digest
 from facemae.recognition.gallery.sqlite import Sqlite
 from facemae.recognition.gallery.store import Gallery
@@ -298,8 +298,8 @@ def test_a_gallery_of_the_second_schema_gets_checksums_that_cover_the_numbers(ga
 
 
 def counters_of(gallery):
-    with gallery._reading() as connection:
-        return database.counters(connection)
+    with gallery._transaction() as connection:
+        return rows.counters(connection)
 
 
 def test_nothing_is_made_where_none_is_to_be(tmp_path):
