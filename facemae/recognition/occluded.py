@@ -11,8 +11,7 @@ Shapes: N faces, H their side in pixels, P patches of a face, D dimensions of an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -30,7 +29,7 @@ from facemae.evaluation.corruptions.occlusion import occlude
 from facemae.evaluation.metrics import roc_auc_score
 from facemae.evaluation.pairs import Comparisons
 from facemae.evaluation.protocols.operating_point import rates
-from facemae.evaluation.statistics import Estimate, estimate, identity_weights
+from facemae.evaluation.statistics import estimate, identity_weights
 from facemae.evaluation.variance import Resampled
 from facemae.masking.mask import PatchMask, hide_highest
 from facemae.models.embedder import BATCH, Embedder, embed, embed_faces
@@ -45,6 +44,8 @@ Floats = NDArray[np.float64]
 Mitigation = Literal["none", "patch_drop", "reconstruct"]
 Autoencoder = tuple[MaskedAutoencoder, config.Pretrain]
 """A masked autoencoder and how it was trained, as `models.weights.load_autoencoder` returns them."""
+_Scores = dict[str, Floats]
+"""Rates and area by column, (1 + R,): the value, and what it is in the resamples."""
 
 MITIGATIONS: dict[Mitigation, str] = {
     "none": "no mitigation",
@@ -140,16 +141,12 @@ def embed_covered(
         faces = completed(autoencoder, faces, hidden)
     if mitigation != "patch_drop":
         return embed_faces(embedder, faces, Compute(next(embedder.parameters()).device, torch.float32))
-    dropped = touched(hidden, embedder.encoder.side, TOUCHED)
-    found: NDArray[np.float32] | None = None
-    for places, mask in _alike(dropped):
-        images = _images(faces[places], embedder)
-        mask = None if mask is None else mask.to(images.device)
-        vectors = embed(embedder, images, mask).cpu().numpy()
-        found = np.empty((len(faces), vectors.shape[1]), np.float32) if found is None else found
-        found[places] = vectors
-    assert found is not None
-    return found
+    places, vectors = [], []
+    for alike, mask in _alike(touched(hidden, embedder.encoder.side, TOUCHED)):
+        images = _images(faces[alike], embedder)
+        places.append(alike)
+        vectors.append(embed(embedder, images, mask and mask.to(images.device)).cpu().numpy())
+    return np.concatenate(vectors)[np.argsort(np.concatenate(places))]
 
 
 def completed(autoencoder: Autoencoder, faces: Pixels, hidden: Booleans) -> Pixels:
@@ -210,15 +207,6 @@ def _images(faces: Pixels, network: torch.nn.Module) -> Tensor:
 # --- what the mitigations are worth ---
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """One way to embed the probes: its rates and area, each with its resamples (R,)."""
-
-    tar: tuple[float, Floats]
-    far: tuple[float, Floats]
-    roc_auc: tuple[float, Floats]
-
-
 def measure(
     embedder: Embedder,
     autoencoder: Autoencoder | None,
@@ -256,31 +244,20 @@ def measure(
     weights = identity_weights(len(names), RESAMPLES, seed_of(seed, "cover") % 2**32)
     covered, hidden = occlude(faces[chosen], kind, area, Noise(torch.from_numpy(chosen), seed, "cover", kind))
     reference = embed_covered(embedder, faces[chosen], np.zeros_like(hidden), "none")
-    found: dict[str, _Scored | str] = {}
-    for step, name in enumerate((CLEAN, *MITIGATIONS), start=1):
-        vectors = _vectors(name, reference, embedder, autoencoder, covered, hidden)
-        found[name] = _score(vectors, reference, identity, threshold, weights)
+    scored: dict[str, _Scores] = {CLEAN: _score(reference, reference, identity, threshold, weights)}
+    rows: dict[str, dict[str, Any]] = {CLEAN: {"note": ""}}
+    for step, name in enumerate(MITIGATIONS, start=1):
+        rows[name] = {"note": ""}
+        try:
+            vectors = embed_covered(embedder, covered, hidden, name, autoencoder)
+            scored[name] = _score(vectors, reference, identity, threshold, weights)
+        except UsageError as error:
+            rows[name]["note"] = str(error)
         if progress:
-            progress(step / (len(MITIGATIONS) + 1))
-    rows = {name: _row(own, found["none"], len(names)) for name, own in found.items()}
+            progress(step / len(MITIGATIONS))
+    for way, own in scored.items():
+        rows[way] |= _row(own, scored["none"], len(names))
     return pd.DataFrame.from_dict(rows, orient="index").assign(probes=len(chosen), people=len(names))
-
-
-def _vectors(
-    name: str,
-    reference: NDArray[np.float32],
-    embedder: Embedder,
-    autoencoder: Autoencoder | None,
-    covered: Pixels,
-    hidden: Booleans,
-) -> NDArray[np.float32] | str:
-    """Return the probes' embeddings, or why there are none."""
-    if name == CLEAN:
-        return reference
-    try:
-        return embed_covered(embedder, covered, hidden, cast(Mitigation, name), autoencoder)
-    except UsageError as error:
-        return str(error)
 
 
 def _chosen(people: Sequence[str], seed: int) -> NDArray[np.int64]:
@@ -301,46 +278,29 @@ def _chosen(people: Sequence[str], seed: int) -> NDArray[np.int64]:
 
 
 def _score(
-    probes: NDArray[np.float32] | str,
-    references: NDArray[np.float32],
-    identity: NDArray[np.int64],
-    threshold: float,
-    weights: NDArray[np.integer],
-) -> _Scored | str:
-    """Compare every probe with every reference but its own picture; a reason why not stays one."""
-    if isinstance(probes, str):
-        return probes
+    probes: NDArray[np.float32], references: NDArray[np.float32], identity: NDArray[np.int64],
+    threshold: float, weights: NDArray[np.integer],
+) -> _Scores:  # fmt: skip
+    """Compare every probe with every reference but its own picture."""
     first, second = np.nonzero(~np.eye(len(probes), dtype=np.bool_))
     score = (probes.astype(np.float64) @ references.T.astype(np.float64))[first, second]
     pairs = Comparisons(score, identity[first], identity[second])
     far, fnmr = rates(pairs, [threshold], weights)[:, 0]
-    area = float(roc_auc_score(pairs)[0]), roc_auc_score(pairs, weights)
-    return _Scored((1 - fnmr[0], 1 - fnmr[1:]), (far[0], far[1:]), area)
+    area = np.concatenate([roc_auc_score(pairs), roc_auc_score(pairs, weights)])
+    return {"tar": 1 - fnmr, "far": far, "roc_auc": area}
 
 
-def _row(own: _Scored | str, none: _Scored | str, people: int) -> dict[str, float | str]:
-    """Return the columns of one way to embed the probes; of one that cannot be had the reason alone."""
-    row: dict[str, float | str] = {"note": own if isinstance(own, str) else ""}
+def _row(own: _Scores, none: _Scores, people: int) -> dict[str, float]:
+    """Return the columns of one way to embed the probes."""
+    row: dict[str, float] = {}
     for name in COLUMNS:
-        if isinstance(own, str) or isinstance(none, str):
-            row |= dict.fromkeys(_names(name) + _names(f"{name}_gain"), np.nan)
-            continue
-        (value, samples), (base, base_samples) = getattr(own, name), getattr(none, name)
-        ours, theirs = (Resampled(each[None], people) for each in (samples, base_samples))
-        row |= _columns(name, estimate([value], ours, level=LEVEL), inside=True)
-        row |= _columns(f"{name}_gain", estimate([value - base], ours - theirs, level=LEVEL))
+        ours, theirs = (Resampled(each[name][None, 1:], people) for each in (own, none))
+        share = estimate(own[name][:1], ours, level=LEVEL)
+        gain = estimate(own[name][:1] - none[name][:1], ours - theirs, level=LEVEL)
+        ends = np.clip([share.value, share.low, share.high], 0, 1).tolist()
+        row |= zip((name, f"{name}_low", f"{name}_high"), ends, strict=True)
+        row |= {f"{name}_gain": gain.value, f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
     return row
-
-
-def _names(name: str) -> list[str]:
-    return [name, f"{name}_low", f"{name}_high"]
-
-
-def _columns(name: str, estimate: Estimate, *, inside: bool = False) -> dict[str, float]:
-    """Return a value and its interval by column; `inside` cuts the interval to shares."""
-    values = np.array([estimate.value, estimate.low, estimate.high])
-    values = values.clip(0, 1) if inside else values
-    return dict(zip(_names(name), values.tolist(), strict=True))
 
 
 def verdict(table: pd.DataFrame, mitigation: Mitigation) -> str:
@@ -348,33 +308,21 @@ def verdict(table: pd.DataFrame, mitigation: Mitigation) -> str:
 
     Undecided is where the interval of the difference includes 0. For "none": what the occluder costs.
     """
-    row, none = _cells(table, mitigation), _cells(table, "none")
+    cells: dict[Any, dict[Any, Any]] = table.to_dict("index")
+    row, before, what = cells[mitigation], cells["none"], MITIGATIONS[mitigation].capitalize()
     if row["note"]:
         return str(row["note"])
+    low, high = row["roc_auc_gain_low"], row["roc_auc_gain_high"]
     if mitigation == "none":
-        clean = _cells(table, CLEAN)
-        low, high = -clean["roc_auc_gain_high"], -clean["roc_auc_gain_low"]
-        change = _change(low, high, clean["roc_auc"], none["roc_auc"])
-        return f"The occluder {change}{_at_threshold(clean, none)}."
-    change = _change(row["roc_auc_gain_low"], row["roc_auc_gain_high"], none["roc_auc"], row["roc_auc"])
-    return f"{MITIGATIONS[mitigation].capitalize()} {change}{_at_threshold(none, row)}."
-
-
-def _cells(table: pd.DataFrame, name: str) -> dict[str, Any]:
-    """Return a row of the table by column."""
-    return cast(dict[str, Any], table.loc[name].to_dict())
-
-
-def _change(low: float, high: float, before: float, after: float) -> str:
-    values = f"the ROC AUC from {before:.3f} to {after:.3f}"
+        before, what = cells[CLEAN], "The occluder"
+        low, high = -before["roc_auc_gain_high"], -before["roc_auc_gain_low"]
+    change = f"the ROC AUC from {before['roc_auc']:.3f} to {row['roc_auc']:.3f}"
     interval = f"{low:+.3f} to {high:+.3f}"
     if low <= 0 <= high:
-        return f"moves {values}, and the interval of the difference, {interval}, includes 0: undecided"
-    return f"{'raises' if low > 0 else 'lowers'} {values} (interval of the difference {interval})"
-
-
-def _at_threshold(before: dict[str, Any], after: dict[str, Any]) -> str:
+        change = f"moves {change}, and the interval of the difference, {interval}, includes 0: undecided"
+    else:
+        change = f"{'raises' if low > 0 else 'lowers'} {change} (interval of the difference {interval})"
     return (
-        f"; at the threshold, genuine pairs accepted go from {before['tar']:.1%} to {after['tar']:.1%} and "
-        f"impostor pairs from {before['far']:.1%} to {after['far']:.1%}"
+        f"{what} {change}; at the threshold, genuine pairs accepted go from {before['tar']:.1%} to "
+        f"{row['tar']:.1%} and impostor pairs from {before['far']:.1%} to {row['far']:.1%}."
     )
