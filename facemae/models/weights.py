@@ -14,14 +14,17 @@ from pydantic import ValidationError
 from torch import nn
 
 from facemae import config
+from facemae.compute.compiler import without_compiler
 from facemae.config import compatibility
 from facemae.config.earlier import renamed
 from facemae.core import files, layout, records
 from facemae.core.errors import IntegrityError
 from facemae.core.text import shown
-from facemae.models.build import build_embedder, build_mae
-from facemae.models.embedder import Embedder
-from facemae.models.mae import MaskedAutoencoder
+
+with without_compiler():
+    from facemae.models.build import build_embedder, build_mae
+    from facemae.models.embedder import Embedder
+    from facemae.models.mae import MaskedAutoencoder
 
 MOST_HEADER = 4 * 2**20  # bytes that list a file's tensors; a thousand tensors take 0.1 MB
 MOST_SETTINGS = 2**20  # bytes of a configuration
@@ -96,13 +99,24 @@ def load_embedder(folder: Path, part: int = 0) -> Embedder:
     with _our_settings(folder) as settings:
         model, size = _model_and_size(settings, None)
     path = folder / layout.embedder_file(part)
-    with torch.device("meta"):  # so that a configuration of a giant is compared with the file, not built
-        planned = build_embedder(model, size)
-    _check_fit(planned, path)
+    _check_size(model, size, path)
     embedder = build_embedder(model, size)
     load_weights(embedder, path)
     embedder.eval()
     return embedder
+
+
+def _check_size(model: config.Model, image_size: int, path: Path) -> None:
+    """Stop where a file is too short for the network, before one that may be a giant is built.
+
+    Of a vision Transformer those weights are counted whose number grows with its settings, at two bytes each.
+    To build it without memory and compare names takes seconds more: PyTorch then loads torch.compile.
+    """
+    width, depth, _ = model.shape
+    tokens = (image_size // model.patch_size) ** 2 * (model.embedding if model.head == "flatten" else 1)
+    least = {"vit": width * (width * depth + tokens), "mlp": width * width * (depth - 1), "cnn": 0}
+    if path.exists() and path.stat().st_size < 2 * least[model.encoder]:
+        raise IntegrityError(f"{path} does not fit its configuration (it is too short for the network).")
 
 
 def _check_fit(network: nn.Module, path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facemae.data.alignment.compiler import without_compiler
+from facemae.compute.compiler import without_compiler
 
 Floats = NDArray[np.float32]
 

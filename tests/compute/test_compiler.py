@@ -14,9 +14,21 @@ def test_a_detector_does_not_load_the_compiler_which_can_be_loaded_later():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_shipped_recogniser_does_not_load_the_compiler():
+    code = (
+        "import sys, numpy as np; from facemae.evaluation.baselines.off_the_shelf import find_recogniser; "
+        "found = find_recogniser('face-tiny'); "
+        "found.load(found.weights())(np.zeros((1, 112, 112, 3), np.uint8)); "
+        "assert 'torch._dynamo' not in sys.modules; "
+        "from facemae.training.optimizer import adamw; import torch._dynamo; assert torch._dynamo.config"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 IN_THE_MEANTIME = """
 import sys, threading
-from facemae.data.alignment import compiler, detect
+from facemae.compute import compiler
+from facemae.data.alignment import detect
 failed, start = [], threading.Barrier(6)
 def use():
     start.wait()
@@ -38,7 +50,8 @@ assert not failed, failed
 """
 WITHIN = """
 import sys
-from facemae.data.alignment import compiler, detect
+from facemae.compute import compiler
+from facemae.data.alignment import detect
 try:
     with compiler.without_compiler():
         assert type(sys.modules["torch._dynamo"]) is compiler.Later

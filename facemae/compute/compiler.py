@@ -1,4 +1,4 @@
-"""Loading torchvision without torch.compile's machinery, which takes longer than a face's detection."""
+"""Loading torchvision and timm without torch.compile's machinery, which takes longer than a recognition."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def _is_compile_supported(kind: str) -> bool:
 
 STAND_INS = {PACKAGE: Later(PACKAGE), UTILS: Later(UTILS)}
 vars(STAND_INS[UTILS])["is_compile_supported"] = _is_compile_supported
+vars(STAND_INS[PACKAGE])["disable"] = lambda function, *_, **__: function
 _LOADING = threading.Lock()
 
 
@@ -45,10 +46,11 @@ def _put_back() -> None:
 
 @contextlib.contextmanager
 def without_compiler() -> Iterator[None]:
-    """Keep torchvision, where it is loaded inside, from loading the machinery.
+    """Keep torchvision and timm, where they are loaded inside, from loading the machinery.
 
-    It imports one function of it, for a layer of object detectors that faces have no use for, and gets one
-    that loads the machinery when it is called. So does whatever else asks for it meanwhile, in any thread.
+    Each takes one function of it, for a layer that faces have no use for: torchvision gets one that loads the
+    machinery when it is called, timm one that leaves its layer to be compiled. Whatever else is asked for
+    meanwhile, in any thread, loads it.
     """
     with _LOADING:
         if not sys.modules.keys() & {*STAND_INS, "torchvision"}:
