@@ -8,7 +8,8 @@ from typing import Any
 
 from facemae.core import files, records
 from facemae.core.errors import UsageError
-from facemae.data.sources.catalogue import as_markdown, catalogue
+from facemae.data.sources import SOURCES
+from facemae.data.sources.locate import archive
 from facemae.evaluation.records import higher_is_better
 from facemae.report.headline import MEANT
 from facemae.report.phrases import metric_label
@@ -32,7 +33,22 @@ def write_between(file: Path, block: str) -> None:
 
 def data_sets_block() -> str:
     """Return the known data sets as Markdown, the same on every machine."""
-    return as_markdown(catalogue(Path("data/raw")))
+    lines = [
+        "| name | data set | people | images | licence | how it comes |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, source in SOURCES.items():
+        way = "downloaded" if archive(source) else f"by hand, into `{source.folder}/`"
+        counts = (f"{each:,}" if each else "" for each in (source.published_people, source.published_images))
+        cells = (
+            f"`{name}`",
+            f"[{source.title}]({source.address})",
+            *counts,
+            source.licence,
+            way if source.images else "installed",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def answer_block(pages: Path) -> str:

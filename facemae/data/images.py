@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -23,6 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from facemae.core import files
 from facemae.core.errors import DataError
 
 MAX_PIXELS = 50_000_000
@@ -75,15 +75,10 @@ _QUARTERS = [_TURNS[value] for value in (5, 6, 7, 8)]  # these exchange width an
 
 
 class Picture(NamedTuple):
-    """A decoded photo.
+    """A decoded photo."""
 
-    Attributes:
-        image: 8-bit RGB, upright; a large photo is decoded at half its width and height, or a quarter, ...
-        size: Width and height of the upright file in pixels.
-    """
-
-    image: Image.Image
-    size: tuple[int, int]
+    image: Image.Image  # 8-bit RGB, upright
+    size: tuple[int, int]  # of the upright file in pixels; a large photo is decoded at half of it, or less
 
     @property
     def scale(self) -> NDArray[np.float64]:
@@ -96,17 +91,11 @@ class ImageError(DataError):
 
     def __init__(self, code: str, reason: str, hint: str) -> None:
         super().__init__(f"{reason} {hint}")
-        self.code = code
-        self.reason = reason
-        self.hint = hint
+        self.code, self.reason, self.hint = code, reason, hint
 
 
 def followed(path: Path) -> Path:
-    """Return the file that a path leads to, by links or without.
-
-    Raises:
-        ImageError: E_PERMISSION, where a link leads nowhere.
-    """
+    """Return the file that a path leads to, by links or without; an ImageError if that is nowhere."""
     if not path.is_symlink():
         return path
     if not path.exists():
@@ -163,11 +152,7 @@ class _Rationed(io.BytesIO):
 
 
 def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return the image of `open_picture`, for those who need no coordinates of the file.
-
-    Raises:
-        ImageError: the file is not a usable picture; its code says why.
-    """
+    """Return the image of `open_picture`, for those who need no coordinates of the file."""
     return open_picture(source, max_pixels).image
 
 
@@ -183,12 +168,11 @@ def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     data = read_file(source) if isinstance(source, Path) else source
     decoder = _choose_decoder(data)
     try:
-        # What the decoder holds is freed before the turn.
-        picture, turn = _decode_whole(decoder, data, max_pixels)
+        picture, turn = _decode_whole(decoder, data, max_pixels)  # which frees what the decoder holds
         if turn is None:
             return picture
-        turned = picture.image.transpose(turn)
-        return Picture(turned, picture.size[::-1] if turn in _QUARTERS else picture.size)
+        size = picture.size[::-1] if turn in _QUARTERS else picture.size
+        return Picture(picture.image.transpose(turn), size)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:  # of the decoders that allocate early, before our check
@@ -253,12 +237,12 @@ def _decode_whole(
             raise
         whole = data.rstrip(b"\xff")
         restarts = len(_RESTART.findall(whole, whole.rfind(b"\xff\xda")))
-        fillings = (_FILLING, b"\xff%c" % (0xD0 + restarts % 8) + _FILLING)
         found = {
-            _digest(_decode(decoder, whole + each + _JPEG_END, max_pixels)[0].image) for each in fillings
+            files.sha256(_decode(decoder, whole + each + _JPEG_END, max_pixels)[0].image.tobytes())
+            for each in (_FILLING, b"\xff%c" % (0xD0 + restarts % 8) + _FILLING)
         }
         picture, turn = _decode(decoder, whole + _JPEG_END, max_pixels)
-        if found != {_digest(picture.image)}:
+        if found != {files.sha256(picture.image.tobytes())}:
             raise
         return picture, turn
 
@@ -273,10 +257,6 @@ def _has_all_scans(data: bytes) -> bool:
         known = {(part, place) for part in data[scan.end() : end : 2] for place in range(first, last + 1)}
         whole = whole - known if missing & 15 else whole | known
     return len(whole) >= 64 * data[frame + 9]
-
-
-def _digest(picture: Image.Image) -> bytes:
-    return hashlib.sha256(picture.tobytes()).digest()
 
 
 def _decode(

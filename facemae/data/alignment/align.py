@@ -29,68 +29,42 @@ Which = Literal["largest", "central", "all"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What shapes the aligned faces; stored faces are kept apart by it.
+    """What shapes the aligned faces; stored faces are kept apart by it."""
 
-    Attributes:
-        size: Side of an aligned face in pixels.
-        min_score: Least confidence of the detector.
-        faces: Which face of a photo, by source.
-        crops: For each source whose photos are faces already, the box that is the face, as shares of
-            width and height.
-        detector: Name and version of the detector.
-        thorough: Whether to look for small faces beside a clear one.
-        quality: Version of the measures of quality.
-    """
-
-    size: int
-    min_score: float
-    faces: Mapping[str, Which]
-    crops: Mapping[str, Box]
-    detector: str
-    thorough: bool = False
-    quality: str = quality.VERSION
+    size: int  # side of an aligned face in pixels
+    min_score: float  # of the detector
+    faces: Mapping[str, Which]  # which face of a photo, by source
+    crops: Mapping[str, Box]  # of sources whose photos are faces already: the face, as shares of the sides
+    detector: str  # its name and version
+    thorough: bool = False  # look for small faces beside a clear one
+    quality: str = quality.VERSION  # of the measures
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """One face of a photo.
+    """One face of a photo; what the detector tells is None where the photo was taken as a face."""
 
-    Attributes:
-        image: (H, H, 3) uint8.
-        score: The detector's confidence; None, as the next four, where the photo was taken as a face.
-        landmarks: (5, 2) pixels of the upright file.
-        face_px: Width of the face in them.
-        residual: RMS distance of the moved landmarks from the template, in pixels of the aligned face.
-        yaw: Degrees, estimated.
-        sharpness: See `quality.sharpness`.
-        warnings: Codes of `quality.WARNINGS`.
-    """
-
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8]  # (H, H, 3)
     sharpness: float
     score: float | None = None
-    landmarks: NDArray[np.float32] | None = None
-    face_px: float | None = None
-    residual: float | None = None
-    yaw: float | None = None
-    warnings: list[str] = field(default_factory=list)
+    landmarks: NDArray[np.float32] | None = None  # (5, 2) pixels of the upright file
+    face_px: float | None = None  # width of the face in them
+    residual: float | None = None  # RMS distance of the moved landmarks from the template, aligned pixels
+    yaw: float | None = None  # degrees, estimated
+    warnings: list[str] = field(default_factory=list)  # codes of `quality.WARNINGS`
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one photo.
-
-    `code` is "OK", "NO_FACE", "LOW_SCORE", "NO_LANDMARKS", "CHANGED" or an image error's "E_...". `found`
-    counts the faces of at least the minimum score, or all if none has it; `faces` are those that were kept.
-    """
+    """What became of one photo."""
 
     entry: Entry
-    code: str = "OK"
+    code: str = "OK"  # or NO_FACE, LOW_SCORE, NO_LANDMARKS, CHANGED, or an image error's E_...
     reason: str = ""
     hint: str = ""
-    found: int = 0
+    found: int = 0  # faces of at least the minimum score, or all if none has it
     score: float | None = None
-    faces: tuple[Aligned, ...] = ()
+    faces: tuple[Aligned, ...] = ()  # those that were kept
 
 
 def align_photos(
@@ -121,25 +95,20 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[tuple[Outcome, Picture |
     batch: list[tuple[Outcome, Picture | None]] = []
     pixels = 0
     for entry in entries:
-        outcome, picture = _open(entry)
-        batch.append((outcome, picture))
-        pixels += picture.image.width * picture.image.height if picture else 0
+        try:
+            data = read_photo(entry.photo)
+            if files.sha256(data) != entry.sha256:
+                raise ImageError("CHANGED", "The file has changed since it was listed.", "Run again.")
+            picture = open_picture(data)
+            batch.append((Outcome(entry), picture))
+            pixels += picture.image.width * picture.image.height
+        except ImageError as error:
+            batch.append((Outcome(entry, error.code, error.reason, error.hint), None))
         if len(batch) >= BATCH or pixels >= BATCH_PIXELS:
             yield batch
             batch, pixels = [], 0
     if batch:
         yield batch
-
-
-def _open(entry: Entry) -> tuple[Outcome, Picture | None]:
-    outcome = Outcome(entry)
-    try:
-        data = read_photo(entry.photo)
-        if files.sha256(data) != entry.sha256:
-            raise ImageError("CHANGED", "The file has changed since it was listed.", "Run again.")
-        return outcome, open_picture(data)
-    except ImageError as error:
-        return replace(outcome, code=error.code, reason=error.reason, hint=error.hint), None
 
 
 def _crop(outcome: Outcome, image: Image.Image, settings: Settings) -> Outcome:
@@ -153,7 +122,7 @@ def _crop(outcome: Outcome, image: Image.Image, settings: Settings) -> Outcome:
     x, y = ((left + right) - side) / 2, ((top + bottom) - side) / 2
     pixels = warp(image, np.array([[scale, 0, -x * scale], [0, scale, -y * scale]]), settings.size)
     sharp = quality.sharpness(pixels)
-    face = Aligned(pixels, sharp, warnings=quality.warnings(settings.size, None, None, None, None, sharp))
+    face = Aligned(pixels, sharp, warnings=quality.warnings(settings.size, sharp))
     return replace(outcome, found=1, faces=(face,))
 
 
@@ -209,5 +178,5 @@ def align_face(picture: Picture, face: Face, size: int) -> Aligned | None:
         face_px=in_file.width,
         residual=off,
         yaw=turned,
-        warnings=quality.warnings(size, face.score, in_file.width, off, turned, sharp, face.turn),
+        warnings=quality.warnings(size, sharp, face.score, in_file.width, off, turned, face.turn),
     )

@@ -20,16 +20,12 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Face:
-    """A face in pixels of its image: box (4,) as left, top, right, bottom; score 0 to 1; landmarks (5, 2).
+    """A face in pixels of its image."""
 
-    The box may reach beyond the image. The landmarks are eyes, nose and mouth corners, each left to right as
-    the viewer of the upright face sees them. `turn`: quarter turns to the left that set the image upright.
-    """
-
-    box: Floats
-    score: float
-    landmarks: Floats
-    turn: int = 0
+    box: Floats  # (4,) left, top, right, bottom; it may reach beyond the image
+    score: float  # 0 to 1
+    landmarks: Floats  # (5, 2) eyes, nose, mouth corners, left to right as seen in the upright face
+    turn: int = 0  # quarter turns to the left that set the image upright
 
     @property
     def width(self) -> float:
@@ -51,14 +47,11 @@ class FaceDetector(Protocol):
 
 
 class Search(NamedTuple):
-    """How closely to look: for faces of `smallest` pixels and more.
+    """How closely to look."""
 
-    The image is shrunk by `factor` again and again; a candidate needs `scores` of the three networks.
-    """
-
-    smallest: int
-    factor: float
-    scores: tuple[float, float, float]
+    smallest: int  # pixels of a face
+    factor: float  # by which the image is shrunk again and again
+    scores: tuple[float, float, float]  # that a candidate needs of the three networks
 
 
 COARSE = Search(60, 0.5, (0.8, 0.8, 0.9))
@@ -74,7 +67,8 @@ _SURE_TURNED = 0.998
 _LIKED_TURNED = -0.005
 _LEFT = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
 
-_MAX_SIDE = 1024
+BATCH = 32  # images that share the networks' calls
+_MAX_SIDE = 1024  # pixels: bounds time and memory, and still finds faces 2 % as wide as the photo
 _WINDOW, _STEP = 12, 2  # pixels: what the first network sees at once, and from there to the next window
 _SWAPPED = [1, 0, 2, 4, 3]  # the landmarks in a mirrored face
 _NO_PIXEL = 127  # grey, which the networks read as zero
@@ -85,10 +79,10 @@ _BOX, _SCORE, _LANDMARKS = slice(0, 4), 4, slice(5, 15)
 _NOBODY: Floats = np.zeros((0, 15), np.float32)
 
 
-def mtcnn_version(*, thorough: bool = False, max_side: int = _MAX_SIDE) -> str:
+def mtcnn_version(*, thorough: bool = False) -> str:
     """Return a name that changes with whatever changes what the detector finds, to keep its results under."""
     searches = [tuple(search) for search in _searches(thorough)]
-    return f"mtcnn 5, facenet-pytorch {metadata.version('facenet-pytorch')}, {max_side} px, {searches}"
+    return f"mtcnn 5, facenet-pytorch {metadata.version('facenet-pytorch')}, {_MAX_SIDE} px, {searches}"
 
 
 class MtcnnDetector:
@@ -102,19 +96,12 @@ class MtcnnDetector:
     it.
     """
 
-    def __init__(
-        self, device: str = "cpu", *, thorough: bool = False, batch: int = 32, max_side: int = _MAX_SIDE
-    ) -> None:
+    def __init__(self, device: str = "cpu", *, thorough: bool = False) -> None:
         """Load the networks onto `device`.
 
-        Args:
-            device: Where the networks run.
-            thorough: Find all faces of 20 pixels or more. Without it an image is searched that thoroughly
-                only if a search for clear faces of 60 pixels or more, in a third of the time, finds none:
-                the largest face is found, but smaller ones beside it may not be.
-            batch: Images that share the networks' calls.
-            max_side: Longer sides are shrunk to this many pixels, which bounds time and memory and still
-                finds faces 2 % as wide as the photo.
+        `thorough`: find all faces of 20 pixels or more. Without it an image is searched that thoroughly only
+        if a search for clear faces of 60 pixels or more, in a third of the time, finds none: the largest face
+        is found, but smaller ones beside it may not be.
         """
         import torch
 
@@ -128,19 +115,15 @@ class MtcnnDetector:
         # how many others there are. On a CPU no other of 1, 2, 4, ... 256 is much faster.
         self._crops = 16 if self._device.type == "cpu" else 256
         self._searches = _searches(thorough)
-        self._batch = batch
-        self._max_side = max_side
-        self.version = mtcnn_version(thorough=thorough, max_side=max_side)
+        self.version = mtcnn_version(thorough=thorough)
 
     def detect(self, images: Sequence[Image.Image]) -> list[list[Face]]:
         """Return the faces of each image, the largest in view first; an empty list where there is none."""
-        faces: list[list[Face]] = []
-        for start in range(0, len(images), self._batch):
-            faces += self._detect(images[start : start + self._batch])
-        return faces
+        starts = range(0, len(images), BATCH)
+        return [faces for start in starts for faces in self._detect(images[start : start + BATCH])]
 
     def _detect(self, images: Sequence[Image.Image]) -> list[list[Face]]:
-        shrunk = [_fit(image, self._max_side) for image in images]
+        shrunk = [_fit(image) for image in images]
         found = self._find(shrunk, self._searches)
         turns = self._set_upright(shrunk, found)
         return [
@@ -186,12 +169,11 @@ class MtcnnDetector:
 
     def _search(self, images: Sequence[Image.Image], search: Search) -> list[Floats]:
         candidates = [self._propose(image, search) for image in images]
-        candidates = self._look(self._refine, 24, images, candidates)
+        candidates = self._look(self._refine, 24, images, candidates, self._run)
         candidates = [_apart(rows[rows[:, _SCORE] > search.scores[1]], 0.85) for rows in candidates]
-        candidates = self._look(self._locate, 48, images, candidates)
+        candidates = self._look(self._locate, 48, images, candidates, self._run)
         looks = [[_not_nested(rows[rows[:, _SCORE] > search.scores[2]], 0.7) for rows in candidates]]
-        for mirrored in (False, True):
-            run = self._run_mirrored if mirrored else self._run
+        for run in (self._run, self._run_mirrored):
             looks.append(self._look(self._locate, 48, images, looks[-1], run))
         return [_combined(np.stack(rows)) for rows in zip(*looks, strict=True)]
 
@@ -217,10 +199,9 @@ class MtcnnDetector:
         side: int,
         images: Sequence[Image.Image],
         candidates: Sequence[Floats],
-        run: Callable[[Any, NDArray[np.uint8]], list[Floats]] | None = None,
+        run: Callable[[Any, NDArray[np.uint8]], list[Floats]],
     ) -> list[Floats]:
         """Show a network the square around each candidate; return the candidates as it sees them."""
-        run = run or self._run
         counts = [len(rows) for rows in candidates]
         if sum(counts) == 0:
             return [_NOBODY] * len(candidates)
@@ -265,8 +246,8 @@ def _searches(thorough: bool) -> tuple[Search, ...]:
     return (THOROUGH,) if thorough else (COARSE, THOROUGH)
 
 
-def _fit(image: Image.Image, max_side: int) -> Image.Image:
-    scale = max(max_side / max(image.size), THOROUGH.smallest / min(image.size))
+def _fit(image: Image.Image) -> Image.Image:
+    scale = max(_MAX_SIDE / max(image.size), THOROUGH.smallest / min(image.size))
     if scale >= 1:
         return image
     width, height = (math.ceil(side * scale) for side in image.size)
@@ -328,7 +309,7 @@ def _not_nested(rows: Floats, limit: float) -> Floats:
         best, left = left[:1], left[1:]
         kept.append(best)
         shared = np.minimum(best[:, 2:4], left[:, 2:4]) - np.maximum(best[:, :2], left[:, :2])
-        smaller = np.minimum(_area(best), _area(left))
+        smaller = np.minimum(*((rows[:, 2:4] - rows[:, :2]).prod(1) for rows in (best, left)))
         left = left[shared.clip(0).prod(1) <= limit * smaller]
     return np.concatenate(kept)
 
@@ -338,11 +319,6 @@ def _combined(looks: Floats) -> Floats:
     rows: Floats = looks.mean(0)
     rows[:, _SCORE] = looks[:, :, _SCORE].max(0)
     return rows
-
-
-def _area(rows: Floats) -> Floats:
-    size: Floats = rows[:, 2:4] - rows[:, :2]
-    return size[:, 0] * size[:, 1]
 
 
 def _best(rows: Floats) -> float:

@@ -66,17 +66,16 @@ def sharpness(face: NDArray[np.uint8]) -> float:
 
 def warnings(
     size: int,
-    score: float | None,
-    face_px: float | None,
-    residual: float | None,
-    yaw: float | None,
     sharp: float,
+    score: float | None = None,
+    face_px: float | None = None,
+    residual: float | None = None,
+    yaw: float | None = None,
     quarter_turns: int = 0,
 ) -> list[str]:
-    """Return the codes in `WARNINGS` that hold; None stands for what was not measured.
+    """Return the codes in `WARNINGS` that hold, of what was measured.
 
-    `size` and `residual` are in pixels of the aligned face, `face_px` in pixels of the photo, `yaw` and
-    `sharp` as the functions of these names measure them.
+    `size` and `residual` are in pixels of the aligned face, `face_px` in pixels of the photo.
     """
     found = {
         SMALL: face_px is not None and face_px < MIN_FACE_PX,

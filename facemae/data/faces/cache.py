@@ -8,6 +8,7 @@ IntegrityError where it is damaged, cut short or of another index, or lacks a fa
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import os
@@ -15,7 +16,6 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -51,26 +51,25 @@ def build_cache(folder: DataFolder) -> None:
         IntegrityError: a shard is missing or damaged.
         StorageError: the disk is full.
     """
-    listed = records.read_table(folder.faces, ["shard", "row"])
-    count = len(listed)
+    index = records.read_table(folder.faces, ["shard", "row"])
+    count = len(index)
     if not count:
         raise DataError(f"{folder.faces} lists no face; see {folder.outcomes} for the reasons.")
-    first = listed.iloc[0]
-    size = len(_decode(shards.read_images(folder, first["shard"])[first["row"]], folder))
-    identity = {"index": files.sha256_of(folder.faces), "shape": [count, size, size, 3], "block": BLOCK}
+    face = next(_decoded(folder, index))
+    identity = {"index": files.sha256_of(folder.faces), "shape": [count, *face.shape], "block": BLOCK}
     if _is_built(folder, identity):
         say("cache", f"{count} faces are decoded already")
         return
     folder.cache.unlink(missing_ok=True)  # or a kill below could leave it beside the new checksums
     partial, journal = (folder.cache.with_name(f".faces.npy{end}") for end in (".partial", ".blocks"))
-    header = _header(count, size)
+    header = _header([count, *face.shape])
     hashes = _resume(partial, journal, identity, header)
     partial.chmod(0o600)
-    block_bytes = BLOCK * size * size * 3
-    progress = Progress("cache", count, "faces", min(len(hashes) * BLOCK, count))
-    done = min(len(hashes) * block_bytes, count * size * size * 3)  # the last block is shorter
-    with files.resume_file(partial, len(header) + done) as file:
-        for block in _blocks(folder, size, skip=len(hashes)):
+    done = min(len(hashes) * BLOCK, count)  # the last block is shorter
+    progress = Progress("cache", count, "faces", done)
+    with files.resume_file(partial, len(header) + done * face.nbytes) as file:
+        faces = _decoded(folder, index.iloc[done:], face.shape)
+        while block := b"".join(each.tobytes() for each in itertools.islice(faces, BLOCK)):
             file.write(block)
             file.flush()
             hashes.append(files.sha256(block))
@@ -91,10 +90,10 @@ def _is_built(folder: DataFolder, identity: dict[str, Any]) -> bool:
     return {name: known.get(name) for name in identity} == identity
 
 
-def _header(count: int, size: int) -> bytes:
+def _header(shape: Sequence[int]) -> bytes:
     buffer = io.BytesIO()
-    shape = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
-    np.lib.format.write_array_header_1_0(buffer, shape)
+    described = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(buffer, described)
     return buffer.getvalue()
 
 
@@ -103,42 +102,34 @@ def _resume(partial: Path, journal: Path, identity: dict[str, Any], header: byte
     lines = journal.read_text().splitlines() if journal.exists() and partial.exists() else []
     hashes = []
     if lines and lines[0] == json.dumps(identity):
-        block_bytes = BLOCK * int(np.prod(identity["shape"][1:]))
         with open(partial, "rb") as file:
-            if file.read(len(header)) == header:
-                for known in lines[1:]:
-                    if files.sha256(file.read(block_bytes)) != known:
-                        break
-                    hashes.append(known)
+            known = lines[1:] if file.read(len(header)) == header else []
+            found = (files.sha256(file.read(BLOCK * math.prod(identity["shape"][1:]))) for _ in known)
+            same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(known, found, strict=True))
+            hashes = [each for each, _ in same]
     if not hashes:
         files.atomic_write(partial, header)
     files.atomic_write(journal, "".join(f"{each}\n" for each in [json.dumps(identity), *hashes]).encode())
     return hashes
 
 
-def _blocks(folder: DataFolder, size: int, skip: int) -> Iterator[bytes]:
-    """Yield the pixels of `BLOCK` faces at a time, after the first `skip` blocks."""
-    index = records.read_table(folder.faces, ["shard", "row"]).iloc[skip * BLOCK :]
-    block: list[bytes] = []
-    for shard, rows in groupby(zip(index["shard"], index["row"], strict=True), key=lambda each: each[0]):
+def _decoded(
+    folder: DataFolder, index: pd.DataFrame, shape: tuple[int, ...] | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the faces that rows of the index name, (H, H, 3), all of one shape if that is given."""
+    places = zip(index["shard"], index["row"], strict=True)
+    for shard, rows in itertools.groupby(places, key=lambda place: place[0]):
         images = shards.read_images(folder, shard)
         for _, row in rows:
-            pixels = _decode(images[row], folder)
-            if pixels.shape != (size, size, 3):
+            try:
+                face = np.asarray(open_image(images[row] or b""))
+            except ImageError as error:
+                raise IntegrityError(
+                    f"{folder.shards} holds a damaged face ({error}); align again."
+                ) from error
+            if face.shape != (shape or face.shape):
                 raise IntegrityError(f"{folder.root / shard} holds a face of another size; align again.")
-            block.append(pixels.tobytes())
-            if len(block) == BLOCK:
-                yield b"".join(block)
-                block = []
-    if block:
-        yield b"".join(block)
-
-
-def _decode(image: bytes | None, folder: DataFolder) -> NDArray[np.uint8]:
-    try:
-        return np.asarray(open_image(image or b""))
-    except ImageError as error:
-        raise IntegrityError(f"{folder.shards} holds a damaged face ({error}); align again.") from error
+            yield face
 
 
 class FaceFile:
@@ -150,10 +141,9 @@ class FaceFile:
     """
 
     def __init__(self, path: Path, shape: Sequence[int]) -> None:
-        """Open the cache of so many faces."""
         self.path, self.shape = path, tuple(shape)
         self._face_bytes = math.prod(self.shape[1:])
-        header = _header(*self.shape[:2])
+        header = _header(shape)
         self._start = len(header)
         try:
             self._descriptor = os.open(path, os.O_RDONLY)
@@ -191,10 +181,7 @@ class FaceFile:
 
 @dataclass(frozen=True)
 class OpenFaces:
-    """Aligned faces on disk, checked: those at `places` (N,) of a `file`.
-
-    `sample_ids` (N,) name their photos, `people` (N,) the person of each face, None where unknown.
-    """
+    """Aligned faces on disk, checked: those at `places` (N,) of a `file`, otherwise like `Faces`."""
 
     file: FaceFile
     places: NDArray[np.intp]

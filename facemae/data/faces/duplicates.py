@@ -54,9 +54,8 @@ def near_pairs(
 
     Exact, without comparing everything: the 256 bits are 16 bands, and by the pigeonhole principle two hashes
     so near agree on a whole band (up to 15 bits) or on all but one bit of it (up to 31). Only hashes that do
-    are compared, in blocks, so that memory is bounded by what is found. Hashes are (N, 32) and (M, 32),
-    `bits` from 0 to `MAX_BITS`. The pairs are (K, 2) rows of
-    first and second in ascending order, the distances (K,).
+    are compared. Hashes are (N, 32) and (M, 32), `bits` from 0 to `MAX_BITS`, pairs (K, 2) rows of first and
+    second in ascending order, distances (K,).
     """
     if not 0 <= bits <= MAX_BITS:
         raise ValueError(f"bits is {bits}, not from 0 to {MAX_BITS}")
@@ -64,12 +63,9 @@ def near_pairs(
         pairs, distances = near_pairs(second, first, bits)
         pairs = pairs[:, ::-1]
     else:
-        found = [
-            _within(first, second, band, bits)
-            for band in track(range(_BANDS), _BANDS, "near-duplicates", "bands")
-        ]
-        pairs = np.concatenate([each for each, _ in found])
-        distances = np.concatenate([each for _, each in found])
+        bands = track(range(_BANDS), _BANDS, "near-duplicates", "bands")
+        found = [_within(first, second, band, bits) for band in bands]
+        pairs, distances = (np.concatenate(each) for each in zip(*found, strict=True))
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     return pairs[order], distances[order]
 
@@ -114,10 +110,9 @@ def _candidates(begins: Pairs, ends: Pairs) -> Iterator[tuple[Pairs, Pairs]]:
 def near_embeddings(
     first: NDArray[np.floating], second: NDArray[np.floating], cosine: float
 ) -> tuple[Pairs, NDArray[np.float32]]:
-    """Return all pairs of embeddings of at least this cosine similarity, and the similarities.
+    """Return all pairs of embeddings (N, D) and (M, D) of at least this cosine similarity, and the latter.
 
-    Every pair is compared. An embedding of length zero is like none. Embeddings are (N, D) and (M, D), pairs
-    (K, 2) rows of first and second in ascending order, similarities (K,).
+    An embedding of length zero is like none. Pairs are (K, 2) rows of first and second in ascending order.
     """
     mine = _unit(first)
     pairs, similarities = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.float32)]

@@ -35,6 +35,12 @@ def home_for(size: int, gpu_free: int | None) -> Home:
     return "gpu" if size <= GPU_SHARE * gpu_free else "staged"
 
 
+def _free_memory(compute: Compute, reserved: float) -> int | None:
+    if not compute.on_gpu:
+        return None
+    return max(0, int(torch.cuda.mem_get_info(compute.device)[0] - reserved))
+
+
 class Feed:
     """Batches of faces as a function of the step alone, in whatever order they are asked for.
 
@@ -50,18 +56,15 @@ class Feed:
         workers: int,
         reserved: float = 0.0,
     ) -> None:
-        """Make the faces ready.
+        """Make all N faces of a training ready; an IntegrityError where the cache is damaged.
 
         Args:
-            faces: All N faces of the training.
+            faces: The faces.
             ids_at: Returns the ids (B,), from 0 to N - 1 and on the CPU, of a step's batch; any thread may
                 call it, also for a step after the last.
             compute: Where batches are wanted.
             workers: Threads that read that many steps ahead; with 0 a batch is read when it is asked for.
             reserved: Bytes of a GPU's memory that the training takes besides.
-
-        Raises:
-            IntegrityError: the cache is cut short, or the disk fails.
         """
         self._faces, self._ids_at, self._workers = faces, ids_at, workers
         self.home = home_for(faces.size, _free_memory(compute, reserved))
@@ -82,10 +85,8 @@ class Feed:
     def batch(self, step: int, part: slice = WHOLE) -> Tensor:
         """Return the faces (B, H, H, 3) uint8 of a step's batch, or of a part of it, on the device.
 
-        The same part of the next steps is read ahead.
-
-        Raises:
-            IntegrityError: the cache is cut short, or the disk fails, whether here or in a worker.
+        The same part of the next steps is read ahead. An IntegrityError where the cache is damaged, whether
+        it is met here or in a worker.
         """
         if self._resident is not None:
             return self._resident.index_select(0, self.ids(step, part).to(self._resident.device))
@@ -147,9 +148,3 @@ class Feed:
 
 def _key(step: int, part: slice) -> _Key:
     return step, part.start, part.stop, part.step
-
-
-def _free_memory(compute: Compute, reserved: float) -> int | None:
-    if not compute.on_gpu:
-        return None
-    return max(0, int(torch.cuda.mem_get_info(compute.device)[0] - reserved))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from facemae import config
 from facemae.core.errors import IntegrityError
@@ -22,14 +22,6 @@ EXCLUDED, DROPPED, KEPT = "excluded", "dropped", "kept"
 _ACCENTS = dict.fromkeys(range(0x300, 0x370))
 
 Array = NDArray[Any]
-
-
-class Hits(NamedTuple):
-    """Rows of the evaluation side and of the other that show the same, one pair per row of the other."""
-
-    evaluation: NDArray[np.int64]
-    other: NDArray[np.int64]
-    distance: NDArray[np.float64]
 
 
 def normal_name(name: str) -> str:
@@ -51,15 +43,60 @@ def normal_names(table: pd.DataFrame) -> pd.Series:
     return table["person"].map(names)
 
 
-def _same_name(evaluated: pd.DataFrame, trained: pd.DataFrame, split: config.Split, _: Array | None) -> Hits:
-    found = [Hits(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for source in trained["source"].unique():
-        others = np.flatnonzero(evaluated["source"] != source)
-        own = np.flatnonzero((trained["source"] == source) & (trained["name"] >= 0))
-        hits = _equal(evaluated["name"].iloc[others], trained["name"].iloc[own])
-        found.append(Hits(others[hits.evaluation], own[hits.other], hits.distance))
-    order = np.argsort(np.concatenate([each.other for each in found]), kind="stable")
-    return Hits(*(np.concatenate(column)[order] for column in zip(*found, strict=True)))
+# A check returns hits: rows of both sides that show the same, counted from 0 on each, and their distance.
+def _nearest(pairs: Array, distance: Array) -> pd.DataFrame:
+    """Return hits from pairs of rows (K, 2): of each second row the nearest, of equally near the first."""
+    hits = pd.DataFrame({"evaluation": pairs[:, 0], "other": pairs[:, 1], "distance": distance.astype(float)})
+    return hits.sort_values(["other", "distance", "evaluation"]).drop_duplicates("other")
+
+
+def _equal(evaluated: pd.DataFrame, trained: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the pairs of rows with an equal value, but of each source's evaluation rows only the first."""
+    one, other = (side[["source", column]].assign(row=range(len(side))) for side in (evaluated, trained))
+    return one.drop_duplicates(["source", column]).merge(other, on=column)
+
+
+def _same_name(evaluated: pd.DataFrame, trained: pd.DataFrame, *_: object) -> pd.DataFrame:
+    pairs = _equal(evaluated, trained, "name")
+    pairs = pairs[(pairs["name"] >= 0) & (pairs["source_x"] != pairs["source_y"])]
+    return _nearest(pairs[["row_x", "row_y"]].to_numpy(), np.zeros(len(pairs)))
+
+
+def _same_bytes(evaluated: pd.DataFrame, trained: pd.DataFrame, *_: object) -> pd.DataFrame:
+    pairs = _equal(evaluated, trained, "content")
+    return _nearest(pairs[["row_x", "row_y"]].to_numpy(), np.zeros(len(pairs)))
+
+
+def _same_hash(
+    evaluated: pd.DataFrame, trained: pd.DataFrame, split: config.Split, _: Array | None
+) -> pd.DataFrame:
+    """Compare each different hash once, however many faces share it."""
+    known, known_hashes = _distinct_hashes(evaluated)
+    number, hashes = _distinct_hashes(trained)
+    found = _nearest(*near_pairs(known_hashes, hashes, split.hash_bits))
+    first = pd.Series(range(len(known)), index=known).groupby(level=0).first()
+    found["evaluation"] = first[found["evaluation"]].to_numpy()
+    rows = pd.DataFrame({"row": range(len(number)), "other": number}).merge(found, on="other")
+    return rows.assign(other=rows["row"])
+
+
+def _same_embedding(
+    evaluated: pd.DataFrame, trained: pd.DataFrame, split: config.Split, embeddings: Array | None
+) -> pd.DataFrame:
+    if embeddings is None:
+        return _nearest(np.zeros((0, 2), np.int64), np.zeros(0))
+    one, other = (embeddings[side["row"]] for side in (evaluated, trained))
+    pairs, cosines = near_embeddings(one, other, split.same_cosine)
+    return _nearest(pairs, 1 - cosines)
+
+
+LeakageCheck = Callable[[pd.DataFrame, pd.DataFrame, config.Split, Array | None], pd.DataFrame]
+LEAKAGE_CHECKS: dict[str, LeakageCheck] = {
+    "name": _same_name,
+    "bytes": _same_bytes,
+    "hash": _same_hash,
+    "embedding": _same_embedding,
+}
 
 
 def alike_in_a_source(evaluated: pd.DataFrame, trained: pd.DataFrame) -> pd.DataFrame:
@@ -68,50 +105,7 @@ def alike_in_a_source(evaluated: pd.DataFrame, trained: pd.DataFrame) -> pd.Data
         side[side["name"] >= 0].drop_duplicates(["source", "person"]) for side in (evaluated, trained)
     )
     both = one.merge(other, on=["source", "name"])
-    one, other = (both[[f"sample_id{side}"]].set_axis(["sample_id"], axis=1) for side in ("_x", "_y"))
-    return _listed("name", one, other, KEPT)
-
-
-def _equal(evaluated: pd.Series, trained: pd.Series) -> Hits:
-    """Return the rows whose value an evaluation row has, with the first that has it."""
-    first = ~evaluated.duplicated().to_numpy()
-    place = pd.Index(evaluated[first]).get_indexer(pd.Index(trained))
-    other = np.flatnonzero(place >= 0)
-    return Hits(np.flatnonzero(first)[place[other]], other, np.zeros(len(other)))
-
-
-def _same_hash(evaluated: pd.DataFrame, trained: pd.DataFrame, split: config.Split, _: Array | None) -> Hits:
-    """Compare each different hash once, however many faces share it."""
-    number, hashes = _distinct_hashes(trained)
-    known, known_hashes = _distinct_hashes(evaluated)
-    found = _nearest(*near_pairs(known_hashes, hashes, split.hash_bits))
-    nearest = np.full(len(hashes) + 1, -1)  # one more, which the number -1 of no hash stands for
-    distance = np.zeros(len(hashes) + 1)
-    nearest[found.other], distance[found.other] = found.evaluation, found.distance
-    other = np.flatnonzero(nearest[number] >= 0)
-    numbers, first = np.unique(known, return_index=True)
-    first = first[numbers >= 0]
-    return Hits(first[nearest[number[other]]], other, distance[number[other]])
-
-
-def _same_embedding(
-    evaluated: pd.DataFrame, trained: pd.DataFrame, split: config.Split, embeddings: Array | None
-) -> Hits:
-    if embeddings is None:
-        return Hits(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    pairs, cosines = near_embeddings(
-        embeddings[evaluated["row"]], embeddings[trained["row"]], split.same_cosine
-    )
-    return _nearest(pairs, 1 - cosines)
-
-
-LeakageCheck = Callable[[pd.DataFrame, pd.DataFrame, config.Split, Array | None], Hits]
-LEAKAGE_CHECKS: dict[str, LeakageCheck] = {
-    "name": _same_name,
-    "bytes": lambda evaluated, trained, *_: _equal(evaluated["content"], trained["content"]),
-    "hash": _same_hash,
-    "embedding": _same_embedding,
-}
+    return _listed("name", both["sample_id_x"], both["sample_id_y"], KEPT)
 
 
 def exclude(
@@ -125,10 +119,9 @@ def exclude(
     listed = []
     for kind, check in LEAKAGE_CHECKS.items():
         hits = check(evaluated, trained, split, embeddings)
-        listed.append(
-            _listed(kind, evaluated.iloc[hits.evaluation], trained.iloc[hits.other], EXCLUDED, hits)
-        )
-        trained = trained[~trained["photo"].isin(trained["photo"].iloc[hits.other])]
+        shown, found = evaluated.iloc[hits["evaluation"]], trained.iloc[hits["other"]]
+        listed.append(_listed(kind, shown["sample_id"], found["sample_id"], EXCLUDED, hits["distance"]))
+        trained = trained[~trained["photo"].isin(found["photo"])]
     overlaps = pd.concat(listed, ignore_index=True)
     if split.overlap == "stop" and len(overlaps):
         training, evaluation = overlaps.loc[0, ["other", "evaluation"]]
@@ -153,19 +146,18 @@ def once(
     kept = evaluated if all_stay else without_copies(evaluated)
     copies = evaluated.drop(kept.index)
     firsts = kept.drop_duplicates("content").set_index("content", drop=False).loc[copies["content"]]
-    listed = [_listed("copy", firsts, copies, DROPPED)]
+    listed = [_listed("copy", firsts["sample_id"], copies["sample_id"], DROPPED)]
     bits, has = hash_rows(kept)
     rows = np.flatnonzero(has)
     pairs, distance = near_pairs(bits[rows], bits[rows], split.hash_bits)
     pairs, distance = pairs[later := pairs[:, 0] < pairs[:, 1]], distance[later]
     pairs = rows[pairs]
-    people, photos = kept["person"].to_numpy()[pairs], kept["photo"].to_numpy()[pairs]
+    people, photos, names = (kept[column].to_numpy()[pairs] for column in ("person", "photo", "sample_id"))
     alike = people[:, 0] == people[:, 1]
     others = ~alike & (photos[:, 0] != photos[:, 1])
     dropped = _later_ones(pairs, alike & (distance <= same_bits(split)) & (not all_stay))
     for which, action in ((dropped, DROPPED), (others, KEPT)):
-        hits = Hits(pairs[which, 0], pairs[which, 1], distance[which].astype(np.float64))
-        listed.append(_listed("hash", kept.iloc[hits.evaluation], kept.iloc[hits.other], action, hits))
+        listed.append(_listed("hash", names[which, 0], names[which, 1], action, distance[which]))
     gone = kept.index[np.unique(pairs[dropped, 1])]
     return kept.drop(gone), pd.concat(listed, ignore_index=True)
 
@@ -203,23 +195,11 @@ def _distinct_hashes(table: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np
     return number, np.frombuffer(b"".join(values), np.uint8).reshape(-1, HASH_BYTES)
 
 
-def _nearest(pairs: Pairs, distance: Array) -> Hits:
-    """Return of each second row's pairs the nearest, of equally near ones the first."""
-    order = np.lexsort((pairs[:, 0], distance, pairs[:, 1]))
-    other, first = np.unique(pairs[order, 1], return_index=True)
-    chosen = order[first]
-    return Hits(pairs[chosen, 0], other, distance[chosen].astype(np.float64))
-
-
 def _listed(
-    kind: str, evaluated: pd.DataFrame, others: pd.DataFrame, action: str, hits: Hits | None = None
+    kind: str, evaluation: ArrayLike, other: ArrayLike, action: str, distance: ArrayLike = 0.0
 ) -> pd.DataFrame:
-    rows = {
-        "kind": kind,
-        "evaluation": evaluated["sample_id"].to_numpy(),
-        "other": others["sample_id"].to_numpy(),
-        "distance": hits.distance if hits else np.zeros(len(others)),
-        "action": action,
-    }
-    table = pd.DataFrame(rows, columns=OVERLAP_COLUMNS, index=range(len(others)))
-    return table.astype({"kind": str, "evaluation": str, "other": str, "distance": float, "action": str})
+    """Return a list of overlaps (OVERLAP_COLUMNS) from the sample_ids of both sides."""
+    names = {"evaluation": np.asarray(evaluation, object), "other": np.asarray(other, object)}
+    table = pd.DataFrame(names).assign(kind=kind, distance=np.asarray(distance), action=action)
+    types = {"kind": str, "evaluation": str, "other": str, "distance": float, "action": str}
+    return table[OVERLAP_COLUMNS].astype(types)

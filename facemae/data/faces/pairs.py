@@ -69,22 +69,17 @@ def check(pairs: pd.DataFrame, sample_ids: Iterable[str]) -> None:
 
 
 def generate(people: pd.DataFrame, *, seed: int, per_fold: int = PER_FOLD) -> pd.DataFrame:
-    """Draw as many genuine as impostor pairs in each fold; no person is in two folds.
+    """Draw as many genuine as impostor pairs in each fold, at most `per_fold` of each; no person is in two.
 
     Genuine pairs are drawn evenly over people first, so that those with many photos do not outweigh others.
-    `people` has the columns sample_id, person and fold. A fold has at most `per_fold` genuine pairs; fewer
-    where its people have fewer of either kind.
+    `people` has the columns sample_id, person and fold.
 
     Raises:
         RefusedError: a fold has no person with two photos, or only one person.
     """
     random = np.random.default_rng(seed)
-    drawn = [
-        pair
-        for fold, part in people.sort_values("sample_id").groupby("fold")
-        for pair in _draw_fold(int(str(fold)), part, random, per_fold)
-    ]
-    return table(drawn)
+    folds = people.sort_values("sample_id").groupby("fold")
+    return table(pair for fold, part in folds for pair in _draw_fold(int(str(fold)), part, random, per_fold))
 
 
 def _draw_fold(fold: int, part: pd.DataFrame, random: np.random.Generator, per_fold: int) -> list[Pair]:

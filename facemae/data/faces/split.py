@@ -55,18 +55,16 @@ def split_people(
     listed: Mapping[str, int] | None = None,
     seen: Collection[str] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the role of every usable face, and the faces that were found on both sides or twice.
+    """Return the role of every usable face (SPLIT_COLUMNS), and what was found on both sides or twice.
 
     Evaluation people are those `listed`, or drawn among those with two or more different pictures, since a
-    genuine pair needs two; the first face of each is `enrolled`, the gallery of identification. Within a
-    source people are told apart by their exact names. A labelled photo that names nobody may show an
-    evaluation person, so it is left out.
+    genuine pair needs two; the first face of each is `enrolled`, the gallery of identification. A labelled
+    photo that names nobody may show an evaluation person, so it is left out.
 
     A face to train on goes, with its photo, if an evaluation face of another source has an equal
-    `normal_name`, or if any has its bytes, nearly its perceptual hash or nearly its embedding; the first of
-    these that applies is listed ("excluded"). Equal normal names within a source are listed ("kept"). Within
-    a side only the first photo of the same bytes stays. Among evaluation faces of one person that look
-    the same the first stays (the others are listed as "dropped"); of two or of `listed` people, all.
+    `normal_name`, or if any has its bytes, nearly its perceptual hash or nearly its embedding. Equal normal
+    names within a source are only listed. Within a side only the first photo of the same bytes stays. Among
+    evaluation faces of one person that look the same the first stays; of two or of `listed` people, all.
 
     Args:
         faces: Columns sample_id, person (None: not known), source, set, sha256 and hash (may be empty).
@@ -74,9 +72,6 @@ def split_people(
         embeddings: (len(faces), D); None: not compared.
         listed: The fold of each person that a list of pairs names; None: evaluation people are drawn.
         seen: People whom a model was trained on that a run starts from: nobody is evaluated on them.
-
-    Returns:
-        SPLIT_COLUMNS and OVERLAP_COLUMNS; in rows about evaluation faces only, `training` is the later one.
 
     Raises:
         DataError: there are too few people.
@@ -130,9 +125,7 @@ def _with_roles(table: pd.DataFrame, folds: Mapping[str, int], split: config.Spl
 def listed_people(
     pairs: pd.DataFrame, people: Mapping[str, str | None], split: config.Split
 ) -> dict[str, int]:
-    """Return the fold of each person that the list of pairs `split.pairs` names.
-
-    `pairs` are all lists (PAIR_COLUMNS), `people` the person of each sample_id.
+    """Return the fold of each person that a list of pairs names: `split.pairs`, of all lists (PAIR_COLUMNS).
 
     Raises:
         UsageError: no source has this list.
@@ -154,11 +147,8 @@ def listed_people(
             f"split.rotations: in {split.pairs} a person is in several folds, so that no fold can be trained "
             "without the people of another; set split.rotations to 1."
         )
-    if split.rotations > rows["fold"].nunique():
-        raise DataError(
-            f"split.rotations: {split.rotations} are more than {split.pairs} has folds, "
-            f"{rows['fold'].nunique()}."
-        )
+    if split.rotations > (count := rows["fold"].nunique()):
+        raise DataError(f"split.rotations: {split.rotations} are more than {split.pairs} has folds, {count}.")
     return {str(person): int(fold) for person, fold in folds.min().items()}
 
 
@@ -199,13 +189,9 @@ def _trainable(roles: pd.DataFrame, twice: pd.DataFrame, split: config.Split) ->
 
 
 def learnt_from(roles: pd.DataFrame, *, unlabelled: bool = False) -> pd.DataFrame:
-    """Return the rows of a split (SPLIT_COLUMNS) that a model may have learnt from.
+    """Return the rows of a split that a model may have learnt from; `unlabelled`: or been pretrained on.
 
     A model of several is that of the first part: it has seen the others' people.
-
-    Args:
-        roles: The split.
-        unlabelled: Count in the photos that are pretrained on only.
     """
     others = (roles["role"] == ROLE_EVALUATION) & (roles["part"] != 0) & roles["trainable"]
     trained = [ROLE_TRAIN, ROLE_UNLABELLED] if unlabelled else [ROLE_TRAIN]
@@ -219,17 +205,21 @@ def check_split(table: pd.DataFrame) -> None:
         IntegrityError: the split leaks; the message names an example.
     """
     is_evaluated = table["role"].isin([ROLE_EVALUATION, ROLE_TESTED])
+    # What a sample_id begins with every source has of its own.
+    table = table.assign(source=table["sample_id"].str.partition("/")[0], name=normal_names(table))
+    table["named"] = table["source"] + "/" + table["person"]
+    table["photo"] = table["sample_id"].str.replace(_FACE_NUMBER, "", regex=True)
     evaluated, trained = table[is_evaluated], table[~is_evaluated]
     labelled = trained[trained["role"] == ROLE_TRAIN]
-    sides = {
-        "person": (_people(evaluated), _people(labelled)),
-        "photo": (_photos(evaluated), _photos(trained)),
-        "file content": (set(evaluated["sha256"]), set(trained["sha256"])),
-    }
-    alike = _names(evaluated).merge(_names(trained), on="name")
-    shared_names = set(alike.loc[alike["source_x"] != alike["source_y"], "name"])
-    for what, (one, other) in {**sides, "name": (shared_names, shared_names)}.items():
-        shared = sorted(one & other)
+    names = [side[["name", "source"]].dropna().drop_duplicates() for side in (evaluated, trained)]
+    alike = names[0].merge(names[1], on="name").query("source_x != source_y")["name"]
+    for what, one, other in (
+        ("person", evaluated["named"], labelled["named"]),
+        ("photo", evaluated["photo"], trained["photo"]),
+        ("file content", evaluated["sha256"], trained["sha256"]),
+        ("name", alike, alike),
+    ):
+        shared = sorted({*one.dropna()} & {*other.dropna()})
         if shared:
             raise IntegrityError(
                 f"The split leaks: {len(shared)} {what}(s) are both trained on and evaluated on, for example "
@@ -241,25 +231,6 @@ def check_split(table: pd.DataFrame) -> None:
             f"The split leaks: {int((parts > 1).sum())} people are in several parts, for example "
             f"{parts.index[parts > 1][0]}; delete the split file and run again."
         )
-
-
-def _people(table: pd.DataFrame) -> set[str]:
-    named = table[table["person"].notna()]
-    return set(_source(named) + "/" + named["person"])
-
-
-def _names(table: pd.DataFrame) -> pd.DataFrame:
-    names = pd.DataFrame({"name": normal_names(table), "source": _source(table)})
-    return names.dropna().drop_duplicates()
-
-
-def _source(table: pd.DataFrame) -> pd.Series:
-    """Return what each face's sample_id begins with, which every source has of its own."""
-    return table["sample_id"].str.partition("/")[0]
-
-
-def _photos(table: pd.DataFrame) -> set[str]:
-    return set(table["sample_id"].str.replace(_FACE_NUMBER, "", regex=True))
 
 
 def _usable(faces: pd.DataFrame) -> pd.DataFrame:

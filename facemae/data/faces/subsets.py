@@ -19,10 +19,8 @@ KNOWN_PHOTOS = 2
 def labelled_subset(rows: pd.DataFrame, labels: config.Labels) -> pd.DataFrame:
     """Return the rows of the faces whose labels are used, in their order.
 
-    People with fewer than `min_per_person` faces are left out. The others' faces are ranked at random, a face
-    of each person first. Of a person the first `per_person` count, and of what is left the first
-    `fraction`: each person keeps a face as long as there are as many faces as people, and of one subset the
-    smaller fractions lie within the larger ones.
+    Faces are ranked at random, a face of each person first, so that each person keeps one as long as there
+    are as many faces as people, and the smaller fractions of a subset lie within the larger ones.
 
     Raises:
         DataError: fewer than two people remain.
@@ -48,8 +46,7 @@ def labelled_subset(rows: pd.DataFrame, labels: config.Labels) -> pd.DataFrame:
 def people_apart(rows: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows to learn from, and those of people that are held out, the same for every run and seed.
 
-    Held out are a share of the people with two photos or more, and of them no more than validation takes. A
-    share of 0 holds out nobody.
+    Held out are a share of the people with two photos or more, and of them no more than validation takes.
 
     Raises:
         DataError: fewer than two people remain on either side.

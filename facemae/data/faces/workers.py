@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facemae.core.errors import StorageError
 from facemae.core.progress import Progress, say
@@ -63,7 +62,9 @@ def align_all(plan: Plan, workers: int) -> None:
     if not pending:
         return
     progress = Progress("align", len(missing), "photos", done)
-    tasks = _tasks(plan, missing)
+    entries = itertools.compress(manifest.read(plan.photos), missing)
+    paths = (store.shard_path(plan.shards, number) for number in store.free_numbers(plan.shards))
+    tasks = zip(paths, manifest.batched(entries, store.ROWS), strict=False)
     workers = min(workers, -(-pending // store.ROWS))
     if workers == 1:
         numbers, aligner = itertools.count(done + 1), _Aligner(plan)
@@ -73,20 +74,20 @@ def align_all(plan: Plan, workers: int) -> None:
         _together(plan, tasks, progress, done, workers)
 
 
-def _tasks(plan: Plan, missing: NDArray[np.bool_]) -> Iterator[Task]:
-    numbers = store.free_numbers(plan.shards)
-    pending = itertools.compress(manifest.read(plan.photos), missing)
-    for entries in manifest.batched(pending, store.ROWS):
-        yield store.shard_path(plan.shards, next(numbers)), entries
-
-
 class _Aligner:
     """What a worker keeps between shards."""
 
     def __init__(self, plan: Plan) -> None:
         self._settings = plan.settings
         self._columns = store.schema(manifest.attributes_of(plan.photos))
-        self._detector = _detector(plan)
+        self._detector: FaceDetector | None = None
+        if plan.settings.detector:  # else all photos are faces already
+            from facemae.compute import device
+            from facemae.data.alignment.detect import MtcnnDetector
+
+            # One thread: the detector's last digits depend on it, and every result with them.
+            compute = device.choose(plan.device, "float32", threads=1)
+            self._detector = MtcnnDetector(str(compute.device), thorough=plan.settings.thorough)
 
     def run(self, task: Task, aligned: Callable[[], None]) -> None:
         """Make one shard, calling `aligned` after each photo."""
@@ -96,17 +97,6 @@ class _Aligner:
             outcomes.append(outcome)
             aligned()
         store.write_shard(path, outcomes, self._columns)
-
-
-def _detector(plan: Plan) -> FaceDetector | None:
-    if not plan.settings.detector:
-        return None  # all photos are faces already
-    from facemae.compute import device
-    from facemae.data.alignment.detect import MtcnnDetector
-
-    # One thread: the detector's last digits depend on it, and every result with them.
-    compute = device.choose(plan.device, "float32", threads=1)
-    return MtcnnDetector(str(compute.device), thorough=plan.settings.thorough)
 
 
 def _together(plan: Plan, tasks: Iterator[Task], progress: Progress, done: int, workers: int) -> None:
@@ -145,15 +135,14 @@ def _start(plan: Plan, count: Any) -> None:
 def follow_parent() -> None:
     """Leave it to the parent process when this one, its worker, ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches everyone; the parent decides
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
 
+    def leave_with_parent() -> None:  # a worker whose parent was killed would wait for work for ever
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
 
-def _leave_with_parent() -> None:
-    """End this worker when its parent was killed; it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def _work(task: Task) -> None:

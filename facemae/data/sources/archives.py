@@ -11,23 +11,19 @@ import bz2
 import contextlib
 import errno
 import gzip
-import io
 import lzma
 import os
 import reprlib
 import shutil
 import stat
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from facemae.core import files
-from facemae.core.errors import IntegrityError
+from facemae.core.errors import IntegrityError, StorageError
 from facemae.core.progress import Progress
 from facemae.data.sources.base import Limits
 
@@ -43,26 +39,12 @@ _EXTENSION_BYTES = 1 << 16  # of a header that says more about the next entry
 _UTF_8 = 0x800  # flag of a zip's entry: its name is in UTF-8
 _LOCAL_HEADER_BYTES = 30  # of an entry in a zip, before its name
 _DIRECTORY_BYTES = 1000  # of an entry in a zip's directory, which is read at once
-_DAMAGE = (
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError,
-    LookupError, OverflowError, RuntimeError, ValueError,
-)  # fmt: skip
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = 80
 
 
 class _RefusedError(Exception):
     """Why the archive is refused, in words that can follow its name and a colon."""
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A file or folder in an archive; `content` is to be read before the next entry is asked for."""
-
-    name: str
-    folder: bool
-    size: int
-    content: Iterator[bytes]
 
 
 def unpack(archive: Path, target: Path, limits: Limits = _LIMITS) -> Path:
@@ -79,11 +61,8 @@ def unpack(archive: Path, target: Path, limits: Limits = _LIMITS) -> Path:
     if target.exists():
         return target
     try:
-        with files.atomic_folder(target) as folder:
-            with _damage():
-                file = open(archive, "rb")  # noqa: SIM115 - closed below, where errors are the disk's
-            with file:
-                _fill(folder, file, archive.name, limits)
+        with files.atomic_folder(target) as folder, _damage(), open(archive, "rb") as file:
+            _fill(folder, file, archive.name, limits)
     except _RefusedError as refusal:
         raise IntegrityError(
             f"{archive.name} was not unpacked: {refusal}; "
@@ -96,7 +75,9 @@ def unpack(archive: Path, target: Path, limits: Limits = _LIMITS) -> Path:
 def _damage() -> Iterator[None]:
     try:
         yield
-    except _DAMAGE as error:
+    except (_RefusedError, StorageError):
+        raise
+    except Exception as error:  # hostile bytes make the libraries raise nearly everything
         if isinstance(error, OSError) and error.errno:
             raise _RefusedError(f"it cannot be read ({error.strerror})") from error
         reason = ascii(" ".join(str(error).split()))[1:-1].replace(". ", ", ").rstrip(".")[:80]
@@ -104,35 +85,11 @@ def _damage() -> Iterator[None]:
 
 
 def _fill(folder: Path, file: BinaryIO, name: str, limits: Limits) -> None:
-    quota = _Quota(limits, os.fstat(file.fileno()).st_size)
-    with files.storage_errors(folder, quota.archive_bytes):
-        if shutil.disk_usage(folder).free < quota.archive_bytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    total = -(-quota.archive_bytes // _MB)
-    progress, written = Progress("unpack", total, "MB"), 0
-    made, named = {folder}, dict[Path, str]()
-    for entry in _entries(file, quota):
-        parts = _parts(entry.name)
-        quota.count(entry, parts)
-        if not parts or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store" or parts[-1].startswith("._"):
-            continue  # what macOS adds beside the files, or the archive's own folder
-        path = folder.joinpath(*parts)
-        if entry.folder:  # made with its first file or last of all: to remove 200,000 again takes minutes
-            named[path] = entry.name
-        elif path in named or os.path.lexists(path):
-            raise _about(entry.name, "takes the place of another")
-        else:
-            if path.parent not in made:
-                _make_folder(path.parent, entry.name)
-                made.add(path.parent)
-            files.write_blocks(path, entry.content)
-            written += 1
-        progress.update(min(file.tell() // _MB, total - 1), name)
-    if not written:
-        raise _RefusedError("it holds no file")
-    for path, name_of in named.items():
-        _make_folder(path, name_of)
-    progress.update(total, name)
+    unpacking = _Unpacking(folder, file, name, limits)
+    start = file.read(6)
+    file.seek(0)
+    (_zip if start.startswith((b"PK\3\4", b"PK\5\6")) else _tar)(file, start, unpacking)
+    unpacking.finish()
 
 
 def _make_folder(path: Path, name: str) -> None:
@@ -167,21 +124,42 @@ def _about(name: str, why: str) -> _RefusedError:
     return _RefusedError(f"its entry {_SHOWN.repr(name)} {why}")
 
 
-class _Quota:
-    """Counts what comes out of an archive of so many bytes, and refuses more than the limits allow."""
+class _Unpacking:
+    """Puts entries into a folder, and refuses more of them than the limits allow."""
 
-    def __init__(self, limits: Limits, archive_bytes: int) -> None:
-        self.limits, self.archive_bytes = limits, archive_bytes
-        self._bytes = self._entries = 0
+    def __init__(self, folder: Path, file: BinaryIO, name: str, limits: Limits) -> None:
+        self.folder, self.file, self.name, self.limits = folder, file, name, limits
+        self.archive_bytes = os.fstat(file.fileno()).st_size
+        self._bytes = self._entries = self._written = 0
         self._folders: set[tuple[str, ...]] = set()
+        self._made, self._named = {folder}, dict[Path, str]()
+        with files.storage_errors(folder, self.archive_bytes):
+            if shutil.disk_usage(folder).free < self.archive_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._total = -(-self.archive_bytes // _MB)
+        self._progress = Progress("unpack", self._total, "MB")
 
-    def count(self, entry: _Entry, parts: tuple[str, ...]) -> None:
-        """Count an entry and the folders that its name makes."""
-        if entry.size > self.limits.file_bytes:
-            size, limit = f"{entry.size:,}", f"{self.limits.file_bytes:,}"
-            raise _about(entry.name, f"has {size} bytes where {limit} is the limit")
+    def take(self, name: str, size: int, content: IO[bytes] | _Counted | None) -> None:
+        """Put an entry of so many bytes into the folder; no content: a folder."""
+        parts = _parts(name)
+        if size > self.limits.file_bytes:
+            raise _about(name, f"has {size:,} bytes where {self.limits.file_bytes:,} is the limit")
         self._entries += 1
         self.check_entries(self._entries, parts)
+        if not parts or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store" or parts[-1].startswith("._"):
+            return  # what macOS adds beside the files, or the archive's own folder
+        path = self.folder.joinpath(*parts)
+        if content is None:  # made with its first file or last of all: to remove 200,000 again takes minutes
+            self._named[path] = name
+        elif path in self._named or os.path.lexists(path):
+            raise _about(name, "takes the place of another")
+        else:
+            if path.parent not in self._made:
+                _make_folder(path.parent, name)
+                self._made.add(path.parent)
+            files.write_blocks(path, _blocks(content))
+            self._written += 1
+        self._progress.update(min(self.file.tell() // _MB, self._total - 1), self.name)
 
     def check_entries(self, number: int, parts: tuple[str, ...]) -> None:
         """Stop if so many entries are too many, with the folders that their names and those `parts` make."""
@@ -192,19 +170,33 @@ class _Quota:
         if number + len(self._folders) > self.limits.entries:
             raise _RefusedError(f"it holds over {self.limits.entries:,} files and folders, the limit")
 
-    def add(self, size: int) -> None:
+    def count(self, size: int) -> None:
+        """Count bytes that have come out."""
         self._bytes += size
         if self._bytes > self.limits.total_bytes:
             raise _RefusedError(f"it unpacks to over {self.limits.total_bytes:,} bytes, the limit")
         if self._bytes > max(_RATIO_FROM, self.limits.ratio * self.archive_bytes):
             raise _RefusedError(f"it unpacks to over {self.limits.ratio} times its size, the limit")
 
+    def finish(self) -> None:
+        """Make the folders that are left."""
+        if not self._written:
+            raise _RefusedError("it holds no file")
+        for path, name in self._named.items():
+            _make_folder(path, name)
+        self._progress.update(self._total, self.name)
 
-def _entries(file: BinaryIO, quota: _Quota) -> Iterator[_Entry]:
-    start = file.read(6)
-    file.seek(0)
-    with _damage():
-        yield from (_zip if start.startswith((b"PK\3\4", b"PK\5\6")) else _tar)(file, start, quota)
+
+class _Counted:
+    """A stream whose bytes are counted while they are read, whatever its headers declare."""
+
+    def __init__(self, stream: IO[bytes], unpacking: _Unpacking) -> None:
+        self._stream, self._unpacking = stream, unpacking
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._unpacking.count(len(data))
+        return data
 
 
 def _blocks(stream: IO[bytes] | _Counted) -> Iterator[bytes]:
@@ -247,21 +239,9 @@ class _Header(tarfile.TarInfo):
         raise tarfile.ReadError("a sparse file")
 
 
-class _Counted:
-    """A stream whose bytes are counted while they are read, whatever its headers declare."""
-
-    def __init__(self, stream: IO[bytes], quota: _Quota) -> None:
-        self._stream, self._quota = stream, quota
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._quota.add(len(data))
-        return data
-
-
-def _tar(file: BinaryIO, start: bytes, quota: _Quota) -> Iterator[_Entry]:
+def _tar(file: BinaryIO, start: bytes, unpacking: _Unpacking) -> None:
     opener = next((each for magic, each in _COMPRESSIONS.items() if start.startswith(magic)), None)
-    stream = _Counted(opener(file) if opener else file, quota)
+    stream = _Counted(opener(file) if opener else file, unpacking)
     try:
         archive = tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK, tarinfo=_Header)  # type: ignore[call-overload] # noqa: SIM115
     except tarfile.ReadError as error:
@@ -271,8 +251,7 @@ def _tar(file: BinaryIO, start: bytes, quota: _Quota) -> Iterator[_Entry]:
             archive.members.clear()  # or all headers stay in memory
             if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or member.issparse():
                 raise _about(member.name, "is neither a regular file nor a folder")
-            content = archive.extractfile(member) or io.BytesIO()
-            yield _Entry(member.name, member.isdir(), member.size, _blocks(content))
+            unpacking.take(member.name, member.size, archive.extractfile(member))
         while block := archive.fileobj.read(_BLOCK):  # to the end, where a checksum may stand
             if block.strip(b"\0"):
                 raise _RefusedError("something follows its end")
@@ -317,10 +296,10 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
     return name.replace("\\", "/") if info.create_system == 0 else name
 
 
-def _zip(file: BinaryIO, _: bytes, quota: _Quota) -> Iterator[_Entry]:
-    with open_zip(file, quota.limits.entries, "files and folders") as archive:
+def _zip(file: BinaryIO, _: bytes, unpacking: _Unpacking) -> None:
+    with open_zip(file, unpacking.limits.entries, "files and folders") as archive:
         for info in archive.infolist():  # before anything is unpacked
-            quota.check_entries(len(archive.infolist()), _parts(_zip_name(info)))
+            unpacking.check_entries(len(archive.infolist()), _parts(_zip_name(info)))
         free = 0  # where the next entry may start
         for info in sorted(archive.infolist(), key=lambda each: each.header_offset):
             if info.header_offset < free:
@@ -334,5 +313,4 @@ def _zip(file: BinaryIO, _: bytes, quota: _Quota) -> Iterator[_Entry]:
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise _about(name, f"is compressed by method {info.compress_type}, and only deflate is known")
             folder = info.is_dir() or name.endswith("/")
-            content = iter(()) if folder else _blocks(_Counted(archive.open(info), quota))
-            yield _Entry(name, folder, info.file_size, content)
+            unpacking.take(name, info.file_size, None if folder else _Counted(archive.open(info), unpacking))

@@ -51,10 +51,10 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Remote:
-    """A file that can be downloaded without a form: the same bytes from each of `urls`, tried in order."""
+    """A file that can be downloaded without a form."""
 
     filename: str
-    urls: tuple[str, ...]
+    url: str
     sha256: str
     bytes: int  # for the time left and the disk; the checksum is what decides
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from facemae.core.layout import SET_LABELLED
 from facemae.data.sources import SOURCES, VARIANTS
-from facemae.data.sources.locate import archive, availability, find
+from facemae.data.sources.locate import availability, find
 
 Entry = dict[str, Any]
 
@@ -44,25 +44,4 @@ def as_table(entries: list[Entry]) -> str:
         counts = [f"{each[key]:,}" if each[key] is not None else "-" for key in ("people", "images")]
         lines.append(f"{each['name']:<18}{counts[0]:>9}{counts[1]:>12}  {each['state']:<20} {each['title']}")
     lines += ["", "Licence and source of each, and what to fetch where there is a form: --json"]
-    return "\n".join(lines)
-
-
-def as_markdown(entries: list[Entry]) -> str:
-    """Return the list as the README shows it, without what differs between machines."""
-    lines = [
-        "| name | data set | people | images | licence | how it comes |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for each in entries:
-        if each["name"] not in VARIANTS:
-            source = SOURCES[each["name"]]
-            way = "downloaded" if archive(source) else f"by hand, into `{source.folder}/`"
-            cells = [
-                f"`{each['name']}`",
-                f"[{each['title']}]({each['source']})",
-                *(f"{each[key]:,}" if each[key] else "" for key in ("people", "images")),
-                each["licence"],
-                way if source.images else "installed",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

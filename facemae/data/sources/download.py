@@ -1,4 +1,4 @@
-"""The only network access: a file from its mirrors, resumed, verified and put in place whole.
+"""The only network access: a file, resumed, verified and put in place whole.
 
 The bytes are collected in a hidden folder beside the file, with a note of the version that they are from, so
 that a later try goes on where an earlier one stopped. Only verified bytes leave that folder.
@@ -23,7 +23,7 @@ import urllib3
 
 from facemae import __version__
 from facemae.core import files
-from facemae.core.errors import DataError, FaceMAEError, IntegrityError
+from facemae.core.errors import DataError, IntegrityError
 from facemae.core.progress import Progress, say
 from facemae.data.sources.base import Remote
 
@@ -36,7 +36,7 @@ RETRY = urllib3.Retry(3, backoff_factor=1, backoff_jitter=0.5, backoff_max=60)
 
 @dataclass(frozen=True)
 class Net:
-    """How patiently a mirror is asked; times in seconds."""
+    """How patiently a server is asked; times in seconds."""
 
     sleep: Callable[[float], None] = time.sleep
     retry: urllib3.Retry = RETRY  # a server may ask for a longer wait, up to its backoff_max
@@ -48,8 +48,8 @@ class Net:
 DEFAULT = Net()
 
 
-class _MirrorError(Exception):
-    """This mirror does not give the file; asking again would not help."""
+class _RefusedError(Exception):
+    """The server does not give the file; asking again would not help."""
 
 
 class _TryError(Exception):
@@ -75,15 +75,16 @@ def download(remote: Remote, folder: Path, net: Net = DEFAULT) -> Path:
     A file that is there is verified without any network. A download that stops goes on where it was.
 
     Raises:
-        IntegrityError: the file there, which is left alone, or what the mirrors gave has another checksum.
-        DataError: no mirror gave the file.
+        IntegrityError: the file there, which is left alone, or what was sent has another checksum.
+        DataError: the server does not give the file.
         StorageError: the disk is full or the folder cannot be written; what has come is kept.
         UsageError: another process is downloading the same file.
     """
     path = folder / remote.filename
     if not path.exists():
-        with files.exclusive(path.with_name(f".{path.name}.lock")):
-            _from_mirrors(remote, path, net)
+        lock = path.with_name(f".{path.name}.lock")
+        with files.exclusive(lock), files.storage_errors(path, remote.bytes):
+            _Download(remote, path, net).finish()
     elif (got := files.sha256_of(path)) != remote.sha256.lower():
         raise IntegrityError(
             f"{path} is not the published file: its SHA-256 begins with {got[:12]} instead of "
@@ -92,60 +93,44 @@ def download(remote: Remote, folder: Path, net: Net = DEFAULT) -> Path:
     return path
 
 
-def _from_mirrors(remote: Remote, path: Path, net: Net) -> None:
-    stage = path.with_name(f".{path.name}.part")
-    mirrors = [_Mirror(url, stage, remote, net) for url in remote.urls]
-    tried: list[str] = []
-    wrong = ""
-    for mirror in mirrors:
-        with files.storage_errors(path, remote.bytes):
-            try:
-                mirror.fetch()
-            except _MirrorError as error:
-                tried.append(f"{mirror.host}: {error}")
-                continue
-            got = files.sha256_of(mirror.file)
-            if got == remote.sha256.lower():
-                files.publish(mirror.file, path)
-                shutil.rmtree(stage)
-                return
-            mirror.file.unlink()
-            wrong = got
-            tried.append(f"{mirror.host}: wrong checksum")
-    if not any(mirror.left()[0] for mirror in mirrors):
-        shutil.rmtree(stage, ignore_errors=True)
-    raise _failure(remote, path, tried, wrong)
+class _Download:
+    """A file on its way: its bytes and a note of what they are from, in a folder beside its place."""
 
+    def __init__(self, remote: Remote, path: Path, net: Net) -> None:
+        self.remote, self.path, self.net = remote, path, net
+        self.stage = path.with_name(f".{path.name}.part")
+        self.file, self.note = self.stage / "bytes", self.stage / "origin.json"
 
-def _failure(remote: Remote, path: Path, tried: list[str], wrong: str) -> FaceMAEError:
-    by_hand = (
-        f"(tried {'; '.join(tried)}); fetch it yourself from {' or '.join(map(_public, remote.urls))}, "
-        f"put it at {path} and run the same command again, which then needs no network."
-    )
-    if not wrong:
-        return DataError(f"{remote.filename} could not be downloaded {by_hand}")
-    return IntegrityError(
-        f"{remote.filename} was downloaded and removed, because its SHA-256 begins with {wrong[:12]} "
-        f"instead of {remote.sha256[:12]} {by_hand}"
-    )
-
-
-def _public(url: str) -> str:
-    """Return the URL without what may be a secret: user, password and query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-class _Mirror:
-    """One address of a file, whose bytes are collected in the folder `stage`."""
-
-    def __init__(self, url: str, stage: Path, remote: Remote, net: Net) -> None:
-        self.url, self.host, self.remote, self.net = url, urlsplit(url).hostname, remote, net
-        self.file, self.note = stage / "bytes", stage / "origin.json"
+    def finish(self) -> None:
+        """Fetch the bytes and put them in place, or raise an error that says how to get them by hand."""
+        parts = urlsplit(self.remote.url)
+        # Without what may be a secret: user, password and query.
+        public = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        by_hand = (
+            f"fetch it yourself from {public}, put it at {self.path} and run the same command again, which "
+            "then needs no network."
+        )
+        name, expected = self.remote.filename, self.remote.sha256
+        try:
+            self.fetch()
+        except _RefusedError as error:
+            if not self.left()[0]:
+                shutil.rmtree(self.stage, ignore_errors=True)
+            tried = f"(tried {parts.hostname}: {error})"
+            raise DataError(f"{name} could not be downloaded {tried}; {by_hand}") from error
+        got = files.sha256_of(self.file)
+        if got == expected.lower():
+            files.publish(self.file, self.path)
+        shutil.rmtree(self.stage)
+        if got != expected.lower():
+            raise IntegrityError(
+                f"{name} was downloaded and removed, because its SHA-256 begins with {got[:12]} instead of "
+                f"{expected[:12]} (tried {parts.hostname}: wrong checksum); {by_hand}"
+            )
 
     def fetch(self) -> None:
         """Fetch all bytes, going on and trying again as often as `net` allows."""
-        retry = self.net.retry
+        retry, host = self.net.retry, urlsplit(self.remote.url).hostname
         while True:
             try:
                 self._try()
@@ -155,16 +140,16 @@ class _Mirror:
                     retry = retry.increment("GET", error=error)
                 except urllib3.exceptions.MaxRetryError:
                     tries = len(retry.history) + 1
-                    raise _MirrorError(f"{error} in the last of {tries} tries") from error
+                    raise _RefusedError(f"{error} in the last of {tries} tries") from error
                 backoff = max(retry.backoff_factor, retry.get_backoff_time())  # urllib3's first is none
                 wait = max(backoff, min(error.wait, retry.backoff_max))
                 again = f"trying again in {wait:.0f} s"
-                say("download", f"{self.remote.filename} from {self.host}: {error}; {again}")
+                say("download", f"{self.remote.filename} from {host}: {error}; {again}")
                 self.net.sleep(wait)
 
     def left(self) -> tuple[int, _Origin]:
         """Return how many bytes of an earlier try can be gone on from, and what they are from."""
-        nothing = _Origin(files.sha256(self.url.encode()))
+        nothing = _Origin(files.sha256(self.remote.url.encode()))
         try:
             origin = _Origin(**json.loads(self.note.read_bytes()))
             size = self.file.stat().st_size
@@ -182,7 +167,7 @@ class _Mirror:
             size = self._first_byte(response, size, origin)
             kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             if kind == "text/html" and not self.remote.filename.endswith((".html", ".htm")):
-                raise _MirrorError("answers with a web page, perhaps a login")
+                raise _RefusedError("answers with a web page, perhaps a login")
             self._check_size(size + (response.raw.length_remaining or 0))
             with files.resume_file(self.file, size) as file:
                 if size == 0:  # noted once the old bytes are gone, or they would be taken for this version
@@ -192,11 +177,11 @@ class _Mirror:
 
     def _get(self, headers: Mapping[str, str]) -> requests.Response:
         """Follow the address to an answer that is no redirection, checking each before it is asked."""
-        url = self.url
+        url = self.remote.url
         try:
             for _ in range(REDIRECTS + 1):
                 if not _is_safe(url):
-                    raise _MirrorError("leads to an address that is not https")
+                    raise _RefusedError("leads to an address that is not https")
                 response = requests.get(
                     url, headers=headers, timeout=self.net.timeout, stream=True, allow_redirects=False
                 )
@@ -207,8 +192,8 @@ class _Mirror:
         except requests.RequestException as error:
             raise _TryError(_reason(error)) from error
         except ValueError as error:
-            raise _MirrorError("leads to an address that cannot be read") from error
-        raise _MirrorError(f"redirects more than {REDIRECTS} times")
+            raise _RefusedError("leads to an address that cannot be read") from error
+        raise _RefusedError(f"redirects more than {REDIRECTS} times")
 
     def _first_byte(self, response: requests.Response, size: int, origin: _Origin) -> int:
         """Return where in the file the answer begins: at `size`, as asked, or at 0."""
@@ -224,13 +209,13 @@ class _Mirror:
             self.file.unlink()
             raise _TryError("cannot go on where the last try stopped")
         if status != 200:
-            raise _MirrorError(f"answers {status}")
+            raise _RefusedError(f"answers {status}")
         return 0
 
     def _check_size(self, size: int) -> None:
         expected = self.remote.bytes
         if size > expected * 1.01 + 1e6:
-            raise _MirrorError(f"sends {size / 1e6:.1f} MB where {expected / 1e6:.1f} MB are expected")
+            raise _RefusedError(f"sends {size / 1e6:.1f} MB where {expected / 1e6:.1f} MB are expected")
 
     def _receive(self, response: requests.Response, file: BinaryIO, size: int) -> None:
         name, total = self.remote.filename, -(-self.remote.bytes // 1_000_000)
@@ -250,7 +235,7 @@ class _Mirror:
                     since, received = time.monotonic(), 0
         except urllib3.exceptions.HTTPError as error:
             raise _TryError(_reason(error)) from error
-        except _MirrorError:
+        except _RefusedError:
             file.truncate(0)  # or the next try would go on with it
             raise
         progress.update(total, name)

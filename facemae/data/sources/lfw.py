@@ -92,7 +92,7 @@ def _sample_id(person: str, number: str) -> str:
 
 # The copy that scikit-learn downloads, with its checksums.
 _DOWNLOADS = {
-    name: Remote(name, (f"https://ndownloader.figshare.com/files/{number}",), sha256, size)
+    name: Remote(name, f"https://ndownloader.figshare.com/files/{number}", sha256, size)
     for name, number, size, sha256 in (
         ("lfw-funneled.tgz", 5976015, 243_346_528,
          "b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a"),

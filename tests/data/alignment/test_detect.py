@@ -75,7 +75,7 @@ def test_every_face_is_found_with_sane_landmarks(detector, photos):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
-def test_a_result_does_not_depend_on_the_images_beside_it_by_a_bit(detector, photos, batch):
+def test_a_result_does_not_depend_on_the_images_beside_it_by_a_bit(detector, photos, batch, monkeypatch):
     rng = np.random.default_rng(0)
     mixed = [
         photos[0],
@@ -87,7 +87,9 @@ def test_a_result_does_not_depend_on_the_images_beside_it_by_a_bit(detector, pho
         Image.new("RGB", (20, 3000), "grey"),
         photos[3],
     ]
-    together = MtcnnDetector(batch=batch).detect(mixed)
+    with monkeypatch.context() as patched:
+        patched.setattr(detect, "BATCH", batch)
+        together = detector.detect(mixed)
     assert [len(faces) for faces in together] == [1, 0, 1, 0, 1, 0, 0, 1]
     for image, faces in zip(mixed, together, strict=True):
         assert equal(detector.detect([image])[0], faces)
@@ -186,9 +188,9 @@ def test_large_photos_are_shrunk_and_mapped_back(detector, photos):
 
 
 def test_shrinking_leaves_the_detector_enough_to_see():
-    assert detect._fit(Image.new("RGB", (40, 4000)), 1024).size == (20, 2000)
-    assert detect._fit(Image.new("RGB", (3000, 2000)), 1024).size == (1024, 683)
-    assert detect._fit(Image.new("RGB", (1024, 700)), 1024).size == (1024, 700)
+    assert detect._fit(Image.new("RGB", (40, 4000))).size == (20, 2000)
+    assert detect._fit(Image.new("RGB", (3000, 2000))).size == (1024, 683)
+    assert detect._fit(Image.new("RGB", (1024, 700))).size == (1024, 700)
 
 
 def test_landmarks_are_measured_from_the_image_corner(detector):
@@ -284,7 +286,9 @@ def test_overlapping_and_nested_candidates_leave_the_best():
 
 
 def test_the_name_of_the_results_changes_with_what_changes_them(monkeypatch):
-    names = {mtcnn_version(), mtcnn_version(thorough=True), mtcnn_version(max_side=512)}
+    names = {mtcnn_version(), mtcnn_version(thorough=True)}
+    monkeypatch.setattr(detect, "_MAX_SIDE", 512)
+    names.add(mtcnn_version())
     monkeypatch.setattr(detect, "COARSE", detect.COARSE._replace(smallest=50))
     names.add(mtcnn_version())
     monkeypatch.setattr(detect, "metadata", types.SimpleNamespace(version=lambda package: "9.9"))

@@ -130,6 +130,6 @@ def test_what_was_not_measured_is_not_doubted_and_all_warnings_come_in_the_order
     unknown = dict.fromkeys(("score", "face_px", "residual", "yaw"))
     assert quality.warnings(**GOOD | unknown) == []
     assert quality.warnings(**GOOD | unknown | {"sharp": 0.0}) == ["BLURRED"]
-    worst = quality.warnings(112, 0.0, 0.0, 1e3, 90.0, 0.0, 2)
+    worst = quality.warnings(112, 0.0, 0.0, 0.0, 1e3, 90.0, 2)
     assert worst == list(quality.WARNINGS)
     assert all(quality.WARNINGS.values())

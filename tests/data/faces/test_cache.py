@@ -195,13 +195,13 @@ def test_a_shard_that_is_damaged_is_told(folder, damage):
 def test_a_build_goes_on_after_its_last_whole_block(folder, images, partial, replaced, blocks, tmp_path):
     stopped(folder, replaced, blocks)
     decoded = []
-    decode = cache._decode
+    decode = cache.open_image
 
     def counted(*args):
         decoded.append(1)
         return decode(*args)
 
-    with replaced(cache, "_decode", counted):
+    with replaced(cache, "open_image", counted):
         cache.build_cache(folder)
     assert len(decoded) - 1 == max(COUNT - blocks * BLOCK, 0)  # one is decoded for its size
     np.save(tmp_path / "numpy.npy", images)

@@ -269,7 +269,7 @@ def test_faces_are_not_brought_into_memory(tmp_path, compute, workers):
     """Reading all of 200 MB, most of them a hole in the file, takes no more than some batches' memory."""
     side, count = 256, 1000
     path = tmp_path / "large.npy"
-    path.write_bytes(cache._header(count, side))
+    path.write_bytes(cache._header((count, side, side, 3)))
     os.truncate(path, path.stat().st_size + count * side * side * 3)
     faces = OpenFaces(FaceFile(path, (count, side, side, 3)), np.arange(count), [], [])
 

@@ -142,7 +142,7 @@ def test_what_can_be_downloaded_says_what_it_should_be():
         ]
         for remote in source.downloads:
             assert re.fullmatch("[0-9a-f]{64}", remote.sha256)
-            assert remote.urls[0].startswith("https://")
+            assert remote.url.startswith("https://")
             assert remote.filename in (*source.sides, f"{source.images}.tgz")
     assert archives == {
         "lfw-deepfunneled": [],

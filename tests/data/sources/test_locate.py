@@ -47,7 +47,7 @@ def make_tar(path, content):
 
 
 def remote(name, data):
-    return Remote(name, ("https://example.org/file",), files.sha256(data), len(data))
+    return Remote(name, "https://example.org/file", files.sha256(data), len(data))
 
 
 def tree(folder):
