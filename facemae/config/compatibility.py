@@ -6,6 +6,7 @@ Knows the networks and strategies by name only, so that the workflow can ask wit
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from facemae.config import networks
@@ -30,46 +31,22 @@ GUIDED = {
 }
 
 
-def problem(model: Model, pretrain: Pretrain | None, image_size: int, *, aligned: bool) -> str | None:
+def problem(
+    model: Model, pretrain: Pretrain | None, finetune: Finetune | None, image_size: int, *, aligned: bool
+) -> str | None:
     """Return the first reason for which settings cannot work, "key: sentence", or None.
 
-    Args:
-        model: The encoder.
-        pretrain: The masked autoencoder around it, or a contrastive method; None trains without.
-        image_size: Side of a face in pixels.
-        aligned: Whether the faces are warped to the template that the face regions lie on.
+    `aligned` says whether the faces are warped to the template that the face regions lie on.
     """
-    return next(_problems(model, pretrain, image_size, aligned), None)
+    found = chain(
+        _model_problems(model, image_size),
+        _pretrain_problems(model, pretrain, image_size, aligned) if pretrain else (),
+        _finetune_problems(model, finetune, image_size) if finetune else (),
+    )
+    return next(found, None)
 
 
-def finetune_problem(model: Model, finetune: Finetune, image_size: int) -> str | None:
-    """Return the first reason for which an encoder cannot be fine-tuned so, as `problem` does, or None."""
-    mode, blocks = finetune.mode, model.shape[1]
-    if finetune.teacher and mode == "knn":
-        return "finetune.teacher: mode knn learns nothing; choose another mode, or set teacher to null."
-    if mode in ("partial", "lora") and model.encoder != "vit":
-        what = "blocks" if mode == "partial" else "attention"
-        return (
-            f"finetune.mode: {mode} trains {what} of a vision Transformer, which encoder {model.encoder} has "
-            "not; choose full, probe or knn."
-        )
-    if mode == "partial" and finetune.last_blocks > blocks:
-        return f"finetune.last_blocks: {finetune.last_blocks} of {blocks} blocks; choose fewer."
-    if finetune.patch_drop and model.encoder == "mlp":
-        return "finetune.patch_drop: encoder mlp has no patches, so none can be left out; choose 0."
-    patches = (image_size // model.patch_size) ** 2
-    if finetune.patch_drop and not 1 <= round(finetune.patch_drop * patches) < patches:
-        return (
-            f"finetune.patch_drop: {finetune.patch_drop} of {patches} patches leaves out none or all; choose "
-            "another fraction, or 0."
-        )
-    return None
-
-
-def _problems(model: Model, pretrain: Pretrain | None, image_size: int, aligned: bool) -> Iterator[str]:
-    yield from _model_problems(model, image_size)
-    if pretrain is None:
-        return
+def _pretrain_problems(model: Model, pretrain: Pretrain, image_size: int, aligned: bool) -> Iterator[str]:
     if pretrain.method == "mae":
         yield from _decoder_problems(model, pretrain)
         yield from _mask_problems(model, pretrain, image_size, aligned)
@@ -77,6 +54,27 @@ def _problems(model: Model, pretrain: Pretrain | None, image_size: int, aligned:
         yield (
             f"pretrain.grad_accumulation: {pretrain.method} compares all faces of the batch, parts of it "
             "would be another task; choose 1, and a smaller batch_size if memory is short."
+        )
+
+
+def _finetune_problems(model: Model, finetune: Finetune, image_size: int) -> Iterator[str]:
+    mode, blocks, patches = finetune.mode, model.shape[1], (image_size // model.patch_size) ** 2
+    if finetune.teacher and mode == "knn":
+        yield "finetune.teacher: mode knn learns nothing; choose another mode, or set teacher to null."
+    if mode in ("partial", "lora") and model.encoder != "vit":
+        what = "blocks" if mode == "partial" else "attention"
+        yield (
+            f"finetune.mode: {mode} trains {what} of a vision Transformer, which encoder {model.encoder} has "
+            "not; choose full, probe or knn."
+        )
+    if mode == "partial" and finetune.last_blocks > blocks:
+        yield f"finetune.last_blocks: {finetune.last_blocks} of {blocks} blocks; choose fewer."
+    if finetune.patch_drop and model.encoder == "mlp":
+        yield "finetune.patch_drop: encoder mlp has no patches, so none can be left out; choose 0."
+    if finetune.patch_drop and not 1 <= round(finetune.patch_drop * patches) < patches:
+        yield (
+            f"finetune.patch_drop: {finetune.patch_drop} of {patches} patches leaves out none or all; choose "
+            "another fraction, or 0."
         )
 
 
@@ -130,7 +128,9 @@ def _decoder_problems(model: Model, pretrain: Pretrain) -> Iterator[str]:
 def _mask_problems(model: Model, pretrain: Pretrain, image_size: int, aligned: bool) -> Iterator[str]:
     mask = pretrain.mask
     side = image_size if mask in PIXEL_MASKS else image_size // model.patch_size
-    for key, ratio in _ratios(pretrain):
+    ratios = pretrain.mask_parameters if mask == "ratio_curriculum" else {}
+    ratios = {f"masks.ratio_curriculum.{key}": ratio for key, ratio in ratios.items()}
+    for key, ratio in (ratios | {"mask_ratio": pretrain.mask_ratio}).items():
         if not 1 <= round(ratio * side * side) <= side * side - 1:
             yield (
                 f"pretrain.{key}: {ratio} of {side * side} patches leaves none hidden or none visible; "
@@ -139,7 +139,9 @@ def _mask_problems(model: Model, pretrain: Pretrain, image_size: int, aligned: b
     if not _is_led(mask, model):
         guide = MASK_GUIDES[mask]
         others = [pretrain.model_copy(update={"mask": name}) for name in BLOCKS if _is_led(name, model)]
-        possible = [each.mask for each in others if problem(model, each, image_size, aligned=aligned) is None]
+        possible = [
+            each.mask for each in others if problem(model, each, None, image_size, aligned=aligned) is None
+        ]
         yield (
             f"pretrain.mask: {mask} is led by {guide.replace('_', ' ')}, which takes encoder "
             f"{either(GUIDED[guide])}; with encoder {model.encoder} choose {either(possible)}."
@@ -159,11 +161,3 @@ def _mask_problems(model: Model, pretrain: Pretrain, image_size: int, aligned: b
 def _is_led(mask: str, model: Model) -> bool:
     """Tell whether the encoder can lead a mask, or nothing has to."""
     return mask not in MASK_GUIDES or model.encoder in GUIDED[MASK_GUIDES[mask]]
-
-
-def _ratios(pretrain: Pretrain) -> Iterator[tuple[str, float]]:
-    if pretrain.mask == "ratio_curriculum" and pretrain.masks.ratio_curriculum:
-        curriculum = pretrain.masks.ratio_curriculum
-        yield "masks.ratio_curriculum.start", curriculum.start
-        yield "masks.ratio_curriculum.end", curriculum.end
-    yield "mask_ratio", pretrain.mask_ratio

@@ -48,11 +48,9 @@ class Experiment(Section):
     """Everything that `config/defaults.yaml` holds."""
 
     results: PathText
-    """Folder that all results are written to."""
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
     compile: Literal["auto", "on", "off"]
-    """Compile the masked autoencoder before it is trained; `auto`: on a GPU."""
     seeds: Annotated[
         list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), AfterValidator(distinct)
     ]
@@ -60,9 +58,7 @@ class Experiment(Section):
     split: Split
     defaults: Run
     runs: Annotated[dict[RunName, dict[str, Any] | None], Field(min_length=1)]
-    """Each run's differences from `defaults`; `null` drops a run that another file named."""
     baselines: Distinct[Baseline]
-    """Controls that train no network, scored in the same table."""
     evaluate: Evaluate
     robustness: Robustness
     label_curve: LabelCurve
@@ -264,7 +260,6 @@ def _check_chosen(experiment: Experiment) -> None:
 def _check_together(experiment: Experiment, run: Run, where: str) -> None:
     aligned = experiment.data.align != "crop"
     size = experiment.data.image_size
-    found = compatibility.problem(run.model, run.pretrain, size, aligned=aligned)
-    found = found or compatibility.finetune_problem(run.model, run.finetune, size)
+    found = compatibility.problem(run.model, run.pretrain, run.finetune, size, aligned=aligned)
     if found:
         raise UsageError(f"{where}.{found}")

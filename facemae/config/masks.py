@@ -1,11 +1,11 @@
 """The masking strategies' settings: typed and bounded, and known without loading a network.
 
-Fractions are of M, the patches that a mask hides, where nothing else is said.
+What a setting means stands beside it in config/defaults.yaml.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, ClassVar, get_args
 
 from pydantic import Field, model_validator
 
@@ -45,18 +45,14 @@ class BlockMask(MaskBlock):
     """Rectangles are hidden."""
 
     min_area: Annotated[float, Field(gt=0, le=1)]
-    """Min area of a rectangle, fraction of all patches."""
     min_aspect: Aspect
-    """Min height per width of a rectangle; the greatest is its inverse."""
     rounds: Annotated[int, Field(ge=1, le=100)]
-    """Rectangles tried per image; what they leave is topped up at random."""
 
 
 class InverseBlockMask(MaskBlock):
     """One rectangle stays visible."""
 
     min_aspect: Aspect
-    """Min height per width of the rectangle; the greatest is its inverse."""
 
 
 class AttentionMask(MaskBlock):
@@ -65,9 +61,7 @@ class AttentionMask(MaskBlock):
     guide = "attention"
 
     min_led: Fraction
-    """Min fraction that attention leads, drawn per image; the rest is random."""
     max_led: Fraction
-    """Greatest fraction that attention leads."""
 
     @model_validator(mode="after")
     def _in_order(self) -> AttentionMask:
@@ -80,7 +74,6 @@ class HintMask(AttentionMask):
     """A teacher's attention leads, and a few hints stay visible."""
 
     reveal: Fraction
-    """Fraction of the led patches that stays visible, among the most attended of all patches."""
 
 
 class HardPatchMask(MaskBlock):
@@ -89,7 +82,6 @@ class HardPatchMask(MaskBlock):
     guide = "predicted_loss"
 
     final_led: Fraction
-    """Fraction that is led at the end of the training; it rises linearly from 0."""
 
 
 class LossMask(MaskBlock):
@@ -98,18 +90,14 @@ class LossMask(MaskBlock):
     guide = "position_loss"
 
     final_led: Fraction
-    """Fraction that is led at the end of the training; it rises linearly from 0."""
     temperature: Annotated[float, Field(gt=0)]
-    """In standard deviations of the error over the positions; small hides the hardest, great is random."""
 
 
 class RatioCurriculum(MaskBlock):
     """The fraction to hide moves on a line during the training, in place of mask_ratio."""
 
     start: OpenFraction
-    """Fraction of the patches hidden at the start."""
     end: OpenFraction
-    """Fraction of the patches hidden at the end."""
 
 
 class Masks(Section):
@@ -131,17 +119,6 @@ class Masks(Section):
     loss_ema: LossMask | None = None
     ratio_curriculum: RatioCurriculum | None = None
     part_curriculum: RegionMask | None = None
-
-    def only(self, mask: str) -> Masks:
-        """Return the block of `mask` alone."""
-        return Masks.model_validate({mask: getattr(self, mask)})
-
-    def parameters(self, mask: str) -> dict[str, Any]:
-        """Return the parameters of `mask` by name; a ValueError where there is no block for it."""
-        block: MaskBlock | None = getattr(self, mask)
-        if block is None:
-            raise ValueError(f"the mask {mask} has no settings; give it a block under masks")
-        return block.model_dump()
 
 
 BLOCKS: dict[str, type[MaskBlock]] = {

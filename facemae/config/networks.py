@@ -31,19 +31,6 @@ def patch_sizes(image_size: int) -> tuple[int, ...]:
     return tuple(stride for stride in STRIDES if image_size % stride == 0)
 
 
-def stage_widths(network: str, patch_size: int) -> tuple[int, ...]:
-    """Return the channels of the stages that are kept, fine to coarse; the last is the encoder's width.
-
-    Raises:
-        ValueError: there is no such network, or no stage has this stride.
-    """
-    if network not in NETWORKS:
-        raise ValueError(f"network {network} cannot be masked; choose {either(NETWORKS)}")
-    if patch_size not in STRIDES:
-        raise ValueError(f"patch_size {patch_size} is no stride of {network}; choose {either(STRIDES)}")
-    return NETWORKS[network][: STRIDES.index(patch_size) + 1]
-
-
 def either(choices: Iterable[object]) -> str:
     """Return choices in words: "1, 2 or 3"."""
     *others, last = map(str, choices)

@@ -1,4 +1,7 @@
-"""The settings of what is trained: the encoder, its pretraining and its fine-tuning."""
+"""The settings of what is trained: the encoder, its pretraining and its fine-tuning.
+
+Here are types and bounds; what a setting means stands beside it in config/defaults.yaml.
+"""
 
 from __future__ import annotations
 
@@ -43,25 +46,17 @@ class Model(Section):
     """The encoder and the face embedding on top of it."""
 
     encoder: Literal["vit", "cnn", "mlp"]
-    """Vision Transformer, masked convolutions, or the pixel autoencoder's fully connected layers."""
     size: Literal["custom", "nano", "tiny", "small", "base"]
-    """Width, depth and heads by name (`SIZES`); `custom` takes the three below."""
     patch_size: Annotated[int, Field(ge=1, le=448)]
-    """Side of a patch in pixels; of a cnn also the stride of its last stage."""
     width: Width
     depth: Depth
     heads: Heads
     class_token: bool
     pool: Literal["mean", "class"]
-    """What becomes the embedding: the mean of the patch tokens, or the class token."""
     network: str
-    """timm's name of the cnn."""
     drop_path: Annotated[float, Field(ge=0, lt=1)]
-    """Stochastic depth rate of the last block while fine-tuning."""
     head: Literal["pooled", "flatten", "narrow"]
-    """What the embedding is made from: the pooled token, all tokens side by side, or four numbers of each."""
     embedding: Annotated[int, Field(ge=2, le=4096)]
-    """Dimensions of the face embedding."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -83,22 +78,14 @@ class Training(Section):
     steps: Positive
     batch_size: Annotated[int, Field(ge=2)]
     grad_accumulation: Positive
-    """Parts that a batch is computed in, one after the other, to fit into memory."""
     learning_rate: Annotated[float, Field(gt=0)]
-    """Peak rate of AdamW, at this batch size."""
     weight_decay: Annotated[float, Field(ge=0)]
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
-    """Fraction of the steps over which the rate rises linearly."""
     max_grad_norm: Annotated[float, Field(gt=0)]
-    """Largest L2 norm of the gradient."""
     ema: Annotated[float, Field(ge=0, lt=1)]
-    """Decay per step of the averaged weights, which become the result; 0: the last weights do."""
     held_out: Annotated[float, Field(ge=0, lt=1)]
-    """Fraction of the faces (fine-tuning: of the people) kept to validate on."""
     validate_every: Annotated[int, Field(ge=0)]
-    """Steps between two validations; the best weights become the result. 0: never."""
     patience: Annotated[int, Field(ge=0)]
-    """Validations without a better one after which the training stops; 0: it never does."""
     log_every: Positive
     checkpoint_every: Positive
 
@@ -117,11 +104,8 @@ class Perceptual(Section):
     """A loss on the features of a frozen network, beside the one on pixels."""
 
     weight: Annotated[float, Field(ge=0)]
-    """Of this loss against the pixels' 1; 0: none."""
     network: Annotated[str, Field(min_length=1)]
-    """`ema`: the run's own averaged encoder; else timm's name of a model."""
     weights: PathText | None
-    """File of that timm model's weights."""
 
     @model_validator(mode="after")
     def _weights_are_named(self) -> Perceptual:
@@ -134,58 +118,38 @@ class Views(Section):
     """What contrastive methods learn from: two changed views of each face."""
 
     crop_min: Annotated[float, Field(gt=0, le=1)]
-    """Min fraction of the area that a view keeps."""
     brightness: Fraction
-    """Largest relative change of brightness and of contrast."""
     grey: Fraction
-    """Fraction of the views without colour."""
     hidden: Positive
-    """Width of the projection head's hidden layers."""
     projection: Annotated[int, Field(ge=2)]
-    """Dimensions that views are compared in; of dino the number of prototypes."""
     temperature: Annotated[float, Field(gt=0)]
-    """Of the softmax over similarities; of dino the student's."""
     teacher_temperature: Annotated[float, Field(gt=0)]
-    """Of dino's teacher."""
     momentum: Annotated[float, Field(ge=0, lt=1)]
-    """Decay per step of the averaged encoder that moco and dino compare with."""
 
 
 class Pretrain(Training):
     """Pretraining without labels: a masked autoencoder, or a contrastive method."""
 
     method: Method
-    """mae, or a contrastive method; everything about masks and decoders is mae's."""
     views: Views | None
-    """Null where nothing compares views."""
     mask: Strategy
     mask_ratio: OpenFraction
-    """Fraction of the patches hidden from the encoder."""
     masks: Masks
-    """Each strategy's own parameters."""
     init: PathText | None
-    """A model that comes with the package, or a file of weights, to start the encoder from; null: random."""
     crop_min: Annotated[float, Field(gt=0, le=1)]
-    """Min fraction of the area that a random crop keeps; 1: no crops, faces are mirrored only."""
     brightness: Fraction
-    """Largest relative change of brightness and of contrast; 0: none."""
     grey: Fraction
-    """Fraction of the faces without colour."""
     decoder: Literal["transformer", "cross", "deconv", "mlp"]
     decoder_width: Width
     decoder_depth: Depth
     decoder_heads: Heads
     predict_ratio: Annotated[float, Field(gt=0, le=1)]
-    """Fraction of all patches that are predicted, if fewer than are hidden; 1: every hidden one."""
     loss: Literal["mse", "l1"]
     loss_on: Literal["hidden", "all"]
     normalise_target: bool
-    """Predict pixels normalised per patch instead of raw ones."""
     perceptual: Perceptual
     teacher_decay: Annotated[float, Field(ge=0, lt=1)]
-    """Decay per step of the averaged copies that guided masks and the perceptual loss look at."""
     probe: bool
-    """Whether each validation also tries how well the encoder, frozen, tells the training people apart."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Pretrain:
@@ -214,67 +178,44 @@ class Pretrain(Training):
     @property
     def mask_parameters(self) -> dict[str, Any]:
         """Return the parameters of the run's own strategy."""
-        return self.masks.parameters(self.mask)
+        block: Section = getattr(self.masks, self.mask)
+        return block.model_dump()
 
 
 class Labels(Section):
     """How many of the training people's faces are used with their labels."""
 
     fraction: Annotated[float, Field(gt=0, le=1)]
-    """Fraction of the labelled faces that are used."""
     per_person: Annotated[int, Field(ge=0)]
-    """Max faces of a person; 0: all."""
     min_per_person: Positive
-    """People with fewer faces are left out."""
     subset: Annotated[int, Field(ge=0)]
-    """Which random subset."""
 
 
 class Finetune(Training):
     """Fine-tuning for identity: supervised, or by a teacher."""
 
     init: PathText | None
-    """What a run without pretraining starts its encoder from, as `pretrain.init`; null: random weights."""
     mode: Literal["full", "partial", "lora", "probe", "knn"]
-    """What is trained: all, the last blocks, low-rank changes of attention, the head, or nothing."""
     last_blocks: Positive
-    """Of mode partial: blocks trained, from the last one back."""
     lora_rank: Positive
-    """Of mode lora: rank of the change of each query and value matrix."""
     teacher: str | None
-    """A recogniser whose embeddings are learnt instead of labels, of unlabelled faces too; null: labels."""
     teacher_apart: Annotated[float, Field(gt=0, le=1)]
-    """Cosine of its embeddings from which an unlabelled face counts as an evaluation person's; 1: never."""
     labels: Labels
     loss: Literal["cosface", "arcface", "adaface", "subcenter", "softmax"]
     margin: Annotated[float, Field(ge=0, le=1)]
-    """Subtracted from the cosine (cosface, adaface) or added to the angle in radians (arcface, subcenter)."""
     scale: Annotated[float, Field(gt=0)] | Literal["auto"]
-    """Factor on the cosines; auto: from the number of people."""
     margin_warmup_fraction: Annotated[float, Field(ge=0, le=1)]
-    """Fraction of the steps over which the margin rises linearly from 0."""
     subcenters: Positive
-    """Of loss subcenter: vectors per person."""
     head_steps: Annotated[int, Field(ge=0)]
-    """First steps that train the head alone."""
     patch_drop: Annotated[float, Field(ge=0, lt=1)]
-    """Fraction of the patches hidden from the encoder at each step: a control that costs no pretraining."""
     patch_drop_until: Fraction
-    """Fraction of the steps after which no patch is hidden any more."""
     erasing: Fraction
-    """Fraction of the faces with a random rectangle erased: another such control."""
     low_resolution: Fraction
-    """Fraction of the faces that are made coarse."""
     layer_decay: Annotated[float, Field(gt=0, le=1)]
-    """Factor on the learning rate per block, from the head down to the patches."""
     shift: Annotated[float, Field(ge=0, le=0.25)]
-    """Largest random shift, as a fraction of the side."""
     scale_jitter: Annotated[float, Field(ge=0, le=0.5)]
-    """Largest random change of scale."""
     rotation: Annotated[float, Field(ge=0, le=45)]
-    """Largest random rotation in degrees."""
     brightness: Annotated[float, Field(ge=0, le=1)]
-    """Largest random relative change of brightness and of contrast."""
 
     @model_validator(mode="after")
     def _parts_can_be_normalised(self) -> Finetune:
@@ -299,7 +240,6 @@ class Run(Section):
 
     model: Model
     pretrain: Pretrain | None
-    """`null`: no pretraining, the run fine-tunes from scratch."""
     finetune: Finetune
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ class _Strict(yaml.SafeLoader):
     """
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Put what a mapping merges in beside its own values."""
         super().flatten_mapping(node)
         if len(node.value) > MAX_VALUES:
             raise _refused(f"it merges more than {MAX_VALUES:,} values", node)
@@ -109,16 +108,12 @@ def check_plain(content: Mapping[Any, Any], prefix: str = "") -> None:
             raise UsageError(f"{where}: {value!r} holds a control character; write it without.")
 
 
-def _values(content: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    stack: list[tuple[tuple[str, ...], Any]] = [((), content)]
-    while stack:
-        keys, value = stack.pop()
-        yield keys, value
-        inside = (
-            value.items()
-            if isinstance(value, Mapping)
-            else enumerate(value)
-            if isinstance(value, list)
-            else ()
-        )
-        stack += [((*keys, str(key)), each) for key, each in inside]
+def _values(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield keys, content
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(content, Mapping):
+        inside = content.items()
+    elif isinstance(content, list):
+        inside = enumerate(content)
+    for key, value in inside:
+        yield from _values(value, (*keys, str(key)))

@@ -29,7 +29,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from facemae import config
-from facemae.config.networks import stage_widths
+from facemae.config.networks import NETWORKS, STRIDES
 from facemae.masking.mask import PatchMask
 from facemae.models.base import Encoder, Encoding, gather_tokens, pixel_only
 
@@ -94,15 +94,9 @@ class Cnn(Encoder):
     trunk: Network
 
     def __init__(self, model: config.Model, image_size: int, drop_path: float = 0.0) -> None:
-        """Build an untrained one.
-
-        `drop_path` is the rate of the last block of timm's whole network, to which it rises block by block.
-
-        Raises:
-            ValueError: the network is none of `networks.NETWORKS`, or has no stage of this patch size.
-        """
+        """Build an untrained one; `drop_path` is the rate of the last block of timm's whole network."""
         super().__init__()
-        self.map_widths = stage_widths(model.network, model.patch_size)
+        self.map_widths = NETWORKS[model.network][: STRIDES.index(model.patch_size) + 1]
         self.width, self.prefix_tokens = self.map_widths[-1], 0
         self.patch_size, self.side = model.patch_size, image_size // model.patch_size
         self.holes = Holes()

@@ -149,7 +149,7 @@ def _model_and_size(settings: dict[str, Any], pretrain: config.Pretrain | None) 
     size = settings["image_size"]
     if not isinstance(size, int) or not 32 <= size <= 448:
         raise ValueError(f"image_size is {size}")
-    if problem := compatibility.problem(model, pretrain, size, aligned=True):
+    if problem := compatibility.problem(model, pretrain, None, size, aligned=True):
         raise ValueError(problem)
     return model, size
 

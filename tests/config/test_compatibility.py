@@ -51,7 +51,7 @@ class Case:
 
     @property
     def problem(self):
-        return compatibility.problem(self.model, self.pretrain, self.image_size, aligned=self.aligned)
+        return compatibility.problem(self.model, self.pretrain, None, self.image_size, aligned=self.aligned)
 
 
 @pytest.fixture(scope="module")

@@ -64,15 +64,6 @@ def test_parameters_load_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_blocks_give_their_parameters_and_a_run_keeps_its_own():
-    masks = Masks.model_validate({"random": {}} | PARAMETERS)
-    assert masks.parameters("block") == PARAMETERS["block"]
-    assert masks.parameters("random") == {}
-    assert masks.only("block").model_dump(exclude_none=True) == {"block": PARAMETERS["block"]}
-    with pytest.raises(ValueError, match="the mask grid has no settings"):
-        masks.parameters("grid")
-
-
 @pytest.mark.parametrize(
     ("strategy", "changes"),
     [

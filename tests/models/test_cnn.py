@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.layers.grn import GlobalResponseNorm
 from torch import nn
 
-from facemae.config.networks import STRIDES, patch_sizes, stage_widths
+from facemae.config.networks import NETWORKS, STRIDES, patch_sizes
 from facemae.masking.mask import PatchMask, hide_highest
 from facemae.models.cnn import Cnn, Holes, VisibleNorm, hidden_places
 
@@ -49,7 +49,7 @@ def images():
 @pytest.mark.parametrize("size", [112, 32])
 def test_shapes(network, size):
     for patch in patch_sizes(size):
-        widths, side = stage_widths(network, patch), size // patch
+        widths, side = NETWORKS[network][: STRIDES.index(patch) + 1], size // patch
         with torch.device("meta"):  # shapes without arithmetic
             cnn = Cnn(SimpleNamespace(network=network, patch_size=patch), size)
             images = torch.empty(2, 3, size, size)

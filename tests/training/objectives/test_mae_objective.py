@@ -52,7 +52,7 @@ def possible(experiment, encoder, decoder, mask, loss_on):
     pretrain = experiment.defaults.pretrain.model_copy(
         update={"decoder": decoder, "mask": mask, "loss_on": loss_on}
     )
-    return compatibility.problem(model, pretrain, SIZE, aligned=True)
+    return compatibility.problem(model, pretrain, None, SIZE, aligned=True)
 
 
 def shake(network):
