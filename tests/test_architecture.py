@@ -117,7 +117,7 @@ def test_nobody_imports(package):
 
 @pytest.mark.parametrize("name", [
     "__main__", "core/errors", "core/files", "config/__init__", "config/compatibility", "config/experiment",
-    "config/masks", "config/networks", "config/section",
+    "config/masks", "config/sections",
 ])  # fmt: skip
 def test_what_every_command_imports_is_light(name):
     top = {part for node in TREES[f"facemae/{name}.py"].body for part in roots(ast.Module([node], []))

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 
@@ -11,7 +12,7 @@ from facemae.compute.seeding import Noise, batch_ids
 from facemae.data.faces.cache import Faces
 from facemae.models.build import build_embedder, build_encoder, build_mae
 from facemae.models.patches import to_input
-from facemae.models.reconstruction import patch_errors, targets
+from facemae.models.reconstruction import errors_of
 from facemae.training import trainer
 from facemae.training.objective import HELD_OUT, Objective, Validation
 from facemae.training.objectives.contrastive import METHODS
@@ -97,8 +98,8 @@ def _error(objective, faces):
     mae, images = objective.result, to_input(faces)
     mask = draw_mask("random", 0.5, {}, mae.encoder.side, Noise(range(len(faces)), "held out"))
     prediction = mae(images, mask)
-    target = targets(images, prediction.ids, mae.encoder.patch_size, normalise=True)
-    return float(patch_errors(prediction, target, "mse").mean())
+    settings = SimpleNamespace(loss="mse", normalise_target=True, loss_on="hidden")
+    return float(errors_of(mae, prediction, images, mask, settings).mean())
 
 
 def contrast(method, experiment, faces, compute, **changes):

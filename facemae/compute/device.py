@@ -52,15 +52,12 @@ class Compute:
         return self.device.type == "cuda"
 
     def watts(self, step: int) -> list[float]:
-        """Return what a GPU draws at every so many steps; nothing in between, or where nobody tells.
-
-        PyTorch asks NVML through the package nvidia-ml-py.
-        """
+        """Return what a GPU draws at every so many steps; nothing in between, or where NVML does not tell."""
         if not self.on_gpu or step % METERED_EVERY:
             return []
         try:
             return [torch.cuda.power_draw(self.device) / 1000]
-        except Exception:  # NVML's errors have no class that is known without that package
+        except Exception:  # NVML's errors have no class that is known without its package
             return []
 
     def autocast(self) -> torch.autocast:
@@ -82,7 +79,7 @@ class Compute:
         """
         if not self.compiles:
             return network
-        return torch.compile(network, dynamic=None if not one_shape else False)  # type: ignore[return-value]
+        return torch.compile(network, dynamic=False if one_shape else None)  # type: ignore[return-value]
 
     def utilisation(self, flops: float) -> float:
         """Return the share of the device's matrix products per second that `flops` per second is (MFU).
@@ -114,8 +111,7 @@ def choose(
 ) -> Compute:
     """Return what the configuration asks for, and make PyTorch deterministic and use `threads` threads.
 
-    Raises:
-        UsageError: `cuda` is asked for and no GPU can be used.
+    A UsageError where `cuda` is asked for and no GPU can be used, as of `plain`.
     """
     on_gpu = _takes_gpu(device)
     torch.set_num_threads(threads)
@@ -134,19 +130,12 @@ def plain(device: Literal["auto", "cpu", "cuda"]) -> Compute:
     """Return a device for recognition in float32, and leave threads and memory of the process as they are.
 
     A server gives freed memory back to the system, and does not decide how a whole process computes.
-
-    Raises:
-        UsageError: `cuda` is asked for and no GPU can be used.
     """
     return Compute(torch.device("cuda" if _takes_gpu(device) else "cpu"), torch.float32)
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library hand a step's memory to the next one rather than back to the system.
-
-    Every step asks for the same large blocks; fetching them page by page takes up to a tenth of it
-    (docs/performance.md). What is asked of glibc by mallopt(3) means nothing to other C libraries.
-    """
+    """Let glibc keep a step's memory for the next: to fetch it page by page takes up to a tenth of a step."""
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)

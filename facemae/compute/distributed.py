@@ -34,11 +34,7 @@ class World:
         return self.rank == 0
 
     def parts(self, batch: int, accumulate: int) -> list[slice]:
-        """Return the parts of a step's batch that this process computes, one after the other.
-
-        Raises:
-            UsageError: the batch does not divide into equal parts.
-        """
+        """Return this process's parts of a step's batch; a UsageError where the batch has no equal parts."""
         count = self.size * accumulate
         if batch % count:
             raise UsageError(

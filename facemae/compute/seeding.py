@@ -69,8 +69,7 @@ def batch_ids(count: int, batch: int, step: int, seed: int) -> Tensor:
     places = torch.arange(step * batch, (step + 1) * batch)
     epochs, within = places // count, places % count
     met = range(int(epochs[0]), int(epochs[-1]) + 1)
-    ids = [_permutation(count, epoch, seed)[within[epochs == epoch]] for epoch in met]
-    return torch.cat(ids)
+    return torch.cat([_permutation(count, epoch, seed)[within[epochs == epoch]] for epoch in met])
 
 
 @functools.lru_cache(maxsize=4)

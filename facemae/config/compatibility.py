@@ -1,21 +1,37 @@
 """Which settings go together: what cannot work is refused at the start, with settings that would work.
 
 Knows the networks and strategies by name only, so that the workflow can ask without loading torch.
+
+A convolutional network is kept up to the stage whose stride is the patch size: the mask then hides whole
+places of every map, as SparK asks (Tian et al., Designing BERT for Convolutional Networks, ICLR 2023).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from facemae.config import networks
 from facemae.config.masks import BLOCKS, MASK_GUIDES, PIXEL_MASKS, REGION_MASKS
-from facemae.config.networks import either
 
 if TYPE_CHECKING:
     from facemae.config.training import Finetune, Model, Pretrain
 
+STRIDES = (4, 8, 16, 32)
+"""Pixels of the image per place of a stage's map, first stage to last; of every network below."""
+NETWORKS = {
+    "convnextv2_atto": (40, 80, 160, 320),
+    "convnextv2_femto": (48, 96, 192, 384),
+    "convnextv2_pico": (64, 128, 256, 512),
+    "convnextv2_nano": (80, 160, 320, 640),
+    "convnextv2_tiny": (96, 192, 384, 768),
+    "resnet10t": (64, 128, 256, 512),
+    "resnet18": (64, 128, 256, 512),
+    "resnet26": (256, 512, 1024, 2048),
+    "resnet34": (64, 128, 256, 512),
+    "resnet50": (256, 512, 1024, 2048),
+}
+"""Channels of each stage, by timm's name of the network."""
 MIN_PATCH = 4  # pixels along a side, of those offered
 MIN_REGION_SIDE = 4  # patches along a side, below which the boxes of the regions overlap
 DECODERS = {
@@ -81,15 +97,15 @@ def _finetune_problems(model: Model, finetune: Finetune, image_size: int) -> Ite
 def _model_problems(model: Model, image_size: int) -> Iterator[str]:
     cnn = model.encoder == "cnn"
     divisors = [size for size in range(MIN_PATCH, image_size // 2 + 1) if image_size % size == 0]
-    sizes = networks.patch_sizes(image_size) if cnn else divisors
+    sizes = [stride for stride in STRIDES if image_size % stride == 0] if cnn else divisors
     instead = f"choose {either(sizes)}" if sizes else "choose an image_size that is a multiple of 16"
     if image_size % model.patch_size:
         yield (
             f"model.patch_size: data.image_size {image_size} is not divisible by {model.patch_size}; "
             f"{instead}."
         )
-    if cnn and model.network not in networks.NETWORKS:
-        yield f"model.network: {model.network} cannot be masked; choose {either(networks.NETWORKS)}."
+    if cnn and model.network not in NETWORKS:
+        yield f"model.network: {model.network} cannot be masked; choose {either(NETWORKS)}."
     if cnn and model.patch_size not in sizes:
         yield (f"model.patch_size: a cnn's is one of its strides that tile {image_size} pixels; {instead}.")
 
@@ -161,3 +177,9 @@ def _mask_problems(model: Model, pretrain: Pretrain, image_size: int, aligned: b
 def _is_led(mask: str, model: Model) -> bool:
     """Tell whether the encoder can lead a mask, or nothing has to."""
     return mask not in MASK_GUIDES or model.encoder in GUIDED[MASK_GUIDES[mask]]
+
+
+def either(choices: Iterable[object]) -> str:
+    """Return choices in words: "1, 2 or 3"."""
+    *others, last = map(str, choices)
+    return f"{', '.join(others)} or {last}" if others else last

@@ -22,18 +22,21 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 from facemae.config import compatibility
 from facemae.config.earlier import renamed
 from facemae.config.messages import sentence
-from facemae.config.section import Distinct, PathText, Section, distinct
 from facemae.config.sections import (
     ALL,
     BASELINES_WITHOUT_CHANCE,
     Attributes,
     Baseline,
     Data,
+    Distinct,
     Evaluate,
     GallerySettings,
     LabelCurve,
+    PathText,
     Robustness,
+    Section,
     Split,
+    distinct,
 )
 from facemae.config.training import Run
 from facemae.config.yaml_file import check_plain, read_yaml
@@ -123,11 +126,7 @@ class Experiment(Section):
 
 
 def load(paths: Iterable[Path]) -> Experiment:
-    """Read YAML files ("-" is stdin) over the defaults, later ones over earlier ones, and check them.
-
-    Raises:
-        UsageError: a file cannot be read, or a key is unknown, mistyped or impossible.
-    """
+    """Read YAML files ("-" is stdin) over the defaults, later over earlier ones, and check them (`parse`)."""
     return parse(content_of(paths))
 
 

@@ -5,11 +5,11 @@ What a setting means stands beside it in config/defaults.yaml.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import Field, model_validator
 
-from facemae.config.section import Fraction, OpenFraction, Section
+from facemae.config.sections import Fraction, OpenFraction, Section
 
 Aspect = Annotated[float, Field(gt=0, le=1)]
 
@@ -119,6 +119,11 @@ class Masks(Section):
     loss_ema: LossMask | None = None
     ratio_curriculum: RatioCurriculum | None = None
     part_curriculum: RegionMask | None = None
+
+    def parameters(self, mask: str) -> dict[str, Any]:
+        """Return the parameters of `mask`, which has a block, by name."""
+        block: MaskBlock = getattr(self, mask)
+        return block.model_dump()
 
 
 BLOCKS: dict[str, type[MaskBlock]] = {

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from facemae.config.earlier import REMOVED, RENAMED
-from facemae.config.section import Section
+from facemae.config.sections import Section
 
 
 def sentence(error: ValidationError, section: type[Section], where: str) -> str:
@@ -44,18 +44,9 @@ def _reason(problem: Any, section: type[Section]) -> str:
     value = problem["input"]
     if problem["type"] == "value_error" or isinstance(value, dict):
         return str(message)
-    hint = (
-        ", write it as a plain number such as 0.001" if isinstance(value, str) and _is_number(value) else ""
-    )
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value, re.IGNORECASE)
+    hint = ", write it as a plain number such as 0.001" if is_number else ""
     return f"{message[0].lower()}{message[1:]}, got {json.dumps(value)}{hint}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _keys_at(section: type[Section], location: tuple[Any, ...]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The settings of everything around the training: data, evaluation and the gallery.
+"""What a section of settings keeps to, and the sections around the training: data, evaluation, the gallery.
 
 Here are types and bounds; what a setting means stands beside it in config/defaults.yaml.
 """
@@ -6,12 +6,41 @@ Here are types and bounds; what a setting means stands beside it in config/defau
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from facemae.config.section import Distinct, Fraction, OpenFraction, PathText, Positive, Section
+
+def expand_home(path: str) -> str:
+    """Return a path, or name:path, with a leading `~` as the home folder, which no shell expands in YAML."""
+    name, colon, rest = path.partition(":")
+    if colon and rest.startswith("~"):
+        return f"{name}:{Path(rest).expanduser()}"
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """Return a list of which no two values are the same; a ValueError otherwise."""
+    if len(set(values)) != len(values):
+        raise ValueError(f"{values} names one twice; each must be different")
+    return values
+
+
+T = TypeVar("T")
+Distinct = Annotated[list[T], AfterValidator(distinct)]
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+PathText = Annotated[str, Field(min_length=1), AfterValidator(expand_home)]
+
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses unknown ones, wrong types, NaN and infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
 
 Baseline = Literal["pixels", "pca", "fisherfaces", "hog_lda", "random_weights", "dlib", "inception"]
 BASELINES_FROM_LABELS = ("fisherfaces", "hog_lda")  # they learn from the labels that the runs learn from

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Field, model_validator
 
 from facemae.config.masks import Masks
-from facemae.config.section import Fraction, OpenFraction, PathText, Positive, Section
+from facemae.config.sections import Fraction, OpenFraction, PathText, Positive, Section
 
 STRATEGIES = tuple(Masks.model_fields)
 Method = Literal["mae", "simclr", "moco", "dino"]
@@ -178,8 +178,7 @@ class Pretrain(Training):
     @property
     def mask_parameters(self) -> dict[str, Any]:
         """Return the parameters of the run's own strategy."""
-        block: Section = getattr(self.masks, self.mask)
-        return block.model_dump()
+        return self.masks.parameters(self.mask)
 
 
 class Labels(Section):

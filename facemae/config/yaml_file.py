@@ -54,11 +54,7 @@ for _tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the keys of a YAML file; "-" is standard input.
-
-    Raises:
-        UsageError: it is missing, too large, no YAML, or holds values that no setting can have.
-    """
+    """Return the keys of a YAML file, "-" for standard input; a UsageError for what cannot be settings."""
     try:
         content = _Strict(_text(path)).get_single_data()
     except FileNotFoundError as error:
@@ -88,9 +84,6 @@ def check_plain(content: Mapping[Any, Any], prefix: str = "") -> None:
 
     A value that refers to itself is nested without end; texts are the names of files and folders, where no
     system takes a NUL. YAML takes `on:` and `no:` for true and false.
-
-    Raises:
-        UsageError: one is not; the sentence names its key.
     """
     for count, (keys, value) in enumerate(_values(content)):
         where = f"{prefix}{'.'.join(keys[:MAX_DEPTH])}"

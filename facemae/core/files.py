@@ -32,11 +32,7 @@ def sha256_of(path: Path) -> str:
 
 
 def atomic_write(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Replace `path` by `data` so that a reader or a kill sees the old file or the new one, never half.
-
-    The bytes and the folder entry are synced before and after the rename. A private file is for its owner's
-    eyes alone, from its first byte on.
-    """
+    """Replace `path` by `data` so that a reader or a kill sees the old file or the new one, never half."""
     with atomic_file(path, len(data), private=private) as file:
         file.write(data)
 
@@ -46,7 +42,8 @@ def atomic_file(path: Path, needed: int = 0, *, private: bool = False) -> Iterat
     """Open a file that replaces `path`, as `atomic_write` does, when the block ends without an error.
 
     `needed` says how many bytes it will take, for the message when the disk is full; a private file is for
-    its owner alone. A link is followed, and a device or pipe, such as /dev/null, is written to and stays.
+    its owner alone, from its first byte on. A link is followed, and a device or pipe, such as /dev/null, is
+    written to and stays.
     """
     if path.is_dir():
         raise StorageError(f"{path} is a folder and a file is to be written; name a file in it.")
@@ -138,27 +135,21 @@ def append_line(path: Path, line: str) -> None:
 
 @contextlib.contextmanager
 def storage_errors(path: Path, needed: int = 0) -> Iterator[None]:
-    """Turn an operating system's error while writing `path` into a sentence about the disk.
-
-    Raises:
-        StorageError: instead of any OSError.
-    """
+    """Turn the operating system's error while writing `path` into a StorageError about the disk."""
     try:
         yield
     except OSError as error:
-        raise _storage_error(path, needed, error) from error
-
-
-def _storage_error(path: Path, needed: int, error: OSError) -> StorageError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StorageError(
+                f"{path} cannot be written ({error.strerror}); check the folder's permissions."
+            ) from error
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         free = shutil.disk_usage(folder).free
         wanted = f"{path} needs {needed / 1e6:.1f} MB" if needed else f"{path} cannot be written"
-        return StorageError(
+        raise StorageError(
             f"The disk is full: {wanted} and {free / 1e6:.1f} MB are free; "
             "make room and run the same command again, it goes on where it was."
-        )
-    return StorageError(f"{path} cannot be written ({error.strerror}); check the folder's permissions.")
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -194,15 +185,10 @@ def is_held(path: Path) -> bool:
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, waits: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`; the kernel frees it when the process ends, however it ends.
-
-    Args:
-        path: The file, which is made.
-        waits: Whether to wait for another process that holds it.
+    """Hold the lock file `path`, which is made; the kernel frees it when the process ends, however it ends.
 
     Raises:
-        UsageError: another live process holds it.
-        StorageError: it cannot be made.
+        UsageError: another live process holds it, and `waits` does not ask to wait for that one.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,11 +210,7 @@ def exclusive(path: Path, *, waits: bool = False) -> Iterator[None]:
 
 
 def check_free(path: Path) -> None:
-    """Stop if another live process holds the lock file `path`; it may be missing.
-
-    Raises:
-        UsageError: one does.
-    """
+    """Stop with a UsageError if another live process holds the lock file `path`; it may be missing."""
     if is_held(path):
         raise _in_use(path)
 

@@ -75,32 +75,19 @@ class DataFolder:
 
     root: Path
 
-    photos = _Below("photos.parquet")
-    """The manifest: one row per input photo."""
-    sources = _Below("sources.json")
-    """What the photos come from, with licence, credit and the files that are no photos."""
-    listed_pairs = _Below("listed_pairs.parquet")
-    """Pairs of photos that the sources set out for verification."""
-    pairs = _Below("pairs.parquet")
-    """Those, and pairs drawn from the evaluation people."""
-    unpacked = _Below(".unpacked")
-    """The content of archives, a folder for each; hidden, since it can be made again."""
-    shards = _Below("shards")
-    """The aligned faces as Parquet, in a folder named after the settings they were made with."""
-    faces = _Below("faces.parquet")
-    """The index: one row per aligned face, without its image."""
-    outcomes = _Below("report.jsonl")
-    """One JSON line per input photo: what became of it and why."""
-    rejected = _Below("rejected.jsonl")
-    """Those lines of `outcomes` that are not OK."""
-    cache = _Below("faces.npy")
-    """The aligned faces decoded, in the index's order: (N, H, H, 3) uint8."""
-    cache_hashes = _Below("faces.hashes.json")
-    """Checksums of the cache, block by block."""
-    split = _Below("split.parquet")
-    """Role and fold of every aligned face."""
-    overlaps = _Below("overlaps.parquet")
-    """Photos found on both sides of the split, and what was done about it."""
+    photos = _Below("photos.parquet")  # the manifest: one row per input photo
+    sources = _Below("sources.json")  # what they come from: licence, credit, files that are no photos
+    listed_pairs = _Below("listed_pairs.parquet")  # pairs of photos that the sources set out for verification
+    pairs = _Below("pairs.parquet")  # those, and pairs drawn from the evaluation people
+    unpacked = _Below(".unpacked")  # a folder per archive; hidden, since it can be made again
+    shards = _Below("shards")  # aligned faces as Parquet, in a folder named after the settings that made them
+    faces = _Below("faces.parquet")  # the index: one row per aligned face, without its image
+    outcomes = _Below("report.jsonl")  # one JSON line per input photo: what became of it and why
+    rejected = _Below("rejected.jsonl")  # those lines of `outcomes` that are not OK
+    cache = _Below("faces.npy")  # the aligned faces decoded, in the index's order: (N, H, H, 3) uint8
+    cache_hashes = _Below("faces.hashes.json")  # checksums of the cache, block by block
+    split = _Below("split.parquet")  # role and fold of every aligned face
+    overlaps = _Below("overlaps.parquet")  # photos found on both sides of the split, and what was done
 
 
 @dataclass(frozen=True)
@@ -109,8 +96,7 @@ class Results:
 
     root: Path
 
-    config = _Below(CONFIG)
-    """The experiment, resolved, as JSON."""
+    config = _Below(CONFIG)  # the experiment, resolved, as JSON
 
     @property
     def data(self) -> DataFolder:
@@ -123,18 +109,12 @@ class Results:
         places = (".workflow.lock", "*/*/.*.lock", "*/*/*/.*.lock", "data/*/.lock")
         return [path for place in places for path in self.root.glob(place)]
 
-    summary = _Below("summary.parquet")
-    """One row per run, seed and metric."""
-    leaderboard = _Below("leaderboard.parquet")
-    """One row per run and metric, over the seeds."""
-    verdicts = _Below("verdicts.parquet")
-    """One row per pair of runs and metric."""
-    verdict = _Below("verdict.json")
-    """The headline in words."""
-    overview = _Below("report", "overview.html")
-    """The report's page of charts and tables."""
-    report = _Below("report.html")
-    """The self-contained report, made by `snakemake --report`."""
+    summary = _Below("summary.parquet")  # one row per run, seed and metric
+    leaderboard = _Below("leaderboard.parquet")  # one row per run and metric, over the seeds
+    verdicts = _Below("verdicts.parquet")  # one row per pair of runs and metric
+    verdict = _Below("verdict.json")  # the headline in words
+    overview = _Below("report", "overview.html")  # the report's page of charts and tables
+    report = _Below("report.html")  # the self-contained report, made by `snakemake --report`
 
     def stage(self, run: str, seed: int, stage: str) -> Path:
         """Return the folder of one stage of one run."""

@@ -84,26 +84,18 @@ def digest(value: Any) -> str:
     return files.sha256(files.dump_json(value))[:16]
 
 
-def read_json(path: Path) -> Any:
-    """Return the JSON value in `path`.
-
-    Raises:
-        IntegrityError: the file is damaged, or larger than any that is written here.
-    """
+def read_json(path: Path, most: int = MOST_JSON) -> Any:
+    """Return the JSON value in `path`; an IntegrityError where it is damaged, or larger than `most` bytes."""
     try:
-        if path.stat().st_size > MOST_JSON:
-            raise ValueError(f"{path.stat().st_size:,} bytes, of {MOST_JSON:,} at most")
+        if path.stat().st_size > most:
+            raise ValueError(f"{path.stat().st_size:,} bytes, of {most:,} at most")
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); make it again.") from error
 
 
 def read_record(path: Path, kind: type[T]) -> T:
-    """Return the JSON value in `path` as a dataclass or another type that pydantic knows.
-
-    Raises:
-        IntegrityError: the file is damaged, or holds something else.
-    """
+    """Return the JSON value in `path` as a type that pydantic knows; an IntegrityError where it is none."""
     return _checked(path, read_json(path), kind)
 
 
@@ -124,11 +116,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def iterate_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a `.jsonl` file; a torn last line (from a kill) is left out.
-
-    Raises:
-        IntegrityError: another line is damaged.
-    """
+    """Yield the lines of a `.jsonl` file, of which only the last one may be damaged: torn by a kill."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -141,23 +129,14 @@ def iterate_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_table(path: Path, table: pd.DataFrame, columns: list[str]) -> None:
-    """Write `columns` of `table` as Parquet, atomically.
-
-    Raises:
-        KeyError: a column is missing.
-    """
+    """Write `columns` of `table` as Parquet, atomically."""
     buffer = io.BytesIO()
     table[columns].to_parquet(buffer, index=False)
     files.atomic_write(path, buffer.getvalue())
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Return a Parquet table.
-
-    Raises:
-        IntegrityError: the file is damaged or lacks a column.
-        OSError: it cannot be opened.
-    """
+    """Return a Parquet table; an IntegrityError where it is damaged or lacks a column."""
     with open(path, "rb") as file:
         try:
             return pd.read_parquet(file, columns=columns)
@@ -231,17 +210,10 @@ def write_metrics(
     tables: Sequence[str] = (),
     **more: Any,
 ) -> None:
-    """Write a stage's `metrics.json`, last of its files.
+    """Write a stage's `metrics.json`, last of its files, with entries made by `metric`.
 
-    Args:
-        folder: The stage's folder.
-        metrics: Entries made by `metric`.
-        seed: The run's seed.
-        device: What computed it, such as "cpu, bfloat16".
-        seconds: Processor seconds (GPU seconds on a GPU) per training stage so far.
-        precision: What each training stage so far computed in, such as "bfloat16"; a control has none.
-        tables: Names of the tables in the folder that belong to it (`read_measured`).
-        more: Further plain values, such as the number of evaluation people.
+    `seconds`, of a processor or GPU, and `precision` are those of each training so far; `tables` names what
+    else in the folder belongs to it (`read_measured`), and `more` are further plain values.
     """
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -260,12 +232,7 @@ def write_metrics(
 
 
 def read_metrics(folder: Path, kind: type = Metrics) -> dict[str, Any]:
-    """Return the content of a stage's `metrics.json`, which is of a kind.
-
-    Raises:
-        IntegrityError: it is damaged, of another kind, or another version wrote it.
-        FileNotFoundError: there is none.
-    """
+    """Return a `metrics.json`; an IntegrityError where it is damaged or of another kind or version."""
     path = folder / METRICS
     content = read_json(path)
     version = content.get("schema_version") if isinstance(content, dict) else None
@@ -278,12 +245,7 @@ def read_metrics(folder: Path, kind: type = Metrics) -> dict[str, Any]:
 
 
 def read_measured(folder: Path, name: str, columns: list[str] | None = None) -> pd.DataFrame:
-    """Return a table of a stage's folder, which its `metrics.json` names.
-
-    Raises:
-        IntegrityError: either is damaged or of another version, or the table is of another run.
-        FileNotFoundError: one of them is not there.
-    """
+    """Return a table that a stage's `metrics.json` names; an IntegrityError where it is of another run."""
     if files.sha256_of(folder / name) != read_metrics(folder)["tables"].get(name):
         raise IntegrityError(
             f"{folder / name} is damaged, or of another run than the {METRICS} beside it; make both again."
@@ -312,13 +274,10 @@ def versions() -> dict[str, str]:
 @functools.cache
 def commit() -> str:
     """Return the commit of the code, with "+" when it was changed since, or "unknown"."""
-    here = Path(__file__).parents[1]
-    git = ["git", "-C", str(here)]
+    git = ["git", "-C", str(Path(__file__).parents[1])]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", "."], capture_output=True, check=True
-        ).stdout
+        head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL)
+        changed = subprocess.check_output([*git, "status", "--porcelain", "--", "."])
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.strip() + ("+" if changed else "")

@@ -6,7 +6,7 @@ Shapes: B batch, N patches (side x side).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +17,10 @@ from facemae.masking.regions import REGIONS
 REST = "rest"
 
 
-@dataclass(frozen=True)
-class Measures:
-    """What a batch of masks is like.
+def measures(mask: PatchMask, regions: Tensor | None) -> dict[str, Any]:
+    """Measure a batch of masks; regions are (B, N) labels, or None where the data have none.
 
-    Attributes:
+    Returns:
         visible_tokens: V, the patches of an image that the encoder sees.
         region_coverage: Share of a region's patches that is hidden, over the whole batch, by the names of
             `REGIONS` and `REST`; regions that no image shows are left out.
@@ -30,15 +29,6 @@ class Measures:
         clumping: Share of the pairs of patches side by side or one above the other that are both hidden or
             both visible, 0 for a chessboard; p^2 + (1 - p)^2, nearly, for random masks that hide the share p.
     """
-
-    visible_tokens: int
-    region_coverage: dict[str, float]
-    entropy: float
-    clumping: float
-
-
-def measures(mask: PatchMask, regions: Tensor | None) -> Measures:
-    """Measure a batch of masks; regions are (B, N) labels, or None where the data have none."""
     coverage, hidden = {}, mask.hidden
     if regions is not None:
         own = {name: regions == label for label, name in enumerate([REST, *REGIONS])}
@@ -48,5 +38,9 @@ def measures(mask: PatchMask, regions: Tensor | None) -> Measures:
     side = math.isqrt(hidden.shape[1])
     image = hidden.view(-1, side, side)
     pairs = [image[:, :, 1:] == image[:, :, :-1], image[:, 1:] == image[:, :-1]]
-    clumping = torch.cat([each.flatten() for each in pairs]).double().mean()
-    return Measures(mask.visible_ids.shape[1], coverage, float(bits.mean()), float(clumping))
+    return {
+        "visible_tokens": mask.visible_ids.shape[1],
+        "region_coverage": coverage,
+        "entropy": float(bits.mean()),
+        "clumping": float(torch.cat([each.flatten() for each in pairs]).double().mean()),
+    }

@@ -75,11 +75,7 @@ class PatchMask:
 
 
 def hidden_count(patches: int, ratio: float) -> int:
-    """Return M, the number of patches that `ratio` hides.
-
-    Raises:
-        ValueError: the ratio leaves none hidden or none visible.
-    """
+    """Return M, the number of patches that `ratio` hides; a ValueError where none is hidden or visible."""
     hidden = round(ratio * patches)
     if not 1 <= hidden <= patches - 1:
         raise ValueError(f"hiding {ratio} of {patches} patches leaves none hidden or none visible")

@@ -1,7 +1,7 @@
 """The face regions: boxes on the alignment template, moved with every crop.
 
 An aligned face has its landmarks in known places, so boxes stand in for a face parser. They mean nothing on
-photos that are not aligned: the strategies that look at them are `parameters.REGION_MASKS`.
+photos that are not aligned: the strategies that look at them are `masks.REGION_MASKS`.
 
 Shapes: B batch, N patches (side x side), K boxes, G groups of patches.
 """
@@ -52,16 +52,16 @@ def whole(batch: int, device: torch.device | str = "cpu") -> Crops:
 
 @functools.cache
 def region_map(side: int) -> Tensor:
-    """Return the region of each patch of a whole aligned face, (N,) int64 on the CPU.
-
-    0 is none, k is the k-th of `REGIONS`. A patch belongs to the region that covers most of it, if that is at
-    least `REGION_OVERLAP`.
-    """
+    """Return the region of each patch of a whole aligned face, (N,) int64 on the CPU (`region_maps`)."""
     return region_maps(side, whole(1))[0]
 
 
 def region_maps(side: int, crops: Crops) -> Tensor:
-    """Return the region of each patch of each crop, (B, N) int64 on its device; see `region_map`."""
+    """Return the region of each patch of each crop, (B, N) int64 on its device.
+
+    0 is none, k is the k-th of `REGIONS`. A patch belongs to the region that covers most of it, if that is at
+    least `REGION_OVERLAP`.
+    """
     low, high = crops.boxes.double().view(-1, 2, 2).unbind(1)  # (B, 2) each, x and y
     corners = _template_boxes(crops.boxes.device).view(1, -1, 2, 2)  # (1, K, low and high, x and y)
     x, y = ((corners - low[:, None, None]) / (high - low)[:, None, None]).unbind(-1)  # (B, K, 2) each

@@ -58,15 +58,10 @@ def draw_mask(
         ratio: Share of the patches to hide, where the strategy does not set it itself.
         parameters: The strategy's own parameters (config/masks.py).
         side: Patches along one side of an image; pixels for a strategy that hides pixels.
-        noise: The only source of randomness.
-        regions: (B, N) int64, the face region of each patch (regions.py); strategies that do not look at
-            regions are not shown them, so that None or those of another grid will do.
-        progress: Share of the training that is done, 0 to 1.
-        signal: (B, N) what the strategy's guide says; None for a strategy without a guide.
+        noise, regions, progress, signal: As in `Context`; only `REGION_MASKS` are shown the regions.
 
     Raises:
-        ValueError: the ratio leaves no patch hidden or none visible, or the strategy's regions or signal are
-            missing.
+        ValueError: the ratio leaves no patch hidden or none visible, or what leads the strategy is missing.
     """
     if strategy not in REGION_MASKS:
         regions = noise.places.new_zeros(1, 1).expand(len(noise), side * side)

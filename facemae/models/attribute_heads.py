@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-AGES = 117
-"""Bins of one year: 0 to 116, the ages that UTKFace has."""
+AGES = 117  # bins of one year: 0 to 116, the ages that UTKFace has
 UNKNOWN = -1
 
 
@@ -28,11 +27,9 @@ class AttributeHeads(nn.Module):
 
     @torch.no_grad()
     def start_at(self, name: str, labels: Tensor) -> None:
-        """Make a task's head say how frequent its classes are, whatever it looks at: where training starts.
+        """Start a task's head at how frequent its classes are, which else takes it many first steps to learn.
 
-        Else its first steps go into learning that; of 117 ages, evenly likely at first, they are many.
-        `labels` (N,) are those of the training, -1 where unknown; every class counts once more than it
-        occurs.
+        `labels` (N,) are those of the training; every class counts once more than it occurs.
         """
         linear = cast(nn.Linear, cast(nn.Sequential, self.heads[name])[1])
         count = torch.bincount(labels[labels != UNKNOWN], minlength=linear.out_features) + 1
@@ -56,10 +53,7 @@ def expected_age(probabilities: Tensor) -> Tensor:
 def inverse_frequency(labels: Tensor, classes: int) -> Tensor:
     """Return a weight per class (C,) with which every class counts alike and a labelled sample 1 on average.
 
-    `labels` (N,) are those of the training, -1 where unknown.
-
-    Raises:
-        ValueError: one is not.
+    A ValueError where a class is not among the `labels` (N,).
     """
     count = torch.bincount(labels[labels != UNKNOWN], minlength=classes)
     if not count.all():
@@ -72,8 +66,8 @@ def attribute_losses(
 ) -> dict[str, Tensor]:
     """Return each task's cross-entropy, a scalar: the mean over the samples whose label is known.
 
-    A task that no sample of the batch has a label of contributes 0. Per task: logits (B, C), labels (B,), -1
-    where unknown, and of some tasks weights (C,) of the classes (`inverse_frequency`).
+    A task that no sample of the batch has a label of contributes 0. Per task: logits (B, C), labels (B,), and
+    of some tasks weights (C,) of the classes (`inverse_frequency`).
     """
     losses = {}
     for name, values in logits.items():

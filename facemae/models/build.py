@@ -25,23 +25,19 @@ def build_encoder(model: config.Model, image_size: int, *, drop_path: float = 0.
     return ENCODERS[model.encoder](model, image_size, drop_path)
 
 
-def fully_connected(encoder: Encoder, pretrain: config.Pretrain) -> nn.Module:
-    """Return the decoder of layers on each token, or on the one vector of an encoder without tokens."""
-    return MlpImage(encoder, pretrain) if isinstance(encoder, Mlp) else PerToken(encoder, pretrain)
-
-
 # (encoder, pretrain) -> an untrained decoder; called with (encoding, mask or None, ids) -> pixels (B, Q, P)
 DECODERS: dict[str, Callable[[Encoder, config.Pretrain], nn.Module]] = {
     "transformer": Transformer,
     "cross": Cross,
     "deconv": Deconv,
-    "mlp": fully_connected,
+    "mlp": PerToken,
 }
 
 
 def build_decoder(encoder: Encoder, pretrain: config.Pretrain) -> nn.Module:
-    """Return an untrained decoder for an encoder."""
-    return DECODERS[pretrain.decoder](encoder, pretrain)
+    """Return an untrained decoder for an encoder; one without tokens has a decoder of its own."""
+    kind = MlpImage if isinstance(encoder, Mlp) else DECODERS[pretrain.decoder]
+    return kind(encoder, pretrain)
 
 
 def build_mae(model: config.Model, pretrain: config.Pretrain, image_size: int) -> MaskedAutoencoder:

@@ -18,18 +18,17 @@ Shapes: B batch, N patches, V visible patches, D width; S side of a map.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias, cast
 
 import timm
 import torch
 from timm.layers.grn import GlobalResponseNorm
-from timm.models.convnext import ConvNeXt, ConvNeXtStage
+from timm.models.convnext import ConvNeXt, ConvNeXtBlock, ConvNeXtStage
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from facemae import config
-from facemae.config.networks import NETWORKS, STRIDES
+from facemae.config.compatibility import NETWORKS, STRIDES
 from facemae.masking.mask import PatchMask
 from facemae.models.base import Encoder, Encoding, gather_tokens, pixel_only
 
@@ -132,10 +131,8 @@ def hidden_places(mask: PatchMask, side: int) -> Tensor:
 
 
 def visible_places(mask: PatchMask, side: int, dtype: torch.dtype) -> Tensor:
-    """Return 1 at the visible places of a side x side map and 0 at the hidden ones, (B, 1, side, side).
-
-    To multiply by it takes less than half the time of filling in zeros (measured on a CPU, both passes).
-    """
+    """Return 1 at the visible places of a side x side map and 0 at the hidden ones, (B, 1, side, side)."""
+    # To multiply by it takes less than half the time of filling in zeros (measured on a CPU, both passes).
     return hidden_places(mask, side).logical_not().to(dtype)
 
 
@@ -151,20 +148,13 @@ def _build(network: str, stages: int, drop_path: float) -> tuple[Network, list[i
 
 
 def _leave_holes(trunk: Network, holes: Holes) -> None:
+    """Have the layers that fill hidden places empty them again; `VisibleNorm` does so itself."""
     for layer in trunk.modules():
         if isinstance(layer, VisibleNorm):
             layer.holes = holes
         elif isinstance(layer, GlobalResponseNorm):
             layer.register_forward_pre_hook(holes.before)
-    for layer in _filling_layers(trunk):
-        layer.register_forward_hook(holes.after)
-
-
-def _filling_layers(trunk: Network) -> Iterator[nn.Module]:
-    """Yield the layers after which hidden places have to be emptied; `VisibleNorm` does so itself."""
-    if isinstance(trunk, ResNet):
-        yield trunk.maxpool
-        return
-    for stage in cast(Iterable[ConvNeXtStage], trunk.stages):
-        yield stage.downsample  # of the first stage nothing, behind the stem
-        yield from stage.blocks
+        elif isinstance(layer, ConvNeXtStage):
+            layer.downsample.register_forward_hook(holes.after)
+        elif isinstance(layer, ConvNeXtBlock | nn.MaxPool2d):
+            layer.register_forward_hook(holes.after)

@@ -54,11 +54,6 @@ class Tokens(nn.Module):
         place = F.pad(gather_tokens(self.position, mask.visible_ids), (0, 0, prefix, 0))
         return cast(Tensor, tokens + place.to(tokens.dtype))
 
-    def queries(self, ids: Tensor) -> Tensor:
-        """Return a mask token for each of the patches `ids`, (B, Q, E)."""
-        queries: Tensor = self.mask_token + gather_tokens(self.position, ids)
-        return queries
-
 
 class Head(nn.Module):
     """LayerNorm and a linear map from a token to its patch's pixels."""
@@ -98,8 +93,7 @@ class Transformer(nn.Module):
 class Cross(nn.Module):
     """Mask tokens that attend to the visible tokens only: Fu et al., CrossMAE, 2024.
 
-    Since no mask token sees another, a share of the hidden patches can be predicted alone, at that share
-    of the cost.
+    No mask token sees another, so that a share of them can be predicted alone, at that share of the cost.
     """
 
     def __init__(self, encoder: Encoder, pretrain: config.Pretrain) -> None:
@@ -116,7 +110,7 @@ class Cross(nn.Module):
         """Return the pixels (B, Q, P) of the patches `ids`, all of them hidden."""
         assert mask is not None, "config refuses this decoder where no patch is hidden"
         visible = self.norm(self.tokens.visible(encoding, mask))
-        tokens = self.tokens.queries(ids)
+        tokens: Tensor = self.tokens.mask_token + gather_tokens(self.tokens.position, ids)
         for block in self.blocks:
             tokens = block(tokens, visible)
         return cast(Tensor, self.head(tokens))

@@ -25,8 +25,8 @@ from facemae.models.mlp import Mlp
 from facemae.models.patches import to_input
 
 BATCH = 64
+# N aligned faces of (H, H, 3) each, in memory or on disk.
 AlignedFaces: TypeAlias = NDArray[np.uint8] | Sequence[NDArray[np.uint8]] | OpenFaces
-"""N aligned faces of (H, H, 3) each, in memory or on disk."""
 Head = Literal["pooled", "flatten", "narrow"]
 NARROWED = 4  # numbers that a narrow head keeps of each token
 
@@ -71,12 +71,11 @@ class Embedder(nn.Module):
 
 def token_count(encoder: Encoder) -> int:
     """Return how many tokens an encoder makes of an image; an mlp's only one is a prefix."""
-    patches = 0 if isinstance(encoder, Mlp) else encoder.side**2
-    return encoder.prefix_tokens + patches
+    return encoder.prefix_tokens + (0 if isinstance(encoder, Mlp) else encoder.side**2)
 
 
 class Frozen(nn.Module):
-    """An encoder as it is, without a head: what a probe of it looks at."""
+    """An encoder without a head, which a probe looks at."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -113,7 +112,7 @@ def embed(embedder: nn.Module, images: Tensor, mask: PatchMask | None = None) ->
 def embed_faces(
     embedder: nn.Module, faces: AlignedFaces, compute: Compute, label: str | None = None
 ) -> NDArray[np.float32]:
-    """Return the unit embeddings (N, M) of faces; the arguments are those of `in_batches`."""
+    """Return the unit embeddings (N, M) of faces, as `in_batches`."""
     return in_batches(partial(embed, embedder), faces, compute, label)
 
 

@@ -22,46 +22,26 @@ EPSILON = 1e-6  # keeps the normalisation of a patch of one colour finite
 # and 6 it came nearest to the truth, or as near, on ORL's training people under random and block masks.
 NEARNESS = 4.0
 
-PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": lambda prediction, target: F.mse_loss(prediction, target, reduction="none"),
-    "l1": lambda prediction, target: F.l1_loss(prediction, target, reduction="none"),
-}
+PIXEL_LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss}
 
 
 def errors_of(
     mae: MaskedAutoencoder, prediction: Prediction, images: Tensor, mask: PatchMask, settings: config.Pretrain
 ) -> Tensor:
-    """Return the error of each predicted patch, (B, Q) in float32; the loss is their mean."""
+    """Return the mean error of each predicted patch, (B, Q) in float32; the loss is their mean.
+
+    With `normalise_target` a patch's pixels are predicted at zero mean and unit variance: MAE, section 4.
+    Of a mask over pixels a patch weighs as much as it has hidden pixels, if the loss is on these alone.
+    """
     size = mae.encoder.patch_size
-    target = targets(images, prediction.ids, size, normalise=settings.normalise_target)
-    counted = None
-    if mae.hides_pixels(mask) and settings.loss_on == "hidden":
-        counted = hidden_pixels(mask, prediction.ids, size)
-    return patch_errors(prediction, target, settings.loss, counted)
-
-
-def targets(images: Tensor, ids: Tensor, patch_size: int, *, normalise: bool) -> Tensor:
-    """Return what is to be predicted of the patches `ids` (B, Q) of images (B, 3, H, H): (B, Q, P).
-
-    With `normalise` each patch's pixels have zero mean and unit variance: MAE, section 4.
-    """
-    patches = gather_tokens(patchify(images, patch_size), ids)
-    return normalise_patches(patches)[0] if normalise else patches
-
-
-def patch_errors(
-    prediction: Prediction, target: Tensor, loss: str, hidden_pixels: Tensor | None = None
-) -> Tensor:
-    """Return each predicted patch's mean error, (B, Q) in float32; the loss is their mean.
-
-    `target` is (B, Q, P). With `hidden_pixels` (B, Q, P), of a mask over pixels, only these count, so that a
-    patch weighs as much as it has hidden pixels.
-    """
-    errors = PIXEL_LOSSES[loss](prediction.patches.float(), target)
-    if hidden_pixels is None:
+    target = gather_tokens(patchify(images, size), prediction.ids)
+    if settings.normalise_target:
+        target = normalise_patches(target)[0]
+    errors = PIXEL_LOSSES[settings.loss](prediction.patches.float(), target, reduction="none")
+    if settings.loss_on == "all" or not mae.hides_pixels(mask):
         return errors.mean(dim=-1)
-    share = hidden_pixels.float().mean()
-    return (errors * hidden_pixels).mean(dim=-1) / share
+    hidden = hidden_pixels(mask, prediction.ids, size)
+    return (errors * hidden).mean(dim=-1) / hidden.float().mean()
 
 
 def hidden_pixels(mask: PatchMask, ids: Tensor, patch_size: int) -> Tensor:
@@ -81,17 +61,28 @@ def normalise_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return centred / deviation, mean, deviation
 
 
-def reconstruct(prediction: Prediction, images: Tensor, patch_size: int, *, normalised: bool) -> Tensor:
+def reconstruct(
+    prediction: Prediction,
+    images: Tensor,
+    patch_size: int,
+    *,
+    normalised: bool,
+    around: PatchMask | None = None,
+) -> Tensor:
     """Return images (B, 3, H, H) with the predicted patches in place of their own.
 
-    A prediction of normalised patches has no brightness or contrast of its own; it is given the true
-    patch's mean and deviation, without which it would look like noise. That flatters the picture, so no
-    score is taken on it. Pixels may leave [-1, 1]; `to_faces` cuts them off.
+    A prediction of normalised patches has no brightness or contrast of its own, and would look like noise. It
+    is given the true patch's, which flatters the picture, so no score is taken on it; or, with the mask as
+    `around`, those of the visible patches (`brightness_around`), where the original is not known, as behind
+    an occluder. Pixels may leave [-1, 1]; `to_faces` cuts them off.
     """
     patches = patchify(images, patch_size)
     predicted = prediction.patches.float()
-    if normalised:
+    if normalised and around is None:
         _, mean, deviation = normalise_patches(gather_tokens(patches, prediction.ids))
+        predicted = predicted * deviation + mean
+    elif normalised and around is not None:
+        mean, deviation = (gather_tokens(each, prediction.ids) for each in brightness_around(patches, around))
         predicted = predicted * deviation + mean
     ids = prediction.ids[:, :, None].expand_as(predicted)
     return unpatchify(patches.scatter(1, ids, predicted), patch_size)
@@ -101,26 +92,6 @@ def keep_visible_pixels(picture: Tensor, images: Tensor, mask: PatchMask) -> Ten
     """Return the picture with the pixels that a mask over pixels left visible as they were."""
     size = images.shape[-1]
     return torch.where(mask.hidden.view(-1, 1, size, size), picture, images)
-
-
-def fill_in(
-    prediction: Prediction, images: Tensor, mask: PatchMask, patch_size: int, *, normalised: bool
-) -> Tensor:
-    """Return images (B, 3, H, H) with the predicted patches in place of their own, which are never looked at.
-
-    Unlike `reconstruct`, which borrows the brightness and contrast of a normalised patch from the original
-    and so flatters the picture, this takes both from the visible patches around it (`brightness_around`). It
-    is what can be done where the original is not known, as behind an occluder. Pixels may leave [-1, 1].
-    `mask` leaves at least one patch visible; what the images have at hidden patches does not matter.
-    """
-    patches = patchify(images, patch_size)
-    predicted = prediction.patches.float()
-    if normalised:
-        mean, deviation = brightness_around(patches, mask)
-        ids = prediction.ids[:, :, None]
-        predicted = predicted * deviation.gather(1, ids) + mean.gather(1, ids)
-    ids = prediction.ids[:, :, None].expand_as(predicted)
-    return unpatchify(patches.scatter(1, ids, predicted), patch_size)
 
 
 def brightness_around(patches: Tensor, mask: PatchMask) -> tuple[Tensor, Tensor]:

@@ -56,9 +56,14 @@ def find(name: str) -> Path:
             f"its files were deleted, get them again with: {repair(name)}"
         )
     for file, expected in card(name)["files"].items():
-        if _sha256(folder / file) != expected:
-            what = "is not the file that its card names" if (folder / file).is_file() else "is missing"
-            raise IntegrityError(f"{folder / file} {what}; get the model again with: {repair(name)}")
+        path = folder / file
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing; get the model again with: {repair(name)}")
+        state = path.stat()
+        if _sha256(path, state.st_mtime_ns, state.st_size) != expected:
+            raise IntegrityError(
+                f"{path} is not the file that its card names; get the model again with: {repair(name)}"
+            )
     return folder
 
 
@@ -84,11 +89,7 @@ def repair(name: str) -> str:
 
 
 def card(name: str) -> dict[str, Any]:
-    """Return the card of a shipped model.
-
-    Raises:
-        IntegrityError: it is damaged, of another model, or written for another version of FaceMAE.
-    """
+    """Return a shipped model's card; an IntegrityError where it is damaged, of another model or version."""
     path = FOLDER / name / CARD
     try:
         content = records.read_json(path)
@@ -133,11 +134,7 @@ def used_by(experiment: config.Experiment) -> list[str]:
 
 
 def encoder_file(init: str) -> Path:
-    """Return the file that holds the encoder of a shipped model's name, or else of a path.
-
-    Raises:
-        UsageError, IntegrityError: the shipped model is not there, or damaged.
-    """
+    """Return the file that holds the encoder of a shipped model's name, as `find` does, or else of a path."""
     return find(init) / WEIGHTS[init][0] if init in WEIGHTS else Path(init)
 
 
@@ -146,13 +143,6 @@ def started_from(init: str | None) -> dict[str, str]:
     return {"init": init, "sha256": files.sha256_of(encoder_file(init))} if init else {}
 
 
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    state = path.stat()
-    return _sha256_of(path, state.st_mtime_ns, state.st_size)
-
-
 @functools.lru_cache(maxsize=64)
-def _sha256_of(path: Path, changed: int, size: int) -> str:
+def _sha256(path: Path, changed: int, size: int) -> str:
     return files.sha256_of(path)

@@ -7,11 +7,7 @@ from facemae.core.errors import IntegrityError, UsageError
 
 
 def check_starts(experiment: config.Experiment) -> None:
-    """Stop unless the weights that runs start from fit their encoders; loads PyTorch where there are some.
-
-    Raises:
-        UsageError, IntegrityError: they do not, or cannot be read.
-    """
+    """Stop unless the weights that runs start from can be read and fit; loads PyTorch if there are some."""
     for name in experiment.run_names:
         run = experiment.run(name)
         section = "finetune" if run.pretrain is None else "pretrain"

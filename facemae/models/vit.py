@@ -26,14 +26,14 @@ class Vit(Encoder):
     def __init__(self, model: config.Model, image_size: int, drop_path: float = 0.0) -> None:
         """Build an untrained one; its positions start as sines and cosines, and are trained."""
         super().__init__()
-        self.width, depth, heads = model.shape
+        self.width, depth, self.heads = model.shape
         self.patch_size, self.side = model.patch_size, image_size // model.patch_size
         self.trunk = VisionTransformer(
             img_size=image_size,
             patch_size=model.patch_size,
             embed_dim=self.width,
             depth=depth,
-            num_heads=heads,
+            num_heads=self.heads,
             num_classes=0,
             class_token=model.class_token,
             global_pool="",

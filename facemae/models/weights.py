@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +37,9 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Put the weights in `path` into `network`.
+    """Put the weights in `path` into `network`, of which names, shapes and types are compared first.
 
-    Names, shapes and types are compared before any of the numbers is read: no more memory is taken than the
-    network takes itself.
-
-    Raises:
-        IntegrityError: the file is missing or damaged, or holds other names, shapes or types, or NaN.
+    An IntegrityError where the file is missing or damaged, or holds others of these, or NaN.
     """
     _check_fit(network, path)
     try:
@@ -58,12 +52,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def check_header(path: Path) -> None:
-    """Stop where a safetensors file's list of tensors is longer than any real one.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is too long.
-    """
+    """Raise a ValueError where a safetensors file's list of tensors is longer than any real one."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > MOST_HEADER:
@@ -73,37 +62,28 @@ def check_header(path: Path) -> None:
 def load_autoencoder(folder: Path) -> tuple[MaskedAutoencoder, config.Pretrain]:
     """Return the masked autoencoder in a `pretrain` stage's folder, ready for use, and how it was trained.
 
-    Raises:
-        IntegrityError: the folder's configuration or weights are damaged, or do not belong together.
+    An IntegrityError where the folder's configuration or weights are damaged, or do not belong together.
     """
-    with _our_settings(folder) as settings:
-        pretrain = config.Pretrain.model_validate(settings["pretrain"])
-        model, size = _model_and_size(settings, pretrain)
-    with torch.device("meta"):
+    model, pretrain, size = _settings(folder, pretrained=True)
+    assert pretrain is not None
+    with torch.device("meta"):  # a giant is compared with its files before it is built
         planned = build_mae(model, pretrain, size)
     _check_fit(planned.encoder.trunk, folder / layout.ENCODER)
     _check_fit(planned.decoder, folder / layout.DECODER)
     mae = build_mae(model, pretrain, size)
     load_weights(mae.encoder.trunk, folder / layout.ENCODER)
     load_weights(mae.decoder, folder / layout.DECODER)
-    mae.eval()
-    return mae, pretrain
+    return mae.eval(), pretrain
 
 
 def load_embedder(folder: Path, part: int = 0) -> Embedder:
-    """Return the face embedder that a `finetune` stage made for a part of the folds, ready for use.
-
-    Raises:
-        IntegrityError: the folder's configuration or weights are damaged, or do not belong together.
-    """
-    with _our_settings(folder) as settings:
-        model, size = _model_and_size(settings, None)
+    """Return the face embedder of a `finetune` stage for a part of the folds, as `load_autoencoder`."""
+    model, _, size = _settings(folder, pretrained=False)
     path = folder / layout.embedder_file(part)
     _check_size(model, size, path)
     embedder = build_embedder(model, size)
     load_weights(embedder, path)
-    embedder.eval()
-    return embedder
+    return embedder.eval()
 
 
 def _check_size(model: config.Model, image_size: int, path: Path) -> None:
@@ -127,12 +107,10 @@ def _check_fit(network: nn.Module, path: Path) -> None:
         check_header(path)
         with safetensors.safe_open(path, "pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        found = {
-            name: each.get_shape()
-            if name not in state or each.get_dtype() in TYPES[state[name].dtype]
-            else None
-            for name, each in slices.items()
-        }
+        found: dict[str, Any] = {name: each.get_shape() for name, each in slices.items()}
+        for name in found.keys() & state.keys():
+            if slices[name].get_dtype() not in TYPES[state[name].dtype]:
+                found[name] = None
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise _unreadable(path, error) from error
     if found != expected:
@@ -144,24 +122,18 @@ def _unreadable(path: Path, error: Exception) -> IntegrityError:
     return IntegrityError(f"{path} cannot be read as weights ({shown(error)}); train the run again.")
 
 
-def _model_and_size(settings: dict[str, Any], pretrain: config.Pretrain | None) -> tuple[config.Model, int]:
-    model = config.Model.model_validate(settings["model"])
-    size = settings["image_size"]
-    if not isinstance(size, int) or not 32 <= size <= 448:
-        raise ValueError(f"image_size is {size}")
-    if problem := compatibility.problem(model, pretrain, None, size, aligned=True):
-        raise ValueError(problem)
-    return model, size
-
-
-@contextlib.contextmanager
-def _our_settings(folder: Path) -> Iterator[dict[str, Any]]:
-    """Give the configuration beside the weights; what it lacks or has wrong is reported in one sentence."""
+def _settings(folder: Path, *, pretrained: bool) -> tuple[config.Model, config.Pretrain | None, int]:
+    """Return encoder, pretraining and image size of the configuration beside weights."""
     path = folder / layout.CONFIG
     try:
-        if path.stat().st_size > MOST_SETTINGS:
-            raise ValueError("the file is too large")
-        yield renamed(records.read_json(path))
+        settings = renamed(records.read_json(path, MOST_SETTINGS))
+        model = config.Model.model_validate(settings["model"])
+        pretrain = config.Pretrain.model_validate(settings["pretrain"]) if pretrained else None
+        size = settings["image_size"]
+        if not isinstance(size, int) or not 32 <= size <= 448:
+            raise ValueError(f"image_size is {size}")
+        if problem := compatibility.problem(model, pretrain, None, size, aligned=True):
+            raise ValueError(problem)
     except (LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         why = shown(error)
         if isinstance(error, ValidationError):
@@ -170,3 +142,4 @@ def _our_settings(folder: Path) -> Iterator[dict[str, Any]]:
         raise IntegrityError(
             f"{path} is not the configuration of a trained run of this version ({why}); train the run again."
         ) from error
+    return model, pretrain, size

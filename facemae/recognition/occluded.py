@@ -36,7 +36,7 @@ from facemae.models.embedder import BATCH, Embedder, embed, embed_faces
 from facemae.models.mae import MaskedAutoencoder
 from facemae.models.mlp import Mlp
 from facemae.models.patches import to_faces, to_input
-from facemae.models.reconstruction import fill_in
+from facemae.models.reconstruction import reconstruct
 
 Pixels = NDArray[np.uint8]
 Booleans = NDArray[np.bool_]
@@ -155,7 +155,7 @@ def completed(autoencoder: Autoencoder, faces: Pixels, hidden: Booleans) -> Pixe
     Every patch that the occluder touches at all is hidden from the encoder and predicted, so that neither the
     occluder nor what it covers has any influence; pixels that are not covered stay as they are. A model of
     normalised patches predicts neither brightness nor contrast: they are taken from the visible patches
-    around (`reconstruction.fill_in`), never from the original, which a real occluder would not show either.
+    around (`brightness_around`), never from the original, which a real occluder would not show either.
 
     Raises:
         UsageError: the occluder touches every patch.
@@ -168,7 +168,9 @@ def completed(autoencoder: Autoencoder, faces: Pixels, hidden: Booleans) -> Pixe
         images = _images(faces[places], mae)
         mask = mask.to(images.device)
         with torch.inference_mode(), fused_attention(mae):
-            picture = fill_in(mae(images, mask), images, mask, size, normalised=settings.normalise_target)
+            picture = reconstruct(
+                mae(images, mask), images, size, normalised=settings.normalise_target, around=mask
+            )
         filled = to_faces(picture).cpu().numpy()
         result[places] = np.where(hidden[places][..., None], filled, faces[places])
     return result

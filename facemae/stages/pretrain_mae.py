@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -166,8 +166,8 @@ def _measured(
         )
     )
     if mae.hides_pixels(mask):
-        return asdict(measures(mask, None)) | {"visible_tokens": mae.encoder.side**2}  # it reads them all
+        return measures(mask, None) | {"visible_tokens": mae.encoder.side**2}  # it reads them all
     if not aligned:
-        return asdict(measures(mask, None))
+        return measures(mask, None)
     regions = region_map(mae.encoder.side).to(mask.hidden.device)
-    return asdict(measures(mask, regions.expand(len(mask.hidden), -1)))
+    return measures(mask, regions.expand(len(mask.hidden), -1))

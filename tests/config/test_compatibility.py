@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facemae import config
-from facemae.config import compatibility, networks
+from facemae.config import compatibility
 from facemae.config.masks import MASK_GUIDES, PIXEL_MASKS, REGION_MASKS
 from facemae.core.errors import UsageError
 
@@ -74,7 +74,7 @@ REFUSED = [
     (
         {"model_encoder": "cnn", "model_network": "resnet101"},
         "model.network: resnet101 cannot be masked; choose "
-        f"{', '.join([*networks.NETWORKS][:-1])} or resnet50.",
+        f"{', '.join([*compatibility.NETWORKS][:-1])} or resnet50.",
     ),
     (
         {"model_encoder": "cnn", "model_patch_size": 2},
@@ -195,7 +195,7 @@ def test_the_configuration_names_the_run(shipped):
     decoder=st.sampled_from(DECODERS),
     mask=st.sampled_from(config.STRATEGIES),
     image_size=st.integers(32, 448) | st.sampled_from([64, 112, 128, 224]),
-    patch_size=st.integers(1, 40) | st.sampled_from(networks.STRIDES),
+    patch_size=st.integers(1, 40) | st.sampled_from(compatibility.STRIDES),
     network=st.sampled_from(["resnet18", "resnet101"]),
     loss_on=st.sampled_from(LOSSES_ON),
     aligned=st.booleans(),
@@ -368,3 +368,15 @@ def test_the_page_says_which_encoders_a_guide_takes(page):
         assert set(re.findall(r"`(\w+)`", row[2])) == {
             mask for mask, each in MASK_GUIDES.items() if each == guide
         }
+
+
+# --- the networks of a cnn ---
+
+
+@pytest.mark.parametrize("network", compatibility.NETWORKS)
+def test_the_table_of_networks_is_timms(network):
+    timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
+    with torch.device("meta"):
+        stages = timm.create_model(network).feature_info[-4:]
+    assert tuple(stage["num_chs"] for stage in stages) == compatibility.NETWORKS[network]
+    assert tuple(stage["reduction"] for stage in stages) == compatibility.STRIDES

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from facemae import config
 from facemae.config import merge, parse
-from facemae.config.section import Section
+from facemae.config.sections import Section
 from facemae.core.errors import UsageError
 from facemae.core.text import escaped
 

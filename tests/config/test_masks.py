@@ -64,6 +64,12 @@ def test_parameters_load_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_blocks_give_their_parameters():
+    masks = Masks.model_validate({"random": {}} | PARAMETERS)
+    assert masks.parameters("block") == PARAMETERS["block"]
+    assert masks.parameters("random") == {}
+
+
 @pytest.mark.parametrize(
     ("strategy", "changes"),
     [

@@ -5,9 +5,10 @@ from facemae import config
 from facemae.compute.seeding import Noise
 from facemae.config import compatibility
 from facemae.masking.mask import hide_highest
+from facemae.models.base import gather_tokens
 from facemae.models.build import build_mae
 from facemae.models.patches import patchify, to_input, unpatchify
-from facemae.models.reconstruction import keep_visible_pixels, patch_errors, reconstruct, targets
+from facemae.models.reconstruction import errors_of, keep_visible_pixels, reconstruct
 from facemae.training.optimizer import adamw
 
 SIZE, PATCH, SIDE, BATCH = 32, 8, 4, 4
@@ -95,14 +96,14 @@ def test_images_of_a_batch_do_not_mix(experiment, images, mask):
 
 def learn(mae, experiment, images, mask, steps, rate, normalise, ids=None):
     """Train on the same images and masks, and return each step's loss."""
-    settings = experiment.defaults.pretrain.model_copy(update={"weight_decay": 0.0, "learning_rate": rate})
+    changes = {"weight_decay": 0.0, "learning_rate": rate, "normalise_target": normalise, "loss_on": "all"}
+    settings = experiment.defaults.pretrain.model_copy(update=changes)
     optimizer, losses = adamw(mae, settings), []
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 20, 2.0 * (1 - step / steps))
         prediction = mae(images, mask, ids)
-        target = targets(images, prediction.ids, PATCH, normalise=normalise)
-        loss = patch_errors(prediction, target, "mse").mean()
+        loss = errors_of(mae, prediction, images, mask, settings).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(mae.parameters(), 1.0)
         optimizer.step()
@@ -119,8 +120,8 @@ def test_eight_faces_are_learnt_by_heart(experiment, orl_images, decoder):
     losses = learn(mae, experiment, images, mask, 300, 3e-3, normalise=False)
     with torch.inference_mode():
         prediction = mae.eval()(images, mask)
-        target = targets(images, prediction.ids, PATCH, normalise=False)
-        error = float(patch_errors(prediction, target, "mse").mean())
+        target = gather_tokens(patchify(images, PATCH), prediction.ids)
+        error = float((prediction.patches - target).square().mean())
         picture = reconstruct(prediction, images, PATCH, normalised=False)
     # 1 would be as good as one grey. What it has not seen before it cannot know so well.
     assert error < 0.04 * float(target.var()), (losses[0], error, float(target.var()))

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,13 +13,11 @@ from facemae.models.patches import patchify
 from facemae.models.reconstruction import (
     PIXEL_LOSSES,
     brightness_around,
-    fill_in,
+    errors_of,
     hidden_pixels,
     keep_visible_pixels,
     normalise_patches,
-    patch_errors,
     reconstruct,
-    targets,
 )
 
 SIZE, PATCH, BATCH = 32, 8, 4
@@ -46,8 +46,17 @@ def of(patches, ids):
     return Prediction(gather_tokens(patches, ids), ids, NOTHING)
 
 
+def errors(prediction, images, kind="mse", normalise=False, pixels=None, patch=PATCH):
+    """Return the errors of patches; `pixels` is the mask, if it hides single pixels."""
+    mae = SimpleNamespace(
+        encoder=SimpleNamespace(patch_size=patch), hides_pixels=lambda mask: mask is not None
+    )
+    settings = SimpleNamespace(loss=kind, normalise_target=normalise, loss_on="hidden")
+    return errors_of(mae, prediction, images, pixels, settings)
+
+
 def loss(prediction, images, kind="mse", normalise=True):
-    return patch_errors(prediction, targets(images, prediction.ids, PATCH, normalise=normalise), kind).mean()
+    return errors(prediction, images, kind, normalise).mean()
 
 
 # --- the loss ---
@@ -73,7 +82,7 @@ def test_loss_by_hand(kind, second, third):
     images[0, :, 0, 1] = torch.tensor([0.5, 0.0, -0.5])  # the second of four patches of one pixel
     prediction = Prediction(torch.full((1, 2, 3), 0.5), torch.tensor([[1, 2]]), NOTHING)
     # Second patch: errors 0, 0.5, 1; third: 0.5 three times.
-    found = patch_errors(prediction, targets(images, prediction.ids, 1, normalise=False), kind)
+    found = errors(prediction, images, kind, patch=1)
     assert found.tolist() == [pytest.approx([second, third])]
 
 
@@ -108,16 +117,15 @@ def test_loss_in_half_precision_is_computed_in_full(whole, images, mask, kind):
 def test_of_a_mask_over_pixels_only_hidden_pixels_count(whole, images):
     mask = hide_highest(Noise(range(BATCH), "pixels").uniform(SIZE * SIZE), 700)
     ids = torch.arange(16).expand(BATCH, -1)
-    prediction, target = of(whole, ids), targets(images, ids, PATCH, normalise=False)
     hidden = hidden_pixels(mask, ids, PATCH)
-    errors = patch_errors(prediction, target, "mse", hidden)
-    assert errors.shape == (BATCH, 16)
+    found = errors(of(whole, ids), images, pixels=mask)
+    assert found.shape == (BATCH, 16)
     image = mask.hidden.view(BATCH, 1, SIZE, SIZE).expand(-1, 3, -1, -1)
     error = (patchify(images, PATCH) - whole).square()
     expected = error[patchify(image, PATCH)].mean()  # the plain mean over every hidden pixel of the batch
-    assert float(errors.mean()) == pytest.approx(float(expected), rel=1e-5)
+    assert float(found.mean()) == pytest.approx(float(expected), rel=1e-5)
     other = Prediction(torch.where(hidden, whole, whole + 9), ids, NOTHING)
-    assert torch.equal(patch_errors(other, target, "mse", hidden), errors)
+    assert torch.equal(errors(other, images, pixels=mask), found)
 
 
 def test_which_pixels_a_mask_hides(images):
@@ -150,14 +158,12 @@ def test_a_patch_of_one_colour_is_all_zero_and_finite():
     assert torch.equal(mean, torch.full((1, 2, 1), 0.25))
 
 
-def test_targets_are_the_patches_that_were_asked_for(images):
+def test_errors_are_those_of_the_patches_that_were_asked_for(images):
     ids = torch.tensor([[3, 9], [0, 1], [15, 2], [7, 7]])
     for normalise in (False, True):
-        found = targets(images, ids, PATCH, normalise=normalise)
         every = patchify(images, PATCH)
         every = normalise_patches(every)[0] if normalise else every
-        for image in range(BATCH):
-            assert torch.equal(found[image], every[image, ids[image]])
+        assert not errors(of(every, ids), images, normalise=normalise).any()
 
 
 # --- the picture ---
@@ -229,8 +235,10 @@ def test_brightness_around_lies_between_that_of_the_visible_patches(images, mask
 def test_filling_in_does_not_look_at_what_is_hidden(whole, images, mask, normalised):
     hidden = mask.hidden.view(BATCH, 1, 4, 4).repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
     prediction = of(whole, mask.hidden_ids)
-    found = fill_in(prediction, images, mask, PATCH, normalised=normalised)
-    other = fill_in(prediction, torch.where(hidden, -images, images), mask, PATCH, normalised=normalised)
+    found, other = (
+        reconstruct(prediction, shown, PATCH, normalised=normalised, around=mask)
+        for shown in (images, torch.where(hidden, -images, images))
+    )
     assert torch.equal(found, other)
     assert torch.equal(found[~hidden.expand_as(found)], images[~hidden.expand_as(images)])
     borrowed = reconstruct(prediction, images, PATCH, normalised=normalised)
@@ -242,5 +250,5 @@ def test_filling_in_gives_a_prediction_the_brightness_and_contrast_around_it(ima
     steep = of(torch.ones(BATCH, 16, VALUES), mask.hidden_ids)
     mean, deviation = brightness_around(patchify(images, PATCH), mask)
     for prediction, expected in ((flat, mean), (steep, mean + deviation)):
-        found = patchify(fill_in(prediction, images, mask, PATCH, normalised=True), PATCH)
+        found = patchify(reconstruct(prediction, images, PATCH, normalised=True, around=mask), PATCH)
         torch.testing.assert_close(found[mask.hidden], expected[mask.hidden].expand(-1, VALUES))

@@ -1,4 +1,4 @@
-"""A trained run for other libraries, timm, ViTMAE and ONNX, and weights from the first two (`load_encoder`).
+"""A trained run for other libraries: timm, Hugging Face's ViTMAE and ONNX (load.py reads the first two).
 
 Hugging Face's transformers need not be installed.
 """
@@ -19,13 +19,10 @@ from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.models.cnn import Cnn
 from facemae.models.decoders import FEED_FORWARD, Transformer
-from facemae.models.interop.load import attention_heads, load_encoder
 from facemae.models.interop.names import block_to_hugging_face, encoder_to_hugging_face
 from facemae.models.interop.onnx_file import onnx_files
 from facemae.models.vit import Vit
 from facemae.models.weights import load_autoencoder, load_embedder
-
-__all__ = ["EXPORTS", "export", "load_encoder", "timm_arguments"]
 
 WEIGHTS, PREPROCESSOR = "model.safetensors", "preprocessor_config.json"
 MIDDLE = [0.5, 0.5, 0.5]  # mean and deviation that take pixels in [0, 1] to our [-1, 1]
@@ -83,7 +80,7 @@ def timm_arguments(encoder: Vit, model: config.Model) -> dict[str, Any]:
         "patch_size": encoder.patch_size,
         "embed_dim": encoder.width,
         "depth": len(encoder.trunk.blocks),
-        "num_heads": attention_heads(encoder),
+        "num_heads": encoder.heads,
         "num_classes": 0,
         "class_token": bool(encoder.prefix_tokens),
         "global_pool": "avg" if model.pool == "mean" else "token",
@@ -157,7 +154,7 @@ def _hugging_face_config(encoder: Vit, decoder: Transformer, pretrain: config.Pr
         "num_channels": 3,
         "hidden_size": encoder.width,
         "num_hidden_layers": len(encoder.trunk.blocks),
-        "num_attention_heads": attention_heads(encoder),
+        "num_attention_heads": encoder.heads,
         "intermediate_size": FEED_FORWARD * encoder.width,
         "decoder_hidden_size": pretrain.decoder_width,
         "decoder_num_hidden_layers": len(decoder.blocks),

@@ -14,7 +14,6 @@ from typing import cast
 import torch
 from timm.layers.patch_embed import resample_patch_embed
 from timm.layers.pos_embed import resample_abs_pos_embed
-from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from facemae.core.errors import IntegrityError, UsageError
@@ -36,12 +35,9 @@ MOST_POSITIONS = 2**16
 
 
 def start_encoder(encoder: Encoder, init: str) -> None:
-    """Start an encoder from a model that comes with the package, by name, or from a file of weights.
+    """Start an encoder from a model that comes with the package, by name, or from a file (`load_encoder`).
 
     A shipped model with more blocks than the encoder gives its first ones; files have to have as many.
-
-    Raises:
-        UsageError, IntegrityError: as `load_encoder` and `shipped_models.find`.
     """
     load_encoder(encoder, shipped_models.encoder_file(init), first_blocks=init in shipped_models.WEIGHTS)
 
@@ -127,19 +123,20 @@ def _check_shape(encoder: Vit, tensors: Mapping[str, Tensor], foreign: Foreign) 
             f"{foreign.path} embeds no square patches of three colours, of {LARGEST_PATCH} pixels at most; "
             "give weights for photos."
         )
-    heads = attention_heads(encoder)
-    wanted = {"width": encoder.width, "depth": len(encoder.trunk.blocks), "heads": heads}
-    found = {"width": len(patch), "depth": len(blocks), "heads": foreign.heads or heads}
-    differing = [
-        f"{key} {found[key]} instead of {value}" for key, value in wanted.items() if found[key] != value
-    ]
+    compared = {
+        "width": (len(patch), encoder.width),
+        "depth": (len(blocks), len(encoder.trunk.blocks)),
+        "heads": (foreign.heads or encoder.heads, encoder.heads),
+    }
+    differing = [f"{key} {found} instead of {own}" for key, (found, own) in compared.items() if found != own]
     if differing:
         raise IntegrityError(
             f"{foreign.path} is of another architecture: {', '.join(differing)}; "
             "set the model's, or give other weights."
         )
     if not foreign.heads:
-        say("init", f"{foreign.path.name} does not tell its attention heads; they are taken to be {heads}")
+        taken = f"they are taken to be {encoder.heads}"
+        say("init", f"{foreign.path.name} does not tell its attention heads; {taken}")
 
 
 def _positions(positions: Tensor, encoder: Vit, foreign: Foreign, patch: int, *, has_class: bool) -> Tensor:
@@ -231,8 +228,3 @@ def _check(
         raise IntegrityError(
             f"{path} is of another architecture: {problem}; give weights of the one configured."
         )
-
-
-def attention_heads(encoder: Vit) -> int:
-    """Return the number of attention heads, which no weight tells."""
-    return cast(int, cast(Block, encoder.trunk.blocks[0]).attn.num_heads)

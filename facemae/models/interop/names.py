@@ -57,22 +57,20 @@ def encoder_to_hugging_face(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str
         if block:
             for theirs, part in block_to_hugging_face({block[2]: value}):
                 yield f"encoder.layer.{block[1]}.{theirs}", part
-        elif name in AROUND:
-            yield AROUND[name], value
         else:
-            layer, _, kind = name.rpartition(".")
-            yield f"{AROUND[layer]}.{kind}", value
+            layer, kind = _layer_and_kind(name)
+            yield AROUND[layer] + kind, value
 
 
 def block_to_hugging_face(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights of one of timm's blocks by Hugging Face's names within a layer."""
     for name, value in tensors.items():
-        layer, _, kind = name.rpartition(".")
+        layer, kind = _layer_and_kind(name)
         if layer == "attn.qkv":
             for part, third in zip(QKV, value.chunk(3), strict=True):
-                yield f"attention.attention.{part}.{kind}", third
+                yield f"attention.attention.{part}{kind}", third
         else:
-            yield f"{BLOCK[layer]}.{kind}", value
+            yield BLOCK[layer] + kind, value
 
 
 def _below(tensors: Mapping[str, Tensor], first: str) -> dict[str, Tensor]:
@@ -97,8 +95,14 @@ def _from_hugging_face(tensors: Mapping[str, Tensor], width: int) -> dict[str, T
 
 
 def _timm_name(name: str) -> str:
-    block = re.fullmatch(r"(?:encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|bias)", name)
+    layer, kind = _layer_and_kind(name)
+    block = re.fullmatch(r"(?:encoder\.layer|layers)\.(\d+)\.(.+)", layer)
     if block:
-        return f"blocks.{block[1]}.{_TIMM_BLOCK.get(block[2], block[2])}.{block[3]}"
-    layer, _, kind = name.rpartition(".")
-    return _TIMM_AROUND.get(name) or (f"{_TIMM_AROUND[layer]}.{kind}" if layer in _TIMM_AROUND else name)
+        return f"blocks.{block[1]}.{_TIMM_BLOCK.get(block[2], block[2])}{kind}"
+    return _TIMM_AROUND.get(layer, layer) + kind
+
+
+def _layer_and_kind(name: str) -> tuple[str, str]:
+    """Return the name of a layer, and ".weight", ".bias" or nothing."""
+    layer = name.removesuffix(".weight").removesuffix(".bias")
+    return layer, name.removeprefix(layer)

@@ -37,9 +37,6 @@ def onnx_files(stage: Path) -> dict[str, bytes]:
 
     Of the small one the weights of all matrix products are whole numbers of eight bits with a scale for each
     column, and what comes into a product is rounded likewise while it runs.
-
-    Raises:
-        UsageError: the stage has no embedder, or ONNX's packages are not installed.
     """
     if not (stage / layout.EMBEDDER).is_file():
         raise UsageError(f"{stage} holds no embedder, which is what ONNX is for; name a finetune stage.")

@@ -7,7 +7,6 @@ until they are asked for.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import struct
 import zipfile
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from facemae import config
+from facemae.core import records
 from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.progress import say
 from facemae.core.text import shown
@@ -120,11 +120,7 @@ def _read_torch(path: Path, size: int) -> Any:
 
 
 def _check_zip(path: Path) -> bool:
-    """Tell whether a file is the zip archive that `torch.save` writes, with parts that can be mapped.
-
-    Raises:
-        ValueError: it is one of another kind: compressed, cut off, or with a part that says too much.
-    """
+    """Tell whether a file is the zip archive that `torch.save` writes; a ValueError if it is another one."""
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return False
@@ -181,31 +177,31 @@ def _beside(path: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name in TOLD_BY:
         try:
-            file = path.parent / name
-            content = json.loads(file.read_text(encoding="utf-8")) if _is_small(file) else None
+            content = records.read_json(path.parent / name, MOST_SETTINGS)
+            settings |= content if isinstance(content, dict) else {}
         except FileNotFoundError:
             continue
-        except (OSError, RecursionError, ValueError):
+        except (IntegrityError, OSError):
             say("init", f"{name} beside {path.name} cannot be read, so nothing of it is used")
-            continue
-        settings |= content if isinstance(content, dict) else {}
     return settings
 
 
-def _is_small(file: Path) -> bool:
-    return file.stat().st_size <= MOST_SETTINGS
+def _told(settings: dict[str, Any], *places: str) -> Any:
+    """Return the first value that settings have at one of these dotted places, or None."""
+    for place in places:
+        value: Any = settings
+        for key in place.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            return value
+    return None
 
 
 def _normalisation(settings: dict[str, Any], path: Path) -> Normalisation | None:
-    """Return the images' mean and deviation: Hugging Face's keys or timm's.
-
-    Raises:
-        IntegrityError: they are none of three colours in [0, 1].
-    """
+    """Return the images' mean and deviation of three colours in [0, 1]: Hugging Face's keys or timm's."""
     if settings.get("do_normalize") is False:
         return [0.0] * 3, [1.0] * 3
-    timms = _part(settings, "pretrained_cfg")
-    mean, std = (settings.get(f"image_{key}", timms.get(key)) for key in ("mean", "std"))
+    mean, std = (_told(settings, f"image_{key}", f"pretrained_cfg.{key}") for key in ("mean", "std"))
     if mean is None and std is None:
         return None
     if _is_colour(mean, 0) and _is_colour(std, LEAST_DEVIATION):
@@ -224,43 +220,23 @@ def _is_colour(value: Any, least: float) -> TypeGuard[list[float]]:
     )
 
 
-def _part(settings: dict[str, Any], key: str) -> dict[str, Any]:
-    part = settings.get(key)
-    return part if isinstance(part, dict) else {}
-
-
 def _image_size(settings: dict[str, Any]) -> tuple[int, int] | None:
     """Return height and width of the images: Hugging Face's key, which is ours too, or timm's."""
-    size = settings.get("image_size") or _part(settings, "model_args").get("img_size")
-    if size is None:
-        size = _part(settings, "pretrained_cfg").get("input_size")
-        size = size[1:] if isinstance(size, list) else None
-    if isinstance(size, int):
-        size = [size, size]
-    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+    size = _told(settings, "image_size", "model_args.img_size", "pretrained_cfg.input_size")
+    sides = size[-2:] if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
         return None
-    return (size[0], size[1])
+    return (sides[0], sides[1])
 
 
 def _heads(settings: dict[str, Any]) -> int | None:
     """Return the attention heads: Hugging Face's key, our own, or those of timm's architecture."""
-    ours, args = _part(settings, "model"), _part(settings, "model_args")
-    if ours:
-        size = config.SIZES.get(str(ours.get("size")))
-        heads = size[2] if size else ours.get("heads")
-    elif "num_heads" in args:
-        heads = args["num_heads"]
-    else:
-        heads = settings.get("num_attention_heads") or _heads_of(settings.get("architecture"))
+    if named := config.SIZES.get(str(_told(settings, "model.size"))):
+        return named[2]
+    heads = _told(settings, "model.heads", "model_args.num_heads", "num_attention_heads")
+    architecture = str(settings.get("architecture"))
+    if heads is None and architecture.startswith("vit_") and timm.is_model(architecture):
+        with torch.device("meta"):
+            blocks: Any = timm.create_model(architecture).blocks
+        heads = getattr(getattr(blocks[0], "attn", None), "num_heads", None)
     return heads if isinstance(heads, int) else None
-
-
-def _heads_of(architecture: Any) -> int | None:
-    if not (
-        isinstance(architecture, str) and architecture.startswith("vit_") and timm.is_model(architecture)
-    ):
-        return None
-    with torch.device("meta"):
-        network = timm.create_model(architecture)
-    blocks: Any = network.blocks
-    return getattr(getattr(blocks[0], "attn", None), "num_heads", None)

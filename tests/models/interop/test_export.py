@@ -19,7 +19,8 @@ from facemae.core.errors import IntegrityError, UsageError
 from facemae.masking.mask import hide_highest
 from facemae.models.build import build_embedder, build_encoder, build_mae
 from facemae.models.cnn import Cnn
-from facemae.models.interop.export import export, load_encoder, timm_arguments
+from facemae.models.interop.export import export, timm_arguments
+from facemae.models.interop.load import load_encoder
 from facemae.models.interop.read import IMAGENET
 from facemae.models.patches import patchify, position_embedding
 from facemae.models.reconstruction import errors_of
