@@ -1,7 +1,7 @@
 """A small results folder made of invented faces, written by the stages' own writers; nothing is trained."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,7 @@ def _write_reconstructions(out: Path, settings: config.Pretrain, size: int, patc
     regions = region_map(side).expand(3, -1)
     mask = draw_mask(settings.mask, settings.mask_ratio, settings.mask_parameters, side, noise, regions)
     tensors = {"face": faces, "hidden": mask.hidden, "reconstruction": faces.clone()}
-    facts = {"sample_ids": ["a", "b", "c"], "mask": asdict(measures(mask, regions))}
+    facts = {"sample_ids": ["a", "b", "c"], "mask": measures(mask, regions)}
     content = safetensors.torch.save(tensors, {layout.FACTS: json.dumps(facts)})
     files.atomic_write(out / layout.RECONSTRUCTIONS, content)
 

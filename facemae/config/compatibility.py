@@ -17,21 +17,11 @@ from facemae.config.masks import BLOCKS, MASK_GUIDES, PIXEL_MASKS, REGION_MASKS
 if TYPE_CHECKING:
     from facemae.config.training import Finetune, Model, Pretrain
 
-STRIDES = (4, 8, 16, 32)
-"""Pixels of the image per place of a stage's map, first stage to last; of every network below."""
-NETWORKS = {
-    "convnextv2_atto": (40, 80, 160, 320),
-    "convnextv2_femto": (48, 96, 192, 384),
-    "convnextv2_pico": (64, 128, 256, 512),
-    "convnextv2_nano": (80, 160, 320, 640),
-    "convnextv2_tiny": (96, 192, 384, 768),
-    "resnet10t": (64, 128, 256, 512),
-    "resnet18": (64, 128, 256, 512),
-    "resnet26": (256, 512, 1024, 2048),
-    "resnet34": (64, 128, 256, 512),
-    "resnet50": (256, 512, 1024, 2048),
-}
-"""Channels of each stage, by timm's name of the network."""
+STRIDES = (4, 8, 16, 32)  # pixels per place of a stage's map, first stage to last, of every network below
+NETWORKS = (  # by timm's names
+    "convnextv2_atto", "convnextv2_femto", "convnextv2_pico", "convnextv2_nano", "convnextv2_tiny",
+    "resnet10t", "resnet18", "resnet26", "resnet34", "resnet50",
+)  # fmt: skip
 MIN_PATCH = 4  # pixels along a side, of those offered
 MIN_REGION_SIDE = 4  # patches along a side, below which the boxes of the regions overlap
 DECODERS = {

@@ -28,7 +28,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from facemae import config
-from facemae.config.compatibility import NETWORKS, STRIDES
+from facemae.config.compatibility import STRIDES
 from facemae.masking.mask import PatchMask
 from facemae.models.base import Encoder, Encoding, gather_tokens, pixel_only
 
@@ -95,11 +95,13 @@ class Cnn(Encoder):
     def __init__(self, model: config.Model, image_size: int, drop_path: float = 0.0) -> None:
         """Build an untrained one; `drop_path` is the rate of the last block of timm's whole network."""
         super().__init__()
-        self.map_widths = NETWORKS[model.network][: STRIDES.index(model.patch_size) + 1]
+        stages = STRIDES.index(model.patch_size) + 1
+        self.trunk, self.stages = _build(model.network, stages, drop_path)
+        known = self.trunk.feature_info[-len(STRIDES) :]  # a ResNet's begin with its stem
+        self.map_widths = tuple(cast(int, stage["num_chs"]) for stage in known[:stages])
         self.width, self.prefix_tokens = self.map_widths[-1], 0
         self.patch_size, self.side = model.patch_size, image_size // model.patch_size
         self.holes = Holes()
-        self.trunk, self.stages = _build(model.network, len(self.map_widths), drop_path)
         _leave_holes(self.trunk, self.holes)
 
     def forward(self, images: Tensor, mask: PatchMask | None = None) -> Encoding:

@@ -54,6 +54,11 @@ class Tokens(nn.Module):
         place = F.pad(gather_tokens(self.position, mask.visible_ids), (0, 0, prefix, 0))
         return cast(Tensor, tokens + place.to(tokens.dtype))
 
+    def queries(self, ids: Tensor) -> Tensor:
+        """Return a mask token for each of the patches `ids`, (B, Q, E)."""
+        queries: Tensor = self.mask_token + gather_tokens(self.position, ids)
+        return queries
+
 
 class Head(nn.Module):
     """LayerNorm and a linear map from a token to its patch's pixels."""
@@ -110,7 +115,7 @@ class Cross(nn.Module):
         """Return the pixels (B, Q, P) of the patches `ids`, all of them hidden."""
         assert mask is not None, "config refuses this decoder where no patch is hidden"
         visible = self.norm(self.tokens.visible(encoding, mask))
-        tokens: Tensor = self.tokens.mask_token + gather_tokens(self.tokens.position, ids)
+        tokens = self.tokens.queries(ids)
         for block in self.blocks:
             tokens = block(tokens, visible)
         return cast(Tensor, self.head(tokens))

@@ -5,7 +5,7 @@ Shapes: B batch, N patches, V visible patches, D width, P pixel values per patch
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,10 @@ from facemae.models.patches import patchify, position_embedding
 
 
 class Vit(Encoder):
-    """timm's vision Transformer. Hidden patches are dropped before they are embedded: MAE, section 3."""
+    """timm's vision Transformer. Hidden patches are dropped before they are embedded: MAE, section 3.
+
+    `arguments` are those of timm's class that give the trunk its shape.
+    """
 
     trunk: VisionTransformer
 
@@ -28,17 +31,16 @@ class Vit(Encoder):
         super().__init__()
         self.width, depth, self.heads = model.shape
         self.patch_size, self.side = model.patch_size, image_size // model.patch_size
-        self.trunk = VisionTransformer(
-            img_size=image_size,
-            patch_size=model.patch_size,
-            embed_dim=self.width,
-            depth=depth,
-            num_heads=self.heads,
-            num_classes=0,
-            class_token=model.class_token,
-            global_pool="",
-            drop_path_rate=drop_path,
-        )
+        self.arguments: dict[str, Any] = {
+            "img_size": image_size,
+            "patch_size": model.patch_size,
+            "embed_dim": self.width,
+            "depth": depth,
+            "num_heads": self.heads,
+            "num_classes": 0,
+            "class_token": model.class_token,
+        }
+        self.trunk = VisionTransformer(**self.arguments, global_pool="", drop_path_rate=drop_path)
         self.prefix_tokens = self.trunk.num_prefix_tokens
         self._pool = model.pool
         with torch.no_grad():

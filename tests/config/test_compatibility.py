@@ -374,9 +374,8 @@ def test_the_page_says_which_encoders_a_guide_takes(page):
 
 
 @pytest.mark.parametrize("network", compatibility.NETWORKS)
-def test_the_table_of_networks_is_timms(network):
+def test_the_strides_are_those_of_every_network(network):
     timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
     with torch.device("meta"):
         stages = timm.create_model(network).feature_info[-4:]
-    assert tuple(stage["num_chs"] for stage in stages) == compatibility.NETWORKS[network]
     assert tuple(stage["reduction"] for stage in stages) == compatibility.STRIDES

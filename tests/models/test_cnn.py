@@ -9,12 +9,19 @@ import torch.nn.functional as F
 from timm.layers.grn import GlobalResponseNorm
 from torch import nn
 
-from facemae.config.compatibility import NETWORKS, STRIDES
+from facemae.config.compatibility import STRIDES
 from facemae.masking.mask import PatchMask, hide_highest
 from facemae.models.cnn import Cnn, Holes, VisibleNorm, hidden_places
 
 SIZE, BATCH = 32, 3
-SMALL = ["convnextv2_atto", "convnextv2_tiny", "resnet10t", "resnet18", "resnet26"]
+WIDTHS = {
+    "convnextv2_atto": (40, 80, 160, 320),
+    "convnextv2_tiny": (96, 192, 384, 768),
+    "resnet10t": (64, 128, 256, 512),
+    "resnet18": (64, 128, 256, 512),
+    "resnet26": (256, 512, 1024, 2048),
+}
+SMALL = list(WIDTHS)
 # atto's feed-forward are convolutions, tiny's linear; 10t has a deep stem and averages, 26 bottlenecks.
 
 
@@ -49,7 +56,7 @@ def images():
 @pytest.mark.parametrize("size", [112, 32])
 def test_shapes(network, size):
     for patch in (stride for stride in STRIDES if size % stride == 0):
-        widths, side = NETWORKS[network][: STRIDES.index(patch) + 1], size // patch
+        widths, side = WIDTHS[network][: STRIDES.index(patch) + 1], size // patch
         with torch.device("meta"):  # shapes without arithmetic
             cnn = Cnn(SimpleNamespace(network=network, patch_size=patch), size)
             images = torch.empty(2, 3, size, size)

@@ -57,7 +57,9 @@ def _timm(stage: Path) -> dict[str, bytes]:
     settings = records.read_json(stage / layout.CONFIG)
     model, size = config.Model.model_validate(settings["model"]), settings["image_size"]
     if isinstance(encoder, Vit):
-        name, arguments = "vit_base_patch16_224", timm_arguments(encoder, model)
+        pooling = {"global_pool": "avg" if model.pool == "mean" else "token"}
+        # Ours normalises before it pools, so timm's own layer behind is left out.
+        name, arguments = "vit_base_patch16_224", encoder.arguments | pooling | {"fc_norm": False}
     elif isinstance(encoder, Cnn):
         name, arguments = model.network, {}
     else:
@@ -71,21 +73,6 @@ def _timm(stage: Path) -> dict[str, bytes]:
         "pretrained_cfg": images | {"interpolation": "bicubic", "num_classes": 0},
     }
     return {WEIGHTS: _weights(encoder.trunk.state_dict()), layout.CONFIG: files.dump_json(content)}
-
-
-def timm_arguments(encoder: Vit, model: config.Model) -> dict[str, Any]:
-    """Return what makes timm's `VisionTransformer` the encoder, its pooling included."""
-    return {
-        "img_size": encoder.image_size,
-        "patch_size": encoder.patch_size,
-        "embed_dim": encoder.width,
-        "depth": len(encoder.trunk.blocks),
-        "num_heads": encoder.heads,
-        "num_classes": 0,
-        "class_token": bool(encoder.prefix_tokens),
-        "global_pool": "avg" if model.pool == "mean" else "token",
-        "fc_norm": False,  # ours normalises before it pools
-    }
 
 
 def _hugging_face(stage: Path) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ from facemae.core.errors import IntegrityError, UsageError
 from facemae.masking.mask import hide_highest
 from facemae.models.build import build_embedder, build_encoder, build_mae
 from facemae.models.cnn import Cnn
-from facemae.models.interop.export import export, timm_arguments
+from facemae.models.interop.export import export
 from facemae.models.interop.load import load_encoder
 from facemae.models.interop.read import IMAGENET
 from facemae.models.patches import patchify, position_embedding
@@ -260,7 +260,8 @@ def test_timm_loads_the_encoder(run, tmp_path, images, class_token):
     folder, mae = stage_of(settings, tmp_path / "pretrain")
     export(folder, "timm", tmp_path / "out")
     tensors = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
-    plain = VisionTransformer(**timm_arguments(mae.encoder, settings.model)).eval()
+    arguments = json.loads((tmp_path / "out" / layout.CONFIG).read_text())["model_args"]
+    plain = VisionTransformer(**arguments).eval()
     plain.load_state_dict(tensors, strict=True)
     created = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     assert created.pretrained_cfg["mean"] == [0.5] * 3
