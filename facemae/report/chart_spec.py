@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, cycle
 from typing import Any
 
 import pandas as pd
@@ -31,10 +32,10 @@ MARKERS = ("circle", "square", "diamond", "triangle-up", "star", "cross", "x", "
 
 @dataclass(frozen=True)
 class Look:
-    """How a run is drawn everywhere: its colour "#RRGGBB", and its line by Plotly's names."""
+    """How a run is drawn everywhere."""
 
-    colour: str
-    dash: str = "solid"
+    colour: str  # "#RRGGBB"
+    dash: str = "solid"  # by Plotly's names
 
 
 Looks = Mapping[str, Look]  # of each run
@@ -42,92 +43,53 @@ Looks = Mapping[str, Look]  # of each run
 
 @dataclass(frozen=True)
 class Series:
-    """What one run has on a chart.
+    """What one run has on a chart."""
 
-    Attributes:
-        name: Of the run.
-        x, y: Where its points are; words on an axis that has words.
-        look: Its colour and line.
-        low, high: The ends of each point's interval, None where there is none.
-        line: Width of the line through the points in pixels, 0 for points alone.
-        marker: One of MARKERS, with "-open" for a hollow one; "" for a line without points.
-        size: Of each point, in pixels.
-        band: Whether the intervals are an area along the line; else each point has a bar of its own.
-        bar: Width of a bar from the axis to each point; 0 for none.
-        opacity: 0 to 1.
-        legend: Whether it is named in the legend.
-        text: Text of each point, shown under the pointer.
-    """
-
-    name: str
-    x: Any
+    name: str  # of the run
+    x: Any  # where its points are; words on an axis that has words
     y: Any
     look: Look
-    low: Any = None
+    low: Any = None  # the ends of each point's interval, None where there is none
     high: Any = None
-    line: float = 2.0
-    marker: str = ""
-    size: float = 11.0
-    band: bool = False
-    bar: float = 0.0
+    line: float = 2.0  # width of the line through the points in pixels, 0 for points alone
+    marker: str = ""  # one of MARKERS, with "-open" for a hollow one; "" for a line without points
+    size: float = 11.0  # of each point, in pixels
+    band: bool = False  # whether the intervals are an area along the line; else each point has its own bar
+    bar: float = 0.0  # width of a bar from the axis to each point; 0 for none
     opacity: float = 1.0
-    legend: bool = True
-    text: Sequence[str] = ()
+    legend: bool = True  # whether it is named in the legend
+    text: Sequence[str] = ()  # of each point, shown under the pointer
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis.
-
-    Attributes:
-        title: What it shows.
-        log: Whether it is logarithmic.
-        span: Its ends, None to fit what is drawn.
-        labels: What stands at which place; None: the numbers themselves.
-        words: The words along it, in order, where places are words.
-        percent: Whether numbers are written as per cent.
-        grid: Whether lines are drawn across.
-    """
+    """One axis."""
 
     title: str = ""
     log: bool = False
-    span: tuple[float, float] | None = None
-    labels: Mapping[float, str] | None = None
-    words: Sequence[str] = ()
-    percent: bool = False
-    grid: bool = True
+    span: tuple[float, float] | None = None  # its ends, None to fit what is drawn
+    labels: Mapping[float, str] | None = None  # what stands at which place; None: the numbers themselves
+    words: Sequence[str] = ()  # the words along it, in order, where places are words
+    percent: bool = False  # whether numbers are written as per cent
+    grid: bool = True  # whether lines are drawn across
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart, in one panel or several side by side.
+    """One chart, in one panel or several side by side."""
 
-    Attributes:
-        name: Short, also of its file.
-        title: Its heading.
-        read: How to read it.
-        alt: What stands for it where it cannot be seen.
-        panels: What is drawn, by the panel's title ("" for a single one).
-        x, y: The axes of all panels.
-        guides: Dotted lines up, by place: their name, "" for none.
-        rules: Dotted lines across.
-        across: Whether intervals lie along x, and each point's value is written at the right.
-        height: In pixels of a screen.
-        narrow: Whether it stands beside others.
-    """
-
-    name: str
+    name: str  # short, also of its file
     title: str
-    read: str
-    alt: str
-    panels: Mapping[str, Sequence[Series]]
-    x: Axis
+    read: str  # how to read it
+    alt: str  # what stands for it where it cannot be seen
+    panels: Mapping[str, Sequence[Series]]  # what is drawn, by the panel's title ("" for a single one)
+    x: Axis  # of all panels
     y: Axis
-    guides: Mapping[float, str] = field(default_factory=dict)
-    rules: Sequence[float] = ()
-    across: bool = False
-    height: int = 420
-    narrow: bool = False
+    guides: Mapping[float, str] = field(default_factory=dict)  # dotted lines up, by place: their name or ""
+    rules: Sequence[float] = ()  # dotted lines across
+    across: bool = False  # whether intervals lie along x, and each point's value is written at the right
+    height: int = 420  # in pixels of a screen
+    narrow: bool = False  # whether it stands beside others
 
     @property
     def columns(self) -> int:
@@ -148,14 +110,13 @@ def looks(roster: pd.DataFrame) -> Looks:
         roster: Columns run, kind and strategy (tables.roster, or a leaderboard).
     """
     found: dict[str, Look] = {}
-    more = iter(MORE_COLOURS * len(roster))
-    without = iter((SCRATCH_COLOUR, *CONTROL_COLOURS * len(roster)))
-    lines, without_lines = iter(_DASHES * len(roster)), iter(("solid", *_DASHES * len(roster)))
+    more, lines = cycle(MORE_COLOURS), cycle(_DASHES)
+    without = map(Look, chain([SCRATCH_COLOUR], cycle(CONTROL_COLOURS)), chain(["solid"], cycle(_DASHES)))
     for row in rows_of(roster.drop_duplicates("run")):
         if row["kind"] == "baseline":
             look = Look(BASELINE_COLOUR, next(lines))
         elif row["strategy"] == "none":
-            look = Look(next(without), next(without_lines))
+            look = next(without)
         else:
             colour = STRATEGY_COLOURS.get(row["strategy"])
             taken = {each.colour for each in found.values()}
@@ -163,15 +124,3 @@ def looks(roster: pd.DataFrame) -> Looks:
             look = Look(next(more) if colour is None or colour in taken else colour, dash)
         found[row["run"]] = look
     return found
-
-
-def with_interval(row: Mapping[str, Any]) -> str:
-    """Return a value with its interval, as text; "refused" where there is no value."""
-    if pd.isna(row["value"]):
-        return "refused"
-    ends = (
-        ""
-        if pd.isna(row["ci_low"]) or pd.isna(row["ci_high"])
-        else (f" ({row['ci_low']:.3f} to {row['ci_high']:.3f})")
-    )
-    return f"{row['value']:.3f}{ends}"

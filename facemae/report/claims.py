@@ -21,10 +21,10 @@ from facemae.evaluation.savings import label_curve, labels_saved
 from facemae.evaluation.verdict import holm
 from facemae.report.phrases import (
     OPPOSITE,
-    VERDICTS,
-    compared,
+    Comparison,
+    by_verdict,
     contrastive_runs,
-    hiding_runs,
+    hides,
     masked_runs,
     metric_label,
     names_of,
@@ -45,19 +45,15 @@ PRIMARY = "primary"  # stands for the configuration's primary metric
 class Question:
     """A claim before it is judged.
 
-    Attributes:
-        claim: What is said of masked autoencoders.
-        metric: What it is judged by.
-        against: scratch: training from scratch. hiding: a run without pretraining that hides something in
-            fine-tuning, from scratch where there is none. contrastive: every other way to pretrain. masks:
-            each other.
-        needs: What has to be in the configuration for the metric to be measured.
+    It is held against training from "scratch"; against a run without pretraining that is "hiding" something
+    in fine-tuning, or from scratch where there is none; against every "contrastive" way to pretrain; or the
+    "masks" against each other.
     """
 
-    claim: str
-    metric: str
+    claim: str  # what is said of masked autoencoders
+    metric: str  # that it is judged by
     against: Control
-    needs: str = ""
+    needs: str = ""  # what has to be in the configuration for the metric to be measured
 
 
 QUESTIONS = (
@@ -111,32 +107,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A claim before the correction: what was compared (None: nothing), its p value, and what else to say.
-
-    Where nothing was compared `more` is the reason.
-    """
+    """A claim before the correction."""
 
     claim: str
     metric: str
-    row: dict[str, Any] | None
-    more: str
+    row: dict[str, Any] | None  # what was compared
+    more: str  # what else to say; the reason where nothing was compared
     p_value: float = 1.0
-
-
-@dataclass(frozen=True)
-class _Tables:
-    experiment: config.Experiment
-    leaderboard: pd.DataFrame
-    verdicts: pd.DataFrame
-
-    def measured(self, metric: str, names: Iterable[str]) -> list[str]:
-        """Return those of the runs that have a value of the metric, in the order given."""
-        found = set(scalars(self.leaderboard, metric).dropna(subset="value")["run"])
-        return [name for name in names if name in found]
-
-    def compared(self, metric: str, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Return the comparisons of pairs of runs, from the side of the first, as far as there are any."""
-        return list(filter(None, compared(self.verdicts, metric, pairs)))
 
 
 def claims(experiment: config.Experiment, leaderboard: pd.DataFrame, verdicts: pd.DataFrame) -> list[Claim]:
@@ -147,8 +124,8 @@ def claims(experiment: config.Experiment, leaderboard: pd.DataFrame, verdicts: p
     not outlive Holm's correction over all claims is undecided. Where the numbers are missing the claim is not
     measured, and the sentence says what the configuration lacks.
     """
-    tables = _Tables(experiment, leaderboard, verdicts)
-    answers = [answer for question in QUESTIONS for answer in _answers(tables, question)]
+    made = Comparison(experiment, leaderboard, verdicts)
+    answers = [answer for question in QUESTIONS for answer in _answers(made, question)]
     adjusted = iter(holm([each.p_value for each in answers if each.row is not None]).tolist())
     return [
         _unmeasured(each) if each.row is None else _claim(each, each.row, next(adjusted), experiment.evaluate)
@@ -156,45 +133,50 @@ def claims(experiment: config.Experiment, leaderboard: pd.DataFrame, verdicts: p
     ]
 
 
-def _answers(tables: _Tables, question: Question) -> list[_Answer]:
-    metric = tables.experiment.evaluate.primary if question.metric == PRIMARY else question.metric
+def _answers(made: Comparison, question: Question) -> list[_Answer]:
+    experiment, claim = made.experiment, question.claim
+    metric = experiment.evaluate.primary if question.metric == PRIMARY else question.metric
     # The one to judge comes first, whatever came out.
-    every = masked_runs(tables.experiment)
-    every.sort(key=lambda name: tables.experiment.run(name).strategy != "random")
-    masked = tables.measured(metric, every)
+    every = sorted(masked_runs(experiment), key=lambda name: experiment.run(name).strategy != "random")
+    masked = made.measured(metric, every)
     if not masked:
-        rows = scalars(tables.leaderboard, metric)
+        rows = scalars(made.leaderboard, metric)
         notes = [*rows.loc[rows["value"].isna(), "note"].astype(str), ""]
         why = notes[0] or f"that takes {question.needs or 'its evaluation'}"
-        return [_Answer(question.claim, metric, None, why if every else NO_MASKED)]
+        return [_Answer(claim, metric, None, why if every else NO_MASKED)]
     if question.against == "masks":
-        return [_between_masks(tables, question, metric, masked)]
+        return [_between_masks(made, claim, metric, masked)]
     if question.against == "contrastive":
-        return _against_contrastive(tables, question, metric, masked)
-    hiding = hiding_runs(tables.experiment) if question.against == "hiding" else []
-    named = tables.experiment.controls
+        names = made.measured(metric, contrastive_runs(experiment))
+        reason = "there is no run with pretrain.method simclr, moco or dino"
+        judged = [_judged(made, f"MAE pretraining beats {name}", metric, masked, name) for name in names]
+        return judged or [_Answer(claim, metric, None, reason)]
+    hiding = [name for name in scratch_runs(experiment) if hides(experiment.run(name))]
+    first = hiding if question.against == "hiding" else []
     scratch = sorted(
-        scratch_runs(tables.experiment), key=lambda name: (name not in hiding, name not in named)
+        scratch_runs(experiment), key=lambda name: (name not in first, name not in experiment.controls)
     )
-    controls = tables.measured(metric, scratch)
+    controls = made.measured(metric, scratch)
     if not controls:
-        return [_Answer(question.claim, metric, None, "no run without pretraining was measured")]
-    more = [_others(tables, metric, masked[1:], controls[0])]
+        return [_Answer(claim, metric, None, "no run without pretraining was measured")]
+    more = []
     if question.against == "hiding":
-        more += _beside_hiding(tables, metric, masked[0], controls)
+        more = _beside_hiding(made, metric, masked[0], controls, hiding)
     if metric == "labels_accuracy":
-        more.append(_labels_saved(tables, masked[0], controls[0]))
-    if question.needs.startswith("attributes") and tables.experiment.attributes.mode == "probe":
+        more.append(_labels_saved(made, masked[0], controls[0]))
+    if question.needs.startswith("attributes") and experiment.attributes.mode == "probe":
         more.append(f"Heads stand on frozen encoders, and that of {controls[0]} is untrained.")
-    return [_judged(tables, question.claim, metric, masked[0], controls[0], more)]
+    return [_judged(made, claim, metric, masked, controls[0], more)]
 
 
-def _beside_hiding(tables: _Tables, metric: str, run: str, controls: list[str]) -> list[str]:
+def _beside_hiding(
+    made: Comparison, metric: str, run: str, controls: list[str], hiding: list[str]
+) -> list[str]:
     """Return how the run does against the other controls, and whether one that hides patches is missing."""
-    rows = tables.compared(metric, [(run, name) for name in controls[1:]])
+    rows = made.rows(metric, [(run, name) for name in controls[1:]])
     counted = [f"{row['run_b']}: {row['verdict']} ({row['difference']:+.3f})" for row in rows]
     words = [f"Against the other runs without pretraining: {', '.join(counted)}."] if counted else []
-    if not set(controls) & set(hiding_runs(tables.experiment)):
+    if not set(controls) & set(hiding):
         words.append(
             "No run with patch_drop or erasing, which hide without pretraining, was there to compare."
         )
@@ -202,13 +184,19 @@ def _beside_hiding(tables: _Tables, metric: str, run: str, controls: list[str]) 
 
 
 def _judged(
-    tables: _Tables, claim: str, metric: str, run: str, control: str, more: Iterable[str] = ()
+    made: Comparison, claim: str, metric: str, masked: list[str], control: str, more: Iterable[str] = ()
 ) -> _Answer:
-    """Judge the run against the control; `more` are sentences to tell beside it."""
-    rows = tables.compared(metric, [(run, control)])
+    """Judge the first of the masked runs against the control; `more` are sentences to tell beside it."""
+    rows = made.rows(metric, [(masked[0], control)])
     if not rows:
-        return _Answer(claim, metric, None, f"{run} was not compared with {control}")
-    return _Answer(claim, metric, rows[0], " ".join(filter(None, more)), _p_value(rows[0]))
+        return _Answer(claim, metric, None, f"{masked[0]} was not compared with {control}")
+    others = by_verdict(made.rows(metric, [(name, control) for name in masked[1:]]))
+    parts = []
+    for verdict, found in others.items():
+        names = [f"{each['run_a']} ({each['difference']:+.3f})" for each in found]
+        parts.append(f"{verdict}: {names_of(names)}")
+    beside = [f"The other masks against {control}: {'; '.join(parts)}."] if parts else []
+    return _Answer(claim, metric, rows[0], " ".join(filter(None, [*beside, *more])), _p_value(rows[0]))
 
 
 def _p_value(row: dict[str, Any]) -> float:
@@ -252,38 +240,13 @@ def _finding(
     return ("supported" if verdict == "better" else "not supported"), (f"is {verdict} than", "")
 
 
-def _others(tables: _Tables, metric: str, others: list[str], control: str) -> str:
-    found: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
-    for row in tables.compared(metric, [(name, control) for name in others]):
-        found[row["verdict"]].append(f"{row['run_a']} ({row['difference']:+.3f})")
-    parts = [f"{verdict}: {names_of(names)}" for verdict, names in found.items() if names]
-    return f"The other masks against {control}: {'; '.join(parts)}." if parts else ""
-
-
-def _against_contrastive(
-    tables: _Tables, question: Question, metric: str, masked: list[str]
-) -> list[_Answer]:
-    found = tables.measured(metric, contrastive_runs(tables.experiment))
-    if not found:
-        reason = "there is no run with pretrain.method simclr, moco or dino"
-        return [_Answer(question.claim, metric, None, reason)]
-    return [
-        _judged(
-            tables, f"MAE pretraining beats {name}", metric, masked[0], name,
-            [_others(tables, metric, masked[1:], name)],
-        )
-        for name in found
-    ]  # fmt: skip
-
-
-def _between_masks(tables: _Tables, question: Question, metric: str, masked: list[str]) -> _Answer:
+def _between_masks(made: Comparison, claim: str, metric: str, masked: list[str]) -> _Answer:
     """Judge whether any two masks differ; pairs of runs with the same mask differ in something else."""
-    strategy = {name: tables.experiment.run(name).strategy for name in masked}
+    strategy = {name: made.experiment.run(name).strategy for name in masked}
     pairs = [(b, a) for a, b in combinations(masked, 2) if strategy[a] != strategy[b]]
-    rows = tables.compared(metric, pairs)
+    rows = made.rows(metric, pairs)
     if not rows:
-        why = "that takes two masked autoencoders with different masks"
-        return _Answer(question.claim, metric, None, why)
+        return _Answer(claim, metric, None, "that takes two masked autoencoders with different masks")
     # Any of them would support the claim, so it has the p value of the whole family.
     p_value = float(holm([_p_value(row) for row in rows]).min())
     called = [row for row in rows if row["verdict"] in OPPOSITE]
@@ -294,11 +257,11 @@ def _between_masks(tables: _Tables, question: Question, metric: str, masked: lis
         widest = max(called, key=lambda row: abs(row["difference"]))
         shown = turned(widest, widest["run_a"] if widest["verdict"] == "better" else widest["run_b"])
     more = f"Of {len(rows)} pairs of masks {found}." if len(rows) > 1 else ""
-    return _Answer(question.claim, metric, shown, more, p_value)
+    return _Answer(claim, metric, shown, more, p_value)
 
 
-def _labels_saved(tables: _Tables, run: str, control: str) -> str:
-    curves = label_curve(tables.leaderboard)
+def _labels_saved(made: Comparison, run: str, control: str) -> str:
+    curves = label_curve(made.leaderboard)
     ours, theirs = (curves[curves["run"] == name] for name in (run, control))
     if ours.empty or theirs.empty:
         return ""

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from facemae.evaluation.savings import label_curve
-from facemae.report.chart_spec import Axis, Chart, Looks, Series, with_interval
-from facemae.report.phrases import metric_label, rows_of
+from facemae.report.chart_spec import Axis, Chart, Looks, Series
+from facemae.report.curves import along
+from facemae.report.phrases import metric_label, rows_of, with_interval
 
 CLEAN = "none"  # the condition of unchanged faces
 ALL_PAIRS = "all pairs"
@@ -19,22 +20,22 @@ KINDS = {"block": "rectangle", "left": "left half", "right": "right half", "side
 CHARTED = ("occlusion", "lighting", "illumination", "labels")  # protocols that have charts
 _BANDS = "Bands are intervals for new people and new training."
 _RATE = Axis(metric_label("accuracy"))
-# The charts of accuracy, without what is drawn on them; a panel for each kind, or one.
-_OF_COVERED = Chart(
-    name="occlusion",
-    title="Covered faces",
-    read=(
-        "Accuracy by the share of the face that is covered, the mean over all kinds of cover, at the "
-        "threshold of uncovered faces; a flatter curve is more robust, a higher one more accurate. Bands "
-        "are the mean of the kinds' intervals, which is no narrower than the interval of their mean."
+# The charts in their order, without what is drawn on them.
+_CHARTS = (
+    Chart(
+        name="occlusion",
+        title="Covered faces",
+        read=(
+            "Accuracy by the share of the face that is covered, the mean over all kinds of cover, at the "
+            "threshold of uncovered faces; a flatter curve is more robust, a higher one more accurate. Bands "
+            "are the mean of the kinds' intervals, which is no narrower than the interval of their mean."
+        ),
+        alt="Line chart: accuracy by covered share of the face, one line with its interval per run.",
+        panels={},
+        x=Axis("share of the face covered"),
+        y=_RATE,
     ),
-    alt="Line chart: accuracy by covered share of the face, one line with its interval per run.",
-    panels={},
-    x=Axis("share of the face covered"),
-    y=_RATE,
-)
-_BY_KIND = {
-    "occlusion": Chart(
+    Chart(
         name="occlusion-kinds",
         title="Covered faces, by kind of cover",
         read=(
@@ -46,7 +47,7 @@ _BY_KIND = {
         x=Axis("share covered"),
         y=_RATE,
     ),
-    "lighting": Chart(
+    Chart(
         name="lighting",
         title="Changed light",
         read=(
@@ -58,9 +59,19 @@ _BY_KIND = {
         x=Axis("strength of the change"),
         y=_RATE,
     ),
-}
-_BY_LABELS = {
-    "share": Chart(
+    Chart(
+        name="illumination",
+        title="Real light from the side",
+        read=(
+            "Photos under real light: from {first} to {last} it comes further from the side, and the faces "
+            "known are those lit from the front (S1). Bars are intervals for new people and new training."
+        ),
+        alt="Line charts: identification and error rate from frontal to sideways light, one line per run.",
+        panels={},
+        x=Axis("light, from the front to the side"),
+        y=Axis("rate"),
+    ),
+    Chart(
         name="labels",
         title="Fewer labels",
         read=(
@@ -72,7 +83,7 @@ _BY_LABELS = {
         x=Axis("share of the labels (logarithmic)", log=True),
         y=_RATE,
     ),
-    "per_person": Chart(
+    Chart(
         name="labels-per-person",
         title="Fewer labels of each person",
         read=f"Accuracy by the most faces of a person used in fine-tuning. {_BANDS}",
@@ -81,79 +92,75 @@ _BY_LABELS = {
         x=Axis("labelled faces of a person (logarithmic)", log=True),
         y=_RATE,
     ),
-}
+)
 
 
 def conditions(leaderboard: pd.DataFrame, looks: Looks) -> list[Chart]:
     """Return the charts of what was measured under conditions; nothing for a protocol that was not run."""
-    made = [
-        _covered(leaderboard, looks),
-        *(_by_kind(leaderboard, looks, protocol) for protocol in _BY_KIND),
-        _illumination(leaderboard, looks),
-        *(_by_labels(leaderboard, looks, condition) for condition in _BY_LABELS),
-    ]
-    return [each for each in made if each.panels]
-
-
-def _covered(leaderboard: pd.DataFrame, looks: Looks) -> Chart:
-    table = _accuracy(leaderboard, "occlusion")
-    covered = table[table["condition"] != CLEAN]
-    if covered.empty:
-        return _OF_COVERED
-    covered = covered.assign(kinds=covered.groupby("run")["condition"].transform("nunique"))
-    grouped = covered.groupby(["run", "amount"], sort=False)
-    mean = grouped[["value", "ci_low", "ci_high", "kinds"]].mean()
-    mean = mean[grouped.size() == mean["kinds"]].reset_index()  # a kind less would bend the mean
-    lines = pd.concat([table[table["condition"] == CLEAN], mean])
-    return replace(_OF_COVERED, panels={"": _lines(lines, leaderboard, looks)})
-
-
-def _by_kind(leaderboard: pd.DataFrame, looks: Looks, protocol: str) -> Chart:
-    table = _accuracy(leaderboard, protocol)
-    clean = table[table["condition"] == CLEAN]
-    kinds = {kind: part for kind, part in table.groupby("condition", sort=False) if kind != CLEAN}
-    panels = {
-        KINDS.get(str(kind), str(kind)): _lines(pd.concat([clean, part]), leaderboard, looks)
-        for kind, part in kinds.items()
-    }
-    return replace(_BY_KIND[protocol], panels=panels)
-
-
-def _by_labels(leaderboard: pd.DataFrame, looks: Looks, condition: str) -> Chart:
-    chart, table = _BY_LABELS[condition], label_curve(leaderboard, condition)
-    places = sorted(table["amount"].unique())
-    if len(places) < 2:  # all of the labels, and nothing to compare with
-        return chart
-    axis = replace(chart.x, labels={place: f"{place:g}" for place in places})
-    return replace(chart, panels={"": _lines(table, leaderboard, looks)}, x=axis)
-
-
-def _illumination(leaderboard: pd.DataFrame, looks: Looks) -> Chart:
-    """Return identification and error rate under real light, from frontal to sideways."""
-    table = leaderboard[
-        (leaderboard["protocol"] == "illumination")
-        & (leaderboard["condition"] != "")
-        & leaderboard["value"].notna()
-    ]
-    table = table.assign(amount=table["condition"])
-    subsets = sorted(table["condition"].unique()) or [""]
-    return Chart(
-        name="illumination",
-        title="Real light from the side",
-        read=(
-            f"Photos under real light: from {subsets[0]} to {subsets[-1]} it comes further from the side, "
-            "and the faces known are those lit from the front (S1). Bars are intervals for new people and "
-            "new training."
-        ),
-        alt="Line charts: identification and error rate from frontal to sideways light, one line per run.",
-        panels={
-            metric_label(metric): _lines(table[table["metric"] == metric], leaderboard, looks, bars=True)
-            for metric in ("rank1", "eer")
-            if (table["metric"] == metric).any()
-        },
-        x=Axis("light, from the front to the side", words=subsets),
-        y=Axis("rate"),
+    panels = (
+        _over_kinds(leaderboard),
+        _by_kind(leaderboard, "occlusion"),
+        _by_kind(leaderboard, "lighting"),
+        _illumination(leaderboard),
+        _by_labels(leaderboard, "share"),
+        _by_labels(leaderboard, "per_person"),
     )
+    return [_drawn(chart, found, looks) for chart, found in zip(_CHARTS, panels, strict=True) if found]
+
+
+def _drawn(chart: Chart, panels: Mapping[str, pd.DataFrame], looks: Looks) -> Chart:
+    """Return a chart with each run's line along "amount" in every panel, in the order of the looks."""
+    words = chart.name == "illumination"
+    lines = {
+        title: [
+            along(part, "amount", looks, band=not words)
+            for name in looks
+            if len(part := table[table["run"] == name].sort_values("amount", kind="stable"))
+        ]
+        for title, table in panels.items()
+    }
+    places = sorted(pd.concat(panels.values())["amount"].unique())
+    if words:
+        read = chart.read.format(first=places[0], last=places[-1])
+        return replace(chart, panels=lines, read=read, x=replace(chart.x, words=places))
+    labels = {place: f"{place:g}" for place in places} if chart.x.log else None
+    return replace(chart, panels=lines, x=replace(chart.x, labels=labels))
+
+
+def _over_kinds(leaderboard: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the mean over all kinds of cover, where all were measured: a kind less would bend the line."""
+    table = _accuracy(leaderboard, "occlusion")
+    clean = table["condition"] == CLEAN
+    covered = table[~clean]
+    if covered.empty:
+        return {}
+    kinds = covered.groupby("run")["condition"].transform("nunique")
+    grouped = covered.assign(kinds=kinds).groupby(["run", "amount"], sort=False)
+    mean = grouped[["value", "ci_low", "ci_high", "kinds"]].mean()
+    return {"": pd.concat([table[clean], mean[grouped.size() == mean["kinds"]].reset_index()])}
+
+
+def _by_kind(leaderboard: pd.DataFrame, protocol: str) -> dict[str, pd.DataFrame]:
+    table = _accuracy(leaderboard, protocol)
+    clean = table["condition"] == CLEAN
+    return {
+        KINDS.get(str(kind), str(kind)): pd.concat([table[clean], part])
+        for kind, part in table[~clean].groupby("condition", sort=False)
+    }
+
+
+def _by_labels(leaderboard: pd.DataFrame, condition: str) -> dict[str, pd.DataFrame]:
+    table = label_curve(leaderboard, condition)
+    # One place is all of the labels, with nothing to compare.
+    return {"": table} if table["amount"].nunique() > 1 else {}
+
+
+def _illumination(leaderboard: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return identification and error rate under real light, from frontal to sideways."""
+    table = leaderboard[(leaderboard["protocol"] == "illumination") & (leaderboard["condition"] != "")]
+    table = table[table["value"].notna()].assign(amount=table["condition"])
+    parts = {metric: table[table["metric"] == metric] for metric in ("rank1", "eer")}
+    return {metric_label(metric): part for metric, part in parts.items() if len(part)}
 
 
 def _accuracy(leaderboard: pd.DataFrame, protocol: str) -> pd.DataFrame:
@@ -167,40 +174,18 @@ def _accuracy(leaderboard: pd.DataFrame, protocol: str) -> pd.DataFrame:
     return pd.concat([clean.drop_duplicates("run"), own])
 
 
-def _lines(
-    table: pd.DataFrame, leaderboard: pd.DataFrame, looks: Looks, *, bars: bool = False
-) -> list[Series]:
-    """Return each run's line along "amount", in the leaderboard's order of runs."""
-    lines = []
-    for name in leaderboard["run"].unique():
-        part = table[table["run"] == name].sort_values("amount", kind="stable")
-        if part.empty:
-            continue
-        known = part["ci_low"].notna().any()
-        lines.append(
-            Series(
-                str(name), part["amount"].to_list(), part["value"].to_numpy(float), looks[str(name)],
-                part["ci_low"].to_numpy(float) if known else None,
-                part["ci_high"].to_numpy(float) if known else None, marker="circle", size=6, band=not bars,
-                text=[with_interval(row) for row in rows_of(part)],
-            )
-        )  # fmt: skip
-    return lines
-
-
 # --- the numbers behind them, as text ---
 
 
 def numbers(panel: Sequence[Series]) -> pd.DataFrame:
     """Return the numbers of a panel: run, x, value, ci_low and ci_high, the ends NaN where there is none."""
-    nothing = float("nan")
-    rows = [
-        (each.name, *point)
+    parts = [
+        pd.DataFrame(
+            {"run": each.name, "x": each.x, "value": each.y, "ci_low": each.low, "ci_high": each.high}
+        )
         for each in panel
-        for low, high in [(each.low, each.high) if each.low is not None else ([nothing] * len(each.x),) * 2]
-        for point in zip(each.x, each.y, low, high, strict=True)
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.concat(parts, ignore_index=True).astype({"ci_low": float, "ci_high": float})
 
 
 def table_of(panel: pd.DataFrame, x: str) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,16 +19,14 @@ from facemae.report.chart_spec import (
     Look,
     Looks,
     Series,
-    with_interval,
 )
 from facemae.report.faces import Measure, histogram, on_axis, ticks
-from facemae.report.phrases import HOW_TO_READ, metric_label, rows_of, scalars
+from facemae.report.phrases import HOW_TO_READ, metric_label, rows_of, scalars, with_interval
 
 CHANCE, ENOUGH = "chance", "30 false accepts"
 FAR, SECONDS, FACES = "false accept rate (FAR, logarithmic)", "seconds of training", "faces (logarithmic)"
 BAR_STEP = 0.03  # powers of ten between two runs' intervals at one rate
 BESIDE = 0.028  # of the axis, between runs that took equally long
-_ENDS = ["ci_low", "ci_high"]
 FACE_COLOUR, WARNING_COLOUR = STRATEGY_COLOURS["random"], STRATEGY_COLOURS["simclr"]
 ALT_LEADERBOARD = "Dot plot: one metric with its interval for every run, and the controls below a line."
 TRAININGS = {"pretrain": "Pretraining", "finetune": "Fine-tuning"}
@@ -39,16 +38,14 @@ def axis_title(metric: str) -> str:
     return f"{metric_label(metric)} ({direction} is better)"
 
 
-def measured_values(leaderboard: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the rows of a metric that have a value and were measured under no condition, one per run."""
-    return scalars(leaderboard, metric).dropna(subset="value")
-
-
 def ranked(leaderboard: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the rows of a metric that have a value: controls first, then runs, the best last in each."""
-    table = measured_values(leaderboard, metric)
-    best_last = table.sort_values("value", ascending=higher_is_better(metric))
+    best_last = _measured(leaderboard, metric).sort_values("value", ascending=higher_is_better(metric))
     return pd.concat([best_last[best_last["kind"] == kind] for kind in ("baseline", "run")])
+
+
+def _measured(leaderboard: pd.DataFrame, metric: str) -> pd.DataFrame:
+    return scalars(leaderboard, metric).dropna(subset="value")
 
 
 def leaderboard(table: pd.DataFrame, metric: str, look: Looks) -> Chart:
@@ -82,7 +79,7 @@ def leaderboard(table: pd.DataFrame, metric: str, look: Looks) -> Chart:
 
 def cost(table: pd.DataFrame, metric: str, look: Looks) -> Chart:
     """Return a metric with its interval against the seconds of all training."""
-    values = measured_values(table, metric)
+    values = _measured(table, metric)
     seconds = (values["seconds_pretrain"] + values["seconds_finetune"]).astype(float)
     longest = (float(seconds.max()) if len(values) else 0.0) or 1.0
     same = seconds.groupby(seconds)
@@ -121,12 +118,11 @@ def rate_intervals(leaderboard: pd.DataFrame) -> pd.DataFrame:
     """
     table = scalars(leaderboard)
     table = table[table["metric"].str.startswith("tar_at_far=") & table["value"].notna()]
-    order = {name: place for place, name in enumerate(table["run"].unique())}
-    far = [
-        float(metric.partition("=")[2]) * 10 ** (BAR_STEP * (order[run] - (len(order) - 1) / 2))
-        for metric, run in zip(table["metric"], table["run"], strict=True)
-    ]
-    return table.assign(x=far)[["run", "x", "value", *_ENDS]].reset_index(drop=True)
+    runs = table["run"].unique()
+    apart = {name: 10 ** (BAR_STEP * (place - (len(runs) - 1) / 2)) for place, name in enumerate(runs)}
+    wanted = table["metric"].str.removeprefix("tar_at_far=").astype(float)
+    x = [far * apart[run] for far, run in zip(wanted, table["run"], strict=True)]
+    return table.assign(x=x)[["run", "x", "value", "ci_low", "ci_high"]].reset_index(drop=True)
 
 
 def roc(
@@ -136,21 +132,16 @@ def roc(
 
     With `bars` (`rate_intervals`) the means have these, and bands that span the seeds.
     """
-    more = bars is not None and not every_seed
-    parts = {str(name): part for name, part in curves.groupby("run", sort=False)}
     if every_seed:
         lines = [
-            Series(name, line["far"], line["tar"], look[name], legend=place == 0)
-            for name, part in parts.items()
+            Series(str(name), line["far"], line["tar"], look[str(name)], legend=place == 0)
+            for name, part in curves.groupby("run", sort=False)
             for place, (_, line) in enumerate(part.groupby("seed"))
         ]
     else:
-        lines = [_mean(name, part, "far", "tar", look[name], band=more) for name, part in parts.items()]
-    if bars is not None and more:
-        lines += _intervals(bars, look)
-    impostors = int(curves["impostors"].min())
-    far = np.geomspace(1 / impostors, 1.0, 50)
-    enough = impostors_needed(1.0) / impostors
+        lines = [*_means(curves, "far", "tar", look, band=bars is not None), *_intervals(bars, look)]
+    least = 1 / int(curves["impostors"].min())
+    far = np.geomspace(least, 1.0, 50)
     return Chart(
         name="roc",
         title="ROC curves",
@@ -160,32 +151,23 @@ def roc(
         ),
         alt="Line chart: true accept rate against false accept rate, one curve per run and control.",
         panels={"": [*lines, Series(CHANCE, far, far, Look(GUIDE_COLOUR), line=1.2, opacity=0.5)]},
-        x=Axis(FAR, log=True, span=(1 / impostors, 1.0)),
+        x=Axis(FAR, log=True, span=(least, 1.0)),
         y=Axis("true accept rate", span=(0, 1.02)),
-        guides={enough: ENOUGH} if enough < 1 else {},
+        guides=_enough(curves),
         height=440,
     )
 
 
-def det(
-    curves: pd.DataFrame, look: Looks, *, spread: bool = False, bars: pd.DataFrame | None = None
-) -> Chart:
+def det(curves: pd.DataFrame, look: Looks, *, bars: pd.DataFrame | None = None) -> Chart:
     """Return the detection error trade-off: both error rates of the ROC curves (tables.roc_curves).
 
-    Martin et al., "The DET curve in assessment of detection task performance" (1997), on logarithmic axes.
-    With `spread` each line has a band from its lowest to its highest seed.
+    Martin et al., "The DET curve in assessment of detection task performance" (1997), on logarithmic axes;
+    `bars` as of `roc`.
     """
-    errors = curves.assign(fnmr=1 - curves["tar"])
-    means = [
-        _mean(str(name), part, "far", "fnmr", look[str(name)], band=spread)
-        for name, part in errors.groupby("run", sort=False)
-    ]
+    means = _means(curves.assign(fnmr=1 - curves["tar"]), "far", "fnmr", look, band=bars is not None)
     # No error has no place on a logarithmic axis; a band that reaches it ends below the smallest rate shown.
     least = min([float(each.y[each.y > 0].min()) for each in means if (each.y > 0).any()], default=1)
     lines = [_above_nothing(each, least / 2) for each in means]
-    if bars is not None:
-        lines += _intervals(det_intervals(bars), look)
-    enough = impostors_needed(1.0) / int(curves["impostors"].min())
     return Chart(
         name="det",
         title="DET curves",
@@ -194,12 +176,18 @@ def det(
             "dotted line fewer than 30 false accepts are behind a curve, too few to tell runs apart."
         ),
         alt="Line chart: false non-match rate against false accept rate, one curve per run and control.",
-        panels={"": lines},
+        panels={"": [*lines, *_intervals(None if bars is None else det_intervals(bars), look)]},
         x=Axis(FAR, log=True),
         y=Axis("false non-match rate (logarithmic)", log=True),
-        guides={enough: ENOUGH} if enough < 1 else {},
+        guides=_enough(curves),
         height=440,
     )
+
+
+def _enough(curves: pd.DataFrame) -> dict[float, str]:
+    """Return the false accept rate from which on there are errors enough, if any, with its name."""
+    rate = impostors_needed(1.0) / int(curves["impostors"].min())
+    return {rate: ENOUGH} if rate < 1 else {}
 
 
 def _above_nothing(line: Series, least: float) -> Series:
@@ -219,32 +207,43 @@ def det_intervals(rates: pd.DataFrame) -> pd.DataFrame:
     return table.assign(ci_low=np.maximum(table["ci_low"], table["value"] / 10)).reset_index(drop=True)
 
 
-def _mean(name: str, part: pd.DataFrame, x: str, y: str, look: Look, *, band: bool = False) -> Series:
-    """Return the mean over a run's seeds at every x; the band spans the lowest and the highest seed."""
-    found = part.groupby(x)[y].agg(["mean", "min", "max"])
-    low, high = (found[end].to_numpy() if band else None for end in ("min", "max"))
-    return Series(name, found.index.to_numpy(float), found["mean"].to_numpy(), look, low, high, band=band)
+def _means(curves: pd.DataFrame, x: str, y: str, look: Looks, *, band: bool = False) -> list[Series]:
+    """Return each run's mean over seeds at every x; the band spans the lowest and the highest seed."""
+    lines = []
+    for name, part in curves.groupby("run", sort=False):
+        found = part.groupby(x)[y].agg(["mean", "min", "max"])
+        low, high = (found[end].to_numpy() if band else None for end in ("min", "max"))
+        places, mean = found.index.to_numpy(float), found["mean"].to_numpy()
+        lines.append(Series(str(name), places, mean, look[str(name)], low, high, band=band))
+    return lines
 
 
-def _intervals(bars: pd.DataFrame, look: Looks) -> list[Series]:
-    return [
-        Series(
-            str(name), part["x"], part["value"], look[str(name)], part["ci_low"], part["ci_high"], line=0,
-            marker="circle", size=6, legend=False, text=[with_interval(row) for row in rows_of(part)],
-        )
-        for name, part in bars.groupby("run", sort=False)
-    ]  # fmt: skip
+def _intervals(bars: pd.DataFrame | None, look: Looks) -> list[Series]:
+    if bars is None:
+        return []
+    return [along(part, "x", look, line=0, legend=False) for _, part in bars.groupby("run", sort=False)]
+
+
+def along(table: pd.DataFrame, x: str, look: Looks, **style: Any) -> Series:
+    """Return a run's values with their intervals along a column of its rows."""
+    name, known = str(table["run"].iloc[0]), table["ci_low"].notna().any()
+    low, high = (table[end].to_numpy(float) if known else None for end in ("ci_low", "ci_high"))
+    text, values = [with_interval(row) for row in rows_of(table)], table["value"].to_numpy(float)
+    return Series(
+        name, table[x].to_list(), values, look[name], low, high, marker="circle", size=6, text=text, **style
+    )
 
 
 def learning(curves: pd.DataFrame, look: Looks, stage: str) -> Chart:
     """Return the loss by step of a key of TRAININGS: every seed thin, each run's mean bold."""
     title = TRAININGS.get(stage, stage)
+    solid = {run: Look(each.colour) for run, each in look.items()}
     lines: list[Series] = []
     for run, part in curves.groupby("run", sort=False):
-        name, plain = str(run), Look(look[str(run)].colour)
         for _, seed in part.sort_values("step").groupby(["seed", "part"]):
-            lines.append(Series(name, seed["step"], seed["loss"], plain, line=1, opacity=0.4, legend=False))
-        lines.append(_mean(name, part, "step", "loss", plain))
+            x, y, plain = seed["step"], seed["loss"], solid[str(run)]
+            lines.append(Series(str(run), x, y, plain, line=1, opacity=0.4, legend=False))
+        lines += _means(part, "step", "loss", solid)
     alt = f"Line chart: loss by step of {title.lower()}, for every run and seed."
     axes = Axis("step"), Axis("loss")
     return Chart(stage, title, HOW_TO_READ[stage], alt, {"": lines}, *axes, height=360)

@@ -6,7 +6,6 @@ before the run: every masked autoencoder against the runs of `evaluate.against`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import combinations
 from typing import Any
 
@@ -20,8 +19,8 @@ from facemae.report.phrases import (
     DIGITS,
     METRIC_NAMES,
     OPPOSITE,
-    VERDICTS,
-    compared,
+    Comparison,
+    by_verdict,
     hides,
     masked_runs,
     names_of,
@@ -30,6 +29,8 @@ from facemae.report.phrases import (
     scratch_runs,
     some_names,
 )
+
+Row = dict[str, Any]  # of the verdicts, from the side of one of the two runs
 
 NO_FAMILY = (
     "No verdict on pretraining: that takes a masked autoencoder, and a run named in evaluate.against to "
@@ -74,28 +75,31 @@ def verdict_in_words(
     The first of the sentences tell the primary family; what follows is exploratory and says so. Contrastive
     runs and controls that hide patches in fine-tuning are judged with the claims (claims.py).
     """
-    metric = experiment.evaluate.primary
+    made, metric = Comparison(experiment, leaderboard, verdicts), experiment.evaluate.primary
     table = scalars(leaderboard, metric).set_index("run")
     people = int(table["people"].iloc[0])
-    rows = list(filter(None, compared(verdicts, metric, experiment.primary_pairs)))
-    first, *others = [*dict.fromkeys(row["run_b"] for row in rows)] or [""]
-    where = f" on {people} unseen people, by {METRIC_NAMES[metric]}"
-    sentences = [
-        MEANT[metric] if first else "",
-        _against(experiment, rows, first, where) if first else "",
-        *[_against(experiment, rows, control, "") for control in others],
-        *dict.fromkeys(f"Undecided because {row['note']}." for row in rows if row["note"]),
-        _among_strategies(experiment, verdicts),
-        _best_control(experiment, table, verdicts),
-        *[_started(experiment, verdicts, name) for name in experiment.run_names],
-        what_verdicts_mean(experiment),
-    ]
-    if first:
-        headline = _answer(experiment, table, verdicts, rows)
+    rows = made.rows(metric, experiment.primary_pairs)
+    against: dict[str, list[Row]] = {}
+    for row in rows:
+        against.setdefault(row["run_b"], []).append(row)
+    if against:
+        headline = _answer(made, table, *next(iter(against.items())))
     elif experiment.primary_pairs:
         headline = f"No verdict: {METRIC_NAMES[metric]} was not measured; the tables say why."
     else:
         headline = NO_FAMILY
+    controls = ["training from scratch" if _plain(experiment, name) else name for name in against]
+    if controls:
+        controls[0] += f" on {people} unseen people, by {METRIC_NAMES[metric]}"
+    sentences = [
+        MEANT[metric] if against else "",
+        *[f"Against {name}: {_told(r)}." for name, r in zip(controls, against.values(), strict=True)],
+        *dict.fromkeys(f"Undecided because {row['note']}." for row in rows if row["note"]),
+        _among_strategies(made),
+        _best_control(made, table),
+        *[_started(made, name) for name in experiment.run_names],
+        _what_verdicts_mean(experiment),
+    ]
     return {
         "metric": metric,
         "people": people,
@@ -108,53 +112,43 @@ def verdict_in_words(
 # --- the answer ---
 
 
-def _answer(
-    experiment: config.Experiment, table: pd.DataFrame, verdicts: pd.DataFrame, rows: list[dict[str, Any]]
-) -> str:
-    """Return what pretraining did against the first control, by how much, and how sure that is."""
-    control, people = str(rows[0]["run_b"]), int(table["people"].iloc[0])
-    rows = [row for row in rows if row["run_b"] == control]
-    failed = {name: _failure(experiment, table, verdicts, name) for name in (control, *_runs(rows))}
+def _answer(made: Comparison, table: pd.DataFrame, control: str, rows: list[Row]) -> str:
+    """Return what pretraining did against a control, by how much, and how sure that is."""
+    people = int(table["people"].iloc[0])
+    failed = {name: _failure(made, table, name) for name in (control, *(row["run_a"] for row in rows))}
     learnt = [row for row in rows if not failed[row["run_a"]]]
     if not learnt:
-        whose = "the pretrained networks" if not failed[control] else "the networks"
+        reason = f"{failed[rows[0]['run_a']]} ({people} unseen people)"
+        if failed[control]:
+            return f"Nothing was learnt: the networks {reason}, so this says nothing about pretraining."
         return (
-            f"Nothing was learnt: {whose} {failed[rows[0]['run_a']]} ({people} unseen people), so this says "
-            "nothing about pretraining."
-            if failed[control]
-            else f"Pretraining with masks did not help: {whose} {failed[rows[0]['run_a']]} ({people} unseen "
-            "people), while networks trained from scratch do."
+            f"Pretraining with masks did not help: the pretrained networks {reason}, while networks trained "
+            "from scratch do."
         )
-    groups = {
-        verdict: found for verdict in VERDICTS if (found := [r for r in learnt if r["verdict"] == verdict])
-    }
-    numbers = _numbers(experiment, table, _runs(learnt), control)
+    groups = {verdict: [row["run_a"] for row in found] for verdict, found in by_verdict(learnt).items()}
+    numbers = _numbers(made.experiment, table, [row["run_a"] for row in learnt], control)
     if len(groups) == 1:
         (verdict,) = groups
-        return f"{ALONE[verdict]}: {numbers}{_how_sure(experiment, verdict, people)}."
-    words = [WITH[verdict].format(some_names(_runs(found))) for verdict, found in groups.items()]
+        return f"{ALONE[verdict]}: {numbers}{_how_sure(made.experiment, verdict, people)}."
+    *words, last = [WITH[verdict].format(some_names(names)) for verdict, names in groups.items()]
     sure = "; where neither is shown, chance alone can do that" if "undecided" in groups else ""
-    return f"Pretraining with masks {', '.join(words[:-1])} and {words[-1]}: {numbers}{sure}."
+    return f"Pretraining with masks {', '.join(words)} and {last}: {numbers}{sure}."
 
 
-def _runs(rows: Iterable[dict[str, Any]]) -> list[str]:
-    return [str(row["run_a"]) for row in rows]
-
-
-def _failure(experiment: config.Experiment, table: pd.DataFrame, verdicts: pd.DataFrame, name: str) -> str:
+def _failure(made: Comparison, table: pd.DataFrame, name: str) -> str:
     """Return why a run has learnt nothing of faces, "" where it has."""
-    metric = experiment.evaluate.primary
+    metric, verdicts = made.experiment.evaluate.primary, made.verdicts
     if name not in table.index or table["value"].isna()[name]:
         return ""
-    ends = table.loc[name, ["ci_low", "ci_high"]].to_numpy(float)
+    low, high = table.loc[name, ["ci_low", "ci_high"]].to_numpy(float)
     chance = CHANCE.get(metric)
-    if chance is not None and (ends[0] <= chance if higher_is_better(metric) else ends[1] >= chance):
+    if chance is not None and (low <= chance if higher_is_better(metric) else high >= chance):
         return "recognise people no better than guessing"
     notes = verdicts.loc[(verdicts["run_a"] == name) | (verdicts["run_b"] == name), "note"].astype(str)
     if notes.str.startswith(f"{name} {NOT_LEARNT}").any():
         return "did not get far enough in training to tell people apart"
-    for row in compared(verdicts, metric, [(name, control) for control in UNTRAINED]):
-        if row and row["verdict"] == "worse":
+    for row in made.rows(metric, [(name, control) for control in UNTRAINED]):
+        if row["verdict"] == "worse":
             return f"recognise people worse than {row['run_b']}, which trains no network,"
     return ""
 
@@ -171,91 +165,82 @@ def _numbers(experiment: config.Experiment, table: pd.DataFrame, runs: list[str]
 
 
 def _how_sure(experiment: config.Experiment, verdict: str, people: int) -> str:
-    count = len(experiment.seeds)
+    count, margin = len(experiment.seeds), 1000 * experiment.evaluate.equivalence
+    ruled_out = {"equivalent": f"more than {margin:.0f} in 1,000 either way is ruled out"}
+    chance = f"chance alone {'hardly does' if verdict in OPPOSITE else 'can do'} that"
     trainings = f"with {people} people and {count} training{'s' * (count > 1)} of each network"
-    if verdict in OPPOSITE:
-        return f"; {trainings}, chance alone hardly does that"
-    if verdict == "equivalent":
-        margin = 1000 * experiment.evaluate.equivalence
-        return f"; {trainings}, more than {margin:.0f} in 1,000 either way is ruled out"
-    return f"; {trainings}, chance alone can do that"
+    return f"; {trainings}, {ruled_out.get(verdict, chance)}"
 
 
 def _plain(experiment: config.Experiment, control: str) -> bool:
     """Tell whether a control is trained from scratch without hiding anything."""
-    return control in scratch_runs(experiment) and not hides(experiment.run(control).finetune)
+    return control in scratch_runs(experiment) and not hides(experiment.run(control))
 
 
 # --- the numbers behind it ---
 
 
-def _against(experiment: config.Experiment, rows: list[dict[str, Any]], control: str, where: str) -> str:
-    """Return how the masked runs do against one control."""
-    against = [row for row in rows if row["run_b"] == control]
-    name = "training from scratch" if _plain(experiment, control) else control
-    return f"Against {name}{where}: {_by_verdict(against)}."
-
-
-def _by_verdict(rows: list[dict[str, Any]]) -> str:
+def _told(rows: list[Row]) -> str:
     """Return the runs by verdict, with their differences where it counts."""
     parts = []
-    for verdict in VERDICTS:
-        found = [row for row in rows if row["verdict"] == verdict]
-        names = [row["run_a"] for row in found]
-        if verdict in OPPOSITE:
-            # Rounded to what pages keep of it first: they round that, and a tie has to fall the same way.
-            names = [f"{row['run_a']} ({round(row['difference'], DIGITS):+.3f})" for row in found]
-        if names:
-            parts.append(f"{some_names(names)} {'is' if len(names) == 1 else 'are'} {verdict}")
+    for verdict, found in by_verdict(rows).items():
+        # Rounded to what pages keep of it first: they round that, and a tie has to fall the same way.
+        shown = [f" ({round(row['difference'], DIGITS):+.3f})" * (verdict in OPPOSITE) for row in found]
+        names = [row["run_a"] + difference for row, difference in zip(found, shown, strict=True)]
+        parts.append(f"{some_names(names)} {'is' if len(names) == 1 else 'are'} {verdict}")
     return "; ".join(parts)
 
 
-def _among_strategies(experiment: config.Experiment, verdicts: pd.DataFrame) -> str:
+def _among_strategies(made: Comparison) -> str:
     """Return what was found between masks that were not compared as the primary family."""
-    primary = {frozenset(pair) for pair in experiment.primary_pairs}
-    pairs = [(b, a) for a, b in combinations(masked_runs(experiment), 2) if {a, b} not in primary]
-    rows = list(filter(None, compared(verdicts, experiment.evaluate.primary, pairs)))
-    called = [row for row in rows if row["verdict"] in OPPOSITE]
-    wins = [f"{row['run_a']} is {row['verdict']} than {row['run_b']}" for row in called]
-    rest = [(v, sum(row["verdict"] == v for row in rows)) for v in VERDICTS if v not in OPPOSITE]
-    counts = [f"{count} {'pair is' if count == 1 else 'pairs are'} {v}" for v, count in rest if count]
-    words = "; ".join([names_of(wins)] * bool(wins) + [names_of(counts)] * bool(counts))
+    primary = {frozenset(pair) for pair in made.experiment.primary_pairs}
+    pairs = [(b, a) for a, b in combinations(masked_runs(made.experiment), 2) if {a, b} not in primary]
+    rows = made.rows(made.experiment.evaluate.primary, pairs)
+    wins = [f"{r['run_a']} is {r['verdict']} than {r['run_b']}" for r in rows if r["verdict"] in OPPOSITE]
+    counts = [
+        f"{len(found)} {'pair is' if len(found) == 1 else 'pairs are'} {verdict}"
+        for verdict, found in by_verdict(rows).items()
+        if verdict not in OPPOSITE
+    ]
+    words = "; ".join(names_of(part) for part in (wins, counts) if part)
     return f"Between the other masking strategies (exploratory): {words}." if words else ""
 
 
-def _best_control(experiment: config.Experiment, table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+def _best_control(made: Comparison, table: pd.DataFrame) -> str:
     """Return who beats the best control: of those that learn from the same labels, where there is one."""
     controls = table[(table["kind"] == "baseline") & table["value"].notna()]
     learning = controls[controls.index.isin(config.BASELINES_FROM_LABELS)]
     best = learning if len(learning) else controls
     if best.empty:
         return ""
-    metric = experiment.evaluate.primary
+    metric = made.experiment.evaluate.primary
     name = best.sort_values("value", ascending=not higher_is_better(metric), kind="stable").index[0]
-    found = compared(verdicts, metric, [(run, name) for run in experiment.run_names])
-    words = _by_verdict(list(filter(None, found)))
+    words = _told(made.rows(metric, [(run, name) for run in made.experiment.run_names]))
     what = "learns from the same labels" if len(learning) else "trains no network"
     against = f": against it {words} (exploratory)" if words else ""
     return f"The best control that {what} is {name} with {best.loc[name, 'value']:.3f}{against}."
 
 
-def _started(experiment: config.Experiment, verdicts: pd.DataFrame, name: str) -> str:
+def _started(made: Comparison, name: str) -> str:
     """Return why a run that uses finished networks is not the others' equal, and how it does."""
-    run, plain = experiment.run(name), next(iter(scratch_runs(experiment)), name)
+    run, plain = made.experiment.run(name), next(iter(scratch_runs(made.experiment)), name)
     used = names_of(f"{how} {which}, which {_seen(which)}" for how, which in origins(run))
     if not used:
         return ""
     if run.pretrain:
         return f"{name} {used}: it shows what that and its pretraining buy together, not what a mask does."
-    widths = {each: experiment.run(each).model.shape for each in (name, plain)}
-    sizes = [f"{depth} blocks of width {width}" for width, depth, _ in widths.values()]
-    other = f" and is of another size ({sizes[0]}, not {sizes[-1]})" if len(set(sizes)) > 1 else ""
-    (row,) = compared(verdicts, experiment.evaluate.primary, [(name, plain)])
-    against = f"; against {plain} {_by_verdict([row])}" if row is not None else ""
+    own, other = (made.experiment.run(each).model.shape[:2] for each in (name, plain))
+    size = "" if own == other else f" and is of another size ({_size(*own)}, not {_size(*other)})"
+    words = _told(made.rows(made.experiment.evaluate.primary, [(name, plain)]))
+    against = f"; against {plain} {words}" if words else ""
     return (
-        f"{name} {used}{other}: it shows what a finished network buys, not what a mask does (exploratory)"
+        f"{name} {used}{size}: it shows what a finished network buys, not what a mask does (exploratory)"
         f"{against}."
     )
+
+
+def _size(width: int, depth: int) -> str:
+    return f"{depth} blocks of width {width}"
 
 
 def _seen(name: str) -> str:
@@ -266,7 +251,7 @@ def _seen(name: str) -> str:
     return f"has seen {photos:,} other faces" if photos else "has learnt before"
 
 
-def what_verdicts_mean(experiment: config.Experiment) -> str:
+def _what_verdicts_mean(experiment: config.Experiment) -> str:
     """Return what the words of a verdict stand for, and which verdicts decide."""
     margin = f"{experiment.evaluate.equivalence:g}"
     words = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -136,6 +137,14 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], table.to_dict("records"))
 
 
+def with_interval(row: Mapping[str, Any]) -> str:
+    """Return a value with its interval, as text; "refused" where there is no value."""
+    if pd.isna(row["value"]):
+        return "refused"
+    known = pd.notna(row["ci_low"]) and pd.notna(row["ci_high"])
+    return f"{row['value']:.3f}" + (f" ({row['ci_low']:.3f} to {row['ci_high']:.3f})" if known else "")
+
+
 def scalars(leaderboard: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
     """Return the rows of a metric, or all, under no condition: at most one for each run and metric."""
     table = leaderboard[leaderboard["condition"] == ""]
@@ -158,21 +167,34 @@ def turned(row: Mapping[str, Any], run: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _runs(experiment: config.Experiment, fits: Callable[[config.Run], Any]) -> list[str]:
+    return [name for name in experiment.run_names if fits(experiment.run(name))]
+
+
 def masked_runs(experiment: config.Experiment) -> list[str]:
     """Return the names of the runs that are masked autoencoders, in the order of the configuration."""
-    return [name for name in experiment.run_names if experiment.run(name).masked]
+    return _runs(experiment, lambda run: run.masked)
 
 
 def contrastive_runs(experiment: config.Experiment) -> list[str]:
     """Return the names of the runs that learn by comparing views of a face."""
-    runs = {name: experiment.run(name) for name in experiment.run_names}
-    return [name for name, run in runs.items() if run.pretrain and not run.masked]
+    return _runs(experiment, lambda run: run.pretrain and not run.masked)
 
 
 def started_runs(experiment: config.Experiment) -> list[str]:
     """Return the names of the runs without pretraining that start from finished weights or have a teacher."""
-    runs = {name: experiment.run(name) for name in experiment.run_names}
-    return [name for name, run in runs.items() if run.pretrain is None and origins(run)]
+    return _runs(experiment, lambda run: not run.pretrain and origins(run))
+
+
+def scratch_runs(experiment: config.Experiment) -> list[str]:
+    """Return the names of the runs from scratch: first those that hide nothing in fine-tuning."""
+    found = _runs(experiment, lambda run: not run.pretrain and not origins(run))
+    return sorted(found, key=lambda name: hides(experiment.run(name)))
+
+
+def hides(run: config.Run) -> bool:
+    """Tell whether fine-tuning hides part of each face."""
+    return bool(run.finetune.patch_drop or run.finetune.erasing)
 
 
 def origins(run: config.Run) -> list[tuple[str, str]]:
@@ -188,23 +210,6 @@ def origin(run: config.Run) -> str:
     return ", ".join(f"{short[how]} {name}" for how, name in origins(run))
 
 
-def hiding_runs(experiment: config.Experiment) -> list[str]:
-    """Return the names of the runs that hide something in fine-tuning alone, without any pretraining."""
-    return [name for name in scratch_runs(experiment) if hides(experiment.run(name).finetune)]
-
-
-def scratch_runs(experiment: config.Experiment) -> list[str]:
-    """Return the names of the runs from scratch: first those that hide nothing in fine-tuning."""
-    runs = {name: experiment.run(name) for name in experiment.run_names}
-    scratch = [name for name, run in runs.items() if run.pretrain is None and not origins(run)]
-    return sorted(scratch, key=lambda name: hides(runs[name].finetune))
-
-
-def hides(finetune: config.Finetune) -> bool:
-    """Tell whether fine-tuning hides part of each face."""
-    return bool(finetune.patch_drop or finetune.erasing)
-
-
 def compared(
     verdicts: pd.DataFrame, metric: str, pairs: Iterable[tuple[str, str]]
 ) -> list[dict[str, Any] | None]:
@@ -212,6 +217,32 @@ def compared(
     judged = {(row["run_a"], row["run_b"]): row for row in rows_of(verdicts[verdicts["metric"] == metric])}
     found = [(run, judged.get((run, other)) or judged.get((other, run))) for run, other in pairs]
     return [row and turned(row, run) for run, row in found]
+
+
+def by_verdict(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return comparisons by their verdict, in the order of VERDICTS."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: VERDICTS.index(row["verdict"])):
+        found.setdefault(row["verdict"], []).append(row)
+    return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The tables of a comparison, and the configuration that it was made by."""
+
+    experiment: config.Experiment
+    leaderboard: pd.DataFrame
+    verdicts: pd.DataFrame
+
+    def rows(self, metric: str, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Return the comparisons of pairs of runs, from the side of the first, as far as there are any."""
+        return [row for row in compared(self.verdicts, metric, pairs) if row]
+
+    def measured(self, metric: str, names: Iterable[str]) -> list[str]:
+        """Return those of the runs that have a value of the metric, in the order given."""
+        found = set(scalars(self.leaderboard, metric).dropna(subset="value")["run"])
+        return [name for name in names if name in found]
 
 
 def some_names(names: Any) -> str:

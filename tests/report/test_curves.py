@@ -11,6 +11,7 @@ from facemae.report.phrases import METRIC_NAMES, metric_label
 
 RUNS = {"scratch": "none", "random": "random", "block": "block", "random-50": "random"}
 LOOKS = {"random": Look("#0072B2"), "pixels": Look("#9E9E9E", "dot")}
+NO_BARS = pd.DataFrame(columns=["run", "x", "value", "ci_low", "ci_high"], dtype=float)
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ def test_det_has_the_ends_of_its_seeds_where_they_are_asked_for() -> None:
     table = roc().reset_index(drop=True)
     table["tar"] = table["tar"].where(table["seed"] == 0, (table["tar"] + 0.2).clip(upper=1.0))
     assert curves.det(table, LOOKS).panels[""][0].low is None
-    (line,) = curves.det(table, LOOKS, spread=True).panels[""]
+    (line,) = curves.det(table, LOOKS, bars=NO_BARS).panels[""]
     assert list(line.y) == pytest.approx([0.8, 0.7, 0.4])
     assert list(line.low) == pytest.approx([0.7, 0.6, 0.3])
     assert list(line.high) == pytest.approx([0.9, 0.8, 0.5])
@@ -185,7 +186,7 @@ def test_det_has_the_ends_of_its_seeds_where_they_are_asked_for() -> None:
 def test_a_seed_without_errors_ends_within_the_logarithmic_axis() -> None:
     table = roc().reset_index(drop=True)
     table.loc[(table["seed"] == 1) & (table["far"] == 0.1), "tar"] = 1.0
-    (line,) = curves.det(table, LOOKS, spread=True).panels[""]
+    (line,) = curves.det(table, LOOKS, bars=NO_BARS).panels[""]
     assert list(line.y) == pytest.approx([0.9, 0.8, 0.25])
     assert list(line.low) == pytest.approx([0.9, 0.8, 0.125])
 

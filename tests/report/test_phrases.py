@@ -5,7 +5,7 @@ import pandas as pd
 from facemae.report import page, tables
 from facemae.report.phrases import (
     contrastive_runs,
-    hiding_runs,
+    hides,
     masked_runs,
     origin,
     primary_first,
@@ -31,7 +31,7 @@ def test_runs_are_told_apart_by_how_they_learn(small):
     )
     assert masked_runs(experiment) == ["random"]
     assert contrastive_runs(experiment) == ["views"]
-    assert hiding_runs(experiment) == ["erasing"]
+    assert [name for name in experiment.run_names if hides(experiment.run(name))] == ["erasing"]
     assert scratch_runs(experiment) == ["plain", "erasing"]  # what hides nothing comes first
 
 

@@ -179,13 +179,8 @@ def _roc(leaderboard: pd.DataFrame, looks: chart_spec.Looks) -> None:
     roc, bars = frame.load(tables.roc_curves), curves.rate_intervals(leaderboard)
     if not every_seed:
         st.caption(HOW_TO_READ["bars"])
-    _side_by_side(
-        [
-            curves.roc(roc, looks, every_seed=every_seed, bars=bars),
-            curves.det(roc, looks, spread=True, bars=bars),
-        ],
-        form,
-    )
+    drawn = [curves.roc(roc, looks, every_seed=every_seed, bars=bars), curves.det(roc, looks, bars=bars)]
+    _side_by_side(drawn, form)
 
 
 def _learning(looks: chart_spec.Looks) -> None:
