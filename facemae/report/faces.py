@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from facemae.data.alignment import quality as face_quality
 from facemae.data.faces import shards
 from facemae.data.images import encode_png, open_image
 from facemae.data.sources.base import Photo
+from facemae.report.phrases import rows_of
 from facemae.report.tables import experiment, lines_of, unreadable
 
 QUALITY_COLUMNS = [
@@ -51,29 +52,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class Measure:
-    """Something measured on every aligned face, and the warning that it raises beyond its limit.
+    """Something measured on every aligned face, and the warning that it raises beyond its limit."""
 
-    Attributes:
-        column: Where `quality` has it.
-        warning: Code in `face_quality.WARNINGS`.
-        name: What it is, in a word or two.
-        title: The same, with its unit.
-        limit: Where the warning begins.
-        low: Low values are the doubtful ones, not those far from 0.
-        width: Of a histogram's bin, in tenfold steps if `tenfold`.
-        form: How to write a value.
-        tenfold: The axis is logarithmic.
-    """
-
-    column: str
-    warning: str
-    name: str
-    title: str
-    limit: float
-    low: bool
-    width: float
-    form: str
-    tenfold: bool = False
+    column: str  # where `quality` has it
+    warning: str  # code in `face_quality.WARNINGS`
+    name: str  # what it is, in a word or two
+    title: str  # the same, with its unit
+    limit: float  # where the warning begins
+    low: bool  # low values are the doubtful ones, not those far from 0
+    width: float  # of a histogram's bin, in tenfold steps if `tenfold`
+    form: str  # how to write a value
+    tenfold: bool = False  # the axis is logarithmic
 
     @property
     def limits(self) -> list[float]:
@@ -137,25 +126,21 @@ def quality(paths: Results) -> pd.DataFrame:
     table = records.read_table(paths.data.faces).rename(columns=layout.RENAMED_COLUMNS)
     if missing := set(QUALITY_COLUMNS) - set(table):
         raise IntegrityError(f"{paths.data.faces} lacks the column {min(missing)}; align the photos again.")
-    codes = [[code for code in found if code in face_quality.WARNINGS] for found in table["warnings"]]
-    known = [", ".join(each) for each in codes]
-    return table[QUALITY_COLUMNS].assign(
-        warnings=known, residual=table["residual"] / experiment(paths).data.image_size
-    )
+    known = [
+        ", ".join(code for code in codes if code in face_quality.WARNINGS) for codes in table["warnings"]
+    ]
+    share = table["residual"] / experiment(paths).data.image_size
+    return table[QUALITY_COLUMNS].assign(warnings=known, residual=share)
 
 
 def tally(paths: Results) -> pd.DataFrame:
     """Return by source its photos, aligned faces, doubtful faces, and photos of each outcome, OK first."""
-    names = [each.name for each in sources(paths)]
     found, measured = outcomes(paths), quality(paths)
     codes = ["OK", *(code for code in found["code"].value_counts().index if code != "OK")]
-    doubtful = measured[measured["warnings"] != ""]
-    counts = {
-        "photos": found["source"].value_counts(),
-        "faces": measured["source"].value_counts(),
-        "doubtful": doubtful["source"].value_counts(),
-    } | {code: found.loc[found["code"] == code, "source"].value_counts() for code in codes}
-    table = pd.DataFrame({name: count.reindex(names) for name, count in counts.items()}, index=names)
+    counted = {"photos": found, "faces": measured, "doubtful": measured[measured["warnings"] != ""]}
+    counted |= {code: found[found["code"] == code] for code in codes}
+    counts = {name: rows["source"].value_counts() for name, rows in counted.items()}
+    table = pd.DataFrame(counts).reindex([each.name for each in sources(paths)])
     return table.fillna(0).astype("int64").rename_axis("source").reset_index()
 
 
@@ -166,8 +151,7 @@ def overlaps(paths: Results) -> pd.DataFrame:
 
 def faces(paths: Results) -> pd.DataFrame:
     """Return sample_id, person and role of every aligned face, those of evaluation people first."""
-    split = records.read_table(paths.data.split, ["sample_id", "person", "role"])
-    split = split.sort_values("sample_id", kind="stable")
+    split = records.read_table(paths.data.split, ["sample_id", "person", "role"]).sort_values("sample_id")
     return split.sort_values("role", key=lambda role: role != layout.ROLE_EVALUATION, kind="stable")
 
 
@@ -202,31 +186,28 @@ def face(paths: Results, sample_id: str) -> bytes:
     return found[sample_id]
 
 
-def photos(paths: Results, sample_ids: list[str]) -> dict[str, Photo]:
-    """Return the input photos of those names, with where they were when they were listed."""
+def photos(paths: Results, names: Collection[str], column: str = "sample_id") -> dict[str, Photo]:
+    """Return the input photos whose column holds one of the names, with where they were when listed."""
     table = records.read_table(paths.data.photos, PLACE_COLUMNS)
-    return {photo.sample_id: photo for photo in _photos(table[table["sample_id"].isin(sample_ids)])}
+    found = {}
+    for row in rows_of(table[table[column].isin(names)]):
+        length = None if pd.isna(row["length"]) else int(row["length"])
+        place = Path(os.fsdecode(row["path"]))
+        found[row["sample_id"]] = Photo(row["sample_id"], None, place, int(row["offset"]), length)
+    return found
 
 
 def origin(paths: Results, sample_id: str) -> tuple[Photo, NDArray[np.float32] | None]:
     """Return the photo that a face is from, and its landmarks: (5, 2) pixels of the upright photo, if any."""
     index = records.read_table(paths.data.faces, ["sample_id", "key", "landmarks"])
-    rows = index[index["sample_id"] == sample_id]
-    table = records.read_table(paths.data.photos, PLACE_COLUMNS)
-    photo = next(_photos(table[table["key"].isin(rows["key"].head(1))].head(1)), None)
+    rows = index[index["sample_id"] == sample_id].head(1)
+    photo = next(iter(photos(paths, rows["key"].to_list(), "key").values()), None)
     if photo is None:
         raise IntegrityError(
             f"The photo of {sample_id!r} is not listed in {paths.data.photos}; choose another."
         )
-    row = rows.iloc[0]
-    points = row["landmarks"]
+    points = rows["landmarks"].iloc[0]
     return photo, None if points is None else np.asarray(points, np.float32).reshape(5, 2)
-
-
-def _photos(table: pd.DataFrame) -> Iterator[Photo]:
-    for row in table.to_dict("records"):
-        length = None if pd.isna(row["length"]) else int(row["length"])
-        yield Photo(row["sample_id"], None, Path(os.fsdecode(row["path"])), int(row["offset"]), length)
 
 
 def credits(paths: Results) -> list[str]:
@@ -252,14 +233,10 @@ def doubtful_value(warning: str, row: Mapping[Any, Any]) -> str:
 
 def worst_first(measured: pd.DataFrame, warning: str | None = None) -> pd.DataFrame:
     """Return the faces of `quality` with a warning, the worst first; None: all, most warnings first."""
-    warnings = measured["warnings"]
     if warning is None:
-        count = (warnings != "") + warnings.str.count(", ")
-        order = measured.assign(warnings_count=-count).sort_values(
-            ["warnings_count", "sharpness"], kind="stable"
-        )
-        return order.drop(columns="warnings_count")
-    part = measured[[warning in codes.split(", ") for codes in warnings]]
+        fewer = -measured["warnings"].str.count(r"\w+")
+        return measured.assign(fewer=fewer).sort_values(["fewer", "sharpness"]).drop(columns="fewer")
+    part = measured[[warning in codes.split(", ") for codes in measured["warnings"]]]
     measure = BY_WARNING.get(warning)
     if measure is None:  # a photo that was turned upright: there is no more and less of it
         return part
@@ -287,7 +264,6 @@ def ticks(bins: pd.DataFrame, measure: Measure) -> dict[float, str] | None:
     if not measure.tenfold:
         return None
     low, high = bins["centre"].min() - measure.width, bins["centre"].max() + measure.width
-    span = high - low
-    steps = range(1, 10) if span < 0.7 else (1, 2, 5) if span < 2.5 else (1,)
+    steps = range(1, 10) if high - low < 0.7 else (1, 2, 5) if high - low < 2.5 else (1,)
     values = [step * 10.0**power for power in range(-1, 6) for step in steps]
     return {float(np.log10(value)): f"{value:g}" for value in values if low <= np.log10(value) <= high}

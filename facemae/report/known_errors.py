@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from facemae.core import layout, records
 from facemae.core.layout import Results
 from facemae.evaluation.pairs import unit_rows
+from facemae.report.phrases import rows_of
 
 WHAT_GROUPS_TAKE = (
     "It takes evaluation people whose group is known, 30 or more in each of two groups, such as those of "
@@ -25,15 +26,10 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Groups:
-    """Errors by group of people.
+    """Errors by group of people."""
 
-    Attributes:
-        rows: Of the protocol "fairness" that have a value; columns as in the summary or leaderboard.
-        why_not: Sentences on what was not measured and what it would take; none where all was.
-    """
-
-    rows: pd.DataFrame
-    why_not: list[str]
+    rows: pd.DataFrame  # of the protocol "fairness" that have a value; columns as in the summary
+    why_not: list[str]  # sentences on what was not measured and what it would take; none where all was
 
 
 def groups(measured: pd.DataFrame) -> Groups:
@@ -42,9 +38,7 @@ def groups(measured: pd.DataFrame) -> Groups:
     if rows.empty:
         return Groups(rows, ["The evaluated photos name no group of people.", WHAT_GROUPS_TAKE])
     refused = rows[rows["value"].isna()].drop_duplicates(["condition", "note"])
-    reasons = [
-        f"{row['condition'] or 'Between groups'}: {row['note']}." for row in refused.to_dict("records")
-    ]
+    reasons = [f"{row['condition'] or 'Between groups'}: {row['note']}." for row in rows_of(refused)]
     return Groups(rows[rows["value"].notna()], [*reasons, WHAT_GROUPS_TAKE] if reasons else [])
 
 

@@ -19,21 +19,20 @@ def latex(leaderboard: pd.DataFrame, metrics: Sequence[str]) -> str:
     """Return the table of some metrics, a row per run and a line before the controls; it takes booktabs."""
     table = scalars(leaderboard)
     table = table[table["metric"].isin(metrics)]
-    best = {metric: _best(table[table["metric"] == metric], metric) for metric in metrics}
-    cells = {(row["run"], row["metric"]): _cell(row, best[row["metric"]]) for row in rows_of(table)}
-    lines, kind = [], "run"
-    for row in rows_of(table.drop_duplicates("run")):
-        if row["kind"] != kind:
-            lines.append(r"\midrule")
-            kind = row["kind"]
-        values = [cells.get((row["run"], metric), "--") for metric in metrics]
-        lines.append(" & ".join([escaped(row["run"]), *values]) + r" \\")
+    best = [_best(table[table["metric"] == metric], metric) for metric in metrics]
+    lines = []
+    for _, kind in table.groupby("kind", sort=False):
+        lines.append(r"\midrule")
+        for run, part in kind.groupby("run", sort=False):
+            entries = {row["metric"]: row for row in rows_of(part)}
+            cells = [_cell(entries.get(name), run == top) for name, top in zip(metrics, best, strict=True)]
+            lines.append(" & ".join([escaped(str(run)), *cells]) + r" \\")
     heads = " & ".join(["Run", *(escaped(metric_label(metric)) for metric in metrics)])
     return "\n".join(
         [
             r"% Mean over seeds with its interval; the best run in bold. Needs \usepackage{booktabs}.",
-            rf"\begin{{tabular}}{{l{'c' * len(metrics)}}}", r"\toprule", heads + r" \\", r"\midrule",
-            *lines, r"\bottomrule", r"\end{tabular}", "",
+            rf"\begin{{tabular}}{{l{'c' * len(metrics)}}}", r"\toprule", heads + r" \\", *lines,
+            r"\bottomrule", r"\end{tabular}", "",
         ]
     )  # fmt: skip
 
@@ -49,9 +48,11 @@ def _best(rows: pd.DataFrame, metric: str) -> str:
     return "" if runs.empty else str(runs.idxmax() if higher_is_better(metric) else runs.idxmin())
 
 
-def _cell(row: dict[str, Any], best: str) -> str:
+def _cell(row: dict[str, Any] | None, best: bool) -> str:
+    if row is None:
+        return "--"
     if pd.isna(row["value"]):
         return "refused"
     value = f"{row['value']:.3f}"
     ends = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
-    return (rf"\textbf{{{value}}}" if row["run"] == best else value) + ends
+    return (rf"\textbf{{{value}}}" if best else value) + ends

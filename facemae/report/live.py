@@ -10,7 +10,9 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any, Literal
 
 import pandas as pd
@@ -37,30 +39,20 @@ RATED = 5  # last lines of a log that the time left is estimated from
 class Training:
     """One training that has begun and whose results are not written yet.
 
-    Attributes:
-        run: Name of the run.
-        seed: Its seed.
-        stage: A key of STAGES.
-        part: Of the evaluation people, for which a training of its own is made; 0 where there is one.
-        state: starting: before the first step. running. writing: all steps are done. stopped: nobody works
-            on it. diverged: it ended by itself.
-        step: The last one in the log.
-        steps: Of the whole training, None where its settings cannot be read yet.
-        log: The lines of its log that name step and loss.
-        seconds_left: At the rate of the last lines; None while nothing is known of it.
-        quiet: Seconds since the last sign of life.
+    It is starting before its first step, running, writing when all steps are done, stopped where nobody works
+    on it, or diverged, which ended it.
     """
 
     run: str
     seed: int
-    stage: str
-    part: int
+    stage: str  # a key of STAGES
+    part: int  # of the evaluation people, for which a training of its own is made; 0 where there is one
     state: State
-    step: int
-    steps: int | None
-    log: list[dict[str, Any]]
-    seconds_left: float | None
-    quiet: float
+    step: int  # the last one in the log
+    steps: int | None  # of the whole training, None where its settings cannot be read yet
+    log: list[dict[str, Any]]  # the lines of its log that name step and loss
+    seconds_left: float | None  # at the rate of the last lines; None while nothing is known of it
+    quiet: float  # seconds since the last sign of life
 
     @property
     def share(self) -> float:
@@ -76,26 +68,21 @@ class Training:
     def sentence(self) -> str:
         """Return where it stands, in one sentence."""
         part = f", part {self.part + 1}" if self.part else ""
-        name = f"{self.run}, seed {self.seed}, {STAGES[self.stage]}{part}"
         done = f"step {self.step:,}" + (f" of {self.steps:,}" if self.steps else "")
         ago = f"{tqdm.format_interval(round(max(0.0, self.quiet)))} ago"
+        numbers = [f"loss {self.log[-1]['loss']:.3f}"] if self.log else []
+        held_out = [line["held_out_loss"] for line in self.log if "held_out_loss" in line]
+        numbers += [f"{loss:.3f} on faces held out" for loss in held_out[-1:]]
+        if self.seconds_left is not None:
+            numbers.append(f"about {tqdm.format_interval(round(self.seconds_left))} left")
         states = {
             "starting": "starting, before its first step",
-            "running": ", ".join([done, *self._numbers(), f"last sign of life {ago}"]),
+            "running": ", ".join([done, *numbers, f"last sign of life {ago}"]),
             "writing": "all steps are done, its results are being written",
             "stopped": f"stopped at {done}, {ago}; the same command goes on from its last checkpoint",
             "diverged": f"diverged at {done}; lower learning_rate or max_grad_norm, or raise warmup_fraction",
         }
-        return f"{name}: {states[self.state]}."
-
-    def _numbers(self) -> Iterator[str]:
-        if self.log:
-            yield f"loss {self.log[-1]['loss']:.3f}"
-        held_out = [line["held_out_loss"] for line in self.log if "held_out_loss" in line]
-        if held_out:
-            yield f"{held_out[-1]:.3f} on faces held out"
-        if self.seconds_left is not None:
-            yield f"about {tqdm.format_interval(round(self.seconds_left))} left"
+        return f"{self.run}, seed {self.seed}, {STAGES[self.stage]}{part}: {states[self.state]}."
 
 
 def workflow_runs(paths: Results) -> bool:
@@ -110,19 +97,18 @@ def trainings(paths: Results, setup: config.Experiment, now: float | None = None
     """
     moment = time.time() if now is None else now
     found = [
-        _training(state, run, seed, stage, moment)
-        for run in setup.run_names
-        for seed in setup.seeds
+        training
+        for run, seed in product(setup.run_names, setup.seeds)
         for stage, state in _states(paths.root / run / str(seed))
+        if (training := _training(state, run, seed, stage, moment))
     ]
-    return sorted([each for each in found if each is not None], key=lambda each: not each.live)
+    return sorted(found, key=lambda each: not each.live)
 
 
 def losses(found: list[Training]) -> pd.DataFrame:
     """Return run, seed, part, stage, step and loss of what unfinished trainings have logged so far."""
     rows = [
-        {"run": each.run, "seed": each.seed, "part": each.part, "stage": each.stage}
-        | {"step": line["step"], "loss": line["loss"]}
+        (each.run, each.seed, each.part, each.stage, line["step"], line["loss"])
         for each in found
         if each.stage != "labels"  # many short ones, whose curves could not be told apart
         for line in each.log
@@ -132,30 +118,27 @@ def losses(found: list[Training]) -> pd.DataFrame:
 
 def done(paths: Results, setup: config.Experiment) -> pd.DataFrame:
     """Return how much of each stage is finished: stage, done and of, in the order of the workflow."""
-    trained = setup.run_names
-    attributes, labels = (
-        [name for name in setup.chosen(each.runs) if name in trained]
-        for each in (setup.attributes, setup.label_curve)
-    )
 
     def of(stage: str, names: list[str]) -> list[Path]:
-        places = [paths.stage(name, seed, stage) for name in names for seed in setup.seeds_of(name)]
-        return [place / layout.METRICS for place in places]
+        return [
+            paths.stage(name, seed, stage) / layout.METRICS for name in names for seed in setup.seeds_of(name)
+        ]
 
+    def trained(names: list[str]) -> list[str]:
+        return [name for name in setup.chosen(names) if name in setup.run_names]
+
+    subsets = [(setup.label_seed(subset), subset) for subset in range(setup.label_curve.subsets)]
+    labels = [paths.labels(name, *each) for name in trained(setup.label_curve.runs) for each in subsets]
     files = {
         "photos listed": [paths.data.photos],
         "faces aligned": [paths.data.faces],
         "people split": [paths.data.split],
-        "pretraining": of("pretrain", [name for name in trained if setup.run(name).pretrain]),
-        "fine-tuning": of("finetune", trained),
+        "pretraining": of("pretrain", [name for name in setup.run_names if setup.run(name).pretrain]),
+        "fine-tuning": of("finetune", setup.run_names),
         "evaluation": of("evaluate", setup.names),
         "covered and lit faces": of("robustness", setup.chosen(setup.robustness.runs)),
-        "attributes": of("attributes", attributes),
-        "fewer labels": [
-            paths.labels(name, setup.label_seed(subset), subset) / layout.METRICS
-            for name in labels
-            for subset in range(setup.label_curve.subsets)
-        ],
+        "attributes": of("attributes", trained(setup.attributes.runs)),
+        "fewer labels": [folder / layout.METRICS for folder in labels],
         "verdict": [paths.verdict],
     }
     counted = [(title, sum(each.is_file() for each in of), len(of)) for title, of in files.items() if of]
@@ -172,11 +155,14 @@ def _states(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _training(folder: Path, run: str, seed: int, stage: str, now: float) -> Training | None:
     """Return what a state folder says; None where there is nothing yet, or it waits for other parts."""
-    signs = _signs(folder)
+    signs = []
+    for path in folder.glob("*"):
+        with contextlib.suppress(OSError):  # a checkpoint that was dropped since it was listed
+            signs.append(path.stat().st_mtime)
     if not signs or (folder / layout.PART).is_file():
         return None
-    job, log, quiet = _json(folder / layout.JOB), _log(folder), now - max(signs)
-    found = job.get("pretrain" if stage == "pretrain" else "finetune")
+    log, quiet = _log(folder), now - max(signs)
+    found = _json(folder / layout.JOB).get("pretrain" if stage == "pretrain" else "finetune")
     settings = found if isinstance(found, dict) else {}  # while they are not written
     step, steps = int(log[-1]["step"]) if log else 0, settings.get("steps")
     batch, rate = int(settings.get("batch_size", 0)), _rate(log)
@@ -196,36 +182,24 @@ def _training(folder: Path, run: str, seed: int, stage: str, now: float) -> Trai
     )  # fmt: skip
 
 
-def _signs(folder: Path) -> list[float]:
-    """Return when each file of a state folder was written, in seconds since the epoch."""
-    moments = []
-    for path in folder.glob("*"):
-        with contextlib.suppress(OSError):  # a checkpoint that was dropped since it was listed
-            moments.append(path.stat().st_mtime)
-    return moments
-
-
 def _json(path: Path) -> dict[str, Any]:
     """Return a JSON object; {} where there is none, as when the training ends between two looks."""
-    try:
+    with contextlib.suppress(OSError, IntegrityError):
         found = records.read_json(path)
-    except (OSError, IntegrityError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a training's log that name step and loss, [] where there is no log yet."""
-    try:
+    lines: list[Any] = []
+    with contextlib.suppress(OSError, IntegrityError):
         lines = records.read_log(folder / layout.LOG)
-    except (OSError, IntegrityError):
-        return []
     return [line for line in lines if isinstance(line, dict) and {"step", "loss"} <= line.keys()]
 
 
 def _rate(log: list[dict[str, Any]]) -> float:
     """Return images per second over the last lines, 0 where none are known; each line is as many steps."""
     rates = [float(line.get("images_per_second", 0)) for line in log[-RATED:]]
-    known = [rate for rate in rates if rate > 0]
     # The harmonic mean, since the time left is made of the times that lines took.
-    return len(known) / sum(1 / rate for rate in known) if known else 0.0
+    return harmonic_mean([rate for rate in rates if rate > 0] or [0.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,7 @@ from facemae.data.images import ImageError, open_image
 from facemae.data.sources.base import Photo
 from facemae.data.sources.manifest import read_photo
 from facemae.report import chart_spec, charts, conditions, curves, faces, phrases, reconstructions, tables
-from facemae.report.phrases import (
-    MAIN_PROTOCOLS,
-    PROTOCOLS,
-    masked_runs,
-    metric_label,
-    primary_first,
-    rows_of,
-    scalars,
-)
+from facemae.report.phrases import MAIN_PROTOCOLS, PROTOCOLS, metric_label, primary_first, rows_of, scalars
 from facemae.report.static_charts import svg
 
 TEMPLATE = "page.html.jinja"
@@ -70,8 +63,15 @@ def report(experiment: config.Experiment, root: Path, out: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    own = {"table_of": conditions.table_of, "numbers": conditions.numbers}
-    environment.globals |= own | {"svg": lambda chart: Markup(svg(chart))}
+    environment.globals |= {
+        "table_of": conditions.table_of,
+        "numbers": conditions.numbers,
+        "metric_label": metric_label,
+        "score": _score,
+        "budget": BUDGET,
+        "missing": pd.isna,
+        "svg": lambda chart: Markup(svg(chart)),
+    }
     page = environment.get_template(TEMPLATE).render(content).encode("utf-8", "replace")
     files.atomic_write(out, page)
     say("report", f"{out} ({len(page) / 1e6:.1f} MB)")
@@ -81,17 +81,23 @@ def report(experiment: config.Experiment, root: Path, out: Path) -> None:
 
 def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
     leaderboard, verdicts = tables.leaderboard(paths), tables.verdicts(paths)
-    details = tables.details(paths)
+    details, primary, runs = tables.details(paths), experiment.evaluate.primary, tables.run_names(experiment)
+    by_metric = verdicts.sort_values("metric", key=lambda name: name != primary, kind="stable")
     return {
         "verdict": tables.verdict(paths),
         "alignment": _alignment(paths),
         "credits": faces.credits(paths),
-        "primary": metric_label(experiment.evaluate.primary),
+        "primary": metric_label(primary),
         "level": f"{experiment.evaluate.level:.0%}",
-        "matrix": _matrix(verdicts, experiment),
+        "runs": runs,
+        "controls": experiment.baselines,
+        "matrix": tables.verdict_cells(verdicts, primary, runs, experiment.baselines),
         "verdict_colours": charts.VERDICT_COLOURS,
-        "verdicts": _verdict_tables(verdicts, experiment),
-        "leaderboards": _leaderboard_tables(tables.told(experiment, leaderboard)),
+        "verdicts": {
+            str(metric): rows_of(primary_first(part))
+            for metric, part in by_metric.groupby("metric", sort=False)
+        },
+        "leaderboards": _leaderboards(tables.told(experiment, leaderboard)),
         "curves": conditions.conditions(leaderboard, chart_spec.looks(leaderboard)),
         "groups": conditions.grouped_tables(leaderboard),
         "charts": _charts(experiment, paths, leaderboard),
@@ -101,65 +107,26 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
         "masks": reconstructions.mask_table(reconstructions.masks(paths)),
         "strips": _strips(experiment, paths),
         "limits": phrases.limits(experiment, details["people"]),
-        "facts": _facts(experiment, details),
+        "details": details,
+        "experiment": experiment,
     }
 
 
-def _matrix(verdicts: pd.DataFrame, experiment: config.Experiment) -> dict[str, Any]:
-    """Return the verdict on every run (column) against every other run and control (row)."""
-    runs = tables.run_names(experiment)
-    cells = tables.verdict_cells(verdicts, experiment.evaluate.primary, runs, experiment.baselines)
-    rows = [
-        {"opponent": opponent, "control": opponent in experiment.baselines, "cells": row}
-        for opponent, row in cells.items()
-    ]
-    return {"runs": runs if len(verdicts) else [], "rows": rows}
-
-
-def _verdict_tables(verdicts: pd.DataFrame, experiment: config.Experiment) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each metric, the primary one first."""
-    names = sorted(verdicts["metric"].unique(), key=lambda name: name != experiment.evaluate.primary)
-    parts = {name: primary_first(verdicts[verdicts["metric"] == name]) for name in names}
-    return {metric_label(name): rows_of(part) for name, part in parts.items()}
-
-
-def _leaderboard_tables(leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the table of recognition, and one for each other protocol that has numbers of its own."""
-    table = scalars(leaderboard)
+def _leaderboards(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of recognition by run and metric, and those of each other protocol that has its own."""
+    table = scalars(table)
     protocol = table["protocol"].where(~table["protocol"].isin(MAIN_PROTOCOLS), MAIN_PROTOCOLS[0])
-    names = sorted(protocol.unique(), key=lambda name: name != MAIN_PROTOCOLS[0])
-    return [
-        {"title": PROTOCOLS.get(name, name.capitalize())} | _leaderboard_table(table[protocol == name])
-        for name in names
-    ]
+    found = []
+    for name in sorted(protocol.unique(), key=lambda name: name != MAIN_PROTOCOLS[0]):
+        part, runs = table[protocol == name], dict[str, dict[str, Any]]()
+        for row in rows_of(part):
+            runs.setdefault(row["run"], {})[row["metric"]] = row
+        metrics = [each for each in part["metric"].unique() if "_at_target" not in each]
+        found.append({"title": PROTOCOLS.get(name, name.capitalize()), "metrics": metrics, "runs": runs})
+    return found
 
 
-def _leaderboard_table(table: pd.DataFrame) -> dict[str, Any]:
-    metrics = [name for name in table["metric"].unique() if "_at_target" not in name]
-    rows = []
-    for _, part in table.groupby("run", sort=False):
-        entries = {row["metric"]: row for row in rows_of(part)}
-        first = next(iter(entries.values()))
-        rows.append(
-            {
-                "run": first["run"],
-                "more": "control" if first["kind"] == "baseline" else first.get("origin", ""),
-                "control": first["kind"] == "baseline",
-                "values": [_value(entries, name) for name in metrics],
-                "people": first["people"],
-                "seeds": first["seeds"],
-                "budget": ["" if pd.isna(first[name]) else f"{first[name]:,.0f}" for name in BUDGET],
-                "device": first["device"],
-            }
-        )
-    return {
-        "metrics": [metric_label(name) for name in metrics],
-        "budget": list(BUDGET.values()),
-        "rows": rows,
-    }
-
-
-def _value(entries: dict[Any, dict[Any, Any]], metric: str) -> dict[str, str]:
+def _score(entries: dict[str, dict[str, Any]], metric: str) -> dict[str, str]:
     """Return a cell: value, and interval, refusal or the false accept rate achieved below it."""
     entry = entries.get(metric)
     if entry is None:
@@ -194,7 +161,7 @@ def _charts(
 
 def _strips(experiment: config.Experiment, paths: Results) -> list[dict[str, str]]:
     strips = []
-    for name in masked_runs(experiment):
+    for name in phrases.masked_runs(experiment):
         run, seed = experiment.run(name), experiment.seeds[0]
         shown = reconstructions.reconstructions(paths, name, seed)
         picture = reconstructions.reconstruction_strip(shown.face, shown.hidden, shown.reconstruction)
@@ -209,16 +176,15 @@ def _alignment(paths: Results) -> dict[str, Any]:
     rejected = outcomes[outcomes["code"] != "OK"]
     shown = rejected.head(MAX_REJECTED)
     places = faces.photos(paths, shown["sample_id"].to_list())
+    histograms = [
+        curves.quality(measured, each) for each in faces.MEASURES if measured[each.column].notna().any()
+    ]
     return {
         "total": tally.drop(columns="source").sum().to_dict(),
         "codes": list(tally.columns[4:]),
         "sources": faces.sources(paths),
         "counts": tally.set_index("source").to_dict("index"),
-        "histograms": {
-            measure.column: curves.quality(measured, measure)
-            for measure in faces.MEASURES
-            if measured[measure.column].notna().any()
-        },
+        "histograms": histograms,
         "warnings": _warnings(paths, measured),
         "rejected": [
             row | {"thumbnail": _photo_thumbnail(places.get(row["sample_id"]))} for row in rows_of(shown)
@@ -230,18 +196,16 @@ def _alignment(paths: Results) -> dict[str, Any]:
 
 def _warnings(paths: Results, measured: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the faces of each warning there is, the worst ones with their picture."""
-    parts = {warning: faces.worst_first(measured, warning) for warning in quality.WARNINGS}
-    heads = {warning: part.head(MAX_DOUBTFUL) for warning, part in parts.items() if len(part)}
-    names = sorted({name for head in heads.values() for name in head["sample_id"]})
-    pictures = _face_thumbnails(paths, names)
     found = []
-    for warning, head in heads.items():
+    for warning, words in quality.WARNINGS.items():
+        part = faces.worst_first(measured, warning)
+        head = part.head(MAX_DOUBTFUL)
+        pictures = _face_thumbnails(paths, head["sample_id"].to_list())
         shown = [
             {"name": name, "value": faces.doubtful_value(warning, row), "thumbnail": pictures[name]}
-            for row in rows_of(head)
-            for name in [row["sample_id"]]
+            for name, row in zip(head["sample_id"], rows_of(head), strict=True)
         ]
-        found.append({"warning": quality.WARNINGS[warning], "faces": len(parts[warning]), "shown": shown})
+        found += [{"warning": words, "faces": len(part), "shown": shown}] if shown else []
     return found
 
 
@@ -258,19 +222,15 @@ def _overlaps(paths: Results) -> list[dict[str, Any]]:
 
 
 def _face_thumbnails(paths: Results, names: list[str]) -> dict[str, str]:
-    return {
-        name: _data_uri(open_image(data), THUMBNAIL) for name, data in faces.aligned(paths, names).items()
-    }
+    found = faces.aligned(paths, names)
+    return {name: _data_uri(open_image(data), THUMBNAIL) for name, data in found.items()}
 
 
 def _photo_thumbnail(photo: Photo | None) -> str:
     """Return a small copy of a photo as a data URI, or nothing where it cannot be opened any more."""
-    if photo is None:
-        return ""
-    try:
-        return _data_uri(open_image(read_photo(photo)), THUMBNAIL)
-    except ImageError:
-        return ""
+    with contextlib.suppress(ImageError):
+        return _data_uri(open_image(read_photo(photo)), THUMBNAIL) if photo else ""
+    return ""
 
 
 def _data_uri(image: Image.Image, side: int) -> str:
@@ -279,15 +239,3 @@ def _data_uri(image: Image.Image, side: int) -> str:
     out = io.BytesIO()
     image.save(out, "WEBP", quality=88, method=6)
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
-
-
-def _facts(experiment: config.Experiment, details: dict[str, Any]) -> dict[str, str]:
-    return {
-        "Data": str(details["dataset"]),
-        "People evaluated on": f"{details['people']}, each by networks that had not seen them",
-        "Seeds": ", ".join(map(str, experiment.seeds)),
-        "Bootstrap resamples of people": str(experiment.evaluate.resamples),
-        "Device": str(details["device"]),
-        "Versions": ", ".join(" ".join(each) for each in dict(details["versions"]).items()),
-        "Commit": str(details["commit"]),
-    }

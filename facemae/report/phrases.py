@@ -118,7 +118,6 @@ HOW_TO_READ = {
 }
 ALT = {
     "verdicts": "Matrix of verdicts: better, worse, equivalent or undecided, each run against each other.",
-    "masks": "One face several times, each time with other patches hidden in grey.",
     "measures": "Table of masks: visible tokens, entropy, clumping, hidden shares, error and seconds.",
     "reconstructions": "Rows of faces: original, with hidden patches in grey, and reconstructed.",
     "errors": "Heat map over the mean face: the share of each patch's variation that a run misses.",

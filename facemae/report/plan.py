@@ -51,17 +51,11 @@ STAGES = ("pretrain", "finetune")
 
 @dataclass(frozen=True)
 class Noise:
-    """How far a difference of two runs moves by chance, the mean over the comparisons that decide.
+    """How far a difference of two runs moves by chance, the mean over the comparisons that decide."""
 
-    Attributes:
-        people: How many were evaluated.
-        people_variance: Of a mean over seeds, over other people, so many of them.
-        training_variance: Of the difference of one seed's two networks.
-    """
-
-    people: int
-    people_variance: float
-    training_variance: float
+    people: int  # how many were evaluated
+    people_variance: float  # of a mean over seeds, over other people, so many of them
+    training_variance: float  # of the difference of one seed's two networks
 
     def estimate(self, people: int, seeds: int, runs: int, level: float) -> Estimate:
         """Return what a difference of 0 would be estimated with by so many people, seeds and runs."""
@@ -73,30 +67,16 @@ class Noise:
 
 @dataclass(frozen=True)
 class Pilot:
-    """What an earlier comparison tells of the next one.
+    """What an earlier comparison tells of the next one."""
 
-    Attributes:
-        source: Where it was read.
-        noise: None where it measured none.
-        runs: What each training took, with columns of the leaderboard: run, seconds_* and images_*.
-    """
-
-    source: str
-    noise: Noise | None
-    runs: Sequence[Mapping[str, Any]]
+    source: str = ""  # where it was read
+    noise: Noise | None = None  # None where it measured none
+    runs: Sequence[Mapping[str, Any]] = ()  # what each training took: run, seconds_* and images_*
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What can be decided in the primary family, with 80 % power, and what it costs.
-
-    Attributes:
-        detectable: The least true difference that is called better or worse.
-        equivalence: The margin of the configuration.
-        smallest_margin: The least margin within which two equal runs are called equivalent.
-        minutes: Of a processor (of a GPU where one trains), for the training of all runs and seeds.
-        sentences: What is missing, and what to change.
-    """
+    """What can be decided in the primary family, with 80 % power, and what it costs."""
 
     metric: str
     level: float
@@ -105,12 +85,12 @@ class Plan:
     runs: int
     seeds: int
     people: int | None
-    detectable: float | None
-    equivalence: float
-    smallest_margin: float | None
-    minutes: float | None
+    detectable: float | None  # the least true difference that is called better or worse
+    equivalence: float  # the margin of the configuration
+    smallest_margin: float | None  # the least within which two equal runs are called equivalent
+    minutes: float | None  # of a processor (a GPU where one trains), for training all runs and seeds
     source: str
-    sentences: list[str] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)  # what is missing, and what to change
 
 
 def plan(experiment: config.Experiment, root: Path, published: Path = PUBLISHED) -> Plan:
@@ -129,8 +109,7 @@ def plan(experiment: config.Experiment, root: Path, published: Path = PUBLISHED)
     settings, seeds = experiment.evaluate, len(experiment.seeds)
     pilot = _of_folder(experiment, root) or _documented(experiment, published)
     people = _people(experiment, root, pilot)
-    noise = pilot.noise if seeds > 1 else None
-    asked = _Comparison(experiment, noise, people)
+    asked = _Comparison(experiment, pilot.noise if seeds > 1 else None, people)
     return Plan(
         settings.primary, settings.level, POWER, len(experiment.primary_pairs), len(experiment.run_names),
         seeds, people, asked.reach(POWER), settings.equivalence, asked.reach(POWER_OF_EQUIVALENCE),
@@ -151,8 +130,7 @@ class _Comparison:
         people = people or self.people or 0
         if self.noise is None or people < 2:
             return None
-        level = self.experiment.evaluate.level
-        runs = len(self.experiment.run_names)
+        level, runs = self.experiment.evaluate.level, len(self.experiment.run_names)
         found = self.noise.estimate(people, seeds or len(self.experiment.seeds), runs, level)
         return detectable(found, (1 - level) / len(self.experiment.primary_pairs), power)
 
@@ -165,10 +143,8 @@ class _Comparison:
 def _of_folder(experiment: config.Experiment, root: Path) -> Pilot | None:
     """Return what a results folder tells, None where it holds no comparison by the primary metric."""
     paths = Results(root)
-    if not paths.verdict.exists():
-        return None
-    found = tables.verdict(paths)
-    if found.metric != experiment.evaluate.primary:
+    found = tables.verdict(paths) if paths.verdict.exists() else None
+    if found is None or found.metric != experiment.evaluate.primary:
         return None
     return Pilot(str(root), _noise(found.noise), rows_of(tables.leaderboard(paths).drop_duplicates("run")))
 
@@ -180,13 +156,11 @@ def _documented(experiment: config.Experiment, folder: Path) -> Pilot:
         content = records.read_json(file)
         if (content["facts"]["Data"], content["primary"]) == wanted:
             return Pilot(f"docs/results/{file.name}", _noise(content.get("noise", {})), content["runs"])
-    return Pilot("", None, [])
+    return Pilot()
 
 
 def _noise(found: Mapping[str, Any]) -> Noise | None:
-    if not found:
-        return None
-    return Noise(int(found["people"]), float(found["people_variance"]), float(found["training_variance"]))
+    return Noise(**{**found, "people": int(found["people"])}) if found else None
 
 
 def _people(experiment: config.Experiment, root: Path, pilot: Pilot) -> int | None:
@@ -197,19 +171,26 @@ def _people(experiment: config.Experiment, root: Path, pilot: Pilot) -> int | No
         return int(table.loc[table["role"] == layout.ROLE_EVALUATION, "person"].nunique())
     if experiment.split.pairs is not None:
         return pilot.noise.people if pilot.noise else None
-    source = find(experiment.data.labelled, layout.SET_LABELLED, raw_dir(experiment.data.raw_dir)).source
-    known = source.published_people
+    data = experiment.data
+    known = find(data.labelled, layout.SET_LABELLED, raw_dir(data.raw_dir)).source.published_people
     return None if known is None else round(known * experiment.split.evaluation_fraction)
 
 
 def _minutes(experiment: config.Experiment, runs: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the minutes of all trainings, at the seconds a face that earlier ones took; None: not known."""
+    """Return the minutes of all trainings, at the seconds a face that earlier ones took; None: not known.
+
+    They are those of the run of that name, or else of all that have such a stage.
+    """
     total = 0.0
     for name, stage in product(experiment.run_names, STAGES):
-        faces, rate = _faces(experiment, name, stage), _seconds_a_face(runs, name, stage)
-        if faces and rate is None:
+        faces = _faces(experiment, name, stage)
+        trained = [run for run in runs if (run[f"images_{stage}"] or 0) > 0]
+        alike = [run for run in trained if run["run"] == name] or trained
+        if faces and not alike:
             return None
-        total += faces * (rate or 0.0)
+        if faces:
+            seconds, images = (sum(run[f"{what}_{stage}"] for run in alike) for what in ("seconds", "images"))
+            total += faces * (seconds / images)
     return total * len(experiment.seeds) / 60
 
 
@@ -219,14 +200,6 @@ def _faces(experiment: config.Experiment, name: str, stage: str) -> int:
         return run.finetune.steps * run.finetune.batch_size * experiment.split.rotations
     views = 1 if run.masked else 2
     return run.pretrain.steps * run.pretrain.batch_size * views if run.pretrain else 0
-
-
-def _seconds_a_face(runs: Sequence[Mapping[str, Any]], name: str, stage: str) -> float | None:
-    """Return what a face took: in the run of that name, or else in all that have such a stage."""
-    trained = [run for run in runs if (run[f"images_{stage}"] or 0) > 0]
-    own = [run for run in trained if run["run"] == name] or trained
-    images = sum(run[f"images_{stage}"] for run in own)
-    return sum(run[f"seconds_{stage}"] for run in own) / images if images else None
 
 
 def _sentences(asked: _Comparison, root: Path, pilot: Pilot) -> list[str]:
@@ -253,10 +226,9 @@ def _too_small(asked: _Comparison) -> str:
     for count in range(seeds + 1, MOST_SEEDS + 1):
         if asked.shows_equivalence(seeds=count):
             return f"These seeds are too few to show {within}: it takes {count} of them."
-    reach, more = asked.reach(POWER_OF_EQUIVALENCE), asked.people
+    reach, more, people = asked.reach(POWER_OF_EQUIVALENCE), asked.people, ""
     assert reach is not None
     assert more is not None
-    people = ""
     while not people and (more := math.ceil(more * GROWTH)) <= MOST_PEOPLE:
         if asked.shows_equivalence(people=more, seeds=max(seeds, MOST_SEEDS)):
             people = f"evaluate on about {more:,} people with more seeds, or "
@@ -270,18 +242,18 @@ def _too_small(asked: _Comparison) -> str:
 
 def in_words(found: Plan, experiment: config.Experiment) -> str:
     """Return a plan as lines of text."""
+    people = "?" if found.people is None else f"{found.people:,}"
     counts = [
         f"{found.comparisons} comparisons by {metric_label(found.metric)}, corrected together at "
         f"{found.level:.0%}: masked runs against {names_of(experiment.controls)}.",
-        f"{found.runs} runs, {found.seeds} {'seed' if found.seeds == 1 else 'seeds'}, "
-        f"{'?' if found.people is None else f'{found.people:,}'} people.",
+        f"{found.runs} runs, {found.seeds} {'seed' if found.seeds == 1 else 'seeds'}, {people} people.",
     ]
     if found.detectable is not None and found.smallest_margin is not None:
-        counts += [
+        counts.append(
             f"A difference of {found.detectable:.3f} is decided with {found.power:.0%} power; two equal runs "
             f"are called equivalent within {found.smallest_margin:.3f}, where evaluate.equivalence asks for "
-            f"{found.equivalence:g}.",
-        ]
+            f"{found.equivalence:g}."
+        )
     if found.minutes is not None:
         counts.append(f"The trainings take about {found.minutes:.0f} processor minutes.")
     if found.source:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,42 +32,29 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """A few faces of unseen people as a run sees and completes them.
+    """A few faces of unseen people as a run sees and completes them."""
 
-    Attributes:
-        face: (B, H, H, 3) uint8.
-        hidden: (B, N) bool, True = hidden.
-        reconstruction: (B, H, H, 3) uint8; visible patches are the face's own.
-        measures: What masks of this run are like over many faces (masking/coverage.py), by name.
-    """
-
-    face: NDArray[np.uint8]
-    hidden: NDArray[np.bool_]
-    reconstruction: NDArray[np.uint8]
-    measures: dict[str, Any]
+    face: Pixels  # (B, H, H, 3)
+    hidden: NDArray[np.bool_]  # (B, N)
+    reconstruction: Pixels  # (B, H, H, 3); visible patches are the face's own
+    measures: dict[str, Any]  # what masks of this run are like over many faces (masking/coverage.py), by name
 
 
 @dataclass(frozen=True)
 class PatchErrors:
     """How well a run completes each patch of a face, from the few faces that its pretraining kept to show.
 
-    Attributes:
-        missed: (S, S), S patches along a side: the share of a hidden patch's own variation that its
-            completion misses. 0 is perfect, 1 as good as the patch's mean colour; NaN where it was hidden
-            fewer than LEAST_HIDDEN times.
-        grey: (S, S) root of the mean squared error in grey levels, 0 to 255; NaN as above.
-        times: (S, S) int64, how often each patch was hidden.
-        face: (H, H, 3) uint8, the mean of the faces.
-        faces: How many there are; every seed completes the same ones under the same masks.
-        seeds: How many trainings completed them.
+    `missed` is the share of a hidden patch's own variation that its completion misses: 0 is perfect, 1 as
+    good as the patch's mean colour. It and `grey` are NaN where a patch was hidden fewer than LEAST_HIDDEN
+    times.
     """
 
-    missed: NDArray[np.float64]
-    grey: NDArray[np.float64]
-    times: NDArray[np.int64]
-    face: NDArray[np.uint8]
-    faces: int
-    seeds: int
+    missed: NDArray[np.float64]  # (S, S)
+    grey: NDArray[np.float64]  # (S, S) root of the mean squared error in grey levels, 0 to 255
+    times: NDArray[np.int64]  # (S, S), how often each patch was hidden
+    face: Pixels  # (H, H, 3), the mean of the faces
+    faces: int  # every seed completes the same ones under the same masks
+    seeds: int  # how many trainings completed them
 
 
 def reconstructions(paths: Results, run: str, seed: int) -> Reconstructions:
@@ -76,16 +64,34 @@ def reconstructions(paths: Results, run: str, seed: int) -> Reconstructions:
         FileNotFoundError: the run has no pretraining, or not yet.
     """
     file = paths.stage(run, seed, "pretrain") / layout.RECONSTRUCTIONS
-    try:
-        with safe_open(file, framework="numpy") as content:
-            face, hidden, completed = (content.get_tensor(n) for n in ("face", "hidden", "reconstruction"))
-            measures = dict(json.loads(content.metadata()[layout.FACTS])["mask"])
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(unreadable(file, str(error))) from error
+    (face, hidden, completed), facts = _read(file, "face", "hidden", "reconstruction")
     side = round(hidden.shape[-1] ** 0.5)
     if face.ndim != 4 or face.shape != completed.shape or not side or face.shape[1] % side:
         raise IntegrityError(unreadable(file, "the faces and their masks do not belong together"))
-    return Reconstructions(face, hidden, completed, measures)
+    try:
+        return Reconstructions(face, hidden, completed, dict(json.loads(facts[layout.FACTS])["mask"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(unreadable(file, str(error))) from error
+
+
+def by_step(paths: Results, run: str, seed: int) -> dict[int, Pixels]:
+    """Return the completions that pretraining kept on its way, (B, H, H, 3) by step, or {}."""
+    file = paths.stage(run, seed, "pretrain") / layout.PROGRESS
+    if not file.is_file():
+        return {}
+    (steps, completed), _ = _read(file, "step", "reconstruction")
+    if completed.ndim != 5 or steps.shape != completed.shape[:1]:
+        raise IntegrityError(unreadable(file, "its steps and pictures do not belong together"))
+    return dict(zip(steps.tolist(), completed, strict=True))
+
+
+def _read(file: Path, *names: str) -> tuple[list[NDArray[Any]], dict[str, str]]:
+    """Return arrays of a safetensors file, and its metadata."""
+    try:
+        with safe_open(file, framework="numpy") as content:
+            return [content.get_tensor(name) for name in names], content.metadata() or {}
+    except SafetensorError as error:
+        raise IntegrityError(unreadable(file, str(error))) from error
 
 
 def patch_errors(paths: Results, run: str) -> PatchErrors:
@@ -152,12 +158,8 @@ def region_errors(found: PatchErrors, regions: NDArray[np.int64], names: list[st
         regions: (N,) the region of each patch (masking/regions.py): 0 is none, k the k-th of `names`.
         names: Of the regions; "rest" is added for the patches of none.
     """
-    values = found.missed.ravel()
-    means = {}
-    for place, name in enumerate(["rest", *names]):
-        of_region = values[(regions == place) & ~np.isnan(values)]
-        means[name] = float(of_region.mean()) if len(of_region) else float("nan")
-    return {name: means[name] for name in (*names, "rest")}
+    means = pd.Series(found.missed.ravel()).groupby(regions).mean().reindex(range(len(names) + 1))
+    return dict(zip((*names, "rest"), np.roll(means, -1).tolist(), strict=True))
 
 
 def best(paths: Results) -> str:
@@ -169,33 +171,6 @@ def best(paths: Results) -> str:
     table = masks(paths)
     known = table[table["error"].notna()]
     return str((known.sort_values("error", kind="stable") if len(known) else table)["run"].iloc[0])
-
-
-def by_step(paths: Results, run: str, seed: int) -> dict[int, Pixels]:
-    """Return the completions that pretraining kept on its way, (B, H, H, 3) by step, or {}."""
-    file = paths.stage(run, seed, "pretrain") / layout.PROGRESS
-    if not file.is_file():
-        return {}
-    try:
-        with safe_open(file, framework="numpy") as content:
-            steps, completed = (content.get_tensor(name) for name in ("step", "reconstruction"))
-    except SafetensorError as error:
-        raise IntegrityError(unreadable(file, str(error))) from error
-    if completed.ndim != 5 or steps.shape != completed.shape[:1]:
-        raise IntegrityError(unreadable(file, "its steps and pictures do not belong together"))
-    return dict(zip(steps.tolist(), completed, strict=True))
-
-
-@dataclass(frozen=True)
-class _Entry:
-    name: str
-    value: float | None
-
-
-@dataclass(frozen=True)
-class _Metrics:
-    metrics: list[_Entry]
-    seconds: dict[str, float]
 
 
 def masks(paths: Results) -> pd.DataFrame:
@@ -213,10 +188,11 @@ def masks(paths: Results) -> pd.DataFrame:
     asked: dict[str, Any] = {}
     for name in masked_runs(setup):
         measures = reconstructions(paths, name, setup.seeds[0]).measures
-        files = [paths.stage(name, seed, "pretrain") / layout.METRICS for seed in setup.seeds]
-        done = [records.read_record(file, _Metrics) for file in files]
-        entries = [entry for each in done for entry in each.metrics if entry.name == layout.COMMON_ERROR]
-        errors = [entry.value for entry in entries if entry.value is not None]
+        done = [records.read_metrics(paths.stage(name, seed, "pretrain")) for seed in setup.seeds]
+        entries = [
+            entry for each in done for entry in each["metrics"] if entry["name"] == layout.COMMON_ERROR
+        ]
+        errors = [entry["value"] for entry in entries if entry["value"] is not None]
         question = _question(setup.run(name))
         comparable = errors and question == (asked := asked or question)
         rows.append(
@@ -228,7 +204,7 @@ def masks(paths: Results) -> pd.DataFrame:
                 "clumping": float(measures["clumping"]),
                 **{f"hidden_{part}": share for part, share in measures["region_coverage"].items()},
                 "error": float(np.mean(errors)) if comparable else np.nan,
-                "seconds": float(np.mean([each.seconds["pretrain"] for each in done])),
+                "seconds": float(np.mean([each["seconds"]["pretrain"] for each in done])),
             }
         )
     return pd.DataFrame(rows)
@@ -263,19 +239,14 @@ def mask_table(masks: pd.DataFrame) -> pd.DataFrame:
     """Return the table of masks (`masks`) in words: text in every cell, "" where nothing is known."""
     if masks.empty:  # no run has any
         return masks
-    regions = [name for name in masks.columns if name.startswith("hidden_")]
-    usual = masks.loc[masks["strategy"] == "random", "seconds"]
-    table = pd.DataFrame({"Run": masks["run"], "Mask": masks["strategy"]})
-    table["Visible"] = [f"{count:,}" for count in masks["visible"]]
-    for name, title in (("entropy", "Entropy"), ("clumping", "Clumping")):
-        table[title] = [f"{value:.2f}" for value in masks[name]]
-    for name in regions:
-        title = name.removeprefix("hidden_").capitalize()
-        table[title] = ["" if pd.isna(share) else f"{share:.0%}" for share in masks[name]]
-    table["Error"] = ["" if pd.isna(value) else f"{value:.3f}" for value in masks["error"]]
-    shares = masks["seconds"] / usual.iloc[0] if len(usual) and usual.iloc[0] else [np.nan] * len(masks)
+    hidden = {name: "{:.0%}" for name in masks.columns if name.startswith("hidden_")}
+    forms = {"visible": "{:,}", "entropy": "{:.2f}", "clumping": "{:.2f}", **hidden, "error": "{:.3f}"}
+    table = masks[["run", "strategy"]].rename(columns={"run": "Run", "strategy": "Mask"})
+    for name, form in forms.items():
+        cells = ["" if pd.isna(value) else form.format(value) for value in masks[name]]
+        table[name.removeprefix("hidden_").capitalize()] = cells
+    usual = masks.loc[masks["strategy"] == "random", "seconds"].head(1).sum()  # 0 where no run has that mask
     table["Seconds"] = [
-        f"{seconds:.0f}" + ("" if pd.isna(share) else f" ({share:.2f}x)")
-        for seconds, share in zip(masks["seconds"], shares, strict=True)
+        f"{seconds:.0f}" + (f" ({seconds / usual:.2f}x)" if usual else "") for seconds in masks["seconds"]
     ]
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,27 +37,16 @@ RUN_DETAILS = ("commit", "versions", "device", "dataset", "people")
 
 @dataclass(frozen=True)
 class Headline:
-    """The verdict in words: the content of verdict.json.
+    """The verdict in words: the content of verdict.json."""
 
-    Attributes:
-        metric: The primary metric.
-        people: How many people were evaluated.
-        seeds: How many trainings of each run.
-        headline: The answer in one sentence without statistics' terms.
-        sentences: The numbers behind it.
-        claims: What is claimed of masked autoencoders, each judged.
-        setting: How the runs were trained, in words.
-        noise: How far a difference of two runs moves by chance (`comparison.noise`).
-    """
-
-    metric: str
-    people: int
-    seeds: int
-    headline: str
-    sentences: list[str]
-    claims: list[Claim] = field(default_factory=list)
-    setting: str = ""
-    noise: dict[str, float] = field(default_factory=dict)
+    metric: str  # the primary one
+    people: int  # how many were evaluated
+    seeds: int  # how many trainings of each run
+    headline: str  # the answer in one sentence without statistics' terms
+    sentences: list[str]  # the numbers behind it
+    claims: list[Claim] = field(default_factory=list)  # of masked autoencoders, each judged
+    setting: str = ""  # how the runs were trained, in words
+    noise: dict[str, float] = field(default_factory=dict)  # how far a difference of two moves by chance
 
 
 TEXTS = frozenset({
@@ -102,12 +92,10 @@ def experiment(paths: Results) -> config.Experiment:
 def earlier_settings(paths: Results) -> str:
     """Return a note on settings that an earlier version wrote under other keys, or ""."""
     changed = sorted(set(_experiment(paths)[1]))
+    if not changed:
+        return ""
     named = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-    return (
-        f"An earlier version made these results; it wrote these settings otherwise: {named}."
-        if changed
-        else ""
-    )
+    return f"An earlier version made these results; it wrote these settings otherwise: {named}."
 
 
 def _experiment(paths: Results) -> tuple[config.Experiment, list[str]]:
@@ -137,7 +125,7 @@ def summary(paths: Results) -> pd.DataFrame:
 
 def verdicts(paths: Results) -> pd.DataFrame:
     """Return one row per pair of runs and metric, runs against each other first, then against controls."""
-    table, known = _table(paths.verdicts, layout.VERDICT_COLUMNS), _names(paths)
+    table, known = _table(paths.verdicts, layout.VERDICT_COLUMNS), _names(experiment(paths))
     return table[table["run_a"].isin(known) & table["run_b"].isin(known)].reset_index(drop=True)
 
 
@@ -145,18 +133,16 @@ def verdict_cells(
     table: pd.DataFrame, metric: str, runs: Sequence[str], controls: Sequence[str]
 ) -> dict[str, list[dict[str, Any] | None]]:
     """Return by run and control (row) the comparison of every run (column) with it, from the run's side."""
-    opponents = (*runs, *controls)
-    return {each: compared(table, metric, [(run, each) for run in runs]) for each in opponents}
+    return {each: compared(table, metric, [(run, each) for run in runs]) for each in (*runs, *controls)}
 
 
 def _ordered(paths: Results, table: pd.DataFrame) -> pd.DataFrame:
-    known = {name: place for place, name in enumerate(_names(paths))}
+    known = _names(experiment(paths))
     table = table[table["run"].isin(known)]
-    return table.sort_values("run", key=lambda run: run.map(known), kind="stable").reset_index(drop=True)
+    return table.sort_values("run", key=lambda run: run.map(known.index), kind="stable", ignore_index=True)
 
 
-def _names(paths: Results) -> list[str]:
-    setup = experiment(paths)
+def _names(setup: config.Experiment) -> list[str]:
     return [*run_names(setup), *setup.baselines]
 
 
@@ -177,7 +163,7 @@ def roc_curves(paths: Results) -> pd.DataFrame:
     """
     setup = experiment(paths)
     curves = []
-    for name in [*run_names(setup), *setup.baselines]:
+    for name in _names(setup):
         for seed in setup.seeds_of(name):
             folder = paths.stage(name, seed, "evaluate")
             scores = records.read_measured(folder, layout.SCORES, ["genuine", "score", "part"])
@@ -204,16 +190,13 @@ def _true_accepts(scores: pd.DataFrame, far: NDArray[np.float64]) -> NDArray[np.
 
 def learning_curves(paths: Results, stage: str) -> pd.DataFrame:
     """Return run, seed, part, step and loss of every log of a training stage ("pretrain" or "finetune")."""
-    columns = ["step", "loss", "part"]
-    setup = experiment(paths)
-    logs = [
-        lines_of(file, columns).assign(run=name, seed=seed)
-        for name in run_names(setup)
-        for seed in setup.seeds
-        if (file := paths.stage(name, seed, stage) / layout.LOG).is_file()
-    ]
-    table = pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(columns=[*columns, "run", "seed"])
-    numbers = table[columns].apply(pd.to_numeric, errors="coerce")
+    setup, logs = experiment(paths), [pd.DataFrame(columns=["step", "loss", "part", "run", "seed"])]
+    for name, seed in product(run_names(setup), setup.seeds):
+        file = paths.stage(name, seed, stage) / layout.LOG
+        if file.is_file():
+            logs.append(lines_of(file, ["step", "loss", "part"]).assign(run=name, seed=seed))
+    table = pd.concat(logs[1:] or logs, ignore_index=True)
+    numbers = table[["step", "loss", "part"]].apply(pd.to_numeric, errors="coerce")
     return table.assign(**numbers).fillna({"part": 0}).astype({"step": float, "loss": float, "part": int})
 
 

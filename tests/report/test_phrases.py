@@ -56,13 +56,14 @@ def test_what_a_run_starts_from_and_is_taught_by_is_told(small):
     found = tables.told(experiment, board)
     assert found["strategy"].tolist() == ["random", "none", "control"]
     assert found["origin"].tolist() == ["", "from face-mae", ""]
-    (table,) = page._leaderboard_tables(
+    (table,) = page._leaderboards(
         found.assign(
             metric="roc_auc", condition="", protocol="verification", value=0.9, ci_low=0.8, ci_high=1.0,
             note="", people=20, seeds=2, device="cpu", **dict.fromkeys(page.BUDGET, 0.0),
         )
     )  # fmt: skip
-    assert [row["more"] for row in table["rows"]] == ["", "from face-mae", "control"]
+    told = {run: entries["roc_auc"].get("origin") for run, entries in table["runs"].items()}
+    assert told == {"random": "", "started": "from face-mae", "pixels": ""}
 
 
 def test_a_comparison_turned_twice_is_itself():
