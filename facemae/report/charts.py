@@ -102,7 +102,6 @@ def _add_band(figure: go.Figure, each: Series, where: dict[str, int]) -> None:
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
-    """Return an axis in Plotly's words."""
     found: dict[str, Any] = {"title": {"text": axis.title or None, "standoff": 10}, "showgrid": axis.grid}
     if axis.span:
         found["range"] = np.log10(axis.span).tolist() if axis.log else list(axis.span)

@@ -106,14 +106,14 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """A claim before the correction."""
+class _Compared:
+    """A claim before the correction, for which something was compared."""
 
     claim: str
     metric: str
-    row: dict[str, Any] | None  # what was compared
-    more: str  # what else to say; the reason where nothing was compared
-    p_value: float = 1.0
+    row: dict[str, Any]
+    more: str  # what else to say
+    p_value: float
 
 
 def claims(experiment: config.Experiment, leaderboard: pd.DataFrame, verdicts: pd.DataFrame) -> list[Claim]:
@@ -126,14 +126,14 @@ def claims(experiment: config.Experiment, leaderboard: pd.DataFrame, verdicts: p
     """
     made = Comparison(experiment, leaderboard, verdicts)
     answers = [answer for question in QUESTIONS for answer in _answers(made, question)]
-    adjusted = iter(holm([each.p_value for each in answers if each.row is not None]).tolist())
+    adjusted = iter(holm([each.p_value for each in answers if isinstance(each, _Compared)]).tolist())
     return [
-        _unmeasured(each) if each.row is None else _claim(each, each.row, next(adjusted), experiment.evaluate)
+        _claim(each, next(adjusted), experiment.evaluate) if isinstance(each, _Compared) else each
         for each in answers
     ]
 
 
-def _answers(made: Comparison, question: Question) -> list[_Answer]:
+def _answers(made: Comparison, question: Question) -> list[_Compared | Claim]:
     experiment, claim = made.experiment, question.claim
     metric = experiment.evaluate.primary if question.metric == PRIMARY else question.metric
     # The one to judge comes first, whatever came out.
@@ -143,14 +143,14 @@ def _answers(made: Comparison, question: Question) -> list[_Answer]:
         rows = scalars(made.leaderboard, metric)
         notes = [*rows.loc[rows["value"].isna(), "note"].astype(str), ""]
         why = notes[0] or f"that takes {question.needs or 'its evaluation'}"
-        return [_Answer(claim, metric, None, why if every else NO_MASKED)]
+        return [_unmeasured(claim, metric, why if every else NO_MASKED)]
     if question.against == "masks":
         return [_between_masks(made, claim, metric, masked)]
     if question.against == "contrastive":
         names = made.measured(metric, contrastive_runs(experiment))
         reason = "there is no run with pretrain.method simclr, moco or dino"
         judged = [_judged(made, f"MAE pretraining beats {name}", metric, masked, name) for name in names]
-        return judged or [_Answer(claim, metric, None, reason)]
+        return judged or [_unmeasured(claim, metric, reason)]
     hiding = [name for name in scratch_runs(experiment) if hides(experiment.run(name))]
     first = hiding if question.against == "hiding" else []
     scratch = sorted(
@@ -158,7 +158,7 @@ def _answers(made: Comparison, question: Question) -> list[_Answer]:
     )
     controls = made.measured(metric, scratch)
     if not controls:
-        return [_Answer(claim, metric, None, "no run without pretraining was measured")]
+        return [_unmeasured(claim, metric, "no run without pretraining was measured")]
     more = []
     if question.against == "hiding":
         more = _beside_hiding(made, metric, masked[0], controls, hiding)
@@ -185,18 +185,18 @@ def _beside_hiding(
 
 def _judged(
     made: Comparison, claim: str, metric: str, masked: list[str], control: str, more: Iterable[str] = ()
-) -> _Answer:
+) -> _Compared | Claim:
     """Judge the first of the masked runs against the control; `more` are sentences to tell beside it."""
     rows = made.rows(metric, [(masked[0], control)])
     if not rows:
-        return _Answer(claim, metric, None, f"{masked[0]} was not compared with {control}")
+        return _unmeasured(claim, metric, f"{masked[0]} was not compared with {control}")
     others = by_verdict(made.rows(metric, [(name, control) for name in masked[1:]]))
     parts = []
     for verdict, found in others.items():
         names = [f"{each['run_a']} ({each['difference']:+.3f})" for each in found]
         parts.append(f"{verdict}: {names_of(names)}")
     beside = [f"The other masks against {control}: {'; '.join(parts)}."] if parts else []
-    return _Answer(claim, metric, rows[0], " ".join(filter(None, [*beside, *more])), _p_value(rows[0]))
+    return _Compared(claim, metric, rows[0], " ".join(filter(None, [*beside, *more])), _p_value(rows[0]))
 
 
 def _p_value(row: dict[str, Any]) -> float:
@@ -204,49 +204,48 @@ def _p_value(row: dict[str, Any]) -> float:
     return 1.0 if row["verdict"] == "undecided" else float(row["p_value"])
 
 
-def _unmeasured(answer: _Answer) -> Claim:
-    sentence = f"Not measured: {answer.more} ({metric_label(answer.metric)})."
-    return Claim(answer.claim, "not measured", sentence, answer.metric)
+def _unmeasured(claim: str, metric: str, why: str) -> Claim:
+    return Claim(claim, "not measured", f"Not measured: {why} ({metric_label(metric)}).", metric)
 
 
-def _claim(answer: _Answer, row: dict[str, Any], p_adjusted: float, settings: config.Evaluate) -> Claim:
-    finding, how = _finding(answer.metric, row, p_adjusted, settings)
+def _claim(each: _Compared, p_adjusted: float, settings: config.Evaluate) -> Claim:
+    row, label = each.row, metric_label(each.metric)
+    finding, how, why = _finding(each, p_adjusted, settings)
     low, high = float(row["ci_low"]), float(row["ci_high"])
     known = math.isfinite(low) and math.isfinite(high)
     interval = f"{low:+.3f} to {high:+.3f}" if known else "no interval"
-    number = f"{metric_label(answer.metric)} {row['difference']:+.3f} ({interval})"
     seconds = round(float(row["seconds_difference"]))
     spent = f", for {seconds:+d} s of training" if seconds else ""
-    sentence = f"{finding.capitalize()}: {row['run_a']} {how[0]} {row['run_b']}, {number}{spent}{how[1]}."
+    sentence = (
+        f"{finding.capitalize()}: {row['run_a']} {how} {row['run_b']}, {label} {row['difference']:+.3f} "
+        f"({interval}){spent}{why}. {each.more}"
+    )
     return Claim(
-        answer.claim, finding, f"{sentence} {answer.more}".strip(), answer.metric, str(row["run_a"]),
-        str(row["run_b"]), float(row["difference"]), low if known else None, high if known else None,
-        p_adjusted,
+        each.claim, finding, sentence.strip(), each.metric, str(row["run_a"]), str(row["run_b"]),
+        float(row["difference"]), low if known else None, high if known else None, p_adjusted,
     )  # fmt: skip
 
 
-def _finding(
-    metric: str, row: dict[str, Any], p_adjusted: float, settings: config.Evaluate
-) -> tuple[Finding, tuple[str, str]]:
-    """Return what a comparison makes of a claim, and the words before and after its number."""
-    verdict = row["verdict"]
+def _finding(each: _Compared, p_adjusted: float, settings: config.Evaluate) -> tuple[Finding, str, str]:
+    """Return what a comparison makes of a claim, and the words between its runs and after its number."""
+    verdict = each.row["verdict"]
     if verdict == "undecided":
-        return "undecided", ("against", f"; {row['note'] or CANNOT_TELL}")
+        return "undecided", "against", f"; {each.row['note'] or CANNOT_TELL}"
     if verdict == "equivalent":
-        margin = f"; the interval lies within {settings.margin(metric):g}"
-        return "not supported", ("is equivalent to", margin)
+        margin = f"; the interval lies within {settings.margin(each.metric):g}"
+        return "not supported", "is equivalent to", margin
     if p_adjusted > 1 - settings.level:
-        return "undecided", ("against", f"; corrected for the number of claims p is {p_adjusted:.2f}")
-    return ("supported" if verdict == "better" else "not supported"), (f"is {verdict} than", "")
+        return "undecided", "against", f"; corrected for the number of claims p is {p_adjusted:.2f}"
+    return "supported" if verdict == "better" else "not supported", f"is {verdict} than", ""
 
 
-def _between_masks(made: Comparison, claim: str, metric: str, masked: list[str]) -> _Answer:
+def _between_masks(made: Comparison, claim: str, metric: str, masked: list[str]) -> _Compared | Claim:
     """Judge whether any two masks differ; pairs of runs with the same mask differ in something else."""
     strategy = {name: made.experiment.run(name).strategy for name in masked}
     pairs = [(b, a) for a, b in combinations(masked, 2) if strategy[a] != strategy[b]]
     rows = made.rows(metric, pairs)
     if not rows:
-        return _Answer(claim, metric, None, "that takes two masked autoencoders with different masks")
+        return _unmeasured(claim, metric, "that takes two masked autoencoders with different masks")
     # Any of them would support the claim, so it has the p value of the whole family.
     p_value = float(holm([_p_value(row) for row in rows]).min())
     called = [row for row in rows if row["verdict"] in OPPOSITE]
@@ -257,7 +256,7 @@ def _between_masks(made: Comparison, claim: str, metric: str, masked: list[str])
         widest = max(called, key=lambda row: abs(row["difference"]))
         shown = turned(widest, widest["run_a"] if widest["verdict"] == "better" else widest["run_b"])
     more = f"Of {len(rows)} pairs of masks {found}." if len(rows) > 1 else ""
-    return _Answer(claim, metric, shown, more, p_value)
+    return _Compared(claim, metric, shown, more, p_value)
 
 
 def _labels_saved(made: Comparison, run: str, control: str) -> str:

@@ -156,7 +156,6 @@ def _by_labels(leaderboard: pd.DataFrame, condition: str) -> dict[str, pd.DataFr
 
 
 def _illumination(leaderboard: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return identification and error rate under real light, from frontal to sideways."""
     table = leaderboard[(leaderboard["protocol"] == "illumination") & (leaderboard["condition"] != "")]
     table = table[table["value"].notna()].assign(amount=table["condition"])
     parts = {metric: table[table["metric"] == metric] for metric in ("rank1", "eer")}

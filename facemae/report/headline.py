@@ -25,7 +25,6 @@ from facemae.report.phrases import (
     masked_runs,
     names_of,
     origins,
-    scalars,
     scratch_runs,
     some_names,
 )
@@ -75,34 +74,31 @@ def verdict_in_words(
     The first of the sentences tell the primary family; what follows is exploratory and says so. Contrastive
     runs and controls that hide patches in fine-tuning are judged with the claims (claims.py).
     """
-    made, metric = Comparison(experiment, leaderboard, verdicts), experiment.evaluate.primary
-    table = scalars(leaderboard, metric).set_index("run")
-    people = int(table["people"].iloc[0])
-    rows = made.rows(metric, experiment.primary_pairs)
+    made = Comparison(experiment, leaderboard, verdicts)
+    rows, name = made.rows(made.primary, experiment.primary_pairs), METRIC_NAMES[made.primary]
     against: dict[str, list[Row]] = {}
     for row in rows:
         against.setdefault(row["run_b"], []).append(row)
     if against:
-        headline = _answer(made, table, *next(iter(against.items())))
+        headline = _answer(made, *next(iter(against.items())))
     elif experiment.primary_pairs:
-        headline = f"No verdict: {METRIC_NAMES[metric]} was not measured; the tables say why."
+        headline = f"No verdict: {name} was not measured; the tables say why."
     else:
         headline = NO_FAMILY
-    controls = ["training from scratch" if _plain(experiment, name) else name for name in against]
-    if controls:
-        controls[0] += f" on {people} unseen people, by {METRIC_NAMES[metric]}"
+    controls = ["training from scratch" if _plain(experiment, each) else each for each in against]
+    controls[:1] = [f"{first} on {made.people} unseen people, by {name}" for first in controls[:1]]
     sentences = [
-        MEANT[metric] if against else "",
-        *[f"Against {name}: {_told(r)}." for name, r in zip(controls, against.values(), strict=True)],
+        MEANT[made.primary] if against else "",
+        *[f"Against {each}: {_told(part)}." for each, part in zip(controls, against.values(), strict=True)],
         *dict.fromkeys(f"Undecided because {row['note']}." for row in rows if row["note"]),
         _among_strategies(made),
-        _best_control(made, table),
-        *[_started(made, name) for name in experiment.run_names],
+        _best_control(made),
+        *[_started(made, run) for run in experiment.run_names],
         _what_verdicts_mean(experiment),
     ]
     return {
-        "metric": metric,
-        "people": people,
+        "metric": made.primary,
+        "people": made.people,
         "seeds": len(experiment.seeds),
         "headline": headline,
         "sentences": [sentence for sentence in sentences if sentence],
@@ -112,13 +108,12 @@ def verdict_in_words(
 # --- the answer ---
 
 
-def _answer(made: Comparison, table: pd.DataFrame, control: str, rows: list[Row]) -> str:
+def _answer(made: Comparison, control: str, rows: list[Row]) -> str:
     """Return what pretraining did against a control, by how much, and how sure that is."""
-    people = int(table["people"].iloc[0])
-    failed = {name: _failure(made, table, name) for name in (control, *(row["run_a"] for row in rows))}
+    failed = {name: _failure(made, name) for name in (control, *(row["run_a"] for row in rows))}
     learnt = [row for row in rows if not failed[row["run_a"]]]
     if not learnt:
-        reason = f"{failed[rows[0]['run_a']]} ({people} unseen people)"
+        reason = f"{failed[rows[0]['run_a']]} ({made.people} unseen people)"
         if failed[control]:
             return f"Nothing was learnt: the networks {reason}, so this says nothing about pretraining."
         return (
@@ -126,54 +121,54 @@ def _answer(made: Comparison, table: pd.DataFrame, control: str, rows: list[Row]
             "from scratch do."
         )
     groups = {verdict: [row["run_a"] for row in found] for verdict, found in by_verdict(learnt).items()}
-    numbers = _numbers(made.experiment, table, [row["run_a"] for row in learnt], control)
+    numbers = _numbers(made, [row["run_a"] for row in learnt], control)
     if len(groups) == 1:
         (verdict,) = groups
-        return f"{ALONE[verdict]}: {numbers}{_how_sure(made.experiment, verdict, people)}."
+        return f"{ALONE[verdict]}: {numbers}; {_how_sure(made, verdict)}."
     *words, last = [WITH[verdict].format(some_names(names)) for verdict, names in groups.items()]
     sure = "; where neither is shown, chance alone can do that" if "undecided" in groups else ""
     return f"Pretraining with masks {', '.join(words)} and {last}: {numbers}{sure}."
 
 
-def _failure(made: Comparison, table: pd.DataFrame, name: str) -> str:
+def _failure(made: Comparison, name: str) -> str:
     """Return why a run has learnt nothing of faces, "" where it has."""
-    metric, verdicts = made.experiment.evaluate.primary, made.verdicts
-    if name not in table.index or table["value"].isna()[name]:
+    found, verdicts = made.values, made.verdicts
+    if name not in found.index or pd.isna(found["value"][name]):
         return ""
-    low, high = table.loc[name, ["ci_low", "ci_high"]].to_numpy(float)
-    chance = CHANCE.get(metric)
-    if chance is not None and (low <= chance if higher_is_better(metric) else high >= chance):
+    chance, higher = CHANCE.get(made.primary), higher_is_better(made.primary)
+    if chance is not None and (
+        found["ci_low"][name] <= chance if higher else found["ci_high"][name] >= chance
+    ):
         return "recognise people no better than guessing"
     notes = verdicts.loc[(verdicts["run_a"] == name) | (verdicts["run_b"] == name), "note"].astype(str)
     if notes.str.startswith(f"{name} {NOT_LEARNT}").any():
         return "did not get far enough in training to tell people apart"
-    for row in made.rows(metric, [(name, control) for control in UNTRAINED]):
+    for row in made.rows(made.primary, [(name, control) for control in UNTRAINED]):
         if row["verdict"] == "worse":
             return f"recognise people worse than {row['run_b']}, which trains no network,"
     return ""
 
 
-def _numbers(experiment: config.Experiment, table: pd.DataFrame, runs: list[str], control: str) -> str:
+def _numbers(made: Comparison, runs: list[str], control: str) -> str:
     """Return how often networks are right with pretraining and without it, in a thousand."""
-    metric = experiment.evaluate.primary
-    share = table["value"] if higher_is_better(metric) else 1 - table["value"]
-    count = (1000 * share.astype(float)).round().dropna().astype(int).to_dict()
-    right = [count[name] for name in runs]
-    most = f"{right[0]:,}" if min(right) == max(right) else f"{min(right)} to {max(right):,}"
-    other = "without it" if _plain(experiment, control) else f"with {control}"
-    return f"with it networks {PLAIN[metric].format(f'{most} of 1,000')}, {other} {count[control]:,}"
+    value = made.values["value"].dropna().astype(float)
+    share = value if higher_is_better(made.primary) else 1 - value
+    count = (1000 * share).round().astype(int)
+    right = count[runs]
+    most = f"{right.min():,}" if right.min() == right.max() else f"{right.min()} to {right.max():,}"
+    other = "without it" if _plain(made.experiment, control) else f"with {control}"
+    return f"with it networks {PLAIN[made.primary].format(f'{most} of 1,000')}, {other} {count[control]:,}"
 
 
-def _how_sure(experiment: config.Experiment, verdict: str, people: int) -> str:
-    count, margin = len(experiment.seeds), 1000 * experiment.evaluate.equivalence
-    ruled_out = {"equivalent": f"more than {margin:.0f} in 1,000 either way is ruled out"}
-    chance = f"chance alone {'hardly does' if verdict in OPPOSITE else 'can do'} that"
-    trainings = f"with {people} people and {count} training{'s' * (count > 1)} of each network"
-    return f"; {trainings}, {ruled_out.get(verdict, chance)}"
+def _how_sure(made: Comparison, verdict: str) -> str:
+    count, margin = len(made.experiment.seeds), 1000 * made.experiment.evaluate.equivalence
+    trainings = f"with {made.people} people and {count} training{'s' * (count > 1)} of each network"
+    if verdict == "equivalent":
+        return f"{trainings}, more than {margin:.0f} in 1,000 either way is ruled out"
+    return f"{trainings}, chance alone {'hardly does' if verdict in OPPOSITE else 'can do'} that"
 
 
 def _plain(experiment: config.Experiment, control: str) -> bool:
-    """Tell whether a control is trained from scratch without hiding anything."""
     return control in scratch_runs(experiment) and not hides(experiment.run(control))
 
 
@@ -192,10 +187,9 @@ def _told(rows: list[Row]) -> str:
 
 
 def _among_strategies(made: Comparison) -> str:
-    """Return what was found between masks that were not compared as the primary family."""
     primary = {frozenset(pair) for pair in made.experiment.primary_pairs}
     pairs = [(b, a) for a, b in combinations(masked_runs(made.experiment), 2) if {a, b} not in primary]
-    rows = made.rows(made.experiment.evaluate.primary, pairs)
+    rows = made.rows(made.primary, pairs)
     wins = [f"{r['run_a']} is {r['verdict']} than {r['run_b']}" for r in rows if r["verdict"] in OPPOSITE]
     counts = [
         f"{len(found)} {'pair is' if len(found) == 1 else 'pairs are'} {verdict}"
@@ -206,19 +200,19 @@ def _among_strategies(made: Comparison) -> str:
     return f"Between the other masking strategies (exploratory): {words}." if words else ""
 
 
-def _best_control(made: Comparison, table: pd.DataFrame) -> str:
+def _best_control(made: Comparison) -> str:
     """Return who beats the best control: of those that learn from the same labels, where there is one."""
-    controls = table[(table["kind"] == "baseline") & table["value"].notna()]
+    controls = made.values[(made.values["kind"] == "baseline") & made.values["value"].notna()]
     learning = controls[controls.index.isin(config.BASELINES_FROM_LABELS)]
     best = learning if len(learning) else controls
     if best.empty:
         return ""
-    metric = made.experiment.evaluate.primary
-    name = best.sort_values("value", ascending=not higher_is_better(metric), kind="stable").index[0]
-    words = _told(made.rows(metric, [(run, name) for run in made.experiment.run_names]))
+    values = best["value"].sort_values(ascending=not higher_is_better(made.primary), kind="stable")
+    name, value = values.index[0], values.iloc[0]
+    words = _told(made.rows(made.primary, [(run, name) for run in made.experiment.run_names]))
     what = "learns from the same labels" if len(learning) else "trains no network"
     against = f": against it {words} (exploratory)" if words else ""
-    return f"The best control that {what} is {name} with {best.loc[name, 'value']:.3f}{against}."
+    return f"The best control that {what} is {name} with {value:.3f}{against}."
 
 
 def _started(made: Comparison, name: str) -> str:
@@ -229,9 +223,10 @@ def _started(made: Comparison, name: str) -> str:
         return ""
     if run.pretrain:
         return f"{name} {used}: it shows what that and its pretraining buy together, not what a mask does."
-    own, other = (made.experiment.run(each).model.shape[:2] for each in (name, plain))
-    size = "" if own == other else f" and is of another size ({_size(*own)}, not {_size(*other)})"
-    words = _told(made.rows(made.experiment.evaluate.primary, [(name, plain)]))
+    shapes = [made.experiment.run(each).model.shape for each in (name, plain)]
+    own, other = (f"{depth} blocks of width {width}" for width, depth, _ in shapes)
+    size = "" if own == other else f" and is of another size ({own}, not {other})"
+    words = _told(made.rows(made.primary, [(name, plain)]))
     against = f"; against {plain} {words}" if words else ""
     return (
         f"{name} {used}{size}: it shows what a finished network buys, not what a mask does (exploratory)"
@@ -239,12 +234,7 @@ def _started(made: Comparison, name: str) -> str:
     )
 
 
-def _size(width: int, depth: int) -> str:
-    return f"{depth} blocks of width {width}"
-
-
 def _seen(name: str) -> str:
-    """Return what a finished network has seen, as far as it is known."""
     photos = RECOGNISERS[name].photos if name in RECOGNISERS else 0
     if name in shipped_models.WEIGHTS and not shipped_models.missing(name):
         photos = int(shipped_models.card(name)["trained_on"]["photos"])
@@ -252,11 +242,10 @@ def _seen(name: str) -> str:
 
 
 def _what_verdicts_mean(experiment: config.Experiment) -> str:
-    """Return what the words of a verdict stand for, and which verdicts decide."""
-    margin = f"{experiment.evaluate.equivalence:g}"
     words = (
-        f"Equivalent means that the interval of the difference lies within {margin} either way; undecided "
-        "means that these people and seeds cannot tell, which is no proof of equality."
+        "Equivalent means that the interval of the difference lies within "
+        f"{experiment.evaluate.equivalence:g} either way; undecided means that these people and seeds cannot "
+        "tell, which is no proof of equality."
     )
     if not experiment.primary_pairs:
         return f"{words} No comparison was fixed beforehand, so all are exploratory."

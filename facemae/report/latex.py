@@ -43,7 +43,6 @@ def escaped(text: str) -> str:
 
 
 def _best(rows: pd.DataFrame, metric: str) -> str:
-    """Return the best run that is no control, "" where none has a value."""
     runs = rows[(rows["kind"] == "run") & rows["value"].notna()].set_index("run")["value"]
     return "" if runs.empty else str(runs.idxmax() if higher_is_better(metric) else runs.idxmin())
 

@@ -227,7 +227,6 @@ def _face_thumbnails(paths: Results, names: list[str]) -> dict[str, str]:
 
 
 def _photo_thumbnail(photo: Photo | None) -> str:
-    """Return a small copy of a photo as a data URI, or nothing where it cannot be opened any more."""
     with contextlib.suppress(ImageError):
         return _data_uri(open_image(read_photo(photo)), THUMBNAIL) if photo else ""
     return ""

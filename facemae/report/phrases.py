@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -205,8 +206,7 @@ def origins(run: config.Run) -> list[tuple[str, str]]:
 
 def origin(run: config.Run) -> str:
     """Return the same in words, such as "from face-mae, taught by dlib"; nothing where it uses none."""
-    short = {"starts from": "from", "is taught by": "taught by"}
-    return ", ".join(f"{short[how]} {name}" for how, name in origins(run))
+    return ", ".join(f"{how.partition(' ')[2]} {name}" for how, name in origins(run))
 
 
 def compared(
@@ -233,6 +233,21 @@ class Comparison:
     experiment: config.Experiment
     leaderboard: pd.DataFrame
     verdicts: pd.DataFrame
+
+    @property
+    def primary(self) -> str:
+        """Return the metric that decides."""
+        return self.experiment.evaluate.primary
+
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """Return the rows of that metric by run."""
+        return scalars(self.leaderboard, self.primary).set_index("run")
+
+    @property
+    def people(self) -> int:
+        """Return on how many people it was measured."""
+        return int(self.values["people"].iloc[0])
 
     def rows(self, metric: str, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
         """Return the comparisons of pairs of runs, from the side of the first, as far as there are any."""

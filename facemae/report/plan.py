@@ -141,7 +141,6 @@ class _Comparison:
 
 
 def _of_folder(experiment: config.Experiment, root: Path) -> Pilot | None:
-    """Return what a results folder tells, None where it holds no comparison by the primary metric."""
     paths = Results(root)
     found = tables.verdict(paths) if paths.verdict.exists() else None
     if found is None or found.metric != experiment.evaluate.primary:
@@ -150,7 +149,6 @@ def _of_folder(experiment: config.Experiment, root: Path) -> Pilot | None:
 
 
 def _documented(experiment: config.Experiment, folder: Path) -> Pilot:
-    """Return what a documented result of the same data and metric tells; nothing where there is none."""
     wanted = experiment.dataset, experiment.evaluate.primary
     for file in sorted(folder.glob("*.json")):
         content = records.read_json(file)
@@ -164,7 +162,6 @@ def _noise(found: Mapping[str, Any]) -> Noise | None:
 
 
 def _people(experiment: config.Experiment, root: Path, pilot: Pilot) -> int | None:
-    """Return the evaluation people: as they were set apart, or else as many as the data set has."""
     split = Results(root).data.split
     if split.exists():
         table = records.read_table(split, ["person", "role"])

@@ -1,5 +1,7 @@
 """Faces as a run sees and completes them: pictures, what its masks are like, and the error of each patch.
 
+What is read here is there once a run is pretrained; before, all but `by_step` raise a FileNotFoundError.
+
 Shapes: B faces, H side of a face in pixels, N patches, S patches along a side. Bool masks: True = hidden.
 """
 
@@ -58,11 +60,7 @@ class PatchErrors:
 
 
 def reconstructions(paths: Results, run: str, seed: int) -> Reconstructions:
-    """Return the faces that a run's pretraining kept to show.
-
-    Raises:
-        FileNotFoundError: the run has no pretraining, or not yet.
-    """
+    """Return the faces that a run's pretraining kept to show."""
     file = paths.stage(run, seed, "pretrain") / layout.RECONSTRUCTIONS
     (face, hidden, completed), facts = _read(file, "face", "hidden", "reconstruction")
     side = round(hidden.shape[-1] ** 0.5)
@@ -95,11 +93,7 @@ def _read(file: Path, *names: str) -> tuple[list[NDArray[Any]], dict[str, str]]:
 
 
 def patch_errors(paths: Results, run: str) -> PatchErrors:
-    """Return how well a run completes each patch, over the faces and seeds that are kept to show.
-
-    Raises:
-        FileNotFoundError: the pretraining of a seed is not done yet.
-    """
+    """Return how well a run completes each patch, over the faces and seeds that are kept to show."""
     seeds = experiment(paths).seeds
     shown = [reconstructions(paths, run, seed) for seed in seeds]
     side = _patches_along(shown[0])
@@ -163,11 +157,7 @@ def region_errors(found: PatchErrors, regions: NDArray[np.int64], names: list[st
 
 
 def best(paths: Results) -> str:
-    """Return the masked autoencoder that completes unseen faces best; the first one where none compares.
-
-    Raises:
-        FileNotFoundError: a run's pretraining is not done yet.
-    """
+    """Return the masked autoencoder that completes unseen faces best; the first one where none compares."""
     table = masks(paths)
     known = table[table["error"].notna()]
     return str((known.sort_values("error", kind="stable") if len(known) else table)["run"].iloc[0])
@@ -180,9 +170,6 @@ def masks(paths: Results) -> pd.DataFrame:
     region (the share of it that is hidden), error (of unseen faces under one and the same random mask; none
     where it would not compare with the first run's) and seconds (of processor or GPU, a pretraining's mean
     over seeds).
-
-    Raises:
-        FileNotFoundError: a run's pretraining is not done yet.
     """
     setup, rows = experiment(paths), []
     asked: dict[str, Any] = {}

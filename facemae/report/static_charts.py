@@ -146,7 +146,6 @@ def _thinned(count: int) -> np.ndarray:
 
 
 def _set(axes: Axes, side: Any, axis: Axis, limit: Any) -> None:
-    """Scale and label one axis of a panel."""
     if axis.log:
         side._set_axes_scale("log")
     labels = dict(enumerate(axis.words)) if axis.words else axis.labels
