@@ -12,7 +12,7 @@ from facemae.data.sources import SOURCES
 from facemae.data.sources.locate import archive
 from facemae.evaluation.records import higher_is_better
 from facemae.report.headline import MEANT
-from facemae.report.phrases import metric_label
+from facemae.report.phrases import metric_label, with_interval
 
 BEGIN, END = "<!-- made by `make readme`, do not edit -->", "<!-- /made -->"
 ANSWERS = ("lfw-small", "orl")  # pages whose verdict the README shows, the larger data set first
@@ -109,9 +109,7 @@ def _shown(runs: list[dict[str, Any]], values: dict[str, dict[str, Any]], metric
 
 
 def _interval(row: dict[str, Any] | None) -> str:
-    if row is None or row["value"] is None:
-        return "not measured"
-    return f"{row['value']:.3f} ({row['ci_low']:.3f} to {row['ci_high']:.3f})"
+    return "not measured" if row is None or row["value"] is None else with_interval(row)
 
 
 def _difference(row: dict[str, Any] | None) -> str:

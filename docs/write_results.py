@@ -29,6 +29,7 @@ from facemae.report.phrases import (
     rows_of,
     scalars,
     scratch_runs,
+    with_interval,
 )
 
 MADE = "<!-- made by `make readme`, do not edit -->"
@@ -210,12 +211,9 @@ def _protocol(content: Mapping[str, Any], protocol: str) -> list[str]:
 def _panels(each: Mapping[str, Any]) -> list[str]:
     parts = []
     for title, records in each["panels"].items():
-        table = _frame(
-            conditions.table_of(
-                pd.DataFrame(records, columns=conditions.COLUMNS).fillna(float("nan")), each["x"]
-            )
-        )
-        parts += [f"**{title}**", table] if title else [table]
+        panel = pd.DataFrame(records, columns=conditions.COLUMNS).fillna(float("nan"))
+        parts += [f"**{title}**"] if title else []
+        parts.append(_frame(conditions.table_of(panel, each["x"])))
     if len(each["panels"]) <= MANY_PANELS:
         return parts
     return ["<details><summary>The same in numbers</summary>", *parts, "</details>"]
@@ -247,11 +245,7 @@ def _numbers(content: Mapping[str, Any], protocols: Sequence[str], *, budget: bo
 
 
 def _value(row: Mapping[str, Any]) -> str:
-    if pd.isna(row["value"]):
-        return f"refused: {row['note']}"
-    if pd.isna(row["ci_low"]) or pd.isna(row["ci_high"]):
-        return f"{row['value']:.3f}"
-    return f"{row['value']:.3f} ({row['ci_low']:.3f} to {row['ci_high']:.3f})"
+    return f"refused: {row['note']}" if pd.isna(row["value"]) else with_interval(row)
 
 
 def _budget(run: Mapping[str, Any]) -> list[str]:

@@ -174,8 +174,8 @@ def _beside_hiding(
 ) -> list[str]:
     """Return how the run does against the other controls, and whether one that hides patches is missing."""
     rows = made.rows(metric, [(run, name) for name in controls[1:]])
-    counted = [f"{row['run_b']}: {row['verdict']} ({row['difference']:+.3f})" for row in rows]
-    words = [f"Against the other runs without pretraining: {', '.join(counted)}."] if counted else []
+    counted = ", ".join(f"{row['run_b']}: {row['verdict']} ({row['difference']:+.3f})" for row in rows)
+    words = [f"Against the other runs without pretraining: {counted}."] if rows else []
     if not set(controls) & set(hiding):
         words.append(
             "No run with patch_drop or erasing, which hide without pretraining, was there to compare."
@@ -190,9 +190,8 @@ def _judged(
     rows = made.rows(metric, [(masked[0], control)])
     if not rows:
         return _unmeasured(claim, metric, f"{masked[0]} was not compared with {control}")
-    others = by_verdict(made.rows(metric, [(name, control) for name in masked[1:]]))
     parts = []
-    for verdict, found in others.items():
+    for verdict, found in by_verdict(made.rows(metric, [(name, control) for name in masked[1:]])).items():
         names = [f"{each['run_a']} ({each['difference']:+.3f})" for each in found]
         parts.append(f"{verdict}: {names_of(names)}")
     beside = [f"The other masks against {control}: {'; '.join(parts)}."] if parts else []
@@ -249,12 +248,12 @@ def _between_masks(made: Comparison, claim: str, metric: str, masked: list[str])
     # Any of them would support the claim, so it has the p value of the whole family.
     p_value = float(holm([_p_value(row) for row in rows]).min())
     called = [row for row in rows if row["verdict"] in OPPOSITE]
-    shown = max(rows, key=lambda row: row["verdict"] == "undecided")
-    found = "none is shown to differ"
     if called:
         found = f"{len(called)} {'differs' if len(called) == 1 else 'differ'}"
         widest = max(called, key=lambda row: abs(row["difference"]))
         shown = turned(widest, widest["run_a"] if widest["verdict"] == "better" else widest["run_b"])
+    else:
+        found, shown = "none is shown to differ", max(rows, key=lambda row: row["verdict"] == "undecided")
     more = f"Of {len(rows)} pairs of masks {found}." if len(rows) > 1 else ""
     return _Compared(claim, metric, shown, more, p_value)
 

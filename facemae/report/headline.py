@@ -52,18 +52,13 @@ MEANT = {
 CHANCE = {"roc_auc": 0.5, "accuracy": 0.5, "eer": 0.5}  # of a network that guesses
 UNTRAINED = ("pixels", "pca", "random_weights")  # baselines that train no network
 NOT_LEARNT = "has not learnt"  # in the note of a comparison
-WITH = {
-    "better": "helped with {}",
-    "worse": "hurt with {}",
-    "equivalent": "made no difference that matters with {}",
-    "undecided": "is shown neither to help nor to hurt with {}",
+DID = {
+    "better": "helped",
+    "worse": "hurt",
+    "equivalent": "made no difference that matters",
+    "undecided": "is shown neither to help nor to hurt",
 }
-ALONE = {
-    "better": "Pretraining with masks helped",
-    "worse": "Pretraining with masks hurt",
-    "equivalent": "Pretraining with masks made no difference that matters",
-    "undecided": "Whether pretraining with masks helps cannot be told yet",
-}
+UNKNOWN = "Whether pretraining with masks helps cannot be told yet"
 
 
 def verdict_in_words(
@@ -124,8 +119,9 @@ def _answer(made: Comparison, control: str, rows: list[Row]) -> str:
     numbers = _numbers(made, [row["run_a"] for row in learnt], control)
     if len(groups) == 1:
         (verdict,) = groups
-        return f"{ALONE[verdict]}: {numbers}; {_how_sure(made, verdict)}."
-    *words, last = [WITH[verdict].format(some_names(names)) for verdict, names in groups.items()]
+        answer = UNKNOWN if verdict == "undecided" else f"Pretraining with masks {DID[verdict]}"
+        return f"{answer}: {numbers}; {_how_sure(made, verdict)}."
+    *words, last = [f"{DID[verdict]} with {some_names(names)}" for verdict, names in groups.items()]
     sure = "; where neither is shown, chance alone can do that" if "undecided" in groups else ""
     return f"Pretraining with masks {', '.join(words)} and {last}: {numbers}{sure}."
 

@@ -147,10 +147,10 @@ def done(paths: Results, setup: config.Experiment) -> pd.DataFrame:
 
 def _states(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield stage and state folder of every training below a run's seed that is unfinished."""
-    for stage in ("pretrain", "finetune"):
-        yield from ((stage, state) for state in sorted(folder.glob(f".{stage}*")) if state.is_dir())
-    for state in sorted(folder.glob("labels/.*/*/.finetune")):  # label_curve.py trains each point apart
-        yield "labels", state
+    # label_curve.py trains each point apart.
+    places = {"pretrain": ".pretrain*", "finetune": ".finetune*", "labels": "labels/.*/*/.finetune"}
+    for stage, place in places.items():
+        yield from ((stage, state) for state in sorted(folder.glob(place)) if state.is_dir())
 
 
 def _training(folder: Path, run: str, seed: int, stage: str, now: float) -> Training | None:
