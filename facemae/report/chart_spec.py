@@ -97,11 +97,6 @@ class Chart:
         count = len(self.panels)
         return count if count <= 4 else 3 if count % 3 == 0 else 4
 
-    @property
-    def legend(self) -> bool:
-        """Tell whether any series is named."""
-        return any(each.legend for panel in self.panels.values() for each in panel)
-
 
 def looks(roster: pd.DataFrame) -> Looks:
     """Return how each run is drawn: in its strategy's colour, or another one where runs share a strategy.

@@ -141,9 +141,10 @@ def verdict_matrix(
             x=list(runs), y=opponents, xgap=3, ygap=3,
             z=[[codes.index(cell["verdict"]) if cell else None for cell in row] for row in cells],
             zmin=0, zmax=len(codes) - 1, colorscale=colours, showscale=False, hoverongaps=False,
-            text=[[_cell_text(cell) for cell in row] for row in cells], texttemplate="%{text}",
-            hovertext=[[_cell_hover(cell, metric) for cell in row] for row in cells],
-            hovertemplate="%{hovertext}<extra></extra>", textfont={"color": "white", "size": 12},
+            text=[[_cell_text(cell) if cell else "" for cell in row] for row in cells],
+            hovertext=[[_cell_hover(cell, metric) if cell else "" for cell in row] for row in cells],
+            texttemplate="%{text}", hovertemplate="%{hovertext}<extra></extra>",
+            textfont={"color": "white", "size": 12},
         )
     )  # fmt: skip
     finish(figure, height=130 + 46 * len(opponents))
@@ -152,21 +153,16 @@ def verdict_matrix(
     return figure
 
 
-def _cell_text(cell: dict[str, Any] | None) -> str:
-    if cell is None:
-        return ""
+def _cell_text(cell: dict[str, Any]) -> str:
     primary = "<br>primary" if cell["family"] == layout.PRIMARY else ""
     return f"<b>{cell['verdict']}</b><br>{cell['difference']:+.3f}{primary}"
 
 
-def _cell_hover(cell: dict[str, Any] | None, metric: str) -> str:
-    if cell is None:
-        return ""
-    interval = f"{cell['ci_low']:+.3f} to {cell['ci_high']:+.3f}"
+def _cell_hover(cell: dict[str, Any], metric: str) -> str:
     return (
         f"<b>{cell['run_a']} against {cell['run_b']}: {cell['verdict']}</b><br>"
-        f"{metric_label(metric)}: {cell['difference']:+.3f} ({interval})<br>"
-        f"adjusted p: {cell['p_adjusted']:.3f}, {cell['family']}"
+        f"{metric_label(metric)}: {cell['difference']:+.3f} ({cell['ci_low']:+.3f} to {cell['ci_high']:+.3f})"
+        f"<br>adjusted p: {cell['p_adjusted']:.3f}, {cell['family']}"
         + (f"<br>{cell['note']}" if cell["note"] else "")
     )
 

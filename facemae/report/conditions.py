@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -19,10 +20,10 @@ COLUMNS = ["run", "x", "value", "ci_low", "ci_high"]
 KINDS = {"block": "rectangle", "left": "left half", "right": "right half", "side": "light from the side"}
 CHARTED = ("occlusion", "lighting", "illumination", "labels")  # protocols that have charts
 _BANDS = "Bands are intervals for new people and new training."
-_RATE = Axis(metric_label("accuracy"))
 # The charts in their order, without what is drawn on them.
+_chart = partial(Chart, panels={}, y=Axis(metric_label("accuracy")))
 _CHARTS = (
-    Chart(
+    _chart(
         name="occlusion",
         title="Covered faces",
         read=(
@@ -31,11 +32,9 @@ _CHARTS = (
             "are the mean of the kinds' intervals, which is no narrower than the interval of their mean."
         ),
         alt="Line chart: accuracy by covered share of the face, one line with its interval per run.",
-        panels={},
         x=Axis("share of the face covered"),
-        y=_RATE,
     ),
-    Chart(
+    _chart(
         name="occlusion-kinds",
         title="Covered faces, by kind of cover",
         read=(
@@ -43,11 +42,9 @@ _CHARTS = (
             f"from the same uncovered faces. {_BANDS}"
         ),
         alt="Line charts, one for each kind of cover: accuracy by covered share, one line per run.",
-        panels={},
         x=Axis("share covered"),
-        y=_RATE,
     ),
-    Chart(
+    _chart(
         name="lighting",
         title="Changed light",
         read=(
@@ -55,11 +52,9 @@ _CHARTS = (
             f"is the most. {_BANDS}"
         ),
         alt="Line charts, one for each change of light: accuracy by its strength, one line per run.",
-        panels={},
         x=Axis("strength of the change"),
-        y=_RATE,
     ),
-    Chart(
+    _chart(
         name="illumination",
         title="Real light from the side",
         read=(
@@ -67,11 +62,10 @@ _CHARTS = (
             "known are those lit from the front (S1). Bars are intervals for new people and new training."
         ),
         alt="Line charts: identification and error rate from frontal to sideways light, one line per run.",
-        panels={},
         x=Axis("light, from the front to the side"),
         y=Axis("rate"),
     ),
-    Chart(
+    _chart(
         name="labels",
         title="Fewer labels",
         read=(
@@ -79,18 +73,14 @@ _CHARTS = (
             f"labels for the same accuracy. {_BANDS}"
         ),
         alt="Line chart: accuracy by share of the labels, one line with its interval per run.",
-        panels={},
         x=Axis("share of the labels (logarithmic)", log=True),
-        y=_RATE,
     ),
-    Chart(
+    _chart(
         name="labels-per-person",
         title="Fewer labels of each person",
         read=f"Accuracy by the most faces of a person used in fine-tuning. {_BANDS}",
         alt="Line chart: accuracy by labelled faces of a person, one line with its interval per run.",
-        panels={},
         x=Axis("labelled faces of a person (logarithmic)", log=True),
-        y=_RATE,
     ),
 )
 

@@ -100,8 +100,8 @@ def _figure(chart: Chart) -> Figure:
         axes.set_ylabel(chart.y.title)
     for place in range(max(0, count - columns), count):  # below the last panel of each column
         grid.flat[place].set_xlabel(chart.x.title)
-    if chart.legend:
-        handles, labels = grid[0, 0].get_legend_handles_labels()
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    if labels:
         figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels))
     return figure
 
