@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from contestants import play, run_out_of_memory
 from stages import make_folder
 
 from benchmarks import gallery, main_job, protocols, strategies, trial
@@ -27,17 +28,6 @@ class Line:
 
     def send(self, told):
         self.said.append(told)
-
-
-def play(losses, baton):
-    baton.begin(torch.nn.Linear(2, 3))
-    for loss in losses:
-        baton.step_done(torch.tensor(loss))
-
-
-def run_out_of_memory(baton):
-    baton.begin(torch.nn.Linear(2, 3))
-    raise torch.OutOfMemoryError("no room for 3 GiB\nmore about it")
 
 
 def test_a_contestant_says_its_size_and_then_one_turn_for_each_order():

@@ -34,15 +34,19 @@ def cluster(request) -> str:
     return request.param
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """A folder to run the tiny configuration in, and what it leaves out: ORL has no attributes to tell."""
+def tiny(folder: Path) -> Path:
+    """Fill a folder to run the tiny configuration in, and what it leaves out: ORL has no attributes."""
     for name in ("config.yaml", "config", "profiles"):
         source = ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
-    with (tmp_path / "config" / "tiny.yaml").open("a") as file:
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    with (folder / "config" / "tiny.yaml").open("a") as file:
         file.write("attributes: {runs: [random], tasks: {gender: orl}}\n")
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tiny(tmp_path)
 
 
 def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,6 +59,11 @@ def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.C
         text=True,
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def on_this_machine(tmp_path_factory) -> dict[str, dict[str, str]]:
+    return planned(tiny(tmp_path_factory.mktemp("tiny")))
 
 
 def planned(folder: Path, *arguments: str) -> dict[str, dict[str, str]]:
@@ -70,9 +79,9 @@ def planned(folder: Path, *arguments: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def test_every_rule_says_what_it_takes(folder):
-    found = planned(folder)
-    assert {rule for rule in found if {"gpu", "mem_mb", "runtime"} <= found[rule].keys()} == RULES
+def test_every_rule_says_what_it_takes(on_this_machine):
+    told = {rule for rule, takes in on_this_machine.items() if {"gpu", "mem_mb", "runtime"} <= takes.keys()}
+    assert told == RULES
 
 
 def test_a_cluster_s_jobs_ask_for_gpu_memory_disk_and_time(cluster, folder):
@@ -85,8 +94,8 @@ def test_a_cluster_s_jobs_ask_for_gpu_memory_disk_and_time(cluster, folder):
         assert min(asked.values()) > 0, (rule, asked)
 
 
-def test_memory_grows_with_the_network(folder):
-    small = int(planned(folder)["finetune"]["mem_mb"])
+def test_memory_grows_with_the_network(on_this_machine, folder):
+    small = int(on_this_machine["finetune"]["mem_mb"])
     config = folder / "config" / "tiny.yaml"
     config.write_text(config.read_text().replace("{width: 32, depth: 2,", "{width: 512, depth: 12,"))
     weights = 16 * 12 * 12 * 512**2 / 1e6  # MB

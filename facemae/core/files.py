@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -29,6 +30,17 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_unchanged(path: Path) -> str:
+    """Return `sha256_of` a file that is asked for often: read again once its time or size is another."""
+    state = path.stat()
+    return _sha256_at(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_at(path: Path, changed: int, size: int) -> str:
+    return sha256_of(path)
 
 
 def atomic_write(path: Path, data: bytes, *, private: bool = False) -> None:

@@ -7,7 +7,6 @@ incomplete or put together from two versions is refused before anything of it is
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +58,7 @@ def find(name: str) -> Path:
         path = folder / file
         if not path.is_file():
             raise IntegrityError(f"{path} is missing; get the model again with: {repair(name)}")
-        state = path.stat()
-        if _sha256(path, state.st_mtime_ns, state.st_size) != expected:
+        if files.sha256_of_unchanged(path) != expected:
             raise IntegrityError(
                 f"{path} is not the file that its card names; get the model again with: {repair(name)}"
             )
@@ -141,8 +139,3 @@ def encoder_file(init: str) -> Path:
 def started_from(init: str | None) -> dict[str, str]:
     """Return what a result keeps of the weights that its training started from; nothing for random ones."""
     return {"init": init, "sha256": files.sha256_of(encoder_file(init))} if init else {}
-
-
-@functools.lru_cache(maxsize=64)
-def _sha256(path: Path, changed: int, size: int) -> str:
-    return files.sha256_of(path)

@@ -5,7 +5,6 @@ Shapes: N faces, H their side in pixels, D dimensions of an embedding.
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -175,8 +174,7 @@ class Model(ABC):
     @property
     def weights_sha256(self) -> str:
         """Return the SHA-256 of its weights."""
-        state = self.weights.stat()
-        return _sha256(self.weights, state.st_mtime_ns, state.st_size)
+        return files.sha256_of_unchanged(self.weights)
 
     @property
     def fingerprint(self) -> str:
@@ -187,8 +185,3 @@ class Model(ABC):
     def warning(self) -> str:
         """Return a sentence for those who would use it on their own photos, or nothing."""
         return self.trained_on.warning(self.name)
-
-
-@functools.lru_cache(maxsize=64)
-def _sha256(path: Path, changed: int, size: int) -> str:
-    return files.sha256_of(path)

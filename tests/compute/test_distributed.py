@@ -37,7 +37,7 @@ DIFFERENCE = {
     },
     "runs": {"random": {}, "loss_ema": {"pretrain": {"mask": "loss_ema", "teacher_decay": 0.5}},
              "parts": {"pretrain": {"grad_accumulation": 2}}, "odd": {"pretrain": {"batch_size": 9}},
-             "slow": {"pretrain": {"steps": 200}}},
+             "slow": {"pretrain": {"steps": 100}}},
 }  # fmt: skip
 
 forked = multiprocessing.get_context("forkserver")
@@ -216,13 +216,13 @@ def test_killed_processes_go_on_together_or_alone(experiment, store, tmp_path, v
     if len(victims) == 1:  # whoever is left notices, and does not go on with half a batch
         assert finish(group)[0] != 0
     finish(group)
-    short = experiment.model_copy(update={"runs": {"slow": {"pretrain": {"steps": 200}}}})
+    short = experiment.model_copy(update={"runs": {"slow": {"pretrain": {"steps": 100}}}})
     again, sinks = together(Task(short, "slow", 0, store, task.out))
     assert finish(again) == [0, 0]
     assert "resumed at step" in sinks[0].read_text()
     steps = [record["step"] for record in records.read_log(task.out / layout.LOG)]
     assert steps == sorted(set(steps))
-    assert steps[-1] == 200
+    assert steps[-1] == 100
 
 
 @pytest.mark.timeout(200)
@@ -305,4 +305,4 @@ def test_torchrun_ends_as_one_process_does_after_a_kill_too(experiment, store, t
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     assert "resumed at step" in errors
-    assert records.read_log(killed / layout.LOG)[-1]["step"] == 200
+    assert records.read_log(killed / layout.LOG)[-1]["step"] == 100

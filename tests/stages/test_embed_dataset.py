@@ -133,6 +133,8 @@ def test_from_photos_and_a_list_to_embeddings(tmp_path, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.open(photos[f"orl/s0{person}/0{shot}"]).save(path)
     (tmp_path / "pairs.txt").write_text("1\t1\ns1\t1\t2\ns1\t1\ts2\t2\n")
+    for name in ("pairsDevTrain.txt", "pairsDevTest.txt"):  # or else they would be downloaded
+        (tmp_path / name).write_text("1\ns1\t1\t2\ns1\t1\ts2\t2\n")
     named = f"lfw-deepfunneled:{tmp_path / 'lfw'}"
     found, pairs = embeddings_of("colour", named, str(tmp_path), tmp_path / "cache", "lfw-view2")
     assert sorted(found["sample_id"]) == ["lfw/s1/0001", "lfw/s1/0002", "lfw/s2/0002"]

@@ -353,7 +353,7 @@ def test_commands_that_cannot_be_followed(facemae, written, arguments, code, tol
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("named", [["--model", "finetune"], ["--model", "dlib"], []])
+@pytest.mark.parametrize("named", [["--model", "finetune"], []])
 def test_photos_are_embedded_and_evaluated_with_one_command(facemae, tmp_path, experiment, orl_images, named):
     stage = tmp_path / "finetune"
     stage.mkdir()

