@@ -1,5 +1,6 @@
 """Make the invented results folder available to the app's tests."""
 
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +8,19 @@ from pathlib import Path
 import pytest
 import streamlit as st
 from results_folder import EVERYTHING, make_results, pack_models, photos_are_orls
+from streamlit.components.v2 import manifest_scanner
 
 from facemae.core import files, records
 from facemae.models import shipped_models
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packages_looked_through_once() -> Iterator[None]:
+    """Streamlit looks through every installed package when a page is opened, longer than it draws it."""
+    with pytest.MonkeyPatch.context() as patch:
+        name = "scan_component_manifests"
+        patch.setattr(manifest_scanner, name, functools.cache(getattr(manifest_scanner, name)))
+        yield
 
 
 @pytest.fixture(scope="session")

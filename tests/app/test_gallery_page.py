@@ -366,7 +366,7 @@ def test_what_was_refused_stays_until_it_is_cleared_and_a_face_can_be_chosen(pla
         assert "notes.jpg: This file is not a picture we can read." in written(page)
         assert "both.png: 2 faces found; enrolment needs exactly one." in written(page)
         run(page)
-    choice = next(each for each in page.segmented_control if each.label == "Which face is Ann?")
+    choice = next(each for each in page.segmented_control if each.label == "Which face is it?")
     run(choice.set_value(2))
     run(next(each for each in page.button if each.label == "Enrol this face").click())
     assert names(place) == ["Ann"]

@@ -25,8 +25,10 @@ from facemae.data.sources.orl import orl_photos
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text("utf-8"))
+FOLDER = ROOT / "facemae" / "app"
 APP = {
-    path.name: ast.parse(path.read_text("utf-8")) for path in sorted((ROOT / "facemae" / "app").glob("*.py"))
+    path.relative_to(FOLDER).as_posix(): ast.parse(path.read_text("utf-8"))
+    for path in sorted(FOLDER.rglob("*.py"))
 }
 
 # --- the settings ---
@@ -125,27 +127,35 @@ def hostile(expression):
     return words + [f"{each}.name" for each in NAMED.findall(inner) if each not in HARMLESS_NAMES]
 
 
-@pytest.mark.parametrize("name", sorted(APP))
-def test_no_words_of_people_become_markup(name):
-    for node, called in calls(APP[name]):
-        assert not any(each.arg == "unsafe_allow_html" for each in node.keywords)
-        if called in MARKED:
-            found = {ast.unparse(each): hostile(each) for each in marked(node, called)}
-            assert not any(found.values()), found
-        if called in {"markdown", "write"}:
-            assert all(isinstance(each, ast.Constant) for each in node.args), ast.unparse(node)
+# What writes HTML and escapes nothing itself, and why it need not.
+HTML = {
+    ("parts/group_faces.py", "pictures"): "pictures in base64",
+    ("views/compare.py", "_verdicts"): "numbers",
+    ("views/gallery.py", "_grid"): "cards that _card has escaped",
+}
 
 
-@pytest.mark.parametrize("name", sorted(APP))
-def test_html_is_escaped_where_it_is_written(name):
-    for node, called in calls(APP[name]):
-        if called == "html" and ast.unparse(node.func) == "st.html":
-            text = ast.unparse(node)
-            function = next(
-                each for each in ast.walk(APP[name])
-                if isinstance(each, ast.FunctionDef) and each.lineno <= node.lineno <= each.end_lineno
-            )  # fmt: skip
-            assert "html.escape(" in ast.unparse(function), text
+def functions(tree):
+    return [each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef)]
+
+
+def test_no_words_of_people_become_markup():
+    assert len(APP) > 20
+    for name, tree in APP.items():
+        for node, called in calls(tree):
+            assert not any(each.arg == "unsafe_allow_html" for each in node.keywords), name
+            if called in MARKED:
+                found = {ast.unparse(each): hostile(each) for each in marked(node, called)}
+                assert not any(found.values()), (name, found)
+            if called in {"markdown", "write"}:
+                assert all(isinstance(each, ast.Constant) for each in node.args), (name, ast.unparse(node))
+
+
+def test_html_is_escaped_where_it_is_written():
+    for name, tree in APP.items():
+        for function in functions(tree):
+            if (name, function.name) not in HTML and "st.html(" in ast.unparse(function):
+                assert "html.escape(" in ast.unparse(function), (name, function.name)
 
 
 def test_the_rule_finds_what_it_forbids():
@@ -163,14 +173,13 @@ def test_the_rule_finds_what_it_forbids():
 def test_nothing_of_a_visitor_is_cached_for_all():
     found = []
     for name, tree in APP.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
-                decorators = " ".join(map(ast.unparse, node.decorator_list))
-                if "cache" in decorators:
-                    assert "persist" not in decorators, f"{name}:{node.name} would write to the disk"
-                    asked = [*node.args.args, *node.args.kwonlyargs]
-                    found += [f"{name}:{node.name}({each.arg})" for each in asked if each.arg not in SHARED]
-                    found += [] if node.args.vararg is node.args.kwarg is None else [f"{name}:{node.name}(*)"]
+        for node in functions(tree):
+            decorators = " ".join(map(ast.unparse, node.decorator_list))
+            if "cache" in decorators:
+                assert "persist" not in decorators, f"{name}:{node.name} would write to the disk"
+                asked = [*node.args.args, *node.args.kwonlyargs]
+                found += [f"{name}:{node.name}({each.arg})" for each in asked if each.arg not in SHARED]
+                found += [] if node.args.vararg is node.args.kwarg is None else [f"{name}:{node.name}(*)"]
     assert found == []
 
 
@@ -395,7 +404,7 @@ def test_a_hostile_photo_is_one_sentence_and_the_page_goes_on(page, kept, name):
     assert "Traceback" not in said
     assert str(ROOT) not in said
     assert content(kept) == before
-    give(page, "fine.jpg", encoded(portrait(), "JPEG"))
+    give(page, "fine.jpg", encoded(portrait(2), "JPEG"))
     assert len(page.session_state["recognise_found"][1].faces) == 1
 
 
@@ -430,14 +439,14 @@ def test_a_sideways_photo_is_seen_upright(page):
 def test_two_visitors_see_nothing_of_each_other(kept):
     ann, bob = open_recognise(), open_recognise()
     seen = SimpleNamespace(ann=set(), bob=set())
-    for number in range(4):
-        give(ann, f"ann-{number}.jpg", encoded(portrait(number=number), "JPEG"))
-        give(bob, f"bob-{number}.jpg", encoded(portrait(number=100 + number), "JPEG"))
+    for number in range(2):
+        give(ann, f"ann-{number}.jpg", encoded(portrait(2, number), "JPEG"))
+        give(bob, f"bob-{number}.jpg", encoded(portrait(2, 100 + number), "JPEG"))
         for page, mine in ((ann, seen.ann), (bob, seen.bob)):
             mine.add(page.session_state["recognise_found"][0][0])
             mine |= {each.url for block in page.get("image") for each in block.proto.imgs}
         stranger = open_recognise()
         assert "recognise_found" not in stranger.session_state
         assert not stranger.get("image")
-    assert len(seen.ann) > 4
+    assert len(seen.ann) > 2
     assert not seen.ann & seen.bob

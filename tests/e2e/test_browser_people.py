@@ -164,7 +164,7 @@ def test_of_several_faces_one_is_chosen(page: Page, address: str, nobody: Path, 
     enrol(page, address, "Ann", photo(1, 2))
     browsing.said(page, "2 faces found; enrolment needs exactly one.")
     assert people(nobody) == []
-    browsing.choose(page, "Which face is Ann?", "2")
+    browsing.choose(page, "Which face is it?", "2")
     browsing.press(page, "Enrol this face")
     browsing.said(page, "Ann is enrolled with 1 photo")
     assert people(nobody) == ["Ann"]

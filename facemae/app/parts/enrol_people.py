@@ -264,9 +264,10 @@ def _choose_face(where: Where, number: int, left: Left) -> None:
     photo = left.refused.photo
     assert photo is not None
     st.image(photo_input.boxed(photo), width=480, alt=photo_input.described(photo))
+    st.text(f"One of these faces is {left.name}.")
     with st.container(horizontal=True, vertical_alignment="bottom"), session.refusals_shown():
         faces = [each.number for each in photo.faces]
-        face = st.segmented_control(f"Which face is {left.name}?", faces, key=key(f"face_{number}"))
+        face = st.segmented_control("Which face is it?", faces, key=key(f"face_{number}"))
         if st.button("Enrol this face", disabled=face is None, key=key(f"face_enrol_{number}")):
             others = st.session_state[REFUSED]
             st.session_state[REFUSED] = [each for each in others if each is not left]

@@ -85,7 +85,7 @@ def _grouped(where: Where, shots: Sequence[Shot]) -> Grouped:
 def _show(where: Where, found: Grouped) -> None:
     inside = sum(map(len, found.groups))
     groups = len(found.groups)
-    st.write(f"{len(found.faces)} faces, {groups} group{'' if groups == 1 else 's'}.")
+    st.text(f"{len(found.faces)} faces, {groups} group{'' if groups == 1 else 's'}.")
     st.caption(
         "Name the groups that you want to enrol. Two groups with one name become one person; a group without "
         "a name is left out."

@@ -67,8 +67,8 @@ def _numbers(where: Where) -> None:
     with st.container(horizontal=True, gap="large"):
         st.metric("People", f"{len(people):,}", width="content")
         st.metric("Templates", f"{sum(templates.values()):,}", width="content")
-        for each in where.models:
-            st.metric(f"By {each.name}", f"{templates.get(each.fingerprint, 0):,}", width="content")
+        for model in where.models:
+            st.metric(f"By {model.name}", f"{templates.get(model.fingerprint, 0):,}", width="content")
     demo = session.offers_demo()
     if not people:
         or_demo = ", or try it with demo people:" if demo else "."
