@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 REPORT := results/report.html
 PHOTOS ?=
-HALF := $(addprefix tests/,app cli evaluation masking models recognition report)  # of the tests, by time
+HALF := $(addprefix tests/,app cli compute docs evaluation masking models recognition report)  # of the tests, by time
 OUT ?= results-mine
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
