@@ -34,8 +34,7 @@ from benchmarks.common import cores, finish, versions
 from benchmarks.ours import CONFIG
 from benchmarks.turns import Baton, Order, contest
 from facemae import config
-from facemae.compute.attention import fused_attention
-from facemae.compute.device import Compute, choose
+from facemae.compute.device import Compute, choose, fused_attention
 from facemae.core.progress import say
 from facemae.evaluation.baselines.off_the_shelf import find_recogniser
 from facemae.models import shipped_models

@@ -1,16 +1,15 @@
 """What can be asked for: YAML in, frozen typed sections out."""
 
 from facemae.config.experiment import (
-    DEFAULTS,
     RESERVED_RUN_NAMES,
     Experiment,
     content_of,
+    json_schema,
     load,
     merge,
     parse,
     parse_earlier,
 )
-from facemae.config.json_schema import json_schema
 from facemae.config.sections import (
     BASELINES_FROM_LABELS,
     BASELINES_WITHOUT_CHANCE,
@@ -38,7 +37,7 @@ from facemae.config.training import (
 )
 
 __all__ = [
-    "BASELINES_FROM_LABELS", "BASELINES_WITHOUT_CHANCE", "DEFAULTS", "METHODS", "RESERVED_RUN_NAMES", "SIZES",
+    "BASELINES_FROM_LABELS", "BASELINES_WITHOUT_CHANCE", "METHODS", "RESERVED_RUN_NAMES", "SIZES",
     "STRATEGIES", "Baseline", "Data", "Evaluate", "Experiment", "Finetune", "GallerySettings", "LabelCurve",
     "Labels", "Light", "Model", "Occlusion", "Pretrain", "Robustness", "Run", "Split", "Training", "Views",
     "content_of", "json_schema", "load", "merge", "parse", "parse_earlier",

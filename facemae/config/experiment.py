@@ -262,3 +262,26 @@ def _check_together(experiment: Experiment, run: Run, where: str) -> None:
     found = compatibility.problem(run.model, run.pretrain, run.finetune, size, aligned=aligned)
     if found:
         raise UsageError(f"{where}.{found}")
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of `config.yaml`, which the workflow checks its files against."""
+    schema = Experiment.model_json_schema()
+    definitions = schema["$defs"]
+    for name in _reached(definitions, "Run"):  # a run need not name every key
+        partial = {key: value for key, value in definitions[name].items() if key != "required"}
+        definitions[f"Partial{name}"] = json.loads(json.dumps(partial).replace("#/$defs/", "#/$defs/Partial"))
+    schema["properties"]["runs"]["patternProperties"] = {
+        RunName.__metadata__[0].pattern: {"anyOf": [{"$ref": "#/$defs/PartialRun"}, {"type": "null"}]}  # type: ignore[attr-defined]
+    }
+    schema["properties"]["runs"]["additionalProperties"] = False
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _reached(definitions: Mapping[str, Any], name: str) -> list[str]:
+    """Return the definitions that one refers to, itself first."""
+    names = [name]
+    for each in names:
+        found = re.findall(r"#/\$defs/(\w+)", json.dumps(definitions[each]))
+        names += [other for other in dict.fromkeys(found) if other not in names]
+    return names

@@ -127,7 +127,7 @@ class CrossBlock(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.fused_attn = True  # as timm's attention names it: compute/attention.py
+        self.fused_attn = True  # as timm's attention names it: compute/device.py
         self.norm1, self.norm2 = _norm(width), _norm(width)
         self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.project = nn.Linear(width, width)

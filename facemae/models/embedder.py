@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from facemae.compute.attention import fused_attention
-from facemae.compute.device import Compute
+from facemae.compute.device import Compute, fused_attention
 from facemae.core.progress import track
 from facemae.data.faces.cache import OpenFaces
 from facemae.masking.mask import PatchMask, mirrored

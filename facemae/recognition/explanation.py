@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from facemae.compute.attention import fused_attention, set_fused_attention
+from facemae.compute.device import fused_attention, set_fused_attention
 from facemae.core.errors import UsageError
 from facemae.masking.mask import hide_highest
 from facemae.masking.regions import REGIONS, region_map

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facemae import config
-from facemae.compute.attention import fused_attention
-from facemae.compute.device import Compute
+from facemae.compute.device import Compute, fused_attention
 from facemae.compute.seeding import Noise
 from facemae.core.errors import DataError, UsageError
 from facemae.core.seeds import seed_of

@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facemae.compute.attention import fused_attention
-from facemae.compute.device import Compute
+from facemae.compute.device import Compute, fused_attention
 from facemae.core import layout, records
 from facemae.core.errors import DataError
 from facemae.core.progress import say

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from facemae import config
-from facemae.compute.attention import set_fused_attention
-from facemae.compute.device import Compute
+from facemae.compute.device import Compute, set_fused_attention
 from facemae.compute.distributed import ALONE, World
 from facemae.core.errors import UsageError
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from facemae import config
-from facemae.compute.attention import fused_attention, set_fused_attention
+from facemae.compute.device import fused_attention, set_fused_attention
 from facemae.compute.seeding import Noise
 from facemae.masking.mask import PatchMask, hide_highest
 from facemae.models.base import gather_tokens, pixel_only

@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from facemae.compute.attention import set_fused_attention
+from facemae.compute.device import set_fused_attention
 from facemae.compute.distributed import ALONE
 from facemae.config.masks import MASK_GUIDES
 from facemae.masking.mask import hide_highest
