@@ -43,14 +43,13 @@ def painting(pretrained: Path, face: Pixels) -> bytes:
         face: Aligned, of the network's size.
     """
     network, pretrain = load_autoencoder(pretrained)
+    model = completion.Model(network, pretrain, pretrain.masks)
     points = [tuple(np.linspace(start, end, STEPS)[step]) for start, end in STROKES for step in range(STEPS)]
     hidden = np.zeros((network.encoder.side,) * 2, bool)
     pictures = [_frame(face, face, None)]
     for point in points:
         hidden |= _near(point, len(hidden))
-        done = completion.complete(
-            network, pretrain, pretrain.masks, face, completion.painted_by_hand(hidden)
-        )
+        done = completion.complete(model, face, completion.painted_by_hand(hidden))
         pictures.append(_frame(done.masked, done.completed, point))
     pictures.append(_frame(done.masked, done.completed, None))
     times = [FIRST, *[FRAME] * len(points), LAST]

@@ -1,7 +1,6 @@
 """Who may see the app, and how long a visitor's photos stay in memory.
 
-Streamlit listens where its settings say; here it is decided that other machines are served only with a login,
-whether they come straight or through a proxy on this machine.
+Other machines are served only with a login, whether they come straight or through a proxy on this machine.
 Streamlit keeps the session of a closed tab until the next visitor comes; here it is ended on time.
 """
 
@@ -86,7 +85,8 @@ def local(address: str | None) -> bool:
 
 def check() -> None:
     """Let a visitor pass, or say in a sentence why not and end the page; the first call of every page."""
-    _watch()
+    if context := get_script_run_ctx():
+        _sweeper().watch(context.session_id)
     oidc = "is_logged_in" in st.user  # there where a login is set up, and nowhere else
     reason = refusal(
         st.get_option("server.address"),
@@ -109,14 +109,8 @@ def check() -> None:
     st.stop()
 
 
-# --- what is left when a tab is closed ---
-
-
 class Sweeper:
-    """Ends the sessions of closed tabs, and with them the photos in memory.
-
-    Without it they go when their time is over and somebody comes, which may be never.
-    """
+    """Ends the sessions of closed tabs, and with them the photos in memory."""
 
     def __init__(self, keep: float) -> None:
         """Keep a closed tab's session for `keep` seconds, in which a visitor may come back to it."""
@@ -128,12 +122,7 @@ class Sweeper:
         self._seen[session] = time.monotonic()
 
     def sweep(self, server: runtime.Runtime, now: float) -> bool:
-        """End what has been closed for too long, and return whether anything was.
-
-        Args:
-            server: Whose sessions they are.
-            now: The time, as `time.monotonic` gives it.
-        """
+        """End what has been closed for too long by now (`time.monotonic`); return whether anything was."""
         ended = False
         for session, last in list(self._seen.items()):
             if server.is_active_session(session):
@@ -162,12 +151,6 @@ class Sweeper:
                 if name not in said:
                     say("app", f"photos of a closed tab could not be deleted ({name}); it is tried again")
                     said.add(name)
-
-
-def _watch() -> None:
-    context = get_script_run_ctx()
-    if context is not None:
-        _sweeper().watch(context.session_id)
 
 
 @st.cache_resource(show_spinner=False)

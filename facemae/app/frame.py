@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import html
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import resources
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import pandas as pd
 import streamlit as st
 
+from facemae.app import elements
 from facemae.core.errors import FaceMAEError
 from facemae.core.layout import CONFIG, Results
+from facemae.data.images import ImageError
 from facemae.data.sources.listing import folder_state
-from facemae.report import live
-from facemae.report.claims import Claim
+from facemae.report import faces, live
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,23 +41,20 @@ def turn() -> Iterator[None]:
     Raises:
         BusyError: too many wait already, or the wait took too long.
     """
-    if not _waiting.acquire(blocking=False):
-        raise BusyError(f"Busy: {QUEUE} others are waiting already. Try again in half a minute.")
-    try:
+    with contextlib.ExitStack() as held:
+        if not _waiting.acquire(blocking=False):
+            raise BusyError(f"Busy: {QUEUE} others are waiting already. Try again in half a minute.")
+        held.callback(_waiting.release)
         if not _turn.acquire(timeout=WAIT):
             raise BusyError(f"Busy: your turn did not come within {WAIT:g} seconds. Try again.")
-        try:
-            yield
-        finally:
-            _turn.release()
-    finally:
-        _waiting.release()
+        held.callback(_turn.release)
+        yield
 
 
-def results_root() -> Path:
+def results() -> Results:
     """Return the results folder that the visitor has chosen, at first that of FACEMAE_RESULTS."""
-    first = Path(os.environ.get("FACEMAE_RESULTS", "results"))
-    return results_folders().get(st.session_state.get("folder", ""), first)
+    folders = results_folders()
+    return Results(folders.get(st.session_state.get("folder", ""), next(iter(folders.values()))))
 
 
 def results_folders() -> dict[str, Path]:
@@ -77,14 +73,13 @@ def choose_results() -> None:
     st.session_state.pop(DAMAGE, None)
     names = list(results_folders())
     if len(names) > 1:
-        st.selectbox("Results folder", names, key="folder", bind="query-params", width=260)
+        elements.choose("Results folder", names, "folder", width=260)
 
 
-def tabs(sections: Mapping[str, Callable[[], None]], key: str = "tab") -> None:
+def tabs(sections: Mapping[str, Callable[[], None]]) -> None:
     """Show sections in tabs, of which only the chosen one is computed; it stands in the address."""
-    for tab, show in zip(
-        st.tabs(list(sections), key=key, bind="query-params"), sections.values(), strict=True
-    ):
+    shown = st.tabs(list(sections), key="tab", bind="query-params")
+    for tab, show in zip(shown, sections.values(), strict=True):
         if tab.open:
             with tab, explained():
                 show()
@@ -92,10 +87,17 @@ def tabs(sections: Mapping[str, Callable[[], None]], key: str = "tab") -> None:
 
 def load(read: Callable[Concatenate[Results, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return what a function of `facemae.report.tables` finds, read again only when the folder changed."""
-    root = results_root()
+    root = results().root
     name = f"{read.__module__}.{read.__qualname__}"  # two modules may call theirs alike
     found: T = _load(name, folder_state(root), str(root), args, kwargs, read)
     return found
+
+
+def with_faces(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Return a table with the aligned face, if any, of each name in a column as `{column}_picture`."""
+    names = sorted({str(name) for column in columns for name in table[column]})
+    known = {name: elements.picture(png) for name, png in load(faces.aligned, names).items()}
+    return table.assign(**{f"{column}_picture": table[column].map(known) for column in columns})
 
 
 def load_if_there(read: Callable[Concatenate[Results, P], T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -140,61 +142,57 @@ def explained() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        if live.workflow_runs(Results(results_root())):
+        if live.workflow_runs(results()):
             st.info(
                 "A workflow is running in this folder, and what this page shows is not made yet; the pages "
                 "Home and Results say how far it is.", icon=":material/hourglass_top:",
             )  # fmt: skip
             return
-        if st.session_state.get(DAMAGE):  # which is said already
-            st.code(COMMAND, language="bash")
-            return
-        st.info("There are no complete results here yet. One command makes them:", icon=":material/info:")
+        told = bool(st.session_state.get(DAMAGE))
+        if not told:
+            st.info("There are no complete results here yet. One command makes them:", icon=":material/info:")
         st.code(COMMAND, language="bash")
-        st.caption(
-            "It trains every run and compares them, and goes on where it stopped. "
-            "The app reads the folder in the environment variable FACEMAE_RESULTS, or else `results`."
-        )
+        if not told:
+            st.caption(
+                "It trains every run and compares them, and goes on where it stopped. "
+                "The app reads the folder in the environment variable FACEMAE_RESULTS, or else `results`."
+            )
     except FaceMAEError as error:
         st.warning("These results cannot be shown.", icon=":material/warning:")
         st.text(said(error))
         st.code(COMMAND, language="bash")
 
 
+def part(show: Callable[P, None]) -> Callable[P, None]:
+    """Return a part of a page that a choice in it draws again alone."""
+    return st.fragment(explained()(show))
+
+
+@contextlib.contextmanager
+def refusals_shown() -> Iterator[None]:
+    """Show what cannot be done as a sentence, and go on with the page."""
+    try:
+        yield
+    except ImageError as error:
+        st.warning(str(error), icon=":material/image_not_supported:")
+    except BusyError as error:
+        st.warning(str(error), icon=":material/hourglass_top:")
+    except FileNotFoundError:
+        raise
+    except FaceMAEError as error:
+        st.warning("This cannot be done:", icon=":material/info:")
+        st.text(said(error))
+
+
 def said(error: Exception) -> str:
     """Return what an error says, without where on this machine the results lie."""
-    return str(error).replace(f"{results_root().absolute().parent}{os.sep}", "")
+    return str(error).replace(f"{results().root.absolute().parent}{os.sep}", "")
 
 
-def component(name: str, markup: str) -> Any:
-    """Return a component of our own, whose script and style are the files of its name in `parts`.
-
-    They are given to Streamlit as text, so that nothing is loaded from elsewhere.
-    """
-    beside = resources.files("facemae.app.parts")
-    style, script = (beside.joinpath(f"{name}.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    return st.components.v2.component(f"facemae_{name}", html=markup, css=style, js=script)
-
-
-def picture(png: bytes) -> str:
-    """Return a picture as an address, for a table's column of pictures."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def number(label: str, form: str) -> Any:
-    """Return the set-up of a table's column of numbers."""
-    return st.column_config.NumberColumn(label, format=form)
-
-
-def words(*sentences: str, tag: str = "p") -> None:
-    """Write sentences that came from a file, literally, each in a paragraph of its own."""
-    st.html("".join(f"<{tag}>{html.escape(sentence)}</{tag}>" for sentence in sentences))
-
-
-def claims(found: Sequence[Claim]) -> None:
-    """Show each claim about masked autoencoders with what became of it; nothing where none was judged."""
-    if found:
-        with st.expander("What is claimed of masked autoencoders, and what was found"):
-            for claim in found:
-                words(f"{claim.claim}.", tag="b")
-                words(claim.sentence)
+def kept(key: str, token: object, make: Callable[[], T]) -> T:
+    """Return what was made for this visitor, made again when the token is another."""
+    held = st.session_state.get(key)
+    if held is None or held[0] != token:
+        held = st.session_state[key] = (token, make())
+    made: T = held[1]
+    return made

@@ -1,28 +1,26 @@
-"""What recognition on the pages shares: the chosen model, its threshold, and the gallery."""
+"""What recognition on the pages shares: the chosen model, its threshold, and the gallery.
+
+What cannot be done is raised as a FaceMAEError: `frame.refusals_shown` makes a sentence of it.
+"""
 
 from __future__ import annotations
-
-import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from facemae.app import frame
+from facemae.app import elements, frame
 from facemae.app.parts import photo_input
-from facemae.core.errors import FaceMAEError, UsageError
+from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.core.text import percent
-from facemae.data.images import ImageError, in_grey, is_grey, open_image
+from facemae.data.images import in_grey, is_grey, open_image
+from facemae.recognition import enrolment, named_models
+from facemae.recognition.gallery.store import Gallery
 from facemae.recognition.model import Model
+from facemae.recognition.recogniser import Recogniser
 from facemae.recognition.settings import settings
 from facemae.recognition.threshold import Card, Threshold, at_rate, rates
-
-if TYPE_CHECKING:
-    from facemae.recognition.gallery.store import Gallery
-    from facemae.recognition.recogniser import Recogniser
 
 MAX_MODELS = 4
 
@@ -36,36 +34,26 @@ def every_model() -> list[Model]:
 
 
 def _every_model(paths: Results) -> tuple[list[Model], list[Exception]]:
-    from facemae.recognition.named_models import every_model as named
-
     damage: list[Exception] = []
-    return named(paths, damage.append), damage
+    return named_models.every_model(paths, damage.append), damage
 
 
-def choose_model(key: str, label: str = "Model", index: int = 0) -> Model:
-    """Let the visitor choose a model; the first is the default. What a user of it has to know is said."""
+def choose_model(key: str, label: str = "Model", first: Model | None = None) -> Model:
+    """Let the visitor choose a model, at first this one or else the most accurate."""
     found = {each.name: each for each in every_model()}
-    name = st.selectbox(label, list(found), index=min(index, len(found) - 1), key=key, bind="query-params")
+    names = list(found)
+    name = elements.choose(label, names, key, names.index(first.name) if first else 0)
     _warn(found[name])
     return found[name]
 
 
-def _warn(model: Model) -> None:
-    """Say what a user of a model has to know; a badge would be cut off in a narrow column."""
-    if model.warning:
-        st.warning(model.warning, icon=":material/warning:")
-
-
-def choose_models(key: str, label: str) -> list[Model]:
-    """Let the visitor choose one or more models, the first of which decides; at first the most accurate.
-
-    Raises:
-        UsageError: none is chosen.
-    """
+def choose_models() -> list[Model]:
+    """Let the visitor choose one or more models to enrol with; at first the most accurate."""
     found = {each.name: each for each in every_model()}
     names = st.multiselect(
-        label, list(found), default=[next(iter(found))], key=key, bind="query-params",
-        max_selections=MAX_MODELS, help="A photo is enrolled with each of them, to compare them.",
+        "Models that enrol, the first one decides", list(found), default=[next(iter(found))], key="model",
+        bind="query-params", max_selections=MAX_MODELS,
+        help="A photo is enrolled with each of them, to compare them.",
     )  # fmt: skip
     if not names:
         raise UsageError("No model is chosen; choose one above.")
@@ -74,55 +62,46 @@ def choose_models(key: str, label: str) -> list[Model]:
     return [found[name] for name in names]
 
 
-def second(first: Model) -> int:
-    """Return the place of a model to compare with: of another run, with an autoencoder if any has one."""
+def _warn(model: Model) -> None:
+    """Say what a user of a model has to know; a badge would be cut off in a narrow column."""
+    if model.warning:
+        st.warning(model.warning, icon=":material/warning:")
+
+
+def second(first: Model) -> Model:
+    """Return a model to compare with: of another run, with an autoencoder if any has one."""
     found = every_model()
     others = [each for each in found if each.run != first.run]
     whole = [each for each in others if each.pretrained is not None]
-    return found.index((whole or others or found)[0])
+    return (whole or others or found)[0]
 
 
 def recogniser(model: Model) -> Recogniser:
-    """Return a model, loaded; every visitor shares it, and it keeps nothing.
-
-    Raises:
-        IntegrityError: its weights are damaged.
-    """
-    loaded: Recogniser = _recogniser(model, model.fingerprint)
-    return loaded
+    """Return a model, loaded; every visitor shares it, and it keeps nothing."""
+    return _recogniser(model, model.fingerprint)
 
 
 @st.cache_resource(max_entries=MAX_MODELS, show_spinner="Loading the model…")
 def _recogniser(model: Model, fingerprint: str) -> Recogniser:
-    from facemae.recognition.recogniser import Recogniser
-
     return Recogniser(model, finder=photo_input.finder(model.image_size))
 
 
-def as_seen(face: NDArray[np.uint8], *names: str) -> NDArray[np.uint8]:
-    """Return a face (H, H, 3) as models of these names, which know grey photos alone, are given it.
+def as_seen(model: Model, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a face (H, H, 3) as a model is given it: a note says so where it is turned grey."""
+    return greyed(face, model.name) if model.trained_on.grey else face
 
-    A note says so where that changes it; without a name it stays as it is.
-    """
+
+def greyed(face: NDArray[np.uint8], *names: str) -> NDArray[np.uint8]:
+    """Return a face (H, H, 3) in grey for models of these names, if any, and say so where that changes it."""
     if not names or is_grey(face):
         return face
     st.caption(f"Turned grey for {' and '.join(names)}, trained on grey photos.")
     return in_grey(face)
 
 
-def grey_only(*models: Model) -> list[str]:
-    """Return the names of those models that were trained on grey photos alone."""
-    return [each.name for each in models if each.trained_on.grey]
-
-
 def card(model: Model) -> Card:
-    """Return the thresholds of a model by false match rate, and on how many people they were measured.
-
-    Raises:
-        DataError, IntegrityError: no threshold can follow.
-    """
-    found: Card = _card(model, model.fingerprint)
-    return found
+    """Return the thresholds of a model by false match rate, and on how many people they were measured."""
+    return _card(model, model.fingerprint)
 
 
 @st.cache_data(max_entries=32, show_spinner="Measuring the threshold on unseen people…")
@@ -130,26 +109,20 @@ def _card(_model: Model, fingerprint: str) -> Card:
     return _model.card()
 
 
-def choose_threshold(model: Model, key: str) -> Threshold:
-    """Let the visitor choose how often two people may be taken for one, and return the threshold.
+def threshold(model: Model, rate: float | None = None) -> Threshold:
+    """Return a model's threshold at a false match rate, or at the configured one."""
+    return at_rate(*card(model), rate or settings().false_match_rate)
 
-    Raises:
-        UsageError: the data support no rate at all.
-    """
-    table, people = card(model)
-    known = rates(table, people)
-    usual = at_rate(table, people, settings().false_match_rate)
-    found = list(known)
-    index = [known[rate].score for rate in found].index(usual.score)
-    rate = st.selectbox(
-        "Two people taken for one, at most",
-        found,
-        index=index,
+
+def choose_threshold(model: Model, key: str) -> Threshold:
+    """Let the visitor choose how often two people may be taken for one, and return the threshold."""
+    known = rates(*card(model))
+    scores = [each.score for each in known.values()]
+    rate = elements.choose(
+        "Two people taken for one, at most", list(known), key, scores.index(threshold(model).score),
         format_func=lambda each: f"1 in {1 / each:,.0f} comparisons",
-        key=key,
-        bind="query-params",
         help="Stricter rates need more evaluation people than these results have.",
-    )
+    )  # fmt: skip
     return known[rate]
 
 
@@ -159,30 +132,26 @@ def stands_for(threshold: Threshold, people: int, templates: int) -> str:
     if threshold.fmr is not None:
         text += f" {percent(threshold.fmr)} of comparisons of two people reach it"
         if threshold.fmr_low is not None and threshold.fmr_high is not None:
-            text += f" ({percent(threshold.fmr_low)} to {percent(threshold.fmr_high)}"
-            text += f", measured on {threshold.people:,} people that it was not trained on;"
-            text += " other photos may behave otherwise)"
+            text += (
+                f" ({percent(threshold.fmr_low)} to {percent(threshold.fmr_high)}, measured on "
+                f"{threshold.people:,} people that it was not trained on; other photos may behave otherwise)"
+            )
         text += "."
     if threshold.fnmr is not None:
         text += f" {percent(threshold.fnmr)} of comparisons of one person miss it."
     alarm = threshold.false_alarm(templates)
     if templates > 1 and alarm is not None:
         text += (
-            f" With {people} people enrolled by {templates} templates, a stranger is taken for one of them"
+            f" With {people} people enrolled by {templates} templates, a stranger is taken for one of them "
+            f"in about {percent(alarm)}."
         )
-        text += f" in about {percent(alarm)}."
     return text
 
 
 def gallery() -> Gallery:
-    """Return the gallery that the configuration names; every visitor shares it.
-
-    Raises:
-        FaceMAEError: it cannot be opened.
-    """
-    opened: Gallery = _gallery(settings().url)
+    """Return the gallery that the configuration names; every visitor shares it."""
     _purged(settings().url)
-    return opened
+    return _gallery(settings().url)
 
 
 @st.cache_resource(ttl="1h", show_spinner=False)
@@ -193,25 +162,7 @@ def _purged(url: str) -> int:
 
 @st.cache_resource(show_spinner=False)
 def _gallery(url: str) -> Gallery:
-    from facemae.recognition.gallery.store import Gallery
-
     return Gallery(url)
-
-
-@contextlib.contextmanager
-def refusals_shown() -> Iterator[None]:
-    """Show what cannot be done as a sentence, and go on with the page."""
-    try:
-        yield
-    except ImageError as error:
-        photo_input.say_refused(error)
-    except frame.BusyError as error:
-        st.warning(str(error), icon=":material/hourglass_top:")
-    except FileNotFoundError:
-        raise
-    except FaceMAEError as error:
-        st.warning("This cannot be done:", icon=":material/info:")
-        st.text(frame.said(error))
 
 
 def demo_people() -> list[tuple[str, NDArray[np.uint8]]]:
@@ -219,7 +170,7 @@ def demo_people() -> list[tuple[str, NDArray[np.uint8]]]:
 
     Without results nothing was trained on any of them.
     """
-    found: list[tuple[str, NDArray[np.uint8]]] | None = frame.load_if_there(_demo)
+    found: list[tuple[str, NDArray[np.uint8]]] | None = frame.load_if_there(enrolment.demo_people)
     if found is not None:
         return found
     own = photo_input.orl_faces(photo_input.USUAL_SIZE)
@@ -232,32 +183,19 @@ def demo_people() -> list[tuple[str, NDArray[np.uint8]]]:
 
 def offers_demo() -> bool:
     """Tell whether there are demo people, without finding their faces."""
-    found = frame.load_if_there(_demo)
+    found = frame.load_if_there(enrolment.demo_people)
     return found is None or bool(found)
 
 
-def _demo(paths: Results) -> list[tuple[str, NDArray[np.uint8]]]:
-    from facemae.recognition.enrolment import demo_people
-
-    return demo_people(paths)
-
-
 def enrol_demo(model: Model) -> int:
-    """Enrol the demo people with this model and one to compare with.
-
-    Returns:
-        How many were enrolled; those of an earlier time are left as they are.
-    """
-    from facemae.recognition.enrolment import template, until
-
-    kept, wanted = gallery(), {each.name: each for each in (model, every_model()[second(model)])}
-    last, done = until(settings().retention_days), set()
+    """Enrol the demo people with this model and one to compare with, and return how many were missing."""
+    kept, last, done = gallery(), enrolment.until(settings().retention_days), set()
     with frame.turn(), st.spinner("Enrolling the demo people…"):
-        held = {name: {each.name for each in kept.people(m.fingerprint)} for name, m in wanted.items()}
-        for person, face in demo_people():
-            missing = [each for name, each in wanted.items() if person not in held[name]]
-            made = [template(recogniser(each), face, None, thumbnail=True) for each in missing]
-            if made:
-                kept.enrol(person, made, consent=True, retain_until=last, add=True)
-                done.add(person)
+        for each in (model, second(model)):
+            held = {person.name for person in kept.people(each.fingerprint)}
+            for person, face in demo_people():
+                if person not in held:
+                    made = enrolment.template(recogniser(each), face, None, thumbnail=True)
+                    kept.enrol(person, [made], consent=True, retain_until=last, add=True)
+                    done.add(person)
     return len(done)

@@ -13,7 +13,8 @@ from results_folder import HOSTILE, make_experiment
 from safetensors import safe_open
 from streamlit.testing.v1 import AppTest
 
-from facemae.app.parts import animation, download
+from facemae.app import elements
+from facemae.app.parts import completion
 from facemae.app.views import compare
 from facemae.core import files, layout, records
 from facemae.core.layout import Results
@@ -81,38 +82,38 @@ def test_a_link_restores_moving_masks() -> None:
     ]  # what the server converts stands still
 
 
-@pytest.mark.parametrize("strategy", animation.STRATEGIES)
+@pytest.mark.parametrize("strategy", completion.DRAWN)
 def test_every_frame_is_a_mask_of_its_strategy(strategy: str, tmp_path: Path) -> None:
     parameters = compare._parameters(make_experiment(tmp_path))
     face = np.full((32, 32, 3), 200, np.uint8)
-    drawn = animation.frames(face, strategy, 0.75, parameters[strategy], 4)
-    assert drawn.shape == (animation.FRAMES, 32, 32, 3)
+    drawn = completion.frames(face, strategy, 0.75, parameters[strategy], 4)
+    assert drawn.shape == (completion.FRAMES, 32, 32, 3)
     assert set(np.unique(drawn)) == {128, 200}
     shares = (drawn[..., 0] == 128).mean(axis=(1, 2))
     if strategy == "ratio_curriculum":
         assert shares[0] < shares[-1]
     else:
         cells = 32 * 32 if strategy == "pixel" else 16
-        assert shares.tolist() == [hidden_count(cells, 0.75) / cells] * animation.FRAMES
+        assert shares.tolist() == [hidden_count(cells, 0.75) / cells] * completion.FRAMES
     assert any((drawn[0] != other).any() for other in drawn[1:])
 
 
 def test_a_moving_picture_shows_every_frame_for_a_second() -> None:
     frames = np.stack([np.full((8, 8, 3), 20 * place, np.uint8) for place in range(5)])
-    moving, still = (Image.open(io.BytesIO(animation.moving(part))) for part in (frames, frames[:1]))
+    moving, still = (Image.open(io.BytesIO(completion.moving(part))) for part in (frames, frames[:1]))
     assert (moving.n_frames, moving.info["loop"]) == (5, 0)
     for place in range(5):
         moving.seek(place)
-        assert moving.info["duration"] == animation.MILLISECONDS
+        assert moving.info["duration"] == completion.MILLISECONDS
         assert (np.asarray(moving.convert("RGB")) == 20 * place).all()
     assert getattr(still, "n_frames", 1) == 1
 
 
 def test_pictures_are_the_same_for_the_same_choice() -> None:
     face = encode_png(np.zeros((32, 32, 3), np.uint8))
-    first = animation.pictures(face, "random", 0.5, {}, 4)
-    animation.pictures.clear()
-    assert animation.pictures(face, "random", 0.5, {}, 4) == first
+    first = completion.animation(face, "random", 0.5, {}, 4)
+    completion.animation.clear()
+    assert completion.animation(face, "random", 0.5, {}, 4) == first
 
 
 @pytest.mark.usefixtures("shown")
@@ -157,7 +158,7 @@ def test_a_damaged_file_of_faces_is_one_sentence(own: Path) -> None:
 
 
 @pytest.mark.usefixtures("shown")
-@pytest.mark.parametrize("form", [download.PNG, download.SVG])
+@pytest.mark.parametrize("form", [elements.PNG, elements.SVG])
 @pytest.mark.parametrize(("name", "tab"), [("compare", "Ranking"), ("results", "ROC and DET")])
 def test_every_chart_can_be_saved_by_the_browser(name: str, tab: str, form: str) -> None:
     page = open_page(name, tab=tab, save=form)
@@ -171,14 +172,14 @@ def test_every_chart_can_be_saved_by_the_browser(name: str, tab: str, form: str)
 
 @pytest.mark.usefixtures("shown")
 def test_every_chart_can_be_saved_as_a_page() -> None:
-    page = open_page("compare", save=download.HTML)
+    page = open_page("compare", save=elements.HTML)
     saved = [each for each in page.get("download_button") if each.proto.label == "Save as HTML"]
     assert len(saved) == len(page.get("plotly_chart")) == 3
 
 
 def test_a_saved_page_needs_no_other_file_and_quotes_what_it_says() -> None:
     figure = go.Figure(go.Scatter(x=[1], y=[2]))
-    page = download.page_of(figure, "<b>title", "read & <see>")
+    page = elements.page_of(figure, "<b>title", "read & <see>")
     assert "<p>read &amp; &lt;see&gt;</p>" in page
     assert "<title>&lt;b&gt;title</title>" in page
     assert "<script src=" not in page

@@ -15,6 +15,7 @@ from PIL import Image
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
+from facemae.app import session
 from facemae.app.parts import enrol_people
 from facemae.core.layout import Results
 from facemae.data.sources.orl import orl_photos
@@ -387,7 +388,7 @@ def together(faces, *people):
 @pytest.fixture
 def strict(monkeypatch):
     """Put only copies of a photo into one group: the invented models tell nobody apart."""
-    monkeypatch.setattr(enrol_people.Where, "threshold", lambda self, rate=None: Threshold(0.9999))
+    monkeypatch.setattr(session, "threshold", lambda model, rate=None: Threshold(0.9999))
 
 
 def grouped(faces, *people):

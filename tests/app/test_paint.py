@@ -30,7 +30,7 @@ def page() -> None:
 
     if not st.session_state.get("away"):
         picture = encode_png(np.full((8, 8, 3), 7, np.uint8))
-        found = paint.cells("board", picture, 4, start=[1, 2], colour="#102030", unit="patches")
+        found = paint.cells("board", picture, 4, start=[1, 2], unit="patches")
         st.text(str(np.flatnonzero(found).tolist()))
 
 
@@ -55,7 +55,7 @@ def test_at_first_the_start_is_painted() -> None:
     assert painted(app) == [1, 2]
     data = sent(app)
     assert data["cells"] == data["start"] == [1, 2]
-    assert (data["side"], data["width"], data["colour"]) == (SIDE, paint.WIDTH, "#102030")
+    assert (data["side"], data["width"], data["colour"]) == (SIDE, paint.WIDTH, paint.GREY)
     assert base64.b64decode(data["picture"]) == encode_png(np.full((8, 8, 3), 7, np.uint8))
     assert "4 by 4 patches" in data["label"]
 

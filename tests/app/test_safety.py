@@ -71,13 +71,15 @@ def test_streamlit_knows_every_setting():
 
 # These turn their first argument into markup; those of the second kind their options too.
 MARKED = {
-    "badge", "button", "camera_input", "caption", "checkbox", "date_input", "download_button", "error",
+    "badge", "button", "camera_input", "caption", "checkbox", "choose", "date_input", "download",
+    "download_button", "error",
     "expander", "file_uploader", "form_submit_button", "header", "info", "link_button", "markdown", "metric",
     "multiselect", "number_input", "page_link", "pills", "popover", "progress", "radio", "segmented_control",
-    "select_slider", "selectbox", "slider", "spinner", "status", "subheader", "success", "tabs", "text_area",
+    "select_slider", "selectbox", "slider", "spinner", "status", "subheader", "success", "switch", "tabs",
+    "text_area",
     "text_input", "title", "toast", "toggle", "warning", "write",
 }  # fmt: skip
-WITH_OPTIONS = {"pills", "radio", "segmented_control"}
+WITH_OPTIONS = {"pills", "radio", "segmented_control", "switch"}
 KEYWORDS = {"body", "help", "label", "placeholder", "text"}
 # What holds words of visitors or of files; `.name` of anything but a model or a metric is a person's.
 HOSTILE = re.compile(
@@ -129,9 +131,9 @@ def hostile(expression):
 
 # What writes HTML and escapes nothing itself, and why it need not.
 HTML = {
-    ("parts/group_faces.py", "pictures"): "pictures in base64",
+    ("parts/group_faces.py", "_pictures"): "pictures in base64",
     ("views/compare.py", "_verdicts"): "numbers",
-    ("views/gallery.py", "_grid"): "cards that _card has escaped",
+    ("views/gallery.py", "_people"): "cards that _card has escaped",
 }
 
 

@@ -1,12 +1,14 @@
-"""Enrolling people on the gallery page: photos, a webcam shot or a folder of people, and what was refused."""
+"""Enrolling people on the gallery page: photos, a webcam shot or a folder of people, and what was refused.
+
+Of the models that enrol, the first tells people apart.
+"""
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import streamlit as st
 
@@ -14,57 +16,26 @@ from facemae.app import frame, session
 from facemae.app.parts import photo_input
 from facemae.core.errors import FaceMAEError
 from facemae.core.text import shown
+from facemae.recognition.enrolment import Outcome, Refused, Shot, Terms, enrol, until
+from facemae.recognition.gallery.schema import Candidate
+from facemae.recognition.gallery.store import LONGEST_RETENTION
+from facemae.recognition.model import Model
 from facemae.recognition.settings import settings
 
-if TYPE_CHECKING:
-    from facemae.recognition.enrolment import Outcome, Refused, Shot, Terms
-    from facemae.recognition.gallery.store import Gallery
-    from facemae.recognition.model import Model
-    from facemae.recognition.threshold import Threshold
-
 NAME_LENGTH = 100
-UPLOAD, WEBCAM, FOLDER, UNSORTED = "Photos", "Webcam", "Folder of people", "Unsorted photos"
-PENDING = "gallery_pending"  # an enrolment that waits for an answer; of one visitor, gone with the session
+SOURCES = UPLOAD, WEBCAM, FOLDER, UNSORTED = "Photos", "Webcam", "Folder of people", "Unsorted photos"
+PENDING = "gallery_pending"  # who waits for an answer, and whom they are taken for; of this visitor alone
 REFUSED = "gallery_refused"  # photos that were not used, until the visitor has seen to them
 SAID, TURN = "gallery_said", "gallery_turn"  # what was done last, and how often: each time the form is new
 
 
-class Where(NamedTuple):
-    """Where people are enrolled: the gallery and the models, of which the first tells people apart."""
-
-    gallery: Gallery
-    models: list[Model]
-
-    def threshold(self, rate: float | None = None) -> Threshold:
-        """Return the first model's threshold of a false match rate, or of the settings'."""
-        from facemae.recognition.threshold import at_rate
-
-        return at_rate(*session.card(self.models[0]), rate or settings().false_match_rate)
-
-    def recognisers(self) -> list[Any]:
-        """Return the models, loaded."""
-        return [session.recogniser(each) for each in self.models]
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A person whose face is taken for somebody else's: what was asked for, and whom it is taken for."""
+class Enrolment(NamedTuple):
+    """Whom to enrol, from which photos, under which terms, and whether to add to somebody enrolled."""
 
     name: str
-    shots: list[Shot] = field(repr=False)
+    shots: Sequence[Shot]
     terms: Terms
-    known_as: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Left:
-    """A photo that was not used: for whom it was, under which terms, and whether they are enrolled."""
-
-    name: str
-    refused: Refused
-    terms: Terms
-    add: bool
+    add: bool = False
 
 
 def key(name: str) -> str:
@@ -79,10 +50,10 @@ def done(said: str) -> None:
     st.rerun()
 
 
-def render(where: Where, source: str) -> None:
+def render(models: list[Model], source: str) -> None:
     """Show the form for photos, the webcam or a folder of people."""
     if PENDING in st.session_state:
-        _ask(where, st.session_state[PENDING])
+        _ask(models, *st.session_state[PENDING])
         return
     name = "" if source == FOLDER else st.text_input("Name", max_chars=NAME_LENGTH, key=key("name"))
     shots = _shots(source)
@@ -90,33 +61,28 @@ def render(where: Where, source: str) -> None:
     add = st.checkbox("Add to a person who is enrolled already", key=key("add"))
     ready = bool(shots) and terms.consent and (source == FOLDER or bool(name.strip()))
     if st.button("Enrol", type="primary", disabled=not ready, key="gallery_enrol"):
-        with session.refusals_shown():
+        with frame.refusals_shown():
             if source == FOLDER:
-                _import(where, shots, terms, add)
+                _import(models, shots, terms, add)
             else:
                 if add:
-                    where.gallery.person(name)  # a name that is misspelt would be another person
-                _enrol(where, name, shots, terms, add=add)
+                    session.gallery().person(name)  # a name that is misspelt would be another person
+                _enrol(models, Enrolment(name, shots, terms, add))
     elif not ready:
         st.caption("Needed: a photo, a name, and consent.")
 
 
 def _shots(source: str) -> list[Shot]:
-    from facemae.recognition.enrolment import Shot
-
     if source == WEBCAM:
-        photo_input.say_where_cameras_work()
-        shot = st.camera_input("Take a photo", key=key("camera"))
+        shot = photo_input.webcam(key("camera"))
         return [] if shot is None else [Shot("the photo", shot.getvalue())]
-    label = "A folder that holds a folder for each person" if source == FOLDER else "Photos, one face on each"
-    return uploaded(label, source, folder=source == FOLDER)
+    if source == FOLDER:
+        return uploaded("A folder that holds a folder for each person", source, "directory")
+    return uploaded("Photos, one face on each", source, True)
 
 
-def uploaded(label: str, name: str, *, folder: bool) -> list[Shot]:
-    """Let the visitor choose photos, or a folder of them."""
-    from facemae.recognition.enrolment import Shot
-
-    several: Any = "directory" if folder else True
+def uploaded(label: str, name: str, several: Literal[True, "directory"]) -> list[Shot]:
+    """Let the visitor choose photos, or a directory of them."""
     found = st.file_uploader(
         label, type=photo_input.KINDS, accept_multiple_files=several,
         max_upload_size=photo_input.MAX_UPLOAD, key=key(name),
@@ -126,9 +92,6 @@ def uploaded(label: str, name: str, *, folder: bool) -> list[Shot]:
 
 def choose_terms() -> Terms:
     """Let the visitor say until when people are kept, whether with a picture, and that they agreed."""
-    from facemae.recognition.enrolment import Terms, until
-    from facemae.recognition.gallery.store import LONGEST_RETENTION
-
     with st.container(border=True):
         st.markdown(
             "**What is stored**: the name, and for every photo a list of numbers by which a model can tell "
@@ -136,67 +99,56 @@ def choose_terms() -> Terms:
             "**Who sees it**: everybody who can open this page. **For how long**: until the date below; "
             "deleting below removes it at once. **What for**: trying out recognition, not for access control."
         )
-        last = st.date_input(
-            "Keep until",
-            value=until(settings().retention_days),
-            min_value=until(1),
-            max_value=until(LONGEST_RETENTION),
-            key=key("until"),
-        )
+        usual, longest = until(settings().retention_days), until(LONGEST_RETENTION)
+        last = st.date_input("Keep until", usual, until(1), longest, key=key("until"))
         thumbnail = st.checkbox("Keep a picture of 64 pixels to recognise the entry by", key=key("thumbnail"))
         consent = st.checkbox("The people shown have agreed to this", key=key("consent"))
-    assert isinstance(last, datetime.date)
     return Terms(consent, last, thumbnail)
 
 
-def _enrol(
-    where: Where, name: str, shots: Sequence[Shot], terms: Terms, *, add: bool = False, anyway: bool = False
-) -> None:
-    from facemae.recognition.enrolment import enrol
-
-    threshold = where.threshold()
-    with frame.turn(), st.spinner("Enrolling…"):
-        outcome = enrol(
-            where.recognisers(), where.gallery, name, shots, terms, threshold, add=add, anyway=anyway
-        )
+def _enrol(models: list[Model], asked: Enrolment, *, anyway: bool = False) -> None:
+    """Enrol one person, and draw the page again; a face that somebody else has is asked about first."""
+    with st.spinner("Enrolling…"):
+        outcome = _outcome(models, asked, anyway)
     if outcome.person is None and outcome.known_as is not None:
-        known = outcome.known_as
-        st.session_state[PENDING] = Pending(name, list(shots), terms, known.person.name, known.score)
+        st.session_state[PENDING] = (asked, outcome.known_as)
         st.rerun()
     st.session_state.pop(PENDING, None)
-    _keep_refused(outcome, terms, add)
+    keep_refused(outcome, asked.terms, asked.add)
     if outcome.person is None:
         st.rerun()
-    used = len(shots) - len(outcome.refused)
-    photos, models = f"{used} photo{'' if used == 1 else 's'}", len(where.models)
-    by = f" by {models} models" if models > 1 else ""
-    done(f"{outcome.person.name} is enrolled with {photos}{by}, until {terms.retain_until:%d %B %Y}.")
+    used = len(asked.shots) - len(outcome.refused)
+    photos = f"{used} photo{'' if used == 1 else 's'}"
+    by = f" by {len(models)} models" if len(models) > 1 else ""
+    done(f"{outcome.person.name} is enrolled with {photos}{by}, until {asked.terms.retain_until:%d %B %Y}.")
 
 
-def _import(where: Where, shots: Sequence[Shot], terms: Terms, add: bool) -> None:
+def _outcome(models: list[Model], asked: Enrolment, anyway: bool) -> Outcome:
+    recognisers = [session.recogniser(each) for each in models]
+    name, shots, terms, add = asked
+    threshold = session.threshold(models[0])
+    with frame.turn():
+        return enrol(recognisers, session.gallery(), name, shots, terms, threshold, add=add, anyway=anyway)
+
+
+def _import(models: list[Model], shots: Sequence[Shot], terms: Terms, add: bool) -> None:
     """Enrol everybody of a folder of person/photo.jpg, one after the other, with a bar."""
-    from facemae.recognition.enrolment import Outcome, Refused, Shot, enrol
-
-    people = people_of(shots)
+    people, enrolled = people_of(shots), 0
     if not people:
         st.warning("The folder holds no folders with photos: arrange them as person/photo.jpg.")
         return
-    left = len(shots) - sum(map(len, people.values()))
-    threshold, recognisers, enrolled = where.threshold(), where.recognisers(), 0
     bar = st.progress(0.0, "Enrolling…")
-    for count, (name, own) in enumerate(people.items()):
+    for count, (name, own) in enumerate(people.items(), 1):
         try:
-            with frame.turn():
-                outcome = enrol(recognisers, where.gallery, name, own, terms, threshold, add=add, anyway=True)
+            outcome = _outcome(models, Enrolment(name, own, terms, add), anyway=True)
         except FaceMAEError as error:
             outcome = Outcome(name, None, [Refused(Shot(name, b""), str(error))])
-        _keep_refused(outcome, terms, add)
+        keep_refused(outcome, terms, add)
         enrolled += outcome.person is not None
-        bar.progress((count + 1) / len(people), f"{count + 1} of {len(people)} people")
-    said = f"{enrolled} of {len(people)} people are enrolled; look below for those who may be one."
-    if left:
-        said += f" {left} files do not lie directly in a person's folder and are left out."
-    done(said)
+        bar.progress(count / len(people), f"{count} of {len(people)} people")
+    left = len(shots) - sum(map(len, people.values()))
+    files = f" {left} files do not lie directly in a person's folder and are left out." if left else ""
+    done(f"{enrolled} of {len(people)} people are enrolled; look below for those who may be one.{files}")
 
 
 def people_of(shots: Sequence[Shot]) -> dict[str, list[Shot]]:
@@ -212,67 +164,60 @@ def people_of(shots: Sequence[Shot]) -> dict[str, list[Shot]]:
 # --- questions that stay until they are answered ---
 
 
-def _ask(where: Where, pending: Pending) -> None:
+def _ask(models: list[Model], asked: Enrolment, known: Candidate) -> None:
     """Ask what to do with a face that is taken for somebody else; nothing is merged without an answer."""
+    other = known.person.name
     st.warning("This face is taken for somebody who is enrolled.", icon=":material/group:")
-    st.text(f"New: {pending.name}\nEnrolled: {pending.known_as} (score {pending.score:.3f})")
-    name = st.text_input("Name of another person", pending.name, max_chars=NAME_LENGTH, key="pending_name")
-    shots, terms = pending.shots, pending.terms
-    with st.container(horizontal=True), session.refusals_shown():
+    st.text(f"New: {asked.name}\nEnrolled: {other} (score {known.score:.3f})")
+    name = st.text_input("Name of another person", asked.name, max_chars=NAME_LENGTH, key="pending_name")
+    with st.container(horizontal=True), frame.refusals_shown():
         if st.button("Add the photos to the enrolled person", key="pending_add"):
-            where.gallery.person(pending.known_as)  # who may be gone by now
-            _enrol(where, pending.known_as, shots, terms, add=True, anyway=True)
+            session.gallery().person(other)  # who may be gone by now
+            _enrol(models, asked._replace(name=other, add=True), anyway=True)
         if st.button("Enrol as another person", key="pending_new"):
-            _enrol(where, name, shots, terms, anyway=True)
+            _enrol(models, asked._replace(name=name, add=False), anyway=True)
         if st.button("Do nothing", key="pending_none"):
             st.session_state.pop(PENDING, None)
             st.rerun()
 
 
-def _keep_refused(outcome: Outcome, terms: Terms, add: bool) -> None:
-    left = [Left(outcome.name, each, terms, add or outcome.person is not None) for each in outcome.refused]
-    st.session_state[REFUSED] = [*st.session_state.get(REFUSED, []), *left]
+def keep_refused(outcome: Outcome, terms: Terms, add: bool = False) -> None:
+    """Show photos that were not used, and why, until the list is cleared.
+
+    A face that is chosen on one of them joins the person, where somebody of that name is enrolled.
+    """
+    asked = Enrolment(outcome.name, [], terms, add or outcome.person is not None)
+    st.session_state.setdefault(REFUSED, []).extend((each, asked) for each in outcome.refused)
 
 
-def keep_refused(refused: Sequence[Refused], terms: Terms) -> None:
-    """Show photos that nobody was named for, and why they were not used, until the list is cleared."""
-    left = [Left("", replace(each, photo=None), terms, False) for each in refused]
-    st.session_state[REFUSED] = [*st.session_state.get(REFUSED, []), *left]
-
-
-def show_refused(where: Where) -> None:
+def show_refused(models: list[Model]) -> None:
     """Show what was not used, with its reason; of several faces on a photo one can be chosen."""
-    left: list[Left] = st.session_state.get(REFUSED, [])
+    left: list[tuple[Refused, Enrolment]] = st.session_state.get(REFUSED, [])
     if not left:
         return
     with st.container(border=True):
-        count = len(left)
-        st.warning(
-            f"{count} photo{' was' if count == 1 else 's were'} not used:",
-            icon=":material/image_not_supported:",
-        )
-        for number, each in enumerate(left):
-            st.text(f"{shown(PurePosixPath(each.refused.shot.name).name, 60)}: {each.refused.reason}")
-            if each.refused.photo is not None:
-                _choose_face(where, number, each)
+        photos = "1 photo was" if len(left) == 1 else f"{len(left)} photos were"
+        st.warning(f"{photos} not used:", icon=":material/image_not_supported:")
+        for number, (refused, asked) in enumerate(left):
+            st.text(f"{shown(PurePosixPath(refused.shot.name).name, 60)}: {refused.reason}")
+            if refused.photo is not None:
+                photo_input.show(refused.photo, 480)
+                faces = [each.number for each in refused.photo.faces]
+                _choose_face(models, number, asked, refused.shot, faces)
         if st.button("Clear this list", key="refused_clear"):
             st.session_state.pop(REFUSED)
             st.rerun()
 
 
-def _choose_face(where: Where, number: int, left: Left) -> None:
-    photo = left.refused.photo
-    assert photo is not None
-    st.image(photo_input.boxed(photo), width=480, alt=photo_input.described(photo))
-    st.text(f"One of these faces is {left.name}.")
-    with st.container(horizontal=True, vertical_alignment="bottom"), session.refusals_shown():
-        faces = [each.number for each in photo.faces]
+def _choose_face(models: list[Model], number: int, asked: Enrolment, shot: Shot, faces: list[int]) -> None:
+    st.text(f"One of these faces is {asked.name}.")
+    with st.container(horizontal=True, vertical_alignment="bottom"), frame.refusals_shown():
         face = st.segmented_control("Which face is it?", faces, key=key(f"face_{number}"))
         if st.button("Enrol this face", disabled=face is None, key=key(f"face_enrol_{number}")):
-            others = st.session_state[REFUSED]
-            st.session_state[REFUSED] = [each for each in others if each is not left]
+            left = st.session_state[REFUSED]
+            st.session_state[REFUSED] = left[:number] + left[number + 1 :]
             try:
-                _enrol(where, left.name, [replace(left.refused.shot, face=face)], left.terms, add=left.add)
+                _enrol(models, asked._replace(shots=[replace(shot, face=face)]))
             except FaceMAEError:
-                st.session_state[REFUSED] = others
+                st.session_state[REFUSED] = left
                 raise

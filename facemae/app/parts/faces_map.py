@@ -1,8 +1,4 @@
-"""A map of faces: points in a plane, and the face of the one under the pointer.
-
-The script and the style beside this file are given to Streamlit as text, so that nothing is loaded from
-elsewhere; names reach the script as data and are set as text, never as markup.
-"""
+"""A map of faces: points in a plane, and the face of the one under the pointer."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from facemae.app import frame
+from facemae.app import elements, frame
 from facemae.core import files
 from facemae.core.layout import Results
 from facemae.data.images import open_image
@@ -32,19 +28,11 @@ _HTML = """
   </div>
 </div>
 """
+_map = elements.component("faces_map", _HTML)
 
 
-_map = frame.component("faces_map", _HTML)
-
-
-def show(table: pd.DataFrame, what: str, key: str) -> None:
-    """Show a map; pointing at, touching or walking to a point shows its face and name.
-
-    Args:
-        table: Columns sample_id (of the results' faces), person, x and y.
-        what: What the map is of, for who cannot see it.
-        key: Of the element.
-    """
+def show(table: pd.DataFrame, what: str) -> None:
+    """Show a map of sample_id, person, x and y: a point shows its face and name when it is pointed at."""
     names = table["sample_id"].to_list()
     columns = sheet_columns(len(names))
     number, people = pd.factorize(table["person"])
@@ -54,15 +42,13 @@ def show(table: pd.DataFrame, what: str, key: str) -> None:
         f"{what}: {len(names)} faces of {len(people)} people. Left and right arrows go from face to face, up "
         "and down from person to person; the same is in the table below."
     )
-    _map(
-        key=key,
-        data={
-            "token": files.sha256(repr((points, names)).encode())[:16], "points": points, "names": names,
-            "person": number.tolist(), "people": [str(each) for each in people], "label": label,
-            "columns": columns, "rows": math.ceil(len(names) / columns),
-            "sheet": base64.b64encode(picture).decode(),
-        },
-    )  # fmt: skip
+    data = {
+        "token": files.sha256(repr((points, names)).encode())[:16], "points": points, "names": names,
+        "person": number.tolist(), "people": [str(each) for each in people], "label": label,
+        "columns": columns, "rows": math.ceil(len(names) / columns),
+        "sheet": base64.b64encode(picture).decode(),
+    }  # fmt: skip
+    _map(key="faces_map", data=data)
 
 
 def sheet_columns(count: int) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from facemae import config
-from facemae.app import frame
+from facemae.app import elements, frame
 from facemae.core.layout import Results
-from facemae.report import chart_spec, charts, curves, live, tables
+from facemae.report import chart_spec, curves, live, tables
 from facemae.report.phrases import HOW_TO_READ, rows_of
 
 EVERY = 3.0  # seconds between two looks
@@ -17,7 +17,7 @@ SEEN = "progress_unfinished"  # in the session: whether the last look found some
 
 def show(setup: config.Experiment) -> None:
     """Show what is being trained until there is a verdict and nothing runs; then a sentence."""
-    if not _unfinished(Results(frame.results_root()), setup):
+    if not _unfinished(frame.results(), setup):
         st.caption("No training is under way.")
         return
     st.subheader("Training in progress")
@@ -27,12 +27,14 @@ def show(setup: config.Experiment) -> None:
 
 def notice(setup: config.Experiment) -> None:
     """Say whether a workflow runs here and how far it is; nothing where all is finished and still."""
-    paths = Results(frame.results_root())
+    paths = frame.results()
     found, runs = live.trainings(paths, setup), live.workflow_runs(paths)
     going = sum(each.live for each in found)
-    stopped = len(found) - going
-    parts = ["a workflow is running"] * runs + [_count(going, "under way")] * bool(going)
-    parts += [_count(stopped, "stopped unfinished")] * (stopped > 0 and not runs)
+    stopped = 0 if runs else len(found) - going
+    parts = ["a workflow is running"] * runs
+    for number, what in ((going, "under way"), (stopped, "stopped unfinished")):
+        if number:
+            parts.append(f"{number} training{' is' if number == 1 else 's are'} {what}")
     if parts:
         text = " and ".join(parts)
         st.info(
@@ -41,17 +43,13 @@ def notice(setup: config.Experiment) -> None:
         )
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} training{' is' if number == 1 else 's are'} {what}"
-
-
 def _unfinished(paths: Results, setup: config.Experiment) -> bool:
     return live.workflow_runs(paths) or not paths.verdict.is_file() or bool(live.trainings(paths, setup))
 
 
 @frame.explained()
 def _look(setup: config.Experiment) -> None:
-    paths = Results(frame.results_root())
+    paths = frame.results()
     if not _unfinished(paths, setup) and st.session_state.pop(SEEN, False):
         st.rerun()  # the whole page: there are results to show now
     found = live.trainings(paths, setup)
@@ -68,23 +66,16 @@ def _look(setup: config.Experiment) -> None:
     if len(found) > SHOWN:
         st.text(f"And {len(found) - SHOWN} more.")
     st.text(_overall(paths, setup))
-    _losses(setup, found)
-
-
-def _overall(paths: Results, setup: config.Experiment) -> str:
-    table = live.done(paths, setup)
-    parts = [f"{row['stage']} {row['done']} of {row['of']}" for row in rows_of(table)]
-    return f"Done so far: {', '.join(parts)}."
-
-
-def _losses(setup: config.Experiment, found: list[live.Training]) -> None:
     logged = live.losses(found)
-    if logged.empty:
-        return
-    st.caption(HOW_TO_READ["progress"])
+    if len(logged):
+        st.caption(HOW_TO_READ["progress"])
     looks = chart_spec.looks(tables.roster(setup))
     for stage in logged["stage"].unique():
         chart = curves.learning(logged[logged["stage"] == stage], looks, stage)
         st.text(chart.title)
-        config_of = {"displayModeBar": False}
-        st.plotly_chart(charts.draw(chart), key=f"progress_{stage}", config=config_of, alt=chart.alt)
+        elements.chart(chart, key=f"progress_{stage}", captioned=False)
+
+
+def _overall(paths: Results, setup: config.Experiment) -> str:
+    parts = [f"{row['stage']} {row['done']} of {row['of']}" for row in rows_of(live.done(paths, setup))]
+    return f"Done so far: {', '.join(parts)}."

@@ -1,8 +1,4 @@
-"""A face under a grid of cells that are painted with mouse, finger or keyboard.
-
-The script and the style beside this file are given to Streamlit as text, so that nothing is loaded from
-elsewhere; data reach the script as numbers and a picture, never as markup.
-"""
+"""A face under a grid of cells that are painted with mouse, finger or keyboard."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from facemae.app import frame
+from facemae.app import elements
 
 WIDTH = 280  # pixels: on a telephone it leaves a margin to scroll the page by
 GREY = "#808080"  # what reconstructions.masked paints hidden patches in
@@ -33,46 +29,25 @@ _HTML = """
   </div>
 </div>
 """
-
-
-_board = frame.component("paint", _HTML)
+_board = elements.component("paint", _HTML)
 
 
 def cells(
-    key: str,
-    picture: bytes,
-    side: int,
-    width: int = WIDTH,
-    colour: str = GREY,
-    start: Sequence[int] = (),
-    unit: str = "cells",
+    key: str, picture: bytes, side: int, start: Sequence[int] = (), unit: str = "cells"
 ) -> NDArray[np.bool_]:
-    """Show a picture to paint on, and return which of its cells are painted.
+    """Show a square picture (PNG) to paint on, and return which of its cells (side, side) are painted.
 
     Pressing and dragging paints, or wipes where it starts on a painted cell; arrows move, space paints.
-    The page runs again when the pointer is released.
-
-    Args:
-        key: Of the element; what was painted belongs to it, and stays in the visitor's session. Take
-            another key for another number of cells.
-        picture: A square picture as PNG.
-        side: Cells along a side.
-        width: Of the picture in pixels; on a narrower page it shrinks.
-        colour: Of painted cells, as #rrggbb.
-        start: Cells that are painted at first, counted row by row.
-        unit: What the cells are called.
-
-    Returns:
-        (side, side) bool, True = painted.
+    The page runs again when the pointer is released. What is painted belongs to the key, of which another
+    number of cells needs another; cells that are painted at first are counted row by row.
     """
-    begun = [int(cell) for cell in start]
     # Streamlit forgets an element that a run leaves out; what was painted shall be there when it is back.
-    kept = st.session_state.get(f"{key}_kept", begun)
+    kept = st.session_state.get(f"{key}_kept", list(start))
     shown = st.session_state.get(key) or {}
     data = {
         "picture": base64.b64encode(picture).decode(),
-        "side": side, "width": width, "colour": colour, "unit": unit,
-        "start": begun, "cells": np.flatnonzero(mask_of(shown.get("cells", kept), side)).tolist(),
+        "side": side, "width": WIDTH, "colour": GREY, "unit": unit,
+        "start": list(start), "cells": np.flatnonzero(mask_of(shown.get("cells", kept), side)).tolist(),
         "label": f"Paint over the picture, {side} by {side} {unit}: arrow keys move, space paints or wipes.",
     }  # fmt: skip
     found = _board(key=key, data=data, default={"cells": kept}, on_cells_change=lambda: None)

@@ -10,26 +10,30 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from facemae import config
-from facemae.app import frame
-from facemae.app.parts import animation, download, pictures, thumbnails
-from facemae.report import chart_spec, charts, conditions, curves, faces, reconstructions, tables
-from facemae.report.phrases import (
-    ALT,
-    HOW_TO_READ,
-    METRIC_NAMES,
-    ORIGIN,
-    masked_runs,
-    metric_label,
-    primary_first,
-    scalars,
-)
+from facemae.app import elements, frame
+from facemae.app.parts import completion, photo_input
+from facemae.report import chart_spec, charts, conditions, curves, faces, phrases, reconstructions, tables
+from facemae.report.phrases import ALT, HOW_TO_READ, METRIC_NAMES, masked_runs, metric_label
 
 SHOWN = 2  # faces of a strip, so that each can be seen on a telephone
 STRIP = {"narrowest": 270, "widest": 400}  # pixels, of which a telephone shows one
 MAP_WIDTH = 222
 MOVING = "Let them change every second"  # off at first: not everybody bears motion
 MATRIX, ROW_NAMES, CELL = ".st-key-verdict_matrix", 130, 78  # pixels of the names, and least of a verdict
-TABS = ("Ranking", "Masks", "Completions", "Harder conditions")
+RANKED = ("run", "strategy", "origin", "value", "ci_low", "ci_high", "seeds", "people")
+VERDICT_COLUMNS: dict[str, Any] = {
+    "run_a": "Run",
+    "run_b": "Against",
+    "verdict": "Verdict",
+    "note": "Why",
+    "family": "Family",
+    "difference": elements.number("Difference", "%+.3f"),
+    "ci_low": elements.number("Interval from", "%+.3f"),
+    "ci_high": elements.number("to", "%+.3f"),
+    "p_adjusted": elements.number("Adjusted p", "%.3f"),
+    "seconds_difference": elements.number("Extra seconds", "%+.0f"),
+    "budget_note": "Budget",
+}
 
 
 def render() -> None:
@@ -38,29 +42,23 @@ def render() -> None:
     with frame.explained():
         setup = frame.load(tables.experiment)
         every = frame.load(tables.leaderboard)
-        chosen = _runs(every)
+        names = list(dict.fromkeys(every["run"]))
+        picked = st.multiselect(
+            "Runs and controls", names, default=names, key="runs", bind="query-params",
+            help="Everything on this page follows, but for the claims, which are judged on all.",
+        )  # fmt: skip
+        chosen = [name for name in names if name in picked]
         leaderboard = every[every["run"].isin(chosen)]
         looks = chart_spec.looks(tables.roster(setup))
         masked = [name for name in masked_runs(setup) if name in chosen]
-        draw = (
-            lambda: _ranking(setup, leaderboard, chosen, looks),
-            lambda: _masks(setup, masked),
-            lambda: _completions(setup, masked),
-            lambda: _conditions(leaderboard, looks),
+        frame.tabs(
+            {
+                "Ranking": lambda: _ranking(setup, leaderboard, chosen, looks),
+                "Masks": lambda: _masks(setup, masked),
+                "Completions": lambda: _completions(setup, masked),
+                "Harder conditions": lambda: _conditions(leaderboard, looks),
+            }
         )
-        frame.tabs(dict(zip(TABS, draw, strict=True)))
-
-
-def _runs(leaderboard: pd.DataFrame) -> list[str]:
-    names = list(dict.fromkeys(leaderboard["run"]))
-    chosen: list[str] = st.multiselect(
-        "Runs and controls", names, default=names, key="runs", bind="query-params",
-        help="Everything on this page follows, but for the claims, which are judged on all.",
-    )  # fmt: skip
-    return [name for name in names if name in chosen]
-
-
-# --- ranking ---
 
 
 def _ranking(
@@ -70,63 +68,35 @@ def _ranking(
     if metric is None:
         st.info("None of these runs was measured; choose others.", icon=":material/info:")
         return
-    form = download.choice("save")
+    form = elements.chart_form("save")
     left, right = st.columns(2, gap="medium")
     with left:
         st.subheader(f"Ranking by {metric_label(metric)}")
-        download.chart(curves.leaderboard(leaderboard, metric, looks), form)
-        _ranking_table(leaderboard, metric)
+        elements.chart(curves.leaderboard(leaderboard, metric, looks), form)
+        with st.expander("The ranking in numbers"):
+            ranking = tables.told(setup, curves.ranked(leaderboard, metric).iloc[::-1])
+            alt = f"Table: {metric_label(metric)} with its interval, runs first, the best on top."
+            elements.results_table(ranking, alt, RANKED)
     with right:
         st.subheader("What the extra seconds bought")
-        download.chart(curves.cost(leaderboard, metric, looks), form)
+        elements.chart(curves.cost(leaderboard, metric, looks), form)
     _verdicts(setup, metric, chosen, form)
-    frame.claims(frame.load(tables.verdict).claims)
+    elements.claims(frame.load(tables.verdict).claims)
 
 
 def _metric(setup: config.Experiment, leaderboard: pd.DataFrame) -> str | None:
     """Let the reader choose one of the metrics that the runs have a value of; None where there is none."""
-    table = scalars(leaderboard)
+    table = phrases.scalars(leaderboard)
     found = set(table.loc[table["value"].notna(), "metric"])
     names = [name for name in METRIC_NAMES if name in found]
     if not names:
         return None
     primary = setup.evaluate.primary
-    metric: str = st.selectbox(
-        "Metric",
-        names,
-        index=names.index(primary) if primary in names else 0,
-        format_func=metric_label,
-        key="metric",
-        bind="query-params",
-    )
+    first = names.index(primary) if primary in names else 0
+    metric = elements.choose("Metric", names, "metric", first, format_func=metric_label)
     if metric != primary:
         st.caption(f"The verdict is by {metric_label(primary)}; this is exploratory.")
     return metric
-
-
-def _ranking_table(leaderboard: pd.DataFrame, metric: str) -> None:
-    with st.expander("The ranking in numbers"):
-        ranking = curves.ranked(leaderboard, metric).iloc[::-1]
-        st.dataframe(
-            tables.told(frame.load(tables.experiment), ranking),
-            hide_index=True,
-            column_config=_ranking_columns(),
-            column_order=list(_ranking_columns()),
-            alt=f"Table: {metric_label(metric)} with its interval, runs first, the best on top.",
-        )
-
-
-def _ranking_columns() -> dict[str, Any]:
-    return {
-        "run": "Run",
-        "strategy": "Mask",
-        "origin": ORIGIN,
-        "value": frame.number("Value", "%.3f"),
-        "ci_low": frame.number("Interval from", "%.3f"),
-        "ci_high": frame.number("to", "%.3f"),
-        "seeds": "Seeds",
-        "people": "People",
-    }
 
 
 def _verdicts(setup: config.Experiment, metric: str, chosen: list[str], form: str) -> None:
@@ -142,42 +112,17 @@ def _verdicts(setup: config.Experiment, metric: str, chosen: list[str], form: st
     with st.container(key="verdict_matrix"):  # scrolled on a telephone, where words would overlap
         least = ROW_NAMES + CELL * len(runs)
         st.html(f"<style>{MATRIX} {{overflow-x: auto}} {MATRIX} > div {{min-width: {least}px}}</style>")
-        download.draw(matrix, form, key="verdicts", alt=ALT["verdicts"], read=HOW_TO_READ["verdicts"])
+        elements.draw(matrix, "verdicts", ALT["verdicts"], form, HOW_TO_READ["verdicts"])
     with st.expander("Every comparison in numbers"):
-        st.dataframe(
-            primary_first(table),
-            hide_index=True,
-            column_config=_verdict_columns(),
-            column_order=list(_verdict_columns()),
-            alt="Table: every pair of runs with verdict, difference, interval and budget.",
-        )
+        alt = "Table: every pair of runs with verdict, difference, interval and budget."
+        elements.table(phrases.primary_first(table), alt, VERDICT_COLUMNS)
 
 
-def _verdict_columns() -> dict[str, Any]:
-    return {
-        "run_a": "Run",
-        "run_b": "Against",
-        "verdict": "Verdict",
-        "note": "Why",
-        "family": "Family",
-        "difference": frame.number("Difference", "%+.3f"),
-        "ci_low": frame.number("Interval from", "%+.3f"),
-        "ci_high": frame.number("to", "%+.3f"),
-        "p_adjusted": frame.number("Adjusted p", "%.3f"),
-        "seconds_difference": frame.number("Extra seconds", "%+.0f"),
-        "budget_note": "Budget",
-    }
-
-
-# --- masks ---
-
-
-@st.fragment
-@frame.explained()
+@frame.part
 def _masks(setup: config.Experiment, masked: list[str]) -> None:
     """Show one face under the masks of several strategies, still or moving, and what masks are like."""
     parameters = _parameters(setup)
-    known = [name for name in animation.STRATEGIES if name in parameters]
+    known = [name for name in completion.DRAWN if name in parameters]
     own = [setup.run(name).strategy for name in masked]
     usual = [name for name in dict.fromkeys(own) if name in known] or known[:4]
     chosen = st.multiselect("Masks", known, default=usual, key="masks", bind="query-params")
@@ -186,26 +131,21 @@ def _masks(setup: config.Experiment, masked: list[str]) -> None:
         "Hidden (%)", 5, 95, round(100 * ratio / 5) * 5, step=5, key="hidden", bind="query-params"
     )
     moving = st.toggle(MOVING, key="moving", bind="query-params")
-    face = thumbnails.choose("face", "Face", frame.load(faces.faces)["sample_id"].to_list())
+    face = photo_input.choose_sample("face", "Face", frame.load(faces.faces)["sample_id"].to_list())
     if face is not None:
-        patches = setup.data.image_size // setup.defaults.model.patch_size
+        patches, png = setup.data.image_size // setup.defaults.model.patch_size, frame.load(faces.face, face)
         drawn = {
-            name: animation.pictures(
-                frame.load(faces.face, face), name, percent / 100, parameters[name], patches
-            )[moving]
+            name: completion.animation(png, name, percent / 100, parameters[name], patches)[moving]
             for name in chosen
         }
         alt = ALT["animated"] if moving else "one face under a mask."
-        pictures.row(drawn, alt=f"{{}} mask: {alt}")
+        elements.pictures(drawn, f"{{}} mask: {alt}")
         st.caption(HOW_TO_READ["animated" if moving else "masks"])
     if masked:
         st.subheader("What masks are like")
         measured = frame.load(reconstructions.masks)
-        st.dataframe(
-            reconstructions.mask_table(measured[measured["run"].isin(masked)]),
-            hide_index=True,
-            alt=ALT["measures"],
-        )
+        measured = measured[measured["run"].isin(masked)]
+        elements.table(reconstructions.mask_table(measured), ALT["measures"])
         st.caption(HOW_TO_READ["measures"])
 
 
@@ -220,44 +160,30 @@ def _parameters(setup: config.Experiment) -> dict[str, dict[str, Any]]:
     return found
 
 
-# --- completions ---
-
-
-@st.fragment
-@frame.explained()
+@frame.part
 def _completions(setup: config.Experiment, masked: list[str]) -> None:
     """Show faces as each run completes them, at every step that is kept, and where on a face it errs."""
     if not masked:
         st.info("No masked autoencoder is chosen.", icon=":material/info:")
         return
-    shown = {name: frame.load(reconstructions.reconstructions, name, setup.seeds[0]) for name in masked}
     kept = {name: frame.load(reconstructions.by_step, name, setup.seeds[0]) for name in masked}
     st.caption(HOW_TO_READ["reconstructions"])
-    step = _step({step for each in kept.values() for step in each})
+    steps, step = sorted({step for each in kept.values() for step in each}), None
+    if len(steps) > 1:
+        step = st.select_slider(
+            "Step of pretraining", steps, value=steps[-1], format_func="{:,}".format, key="step"
+        )
     strips = {}
-    for name, each in shown.items():
+    for name in masked:
+        each = frame.load(reconstructions.reconstructions, name, setup.seeds[0])
         completed = _at(kept[name], step, each.reconstruction)
         count = min(SHOWN, len(completed))
-        strips[_named(setup, name)] = reconstructions.reconstruction_strip(
-            each.face[:count], each.hidden[:count], completed[:count]
-        )
-    pictures.row(strips, alt=f"{{}}: {ALT['reconstructions']}", **STRIP)
+        strip = each.face[:count], each.hidden[:count], completed[:count]
+        run = setup.run(name)
+        title = f"{name} ({run.strategy} mask, {run.mask_ratio:.0%} hidden)"
+        strips[title] = reconstructions.reconstruction_strip(*strip)
+    elements.pictures(strips, f"{{}}: {ALT['reconstructions']}", **STRIP)
     _errors(setup, masked)
-
-
-def _named(setup: config.Experiment, name: str) -> str:
-    return f"{name} ({setup.run(name).strategy} mask, {setup.run(name).mask_ratio:.0%} hidden)"
-
-
-def _step(steps: set[int]) -> int | None:
-    """Let the reader choose a step of pretraining; None: its end."""
-    if len(steps) < 2:
-        return None
-    places = sorted(steps)
-    found: int = st.select_slider(
-        "Step of pretraining", places, value=places[-1], format_func="{:,}".format, key="step"
-    )
-    return found
 
 
 def _at(
@@ -272,16 +198,14 @@ def _errors(setup: config.Experiment, masked: list[str]) -> None:
     """Show where on the face each run completes badly, as heat maps and by face region."""
     st.subheader("Where each strategy errs")
     st.caption(HOW_TO_READ["errors"])
-    form = download.choice("save_errors")
+    form = elements.chart_form("save_errors")
     found = {name: frame.load(reconstructions.patch_errors, name) for name in masked}
     with st.container(horizontal=True, gap="small"):
         for name, each in found.items():
             with st.container(width=MAP_WIDTH, gap=None):
                 st.text(name)
-                download.draw(
-                    charts.error_map(each), form, key=f"errors_{name}", alt=f"{name}: {ALT['errors']}",
-                    read=HOW_TO_READ["errors"],
-                )  # fmt: skip
+                alt, read = f"{name}: {ALT['errors']}", HOW_TO_READ["errors"]
+                elements.draw(charts.error_map(each), f"errors_{name}", alt, form, read)
     first = next(iter(found.values()))
     st.caption(
         f"This rests on {first.faces} faces of people not trained on, completed by {first.seeds} trainings "
@@ -303,13 +227,9 @@ def _by_region(setup: config.Experiment, found: dict[str, reconstructions.PatchE
         labels, names = _regions(len(errors.missed))
         shares = reconstructions.region_errors(errors, labels, names)
         rows.append({"Run": name} | {title.capitalize(): 100 * share for title, share in shares.items()})
-    table = pd.DataFrame(rows)
-    st.dataframe(
-        table,
-        hide_index=True,
-        column_config={name: frame.number(name, "%.0f%%") for name in table.columns if name != "Run"},
-        alt="Table: the share of the variation that each run misses, by face region.",
-    )
+    columns = {name: elements.number(name, "%.0f%%") for name in rows[0]} | {"Run": "Run"}
+    alt = "Table: the share of the variation that each run misses, by face region."
+    elements.table(pd.DataFrame(rows), alt, columns)
     st.caption("The mean over a region's patches; a region that no patch lies in mostly is empty.")
 
 
@@ -321,9 +241,6 @@ def _regions(side: int) -> tuple[NDArray[np.int64], list[str]]:
     return region_map(side).numpy(), list(REGIONS)
 
 
-# --- harder conditions ---
-
-
 def _conditions(leaderboard: pd.DataFrame, looks: chart_spec.Looks) -> None:
     """Show what was measured under conditions: small charts in pairs, then the wide ones."""
     found = conditions.conditions(leaderboard, looks)
@@ -333,7 +250,7 @@ def _conditions(leaderboard: pd.DataFrame, looks: chart_spec.Looks) -> None:
             "label_curve.runs in config.yaml name the runs for that.", icon=":material/info:",
         )  # fmt: skip
         return
-    form = download.choice("save_conditions")
+    form = elements.chart_form("save_conditions")
     small = [each for each in found if len(each.panels) == 1]
     for start in range(0, len(small), 2):
         pair = small[start : start + 2]
@@ -347,10 +264,10 @@ def _conditions(leaderboard: pd.DataFrame, looks: chart_spec.Looks) -> None:
 
 def _condition(each: chart_spec.Chart, form: str) -> None:
     st.subheader(each.title)
-    download.chart(each, form)
+    elements.chart(each, form)
     with st.expander("The same in numbers"):
         for title, panel in each.panels.items():
             if title:
                 st.text(title)
             table = conditions.table_of(conditions.numbers(panel), each.x.title)
-            st.dataframe(table, hide_index=True, alt=f"Table: {each.title} {title}".strip())
+            elements.table(table, f"Table: {each.title} {title}".strip())

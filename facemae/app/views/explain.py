@@ -5,33 +5,31 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
-from PIL import Image
-from plotly.colors import sample_colorscale, unlabel_rgb
+from PIL import Image, ImageColor
+from streamlit.delta_generator import DeltaGenerator
 
-from facemae.app import frame, session
-from facemae.app.parts import faces_map, pictures
-from facemae.app.parts.photo_input import Chosen, aligned_face
+from facemae.app import elements, frame, session
+from facemae.app.parts import faces_map
+from facemae.app.parts.completion import shades
+from facemae.app.parts.photo_input import Chosen, two_faces
 from facemae.core import layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.recognition.model import Model
 from facemae.recognition.named_models import ShippedModel
+from facemae.recognition.recogniser import Recogniser
 from facemae.recognition.threshold import Threshold, rates
 from facemae.report import charts, faces
 from facemae.report.chart_spec import MORE_COLOURS
-
-if TYPE_CHECKING:
-    from streamlit.delta_generator import DeltaGenerator
-
-    from facemae.recognition.recogniser import Recogniser
+from facemae.report.reconstructions import Pixels
 
 SIDES = ("first", "second")
 COVERED, DROPPED = "Covered", "Dropped"
@@ -43,6 +41,10 @@ WARNING = (
     "An explanation shows what the score reacts to, not why two people are alike: a face with a part covered "
     "is a picture unlike any that the model was trained on."
 )
+COLUMNS: dict[str, Any] = {
+    "photo": "Face", "region": "Left out", "share": elements.number("Share of the face", "percent"),
+    "score": elements.number("Score", "%.3f"), "change": elements.number("Change", "%+.3f"),
+}  # fmt: skip
 HOW_TO_READ = {
     "attention": (
         "Attention rollout: the brighter a patch the more of it flows into the embedding by "
@@ -58,100 +60,62 @@ HOW_TO_READ = {
     ),
 }
 
-Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Explained:
-    """What was found of a pair of faces.
+class Explained(NamedTuple):
+    """What was found of a pair of faces."""
 
-    Attributes:
-        score: Cosine similarity.
-        attention: (2, side, side) of either face, or None where the encoder has no attention.
-        refusal: Why there is none.
-        reaction: (2, side, side) changes of the score.
-        regions: By how the regions were hidden, the table of `explain.leave_out`.
-    """
-
-    score: float
-    attention: Floats | None
-    refusal: str
-    reaction: Floats
-    regions: dict[str, pd.DataFrame]
+    score: float  # cosine similarity
+    attention: Floats | None  # (2, side, side) of either face, where the encoder has any
+    refusal: str  # why there is none
+    reaction: Floats  # (2, side, side) changes of the score
+    regions: dict[str, pd.DataFrame]  # by how they were hidden, the table of `explanation.leave_out`
 
 
 def render() -> None:
     """Show the page."""
     st.title("Explain")
     st.caption("What a model's score of two faces reacts to, and where the model puts all evaluation faces.")
-    with frame.explained(), session.refusals_shown():
+    with frame.explained(), frame.refusals_shown():
         found = session.every_model()
-        ours = [place for place, each in enumerate(found) if each.results] or [
-            place for place, each in enumerate(found) if isinstance(each, ShippedModel)
-        ]
+        runs = [each for each in found if each.results]
+        shipped = [each for each in found if isinstance(each, ShippedModel)]
         known = frame.load_if_there(faces.faces)
-        model = session.choose_model("model", index=ours[0] if ours else 0)
+        model = session.choose_model("model", first=(runs or shipped or found)[0])
         if known is None and isinstance(model, ShippedModel):
             frame.say_shipped(model.name)
         frame.tabs({"Two faces": lambda: _two_faces(model), "All faces": lambda: _map(model)})
 
 
 def _two_faces(model: Model) -> None:
-    with session.refusals_shown():
-        pair = _faces(model)
-        if pair is not None:
-            grey = session.grey_only(model)
-            _pair(model, *(replace(each, image=session.as_seen(each.image, *grey)) for each in pair))
-
-
-# --- two faces ---
-
-
-def _faces(model: Model) -> tuple[Chosen, Chosen] | None:
-    size = model.image_size
-    left, right = st.columns(2)
-    with left:
-        first = aligned_face("explain_first", size, "First face")
-    with right:
-        second = aligned_face("explain_second", size, "Second face", place=1)
-    return None if first is None or second is None else (first, second)
-
-
-def _pair(model: Model, first: Chosen, second: Chosen) -> None:
-    found = _explained(model, first.image, second.image)
-    st.metric("Score (cosine similarity)", f"{found.score:.3f}", width="content")
-    if model.results:
-        st.text(standing(found.score, *frame.load(evaluated_scores, model.run, model.seed)))
-        for sentence in _known_of(first, second):
-            st.text(sentence)
-    else:
-        st.text(standing_by_card(found.score, rates(*session.card(model))))
-    st.info(WARNING, icon=":material/lightbulb:")
-    _overlays(found, first, second)
-    _regions(found)
-
-
-def _explained(model: Model, first: Pixels, second: Pixels) -> Explained:
-    """Return what was found of a pair; it is kept in the visitor's session until another pair is chosen."""
-    content = hashlib.sha256(first.tobytes() + second.tobytes()).hexdigest()
-    token = (model.name, model.fingerprint, content)
-    kept = st.session_state.get("explained")
-    if kept is None or kept[0] != token:
+    with frame.refusals_shown():
+        pair = two_faces("explain_", "face", model.image_size)
+        if pair is None:
+            return
+        first, second = (replace(each, image=session.as_seen(model, each.image)) for each in pair)
         recogniser = session.recogniser(model)
-        with frame.turn(), st.spinner("Covering one part after the other…"):
-            kept = (token, explained(recogniser, first, second))
-        st.session_state["explained"] = kept
-    found: Explained = kept[1]
-    return found
+
+        def made() -> Explained:
+            with frame.turn(), st.spinner("Covering one part after the other…"):
+                return explained(recogniser, first.image, second.image)
+
+        content = hashlib.sha256(first.image.tobytes() + second.image.tobytes()).hexdigest()
+        found = frame.kept("explained", (model.name, model.fingerprint, content), made)
+        st.metric("Score (cosine similarity)", f"{found.score:.3f}", width="content")
+        if model.results:
+            st.text(standing(found.score, *frame.load(evaluated_scores, model.run, model.seed)))
+            for sentence in _known_of(first, second):
+                st.text(sentence)
+        else:
+            st.text(standing_by_card(found.score, rates(*session.card(model))))
+        st.info(WARNING, icon=":material/lightbulb:")
+        _overlays(found, first, second)
+        _regions(found)
 
 
 def explained(recogniser: Recogniser, first: Pixels, second: Pixels) -> Explained:
-    """Explain the score of two aligned faces (H, H, 3).
-
-    Raises:
-        UsageError: they are not of the model's size.
-    """
+    """Explain the score of two aligned faces (H, H, 3); a UsageError says that they are of another size."""
     import torch
 
     from facemae.models.embedder import Embedder
@@ -190,27 +154,26 @@ def _told(place: DeltaGenerator) -> Callable[[float], None]:
 
 
 def evaluated_scores(paths: Results, run: str, seed: int) -> tuple[Floats, Floats]:
-    """Return the scores of the evaluation's pairs of one person, and of two, each in rising order.
+    """Return the scores of the evaluation's pairs of one person, and of two.
 
     Of several parts those of the first, whose network it is that explains.
     """
     folder = paths.stage(run, seed, "evaluate")
     table = records.read_measured(folder, layout.SCORES, ["genuine", "score", "part"]).dropna()
     table = table[table["part"] == table["part"].min()]
-    genuine = table["genuine"].to_numpy(bool)
-    scores = table["score"].to_numpy(np.float64)
-    return np.sort(scores[genuine]), np.sort(scores[~genuine])
+    genuine, scores = table["genuine"].to_numpy(bool), table["score"].to_numpy(np.float64)
+    return scores[genuine], scores[~genuine]
 
 
 def standing(score: float, genuine: Floats, impostor: Floats) -> str:
-    """Say where a score stands among those of the evaluation's pairs, in rising order."""
+    """Say where a score stands among those of the evaluation's pairs."""
     if not len(genuine) or not len(impostor):
         return "There are no scored pairs of the evaluation to hold it against."
-    lower = np.searchsorted(genuine, score, side="left") / len(genuine)
-    higher = 1 - np.searchsorted(impostor, score, side="left") / len(impostor)
+    lower, higher = (genuine < score).mean(), (impostor >= score).mean()
+    share = "less than 0.1%" if 0 < higher < 0.001 else f"{higher:.1%}"
     return (
-        f"Among unseen people {lower:.0%} of the pairs of one person score lower, and {_share(higher)} of "
-        "the pairs of two people score as high or higher."
+        f"Among unseen people {lower:.0%} of the pairs of one person score lower, and {share} of the pairs "
+        "of two people score as high or higher."
     )
 
 
@@ -223,10 +186,6 @@ def standing_by_card(score: float, known: Mapping[float, Threshold]) -> str:
         f"{often} comparisons of two people score as high or higher, measured on {people:,} people that the "
         "model was not trained on."
     )
-
-
-def _share(value: float) -> str:
-    return "less than 0.1%" if 0 < value < 0.001 else f"{value:.1%}"
 
 
 def _known_of(*chosen: Chosen) -> list[str]:
@@ -265,7 +224,7 @@ def _overlays(found: Explained, first: Chosen, second: Chosen) -> None:
         title = f"{SIDES[side].capitalize()}: {chosen.name}"
         with column:
             st.text(title)
-            pictures.row(shown, alt=f"{title}; {{}}")
+            elements.pictures(shown, f"{title}; {{}}")
 
 
 def enlarged(face: Pixels) -> Pixels:
@@ -276,22 +235,17 @@ def enlarged(face: Pixels) -> Pixels:
 
 def attended(face: Pixels, attention: Floats, most: float) -> Pixels:
     """Return a face (H, H, 3) in grey below its attention (side, side), whose brightest colour is `most`."""
-    scale = np.array([unlabel_rgb(each) for each in sample_colorscale("Viridis", np.linspace(0, 1, 256))])
     place = np.clip(attention / max(most, 1e-12) * 255, 0, 255).round().astype(int)
-    return _blended(face, scale[place], np.full(attention.shape, 0.6))
+    return _blended(face, shades()[place], np.full(attention.shape, 0.6))
 
 
 def reacted(face: Pixels, change: Floats, reach: float) -> Pixels:
     """Return a face (H, H, 3) in grey below the score's changes (side, side), strongest at `reach`."""
-    colours = np.where((change < 0)[..., None], _rgb(FOR_COLOUR), _rgb(AGAINST_COLOUR))
+    colours = np.where((change < 0)[..., None], *map(ImageColor.getrgb, (FOR_COLOUR, AGAINST_COLOUR)))
     return _blended(face, colours, 0.85 * np.clip(np.abs(change) / max(reach, 1e-12), 0, 1))
 
 
-def _rgb(colour: str) -> Floats:
-    return np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)], np.float64)
-
-
-def _blended(face: Pixels, colours: Floats, opacity: Floats) -> Pixels:
+def _blended(face: Pixels, colours: NDArray[Any], opacity: Floats) -> Pixels:
     """Lay colours (side, side, 3) over an enlarged grey face, each as opaque (side, side) as given."""
     grey = enlarged(face).mean(axis=2, keepdims=True)
     rows, columns = (np.arange(length) * len(opacity) // length for length in grey.shape[:2])
@@ -299,38 +253,23 @@ def _blended(face: Pixels, colours: Floats, opacity: Floats) -> Pixels:
     return np.asarray((grey * (1 - share) + over * share).round(), np.uint8)
 
 
-# --- regions ---
-
-
 @st.fragment
 def _regions(found: Explained) -> None:
     st.subheader("Leaving one region out")
     how = COVERED
     if len(found.regions) > 1:
-        how = st.segmented_control(
-            "How a region is left out", list(found.regions), default=COVERED, required=True,
-            key="left_out", bind="query-params",
-            help=f"{COVERED}: painted in the photo's mean colour. {DROPPED}: its patches are kept from the "
-            "encoder.",
-        )  # fmt: skip
+        about = (
+            f"{COVERED}: painted in the photo's mean colour. {DROPPED}: its patches are kept from the "
+            "encoder."
+        )
+        ways = list(found.regions)
+        how = elements.switch("How a region is left out", ways, "left_out", bind="query-params", help=about)
     st.caption(HOW_TO_READ["regions"])
     table = found.regions[how]
-    st.plotly_chart(
-        region_chart(table), key="regions", config={"displayModeBar": False},
-        alt="Bar chart: change of the score without each face region, for the first and the second face.",
-    )  # fmt: skip
+    alt = "Bar chart: change of the score without each face region, for the first and the second face."
+    elements.draw(region_chart(table), "regions", alt)
     with st.expander("The same in numbers"):
-        st.dataframe(
-            table, hide_index=True, column_config=_columns(),
-            alt="Table: score and its change without each region of either face.",
-        )  # fmt: skip
-
-
-def _columns() -> dict[str, Any]:
-    return {
-        "photo": "Face", "region": "Left out", "share": frame.number("Share of the face", "percent"),
-        "score": frame.number("Score", "%.3f"), "change": frame.number("Change", "%+.3f"),
-    }  # fmt: skip
+        elements.table(table, "Table: score and its change without each region of either face.", COLUMNS)
 
 
 def region_chart(table: pd.DataFrame) -> go.Figure:
@@ -350,11 +289,7 @@ def region_chart(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
-# --- all faces ---
-
-
-@st.fragment
-@frame.explained()
+@frame.part
 def _map(model: Model) -> None:
     """Show the evaluation faces in a plane; another method redraws nothing else."""
     from facemae.recognition import embedding_map
@@ -362,30 +297,21 @@ def _map(model: Model) -> None:
     if not model.results:
         st.info("The map shows runs of these results; choose one above.", icon=":material/info:")
         return
-    method = st.segmented_control(
-        "Laid out by",
-        embedding_map.METHODS,
-        default=embedding_map.PCA,
-        required=True,
-        key="map",
-        bind="query-params",
+    method = elements.switch(
+        "Laid out by", embedding_map.METHODS, "map", embedding_map.PCA, bind="query-params"
     )
     if method not in embedding_map.methods():
         st.info("UMAP is not installed here. One command adds it:", icon=":material/info:")
         st.code("pip install 'facemae[map]'", language="bash")
         return
-    with (
-        session.refusals_shown(),
-        st.spinner("Laying out the faces; the first time UMAP takes some ten seconds…"),
-    ):
+    wait = "Laying out the faces; the first time UMAP takes some ten seconds…"
+    with frame.refusals_shown(), st.spinner(wait):
         found = frame.load(embedding_map.embedding_map, model.run, model.seed, method)
         st.caption(
             "Each point is a face, each colour a person; point at one, tap it or walk with the arrow keys to "
             f"see the face. {found.note}"
         )
-        faces_map.show(found.table, f"Map of embeddings by {model.name}, {method}", key="faces_map")
+        faces_map.show(found.table, f"Map of embeddings by {model.name}, {method}")
         with st.expander("The same in numbers"):
-            st.dataframe(
-                found.table, hide_index=True, alt="Table: every face of the map with its person and place.",
-                column_config={"sample_id": "Face", "person": "Person"},
-            )  # fmt: skip
+            columns = {str(name): name for name in found.table} | {"sample_id": "Face", "person": "Person"}
+            elements.table(found.table, "Table: every face of the map with its person and place.", columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,17 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from facemae import config
-from facemae.app import frame, session
+from facemae.app import elements, frame
 from facemae.core import layout
 from facemae.core.layout import Results
 from facemae.recognition import model_card
-from facemae.recognition.threshold import threshold_card
+from facemae.recognition.threshold import Card, threshold_card
 from facemae.recognition.trained_models import best_first
 from facemae.report import charts, faces, known_errors, phrases, tables
 from facemae.report.chart_spec import MORE_COLOURS
 from facemae.report.phrases import metric_label
 
-THUMBNAIL = 64  # pixels
-RATES = ("fmr", "fnmr")
-_RATE_NAMES = ("False matches", "False non-matches")
+RATES = {"fmr": "False matches", "fnmr": "False non-matches"}
 HOW_TO_READ = {
     "groups": (
         "Each dot is a group's error at the one threshold for everybody, each bar its interval over people. "
@@ -43,9 +42,11 @@ def render() -> None:
     """Show the page."""
     st.title("Fairness and limits")
     st.caption("For whom the errors were measured, for whom not, and what a model must not be used for.")
-    with frame.explained(), session.refusals_shown():
+    with frame.explained(), frame.refusals_shown():
         setup, leaderboard = frame.load(tables.experiment), frame.load(tables.leaderboard)
-        run, seed = _model(setup, leaderboard)
+        runs = best_first(setup, leaderboard)
+        known = {f"{run}/{seed}": (run, seed) for run in runs for seed in setup.seeds}
+        run, seed = known[elements.choose("Model (run/seed)", list(known), "model")]
         rows = frame.load(tables.summary)
         rows = rows[(rows["run"] == run) & (rows["seed"] == seed)]
         _groups(rows)
@@ -53,27 +54,14 @@ def render() -> None:
         _thresholds(run, seed)
         _failures(run, seed)
         _limits(setup)
-        _data()
         _card(run, seed)
-
-
-def _model(setup: config.Experiment, leaderboard: pd.DataFrame) -> tuple[str, int]:
-    """Let the reader choose a trained model; the best run comes first."""
-    names = [f"{run}/{seed}" for run in best_first(setup, leaderboard) for seed in setup.seeds]
-    chosen = st.selectbox("Model (run/seed)", names, key="model", bind="query-params")
-    run, _, seed = str(chosen).rpartition("/")
-    return run, int(seed)
-
-
-# --- what was measured by group ---
 
 
 def _groups(rows: pd.DataFrame) -> None:
     st.subheader("Errors by group")
     found = known_errors.groups(rows)
     if found.why_not:
-        whole = found.rows.empty
-        title = "Not measured." if whole else "Not everything could be measured."
+        title = "Not measured." if found.rows.empty else "Not everything could be measured."
         st.info(title, icon=":material/block:")
         st.text(" ".join(each.replace("`", "") for each in found.why_not))
     if found.rows.empty:
@@ -81,25 +69,19 @@ def _groups(rows: pd.DataFrame) -> None:
     rates = found.rows[found.rows["metric"].isin(RATES)]
     if len(rates):
         st.caption(HOW_TO_READ["groups"])
-        st.plotly_chart(
-            group_chart(rates), key="groups", config={"displayModeBar": False},
-            alt="Dot plot: false match and false non-match rate of each group, with intervals.",
-        )  # fmt: skip
-    _table(found.rows.assign(condition=found.rows["condition"].replace("", "between groups")), "Group")
+        alt = "Dot plot: false match and false non-match rate of each group, with intervals."
+        elements.draw(group_chart(rates), "groups", alt)
+    _table(found.rows.assign(condition=found.rows["condition"].replace("", "between groups")))
 
 
-def _table(rows: pd.DataFrame, condition: str) -> None:
-    st.dataframe(
-        rows.assign(metric=rows["metric"].map(metric_label)),
-        hide_index=True,
-        column_order=["condition", "metric", "value", "ci_low", "ci_high", "note"],
-        column_config={
-            "condition": condition, "metric": "Measured", "value": frame.number("Value", "%.4f"),
-            "ci_low": frame.number("Interval from", "%.4f"), "ci_high": frame.number("to", "%.4f"),
-            "note": "Note",
-        },
-        alt=f"Table: values with intervals by {condition.lower()}.",
-    )  # fmt: skip
+def _table(rows: pd.DataFrame) -> None:
+    columns = {
+        "condition": "Group", "metric": "Measured", "value": elements.number("Value", "%.4f"),
+        "ci_low": elements.number("Interval from", "%.4f"), "ci_high": elements.number("to", "%.4f"),
+        "note": "Note",
+    }  # fmt: skip
+    rows = rows.assign(metric=rows["metric"].map(metric_label))
+    elements.table(rows, "Table: values with intervals by group.", columns)
 
 
 def group_chart(rates: pd.DataFrame) -> go.Figure:
@@ -111,19 +93,15 @@ def group_chart(rates: pd.DataFrame) -> go.Figure:
             "array": part["ci_high"] - part["value"], "arrayminus": part["value"] - part["ci_low"],
             "color": colour,
         }  # fmt: skip
+        groups = [html.escape(each, quote=False) for each in part["condition"]]  # Plotly takes a few tags
         figure.add_scatter(
-            x=part["value"], y=part["condition"].map(plain), mode="markers", name=metric_label(metric),
+            x=part["value"], y=groups, mode="markers", name=metric_label(metric),
             marker={"color": colour, "size": 11, "symbol": symbol}, error_x=ends,
             hovertemplate="%{y}: %{x:.4f}<extra></extra>",
         )  # fmt: skip
     charts.finish(figure, height=160 + 50 * rates["condition"].nunique())
     figure.update_xaxes(title="share of comparisons (lower is better)")
     return figure
-
-
-def plain(text: str) -> str:
-    """Return text that a chart shows as it is: Plotly takes a few tags, which it finds by their brackets."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _attributes(rows: pd.DataFrame) -> None:
@@ -136,118 +114,86 @@ def _attributes(rows: pd.DataFrame) -> None:
         "How well gender, race, age or expression can be read from the encoder, for each group of people. "
         "That they can be read at all is a risk: an embedding says more than who somebody is."
     )
-    _table(rows, "Group")
-
-
-# --- thresholds and failures ---
+    _table(rows)
 
 
 def _thresholds(run: str, seed: int) -> None:
     st.subheader("Thresholds")
-    with session.refusals_shown():
+    with frame.refusals_shown():
         with st.spinner("Measuring the thresholds on unseen people…"):
-            card, people = frame.load(thresholds, run, seed)
+            card, people = frame.load(_thresholds_of, run, seed)
         st.caption(f"{HOW_TO_READ['thresholds']} Measured on {people} people.")
-        st.dataframe(
-            in_words(card), hide_index=True,
-            column_config=dict.fromkeys(_RATE_NAMES, st.column_config.TextColumn(width=170)),
-            alt="Table: threshold and errors with intervals by wanted false match rate.",
-        )  # fmt: skip
+        rows = [_in_words(row) for row in card.to_dict("records")]
+        columns: dict[str, Any] = {"At most": "At most", "Threshold": "Threshold"}
+        columns |= {name: st.column_config.TextColumn(width=170) for name in RATES.values()}
+        alt = "Table: threshold and errors with intervals by wanted false match rate."
+        elements.table(pd.DataFrame(rows), alt, columns)
         refused = card[card["note"] != ""]
         if len(refused):
             strictest = refused.iloc[0]
             st.text(f"Refused from {strictest['target_fmr']:g} on: {strictest['note']}.")
 
 
-def thresholds(paths: Results, run: str, seed: int) -> tuple[pd.DataFrame, int]:
-    """Return the thresholds of a model by wanted false match rate, and on how many people they rest.
-
-    Raises:
-        DataError, IntegrityError: none can follow.
-    """
+def _thresholds_of(paths: Results, run: str, seed: int) -> Card:
     return threshold_card(paths.stage(run, seed, "finetune") / layout.EMBEDDINGS)
 
 
-def in_words(card: pd.DataFrame) -> pd.DataFrame:
-    """Return a threshold card as text, few enough columns for a telephone; what is not known is refused."""
-    rows = [
-        {
-            "At most": np.format_float_positional(row["target_fmr"], trim="-"),
-            "Threshold": "refused" if row["note"] else f"{row['threshold']:.3f}",
-            **{words: _rate(row, rate) for rate, words in zip(RATES, _RATE_NAMES, strict=True)},
-        }
-        for row in card.to_dict("records")
-    ]
-    return pd.DataFrame(rows)
-
-
-def _rate(row: dict[Any, Any], name: str) -> str:
-    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    if pd.isna(value):
-        return ""
-    return f"{value:.3g}" if pd.isna(low) else f"{value:.3g} ({low:.2g} to {high:.2g})"
+def _in_words(row: dict[Any, Any]) -> dict[str, str]:
+    """Return a row of a threshold card as text, few enough columns for a telephone."""
+    shown = {
+        "At most": np.format_float_positional(row["target_fmr"], trim="-"),
+        "Threshold": "refused" if row["note"] else f"{row['threshold']:.3f}",
+    }
+    for rate, name in RATES.items():
+        value, low, high = (row[f"{rate}{end}"] for end in ("", "_low", "_high"))
+        shown[name] = "" if pd.isna(value) else f"{value:.3g}"
+        if not (pd.isna(value) or pd.isna(low)):
+            shown[name] += f" ({low:.2g} to {high:.2g})"
+    return shown
 
 
 def _failures(run: str, seed: int) -> None:
     st.subheader("Failure cases")
-    with session.refusals_shown():
+    with frame.refusals_shown():
         try:
             found = frame.load(known_errors.failures, run, seed)
         except FileNotFoundError:
             st.text("The embeddings of the evaluation people are not in this folder, so none can be shown.")
             return
         st.caption(HOW_TO_READ["failures"])
-        names = sorted({*found["first"], *found["second"]})
-        pictures = {name: frame.picture(png) for name, png in frame.load(faces.aligned, names).items()}
         what = {"genuine": "one person", "impostor": "two people"}
-        st.dataframe(
-            found.assign(
-                kind=found["kind"].map(what),
-                first_picture=found["first"].map(pictures), second_picture=found["second"].map(pictures),
-            ),
-            hide_index=True, row_height=THUMBNAIL, height="content",
-            column_order=["first_picture", "second_picture", "score", "kind", "first", "second"],
-            column_config={
-                "first_picture": st.column_config.ImageColumn("First", width="small"),
-                "second_picture": st.column_config.ImageColumn("Second", width="small"),
-                "score": frame.number("Score", "%.3f"), "kind": "Shows",
-                "first": "First photo", "second": "Second photo",
-            },
-            alt="Table: pairs of faces that the model finds hardest, with pictures, score and names.",
+        elements.table(
+            frame.with_faces(found.assign(kind=found["kind"].map(what)), "first", "second"),
+            "Table: pairs of faces that the model finds hardest, with pictures, score and names.",
+            {"score": elements.number("Score", "%.3f"), "kind": "Shows", "first": "First photo",
+             "second": "Second photo"},
+            {"first_picture": "First", "second_picture": "Second"},
         )  # fmt: skip
-
-
-# --- limits ---
 
 
 def _limits(setup: config.Experiment) -> None:
     found = frame.load(tables.verdict)
     st.subheader("What this evaluation cannot tell")
-    frame.words(*phrases.limits(setup, found.people))
-    frame.claims(found.claims)
+    elements.words(*phrases.limits(setup, found.people))
+    elements.claims(found.claims)
     st.subheader("Not measured at all")
     for name, sentence in model_card.UNMEASURED.items():
-        frame.words(name, tag="b")
-        frame.words(sentence)
+        elements.words(name, tag="b")
+        elements.words(sentence)
     st.subheader("Use")
     for title, sentences in (("Meant for", model_card.INTENDED), ("Not to be used", model_card.FORBIDDEN)):
-        frame.words(title, tag="b")
-        frame.words(*(f"\N{BULLET} {sentence}" for sentence in sentences))
-
-
-def _data() -> None:
+        elements.words(title, tag="b")
+        elements.words(*(f"\N{BULLET} {sentence}" for sentence in sentences))
     st.subheader("Data and licences")
-    frame.words(*frame.load(faces.credits))
+    elements.words(*frame.load(faces.credits))
 
 
 def _card(run: str, seed: int) -> None:
     st.subheader("Model card")
-    with session.refusals_shown():
+    with frame.refusals_shown():
         card = frame.load(model_card.model_card, run, seed)
         st.caption("All of this and more in one file, to go along with the model wherever it goes.")
-        st.download_button(
-            "Download the model card", card, f"facemae-{run}-{seed}-card.md", "text/markdown",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
+        name = f"facemae-{run}-{seed}-card.md"
+        elements.download("Download the model card", card, name, "text/markdown")
         with st.expander("Show the model card"):
             st.code(card, language="markdown", wrap_lines=True)

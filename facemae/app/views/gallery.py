@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import streamlit as st
 
-from facemae.app import frame, session
+from facemae.app import elements, frame, session
 from facemae.app.parts import enrol_people, group_faces
-from facemae.app.parts.enrol_people import (
-    FOLDER,
-    NAME_LENGTH,
-    SAID,
-    UNSORTED,
-    UPLOAD,
-    WEBCAM,
-    Where,
-    done,
-    key,
-)
-
-if TYPE_CHECKING:
-    from facemae.recognition.gallery.schema import Person
-    from facemae.recognition.gallery.store import Gallery
+from facemae.app.parts.enrol_people import NAME_LENGTH, SAID, done, key
+from facemae.recognition.gallery.schema import Person
+from facemae.recognition.gallery.store import Gallery
+from facemae.recognition.model import Model
 
 WORD = "ERASE"
 MERGES = 10
@@ -40,42 +29,47 @@ def render() -> None:
     st.caption(
         "The people whom the Recognise page can name. Photos are not kept, only what a model makes of them."
     )
-    with frame.explained(), session.refusals_shown():
+    with frame.explained(), frame.refusals_shown():
         kept = session.gallery()
-        where = Where(kept, session.choose_models("model", "Models that enrol, the first one decides"))
-        _check_clock(kept)
-        _numbers(where)
-        _enrol(where)
+        models = session.choose_models()
+        if kept.clock_warning:  # a clock that has jumped would delete everybody
+            st.warning(kept.clock_warning, icon=":material/schedule:")
+            if st.button("The clock is right: delete whose time is over", key="gallery_clock"):
+                done(f"{kept.purge(confirmed=True)} people are deleted.")
         people = kept.people()
+        _numbers(kept, models, len(people))
+        st.subheader("Enrol")
+        enrol_people.show_refused(models)
+        source = elements.switch("From", enrol_people.SOURCES, "gallery_from")
+        if source == enrol_people.UNSORTED:
+            group_faces.render(models)
+        else:
+            enrol_people.render(models, source)
         if people:
             _people(kept, people)
-            with session.refusals_shown():
-                _merges(where)
-            _erase(kept, len(people))
+            with frame.refusals_shown():
+                _merges(kept, models[0])
+            with st.expander("Export or delete everybody"):
+                _export("Export everybody", kept.export, "gallery")
+                typed = st.text_input(f"To delete all {len(people)} people, type {WORD}", key="gallery_word")
+                if st.button(
+                    "Delete everybody", icon=":material/delete_forever:", disabled=typed != WORD, key="erase"
+                ):
+                    done(f"{kept.erase()} people are deleted. {_left(kept)}")
 
 
-def _check_clock(kept: Gallery) -> None:
-    """Ask about a clock that has jumped: it would delete everybody."""
-    if kept.clock_warning:
-        st.warning(kept.clock_warning, icon=":material/schedule:")
-        if st.button("The clock is right: delete whose time is over", key="gallery_clock"):
-            done(f"{kept.purge(confirmed=True)} people are deleted.")
-
-
-def _numbers(where: Where) -> None:
-    people, templates = where.gallery.people(), where.gallery.models()
-    with st.container(horizontal=True, gap="large"):
-        st.metric("People", f"{len(people):,}", width="content")
-        st.metric("Templates", f"{sum(templates.values()):,}", width="content")
-        for model in where.models:
-            st.metric(f"By {model.name}", f"{templates.get(model.fingerprint, 0):,}", width="content")
+def _numbers(kept: Gallery, models: list[Model], people: int) -> None:
+    templates = kept.models()
+    counts = {"People": people, "Templates": sum(templates.values())}
+    counts |= {f"By {each.name}": templates.get(each.fingerprint, 0) for each in models}
+    elements.tiles({name: f"{count:,}" for name, count in counts.items()})
     demo = session.offers_demo()
     if not people:
         or_demo = ", or try it with demo people:" if demo else "."
         st.info(f"Nobody is enrolled yet. Enrol somebody below{or_demo}", icon=":material/info:")
     if demo and st.button("Enrol the demo people", icon=":material/group_add:", key="gallery_demo"):
-        with session.refusals_shown():
-            count = session.enrol_demo(where.models[0])
+        with frame.refusals_shown():
+            count = session.enrol_demo(models[0])
             done(f"{count} demo people are enrolled." if count else "The demo people are enrolled already.")
     said = st.session_state.pop(SAID, None)
     with st.container():  # there also when empty: else what stands below would be drawn again, and close
@@ -85,27 +79,14 @@ def _numbers(where: Where) -> None:
             st.text(said)
 
 
-def _enrol(where: Where) -> None:
-    st.subheader("Enrol")
-    enrol_people.show_refused(where)
-    source = st.segmented_control(
-        "From", [UPLOAD, WEBCAM, FOLDER, UNSORTED], default=UPLOAD, required=True, key="gallery_from"
-    )
-    if source == UNSORTED:
-        group_faces.render(where)
-    else:
-        enrol_people.render(where, source)
-
-
-# --- who is enrolled ---
-
-
 def _people(kept: Gallery, people: list[Person]) -> None:
     st.subheader("Who is enrolled")
     text = st.text_input("Find", key="gallery_find", placeholder="a part of the name")
     shown = kept.find(text) if text else people
     more = st.session_state.setdefault(key("people_shown"), SHOWN)
-    _grid(kept, shown[:more])
+    pictures = kept.thumbnails(shown[:more])
+    cards = "".join(_card(each, pictures.get(each.id)) for each in shown[:more])
+    st.html(f'<div style="{GRID}">{cards}</div>')
     if len(shown) > more and st.button("Show more people", key="people_more"):
         st.session_state[key("people_shown")] = more + SHOWN
         st.rerun()
@@ -117,18 +98,11 @@ def _people(kept: Gallery, people: list[Person]) -> None:
         _person(kept, chosen)
 
 
-def _grid(kept: Gallery, people: list[Person]) -> None:
-    """Show people as cards: the picture that was kept or else initials, name, photos and last day."""
-    pictures = kept.thumbnails(people)
-    cards = "".join(_card(each, pictures.get(each.id)) for each in people)
-    st.html(f'<div style="{GRID}">{cards}</div>')
-
-
 def _card(person: Person, picture: bytes | None) -> str:
+    """Return a person as a card: the picture that was kept or else initials, name, photos and last day."""
     box = "width:72px;height:72px;border-radius:8px;margin-bottom:6px"
     if picture:
-        data = base64.b64encode(picture).decode()
-        face = f'<img alt="" style="{box};display:block" src="data:image/png;base64,{data}">'
+        face = f'<img alt="" style="{box};display:block" src="{elements.picture(picture)}">'
     else:
         look = f"{box};display:flex;align-items:center;justify-content:center;font-size:26px;background:#8884"
         face = f'<div aria-hidden="true" style="{look}">{html.escape(initials(person.name))}</div>'
@@ -147,32 +121,33 @@ def initials(name: str) -> str:
 
 def _person(kept: Gallery, person: Person) -> None:
     with st.container(border=True):
-        frame.words(person.name, tag="b")
+        elements.words(person.name, tag="b")
         picture = kept.thumbnails([person]).get(person.id)
         if picture:
             st.image(picture, width=64, alt="The enrolled face, 64 pixels")
         new = st.text_input("New name", value=person.name, max_chars=NAME_LENGTH, key=f"rename_{person.id}")
-        with st.container(horizontal=True), session.refusals_shown():
+        with st.container(horizontal=True), frame.refusals_shown():
             if st.button("Rename", disabled=new == person.name, key="person_rename"):
                 kept.rename(person.name, new)
                 done(f"The person is renamed. {kept.residue or ''}")
-            st.download_button(
-                "Export all that is stored",
-                lambda: _exported(kept, person.id),
-                "facemae-person.json",
-                "application/json",
-                key="person_export",
-            )
+            _export("Export all that is stored", lambda: _stored(kept, person.id), "person")
             if st.button("Delete", icon=":material/delete:", key="person_delete"):
                 kept.remove(person.id)  # whoever is called so by now
                 done(f"The person is deleted. {_left(kept)}")
 
 
-def _exported(kept: Gallery, person: int) -> str:
-    """Return all that is stored of a person as JSON; nothing where they are gone or renamed meanwhile."""
+def _stored(kept: Gallery, person: int) -> dict[str, Any]:
+    """Return all that is stored of a person; nothing where they are gone meanwhile."""
     name = next((each.name for each in kept.people() if each.id == person), None)
-    content = {"people": []} if name is None else kept.export(name)
-    return json.dumps(content, indent=2, ensure_ascii=False)
+    return {"people": []} if name is None else kept.export(name)
+
+
+def _export(label: str, stored: Callable[[], dict[str, Any]], name: str) -> None:
+    """Offer what is stored as JSON."""
+    st.download_button(
+        label, lambda: json.dumps(stored(), indent=2, ensure_ascii=False), f"facemae-{name}.json",
+        "application/json", key=f"{name}_export",
+    )  # fmt: skip
 
 
 def _left(kept: Gallery) -> str:
@@ -180,13 +155,12 @@ def _left(kept: Gallery) -> str:
     return kept.residue or "Nothing of them is left in the gallery."
 
 
-def _merges(where: Where) -> None:
+def _merges(kept: Gallery, model: Model) -> None:
     """Suggest to make two people one where their faces match; the visitor decides."""
-    kept, model = where.gallery, where.models[0]
     asked = key(f"alike_{model.fingerprint}")
     if st.button("Look for people who may be one", key="gallery_alike"):  # of all with all, so not each time
         with frame.turn(), st.spinner("Comparing everybody with everybody…"):
-            st.session_state[asked] = kept.lookalikes(model.fingerprint, where.threshold().score)
+            st.session_state[asked] = kept.lookalikes(model.fingerprint, session.threshold(model).score)
     alike = st.session_state.get(asked)
     if alike is None:
         return
@@ -197,23 +171,6 @@ def _merges(where: Where) -> None:
             names = [f"<bdi>{html.escape(each.name)}</bdi>" for each in (one, other)]
             st.html(f"{names[0]} and {names[1]}, score {score:.3f}")
             if st.button("Make them one, under the first name", key=f"merge_{one.id}_{other.id}"):
-                with session.refusals_shown():
+                with frame.refusals_shown():
                     kept.merge(other.name, one.name)
                     done(f"They are one person now. {kept.residue or ''}")
-
-
-def _erase(kept: Gallery, count: int) -> None:
-    with st.expander("Export or delete everybody"):
-        st.download_button(
-            "Export everybody",
-            lambda: json.dumps(kept.export(), indent=2, ensure_ascii=False),
-            "facemae-gallery.json",
-            "application/json",
-            key="gallery_export",
-        )
-        typed = st.text_input(f"To delete all {count} people, type {WORD}", key="gallery_word")
-        if st.button(
-            "Delete everybody", icon=":material/delete_forever:", disabled=typed != WORD, key="erase"
-        ):
-            with session.refusals_shown():
-                done(f"{kept.erase()} people are deleted. {_left(kept)}")

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from facemae.app import frame, session
+from facemae.app import elements, frame, session
 from facemae.app.parts import occlusion, photo_input
 from facemae.data.alignment import quality
-from facemae.data.alignment.align import BETTER_PHOTO, Aligned
-from facemae.data.images import ImageError
+from facemae.data.alignment.align import Aligned
+from facemae.recognition.gallery.store import Gallery
+from facemae.recognition.model import Model
+from facemae.recognition.recogniser import Found, Identified
 from facemae.recognition.threshold import Threshold
 from facemae.report import phrases
-
-if TYPE_CHECKING:
-    from facemae.recognition.gallery.store import Gallery
-    from facemae.recognition.model import Model
-    from facemae.recognition.recogniser import Found, Identified, Recogniser
 
 WHO, SAME = "Who is it?", "Same person?"
 CROP = 150  # pixels that an aligned face is shown at
@@ -33,17 +28,14 @@ def render() -> None:
     """Show the page."""
     st.title("Recognise")
     st.caption("Find every face of a photo and look it up among the people enrolled, or compare two photos.")
-    with frame.explained(), session.refusals_shown():
+    with frame.explained(), frame.refusals_shown():
         session.every_model()  # what is wrong with the results is said above the columns
         left, right = st.columns(2)
         with left:
             model = session.choose_model("model")
         with right:
             threshold = session.choose_threshold(model, "fmr")
-        task = st.segmented_control(
-            "Task", [WHO, SAME], default=WHO, required=True, key="task", bind="query-params",
-            label_visibility="collapsed",
-        )  # fmt: skip
+        task = elements.switch("Task", [WHO, SAME], "task", bind="query-params", label_visibility="collapsed")
         if task == WHO:
             _identify(model, threshold)
         else:
@@ -54,9 +46,6 @@ def render() -> None:
         )
 
 
-# --- who is it ---
-
-
 def _identify(model: Model, threshold: Threshold) -> None:
     gallery = session.gallery()
     enrolled = len(gallery.people(model.fingerprint))
@@ -65,8 +54,9 @@ def _identify(model: Model, threshold: Threshold) -> None:
     if not faces:
         return
     with frame.turn(), st.spinner("Comparing…"):
-        recogniser = session.recogniser(model)
-        found = _looked_up(recogniser, gallery, faces, threshold, enrolled)
+        found = [Identified(each, [], None) for each in faces]
+        if enrolled:
+            found = session.recogniser(model).identify(faces, gallery, threshold)
     with st.container(horizontal=True, gap="medium"):
         for each in found:
             _show(model, each, threshold)
@@ -98,122 +88,74 @@ def _say_who_is_enrolled(gallery: Gallery, model: Model, enrolled: int) -> None:
 
 def _faces(model: Model) -> list[Found]:
     """Return the faces to look up; of a photo all of them, boxed and numbered on it."""
-    size = model.image_size
-    source = st.segmented_control(
-        "Photo", [photo_input.SAMPLE, photo_input.UPLOAD, photo_input.WEBCAM], required=True,
-        default=photo_input.SAMPLE,
-        key="recognise_from",
-    )  # fmt: skip
+    source = elements.switch("Photo", photo_input.SOURCES, "recognise_from")
     if source == photo_input.SAMPLE:
         # Of the demo people the first photo is enrolled: another one is the honest probe.
-        chosen = photo_input.sample("face", "Photo", 1, size)
-        return [] if chosen is None else [_as_found(chosen.image)]
-    taken = photo_input.photo_from("recognise", size, source)
+        chosen = photo_input.sample("face", "Photo", 1, model.image_size)
+        if chosen is None:
+            return []
+        height, width, _ = chosen.image.shape
+        aligned = Aligned(chosen.image, quality.sharpness(chosen.image))
+        return [Found(1, np.array([0, 0, width, height], np.float32), aligned)]
+    taken = photo_input.photo_from("recognise", model.image_size, source)
     if taken is None:
         return []
-    if not taken.faces:
-        photo_input.say_refused(ImageError("NO_FACE", "No face found.", BETTER_PHOTO))
-        return []
-    count = len(taken.faces)
     photo_input.show(taken)
+    count = len(taken.faces)
     if count > SHOWN:
         st.info(f"{count} faces found; the {SHOWN} largest are looked up. Crop the photo for the others.")
     return taken.faces[:SHOWN]
 
 
-def _as_found(image: NDArray[np.uint8]) -> Found:
-    from facemae.recognition.recogniser import Found
-
-    box = np.array([0, 0, image.shape[1], image.shape[0]], np.float32)
-    return Found(1, box, Aligned(image, quality.sharpness(image)))
-
-
-def _looked_up(
-    recogniser: Recogniser, gallery: Gallery, faces: list[Found], threshold: Threshold, enrolled: int
-) -> list[Identified]:
-    from facemae.recognition.recogniser import Identified
-
-    if not enrolled:
-        return [Identified(each, [], None) for each in faces]
-    return recogniser.identify(faces, gallery, threshold)
-
-
 def _show(model: Model, each: Identified, threshold: Threshold) -> None:
     """Show one face: its crop, the decision, and the people it is most like."""
-    number = each.found.number
+    number, candidates = each.found.number, each.candidates
     with st.container(border=True, horizontal=True, gap="medium", width=CARD):
-        with st.container(width=CROP, gap="small"):
-            face = session.as_seen(each.found.image, *session.grey_only(model))
-            st.image(face, width=CROP, alt=f"Face {number}, aligned")
+        _crop(model, each.found.image, f"Face {number}, aligned")
         with st.container(width=BESIDE, gap="small"):
-            _decision(each, threshold)
-            if each.candidates:
-                _candidates(each, threshold, f"candidates_{number}")
-            for code in each.found.face.warnings:
-                st.caption(f"Doubtful: {quality.WARNINGS[code]}.")
+            if each.match is not None:
+                st.badge("match", icon=":material/check:", color="green")
+                elements.words(f"Face {number}: {each.match.person.name}", tag="b")
+            else:
+                st.badge("unknown", icon=":material/question_mark:", color="gray")
+                elements.words(f"Face {number}: unknown person", tag="b")
+            if candidates:
+                st.text(f"Best score {candidates[0].score:.3f}, needed {threshold.score:.3f}.")
+                _candidates(each, threshold)
+            photo_input.say_doubts(each.found)
 
 
-def _decision(each: Identified, threshold: Threshold) -> None:
+def _crop(model: Model, face: NDArray[np.uint8], alt: str) -> None:
+    with st.container(width=CROP, gap="small"):
+        st.image(session.as_seen(model, face), width=CROP, alt=alt)
+
+
+def _candidates(each: Identified, threshold: Threshold) -> None:
+    rows = [(found.person.name, found.score, threshold.matches(found.score)) for found in each.candidates]
+    columns = {
+        "person": "Most like",
+        "score": st.column_config.ProgressColumn("Score", min_value=-1, max_value=1, format="%.3f"),
+        "match": st.column_config.CheckboxColumn("Reaches it", help="the score needed for a match"),
+    }
     number = each.found.number
-    best = each.candidates[0].score if each.candidates else None
-    if each.match is not None:
-        st.badge("match", icon=":material/check:", color="green")
-        frame.words(f"Face {number}: {each.match.person.name}", tag="b")
-    else:
-        st.badge("unknown", icon=":material/question_mark:", color="gray")
-        frame.words(f"Face {number}: unknown person", tag="b")
-    if best is not None:
-        st.text(f"Best score {best:.3f}, needed {threshold.score:.3f}.")
-
-
-def _candidates(each: Identified, threshold: Threshold, key: str) -> None:
-    table = pd.DataFrame(
-        {
-            "person": [candidate.person.name for candidate in each.candidates],
-            "score": [candidate.score for candidate in each.candidates],
-            "match": [threshold.matches(candidate.score) for candidate in each.candidates],
-        }
-    )
-    st.dataframe(
-        table,
-        hide_index=True,
-        key=key,
-        column_config={
-            "person": "Most like",
-            "score": st.column_config.ProgressColumn("Score", min_value=-1, max_value=1, format="%.3f"),
-            "match": st.column_config.CheckboxColumn("Reaches it", help="the score needed for a match"),
-        },
-        alt=f"Table: the people that face {each.found.number} is most like, with scores.",
-    )
-
-
-# --- the same person ---
+    alt = f"Table: the people that face {number} is most like, with scores."
+    elements.table(pd.DataFrame(rows, columns=list(columns)), alt, columns, key=f"candidates_{number}")
 
 
 def _verify(model: Model, threshold: Threshold) -> None:
-    size = model.image_size
-    left, right = st.columns(2)
-    with left:
-        first = photo_input.aligned_face("first", size, "First photo")
-    with right:
-        other = photo_input.aligned_face("second", size, "Second photo", place=1)
-    if first is None or other is None:
+    pair = photo_input.two_faces("", "photo", model.image_size)
+    if pair is None:
         st.info("Choose two faces to compare.", icon=":material/info:")
         return
+    first, second = (each.image for each in pair)
     with frame.turn():
-        found = session.recogniser(model).verify(first.image, other.image, threshold)
+        found = session.recogniser(model).verify(first, second, threshold)
     with st.container(horizontal=True, gap="small"):
-        for name, each in (("first", first), ("second", other)):
-            with st.container(width=CROP, gap="small"):
-                face = session.as_seen(each.image, *session.grey_only(model))
-                st.image(face, width=CROP, alt=f"The {name} face, aligned")
+        _crop(model, first, "The first face, aligned")
+        _crop(model, second, "The second face, aligned")
+    scores = f"score {found.score:.3f}, needed {threshold.score:.3f}."
     if found.match:
-        st.success(
-            f"A match: score {found.score:.3f}, needed {threshold.score:.3f}.", icon=":material/check:"
-        )
+        st.success(f"A match: {scores}", icon=":material/check:")
     else:
-        st.info(
-            f"No match: score {found.score:.3f}, needed {threshold.score:.3f}. They may still be one person.",
-            icon=":material/question_mark:",
-        )
+        st.info(f"No match: {scores} They may still be one person.", icon=":material/question_mark:")
     st.caption(session.stands_for(threshold, 1, 1))
