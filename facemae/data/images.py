@@ -104,8 +104,8 @@ def followed(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def read_file(path: Path) -> bytes:
-    """Read a regular file; links, pipes, devices and folders are never opened.
+def read_file(path: Path, offset: int = 0, length: int | None = None) -> bytes:
+    """Read a regular file or `length` bytes of it; links, pipes, devices and folders are never opened.
 
     Raises:
         ImageError: E_SPECIAL, E_PERMISSION, or E_TOO_LARGE above `MAX_BYTES`.
@@ -114,14 +114,17 @@ def read_file(path: Path) -> bytes:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("E_SPECIAL", "This is a link, folder or device.", "Use the picture file itself.")
+        size, what = (status.st_size, "file") if length is None else (length, "picture")
         # Should a link or a pipe take the file's place right now, this neither follows nor waits.
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            data = b"" if status.st_size > MAX_BYTES else file.read(MAX_BYTES + 1)
+            if offset:
+                file.seek(offset)
+            data = b"" if size > MAX_BYTES else file.read(MAX_BYTES + 1 if length is None else length)
         if data is None:  # it would have to wait, as for some files of the kernel's
             raise ImageError("E_SPECIAL", "This is a pipe or device.", "Use the picture file itself.")
-        size = max(status.st_size, len(data))
+        size = max(size, len(data))
         if size > MAX_BYTES:
-            reason = f"The file has {size / 1e6:.0f} MB; the limit is {MAX_BYTES / 1e6:.0f} MB."
+            reason = f"The {what} has {size / 1e6:.0f} MB; the limit is {MAX_BYTES / 1e6:.0f} MB."
             raise ImageError("E_TOO_LARGE", reason, "Save a smaller copy.")
         return data
     except OSError as error:

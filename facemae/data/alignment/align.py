@@ -70,10 +70,9 @@ class Outcome:
 def align_photos(
     entries: Iterable[Entry], detector: FaceDetector | None, settings: Settings
 ) -> Iterator[Outcome]:
-    """Yield one outcome per photo, in order.
+    """Yield one outcome per photo, in order; where every source is cropped, no detector is needed.
 
-    Photos stream through: at most `BATCH` of them, and about `BATCH_PIXELS` pixels more than one photo, are
-    held at a time. Where every source is cropped, no detector is needed.
+    At most `BATCH` photos, and about `BATCH_PIXELS` pixels more than one photo, are held at a time.
     """
     for opened in _batches(entries):
         to_search = [

@@ -46,10 +46,7 @@ class Faces:
 def build_cache(folder: DataFolder) -> None:
     """Decode the faces that the index lists; a killed build goes on after its last whole block.
 
-    Raises:
-        DataError: there are none.
-        IntegrityError: a shard is missing or damaged.
-        StorageError: the disk is full.
+    A DataError where there are none, an IntegrityError where a shard is missing or damaged.
     """
     index = records.read_table(folder.faces, ["shard", "row"])
     count = len(index)

@@ -32,10 +32,8 @@ def table(pairs: Iterable[Pair]) -> pd.DataFrame:
 def in_spelling_of(pairs: pd.DataFrame, sample_ids: Iterable[str]) -> pd.DataFrame:
     """Return the pairs with their photos named as they are listed.
 
-    Systems spell accents in one character or two; where only that differs, and for one photo, they match.
-
-    Raises:
-        IntegrityError: a photo is paired with itself, in another spelling.
+    Systems spell accents in one character or two; where only that differs, and for one photo, they match. An
+    IntegrityError where a photo is then paired with itself.
     """
     names = list(sample_ids)
     known = set(names)
@@ -53,11 +51,7 @@ def in_spelling_of(pairs: pd.DataFrame, sample_ids: Iterable[str]) -> pd.DataFra
 
 
 def check(pairs: pd.DataFrame, sample_ids: Iterable[str]) -> None:
-    """Stop unless both photos of every pair are listed.
-
-    Raises:
-        IntegrityError: a pair names a photo that is not there.
-    """
+    """Stop with an IntegrityError unless both photos of every pair are listed."""
     known = set(sample_ids)
     for column in _SIDES:
         lost = pairs.loc[~pairs[column].isin(known)]

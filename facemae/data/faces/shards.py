@@ -39,25 +39,24 @@ _PHOTO_FIELDS = [
     *(pa.field(name, pa.string()) for name in ("key", "sample_id", "person", "source", "set", "sha256")),
     pa.field("bytes", pa.int64()),
 ]
-_OUTCOME_FIELDS = [
-    *(pa.field(name, pa.string()) for name in ("code", "reason", "hint")),
-    pa.field("found", pa.int32()),
-]
 _FACE_FIELDS = [
-    pa.field("face", pa.int32()),
+    *(pa.field(name, pa.string()) for name in ("code", "reason", "hint")),
+    *(pa.field(name, pa.int32()) for name in ("found", "face")),
     *(pa.field(name, pa.float32()) for name in ("score", "face_px", "residual", "yaw", "sharpness")),
     pa.field("warnings", pa.list_(pa.string())),
     pa.field("landmarks", pa.list_(pa.float32())),
-    pa.field("hash", pa.binary()),
+    *(pa.field(name, pa.binary()) for name in ("hash", "image")),
 ]
-_IMAGE_FIELD = pa.field("image", pa.binary())
 _PLACE_FIELDS = [pa.field("shard", pa.string()), pa.field("row", pa.int32())]
-_REPORTED = ["sample_id", "person", "sha256", "bytes", "code", "reason", "hint", "found", "score"]
+_REPORTED = [
+    *("sample_id", "person", "sha256", "bytes", "code", "reason", "hint", "found", "score", "warnings"),
+    "face_px",
+]
 
 
 def schema(attributes: list[pa.Field]) -> pa.Schema:
     """Return the columns of a shard, given the manifest's columns of attributes."""
-    return pa.schema([*_PHOTO_FIELDS, *attributes, *_OUTCOME_FIELDS, *_FACE_FIELDS, _IMAGE_FIELD])
+    return pa.schema([*_PHOTO_FIELDS, *attributes, *_FACE_FIELDS])
 
 
 def write_shard(path: Path, outcomes: list[Outcome], columns: pa.Schema) -> None:
@@ -128,8 +127,7 @@ def forget_passing(folder: Path) -> None:
 def finish(folder: DataFolder, shards: Path) -> Counter[str]:
     """Take out rows of photos that are gone, write index and report, and count the photos by outcome.
 
-    Raises:
-        IntegrityError: not every photo of the manifest has an outcome.
+    An IntegrityError where a photo of the manifest has no outcome.
     """
     wanted = np.sort(manifest.keys(folder.photos))
     for path in shard_paths(shards):
@@ -158,25 +156,18 @@ def finish(folder: DataFolder, shards: Path) -> Counter[str]:
             numbered = table.append_column("row", pa.array(range(len(table)), pa.int32()))
             numbered = numbered.append_column("shard", pa.array([shard] * len(table), pa.string()))
             writer.write_table(numbered.filter(has_image).select(index.names).cast(index))
-            for record in _photos(table):
-                counts[record["code"]] += 1
-                line = json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+            first_rows = table.filter(pc.equal(table["face"], 0))  # one speaks for each photo
+            for row in first_rows.select(_REPORTED).to_pylist():
+                rounded = {key: round(row[key], 4) for key in ("score", "face_px") if row[key] is not None}
+                counts[row["code"]] += 1
+                line = json.dumps(row | rounded, ensure_ascii=True, allow_nan=False).encode() + b"\n"
                 report.write(line)
-                if record["code"] != "OK":
+                if row["code"] != "OK":
                     rejected.write(line)
         if counts.total() != len(wanted):
             counted = f"{shards} holds {counts.total()} outcomes for {len(wanted)} photos"
             raise IntegrityError(f"{counted}; delete it and align again.")
     return counts
-
-
-def _photos(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield one record per photo: its first row speaks for it."""
-    for row in table.select([*_REPORTED, "face", "warnings", "face_px"]).to_pylist():
-        if row.pop("face") == 0:
-            yield {
-                name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()
-            }
 
 
 def _keep(path: Path, keep: NDArray[np.bool_]) -> None:
@@ -198,11 +189,7 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_images(folder: DataFolder, shard: str) -> list[bytes | None]:
-    """Return the encoded images of one shard, by row.
-
-    Raises:
-        IntegrityError: the shard is missing or damaged.
-    """
+    """Return the encoded images of one shard, by row; an IntegrityError where it is missing or damaged."""
     path = (folder.root / shard).resolve()
     if not path.is_relative_to(folder.root.resolve()):
         raise IntegrityError(f"{folder.faces} names a shard outside its folder ({shard}); align again.")

@@ -153,11 +153,7 @@ def listed_people(
 
 
 def evaluated_pairs(pairs: pd.DataFrame, split: config.Split) -> pd.DataFrame:
-    """Return the lists of pairs (PAIR_COLUMNS), that of `split.pairs` without the folds that train.
-
-    Raises:
-        UsageError: the list has fewer folds than are to be evaluated on.
-    """
+    """Return the lists of pairs (PAIR_COLUMNS), that of `split.pairs` without the folds that train."""
     if split.pair_folds is None:
         return pairs
     own = pairs["protocol"] == split.pairs
@@ -199,11 +195,7 @@ def learnt_from(roles: pd.DataFrame, *, unlabelled: bool = False) -> pd.DataFram
 
 
 def check_split(table: pd.DataFrame) -> None:
-    """Stop unless no person, name, photo or content is both trained on and evaluated on.
-
-    Raises:
-        IntegrityError: the split leaks; the message names an example.
-    """
+    """Stop with an IntegrityError if a person, name, photo or content is trained on and evaluated on."""
     is_evaluated = table["role"].isin([ROLE_EVALUATION, ROLE_TESTED])
     # What a sample_id begins with every source has of its own.
     table = table.assign(source=table["sample_id"].str.partition("/")[0], name=normal_names(table))

@@ -27,12 +27,9 @@ def labelled_subset(rows: pd.DataFrame, labels: config.Labels) -> pd.DataFrame:
     """
     rows = rows[rows.groupby("person")["person"].transform("size") >= labels.min_per_person]
     order = torch.randperm(len(rows), generator=generator("labels", labels.subset)).numpy()
-    people = rows["person"].iloc[order]
-    nth = people.groupby(people, sort=False).cumcount().to_numpy()  # of its person, counted from 0
-    ranked = order[np.argsort(nth > 0, kind="stable")]
-    allowed = np.empty(len(rows), bool)
-    allowed[order] = (nth < labels.per_person) if labels.per_person else True
-    ranked = ranked[allowed[ranked]]
+    nth = rows.iloc[order].groupby("person", sort=False).cumcount().to_numpy()  # of its person, from 0
+    allowed = nth < (labels.per_person or len(rows))
+    ranked = order[allowed][np.argsort(nth[allowed] > 0, kind="stable")]
     chosen = rows.iloc[np.sort(ranked[: round(labels.fraction * len(ranked))])]
     if chosen["person"].nunique() < MIN_PEOPLE:
         raise DataError(

@@ -50,8 +50,7 @@ Task = tuple[Path, list[Entry]]
 def align_all(plan: Plan, workers: int) -> None:
     """Align every photo of the manifest that the shards do not hold yet, in up to `workers` processes.
 
-    Raises:
-        StorageError: the disk is full, or a worker was killed.
+    A StorageError where the disk is full, or a worker was killed.
     """
     store.forget_passing(plan.shards)
     missing = ~np.isin(manifest.keys(plan.photos), store.stored_keys(plan.shards))

@@ -24,12 +24,10 @@ _PICTURE_NAME = re.compile(
 
 
 def folder_source(path: Path, set_name: str, number: int = 0) -> Source:
-    """Return the source of the photos in a folder or archive, of `person/photo.jpg` or at any depth.
+    """Return the source of the photos in a folder or archive; those of `person/photo.jpg` have a person.
 
-    The folder that directly holds a photo and lies directly in the top folder names the person; photos at any
-    other depth have none. A file is a photo if it begins like a picture, whatever it is called, or if it is
-    called like one; others are counted. Their sample_ids start with `set_name`, "labelled" or "unlabelled",
-    and with `number`, if it is not 0.
+    A file is a photo if it begins like a picture, whatever it is called, or if it is called like one. The
+    sample_ids start with `set_name`, "labelled" or "unlabelled", and with `number`, if it is not 0.
     """
     name = f"{set_name}-{number}" if number else set_name
     return Source(
@@ -46,7 +44,6 @@ def folder_source(path: Path, set_name: str, number: int = 0) -> Source:
 
 
 def _photos(name: str, place: Place, ignored: Counter[str]) -> Iterator[Photo]:
-    """Yield the photos."""
     folder, shown = place.images, printable(str(place.images))
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
         raise UsageError(f"{shown} is not a folder that can be read; check its spelling and permissions.")

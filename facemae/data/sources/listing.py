@@ -138,7 +138,7 @@ class ListedPair(NamedTuple):
     first: str
     second: str
     same: bool
-    fold: int
+    fold: int = 0
 
 
 def read_pairs(path: Path) -> list[ListedPair]:
@@ -169,7 +169,7 @@ def read_pairs(path: Path) -> list[ListedPair]:
         folds.append(row.get("fold", "").strip())
         if bool(folds[-1]) != bool(folds[0]):
             raise malformed(path, line, "some lines have a fold and others have none")
-        listed.append(ListedPair(line, row["first"], row["second"], same, 0))
+        listed.append(ListedPair(line, row["first"], row["second"], same))
     numbers = [_NUMBER.fullmatch(fold or "0") for fold in folds]
     if all(numbers):
         number = {fold: int(found[1]) for fold, found in zip(folds, numbers, strict=True) if found}
@@ -188,8 +188,7 @@ def rows(path: Path, columns: Collection[str]) -> Iterator[tuple[int, dict[str, 
     """Yield the rows of a CSV file by column, each with the number of its line; empty ones are left out.
 
     Raises:
-        IntegrityError: one of `columns` is missing, one is there twice, or a row has more or fewer values
-            than the first line.
+        IntegrityError: one of `columns` is missing or there twice, or a row has another number of values.
     """
     reader = csv.reader(_raw_lines(path), skipinitialspace=True)
     try:

@@ -24,14 +24,11 @@ READY, DOWNLOADABLE, MISSING = "ready", "will be downloaded", "missing"
 
 @dataclass(frozen=True)
 class ChosenSource:
-    """A source as the configuration names it, `set` "labelled" or "unlabelled".
-
-    `path` is the folder, archive or file that was named; None: it is looked for in the folder of raw data.
-    """
+    """A source as the configuration names it."""
 
     source: Source
-    set: str
-    path: Path | None
+    set: str  # "labelled", "unlabelled" or "tested"
+    path: Path | None  # that was named; None: it is looked for in the folder of raw data
 
 
 def raw_dir(configured: str) -> Path:
@@ -42,11 +39,8 @@ def raw_dir(configured: str) -> Path:
 def find(text: str, set_name: str, raw: Path, number: int = 0) -> ChosenSource:
     """Return what `text` names: a data set, `name:path`, a folder, an archive or a pack.
 
-    `set_name` is "labelled" or "unlabelled"; `number` tells several folders of one set apart in their photos'
-    names.
-
-    Raises:
-        UsageError: there is nothing of that name.
+    `number` tells several folders of one set apart in their photos' names. A UsageError where there is
+    nothing of that name.
     """
     known = [*SOURCES, *VARIANTS]
     if not text or text != as_text(text):
@@ -84,9 +78,7 @@ def _variant(name: str, raw: Path, named: Path | None = None) -> Source:
 
 
 def locate(wanted: ChosenSource, raw: Path, unpacked: Path) -> Place:
-    """Return where the photos are, downloading, unpacking and converting what has to be.
-
-    Downloads go to `raw`, what archives hold into folders of `unpacked`.
+    """Return where the photos are, downloading to `raw` and unpacking into `unpacked` what has to be.
 
     Raises:
         DataError: the files are missing, or cannot be downloaded.

