@@ -28,6 +28,7 @@ CONTRASTIVE = ("simclr", "moco", "dino")
 CONTRASTIVE_DASH = "longdash"
 _DASHES = ("dot", "dash", "dashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "star", "cross", "x", "pentagon")
+FEW = 20  # points of a line, up to which each is marked
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Series:
     opacity: float = 1.0
     legend: bool = True  # whether it is named in the legend
     text: Sequence[str] = ()  # of each point, shown under the pointer
+
+    @property
+    def shown_marker(self) -> str:
+        """Return its marker, "" for a line with too many points to mark each."""
+        return self.marker if not self.line or len(self.x) < FEW else ""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from facemae.report.tables import verdict_cells
 VERDICT_COLOURS = {"worse": "#B34700", "undecided": "#56697D", "equivalent": "#6E6E6E", "better": "#00735C"}
 _GRID = "rgba(128, 128, 128, 0.25)"
 _CLEAR = "rgba(0,0,0,0)"
-FEW = 20  # points of a line, up to which each is marked
 
 
 def draw(chart: Chart) -> go.Figure:
@@ -70,7 +69,7 @@ def _add(figure: go.Figure, each: Series, where: dict[str, int], *, across: bool
         return
     if each.band and each.low is not None:
         _add_band(figure, each, where)
-    modes = ["lines"] * (each.line > 0) + ["markers"] * (bool(each.marker) and len(x) < FEW)
+    modes = ["lines"] * (each.line > 0) + ["markers"] * bool(each.shown_marker)
     ends = {} if each.band or each.low is None else {f"error_{'x' if across else 'y'}": _bars(each, across)}
     figure.add_scatter(
         x=x, y=y, mode="+".join(modes), **shared, **ends,

@@ -21,7 +21,6 @@ WIDTH = 5.4  # inches; on a telephone, where all of it shrinks to the screen, te
 WIDE, NARROW = 7.4, 3.7  # inches, of several panels side by side, and of a chart beside others
 PIXELS = 118  # of a chart's height for an inch
 MAX_POINTS = 250  # a line; more would not be seen, and many runs and seeds must fit into one page
-FEW = 20  # points of a line, up to which each is marked
 # Nothing of ours has these colours: in the SVG the page's own take their place, so that its theme sets them.
 _INK, _PAGE = "#010203", "#010204"
 _FAINT = (0.5, 0.5, 0.5, 0.25)
@@ -123,12 +122,12 @@ def _draw(axes: Axes, each: Series, chart: Chart) -> None:
             ends: dict[str, Any] = {"xerr" if chart.across else "yerr": [middle - low, high - middle]}
             axes.errorbar(x, y, fmt="none", ecolor=colour, elinewidth=1.6, capsize=3, **ends)
     hollow = matplotlib.rcParams["lines.markerfacecolor"]  # the page's own colour
-    shown = each.marker if not each.line or len(each.x) < FEW else ""
+    marker = each.shown_marker.removesuffix("-open")
     axes.plot(
         x, y, label=label, color=colour, linestyle=_LINES[each.look.dash] if each.line else "",
-        linewidth=0.85 * each.line, alpha=each.opacity, marker=_MARKERS.get(shown.removesuffix("-open"), ""),
+        linewidth=0.85 * each.line, alpha=each.opacity, marker=_MARKERS.get(marker, ""),
         markersize=0.64 * each.size, markeredgewidth=1.4,
-        markerfacecolor=hollow if shown.endswith("-open") else colour, zorder=2 if each.line else 3,
+        markerfacecolor=hollow if each.marker.endswith("-open") else colour, zorder=2 if each.line else 3,
     )  # fmt: skip
     if chart.across:
         for place, value in zip(y, x, strict=True):
