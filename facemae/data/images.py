@@ -11,16 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from facemae.core import files
 from facemae.core.errors import DataError
@@ -44,12 +41,12 @@ _PASS = re.compile(rb"\xff\xda\0(\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 # The first bytes choose the one decoder that runs: no registry of forty formats, no file name.
 _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImagePlugin.WebPImageFile),
-    (re.compile(rb"GIF8[79]a"), GifImagePlugin.GifImageFile),
-    (re.compile(rb"BM.{12}[\x0c(48@l|]\0\0\0", re.DOTALL), BmpImagePlugin.BmpImageFile),
-    (re.compile(rb"P[4-6][\s#]"), PpmImagePlugin.PpmImageFile),
+    (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
+    (re.compile(rb"GIF8[79]a"), GifImageFile),
+    (re.compile(rb"BM.{12}[\x0c(48@l|]\0\0\0", re.DOTALL), BmpImageFile),
+    (re.compile(rb"P[4-6][\s#]"), PpmImageFile),
 )
 _FOREIGN = (
     (re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL), "HEIC"),
@@ -154,12 +151,12 @@ class _Rationed(io.BytesIO):
         self.reads, self.end = _MAX_READS, MAX_BYTES
 
 
-def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(source: Path | bytes) -> Image.Image:
     """Return the image of `open_picture`, for those who need no coordinates of the file."""
-    return open_picture(source, max_pixels).image
+    return open_picture(source).image
 
 
-def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
+def open_picture(source: Path | bytes) -> Picture:
     """Decode the first frame of a photo to 8-bit RGB, upright as its EXIF orientation says.
 
     Transparency is laid over white. The size is checked before any pixel is decoded. A photo of more than
@@ -171,7 +168,7 @@ def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     data = read_file(source) if isinstance(source, Path) else source
     decoder = _choose_decoder(data)
     try:
-        picture, turn = _decode_whole(decoder, data, max_pixels)  # which frees what the decoder holds
+        picture, turn = _decode_whole(decoder, data)  # which frees what the decoder holds
         if turn is None:
             return picture
         size = picture.size[::-1] if turn in _QUARTERS else picture.size
@@ -179,7 +176,7 @@ def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:  # of the decoders that allocate early, before our check
-        raise _too_large("The picture is far too large", max_pixels) from error
+        raise _too_large("The picture is far too large", MAX_PIXELS) from error
     except Exception as error:  # on hostile bytes the decoders raise nearly everything, MemoryError included
         raise ImageError(
             "E_DAMAGED", "The picture is incomplete or damaged.", "Copy it again or pick another."
@@ -227,13 +224,11 @@ def _choose_decoder(data: bytes) -> type[ImageFile.ImageFile]:
     raise ImageError("E_NOT_IMAGE", "This file is not a picture we can read.", "Use JPEG, PNG or WebP.")
 
 
-def _decode_whole(
-    decoder: type[ImageFile.ImageFile], data: bytes, max_pixels: int
-) -> tuple[Picture, Image.Transpose | None]:
+def _decode_whole(decoder: type[ImageFile.ImageFile], data: bytes) -> tuple[Picture, Image.Transpose | None]:
     try:
-        return _decode(decoder, data, max_pixels)
+        return _decode(decoder, data)
     except OSError:
-        if decoder is not JpegImagePlugin.JpegImageFile or _JPEG_END in data[-2:]:
+        if decoder is not JpegImageFile or _JPEG_END in data[-2:]:
             raise
         # Where nothing but the end is missing, what is put before it is skipped; else it becomes pixels.
         if not _has_all_scans(data):
@@ -241,10 +236,10 @@ def _decode_whole(
         whole = data.rstrip(b"\xff")
         restarts = len(_RESTART.findall(whole, whole.rfind(b"\xff\xda")))
         found = {
-            files.sha256(_decode(decoder, whole + each + _JPEG_END, max_pixels)[0].image.tobytes())
+            files.sha256(_decode(decoder, whole + each + _JPEG_END)[0].image.tobytes())
             for each in (_FILLING, b"\xff%c" % (0xD0 + restarts % 8) + _FILLING)
         }
-        picture, turn = _decode(decoder, whole + _JPEG_END, max_pixels)
+        picture, turn = _decode(decoder, whole + _JPEG_END)
         if found != {files.sha256(picture.image.tobytes())}:
             raise
         return picture, turn
@@ -262,13 +257,11 @@ def _has_all_scans(data: bytes) -> bool:
     return len(whole) >= 64 * data[frame + 9]
 
 
-def _decode(
-    decoder: type[ImageFile.ImageFile], data: bytes, max_pixels: int
-) -> tuple[Picture, Image.Transpose | None]:
+def _decode(decoder: type[ImageFile.ImageFile], data: bytes) -> tuple[Picture, Image.Transpose | None]:
     with _Rationed(data) as file:
         image = decoder(file)
         file.begin_pixels()
-        _check_size(image.size, min(max_pixels, _decoder_limit(image, data)))
+        _check_size(image.size, _decoder_limit(image, data))
         size = image.size
         if (factor := _reduction(size)) > 1:  # a large JPEG is decoded at a fraction of its size and memory
             image.draft(None, (image.width // factor, image.height // factor))  # a no-op but for JPEG
@@ -278,9 +271,9 @@ def _decode(
 
 def _decoder_limit(image: ImageFile.ImageFile, data: bytes) -> int:
     """Return how many pixels the decoder can take: some hold a picture many times over."""
-    if isinstance(image, WebPImagePlugin.WebPImageFile):
+    if isinstance(image, WebPImageFile):
         return _MAX_WEBP_PIXELS
-    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+    if not isinstance(image, JpegImageFile):
         return MAX_PIXELS
     passes = sum(1 for _ in _PASS.finditer(data))
     if passes > _MAX_PASSES:

@@ -20,7 +20,6 @@ from facemae.core.progress import track
 
 HASH_BITS = 256
 HASH_BYTES = HASH_BITS // 8
-MAX_BITS = 31  # what `near_pairs` can look for
 # Grey levels of standard deviation. Among Yale's faces in the dark, whose cosines are the lamp's and not the
 # person's, different people share a whole hash up to 14; above 15 none of them come within 41 bits.
 MIN_CONTRAST = 15.0
@@ -54,11 +53,9 @@ def near_pairs(
 
     Exact, without comparing everything: the 256 bits are 16 bands, and by the pigeonhole principle two hashes
     so near agree on a whole band (up to 15 bits) or on all but one bit of it (up to 31). Only hashes that do
-    are compared. Hashes are (N, 32) and (M, 32), `bits` from 0 to `MAX_BITS`, pairs (K, 2) rows of first and
+    are compared. Hashes are (N, 32) and (M, 32), `bits` from 0 to 31, pairs (K, 2) rows of first and
     second in ascending order, distances (K,).
     """
-    if not 0 <= bits <= MAX_BITS:
-        raise ValueError(f"bits is {bits}, not from 0 to {MAX_BITS}")
     if len(first) > len(second):  # the fewer are looked up among the more
         pairs, distances = near_pairs(second, first, bits)
         pairs = pairs[:, ::-1]

@@ -30,15 +30,7 @@ from facemae.core.layout import (
     SET_TESTED,
     SPLIT_COLUMNS,
 )
-from facemae.data.faces.overlaps import (
-    alike_in_a_source,
-    exclude,
-    hash_rows,
-    normal_names,
-    once,
-    same_bits,
-    without_copies,
-)
+from facemae.data.faces import overlaps
 
 MIN_FOLD_PEOPLE = 2  # a fold with one person has no impostor pair
 MIN_TRAIN_PEOPLE = 2
@@ -79,11 +71,11 @@ def split_people(
     """
     table = _with_roles(*_unseen(_usable(faces), split, listed, seen), split)
     evaluated, tested = (table[table["role"] == role] for role in (ROLE_EVALUATION, ROLE_TESTED))
-    trained = table.drop([*evaluated.index, *tested.index])
-    trained, excluded = exclude(pd.concat([evaluated, tested]).sort_index(), trained, split, embeddings)
-    alike = alike_in_a_source(evaluated, trained)
-    evaluated, twice = once(evaluated, split, all_stay=listed is not None)
-    roles = pd.concat([evaluated, without_copies(trained), tested]).sort_index()
+    kept_apart = pd.concat([evaluated, tested]).sort_index()
+    trained, excluded = overlaps.exclude(kept_apart, table.drop(kept_apart.index), split, embeddings)
+    alike = overlaps.alike_in_a_source(evaluated, trained)
+    evaluated, twice = overlaps.once(evaluated, split, all_stay=listed is not None)
+    roles = pd.concat([evaluated, overlaps.without_copies(trained), tested]).sort_index()
     _check_enough(roles, split)
     roles["enrolled"] = (roles["role"] == ROLE_EVALUATION) & ~roles.duplicated(["role", "person"])
     roles["trainable"] = _trainable(roles, twice, split)
@@ -198,7 +190,7 @@ def check_split(table: pd.DataFrame) -> None:
     """Stop with an IntegrityError if a person, name, photo or content is trained on and evaluated on."""
     is_evaluated = table["role"].isin([ROLE_EVALUATION, ROLE_TESTED])
     # What a sample_id begins with every source has of its own.
-    table = table.assign(source=table["sample_id"].str.partition("/")[0], name=normal_names(table))
+    table = table.assign(source=table["sample_id"].str.partition("/")[0], name=overlaps.normal_names(table))
     table["named"] = table["source"] + "/" + table["person"]
     table["photo"] = table["sample_id"].str.replace(_FACE_NUMBER, "", regex=True)
     evaluated, trained = table[is_evaluated], table[~is_evaluated]
@@ -233,7 +225,7 @@ def _usable(faces: pd.DataFrame) -> pd.DataFrame:
     usable = faces["person"].notna() | (faces["set"] != SET_LABELLED)
     table = faces.assign(row=np.arange(len(faces)))[usable]
     table = table.sort_values(["set", "sample_id"], ignore_index=True)
-    table["name"] = pd.factorize(normal_names(table))[0]
+    table["name"] = pd.factorize(overlaps.normal_names(table))[0]
     table["content"] = pd.factorize(table["sha256"])[0]
     table["photo"] = pd.factorize(table["sample_id"].str.replace(_FACE_NUMBER, "", regex=True))[0]
     return table
@@ -244,9 +236,9 @@ def _folds(labelled: pd.DataFrame, split: config.Split) -> dict[str, int]:
     people = sorted(different["person"].unique())
     first = ~different.duplicated("person")
     place = np.flatnonzero(first)[pd.factorize(different["person"])[0]]
-    bits, has = hash_rows(different)
+    bits, has = overlaps.hash_rows(different)
     apart = np.bitwise_count(bits ^ bits[place]).sum(axis=1, dtype=np.int64)
-    differs = ~first & ((apart > same_bits(split)) | ~has | ~has[place])
+    differs = ~first & ((apart > overlaps.same_bits(split)) | ~has | ~has[place])
     evaluated = _draw(people, set(different["person"][differs]), split)
     return {person: place % split.folds for place, person in enumerate(evaluated)}
 

@@ -78,12 +78,6 @@ def test_a_crowd_of_equal_hashes_is_compared_in_blocks(monkeypatch):
     assert max(sizes) == 1000
 
 
-@pytest.mark.parametrize("bits", [-1, 32])
-def test_a_distance_that_cannot_be_looked_for_is_refused(bits):
-    with pytest.raises(ValueError, match=f"bits is {bits}, not from 0 to 31"):
-        near_pairs(np.zeros((1, 32), np.uint8), np.zeros((1, 32), np.uint8), bits)
-
-
 # --- near embeddings ---
 
 
