@@ -38,3 +38,5 @@ else
     "$venv/bin/pip" install --no-deps --require-hashes -r "$lock"
     "$venv/bin/pip" install --quiet --no-deps --no-build-isolation --editable .
 fi
+# So is the project: where Python keeps no bytecode, each job would compile what it imports.
+"$venv/bin/python" -m compileall -q facemae

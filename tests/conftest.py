@@ -61,16 +61,22 @@ def root():
     return ROOT
 
 
-@pytest.fixture
-def shipped():
-    """The content of the shipped config.yaml, to change at will."""
+@pytest.fixture(scope="session")
+def shipped_content():
+    """The content of the shipped config.yaml, which nobody changes."""
     return config.content_of([ROOT / "config.yaml"])
 
 
+@pytest.fixture
+def shipped(shipped_content):
+    """The content of the shipped config.yaml, to change at will."""
+    return copy.deepcopy(shipped_content)
+
+
 @pytest.fixture(scope="session")
-def small():
+def small(shipped_content):
     """Return a function that makes a small experiment, with changes laid over it."""
-    base = config.merge(config.content_of([ROOT / "config.yaml"]), SMALL)
+    base = config.merge(shipped_content, SMALL)
 
     def make(**changes):
         return config.parse(config.merge(copy.deepcopy(base), changes))

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from driving import free_port
 from results_folder import EVERYTHING, make_results, pack_models, photos_are_orls
 from streamlit.components.v2 import manifest_scanner
 
+from benchmarks.visitor import serving
+from facemae.app.access import VARIABLE
 from facemae.core import files, records
 from facemae.models import shipped_models
 
@@ -30,6 +33,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_results(folder)
     photos_are_orls(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def server(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of the app; it shows the unchanged results folder and has a gallery of its own."""
+    gallery = tmp_path_factory.mktemp("served") / "faces.sqlite"
+    environment = {"FACEMAE_RESULTS": str(made), "FACEMAE_GALLERY": str(gallery), VARIABLE: ""}
+    with serving(environment, free_port()) as (address, _):
+        yield address
 
 
 @pytest.fixture

@@ -1,10 +1,18 @@
 """Opening a page without a browser, acting on it, and reading what it shows."""
 
+import socket
 from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
 KINDS = ("title", "subheader", "caption", "markdown", "text", "info", "warning", "error", "success", "code")
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody uses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def open_page(name: str, **query: str) -> AppTest:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import requests
+from driving import free_port
 from streamlit import net_util
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.runtime import Runtime
@@ -260,9 +261,7 @@ def test_one_sweeper_serves_all_visitors(monkeypatch):
 
 @pytest.fixture(scope="module")
 def port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import io
 import random
 import shutil
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from driving import free_port
 from PIL import Image
 
 from benchmarks import app_load, app_memory
@@ -109,20 +109,6 @@ def test_a_missed_goal_is_a_status_when_asked_for(faults, strict, status, monkey
     else:
         app_load._main(asked)
     assert '"photo_first_s": 8.0' in capsys.readouterr().out
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def server(made, tmp_path_factory):
-    gallery = tmp_path_factory.mktemp("load") / "faces.sqlite"
-    environment = {"FACEMAE_RESULTS": str(made), "FACEMAE_GALLERY": str(gallery), VARIABLE: ""}
-    with serving(environment, free_port()) as (address, _):
-        yield address
 
 
 def test_a_visitor_sees_what_is_on_the_page_and_what_goes_wrong(server):

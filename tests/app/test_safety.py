@@ -17,8 +17,7 @@ from streamlit.testing.v1 import AppTest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from benchmarks.visitor import Visitor, serving
-from facemae.app.access import VARIABLE
+from benchmarks.visitor import Visitor
 from facemae.app.parts import photo_input
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
@@ -186,21 +185,6 @@ def test_nothing_of_a_visitor_is_cached_for_all():
 
 
 # --- the server ---
-
-
-@pytest.fixture(scope="module")
-def server(made, tmp_path_factory):
-    """The address of the app, running."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        "FACEMAE_RESULTS": str(made),
-        "FACEMAE_GALLERY": str(tmp_path_factory.mktemp("gallery") / "faces.sqlite"),
-        VARIABLE: "",
-    }
-    with serving(environment, port) as (address, _):
-        yield address
 
 
 @pytest.fixture(scope="module")
