@@ -6,7 +6,7 @@ Shapes: B faces, M dimensions of an embedding.
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,13 +27,10 @@ LEAST_FACES = 5
 PERPLEXITY, NEIGHBOURS = 30, 15  # the usual ones of t-SNE and UMAP, where there are as many faces
 
 
-@dataclass(frozen=True)
-class EmbeddingMap:
-    """Evaluation faces in a plane.
+class EmbeddingMap(NamedTuple):
+    """Evaluation faces in a plane, and what a reader has to know of the map, in sentences.
 
-    Attributes:
-        table: Columns sample_id, person, x and y, sorted by person; no unit.
-        note: What a reader has to know of this map, in sentences.
+    The table has the columns sample_id, person, x and y, sorted by person; no unit.
     """
 
     table: pd.DataFrame
@@ -51,11 +48,7 @@ def embedding_map(paths: Results, run: str, seed: int, method: str, most: int = 
     Embeddings have length 1 first, so that Euclidean distances order as cosines do. Of more than `most` faces
     whole people are drawn, by a seed. Of several parts it is the first: each has a network of its own.
 
-    Args:
-        paths: The results.
-        run, seed: Whose embeddings.
-        method: Of METHODS. t-SNE: van der Maaten and Hinton, JMLR 2008. UMAP: McInnes et al., 2018.
-        most: Faces at most.
+    Methods are METHODS; t-SNE: van der Maaten and Hinton, JMLR 2008; UMAP: McInnes et al., 2018.
 
     Raises:
         UsageError: there is no such method, or it is not installed.

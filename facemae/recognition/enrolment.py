@@ -46,13 +46,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Shot:
-    """A photo to enrol from.
-
-    Attributes:
-        name: What messages call it.
-        source: A file or its bytes.
-        face: Number of the face that is meant, where it shows several.
-    """
+    """A photo to enrol from: what messages call it, file or bytes, and which face is meant of several."""
 
     name: str
     source: Path | bytes = field(repr=False)
@@ -70,13 +64,9 @@ class Refused:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a person's enrolment.
+    """What became of a person's enrolment: nobody was enrolled where `person` is None.
 
-    Attributes:
-        name: Of the person.
-        person: As enrolled; None: not one of the photos could be used.
-        refused: The photos that were not used.
-        known_as: Whom else the face is taken for, if anybody.
+    `refused` are photos that were not used, `known_as` is whom else the face is taken for, if anybody.
     """
 
     name: str
@@ -85,33 +75,24 @@ class Outcome:
     known_as: Candidate | None = None
 
 
-def until(days: int, today: datetime.date | None = None) -> datetime.date:
+def until(days: int) -> datetime.date:
     """Return the date so many days from today, which is the same everywhere."""
-    return (today or datetime.datetime.now(datetime.UTC).date()) + datetime.timedelta(days=days)
+    return datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=days)
 
 
 def template(
     recogniser: Recogniser, face: NDArray[np.uint8], quality: float | None, thumbnail: bool
 ) -> Template:
     """Return the template of an aligned face (H, H, 3)."""
-    vector = recogniser.embed([face])[0]
-    return Template(vector, recogniser.fingerprint, quality, _small(face) if thumbnail else None)
-
-
-def _small(face: NDArray[np.uint8]) -> bytes:
-    return encode_png(np.asarray(Image.fromarray(face).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)))
+    small = Image.fromarray(face).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    picture = encode_png(np.asarray(small)) if thumbnail else None
+    return Template(recogniser.embed([face])[0], recogniser.fingerprint, quality, picture)
 
 
 def face_templates(
     recognisers: Sequence[Recogniser], found: Sequence[Found], thumbnail: bool
 ) -> list[Template]:
-    """Return the templates of one face by several models, the picture with the first.
-
-    Args:
-        recognisers: The models.
-        found: The face as each of them takes it.
-        thumbnail: Keep a picture of `THUMBNAIL` pixels a side.
-    """
+    """Return the templates of one face, as each of several models takes it, the picture with the first."""
     return [
         template(each, face.image, face.face.score, thumbnail and number == 0)
         for number, (each, face) in enumerate(zip(recognisers, found, strict=True))
@@ -121,13 +102,7 @@ def face_templates(
 def read_templates(
     recognisers: Sequence[Recogniser], shots: Sequence[Shot], thumbnail: bool
 ) -> tuple[list[Template], list[Refused]]:
-    """Return the templates of photos that show one face each, and the photos that are not used.
-
-    Args:
-        recognisers: The models, of which each gives a template of each photo.
-        shots: The photos.
-        thumbnail: Keep a picture of `THUMBNAIL` pixels a side.
-    """
+    """Return the templates by each model of photos that show one face each, and the photos not used."""
     made: list[Template] = []
     refused: list[Refused] = []
     for shot in shots:
@@ -152,16 +127,13 @@ def every_face(recognisers: Sequence[Recogniser], shot: Shot) -> list[list[Templ
     Raises:
         ImageError: the photo cannot be read, or shows no such face.
     """
-    found = {each.size: each.finder for each in recognisers}
-    photos = {size: finder.find(shot.source).faces for size, finder in found.items()}
-    large = [each.number for each in photos[recognisers[0].size] if each.width >= MIN_ENROLLED_PX]
+    finders = {each.size: each.finder for each in recognisers}
+    photos = {size: finder.find(shot.source).faces for size, finder in finders.items()}
+    faces = zip(*(photos[each.size] for each in recognisers), strict=True)
+    large = [found for found in faces if found[0].width >= MIN_ENROLLED_PX]
     if not large:
         raise ImageError("NO_FACE", f"No face of {MIN_ENROLLED_PX} pixels or more found.", BETTER_PHOTO)
-    by_size = {size: {each.number: each for each in faces} for size, faces in photos.items()}
-    return [
-        face_templates(recognisers, [by_size[each.size][number] for each in recognisers], thumbnail=True)
-        for number in large
-    ]
+    return [face_templates(recognisers, found, thumbnail=True) for found in large]
 
 
 def known_as(
@@ -190,14 +162,11 @@ def enrol(
     add: bool = False,
     anyway: bool = False,
 ) -> Outcome:
-    """Enrol a person from photos that show one face each.
+    """Enrol a person from photos that show one face each; each model gives a template of each photo.
 
     Args:
-        recognisers: The models, of which each gives a template of each photo.
-        gallery: Where the templates go.
-        name: Of the person.
-        shots: The photos.
-        terms: Consent, until when, and whether a thumbnail is kept.
+        recognisers, gallery: The models, and where their templates go.
+        name, shots, terms: Who is enrolled, from which photos, and what was agreed.
         threshold: Of the first model, from which the face is taken for somebody else who is enrolled.
         add: The person may be enrolled already, and gets these photos too.
         anyway: Enrol although the face is taken for somebody else; without it, nothing is enrolled then.
@@ -216,11 +185,7 @@ def enrol(
 
 
 def people_in(folder: Path, left_out: Counter[str] | None = None) -> dict[str, list[Path]]:
-    """Return the photos of a folder of person/photo.jpg, by person.
-
-    Args:
-        folder: The folder.
-        left_out: Where photos that lie elsewhere, and files that are no photos, are counted by their reason.
+    """Return the photos of a folder of person/photo.jpg, by person; `left_out` counts others by reason.
 
     Raises:
         UsageError: there is no such folder, or nobody in it.

@@ -9,13 +9,11 @@ variants of a face with something hidden, M dimensions of an embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TypeAlias, TypeGuard, cast
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -54,13 +52,7 @@ def rollout(embedder: Network, images: Tensor) -> Tensor:
 
     As an embedding is the sum of an image's and its mirror image's, so is this the mean of the two, the
     latter mirrored back. It follows the attention weights only and knows nothing of values, MLPs or the head.
-
-    Args:
-        embedder: With a vision Transformer.
-        images: (B, 3, H, H) in [-1, 1].
-
-    Raises:
-        UsageError: the encoder has no attention.
+    Images are (B, 3, H, H) in [-1, 1]; a UsageError refuses an encoder without attention.
     """
     encoder = embedder.encoder if isinstance(embedder, Embedder) else None
     if not isinstance(encoder, Vit):
@@ -84,10 +76,8 @@ def roll(weights: Sequence[Tensor]) -> Tensor:
     """Return how much of each input token is in each output token, (B, T, T), rows of sum 1.
 
     Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, section 3 and eq. 1: the product
-    of the blocks' 0.5 A + 0.5 I, the last block leftmost, A the mean over the heads.
-
-    Args:
-        weights: (B, heads, T, T) of every block from the first on; each row, a token's attention, sums to 1.
+    of the blocks' 0.5 A + 0.5 I, the last block leftmost, A the mean over the heads. The weights are
+    (B, heads, T, T) of every block from the first on; each row, a token's attention, sums to 1.
     """
     flow = torch.eye(weights[0].shape[-1], device=weights[0].device).expand(len(weights[0]), -1, -1)
     for each in weights:
@@ -146,10 +136,7 @@ def leave_out(embedder: Network, first: Face, second: Face, *, drop: bool = Fals
     The regions are boxes on the alignment template (masking/regions.py), in whole patches; one smaller than
     a patch has no row.
 
-    Args:
-        embedder: The model.
-        first, second: Aligned faces (H, H, 3).
-        drop: Keep the region's patches from the encoder instead of covering them.
+    With `drop` the region's patches are kept from the encoder instead of being covered.
 
     Returns:
         Columns photo ("first" or "second", the one with the hidden region), region, share (of the face that
@@ -163,18 +150,17 @@ def leave_out(embedder: Network, first: Face, second: Face, *, drop: bool = Fals
     numbers = [number for number in range(len(names)) if (regions == number).any()]
     hidden = torch.stack([regions == number for number in numbers])  # (V, N)
     whole, changed = _hidden_scores(embedder, first, second, hidden, drop=drop)
+    # From the brows downwards, what is no region last.
+    places = sorted(range(len(numbers)), key=lambda place: numbers[place] == 0)
     rows = [
         {
-            "photo": photo, "region": names[number], "share": float(hidden[place].float().mean()),
+            "photo": photo, "region": names[numbers[place]], "share": float(hidden[place].float().mean()),
             "score": changed[side, place], "change": changed[side, place] - whole,
         }
         for side, photo in enumerate(PHOTOS)
-        for place, number in enumerate(numbers)
+        for place in places
     ]  # fmt: skip
-    # From the brows downwards, what is no region last.
-    order = {name: place for place, name in enumerate((*REGIONS, ELSEWHERE))}
-    table = pd.DataFrame(rows)
-    return table.sort_values(["photo", "region"], key=lambda each: each.replace(order), ignore_index=True)
+    return pd.DataFrame(rows)
 
 
 def sensitivity(embedder: Network, first: Face, second: Face) -> Floats:
@@ -238,10 +224,10 @@ def _hidden_scores(
     images = _pair(embedder, first, second)
     whole = _embedded(embedder, images)
     hidden = hidden.to(images.device)
-    variant: Callable[[Tensor, Tensor], Tensor] = partial(_covered, embedder)
-    if drop and can_drop(embedder):
-        variant = partial(_dropped, embedder)
-    scores = [variant(image, hidden) @ other for image, other in zip(images, whole.flip(0), strict=True)]
+    scores = [
+        (_dropped if drop else _covered)(embedder, image, hidden) @ other
+        for image, other in zip(images, whole.flip(0), strict=True)
+    ]
     return float(whole[0] @ whole[1]), torch.stack(scores).double().cpu().numpy()
 
 
@@ -252,16 +238,12 @@ def _covered(embedder: Network, image: Tensor, hidden: Tensor) -> Tensor:
     return _embedded(embedder, torch.where(pixels, image.mean(dim=(1, 2), keepdim=True), image))
 
 
-@torch.inference_mode()
-def _dropped(embedder: Embedder, image: Tensor, hidden: Tensor) -> Tensor:
-    """Return the embeddings (V, M) of an image (3, H, H) without patches; the mirror image lacks the same."""
-    side, vectors = embedder.encoder.side, []
-    for row in hidden:  # one by one, as a mask hides equally many of all images
-        both = torch.stack([row.view(side, side), row.view(side, side).flip(-1)]).flatten(1)
-        mask = hide_highest(both.float(), int(row.sum()))
-        found = embedder(torch.stack([image, image.flip(-1)]), mask)
-        vectors.append(found.float().sum(dim=0))
-    return F.normalize(torch.stack(vectors), dim=1)
+def _dropped(embedder: Network, image: Tensor, hidden: Tensor) -> Tensor:
+    """Return the embeddings (V, M) of an image (3, H, H) without patches."""
+    assert isinstance(embedder, Embedder)
+    # One by one, as a mask hides equally many of all images.
+    masks = [hide_highest(row[None].float(), int(row.sum())) for row in hidden]
+    return torch.cat([embed(embedder, image[None], mask) for mask in masks])
 
 
 def _embedded(embedder: Network, images: Tensor) -> Tensor:

@@ -20,27 +20,19 @@ _BLOCK = 256  # faces compared with all others at a time
 def group(vectors: NDArray[np.float32], threshold: float) -> list[NDArray[np.int64]]:
     """Return the groups of faces that show one person each, as their rows, the largest first.
 
-    A face that is like no other is in no group.
-
-    Args:
-        vectors: Embeddings (N, D) of length 1.
-        threshold: Cosine similarity from which two faces are taken for one person.
+    A face that is like no other is in no group. Vectors are embeddings (N, D) of length 1, the threshold is
+    the cosine similarity from which two faces are taken for one person.
 
     Raises:
         UsageError: there are too few faces, or too many.
     """
     count = len(vectors)
     if not LEAST <= count <= MOST:
-        raise UsageError(
-            f"{count:,} faces were found and {LEAST} to {MOST:,} can be grouped; {_advice(count)}."
-        )
+        advice = "enrol them one by one" if count < LEAST else "group a part of the photos at a time"
+        raise UsageError(f"{count:,} faces were found and {LEAST} to {MOST:,} can be grouped; {advice}.")
     numbers = fcluster(linkage(_distances(vectors), "average"), 1.0 - threshold, "distance")
     groups = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
     return sorted((rows for rows in groups if len(rows) > 1), key=lambda rows: (-len(rows), rows[0]))
-
-
-def _advice(count: int) -> str:
-    return "enrol them one by one" if count < LEAST else "group a part of the photos at a time"
 
 
 def _distances(vectors: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -51,18 +51,6 @@ UNMEASURED = {
 }
 MOST_TEXT = 200  # characters of one name or note
 _PROSE = re.compile(r"[A-Za-z0-9 .,%()-]+")  # words that need no code span
-_USED = {
-    "face-mae": "It completes faces of which a part is hidden, and encoders start from it: pretrain.init, "
-    "finetune.init.",
-    "face-embedder": "It turns an aligned face into a vector; faces are compared by the cosine of theirs.",
-    "face-tiny": "The same as face-embedder in a network small enough for a phone.",
-}
-_ROLES = {
-    layout.ROLE_TRAIN: "for training",
-    layout.ROLE_EVALUATION: "for evaluation",
-    layout.ROLE_UNLABELLED: "for pretraining alone",
-    layout.ROLE_TESTED: "for further tests alone",
-}
 
 
 def model_card(paths: Results, run: str, seed: int) -> str:
@@ -113,7 +101,7 @@ def write_card(paths: Results, run: str, seed: int, out: Path) -> None:
 
 def shipped_card(card: dict[str, Any]) -> str:
     """Return the card of a model that comes with the package, its README, from its card.json alone."""
-    return _written("shipped_card.md.jinja", card=card, used=_USED, unmeasured=_unmeasured())
+    return _written("shipped_card.md.jinja", card=card, unmeasured=_unmeasured())
 
 
 def _unmeasured() -> list[str]:
@@ -138,7 +126,7 @@ def _written(template: str, **content: Any) -> str:
     }  # fmt: skip
     environment.globals |= {
         "number": _number, "interval": _interval, "amounts": _amounts, "threshold_level": f"{LEVEL:.0%}",
-        "intended": INTENDED, "forbidden": FORBIDDEN,
+        "intended": INTENDED, "forbidden": FORBIDDEN, "layout": layout,
     }  # fmt: skip
     return environment.get_template(template).render(content)
 
@@ -189,11 +177,10 @@ def _amounts(counts: Mapping[str, float] | None, unit: str = "") -> str:
 # --- what the card of a run says ---
 
 
-def _roles(paths: Results) -> list[tuple[str, int, int]]:
+def _roles(paths: Results) -> list[Any]:
     """Return what faces are for, how many, and of how many people."""
     split = records.read_table(paths.data.split, ["sample_id", "person", "role"])
-    counts = split.groupby("role")["person"].agg(["size", "nunique"])
-    return [(_ROLES.get(role) or literal(role), *row) for role, *row in counts.itertuples()]
+    return list(split.groupby("role")["person"].agg(["size", "nunique"]).itertuples())
 
 
 def _overlaps(paths: Results) -> list[tuple[str, int]]:

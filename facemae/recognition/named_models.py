@@ -25,7 +25,7 @@ from facemae.models import shipped_models
 from facemae.models.shipped_models import CARD
 from facemae.recognition.model import Device, Embed, Facts, Model, TrainingFaces, View2
 from facemae.recognition.threshold import Card, check_weights
-from facemae.recognition.trained_models import TrainedModel, model_at, models
+from facemae.recognition.trained_models import model_at, models
 
 CARDS = Path(__file__).parent / "cards"
 NO_RECOGNISER = "{} completes faces and starts trainings (pretrain.init, finetune.init); it names nobody."
@@ -47,6 +47,10 @@ class _CardedModel(Model):
     @property
     def name(self) -> str:
         return self.run
+
+    @property
+    def results(self) -> None:
+        """Return nothing: what is known of it stands in its card."""
 
     @property
     def view2(self) -> View2:
@@ -114,7 +118,7 @@ class _OffTheShelfModel(_CardedModel):
 
 
 @dataclass(frozen=True)
-class ShippedModel(_CardedModel, TrainedModel):
+class ShippedModel(_CardedModel):
     """A model of ours that comes with the package, with its card beside it."""
 
     @property
@@ -126,10 +130,6 @@ class ShippedModel(_CardedModel, TrainedModel):
     def stated(self) -> dict[str, Any]:
         """Return what its card says; nothing where the model is damaged."""
         return {} if self.missing else shipped_models.card(self.run)
-
-    @property
-    def results(self) -> None:
-        """Return nothing: what is known of it stands in its card."""
 
     @property
     def missing(self) -> str:

@@ -69,19 +69,10 @@ COLUMNS = ["tar", "far", "roc_auc"]
 
 
 def cover(face: Pixels, kind: str, area: float, seed: int) -> tuple[Pixels, Booleans]:
-    """Lay an occluder over a face (H, H, 3).
+    """Lay an occluder over an aligned face (H, H, 3); return it and which pixels are covered, (H, H) bool.
 
-    Args:
-        face: Aligned to the template, as `occlusion.occlude` needs it.
-        kind: A key of `occlusion.OCCLUSIONS`.
-        area: Share of the picture, 0 to 1.
-        seed: Which occluder of its kind; another area of the same one contains it, or lies in it.
-
-    Returns:
-        The covered face, and (H, H) bool: which pixels are covered.
-
-    Raises:
-        ValueError: the area is no share.
+    Kind and area are as `occlusion.occlude` takes them. The seed says which occluder of its kind it is;
+    another area of the same one contains it, or lies in it.
     """
     images, hidden = occlude(face[None], kind, area, Noise(range(1), seed, "cover", kind))
     return images[0], hidden[0]
@@ -113,18 +104,14 @@ def obstacle(embedder: Embedder, mitigation: Mitigation, autoencoder: Autoencode
 
 
 def embed_covered(
-    embedder: Embedder,
-    faces: Pixels,
-    hidden: Booleans,
-    mitigation: Mitigation,
+    embedder: Embedder, faces: Pixels, hidden: Booleans, mitigation: Mitigation,
     autoencoder: Autoencoder | None = None,
-) -> NDArray[np.float32]:
+) -> NDArray[np.float32]:  # fmt: skip
     """Return the unit embeddings (N, D) of covered faces.
 
     Args:
         embedder: The recogniser.
-        faces: (N, H, H, 3) uint8, as covered. What was behind the occluder is not in them, so no
-            mitigation can look at it.
+        faces: (N, H, H, 3) uint8, as covered: no mitigation can look at what was behind the occluder.
         hidden: (N, H, H) bool, which pixels are covered.
         mitigation: "none" embeds the covered picture; "patch_drop" hides patches of which more than
             `TOUCHED` is covered from the encoder; "reconstruct" embeds what `completed` returns.
@@ -209,16 +196,10 @@ def _images(faces: Pixels, network: torch.nn.Module) -> Tensor:
 
 
 def measure(
-    embedder: Embedder,
-    autoencoder: Autoencoder | None,
-    faces: Pixels,
-    people: Sequence[str],
-    kind: str,
-    area: float,
-    threshold: float,
-    seed: int = 0,
+    embedder: Embedder, autoencoder: Autoencoder | None, faces: Pixels, people: Sequence[str],
+    kind: str, area: float, threshold: float, seed: int = 0,
     progress: Callable[[float], None] | None = None,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Measure what an occluder costs this one network, and what each mitigation gives back.
 
     Each of at most `MOST_PROBES` faces, evenly over people, has an occluder of its own and is compared with
@@ -227,7 +208,7 @@ def measure(
     Args:
         embedder, autoencoder: The recogniser, and its run's masked autoencoder, if any.
         faces, people: (N, H, H, 3) uint8, aligned faces of people that it was not trained on; whose they are.
-        kind, area: A key of `occlusion.OCCLUSIONS`; share of the picture, 0 to 1.
+        kind, area: As of `cover`.
         threshold: Cosine from which on two faces are taken for one person's.
         seed: Of the occluders, the choice of faces and the resamples.
         progress: Called with the share that is done, 0 to 1.
@@ -246,9 +227,8 @@ def measure(
     covered, hidden = occlude(faces[chosen], kind, area, Noise(torch.from_numpy(chosen), seed, "cover", kind))
     reference = embed_covered(embedder, faces[chosen], np.zeros_like(hidden), "none")
     scored: dict[str, _Scores] = {CLEAN: _score(reference, reference, identity, threshold, weights)}
-    rows: dict[str, dict[str, Any]] = {CLEAN: {"note": ""}}
+    rows: dict[str, dict[str, Any]] = {name: {"note": ""} for name in (CLEAN, *MITIGATIONS)}
     for step, name in enumerate(MITIGATIONS, start=1):
-        rows[name] = {"note": ""}
         try:
             vectors = embed_covered(embedder, covered, hidden, name, autoencoder)
             scored[name] = _score(vectors, reference, identity, threshold, weights)

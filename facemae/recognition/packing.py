@@ -24,15 +24,28 @@ from facemae.data.faces.split import learnt_from
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
 from facemae.models import shipped_models
-from facemae.models.shipped_models import CARD, EMBEDDER, PEOPLE, README, VERSION, WEIGHTS, hashed
+from facemae.models.shipped_models import (
+    AUTOENCODER,
+    CARD,
+    EMBEDDER,
+    PEOPLE,
+    README,
+    VERSION,
+    WEIGHTS,
+    hashed,
+)
+from facemae.recognition.model import all_grey
 from facemae.recognition.model_card import shipped_card
-from facemae.recognition.trained_models import all_grey
 from facemae.report.known_errors import FAIRNESS
 
 MOST_BYTES = 15_000_000  # of a model's weights
 FACE = 112  # pixels: the side that all recognisers take
 LICENCE = "non-commercial research only, as the photos that it was trained on"
 SAMPLE_PEOPLE, SAMPLE_PHOTOS, HIDDEN = 40, 2, 0.75
+SAMPLED = {
+    AUTOENCODER: f"error on {HIDDEN:.0%} hidden patches, of guessing each patch's mean, on ORL's faces",
+    EMBEDDER: "ROC AUC on ORL's faces",
+}
 MOST_DIFFERENCE = 0.01  # of the sample's value, between the weights as trained and as packed
 
 
@@ -41,10 +54,8 @@ def pack(stage: Path, name: str, out: Path, failures: list[str], notes: Sequence
 
     Args:
         stage: Folder of a `pretrain` stage with a decoder, or of a `finetune` stage, in its results folder.
-        name: A key of `shipped_models.WEIGHTS`.
-        out: The folder to write; it must not exist.
-        failures: Known failures, a sentence each.
-        notes: What else belongs to how it was made, a sentence each.
+        name, out: A key of `shipped_models.WEIGHTS`, and the folder to write, which must not exist.
+        failures, notes: Known failures, and what else belongs to how it was made, a sentence each.
 
     Raises:
         UsageError: the name is not known, the stage is of another kind, or `out` exists.
@@ -72,7 +83,7 @@ def pack(stage: Path, name: str, out: Path, failures: list[str], notes: Sequence
     with files.atomic_folder(out, size) as folder:
         for file, data in content.items():
             files.write_blocks(folder / file, [data])
-        card["sample"] = {"of": _sampled(folder), "value": round(sample_value(folder), 6)}
+        card["sample"] = {"of": SAMPLED[WEIGHTS[name]], "value": round(sample_value(folder), 6)}
         if abs(card["sample"]["value"] - before) > MOST_DIFFERENCE:
             raise IntegrityError(
                 f"{stage} changes too much in float16: {card['sample']['of']} was {before:.4f} and is "
@@ -130,13 +141,14 @@ def _facts(stage: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
     unlabelled = bool("pretrain" in settings or taught or (stage.parent / "pretrain").is_dir())
     learnt = learnt_from(split, unlabelled=unlabelled)
     evaluated = split[(split["role"] == layout.ROLE_EVALUATION) & (split["part"] == 0)]
-    people = {"training": _names(learnt) | _ancestors(made, taught), "evaluation": _names(evaluated)}
+    used = {(made.get("started_from") or {}).get("init"), taught} & set(WEIGHTS)
+    people = {"training": _names(learnt), "evaluation": _names(evaluated)}
+    people["training"].update(*(shipped_models.people(str(each)).training for each in used))
     if both := people["training"] & people["evaluation"]:
         raise IntegrityError(
             f"{len(both)} of the {len(people['evaluation'])} people whom {stage} was evaluated on are among "
             "those that it, or the model it started from, was trained on; leave them out and train it again."
         )
-    named = learnt[learnt["person"].notna()]
     facts = {
         "data": [
             {key: each[key] for key in ("title", "credit", "licence")}
@@ -144,8 +156,8 @@ def _facts(stage: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
             if each.get("set") != layout.SET_TESTED
         ],
         "trained_on": {
-            "photos": len(learnt), "people": int(named["person"].nunique()),
-            "unnamed": len(learnt) - len(named), "grey": all_grey(paths.data, learnt),
+            "photos": len(learnt), "people": int(learnt["person"].nunique()),
+            "unnamed": int(learnt["person"].isna().sum()), "grey": all_grey(paths.data, learnt),
         },
         "evaluated_on": {"photos": len(evaluated), "people": int(evaluated["person"].nunique())},
         "metrics": [
@@ -164,12 +176,6 @@ def _names(rows: pd.DataFrame) -> set[str]:
     return hashed(rows["person"].dropna().unique())
 
 
-def _ancestors(made: dict[str, Any], teacher: str | None) -> set[str]:
-    """Return whom the shipped models were trained on that this one started from or learnt from."""
-    used = {(made.get("started_from") or {}).get("init"), teacher}
-    return {name for each in used & set(WEIGHTS) for name in shipped_models.people(str(each)).training}
-
-
 def _groups(evaluated: Path) -> list[dict[str, Any]]:
     """Return the errors by group that the run's evaluation has measured."""
     if not (evaluated / layout.METRICS).is_file():
@@ -180,12 +186,6 @@ def _groups(evaluated: Path) -> list[dict[str, Any]]:
 
 
 # --- a number that everybody can check ---
-
-
-def _sampled(folder: Path) -> str:
-    if (folder / layout.DECODER).is_file():
-        return f"error on {HIDDEN:.0%} hidden patches, of guessing each patch's mean, on ORL's faces"
-    return "ROC AUC on ORL's faces"
 
 
 def sample_faces(size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

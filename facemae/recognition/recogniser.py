@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from facemae.core.errors import UsageError
 from facemae.data.alignment.align import BETTER_PHOTO, Aligned, align_face
 from facemae.data.alignment.detect import Face, FaceDetector
 from facemae.data.images import ImageError, Picture, followed, open_picture
-from facemae.recognition.model import Device, Embed, Model
+from facemae.recognition.model import Device, Embed, Model, TrainedEmbedder
 from facemae.recognition.threshold import Threshold, of_model
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ TOP = 5
 COLUMNS = [
     "photo", "face", "left", "top", "right", "bottom", "decision", "person", "score", "needed", "note"
 ]  # fmt: skip
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,7 @@ class Identified:
     match: Candidate | None
 
 
-@dataclass(frozen=True)
-class Verified:
+class Verified(NamedTuple):
     """Two faces compared: their cosine similarity and whether it is a match."""
 
     score: float
@@ -91,16 +88,10 @@ class Verified:
 
 
 class FaceFinder:
-    """Finds and aligns the faces of photos."""
+    """Finds and aligns the faces of photos; an ImageError tells of a file that is no picture."""
 
     def __init__(self, size: int, detector: FaceDetector | None = None, device: str = "cpu") -> None:
-        """Load the detector.
-
-        Args:
-            size: Side H of an aligned face.
-            detector: One that is loaded already; None: MTCNN, which looks for everybody.
-            device: Where it runs.
-        """
+        """Prepare for aligned faces of side `size`; without a detector MTCNN looks for everybody."""
         if detector is None:
             from facemae.data.alignment.detect import MtcnnDetector
 
@@ -108,19 +99,11 @@ class FaceFinder:
         self._detector, self.size = detector, size
 
     def find(self, source: Path | bytes) -> Photo:
-        """Return a photo's faces, the largest first; `Photo.faces` is empty where there is none.
-
-        Raises:
-            ImageError: the file is no picture that can be read.
-        """
+        """Return a photo's faces, the largest first; `Photo.faces` is empty where there is none."""
         return self.find_all([source])[0]
 
     def find_all(self, sources: Sequence[Path | bytes]) -> list[Photo]:
-        """Return the faces of several photos.
-
-        Raises:
-            ImageError: one of the files is no picture that can be read.
-        """
+        """Return the faces of several photos."""
         files = [followed(each) if isinstance(each, Path) else each for each in sources]
         pictures = [open_picture(each) for each in files]
         found = self._detector.detect([picture.image for picture in pictures])
@@ -136,11 +119,7 @@ class FaceFinder:
 
 
 def only_face(photo: Photo, purpose: str) -> Found:
-    """Return the face of a photo that has to show exactly one.
-
-    Raises:
-        ImageError: NO_FACE or SEVERAL_FACES.
-    """
+    """Return the face of a photo that has to show exactly one; else an ImageError tells."""
     if not photo.faces:
         raise ImageError("NO_FACE", "No face found.", BETTER_PHOTO)
     if len(photo.faces) > 1:
@@ -150,11 +129,7 @@ def only_face(photo: Photo, purpose: str) -> Found:
 
 
 def face_to_enrol(photo: Photo, number: int | None = None) -> Found:
-    """Return the only face of a photo, or that of a number, if it is large enough to enrol.
-
-    Raises:
-        ImageError: NO_FACE, SEVERAL_FACES or SMALL_FACE.
-    """
+    """Return the only face of a photo, or that of a number, if it is large enough to enrol."""
     chosen = [each for each in photo.faces if each.number == number]
     found = chosen[0] if chosen else only_face(photo, "enrolment")
     if found.width < MIN_ENROLLED_PX:
@@ -170,18 +145,12 @@ class Recogniser:
     """One model at work. It keeps nothing of the photos that it is given.
 
     Attributes:
-        model: Which model.
-        fingerprint: What its templates are kept under.
+        model, fingerprint: Which model, and what its templates are kept under.
         size: Side of its faces in pixels.
     """
 
     def __init__(self, model: Model, device: Device = "auto", finder: FaceFinder | None = None) -> None:
-        """Load the model; the detector is loaded when a photo comes.
-
-        Args:
-            model: As `named_models.find_model` returns it.
-            device: Where to compute.
-            finder: Finds and aligns faces of the model's size; None: one of its own.
+        """Load the model; the detector is loaded when a photo comes, unless a `finder` has one.
 
         Raises:
             IntegrityError: the weights are damaged, or do not fit their configuration.
@@ -204,17 +173,11 @@ class Recogniser:
     @property
     def network(self) -> Embedder | Embed:
         """Return the network of a trained run, and of a model by others its embedding."""
-        from facemae.recognition.trained_models import TrainedEmbedder
-
         return self._embed.network if isinstance(self._embed, TrainedEmbedder) else self._embed
 
     @property
     def embedder(self) -> Embedder:
-        """Return the network, for those who look into it.
-
-        Raises:
-            UsageError: others have trained the model, and it shows nothing but its embeddings.
-        """
+        """Return the network, for those who look into it; a UsageError if others have trained the model."""
         from facemae.models.embedder import Embedder
 
         if not isinstance(self.network, Embedder):
@@ -237,34 +200,21 @@ class Recogniser:
         return network, pretrain
 
     def align(self, photo: Path | bytes) -> Photo:
-        """Return a photo's faces, the largest first.
-
-        Raises:
-            ImageError: the file is no picture that can be read.
-        """
+        """Return a photo's faces, the largest first; an ImageError where the file cannot be read."""
         return self.finder.find(photo)
 
-    def embed(self, faces: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Floats:
+    def embed(self, faces: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the embeddings (N, D), of length 1, of aligned faces (N, H, H, 3), as evaluation does."""
         return self._embed(np.stack(list(faces))) if len(faces) else np.zeros((0, 0), np.float32)
 
     def threshold(self, rate: float | None = None) -> Threshold:
-        """Return the threshold at a false match rate; None: at the configured one, or the nearest known.
-
-        Raises:
-            UsageError: this rate, or any, is more than the people behind the model's thresholds can tell.
-            DataError, IntegrityError: the model has no thresholds of its own.
-        """
+        """Return the model's threshold at a false match rate, as `threshold.of_model`."""
         return of_model(self.model, rate)
 
     def identify(
         self, faces: Sequence[Found], gallery: Gallery, threshold: Threshold, top: int = TOP
     ) -> list[Identified]:
-        """Search a gallery for faces.
-
-        Raises:
-            IntegrityError: the gallery holds templates of other models only.
-        """
+        """Search a gallery for faces; an IntegrityError if it holds templates of other models only."""
         if not faces:
             return []
         vectors = self.embed([each.image for each in faces])
@@ -276,8 +226,8 @@ class Recogniser:
 
     def verify(self, first: NDArray[np.uint8], second: NDArray[np.uint8], threshold: Threshold) -> Verified:
         """Compare two aligned faces (H, H, 3)."""
-        vectors = self.embed([first, second])
-        score = float(vectors[0] @ vectors[1])
+        one, other = self.embed([first, second])
+        score = float(one @ other)
         return Verified(score, threshold.matches(score))
 
 

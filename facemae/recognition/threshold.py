@@ -6,7 +6,6 @@ share lies at or above it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,12 +32,11 @@ class Card(NamedTuple):
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold and what it stands for.
+    """The least cosine similarity of a match, -1 to 1, and what it stands for; None is what is not known.
 
     Attributes:
-        score: Least cosine similarity of a match, -1 to 1.
-        fmr: Share of comparisons of two people at or above it (false match rate); None: not known.
-        fmr_low, fmr_high: The rate's 95 % interval over people, None where there is none.
+        fmr, fmr_low, fmr_high: Share of comparisons of two people at or above it (false match rate), and its
+            95 % interval over people.
         fnmr: Share of comparisons of one person below it (false non-match rate).
         people: Of how many people the rates were measured.
     """
@@ -71,12 +69,10 @@ class Threshold:
 
 
 def threshold_card(embeddings: Path, weights: str | None = None) -> Card:
-    """Return the thresholds that follow from the evaluation people's embeddings.
+    """Return the thresholds that follow from a `finetune` stage's embeddings of the evaluation people.
 
-    Args:
-        embeddings: Of a `finetune` stage; of several parts the first, since the others have networks of their
-            own.
-        weights: SHA-256 of the weights that have to have made them; None: whichever.
+    Of several parts it is the first, since the others have networks of their own. `weights` is the SHA-256 of
+    the weights that have to have made them; None: whichever.
 
     Raises:
         DataError: there is no such file.
@@ -122,32 +118,41 @@ def check_weights(found: set[str], expected: str, path: Path, fix: str) -> None:
         )
 
 
-def at_rate(card: pd.DataFrame, people: int, target: float, *, strictly: bool = False) -> Threshold:
-    """Return the threshold of a false match rate, or of the strictest rate that the data support.
+def rates(card: pd.DataFrame, people: int) -> dict[float, Threshold]:
+    """Return the thresholds that a card's data support, by wanted false match rate, the highest first."""
+    return {
+        float(row["target_fmr"]): Threshold(
+            float(row["threshold"]), _known(row, "fmr"), _known(row, "fmr_low"), _known(row, "fmr_high"),
+            _known(row, "fnmr"), people,
+        )
+        for row in card[card["note"] == ""].to_dict("records")
+    }  # fmt: skip
 
-    Args:
-        card: As `threshold_card` returns it.
-        people: Behind it.
-        target: The wanted rate. Of the card's rates the next lower one is taken, or the lowest supported.
-        strictly: Refuse a rate below those that are supported.
+
+def _known(row: dict[Any, Any], name: str) -> float | None:
+    return None if pd.isna(row.get(name)) else float(row[name])
+
+
+def at_rate(card: pd.DataFrame, people: int, target: float, *, strictly: bool = False) -> Threshold:
+    """Return the threshold of a false match rate: of the card's rates the next lower one is taken.
+
+    Where the data support none, it is the lowest supported, or with `strictly` a refusal.
 
     Raises:
         UsageError: the data support no rate at all, or not this one.
     """
-    rows = card[card["note"] == ""].sort_values("target_fmr", ascending=False)
-    if rows.empty:
+    known = rates(card, people)
+    if not known:
         note = str(card["note"].iloc[0])
         raise UsageError(f"No threshold follows from these people: {note}; give one with --threshold.")
-    strict = rows[rows["target_fmr"] <= target * (1 + 1e-9)]
-    if strictly and strict.empty:
-        lowest = rows["target_fmr"].min()
+    strict = [rate for rate in known if rate <= target * (1 + 1e-9)]
+    if strictly and not strict:
         note = next(iter(card.loc[card["note"] != "", "note"]), "it is below all rates that are looked at")
         raise UsageError(
             f"A false match rate of {target:g} cannot be measured on these people ({note}); ask for "
-            f"{lowest:g} or more."
+            f"{min(known):g} or more."
         )
-    row = (strict.iloc[0] if len(strict) else rows.iloc[-1]).to_dict()
-    return _threshold(row, people)
+    return known[max(strict, default=min(known))]
 
 
 def of_model(model: Model, rate: float | None = None) -> Threshold:
@@ -159,21 +164,3 @@ def of_model(model: Model, rate: float | None = None) -> Threshold:
     """
     wanted = settings().false_match_rate if rate is None else rate
     return at_rate(*model.card(), wanted, strictly=rate is not None)
-
-
-def rates(card: pd.DataFrame, people: int) -> dict[float, Threshold]:
-    """Return the thresholds that the data support, by wanted false match rate, the highest first."""
-    return {
-        float(row["target_fmr"]): _threshold(row, people)
-        for row in card[card["note"] == ""].to_dict("records")
-    }
-
-
-def _threshold(row: dict[Any, Any], people: int) -> Threshold:
-    names = ("fmr", "fmr_low", "fmr_high", "fnmr")
-    found = {name: _known(row.get(name)) for name in names}
-    return Threshold(float(row["threshold"]), **found, people=people)
-
-
-def _known(value: Any) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)

@@ -14,7 +14,7 @@ from facemae.app.parts import photo_input
 from facemae.app.views import recognise
 from facemae.data.images import open_image
 from facemae.data.sources.orl import orl_photos
-from facemae.recognition import trained_models
+from facemae.recognition import model as models
 from facemae.recognition.enrolment import until
 from facemae.recognition.gallery.schema import Template
 from facemae.recognition.gallery.store import Gallery
@@ -157,7 +157,7 @@ def test_a_colour_photo_is_turned_grey_for_a_model_that_learnt_from_grey_ones(pl
     picture = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
     monkeypatch.setattr(photo_input, "sample", lambda *_: photo_input.Chosen(picture, "yours"))
     assert "Turned grey" not in written(open_page("recognise", model="region/1", other="dlib"))
-    monkeypatch.setattr(trained_models, "all_grey", lambda *_: True)
+    monkeypatch.setattr(models, "all_grey", lambda *_: True)
     frame._load.clear()
     page = open_page("recognise", model="region/1", other="dlib")
     said = "Turned grey for region/1, trained on grey photos."

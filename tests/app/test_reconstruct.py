@@ -24,7 +24,7 @@ from facemae.core.layout import Results
 from facemae.models import shipped_models
 from facemae.models.build import build_mae
 from facemae.models.weights import save_weights
-from facemae.recognition import trained_models
+from facemae.recognition import model as models
 from facemae.report import faces
 
 PAINTED = "painted_8"  # the board of the tiny models' 8 x 8 patches
@@ -368,7 +368,7 @@ def test_a_colour_photo_is_turned_grey_for_networks_that_saw_grey_ones(
     chosen = photo_input.Chosen(colour, "face 1 of your photo")
     monkeypatch.setattr(photo_input, "aligned_face", lambda *_: chosen)
     assert "Turned grey" not in written(open_page("reconstruct"))  # these faces are in colour
-    monkeypatch.setattr(trained_models, "all_grey", lambda *_: True)
+    monkeypatch.setattr(models, "all_grey", lambda *_: True)
     frame._load.clear()
     seen = []
     real = completion.complete

@@ -8,7 +8,7 @@ from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.layout import Results
 from facemae.data.images import in_grey
 from facemae.evaluation.records import higher_is_better
-from facemae.recognition import trained_models
+from facemae.recognition import model as recognisers
 from facemae.recognition.model import TrainingFaces
 from facemae.recognition.trained_models import model_at, models
 from facemae.report import tables
@@ -85,7 +85,7 @@ def test_a_model_knows_what_it_was_trained_on_and_warns_where_that_is_little(pat
 
 @pytest.mark.parametrize("grey", [True, False])
 def test_a_model_that_learnt_from_grey_faces_is_given_every_face_in_grey(paths, monkeypatch, grey):
-    monkeypatch.setattr(trained_models, "all_grey", lambda *_: grey)
+    monkeypatch.setattr(recognisers, "all_grey", lambda *_: grey)
     model = models(paths)[0]
     assert model.trained_on.grey == grey
     colours = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), np.uint8)
@@ -96,8 +96,8 @@ def test_a_model_that_learnt_from_grey_faces_is_given_every_face_in_grey(paths, 
 def test_faces_that_runs_learnt_from_are_grey_if_all_of_some_are(paths):
     split = records.read_table(paths.data.split)
     learnt = split[split["role"] == layout.ROLE_TRAIN]
-    assert not trained_models.all_grey(paths.data, learnt)
-    assert not trained_models.all_grey(paths.data, learnt.head(0))
+    assert not recognisers.all_grey(paths.data, learnt)
+    assert not recognisers.all_grey(paths.data, learnt.head(0))
 
 
 def test_a_threshold_that_belongs_to_other_weights_is_refused(made, tmp_path):

@@ -25,7 +25,7 @@ from facemae.core.layout import Results
 from facemae.data.images import encode_png
 from facemae.data.sources.listing import folder_state
 from facemae.models import shipped_models
-from facemae.recognition.trained_models import training_faces
+from facemae.recognition.model import training_faces
 from facemae.report import faces, phrases, reconstructions, tables
 
 if TYPE_CHECKING:

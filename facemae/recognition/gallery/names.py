@@ -21,9 +21,7 @@ _INVISIBLE = frozenset({"Cf", "Zs", "Mn", "Me"})
 def fit(name: str) -> str:
     """Return the name as it is stored: NFC (Unicode Standard Annex 15), without spaces at its ends.
 
-    Raises:
-        UsageError: it is empty, invisible, too long, or has characters that no name needs. The message does
-            not repeat it.
+    A UsageError, which does not repeat it, tells where it is empty, too long, or deceives.
     """
     plain = normalised(name)
     if len(plain) > LONGEST:

@@ -16,23 +16,8 @@ from datetime import date, datetime
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Date,
-    DateTime,
-    Dialect,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-)  # fmt: skip
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -89,54 +74,49 @@ class Candidate:
 class _Vector(TypeDecorator[Any]):
     """A vector: bytes in SQLite, pgvector's type, of no fixed dimension, in PostgreSQL."""
 
-    impl = LargeBinary
+    impl = sa.LargeBinary
     cache_ok = True
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+    def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
         if dialect.name != "postgresql":
-            return dialect.type_descriptor(LargeBinary())
+            return dialect.type_descriptor(sa.LargeBinary())
         from pgvector.sqlalchemy import VECTOR
 
         kind: TypeEngine[Any] = dialect.type_descriptor(VECTOR())
         return kind
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
         return value if dialect.name == "postgresql" else packed(value)
 
 
 class _Moment(TypeDecorator[Any]):
-    """A day or a time: in SQLite text that is checked when it is read, since a bit of it may have flipped."""
+    """A day or a time as text of SQLite, checked when it is read, since a bit of it may have flipped."""
 
-    impl = Text
+    impl = sa.Text
     cache_ok = True
 
     def __init__(self, kind: type[date]) -> None:
         super().__init__()
         self.kind = kind
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        own = DateTime() if self.kind is datetime else Date()
-        kind: TypeEngine[Any] = dialect.type_descriptor(own if dialect.name == "postgresql" else Text())
-        return kind
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        if value is None or dialect.name == "postgresql":
-            return value
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
         return value.isoformat(" ", "microseconds") if self.kind is datetime else value.isoformat()
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        if value is None or dialect.name == "postgresql":
-            return value
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
         try:
-            return self.kind.fromisoformat(value)
+            return None if value is None else self.kind.fromisoformat(value)
         except (TypeError, ValueError) as error:
             raise IntegrityError(DAMAGED) from error
+
+
+_TIME = sa.DateTime().with_variant(_Moment(datetime), "sqlite")
+_DAY = sa.Date().with_variant(_Moment(date), "sqlite")
 
 
 class Packed(FunctionElement[bytes]):
     """The bytes of a stored vector, whatever the database: reading numbers as text is slow."""
 
-    type = LargeBinary()
+    type = sa.LargeBinary()
     inherit_cache = True
 
 
@@ -151,42 +131,42 @@ def _as_sent(element: Packed, compiler: SQLCompiler, **options: Any) -> str:
     return f"substring(vector_send({compiler.process(element.clauses, **options)}) from 5)"
 
 
-METADATA = MetaData()
-PEOPLE = Table(
+METADATA = sa.MetaData()
+PEOPLE = sa.Table(
     "gallery_people",
     METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),
-    Column("created", _Moment(datetime), nullable=False),
-    Column("consent", _Moment(datetime), nullable=False),
-    Column("retain_until", _Moment(date), nullable=False, index=True),
-    Column("digest", String(64), nullable=False, server_default=""),
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("created", _TIME, nullable=False),
+    sa.Column("consent", _TIME, nullable=False),
+    sa.Column("retain_until", _DAY, nullable=False, index=True),
+    sa.Column("digest", sa.String(64), nullable=False, server_default=""),
     sqlite_autoincrement=True,  # an id is never given twice, so that what is held in memory stays true
 )
-TEMPLATES = Table(
+TEMPLATES = sa.Table(
     "gallery_templates",
     METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("person", ForeignKey(PEOPLE.c.id, ondelete="CASCADE"), nullable=False, index=True),
-    Column("model", String(200), nullable=False),
-    Column("vector", _Vector, nullable=False),
-    Column("digest", String(64), nullable=False),
-    Column("quality", Float),
-    Column("thumbnail", LargeBinary),
-    Column("thumbnail_digest", String(64)),  # of its own: a search reads no thumbnails
-    Column("created", _Moment(datetime), nullable=False),
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("person", sa.ForeignKey(PEOPLE.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("model", sa.String(200), nullable=False),
+    sa.Column("vector", _Vector, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("quality", sa.Float),
+    sa.Column("thumbnail", sa.LargeBinary),
+    sa.Column("thumbnail_digest", sa.String(64)),  # of its own: a search reads no thumbnails
+    sa.Column("created", _TIME, nullable=False),
     # Whose templates there are, and which are new, without touching the vectors.
-    Index("ix_gallery_templates_model", "model", "id", "person"),
+    sa.Index("ix_gallery_templates_model", "model", "id", "person"),
     sqlite_autoincrement=True,
 )
 # revision grows with every change; removals with every one that leaves something behind on the disk; wiped
 # is the number of removals when the disk was last cleared of it; day is the newest one that was seen
 # (`retention`).
-COUNTERS = Table(
+COUNTERS = sa.Table(
     "gallery_counters",
     METADATA,
-    Column("name", String(20), primary_key=True),
-    Column("value", BigInteger, nullable=False),
+    sa.Column("name", sa.String(20), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
 )
 FIRST = {"schema": VERSION, "revision": 0, "removals": 0, "wiped": 0, "day": 0}
 DAMAGED = (

@@ -92,22 +92,12 @@ class Sqlite:
     def sentence(self, error: DBAPIError) -> FaceMAEError | None:
         """Return what a database error means for the user, or None where it is a bug."""
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without the extension
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return StorageError(
-                f"The gallery is busy: another program has been writing to it for {PATIENCE:.0f} seconds; "
-                "wait for it to end and try again."
-            )
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return IntegrityError(schema.DAMAGED)
         # SQLite also needs room beside the file, and calls its lack an error of input and output.
-        full = code == sqlite3.SQLITE_IOERR and shutil.disk_usage(self.path.parent).free < _ROOM
-        if code == sqlite3.SQLITE_FULL or full:
-            return StorageError("The disk is full and the gallery is as it was; make room and try again.")
-        if code in _NO_ACCESS:
-            return StorageError(
-                "The gallery's file cannot be read or written; check the permissions of its folder."
-            )
-        return None
+        if code == sqlite3.SQLITE_IOERR and shutil.disk_usage(self.path.parent).free < _ROOM:
+            code = sqlite3.SQLITE_FULL
+        return StorageError(_TOLD[code]) if code in _TOLD else None
 
     def wipe(self) -> tuple[bool, str | None]:
         """Rewrite the file and empty the log; return whether nothing is left behind, else the reason."""
@@ -154,10 +144,17 @@ class Sqlite:
 
 _MISSING = "There is no gallery at {}; name another with --gallery, or enrol somebody first."
 _FOREIGN = "The gallery's file is a database of another program; choose another file for the gallery."
-_NO_ACCESS = frozenset({
-    sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_AUTH,
-})  # fmt: skip
+_BUSY = (
+    f"The gallery is busy: another program has been writing to it for {PATIENCE:.0f} seconds; "
+    "wait for it to end and try again."
+)
+_NO_ACCESS = "The gallery's file cannot be read or written; check the permissions of its folder."
+_TOLD = {
+    sqlite3.SQLITE_BUSY: _BUSY, sqlite3.SQLITE_LOCKED: _BUSY,
+    sqlite3.SQLITE_FULL: "The disk is full and the gallery is as it was; make room and try again.",
+    sqlite3.SQLITE_READONLY: _NO_ACCESS, sqlite3.SQLITE_CANTOPEN: _NO_ACCESS,
+    sqlite3.SQLITE_IOERR: _NO_ACCESS, sqlite3.SQLITE_PERM: _NO_ACCESS, sqlite3.SQLITE_AUTH: _NO_ACCESS,
+}  # fmt: skip
 _NOT_NOW = {
     sqlite3.SQLITE_BUSY: "another program is writing to the gallery",
     sqlite3.SQLITE_LOCKED: "another program is writing to the gallery",

@@ -43,10 +43,10 @@ class Gallery(Database):
     """
 
     def __init__(self, url: str | Path, *, create: bool = True, purge: bool = True) -> None:
-        """Open a gallery.
+        """Open a gallery: a file, for one machine; or "postgresql://user:password@host/database", for many.
 
         Args:
-            url: A file, for one machine; or "postgresql://user:password@host/database", for many.
+            url: File or address.
             create: Make the gallery where there is none.
             purge: Remove those whose time is over.
 
@@ -154,10 +154,7 @@ class Gallery(Database):
         """Remove a person with all templates, and overwrite them on the disk.
 
         On a server it cannot be seen to that nothing is left in copies and logs: a ResidueWarning and
-        `residue` say so.
-
-        Args:
-            who: The person's name; or their number, which holds also where their row is damaged or gone.
+        `residue` say so. A number instead of the name holds also where the person's row is damaged or gone.
         """
         with self._removing() as connection:
             number = who if isinstance(who, int) else rows.person(connection, who).id
@@ -224,8 +221,7 @@ class Gallery(Database):
         some thousands may be missed. The scores are equal. None are returned from an empty gallery.
 
         Args:
-            vectors: Embeddings (Q, D), of any length.
-            model: The hash of the model that made them; templates of others are left out.
+            vectors, model: Embeddings (Q, D), of any length, and the hash of the model that made them.
             top: How many people.
 
         Raises:
