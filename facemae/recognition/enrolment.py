@@ -152,16 +152,9 @@ def known_as(
 
 
 def enrol(
-    recognisers: Sequence[Recogniser],
-    gallery: Gallery,
-    name: str,
-    shots: Sequence[Shot],
-    terms: Terms,
-    threshold: Threshold,
-    *,
-    add: bool = False,
-    anyway: bool = False,
-) -> Outcome:
+    recognisers: Sequence[Recogniser], gallery: Gallery, name: str, shots: Sequence[Shot], terms: Terms,
+    threshold: Threshold, *, add: bool = False, anyway: bool = False,
+) -> Outcome:  # fmt: skip
     """Enrol a person from photos that show one face each; each model gives a template of each photo.
 
     Args:
@@ -184,7 +177,7 @@ def enrol(
     return Outcome(person.name, person, refused, same)
 
 
-def people_in(folder: Path, left_out: Counter[str] | None = None) -> dict[str, list[Path]]:
+def people_in(folder: Path, left_out: Counter[str]) -> dict[str, list[Path]]:
     """Return the photos of a folder of person/photo.jpg, by person; `left_out` counts others by reason.
 
     Raises:
@@ -192,7 +185,6 @@ def people_in(folder: Path, left_out: Counter[str] | None = None) -> dict[str, l
         DataError: it holds no photos.
     """
     people: dict[str, list[Path]] = {}
-    left_out = Counter() if left_out is None else left_out
     for photo in folder_source(folder, "gallery").photos(Place(folder, {}), left_out):
         if photo.person is not None:
             people.setdefault(photo.person, []).append(photo.path)

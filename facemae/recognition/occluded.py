@@ -128,10 +128,9 @@ def embed_covered(
     if mitigation != "patch_drop":
         return embed_faces(embedder, faces, Compute(next(embedder.parameters()).device, torch.float32))
     places, vectors = [], []
-    for alike, mask in _alike(touched(hidden, embedder.encoder.side, TOUCHED)):
-        images = _images(faces[alike], embedder)
+    for alike, images, mask in _alike(embedder, faces, hidden, TOUCHED):
         places.append(alike)
-        vectors.append(embed(embedder, images, mask and mask.to(images.device)).cpu().numpy())
+        vectors.append(embed(embedder, images, mask).cpu().numpy())
     return np.concatenate(vectors)[np.argsort(np.concatenate(places))]
 
 
@@ -148,11 +147,9 @@ def completed(autoencoder: Autoencoder, faces: Pixels, hidden: Booleans) -> Pixe
     """
     mae, settings = autoencoder
     size, result = mae.encoder.patch_size, faces.copy()
-    for places, mask in _alike(touched(hidden, mae.encoder.side, 0.0)):
+    for places, images, mask in _alike(mae, faces, hidden, 0.0):
         if mask is None:
             continue
-        images = _images(faces[places], mae)
-        mask = mask.to(images.device)
         with torch.inference_mode(), fused_attention(mae):
             picture = reconstruct(
                 mae(images, mask), images, size, normalised=settings.normalise_target, around=mask
@@ -169,27 +166,28 @@ def touched(hidden: Booleans, side: int, share: float) -> Booleans:
     return np.asarray(covered > share).reshape(len(hidden), side * side)
 
 
-def _alike(hidden: Booleans) -> Iterator[tuple[NDArray[np.int64], PatchMask | None]]:
-    """Yield faces that hide equally many patches, at most `BATCH` at a time, and their mask; None: nothing.
+def _alike(
+    network: Embedder | MaskedAutoencoder, faces: Pixels, hidden: Booleans, share: float
+) -> Iterator[tuple[NDArray[np.int64], Tensor, PatchMask | None]]:
+    """Yield faces that hide equally many patches, at most `BATCH`: places, images, and mask, None of nothing.
 
     The visible tokens of a batch stack into one tensor only then.
     """
-    counts = hidden.sum(axis=1)
-    if (counts == hidden.shape[1]).any():
+    device = next(network.parameters()).device
+    patches = touched(hidden, network.encoder.side, share)
+    counts = patches.sum(axis=1)
+    if (counts == patches.shape[1]).any():
         raise UsageError(
-            f"The occluder reaches every one of the {hidden.shape[1]} patches, so the encoder would see "
+            f"The occluder reaches every one of the {patches.shape[1]} patches, so the encoder would see "
             "nothing; cover less of the face."
         )
     for count in np.unique(counts).tolist():
         alike = np.flatnonzero(counts == count)
         for start in range(0, len(alike), BATCH):
             places = alike[start : start + BATCH]
-            yield places, hide_highest(torch.from_numpy(hidden[places]).float(), count) if count else None
-
-
-def _images(faces: Pixels, network: torch.nn.Module) -> Tensor:
-    device = next(network.parameters()).device
-    return to_input(torch.tensor(np.ascontiguousarray(faces)).to(device))
+            images = to_input(torch.tensor(np.ascontiguousarray(faces[places])).to(device))
+            mask = hide_highest(torch.from_numpy(patches[places]).float(), count) if count else None
+            yield places, images, None if mask is None else mask.to(device)
 
 
 # --- what the mitigations are worth ---

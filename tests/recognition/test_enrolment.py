@@ -1,6 +1,7 @@
 import datetime
 import io
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -131,16 +132,16 @@ def test_a_folder_of_people_is_read_by_name_and_content(tmp_path):
     (tmp_path / "Bob").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "Bob" / "no suffix", "JPEG")
     Image.new("RGB", (8, 8)).save(tmp_path / "Bob" / "x.jfif", "JPEG")
-    found = people_in(tmp_path)
+    found = people_in(tmp_path, Counter())
     assert {name: sorted(path.name for path in paths) for name, paths in found.items()} == {
         "Ann": ["1.jpg", "2.PNG"], "Bob": ["no suffix", "x.jfif"],
     }  # fmt: skip
     with pytest.raises(DataError, match="holds no photos"):
-        people_in(tmp_path / "Empty")
+        people_in(tmp_path / "Empty", Counter())
     with pytest.raises(UsageError, match=r"person/photo\.jpg"):
-        people_in(tmp_path / "Bob")
+        people_in(tmp_path / "Bob", Counter())
     with pytest.raises(UsageError, match="is not a folder"):
-        people_in(tmp_path / "nowhere")
+        people_in(tmp_path / "nowhere", Counter())
 
 
 def test_only_orls_people_whom_nothing_was_trained_on_are_demo_people(paths, tmp_path):
