@@ -36,15 +36,13 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class EmbeddedFaces:
-    """The faces of people who are known, in the order of their sample_ids, embedded by one network a part.
+    """The faces (N) of known people (P), in the order of their sample_ids, embedded by one network a part.
 
     Attributes:
         table: A row per face: sample_id, person and enrolled; of a run also fold and part.
-        vectors: (N, D) embeddings.
-        people: (P,) names.
-        identity: (N,) whose face each is.
+        vectors, identity: (N, D) embeddings, and (N,) whose face each is.
+        people, group: (P,) names, and groups for the fairness of errors, "" where not known.
         weights: (R, P) how often each person is drawn in each resample.
-        group: (P,) a person's group for the fairness of errors, "" where it is not known.
     """
 
     table: pd.DataFrame
@@ -76,8 +74,7 @@ class EmbeddedFaces:
 def on_list(pairs: pd.DataFrame, weights: Weights, far_targets: Sequence[float]) -> list[Measurement]:
     """Measure a list of pairs, with resamples (R, P) of the people; errors as `pair_list.measure`.
 
-    Its columns are score (NaN where a face was not found), one and other (people counted from 0), genuine
-    and fold.
+    Columns: score (NaN where a face was not found), one and other (people counted from 0), genuine and fold.
     """
     listed = pair_list.comparisons(*(pairs[name] for name in ("score", "one", "other", "genuine")))
     return [

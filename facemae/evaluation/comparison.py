@@ -5,7 +5,7 @@ What "better" takes is decided in verdict.py.
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,7 @@ from facemae.evaluation.verdict import verdicts
 class Chances:
     """The variance that chance in training brings each run, metric by metric.
 
-    Runs that have learnt are analysed together, since they share their seeds. Whatever else is drawn by
-    chance stands alone: runs that have not learnt, and baselines.
+    Runs that have learnt are analysed together, since they share their seeds; all else stands alone.
     """
 
     def __init__(self, scored: list[Scored]) -> None:
@@ -64,12 +63,8 @@ Pair = tuple[Measured, Measured]
 def verdict_rows(
     scored: list[Scored], metric: str, chances: Chances, experiment: config.Experiment
 ) -> list[dict[str, Any]]:
-    """Judge the comparisons that decide as one family, and what else there is as others.
-
-    The others are the rest of the pairs of runs, and all runs against all baselines.
-    """
-    held = [(each, each.scalar(metric)) for each in scored]
-    measured = [(each, one) for each, one in held if one is not None and one.evidence is not None]
+    """Judge as families the comparisons that decide, other pairs of runs, and runs against baselines."""
+    measured = [(each, one) for each, one in _held(scored, metric) if one.evidence is not None]
     runs = [pair for pair in measured if pair[0].kind == "run"]
     controls = [pair for pair in measured if pair[0].kind == "baseline"]
     # What is trained without pretraining is compared with.
@@ -79,7 +74,7 @@ def verdict_rows(
     decisive = [(by_name[a], by_name[b]) for a, b in wanted if a in by_name and b in by_name]
     known = [{a[0].name, b[0].name} for a, b in decisive]
     others = [(b, a) for a, b in combinations(runs, 2) if {a[0].name, b[0].name} not in known]
-    against = [(run, control) for run in runs for control in controls]
+    against = list(product(runs, controls))
     families = [(layout.PRIMARY, decisive), (layout.EXPLORATORY, others), (layout.EXPLORATORY, against)]
     return [
         {"metric": metric, "family": family} | row
@@ -88,15 +83,20 @@ def verdict_rows(
     ]
 
 
+def _held(scored: list[Scored], metric: str) -> list[Measured]:
+    held = [(each, each.scalar(metric)) for each in scored]
+    return [(each, one) for each, one in held if one is not None]
+
+
 def _judge(
     pairs: list[Pair], metric: str, chances: Chances, experiment: config.Experiment
 ) -> list[dict[str, Any]]:
     settings = experiment.evaluate
     found = [_difference(a, b, chances, settings.level) for a, b in pairs]
-    differences, refusals = [each for each, _ in found], [refusal for _, refusal in found]
     judged = verdicts(
-        differences, higher_is_better(metric), settings.margin(metric), 1 - settings.level, refusals
-    )
+        [difference for difference, _ in found], higher_is_better(metric), settings.margin(metric),
+        1 - settings.level, [refusal for _, refusal in found],
+    )  # fmt: skip
     judgement = ("p_value", "p_adjusted", "verdict", "detectable", "note")
     return [
         {
@@ -114,7 +114,7 @@ def _judge(
 
 
 def _difference(a: Measured, b: Measured, chances: Chances, level: float) -> tuple[Estimate, str]:
-    """Compare two runs seed by seed, and say why the difference may not be judged, if it may not.
+    """Compare two runs seed by seed, and say why that may not be judged, if it may not.
 
     A baseline without chance is the same for every seed.
     """
@@ -135,11 +135,10 @@ def noise(scored: list[Scored], chances: Chances, experiment: config.Experiment)
 
     Of runs that have learnt and have two seeds or more; nothing where no two are compared.
     """
-    held = [(each, each.scalar(experiment.evaluate.primary)) for each in scored]
     known = {
         each.name: (each, one)
-        for each, one in held
-        if one and len(one.values) > 1 and one.evidence and not each.refusal(key_of(one.entry))
+        for each, one in _held(scored, experiment.evaluate.primary)
+        if len(one.values) > 1 and one.evidence and not each.refusal(key_of(one.entry))
     }
     pairs = [(known[a], known[b]) for a, b in experiment.primary_pairs if a in known and b in known]
     if not pairs:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,14 +33,11 @@ MOST_RATIO, MOST_UNCHECKED = 100, 2**26  # of a file's content in bytes to the f
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What one model made of some photos.
+    """What one model made of N photos; `source` is the file or model, for messages.
 
     Attributes:
-        source: The file or model, for messages.
-        sample_ids: (N,) names of the photos, each once.
-        vectors: (N, D) embeddings, finite and not zero.
-        people: (N,) whose photo each is, or None where it is not known.
-        groups: Each person's group, where one is known.
+        sample_ids, vectors: (N,) names of the photos, each once, and (N, D), finite and not zero.
+        people, groups: (N,) whose photo each is, or None where it is not known, and groups of people.
         without_face: Photos in which no face was found, and whose they are.
         trained_on: People that the model was trained on, as far as that is known.
     """
@@ -65,7 +63,6 @@ def read_embeddings(path: Path) -> Embeddings:
         UsageError: the file is of another kind.
         IntegrityError: it is damaged, lacks a column, or holds what no single model can have made.
         DataError: it holds nothing.
-        OSError: it cannot be opened.
     """
     readers = {".parquet": _read_parquet, ".npz": _read_npz}
     if path.suffix not in readers:
@@ -81,11 +78,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
                 raise ValueError(f"it claims {metadata.num_rows} rows in {size} bytes")
             if metadata.num_columns > MOST_COLUMNS:
                 raise ValueError(f"over {MOST_COLUMNS} columns, the limit")
-            groups, columns = (
-                map(metadata.row_group, range(metadata.num_row_groups)),
-                range(metadata.num_columns),
-            )
-            values = sum(group.column(each).num_values for group in groups for each in columns)
+            cells = product(range(metadata.num_row_groups), range(metadata.num_columns))
+            values = sum(metadata.row_group(group).column(each).num_values for group, each in cells)
             if 8 * values > max(MOST_UNCHECKED, MOST_RATIO * size):
                 raise ValueError(f"it claims {values} values in {size} bytes")
             # As floating point, numbers of people beside an empty one would change, and large ones be merged.
@@ -106,7 +100,8 @@ def _read_npz(path: Path) -> pd.DataFrame:
             arrays = {name: content[name] for name in content.files}
             if any(not isinstance(each, np.ndarray) for each in arrays.values()):
                 raise ValueError("what it holds are no arrays")
-            return pd.DataFrame({name: _column(name, each) for name, each in arrays.items()})
+            columns = {name: list(each) if name == "embedding" else each for name, each in arrays.items()}
+            return pd.DataFrame(columns)
         except Exception as error:  # `zipfile` and NumPy raise nearly anything
             raise _unreadable(path, "NumPy's .npz", error) from error
 
@@ -128,12 +123,6 @@ def _check_sizes(file: BinaryIO, size: int) -> None:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > max(MOST_UNCHECKED, MOST_RATIO * size):
         raise ValueError(f"it unpacks to {unpacked} bytes, more than {MOST_RATIO} times the file")
-
-
-def _column(name: str, array: NDArray[Any]) -> list[Any] | NDArray[Any]:
-    if name == "embedding":
-        return list(array)
-    return array
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> IntegrityError:
@@ -166,13 +155,9 @@ def _is_named(entry: Any) -> bool:
 def from_table(table: pd.DataFrame, source: str, known: Mapping[str, Any] | None = None) -> Embeddings:
     """Check a table of embeddings; rows with a null embedding are photos without a face.
 
-    Args:
-        table: Columns sample_id and embedding, and perhaps person, group and model.
-        source: What messages call it.
-        known: What the file beside it says; with `plain_names` only what is null or empty is no name.
-
-    Raises:
-        IntegrityError, DataError: as `read_embeddings`.
+    Its columns are sample_id and embedding, and perhaps person, group and model; messages call it `source`.
+    Of what the file beside it says, `plain_names` makes only what is null or empty no name. Errors as
+    `read_embeddings`.
     """
     _check_columns(table, source)
     known, grouped = known or {}, "group" in table
@@ -180,18 +165,16 @@ def from_table(table: pd.DataFrame, source: str, known: Mapping[str, Any] | None
     texts = {name: _texts(table, name, source, plain) for name in ("sample_id", "person", "model", "group")}
     table = table.assign(**texts)
     _check_one_model(table, source)
-    lost = table["embedding"].isna()
-    found = table[~lost]
+    lost, found = table[table["embedding"].isna()], table[table["embedding"].notna()]
     if found.empty:
         raise DataError(f"{source} holds no embedding; embed some photos first.")
-    missing = dict(zip(table.loc[lost, "sample_id"], table.loc[lost, "person"], strict=True))
     return Embeddings(
         source,
         found["sample_id"].to_list(),
         _vectors(found, source),
         found["person"].to_list(),
         _groups(table, source) if grouped else {},
-        known.get("without_face", {}) | missing,
+        known.get("without_face", {}) | dict(zip(lost["sample_id"], lost["person"], strict=True)),
         frozenset(known.get("trained_on", [])),
     )
 
@@ -223,11 +206,7 @@ def _check_one_model(table: pd.DataFrame, source: str) -> None:
 
 
 def _texts(table: pd.DataFrame, name: str, source: str, plain: bool) -> pd.Series:
-    """Return a column as text, None where it is empty or not there, or unless `plain` one of `_NOBODY`.
-
-    Raises:
-        IntegrityError: it holds lists, or bytes that are no UTF-8.
-    """
+    """Return a column as text, None where it is empty or not there, or unless `plain` one of `_NOBODY`."""
     values = table[name] if name in table else [None] * len(table)
     try:
         texts = [_text(each) for each in values]
@@ -301,7 +280,6 @@ def read_pairs(path: Path) -> pd.DataFrame:
     Raises:
         IntegrityError: a column is missing, or a line cannot be understood.
         DataError: there is no pair.
-        UsageError: it cannot be opened.
     """
     pairs = listing.read_pairs(path)
     if not pairs:

@@ -22,23 +22,18 @@ from facemae.evaluation.embedding_file import Embeddings
 from facemae.evaluation.pairs import EveryPair, cosines, pair_rows, unit_rows
 from facemae.evaluation.protocols import calibration, pair_list
 from facemae.evaluation.records import Measurement, entry
-from facemae.evaluation.statistics import identity_weights
+from facemae.evaluation.statistics import identity_weights, samples_needed
 
 SEED = 0  # of resamples, folds, drawn pairs and the enrolled half
 LEAST_PAIRS = 5  # of a kind
 MOST_RESAMPLES = 100_000  # as in a configuration
+SIDES = ["first", "second"]
 DRAWN = ("accuracy", "brier", "ece")  # what is measured on drawn pairs
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure.
-
-    Attributes:
-        far_targets: False accept rates at which the true accept rate is wanted.
-        resamples: Bootstrap resamples of the people.
-        level: Of the intervals.
-    """
+    """At which false accept rates true accept rates are wanted, and how intervals are made."""
 
     far_targets: tuple[float, ...] = (0.1, 0.01, 0.001)
     resamples: int = 1000
@@ -50,8 +45,7 @@ class Settings:
             raise UsageError(f"--far {wrong[0]:g} is no rate between 0 and 1.")
         if not 0.5 < self.level < 1:
             raise UsageError(f"--level {self.level:g} is not between 0.5 and 1.")
-        needed = int(np.ceil(round(2 / (1 - self.level), 6)))
-        if self.resamples < needed:
+        if self.resamples < (needed := samples_needed(self.level)):
             raise UsageError(
                 f"--resamples {self.resamples} are too few for --level {self.level:g}; use {needed} or more."
             )
@@ -61,29 +55,21 @@ class Settings:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured.
-
-    Attributes:
-        measured: The values, with the resamples behind their intervals.
-        card: Thresholds by wanted false match rate (`calibration.threshold_card`).
-        people, photos: How many people were named and how many photos evaluated.
-        notes: Sentences that a reader has to know.
-    """
+    """What was measured on how many people who are named, and photos."""
 
     measured: list[Measurement]
     card: pd.DataFrame
+    """Thresholds by wanted false match rate (`calibration.threshold_card`)."""
     people: int
     photos: int
     notes: list[str]
+    """Sentences that a reader has to know."""
 
 
 def evaluate(embeddings: Embeddings, pairs: pd.DataFrame | None, settings: Settings) -> Report:
     """Measure embeddings on a list of pairs, or without one on all faces of the people who are named.
 
-    Args:
-        embeddings: Of any model.
-        pairs: Columns first, second, genuine and fold, or None.
-        settings: How to measure.
+    A list has the columns first, second, genuine and fold, and where several models share it score.
 
     Raises:
         UsageError: the settings cannot be used, or there is neither a list nor a name.
@@ -120,7 +106,7 @@ def _on_list(embeddings: Embeddings, pairs: pd.DataFrame, settings: Settings) ->
     measured = battery.on_list(pairs, weights, settings.far_targets)
     compared = pair_list.comparisons(score, one, other, pairs["genuine"])
     card = calibration.threshold_card(compared, weights, settings.level)
-    photos = pd.concat([pairs["first"], pairs["second"]]).nunique()
+    photos = pd.concat([pairs[side] for side in SIDES]).nunique()
     return Report(measured, card, people, photos, notes + more)
 
 
@@ -130,7 +116,7 @@ def _scores(embeddings: Embeddings, pairs: pd.DataFrame) -> tuple[NDArray[np.flo
     It is the cosine, unless the pairs have scores since several models share the list.
     """
     rows = pair_rows(pairs, embeddings.sample_ids)
-    for side, found in zip(("first", "second"), rows, strict=True):
+    for side, found in zip(SIDES, rows, strict=True):
         lost = pairs.loc[found < 0, side]
         lost = lost[~lost.isin(list(embeddings.without_face))]
         if len(lost):
@@ -145,8 +131,7 @@ def _scores(embeddings: Embeddings, pairs: pd.DataFrame) -> tuple[NDArray[np.flo
         notes = [
             "Each fold has a model of its own, fitted to other people; a score is its log odds of one person."
         ]
-    key = pd.Series(np.sort(pairs[["first", "second"]].to_numpy(str), axis=1).tolist()).map(tuple)
-    twice = int(key.duplicated().sum())
+    twice = int(pd.DataFrame(np.sort(pairs[SIDES].to_numpy(str), axis=1)).duplicated().sum())
     return score, notes + ([f"Pairs listed more than once: {twice}."] if twice else [])
 
 
@@ -159,30 +144,23 @@ def _people(
     person who is.
     """
     known = {**embeddings.without_face, **dict(zip(embeddings.sample_ids, embeddings.people, strict=True))}
-    for row in pairs[pairs["genuine"]].itertuples():
-        sides = (str(row.first), str(row.second))
-        for side, partner in (sides, sides[::-1]):
+    for first, second in pairs.loc[pairs["genuine"], SIDES].itertuples(index=False):
+        for side, partner in ((first, second), (second, first)):
             known[side] = known.get(side) or known.get(partner)
-    photos = pd.unique(pd.concat([pairs["first"], pairs["second"]]))
-    named = {str(known[photo]) for photo in photos if known.get(photo)}
+    person = {photo: known.get(photo) for photo in pd.unique(pd.concat([pairs[side] for side in SIDES]))}
+    named = {each for each in person.values() if each}
     _check_unseen(named, embeddings)
-    number: dict[tuple[str, str], int] = {}
-    of_photo = {
-        photo: number.setdefault(
-            ("person", str(known[photo])) if known.get(photo) else ("photo", photo), len(number)
-        )
-        for photo in photos
-    }
-    one, other = (pairs[side].map(of_photo).to_numpy(np.int64) for side in ("first", "second"))
+    owners = [("person", name) if name else ("photo", photo) for photo, name in person.items()]
+    number = dict(zip(person, pd.factorize(pd.Series(owners))[0], strict=True))
+    one, other = (pairs[side].map(number).to_numpy(np.int64) for side in SIDES)
     notes = []
-    if unnamed := sum(not known.get(photo) for photo in photos):
+    if unnamed := sum(not each for each in person.values()):
         notes.append(
-            f"{unnamed} of {len(photos)} photos name nobody: the resamples behind the intervals draw photos "
+            f"{unnamed} of {len(person)} photos name nobody: the resamples behind the intervals draw photos "
             "in the place of people."
         )
-    both = pairs["first"].map(known).notna() & pairs["second"].map(known).notna()
-    wrong = int((both & ((one == other) != pairs["genuine"])).sum())
-    if wrong:
+    both = pairs["first"].map(person).notna() & pairs["second"].map(person).notna()
+    if wrong := int((both & ((one == other) != pairs["genuine"])).sum()):
         notes.append(f"Pairs of other people than the list says, which is believed: {wrong}.")
     return one, other, len(named), notes
 
@@ -267,17 +245,11 @@ def as_json(report: Report, level: float) -> dict[str, Any]:
     accuracy = next(each for each in found if each["name"] == "accuracy")
     card = report.card.astype(object).where(report.card.notna(), None)
     return {
-        "accuracy": accuracy["value"],
-        "ci_low": accuracy["ci_low"],
-        "ci_high": accuracy["ci_high"],
-        "level": level,
-        "reason": accuracy["note"] if accuracy["value"] is None else "",
-        "people": report.people,
-        "photos": report.photos,
-        "notes": report.notes,
-        "metrics": found,
-        "threshold_card": card.to_dict("records"),
-    }
+        "accuracy": accuracy["value"], "ci_low": accuracy["ci_low"], "ci_high": accuracy["ci_high"],
+        "level": level, "reason": accuracy["note"] if accuracy["value"] is None else "",
+        "people": report.people, "photos": report.photos, "notes": report.notes,
+        "metrics": found, "threshold_card": card.to_dict("records"),
+    }  # fmt: skip
 
 
 def as_text(report: Report, level: float) -> str:

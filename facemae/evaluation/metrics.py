@@ -25,21 +25,15 @@ def roc_auc_score(comparisons: Comparisons, weights: Weights | None = None) -> F
 
 
 def equal_error_rate(comparisons: Comparisons, weights: Weights | None = None) -> Floats:
-    """Return the error where false accepts are as frequent as false rejects.
-
-    The rates jump at each threshold; between the two thresholds around the crossing both are taken to be
-    linear, so the value lies where the drawn ROC meets its anti-diagonal.
-    """
+    """Return the error where false accepts are as frequent as false rejects, linear between two cuts."""
     return rates(comparisons, weights, [])[1]
 
 
 def rates(comparisons: Comparisons, weights: Weights | None, far_targets: Sequence[float]) -> list[Floats]:
     """Return ROC AUC, EER, and TAR and FAR at each target, (R,) each, in one pass over the resamples.
 
-    The threshold is the lowest one that keeps to the target, in each resample its own.
-
-    Raises:
-        RefusedError: there is no genuine or no impostor pair.
+    The threshold is the lowest one that keeps to the target, in each resample its own. A RefusedError: there
+    is no genuine or no impostor pair.
     """
     ranked, found = _ranked(comparisons), []
     for rows in chunks(ranked.rows(weights), len(ranked)):
@@ -101,10 +95,7 @@ def best_thresholds(splits: Splits, weights: Weights | None = None) -> Floats:
 
 
 def balanced_accuracies(splits: Splits, thresholds: Floats, weights: Weights | None = None) -> Floats:
-    """Return (TAR + 1 - FAR) / 2 of each fold's tested pairs at its threshold, `(R, K)`.
-
-    NaN where a resample leaves a fold no genuine or no impostor pair.
-    """
+    """Return (TAR + 1 - FAR) / 2 of each fold's tested pairs, `(R, K)`; NaN where a kind is missing."""
     folds = [_balanced(tested, thresholds[:, k], weights) for k, (_, tested) in enumerate(splits)]
     return np.stack(folds, axis=1)
 
@@ -118,8 +109,7 @@ def mean_of_defined(values: Floats) -> Floats:
 def split_by_person(comparisons: Comparisons, fold: Integers) -> Splits:
     """Return for each fold of the people, `(P,)`, the pairs of two people outside it and of two inside it.
 
-    Raises:
-        RefusedError: one of the two has no genuine or no impostor pair.
+    A RefusedError: one of the two has no genuine or no impostor pair.
     """
     first, second = fold[comparisons.first], fold[comparisons.second]
     return [
@@ -136,8 +126,7 @@ def split_by_person(comparisons: Comparisons, fold: Integers) -> Splits:
 def split_by_pair(comparisons: Comparisons, fold: Integers) -> Splits:
     """Return for each fold of the pairs themselves, `(N,)`, all pairs outside it and all inside it.
 
-    Raises:
-        RefusedError: there is one fold alone, or one of the two has no genuine or no impostor pair.
+    A RefusedError: there is one fold alone, or one of the two has no genuine or no impostor pair.
     """
     numbers = np.unique(fold)
     if len(numbers) < 2:

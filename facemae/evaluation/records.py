@@ -71,11 +71,8 @@ def refused(protocol: str, names: Iterable[str], n: int, note: str, condition: s
 def higher_is_better(name: str) -> bool:
     """Tell which direction of a measurement is an improvement.
 
-    `far_at_target=...` says what the data allowed rather than how good an embedding is, and counts as an
-    error rate.
-
-    Raises:
-        ValueError: no measurement has this name.
+    `far_at_target=...`, which says what the data allowed, counts as an error rate. A ValueError: no
+    measurement has this name.
     """
     metric = name.partition("=")[0]
     if metric in _HIGHER or metric in _LOWER:

@@ -10,40 +10,21 @@ from numpy.typing import ArrayLike
 
 
 def label_curve(leaderboard: pd.DataFrame, condition: str = "share") -> pd.DataFrame:
-    """Return accuracy by number of labels, few labels first: the rows of the protocol "labels".
+    """Return a leaderboard's accuracy by number of labels, few labels first.
 
-    Args:
-        leaderboard: Of a comparison.
-        condition: "share": of the labels, all of them (1) included; "per_person": faces of a person.
+    `condition` is "share" of the labels, all of them (1) included, or "per_person": faces of a person.
     """
-    curve = leaderboard[
-        (leaderboard["protocol"] == "labels")
-        & (leaderboard["metric"] == "accuracy")
-        & (leaderboard["condition"] == condition)
-        & leaderboard["value"].notna()
-    ]
-    return curve.sort_values("amount", kind="stable")
+    measured = "protocol == 'labels' and metric == 'accuracy' and condition == @condition and value.notna()"
+    return leaderboard.query(measured, engine="python").sort_values("amount", kind="stable")
 
 
 def share_needed(share: ArrayLike, accuracy: ArrayLike, target: float) -> float:
     """Return the least share of labels with which a curve reaches `target`, linear in the share's logarithm.
 
-    Args:
-        share: Shares of the labels, `(K,)`, above 0 and rising.
-        accuracy: What each reaches, `(K,)`.
-        target: The accuracy wanted.
-
-    Returns:
-        The share; the first one where even that reaches the target, infinity where none does.
-
-    Raises:
-        ValueError: there is no share, they do not rise from above 0, or the lengths differ.
+    Of shares (K,), above 0 and rising, and what each reaches (K,): the first share where even that reaches
+    the target, infinity where none does.
     """
     shares, values = np.asarray(share, dtype=np.float64), np.asarray(accuracy, dtype=np.float64)
-    if shares.shape != values.shape or shares.ndim != 1 or not len(shares):
-        raise ValueError(f"need (K,) shares and (K,) accuracies, got {shares.shape} and {values.shape}")
-    if shares[0] <= 0 or (np.diff(shares) <= 0).any():
-        raise ValueError(f"shares rise from above 0, got {shares.tolist()}")
     reached = np.flatnonzero(values >= target)
     if not len(reached):
         return float("inf")
@@ -59,8 +40,7 @@ def share_needed(share: ArrayLike, accuracy: ArrayLike, target: float) -> float:
 class Saved:
     """The share of labels that one curve saves against another at an accuracy.
 
-    `low` and `high` hold one curve's lower ends against the other's upper ends, which is wider than an
-    interval at the curves' level.
+    `low` and `high` hold one curve's lower ends against the other's upper ends: wider than the curves' level.
     """
 
     accuracy: float
@@ -72,14 +52,9 @@ class Saved:
 def labels_saved(curve: pd.DataFrame, control: pd.DataFrame) -> Saved | None:
     """Return the labels saved at the highest accuracy that both curves reach.
 
-    Args:
-        curve: Columns amount (share of the labels, rising), value, ci_low and ci_high.
-        control: The same of the curve that it is held against.
-
-    Returns:
-        1 - s / s', with s and s' the shares that the curves need (`share_needed`); negative where the curve
-        needs more labels than the control. None where there is no such accuracy, and where one end of the
-        intervals reaches it nowhere: an open end is no saving.
+    That is 1 - s / s' with the shares that the curve and the control need; negative where the curve needs
+    more. Columns: amount (share of the labels, rising), value, ci_low and ci_high. None where there is no
+    such accuracy, and where one end of the intervals reaches it nowhere: an open end is no saving.
     """
     if curve.empty or control.empty:
         return None

@@ -12,6 +12,7 @@ import pandas as pd
 from facemae import config
 from facemae.core import records
 from facemae.evaluation.influence import PEOPLE
+from facemae.evaluation.pairs import Floats
 from facemae.evaluation.variance import Dyads, Evidence, Resampled
 
 Key = tuple[str, str, str, float | None]
@@ -25,13 +26,7 @@ def key_of(entry: dict[str, Any]) -> Key:
 
 @dataclass(frozen=True)
 class Repeat:
-    """What a stage measured once: for one seed, or for one subset of the labels.
-
-    Attributes:
-        content: Of its `metrics.json`.
-        samples: Its table of metric values on the shared resamples.
-        influence: Its table of the influence of each two people's pairs.
-    """
+    """What a stage measured once, for one seed or one subset of the labels: its `metrics.json` and tables."""
 
     content: dict[str, Any]
     samples: pd.DataFrame
@@ -46,16 +41,13 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Series:
-    """One metric of one run over its seeds.
+    """One metric of one run over its seeds: values (S,), of so many people.
 
-    Attributes:
-        values: (S,)
-        evidence: What other people would have changed, or None where that was not measured.
-        people: How many were evaluated.
+    The evidence, what other people would have changed, is None where that was not measured.
     """
 
     entry: dict[str, Any]
-    values: np.ndarray
+    values: Floats
     evidence: Evidence | None
     people: int
 
@@ -71,11 +63,6 @@ class Scored:
     """The evaluation of each seed."""
     more: list[list[Repeat]] = field(default_factory=list)
     """The other stages: robustness and attributes by seed, labels by subset."""
-
-    @property
-    def people(self) -> int:
-        """Return the number of evaluation people."""
-        return int(self.main[0].content["people"])
 
     def refusal(self, key: Key) -> str:
         """Return why a metric says nothing of this run: a fine-tuning that has not learnt; "" where all have.
@@ -144,6 +131,6 @@ def _evidence(column: str, repeats: list[Repeat], seeds: list[int], people: int)
     return None
 
 
-def _by_seed(values: np.ndarray, seeds: list[int]) -> np.ndarray:
+def _by_seed(values: Floats, seeds: list[int]) -> Floats:
     """Return the mean of each seed's rows."""
     return np.stack([values[np.array(seeds) == seed].mean(axis=0) for seed in dict.fromkeys(seeds)])

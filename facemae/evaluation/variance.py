@@ -8,18 +8,16 @@ S seeds, R runs, P people.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import scipy
-from numpy.typing import ArrayLike, NDArray
 
 from facemae.core.errors import RefusedError
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from facemae.evaluation.pairs import Floats, Integers
 
 
 class Variance(NamedTuple):
@@ -36,27 +34,35 @@ NO_CHANCE = Variance(0.0, math.inf)
 
 
 @dataclass(frozen=True)
-class Dyads:
-    """The influence of each two people's pairs on a metric, for networks that saw the same pairs.
+class _Networks:
+    """What other people would have changed in a metric of S networks, a row for each."""
 
-    Attributes:
-        influence: (S, D), a row for each network.
-        first, second: (D,) people; no two people stand together twice.
+    rows: Floats
+
+    def __sub__(self, other: Self) -> Self:
+        """Return the same of the differences, network by network."""
+        return replace(self, rows=self.rows - other.rows)
+
+    def repeated(self, times: int) -> Self:
+        """Return the same networks several times."""
+        return replace(self, rows=np.tile(self.rows, (times, 1)))
+
+
+@dataclass(frozen=True)
+class Dyads(_Networks):
+    """The influence (S, D) of each two people's pairs, for networks that saw the same pairs.
+
+    No two people, `first` and `second` (D,), stand together twice.
     """
 
-    influence: Floats
     first: Integers
     second: Integers
 
-    def __sub__(self, other: Dyads) -> Dyads:
+    def __sub__(self, other: Self) -> Self:
         """Return the influence on the differences, network by network."""
         if not (np.array_equal(self.first, other.first) and np.array_equal(self.second, other.second)):
             raise ValueError("a difference is between metrics of the same pairs of people")
-        return Dyads(self.influence - other.influence, self.first, self.second)
-
-    def repeated(self, times: int) -> Dyads:
-        """Return the same network several times."""
-        return Dyads(np.tile(self.influence, (times, 1)), self.first, self.second)
+        return super().__sub__(other)
 
     @cached_property
     def people(self) -> int:
@@ -73,44 +79,30 @@ class Dyads:
         two = self.first != self.second
         sums = np.stack([
             np.bincount(self.first, row, size) + np.bincount(self.second[two], row[two], size)
-            for row in self.influence
+            for row in self.rows
         ])  # fmt: skip
-        between = self.influence[:, two] @ self.influence[:, two].T
-        alone = self.influence @ self.influence.T
+        between = self.rows[:, two] @ self.rows[:, two].T
+        alone = self.rows @ self.rows.T
         larger = self.people / (self.people - 1)
         return (sums @ sums.T - between) * larger, alone * larger
 
 
 @dataclass(frozen=True)
-class Resampled:
-    """The values (S, B) of a metric on B resamples of P people, for networks that saw the same resamples.
+class Resampled(_Networks):
+    """The values (S, B) on B resamples of some people, for networks that saw the same resamples.
 
     Weights of pairs that are products of two people's count what is a pair's own about three times, so that
     the variance is too large rather than too small.
     """
 
-    samples: Floats
     people: int
-
-    def __sub__(self, other: Resampled) -> Resampled:
-        """Return the values of the differences, network by network and resample by resample."""
-        if self.samples.shape != other.samples.shape:
-            raise ValueError(
-                f"a is {self.samples.shape} and b {other.samples.shape}, a difference has one shape"
-            )
-        return Resampled(self.samples - other.samples, self.people)
-
-    def repeated(self, times: int) -> Resampled:
-        """Return the same network several times."""
-        return Resampled(np.tile(self.samples, (times, 1)), self.people)
 
     def covariance(self) -> tuple[Floats, Floats]:
         """Return the networks' covariance (S, S) over people, and 0; a bootstrap lacks a factor P / (P - 1).
 
-        Raises:
-            RefusedError: fewer than 2 resamples have a value for every network.
+        A RefusedError: fewer than 2 resamples have a value for every network.
         """
-        finite = self.samples[:, np.isfinite(self.samples).all(axis=0)]
+        finite = self.rows[:, np.isfinite(self.rows).all(axis=0)]
         if finite.shape[1] < 2:
             raise RefusedError(
                 f"a variance needs 2 resamples with a value for every seed, got {finite.shape[1]}"
@@ -126,10 +118,8 @@ def people_variance(evidence: Evidence) -> Variance:
     """Return the variance of a mean over seeds that other people would bring.
 
     Of several networks it is what any two of them share. What a person does to one network alone is in the
-    spread of the seeds' values already, and would otherwise be counted twice.
-
-    Raises:
-        RefusedError: there are fewer than 2 people, or too few resamples.
+    spread of the seeds' values already, and would otherwise be counted twice. A RefusedError: there are fewer
+    than 2 people, or too few resamples.
     """
     if evidence.people < 2:
         raise RefusedError(f"an interval over people needs 2 of them, got {evidence.people}")
@@ -163,18 +153,13 @@ class Training:
     shared: Variance
 
     @staticmethod
-    def of(values: ArrayLike) -> Training:
+    def of(values: Sequence[Sequence[float]] | Floats) -> Training:
         """Analyse values (R, S) of runs that have the same S >= 2 seeds, and so common starts and batches.
 
         What is left beside the means of runs and of seeds has (R - 1)(S - 1) degrees of freedom. Each run's
         part of it is moderated towards that of all, the more the less the runs differ in it.
-
-        Raises:
-            ValueError: there are fewer than 2 seeds, or a value is not finite.
         """
         table = np.asarray(values, dtype=np.float64)
-        if table.ndim != 2 or table.shape[1] < 2 or not np.isfinite(table).all():
-            raise ValueError(f"need finite values (R, S) of 2 or more seeds, got shape {table.shape}")
         runs, seeds = table.shape
         within = table - table.mean(axis=1, keepdims=True)
         common = within.mean(axis=0) if runs > 1 else np.zeros(seeds)
@@ -198,8 +183,8 @@ def moderated(variances: Floats, freedom: float) -> tuple[Floats, float]:
     """Return variances (R,) moved towards their mean, and their degrees of freedom (Smyth, 2004).
 
     The prior's degrees of freedom are those under which chance alone explains the spread of the logarithms;
-    where it explains all of it, every variance is the mean. The mean is the arithmetic one, which is no
-    smaller than Smyth's.
+    where it explains all of it, every variance is the mean, the arithmetic one, which is no smaller than
+    Smyth's.
     """
     count, mean = len(variances), float(variances.mean())
     if count < 3 or mean == 0:

@@ -12,16 +12,15 @@ from typing import Literal
 
 import numpy as np
 import scipy
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from facemae.evaluation.pairs import Floats
 from facemae.evaluation.statistics import Estimate
 
-Floats = NDArray[np.float64]
 VerdictWord = Literal["better", "worse", "equivalent", "undecided"]
 
 ONE_SEED = "one seed cannot separate a run from chance in its training; use two or more"
 NO_SPREAD = "nothing differs between people or seeds; on so few people, or such easy ones, that tells nothing"
-_POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,6 @@ def holm(p_values: ArrayLike) -> Floats:
     [0.03, 0.06, 0.06]
     """
     p = np.asarray(p_values, dtype=np.float64)
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("p values must be a list of numbers from 0 to 1")
     order = np.argsort(p, kind="stable")
     stepwise = p[order] * np.arange(len(p), 0, -1)
     adjusted = np.empty_like(p)
@@ -58,31 +55,16 @@ def holm(p_values: ArrayLike) -> Floats:
 
 
 def verdicts(
-    differences: Sequence[Estimate],
-    higher_is_better: bool,
-    margin: float,
-    alpha: float = 0.05,
+    differences: Sequence[Estimate], higher_is_better: bool, margin: float, alpha: float = 0.05,
     refusals: Sequence[str] | None = None,
-) -> list[Verdict]:
-    """Judge a family of comparisons together.
+) -> list[Verdict]:  # fmt: skip
+    """Judge a whole family of comparisons together; leaving some out makes the correction too weak.
 
-    A comparison that is refused, or is of single seeds, is "undecided": its p value knows nothing of the
-    training, so it counts as p = 1 in the family and cannot ease the correction of the others. A difference
-    that surely lies within the margin is "equivalent", whether or not it is 0. Its interval is at the level
-    1 - alpha / family (Bonferroni's).
-
-    Args:
-        differences: The whole family; leaving comparisons out makes the correction too weak.
-        higher_is_better: The direction of the metric.
-        margin: The largest difference that does not matter, in the metric's unit.
-        alpha: The chance of at least one false verdict that is accepted.
-        refusals: Why each comparison may not be decided, "" where it may.
-
-    Raises:
-        ValueError: `alpha` or the number of refusals is wrong.
+    A comparison that is refused (`refusals` says why, "" where it may be judged), or is of single seeds, is
+    "undecided": its p value knows nothing of the training, so it counts as p = 1 in the family and cannot
+    ease the correction of the others. A difference that surely lies within the margin, in the metric's unit,
+    is "equivalent", whether or not it is 0. Its interval is at the level 1 - alpha / family (Bonferroni's).
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha lies between 0 and 1, got {alpha}")
     given = refusals or [""] * len(differences)
     notes = [note or _nothing_to_tell(each) for each, note in zip(differences, given, strict=True)]
     p_values = [1.0 if note else each.p_value for each, note in zip(differences, notes, strict=True)]
@@ -109,7 +91,7 @@ def _nothing_to_tell(each: Estimate) -> str:
     return "" if each.standard_error > 0 else NO_SPREAD
 
 
-def detectable(each: Estimate, alpha: float, power: float = _POWER) -> float:
+def detectable(each: Estimate, alpha: float, power: float = 0.8) -> float:
     """Return the difference that is called with this power at the two-sided level `alpha`."""
     quantiles = scipy.special.stdtrit(each.degrees_of_freedom, [1 - alpha / 2, power])
     return float(quantiles.sum()) * each.standard_error

@@ -31,12 +31,11 @@ from facemae.core.seeds import seed_of
 from facemae.data.faces.cache import OpenFaces
 from facemae.data.faces.subsets import evenly
 from facemae.data.sources.manifest import opened
+from facemae.evaluation.pairs import Floats, Integers
 from facemae.evaluation.protocols.attributes import (
     AGE,
     PREDICTION_COLUMNS,
     PROTOCOL,
-    Floats,
-    Integers,
     Labelled,
     measure,
     predictions,

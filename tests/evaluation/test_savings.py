@@ -24,15 +24,6 @@ def test_the_share_needed_is_the_first_that_reaches():
     assert share_needed([0.1, 0.2, 0.4], [0.7, 0.6, 0.9], 0.7) == 0.1
 
 
-@pytest.mark.parametrize(
-    ("shares", "values"),
-    [([], []), ([0.1], [0.1, 0.2]), ([0.2, 0.1], [0.1, 0.2]), ([0.0, 0.1], [0.1, 0.2])],
-)
-def test_shares_that_are_none_are_refused(shares, values):
-    with pytest.raises(ValueError, match="share"):
-        share_needed(shares, values, 0.5)
-
-
 def curve(values: list[float], half: float) -> pd.DataFrame:
     value = np.array(values)
     amount = [0.25, 0.5, 1.0]

@@ -36,11 +36,10 @@ class Head:
     """A fitted head and how it was chosen.
 
     Attributes:
-        mean: (D,) of the training features.
-        projection: (D, K).
+        mean, projection: (D,) of the training features, and (D, K).
         calibration: From the cosine of two embeddings to the probability of one person.
-        shrinkage: Of the covariances towards a sphere, 0 to 1.
-        held_out_auc: ROC AUC on the training people who were held out, mean over the folds.
+        shrinkage, held_out_auc: Of the covariances towards a sphere, 0 to 1, and the ROC AUC on the training
+            people who were held out, mean over the folds.
     """
 
     mean: Floats
@@ -62,21 +61,13 @@ class Head:
 
 
 def fit(features: Floats, people: Sequence[str | None], components: int, what: str) -> Head:
-    """Fit a head to the faces of people with two photos or more.
+    """Fit a head to features (N, D) of people (N,), those with two photos or more; None: not known.
 
     The shrinkage is that with the best verification of held-out people in a cross-validation over the
-    training people, whose pairs also calibrate the cosine. The principal components know no labels and are
-    those of all training faces in every fold.
-
-    Args:
-        features: (N, D) float32 or float64.
-        people: (N,) who is on each; None: not known.
-        components: Most principal components. There are no more than the faces less the people, which is
-            the rank of the covariance within people.
-        what: Who learns, for an error.
-
-    Raises:
-        DataError: too few people have two photos, or the photos of each are all the same.
+    training people, whose pairs also calibrate the cosine. The principal components, at most as many as asked
+    for and as the faces less the people (the rank of the covariance within people), know no labels and are
+    those of all training faces in every fold. A DataError, in which `what` learns: too few people have two
+    photos, or the photos of each are all the same.
     """
     chosen, identity = shown_twice(people)
     count = int(identity.max(initial=-1)) + 1

@@ -38,12 +38,7 @@ HOG_SIDE, HOG_COMPONENTS = 64, 400
 
 @dataclass(frozen=True)
 class Learner:
-    """A control that learns from labelled faces.
-
-    Attributes:
-        features: From images (N, H, H, 3) uint8 to vectors (N, D), the same for every training.
-        components: Most principal components.
-    """
+    """A control that learns from labelled faces, by features that are the same for every training."""
 
     features: Embed
     components: int
@@ -92,9 +87,7 @@ def learnt_from(name: str, rows: pd.DataFrame, labels: config.Labels) -> pd.Data
 def baseline(name: str, training: Faces, experiment: config.Experiment, seed: int) -> Embed:
     """Return a control, fitted to the training people's faces if it learns.
 
-    Raises:
-        DataError: the faces do not allow a learner.
-        UsageError: an off-the-shelf recogniser, or its weights, are not there.
+    A DataError: the faces do not allow a learner; a UsageError: a recogniser, or its weights, are not there.
     """
     if name in LEARNERS:
         learner = LEARNERS[name]

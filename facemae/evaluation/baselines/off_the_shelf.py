@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,6 @@ from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.layout import EMBEDDER
 from facemae.data.alignment.warp import warp
 from facemae.models import shipped_models
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """From aligned faces (N, H, H, 3) uint8 to vectors (N, M)."""
@@ -48,8 +44,7 @@ class OffTheShelf:
     """A network that others have trained.
 
     Attributes:
-        weights: Returns the file of its weights.
-        load: Returns the embedding by the weights in a file.
+        weights, load: Return the file of its weights, and the embedding by such a file.
         framing: What else shapes its embeddings: another text, and stored ones are made again.
         trained_on, people, photos: On what, in words, and how much of it.
         licence: Of the weights.
@@ -71,9 +66,8 @@ class OffTheShelf:
 def recogniser(name: str) -> Embed:
     """Return the embedding by an off-the-shelf recogniser: faces (N, H, H, 3) uint8 to vectors (N, M).
 
-    Raises:
-        UsageError: there is none of this name, or its package or weights are missing.
-        IntegrityError: its weights are damaged, or another network's.
+    A UsageError: there is none of this name, or its package or weights are missing; an IntegrityError: its
+    weights are damaged, or another network's.
     """
     found = find_recogniser(name)
     return found.load(found.weights())
@@ -111,12 +105,7 @@ def _load_dlib(weights: Path) -> Embed:
 
     network = dlib.face_recognition_model_v1(str(weights))
 
-    def embed(images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), BATCH)
-        parts = [network.compute_face_descriptor(chips(images[start : start + BATCH])) for start in starts]
-        return np.array([vector for part in parts for vector in part], np.float32).reshape(-1, 128)
-
-    return embed
+    return _in_batches(128, lambda faces: np.array(list(network.compute_face_descriptor(chips(faces)))))
 
 
 def _inception_weights() -> Path:
@@ -150,20 +139,23 @@ def _load_inception(weights: Path) -> Embed:
 
     @torch.inference_mode()
     def embed(images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), BATCH)
-        parts = [network(_inception_input(images[start : start + BATCH])) for start in starts]
-        return torch.cat([torch.zeros(0, 512), *parts]).numpy()
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+        sides = (_INCEPTION_SIDE, _INCEPTION_SIDE)
+        scaled = torch.nn.functional.interpolate(pixels, sides, mode="bilinear", antialias=True)
+        found: np.ndarray = network((scaled - 127.5) / 128.0).numpy()  # its `fixed_image_standardization`
+        return found
 
-    return embed
+    return _in_batches(512, embed)
 
 
-def _inception_input(images: np.ndarray) -> Tensor:
-    """Return faces (N, H, H, 3) uint8 as (N, 3, 160, 160) by its `fixed_image_standardization`."""
-    import torch
+def _in_batches(width: int, embed: Embed) -> Embed:
+    """Return the embedding (N, width) float32 that takes at most `BATCH` faces at a time."""
 
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    scaled = torch.nn.functional.interpolate(pixels, (_INCEPTION_SIDE,) * 2, mode="bilinear", antialias=True)
-    return (scaled - 127.5) / 128.0
+    def all_of(images: np.ndarray) -> np.ndarray:
+        parts = [embed(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+        return np.concatenate([np.zeros((0, width)), *parts]).astype(np.float32)
+
+    return all_of
 
 
 RECOGNISERS = {
@@ -182,12 +174,7 @@ RECOGNISERS = {
 def find_recogniser(name: str, others: Iterable[str] = ()) -> OffTheShelf:
     """Return the recogniser of a name: others', or one that comes with the package.
 
-    Args:
-        name: Of it.
-        others: Names that an error gives besides.
-
-    Raises:
-        UsageError: there is none.
+    A UsageError, which names `others` besides: there is none.
     """
     shipped = [each for each in shipped_models.WEIGHTS if shipped_models.is_recogniser(each)]
     if name in shipped:

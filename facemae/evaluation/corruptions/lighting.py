@@ -27,21 +27,13 @@ _LEVELS = np.arange(256, dtype=np.float64) / 255
 
 
 def relight(images: Images, kind: str, strength: float, noise: Noise) -> Images:
-    """Change the light of each face.
+    """Change the light of each face, images (N, H, H, 3) uint8 in sRGB, by one of `LIGHTS`.
 
-    Args:
-        images: (N, H, H, 3) uint8, sRGB.
-        kind: One of `LIGHTS`.
-        strength: 0 leaves the images as they are, 1 is the most.
-        noise: Of N samples. The same noise with another strength changes a face the same way.
-
-    Raises:
-        ValueError: the strength is beyond 0 to 1, or the noise is for another number of images.
+    A strength of 0 leaves them as they are, 1 is the most; the same noise, of N samples, with another
+    strength changes a face the same way.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"a strength lies between 0 and 1, got {strength}")
-    if len(noise) != len(images):
-        raise ValueError(f"{len(images)} images need noise of as many samples, got {len(noise)}")
     return LIGHTS[kind](images, strength, noise)
 
 

@@ -36,12 +36,10 @@ _MASKS = ((150, 190, 215), (235, 235, 232), (32, 32, 36), (120, 170, 150))  # su
 
 
 class Plane(NamedTuple):
-    """Where the pixels of an image are, in pixels of the template."""
+    """Where the pixels of an image are, in pixels of the template: x (1, 1, H) and y (1, H, 1)."""
 
     x: Floats
-    """(1, 1, H)"""
     y: Floats
-    """(1, H, 1)"""
 
 
 Order = Callable[[Plane, Noise], Floats]
@@ -52,9 +50,7 @@ Order = Callable[[Plane, Noise], Floats]
 class Occluders:
     """One occluder for each of N images, which can be laid over them in any size.
 
-    Attributes:
-        order: (N, H, H) float32, the order in which pixels are covered.
-        colours: (N, H, H, 3) uint8, what the occluder looks like where it covers.
+    `order` (N, H, H) float32 is that in which pixels are covered, `colours` (N, H, H, 3) uint8 what covers.
     """
 
     order: Floats
@@ -64,40 +60,26 @@ class Occluders:
         """Cover a share of each image, as `occlude` does."""
         if not 0 <= area <= 1:
             raise ValueError(f"an area is a share from 0 to 1, got {area}")
-        if images.shape != self.colours.shape:
-            raise ValueError(f"occluders of {self.colours.shape} cannot cover images of {images.shape}")
         hidden = _first(self.order, round(area * images.shape[1] * images.shape[2]))
         return np.where(hidden[..., None], self.colours, images), hidden
 
 
 def occlude(images: Images, kind: str, area: float, noise: Noise) -> tuple[Images, Booleans]:
-    """Cover a share of each face.
+    """Cover a share of each aligned face, images (N, H, H, 3) uint8, by one of `OCCLUSIONS`.
 
-    Args:
-        images: (N, H, H, 3) uint8, aligned faces.
-        kind: One of `OCCLUSIONS`.
-        area: Share of the whole image, 0 to 1; 0 leaves it as it is.
-        noise: Of N samples, fresh: the same with another area gives the same occluder, larger or smaller.
-
-    Returns:
-        The covered images, and (N, H, H) bool: which of their round(area * H * H) pixels are covered.
-
-    Raises:
-        ValueError: the area is no share, or the noise is for another number of images.
+    The noise, of N samples, is fresh: the same with another area, a share from 0 to 1 of the whole image,
+    gives the same occluder, larger or smaller. Returns the covered images, and (N, H, H) bool: which of their
+    round(area * H * H) pixels are covered.
     """
     return occluders(kind, images.shape[1], noise).cover(images, area)
 
 
 def occluders(kind: str, size: int, noise: Noise) -> Occluders:
     """Draw an occluder of a kind for each sample of the noise, for images of `size` x `size` pixels."""
-    order = OCCLUSIONS[kind](_plane(size), noise)
+    places = ((np.arange(size) + 0.5) * (SIZE / size)).astype(np.float32)
+    order = OCCLUSIONS[kind](Plane(places[None, None, :], places[None, :, None]), noise)
     shape = (len(noise), size, size)
     return Occluders(np.broadcast_to(order, shape), _textures(kind, size, noise))
-
-
-def _plane(size: int) -> Plane:
-    places = ((np.arange(size) + 0.5) * (SIZE / size)).astype(np.float32)
-    return Plane(places[None, None, :], places[None, :, None])
 
 
 def _first(order: Floats, covered: int) -> Booleans:
@@ -189,24 +171,14 @@ def _scale(across: Floats, along: Floats, x: float, y: float, a: float, b: float
     return scale
 
 
-def left(plane: Plane, noise: Noise) -> Floats:
-    """Order the pixels from the left of the picture."""
-    return plane.x + 0 * plane.y
-
-
-def right(plane: Plane, noise: Noise) -> Floats:
-    """Order the pixels from the right of the picture."""
-    return -plane.x + 0 * plane.y
-
-
 OCCLUSIONS: dict[str, Order] = {
     "block": block,
     "sunglasses": sunglasses,
     "mask": mask,
     "scarf": scarf,
     "hand": hand,
-    "left": left,
-    "right": right,
+    "left": lambda plane, noise: plane.x + 0 * plane.y,
+    "right": lambda plane, noise: -plane.x + 0 * plane.y,
 }
 
 

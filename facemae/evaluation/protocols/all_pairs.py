@@ -55,19 +55,12 @@ _AROUND = np.array([0.5, 0.75, 1.0, 1.33, 2.0])  # thresholds at these multiples
 def measure(
     embeddings: NDArray[np.floating], identity: Integers, weights: Weights, far_targets: Sequence[float]
 ) -> list[Measurement]:
-    """Measure ROC AUC, EER and TAR at FAR on every pair of images.
+    """Measure ROC AUC, EER and TAR at FAR on every pair of images (N, D) of people (N,) 0 to P - 1.
 
-    Values are exact. Resamples are exact up to `EXACT_PAIRS` pairs, and beyond that as exact as the module
-    says; each resample then keeps to the false accept rate that the images themselves achieve.
-
-    Args:
-        embeddings, identity: (N, D) and (N,), whose image each row is: 0 to P - 1, everyone at least once.
-        weights: (R, P), how often each person is drawn in each resample.
-        far_targets: False accept rates in (0, 1]; one that has too few impostor pairs by the rule of 30
-            (`metrics.impostors_needed`) is refused: its measurements have no value, but a note.
-
-    Raises:
-        RefusedError: there is no genuine or no impostor pair, or there are more than `pairs.MOST_PAIRS`.
+    Values are exact. Resamples (R, P) are exact up to `EXACT_PAIRS` pairs, and beyond that as exact as the
+    module says; each then keeps to the false accept rate that the images themselves achieve. A target that
+    has too few impostor pairs by the rule of 30 is refused: its measurements have no value, but a note. A
+    RefusedError: there is no genuine or no impostor pair, or there are more than `pairs.MOST_PAIRS`.
     """
     pairs = EveryPair.of(embeddings, identity)
     genuine, impostors = pairs.genuine_count, pairs.impostor_count

@@ -6,16 +6,16 @@ Shapes: N faces, P subjects, R resamples, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, mean_absolute_error
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from facemae.evaluation import metrics
-from facemae.evaluation.pairs import ratio
+from facemae.evaluation.pairs import Booleans, Floats, Integers, ratio
 from facemae.evaluation.records import Measurement, refused
 from facemae.evaluation.statistics import identity_weights
 from facemae.models.attribute_heads import UNKNOWN
@@ -26,20 +26,14 @@ GROUP_FACES = 30  # of a group: below, an accuracy of 0.8 is known to no better 
 AGE = "age"
 SCORES = ("accuracy", "balanced", "f1")
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Booleans = NDArray[np.bool_]
-
 
 @dataclass(frozen=True)
 class Labelled:
-    """The faces of one data set, in folds, with what it says of them.
+    """The faces (N) of one data set, in folds, with what it says of them.
 
     Attributes:
-        source: The data set.
-        rows: (N,) rows with a sample_id.
-        subject: (N,) number of each face's subject, from 0.
-        fold: (N,) fold of each face.
+        rows: With a sample_id.
+        subject, fold: (N,) number of each face's subject, from 0, and its fold.
         truth: Each task's labels (N,): the number of the class, or the age in years; -1 where unknown.
         classes: Each task's classes in order; none for age.
         refused: The tasks that cannot be tested, with the reason.
@@ -102,22 +96,16 @@ def mean_per_resample(values: Floats, subject: Integers, weights: Floats) -> Flo
 def measure(
     labelled: Labelled, predicted: Mapping[str, Floats], note: str, resamples: int, seed: int
 ) -> list[Measurement]:
-    """Score the predictions of all tasks, over all faces and by group.
+    """Score each task's prediction (N,), a class's number or an age in years, over all faces and by group.
 
-    Args:
-        labelled: The faces with their labels.
-        predicted: Each task's prediction (N,): the number of a class, or an age in years.
-        note: How they were made.
-        resamples: R; the draws depend on the subjects and the seed alone.
-        seed: Of the draws.
-
-    Returns:
-        gender_accuracy, gender_balanced, gender_f1 and so on, age_error in years; those that the data do not
-        allow without a value.
+    `note` says how they were made. Returns gender_accuracy, gender_balanced, gender_f1 and so on, age_error
+    in years; those that the data do not allow without a value. The resamples depend on the subjects and the
+    seed.
     """
     found: list[Measurement] = []
     for name, reason in labelled.refused.items():
-        found += refused(PROTOCOL, [f"{name}_{score}" for score in _scores(name)], 0, reason)
+        scores = ["error"] if name == AGE else SCORES
+        found += refused(PROTOCOL, [f"{name}_{score}" for score in scores], 0, reason)
     if not labelled.tasks:
         return found
     weights = identity_weights(labelled.subjects, resamples, seed).astype(np.float64)
@@ -127,10 +115,6 @@ def measure(
         else:
             found += _measure_classes(labelled, name, predicted[name].astype(np.int64), note, weights)
     return found
-
-
-def _scores(name: str) -> tuple[str, ...]:
-    return ("error",) if name == AGE else SCORES
 
 
 def _measure_classes(
@@ -164,16 +148,11 @@ def _measure_classes(
 def _measure_age(labelled: Labelled, predicted: Floats, note: str, weights: Floats) -> list[Measurement]:
     truth, name = labelled.truth[AGE], f"{AGE}_error"
     known = truth != UNKNOWN
-    error = np.abs(predicted - truth)
     median = float(np.median(truth[known]))
-    trivial = np.abs(median - truth)
+    values = np.abs(predicted - truth), np.abs(median - truth)
     text = f"{note}; years; always {median:g} would give"
-    value = float(mean_absolute_error(truth[known], predicted[known]))
-    samples = mean_per_resample(error[known], labelled.subject[known], weights)
-    overall = Measurement(
-        PROTOCOL, name, value, int(known.sum()), f"{text} {trivial[known].mean():.3f}", samples
-    )
-    return [overall, *_by_group(labelled, known, name, (error, trivial), text, weights)]
+    overall = _mean(labelled, known, name, values, text, weights)
+    return [overall, *_by_group(labelled, known, name, values, text, weights)]
 
 
 def _by_group(
@@ -181,8 +160,7 @@ def _by_group(
 ) -> list[Measurement]:
     """Return the mean of the faces' values in each group, which has to have enough faces.
 
-    The values (N,) are of the predictions, and of the same prediction for all; `text` stands in the note
-    before the mean of the latter.
+    The values (N,) are of the predictions, and of the same prediction for all, whose mean ends the note.
     """
     found = []
     for group in np.unique(labelled.group[labelled.group != ""]).tolist():
@@ -192,11 +170,16 @@ def _by_group(
             few = f"{count} faces of this group have a label; {GROUP_FACES} are needed"
             found += refused(PROTOCOL, [name], count, few, group)
             continue
-        own, trivial = (each[chosen] for each in values)
-        samples = mean_per_resample(own, labelled.subject[chosen], weights)
-        note = f"{text} {trivial.mean():.3f}"
-        found.append(Measurement(PROTOCOL, name, float(own.mean()), count, note, samples, group))
+        found.append(replace(_mean(labelled, chosen, name, values, text, weights), condition=group))
     return found
+
+
+def _mean(
+    labelled: Labelled, chosen: Booleans, name: str, values: tuple[Floats, ...], text: str, weights: Floats
+) -> Measurement:
+    own, trivial = (each[chosen] for each in values)
+    samples = mean_per_resample(own, labelled.subject[chosen], weights)
+    return Measurement(PROTOCOL, name, float(own.mean()), len(own), f"{text} {trivial.mean():.3f}", samples)
 
 
 def predictions(labelled: Labelled, predicted: Mapping[str, Floats]) -> pd.DataFrame:

@@ -56,11 +56,7 @@ class Calibration:
 
 
 def fit(score: ArrayLike, genuine: ArrayLike) -> Calibration:
-    """Fit the probability of one person to pairs (N,) with a finite score.
-
-    Raises:
-        RefusedError: there is no genuine or no impostor pair.
-    """
+    """Fit the probability of one person to scores of pairs (N,); a RefusedError without both kinds."""
     from sklearn.linear_model import LogisticRegression
 
     scores, same = np.asarray(score, np.float64), np.asarray(genuine, bool)
@@ -75,8 +71,7 @@ def fit(score: ArrayLike, genuine: ArrayLike) -> Calibration:
 def probabilities(score: ArrayLike, genuine: ArrayLike, fold: ArrayLike) -> Floats:
     """Return each pair's probability (N,) by the calibration that was fitted on the other folds.
 
-    Raises:
-        RefusedError: there is one fold, or the pairs outside a fold are all genuine or all impostor ones.
+    A RefusedError: there is one fold, or the pairs outside a fold are all genuine or all impostor ones.
     """
     scores, same, folds = np.asarray(score, np.float64), np.asarray(genuine, bool), np.asarray(fold)
     numbers = np.unique(folds)

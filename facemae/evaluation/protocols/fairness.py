@@ -30,21 +30,15 @@ def measure(
 ) -> list[Measurement]:  # fmt: skip
     """Measure each group's FMR and FNMR at one threshold, and how far the groups lie apart.
 
-    The threshold keeps to `fmr_target` over all impostor pairs of all people, those of no known group
-    included; where that would leave fewer than two groups to compare, to the first of 0.01 and 0.1 that does
-    not. It stays the same in every resample. A group's FNMR is the mean over its people with two faces or
-    more; it is refused below 30 of them, or below the impostor pairs that `metrics.impostors_needed` tells.
+    The threshold keeps to `fmr_target` over all impostor pairs of all people, those of no known group ("" in
+    `group`, (P,)) included; where that would leave fewer than two groups to compare, to the first of 0.01 and
+    0.1 that does not. It stays the same in every resample (R, P). A group's FNMR is the mean over its people
+    with two faces or more; it is refused below 30 of them, or below the impostor pairs that
+    `metrics.impostors_needed` tells.
 
-    Args:
-        embeddings, identity: (N, D) and (N,), whose face each is, 0 to P - 1.
-        group: (P,) each person's group; "" where it is not known.
-        weights: (R, P) resamples of the people.
-        fmr_target: The false match rate over everyone.
-
-    Returns:
-        `fmr` and `fnmr` under the condition of each group, `fdr`, `fmr_ratio` and `fnmr_ratio`; nothing where
-        no group is known. `fdr` and `fnmr_ratio` are refused where the FNMR of everyone is above 0.5: groups
-        that are all rejected are rejected alike.
+    Returns `fmr` and `fnmr` under the condition of each group, `fdr`, `fmr_ratio` and `fnmr_ratio`; nothing
+    where no group is known. `fdr` and `fnmr_ratio` are refused where the FNMR of everyone is above 0.5:
+    groups that are all rejected are rejected alike.
     """
     groups = np.asarray(group, str)
     names = sorted(set(groups.tolist()) - {""})

@@ -72,18 +72,17 @@ def closed_set(
 ) -> list[Measurement]:
     """Measure the share of probes whose person is among the first of the gallery: `rank1`, `rank5`, `rank20`.
 
-    This is the cumulative match characteristic (ISO/IEC 19795-1) at a few ranks. A rank at which every
-    search succeeds, because the gallery holds no more people, is refused.
+    This is the cumulative match characteristic (ISO/IEC 19795-1) at a few ranks. A rank at which every search
+    succeeds, because the gallery holds no more people, is refused.
 
     Args:
         embeddings, identity: (N, D) and (N,), whose image each row is: 0 to P - 1, everyone at least once.
-        enrolled: (N,), the gallery; all other images are probes.
+        enrolled: (N,), the gallery; all other images are probes, of enrolled people.
         weights: (R, P), how often each person is drawn in each resample; None: once in one.
         ranks: From 1.
 
     Raises:
         RefusedError: there is no gallery or no probe.
-        ValueError: a probe's person is not enrolled, or an embedding is zero or not finite.
     """
     probes, people = _mated(embeddings, identity, enrolled)
     count, n = np.bincount(probes.person, minlength=people), len(probes.person)
@@ -114,14 +113,8 @@ def open_set(
     is refused below 30 expected errors, that is 30 / target non-mated probes: the rule of three, 3 / target,
     would do to bound a rate at which no error was seen, but not to set a threshold by the errors that were.
 
-    The arguments are those of `closed_set`, but that the gallery (`enrolled`) holds images of some of the
-    people, and the targets lie in (0, 1].
-
-    Returns:
-        `tpir_at_fpir=...` and the FPIR achieved, `fpir_at_target=...`; n counts the non-mated probes.
-
-    Raises:
-        RefusedError, ValueError: as `closed_set`.
+    The arguments are those of `closed_set`, but that the gallery holds images of some of the people. Returns
+    `tpir_at_fpir=...` and the FPIR achieved, `fpir_at_target=...`; n counts the non-mated probes.
     """
     probes = _search(unit_rows(embeddings), identity, enrolled)
     rows = resamples(weights, int(identity.max()) + 1)
@@ -140,13 +133,8 @@ def low_far(
     interval. Unlike BLUFR's ten lists the halves are drawn here, and nothing is trained on the other half;
     and people weigh alike, where BLUFR counts pairs and probes singly.
 
-    Returns:
-        Both measurements; n is the least number of impostor pairs, or of non-mated probes, of a trial. Where
-        any trial has too few of them, by the rule of 30, the measurement is refused.
-
-    Raises:
-        RefusedError: there are fewer than 4 people.
-        ValueError: as `closed_set`.
+    n is the least number of impostor pairs, or of non-mated probes, of a trial; where any trial has too few
+    by the rule of 30, the measurement is refused, and both, as a RefusedError, below 4 people.
     """
     unit, people = unit_rows(embeddings), int(identity.max()) + 1
     if people < 4:

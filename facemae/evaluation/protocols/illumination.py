@@ -51,17 +51,9 @@ def measure(
 
     All photos of S1 are the gallery, the photos of each other subset are probes. For the equal error rate
     each probe is compared with each person of the gallery: with the one of the person's photos that is most
-    like it. Probes of people without a photo in S1 are left out.
-
-    Args:
-        vectors: (N, D) embeddings.
-        identity: (N,) people counted from 0.
-        subset: (N,) one of `SUBSETS` each.
-        weights: (R, P) resamples of the people.
-        note: What to say of every value.
-
-    Raises:
-        RefusedError: nothing is in the gallery.
+    like it. Probes of people without a photo in S1 are left out. Vectors are (N, D), `identity` (N,) people
+    counted from 0, `subset` (N,) one of `SUBSETS` each, `weights` (R, P); `note` is said of every value. A
+    RefusedError: nothing is in the gallery.
     """
     gallery = subset == GALLERY
     if not gallery.any():

@@ -18,10 +18,7 @@ def threshold_at(impostors: Scores, fmr_target: float) -> float:
     """Return the lowest threshold that accepts at most a share of impostor scores (N,).
 
     It lies half way between the lowest score that is accepted and the highest that is not; where none may be
-    accepted, just above the highest.
-
-    Raises:
-        RefusedError: there are fewer than `metrics.impostors_needed(fmr_target)`.
+    accepted, just above the highest. A RefusedError: there are too few scores (`refusal`).
     """
     if note := refusal(len(impostors), fmr_target):
         raise RefusedError(note)

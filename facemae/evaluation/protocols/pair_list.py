@@ -24,20 +24,13 @@ FOLDS = 5  # that a list in one fold, such as LFW's View 1, is cut into
 
 
 def measure(pairs: Comparisons, fold: ArrayLike, far_targets: Sequence[float]) -> list[Measurement]:
-    """Measure accuracy, ROC AUC, EER and TAR at FAR on a list of pairs.
+    """Measure accuracy, ROC AUC, EER and TAR at FAR, as far as the pairs support it, on a list in folds (N,).
 
     Accuracy is the mean over the folds of (TAR + 1 - FAR) / 2, which on as many genuine as impostor pairs is
     the share of right decisions. A fold's threshold has the best balanced accuracy on the other folds
     (`metrics.best_thresholds`); its own labels are not read. A pair with a face that was not found is
-    rejected at every threshold: right if it is an impostor pair, wrong if it is genuine.
-
-    Args:
-        pairs: Of the list (`comparisons`).
-        fold: (N,) the fold of each pair; a list in one fold is cut into five.
-        far_targets: False accept rates to report the true accept rate at, as far as the pairs support them.
-
-    Raises:
-        RefusedError: there is no genuine or no impostor pair.
+    rejected at every threshold: right if it is an impostor pair, wrong if it is genuine. A RefusedError:
+    there is no genuine or no impostor pair.
     """
     measured = [*verification.measure(pairs, far_targets), _accuracy(pairs, fold)]
     missing = int(np.isneginf(pairs.score).sum())
@@ -46,12 +39,9 @@ def measure(pairs: Comparisons, fold: ArrayLike, far_targets: Sequence[float]) -
 
 
 def comparisons(score: ArrayLike, first: ArrayLike, second: ArrayLike, genuine: ArrayLike) -> Comparisons:
-    """Return the pairs of a list; those with a face that was not found get a score below every other.
+    """Return the pairs (N,) of a list; a score of NaN, of a face that was not found, gets below every other.
 
-    Args:
-        score: (N,) similarity; NaN where a face was not found.
-        first, second: (N,) whose photos the two are, people counted from 0.
-        genuine: (N,) whether the list says that both show one person.
+    `first` and `second` are whose photos the two are, people counted from 0, `genuine` what the list says.
     """
     scores = np.asarray(score, np.float64)
     one, other = (np.asarray(side, np.int64) for side in (first, second))
@@ -61,10 +51,8 @@ def comparisons(score: ArrayLike, first: ArrayLike, second: ArrayLike, genuine: 
 def pair_folds(fold: ArrayLike, genuine: Booleans) -> Integers:
     """Return the folds (N,) of a list; one that has a single fold is cut into five, in its order.
 
-    Genuine and impostor pairs are cut each by themselves, since lists name one kind after the other.
-
-    Raises:
-        RefusedError: there are fewer than five pairs of a kind to cut.
+    Genuine and impostor pairs are cut each by themselves, since lists name one kind after the other. A
+    RefusedError: there are fewer than five pairs of a kind to cut.
     """
     folds = np.asarray(fold)
     if len(np.unique(folds)) != 1:

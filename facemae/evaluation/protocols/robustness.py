@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from facemae.evaluation import metrics
 from facemae.evaluation.baselines.controls import EmbedByPart
 from facemae.evaluation.corruptions.lighting import relight
 from facemae.evaluation.corruptions.occlusion import occluders
-from facemae.evaluation.pairs import Comparisons, Floats, Integers
+from facemae.evaluation.pairs import Comparisons, Floats, Integers, with_everyone
 from facemae.evaluation.protocols import pair_list
 from facemae.evaluation.records import Measurement
 from facemae.evaluation.statistics import percentile_interval
@@ -46,11 +46,9 @@ class Trial:
 
     Attributes:
         images: (U, H, H, 3) uint8.
-        first: (N,) places in `images` of the photos that stay as they are.
-        second: (N,) those of the photos that are changed.
+        first, second: (N,) places in `images` of the photos that stay as they are, and that are changed.
         part: (N,) whose model compares them.
-        first_person: (N,) people counted from 0.
-        second_person: (N,) as well.
+        first_person, second_person: (N,) people counted from 0.
         genuine: (N,) whether both show one person.
         fold: (N,) of each pair, of one part alone.
         weights: (R, P) resamples of all evaluation people.
@@ -81,19 +79,12 @@ class Trial:
 
 
 def choose_pairs(pairs: pd.DataFrame, faces: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
-    """Return at most `most` pairs, as many genuine as impostor ones, evenly over folds and people.
+    """Return at most `most` pairs of a list, as many genuine as impostor ones, evenly over folds and people.
 
-    Pairs that lack a face, or whose faces are evaluated by two models, are left out. The choice depends on
-    the pairs, the faces and the seed alone.
-
-    Args:
-        pairs: One list of pairs (PAIR_COLUMNS); one in a single fold is cut into five.
-        faces: The evaluation faces: sample_id, person and part.
-        most: Most pairs.
-        seed: Which pairs.
-
-    Returns:
-        fold, first, second, genuine, first_person, second_person and part, ordered by the first three.
+    Pairs that lack a face, or whose faces are evaluated by two models, are left out; a list in a single fold
+    is cut into five. The choice depends on the pairs (PAIR_COLUMNS), the faces (sample_id, person and part)
+    and the seed alone. Returns fold, first, second, genuine, first_person, second_person and part, ordered by
+    the first three.
 
     Raises:
         UsageError: `most` leaves a fold without a pair of either kind.
@@ -105,6 +96,7 @@ def choose_pairs(pairs: pd.DataFrame, faces: pd.DataFrame, most: int, seed: int)
             "Robustness needs pairs whose faces are both there, there are none; check split.pairs and the "
             "data section."
         )
+    table = table.assign(fold=_folds_within_parts(table))
     folds = table["fold"].nunique()
     quota = most // (2 * folds)
     if not quota:
@@ -126,7 +118,7 @@ def choose_pairs(pairs: pd.DataFrame, faces: pd.DataFrame, most: int, seed: int)
 
 
 def _with_people(pairs: pd.DataFrame, faces: pd.DataFrame) -> pd.DataFrame:
-    """Return the pairs whose two faces have one model, with their people, in folds of one model each."""
+    """Return the pairs whose two faces have one model, with their people."""
     table, known = pairs, faces[["sample_id", "person", "part"]]
     for side in ("first", "second"):
         names = {"sample_id": side, "person": f"{side}_person", "part": f"{side}_part"}
@@ -137,23 +129,17 @@ def _with_people(pairs: pd.DataFrame, faces: pd.DataFrame) -> pd.DataFrame:
             "The pairs and the split disagree on who is the same person; prepare the data again."
         )
     table = table.rename(columns={"first_part": "part"}).drop(columns=["second_part", "protocol"])
-    table = table.sort_values(["part", "fold", "first", "second"], ignore_index=True)
-    return table.assign(fold=_folds_within_parts(table))
+    return table.sort_values(["part", "fold", "first", "second"], ignore_index=True)
 
 
-def _folds_within_parts(table: pd.DataFrame) -> Integers:
-    """Return folds (N,), none shared by two parts, so that each threshold is of one network's scores."""
-    folds, used = np.empty(len(table), np.int64), 0
-    for part in table["part"].unique():
-        mine = (table["part"] == part).to_numpy()
-        fold, genuine = table.loc[mine, "fold"].to_numpy(int), table.loc[mine, "genuine"].to_numpy(bool)
-        try:
-            own = pair_list.pair_folds(fold, genuine)
-        except RefusedError as error:
-            raise DataError(f"The pairs to test robustness on cannot be used: {error}.") from error
-        folds[mine] = used + np.unique(own, return_inverse=True)[1]
-        used = int(folds[mine].max()) + 1
-    return folds
+def _folds_within_parts(table: pd.DataFrame) -> pd.Series[int]:
+    """Return folds, none shared by two parts, so that each threshold is of one network's scores."""
+    parts = [part for _, part in table.groupby("part")]
+    try:
+        folds = [pair_list.pair_folds(each["fold"], each["genuine"].to_numpy(bool)) for each in parts]
+    except RefusedError as error:
+        raise DataError(f"The pairs to test robustness on cannot be used: {error}.") from error
+    return table.assign(fold=np.concatenate(folds)).groupby(["part", "fold"]).ngroup()
 
 
 def _evenly(pairs: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
@@ -215,15 +201,14 @@ def measure(
 ) -> list[Measurement]:
     """Measure the accuracy under each change, its mean over all changes of a family, and what is lost."""
     enrolled, clean = enrol(trial, recognise)
-    thresholds = Thresholds.choose(trial, clean)
+    thresholds = choose_thresholds(trial, clean)
     measured: list[Measurement] = []
     for family in families:
-        scores = changed_scores(trial, family, enrolled, recognise, label)
-        unchanged = thresholds.measure(trial, family.protocol, NONE, 0.0, clean)
-        conditions = [
-            thresholds.measure(trial, family.protocol, kind, amount, scores[kind, amount])
-            for amount in family.amounts
-            for kind in family.kinds
+        scores = {(NONE, 0.0): clean} | changed_scores(trial, family, enrolled, recognise, label)
+        found = {condition: accuracy(trial, thresholds, score) for condition, score in scores.items()}
+        unchanged, *conditions = [
+            replace(each, protocol=family.protocol, condition=kind, amount=amount)
+            for (kind, amount), each in found.items()
         ]
         measured += [unchanged, *conditions, *summarise(family, unchanged, conditions, level)]
     return measured
@@ -232,8 +217,7 @@ def measure(
 def enrol(trial: Trial, recognise: EmbedByPart) -> tuple[list[Floats], Floats]:
     """Return for each unchanged pair the unit vector (D,) of its first photo, and its cosine, (N,).
 
-    Raises:
-        IntegrityError: an embedding is zero or not finite.
+    An IntegrityError: an embedding is zero or not finite.
     """
     vectors: list[Floats] = [np.empty(0)] * len(trial.first)
     clean = np.empty(len(trial.first))
@@ -259,7 +243,7 @@ def changed_scores(
 ) -> dict[tuple[str, float], Floats]:
     """Return the cosines (N,) of each kind and amount; NaN where the changed photo has no embedding."""
     size, amounts = trial.images.shape[1], list(family.amounts)
-    scores = {(kind, amount): np.empty(len(trial.first)) for kind in family.kinds for amount in amounts}
+    scores = {(kind, amount): np.empty(len(trial.first)) for amount in amounts for kind in family.kinds}
     progress = Progress(label, len(trial.first) * len(scores), f"faces of {family.protocol}")
     done = 0
     for part, pairs in _chunks(trial, len(amounts)):
@@ -295,43 +279,26 @@ def directions(vectors: NDArray[np.floating]) -> Floats:
 # --- what is measured ---
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """Each fold's threshold, from the unchanged pairs of its part's other folds: no change moves it.
+def choose_thresholds(trial: Trial, clean: Floats) -> Floats:
+    """Choose each fold's threshold, (1 + R, K), on unchanged scores (N,), so that no change moves it.
 
-    Attributes:
-        point: (1, K).
-        samples: (R, K), the same on each resample.
+    It follows from the other folds of its part; the first row is that of everyone once.
     """
+    return metrics.best_thresholds(trial.splits(trial.compared(clean)), with_everyone(trial.weights))
 
-    point: Floats
-    samples: Floats
 
-    @staticmethod
-    def choose(trial: Trial, clean: Floats) -> Thresholds:
-        """Choose them on unchanged scores (N,) by the best balanced accuracy (`metrics.best_thresholds`)."""
-        splits = trial.splits(trial.compared(clean))
-        return Thresholds(metrics.best_thresholds(splits), metrics.best_thresholds(splits, trial.weights))
-
-    def measure(
-        self, trial: Trial, protocol: str, kind: str, amount: float, scores: ArrayLike
-    ) -> Measurement:
-        """Return the mean over folds of (TAR + 1 - FAR) / 2, which is the accuracy on half genuine pairs."""
-        pairs = trial.compared(scores)
-        splits = trial.splits(pairs)
-        value = metrics.mean_of_defined(metrics.balanced_accuracies(splits, self.point))[0]
-        samples = metrics.mean_of_defined(metrics.balanced_accuracies(splits, self.samples, trial.weights))
-        note = self._rates(trial, pairs)
-        return Measurement(protocol, "accuracy", float(value), len(pairs), note, samples, kind, amount)
-
-    def _rates(self, trial: Trial, pairs: Comparisons) -> str:
-        thresholds = self.point[0, np.searchsorted(np.unique(trial.fold), trial.fold)]
-        found = np.isfinite(pairs.score)
-        accepted = (pairs.score >= thresholds) & found
-        tar, far = accepted[trial.genuine].mean(), accepted[~trial.genuine].mean()
-        lost = f"; {int((~found).sum())} faces without an embedding, rejected" if not found.all() else ""
-        low, high = self.point.min(), self.point.max()
-        return f"TAR {tar:.3f}, FAR {far:.3f} at thresholds {low:.3f} to {high:.3f}{lost}"
+def accuracy(trial: Trial, thresholds: Floats, scores: ArrayLike) -> Measurement:
+    """Measure the mean over folds of (TAR + 1 - FAR) / 2, which is the accuracy on half genuine pairs."""
+    pairs = trial.compared(scores)
+    rows = with_everyone(trial.weights)
+    values = metrics.mean_of_defined(metrics.balanced_accuracies(trial.splits(pairs), thresholds, rows))
+    own = thresholds[0]
+    accepted = metrics.accepts(pairs, own[np.searchsorted(np.unique(trial.fold), trial.fold)])
+    tar, far = accepted[trial.genuine].mean(), accepted[~trial.genuine].mean()
+    lost = int(np.isneginf(pairs.score).sum())
+    note = f"TAR {tar:.3f}, FAR {far:.3f} at thresholds {own.min():.3f} to {own.max():.3f}"
+    note += f"; {lost} faces without an embedding, rejected" if lost else ""
+    return Measurement.of("", "accuracy", values, len(pairs), note)
 
 
 def summarise(
@@ -343,28 +310,27 @@ def summarise(
     changes better. The loss is refused where the interval of the unchanged accuracy comes within
     `LEAST_ABOVE_CHANCE` of chance: a share of next to nothing is noise.
     """
-    clean = _whole(unchanged)
-    changed = np.mean([_whole(each) for each in conditions], axis=0)
+    clean = _values(unchanged)
+    changed = np.mean([_values(each) for each in conditions], axis=0)
     pairs, protocol, name = unchanged.n, family.protocol, f"{family.short}_drop"
     note = f"mean of {len(conditions)} conditions"
-    mean = Measurement(protocol, f"{family.short}_accuracy", float(changed[-1]), pairs, note, changed[:-1])
+    mean = Measurement.of(protocol, f"{family.short}_accuracy", changed, pairs, note)
     try:
-        low = percentile_interval(clean[:-1], level)[0]
+        low = percentile_interval(clean[1:], level)[0]
     except RefusedError:  # too few resamples have a value
         low = CHANCE
     if low <= CHANCE + LEAST_ABOVE_CHANCE:
         note = (
-            f"unchanged faces reach {clean[-1]:.3f}, at worst {low:.3f}; a share of what is above chance "
+            f"unchanged faces reach {clean[0]:.3f}, at worst {low:.3f}; a share of what is above chance "
             f"needs more than {CHANCE + LEAST_ABOVE_CHANCE:.2f}"
         )
         return [mean, Measurement(protocol, name, None, pairs, note)]
     above = np.where(clean > CHANCE, clean - CHANCE, np.nan)
-    drop = 1 - (changed - CHANCE) / above
-    return [mean, Measurement(protocol, name, float(drop[-1]), pairs, "", drop[:-1])]
+    return [mean, Measurement.of(protocol, name, 1 - (changed - CHANCE) / above, pairs)]
 
 
-def _whole(measured: Measurement) -> Floats:
-    """Return the values on the resamples, and then the value itself: (R + 1,)."""
-    if measured.samples is None or measured.value is None:
-        raise ValueError(f"{measured.name} was refused")
-    return np.append(measured.samples, measured.value)
+def _values(measured: Measurement) -> Floats:
+    """Return the value and then those on the resamples, (1 + R,)."""
+    assert measured.value is not None
+    assert measured.samples is not None
+    return np.append(measured.value, measured.samples)

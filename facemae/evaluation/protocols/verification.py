@@ -15,12 +15,9 @@ PROTOCOL = "verification"
 
 
 def measure(comparisons: Comparisons, far_targets: Sequence[float]) -> list[Measurement]:
-    """Measure ROC AUC, EER and TAR at FAR, which need no folds.
+    """Measure ROC AUC, EER and TAR at FAR, which need no folds; a RefusedError without both kinds of pairs.
 
     The false accept rate that a target achieves is what the threshold was chosen for, and has no interval.
-
-    Raises:
-        RefusedError: there is no genuine or no impostor pair.
     """
     impostors = len(comparisons.impostors)
     refusals = {far: metrics.too_few(impostors, far) for far in far_targets}

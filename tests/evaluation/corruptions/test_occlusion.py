@@ -128,5 +128,3 @@ def test_some_are_plain_and_some_are_of_noise(kind):
 def test_what_is_no_share_or_no_match_is_refused():
     with pytest.raises(ValueError, match="an area is a share"):
         occlude(faces(), "block", 1.1, noise())
-    with pytest.raises(ValueError, match="cannot cover images"):
-        occlude(faces(), "block", 0.1, noise(range(3)))
