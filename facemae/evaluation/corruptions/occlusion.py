@@ -12,7 +12,6 @@ aligned to it. Shapes: N images, H their side.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -46,24 +45,6 @@ Order = Callable[[Plane, Noise], Floats]
 """From the pixels' places to (N, H, H) float32: the lower, the earlier a pixel is covered."""
 
 
-@dataclass(frozen=True)
-class Occluders:
-    """One occluder for each of N images, which can be laid over them in any size.
-
-    `order` (N, H, H) float32 is that in which pixels are covered, `colours` (N, H, H, 3) uint8 what covers.
-    """
-
-    order: Floats
-    colours: Images
-
-    def cover(self, images: Images, area: float) -> tuple[Images, Booleans]:
-        """Cover a share of each image, as `occlude` does."""
-        if not 0 <= area <= 1:
-            raise ValueError(f"an area is a share from 0 to 1, got {area}")
-        hidden = _first(self.order, round(area * images.shape[1] * images.shape[2]))
-        return np.where(hidden[..., None], self.colours, images), hidden
-
-
 def occlude(images: Images, kind: str, area: float, noise: Noise) -> tuple[Images, Booleans]:
     """Cover a share of each aligned face, images (N, H, H, 3) uint8, by one of `OCCLUSIONS`.
 
@@ -71,15 +52,13 @@ def occlude(images: Images, kind: str, area: float, noise: Noise) -> tuple[Image
     gives the same occluder, larger or smaller. Returns the covered images, and (N, H, H) bool: which of their
     round(area * H * H) pixels are covered.
     """
-    return occluders(kind, images.shape[1], noise).cover(images, area)
-
-
-def occluders(kind: str, size: int, noise: Noise) -> Occluders:
-    """Draw an occluder of a kind for each sample of the noise, for images of `size` x `size` pixels."""
+    if not 0 <= area <= 1:
+        raise ValueError(f"an area is a share from 0 to 1, got {area}")
+    size = images.shape[1]
     places = ((np.arange(size) + 0.5) * (SIZE / size)).astype(np.float32)
     order = OCCLUSIONS[kind](Plane(places[None, None, :], places[None, :, None]), noise)
-    shape = (len(noise), size, size)
-    return Occluders(np.broadcast_to(order, shape), _textures(kind, size, noise))
+    hidden = _first(np.broadcast_to(order, images.shape[:3]), round(area * size * size))
+    return np.where(hidden[..., None], _textures(kind, size, noise), images), hidden
 
 
 def _first(order: Floats, covered: int) -> Booleans:

@@ -20,9 +20,7 @@ root mean square; the worst of all by 0.18. The standard deviation itself is off
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -41,7 +39,7 @@ from facemae.evaluation.pairs import (
     each_person_once,
     people_alike,
     ratio,
-    resamples,
+    with_everyone,
 )
 from facemae.evaluation.records import Measurement, refused
 
@@ -67,10 +65,9 @@ def measure(
     if not genuine or not impostors:
         missing = "impostor" if genuine else "genuine"
         raise RefusedError(f"there is no {missing} pair, verification needs both kinds")
-    rows = resamples(weights, len(pairs.images))
     refusals = {far: metrics.too_few(impostors, far) for far in far_targets}
     allowed = [far for far, refusal in refusals.items() if not refusal]
-    point, samples = (_exact if genuine + impostors <= EXACT_PAIRS else _on_grid)(pairs, rows, allowed)
+    point, samples = (_exact if genuine + impostors <= EXACT_PAIRS else _on_grid)(pairs, weights, allowed)
     names = ["roc_auc", "eer", *(name for far in allowed for name in metrics.far_names(far))]
     sizes = [genuine + impostors] * 2 + [impostors] * (2 * len(allowed))
     note = people_behind(pairs.images)
@@ -118,15 +115,6 @@ def tar_at_far(scores: SortedScores, far_target: float) -> tuple[float, float]:
     return tar, far
 
 
-def effective_number(share: Floats) -> float:
-    """Return how many people would weigh alike as these do, whose weights (P,) are given (Kish, 1965).
-
-    >>> effective_number(np.array([1.0, 1.0, 0.0])), effective_number(np.array([8.0, 1.0, 1.0]))
-    (2.0, 1.5151515151515151)
-    """
-    return float(share.sum() ** 2 / (share**2).sum())
-
-
 def people_text(text: str, people: float) -> str:
     """Return a note on the people behind a rate, with a warning where they are few."""
     return text if people >= LEAST_PEOPLE else f"{text}, which is too few for a rate"
@@ -134,8 +122,8 @@ def people_text(text: str, people: float) -> str:
 
 def people_behind(images: Integers) -> str:
     """Return how many people are behind genuine and impostor pairs, given everyone's number of images."""
-    genuine = int((images > 1).sum())
-    impostor = effective_number(images * (images.sum() - images).astype(np.float64))
+    genuine, share = int((images > 1).sum()), images * (images.sum() - images).astype(np.float64)
+    impostor = float(share.sum() ** 2 / (share**2).sum())
     text = f"{genuine} people weigh alike in genuine pairs, and as {impostor:.0f} in impostor pairs"
     return people_text(text, min(genuine, impostor))
 
@@ -143,11 +131,11 @@ def people_behind(images: Integers) -> str:
 # --- values, exact ---
 
 
-def _exact(pairs: EveryPair, rows: Floats, far_targets: Sequence[float]) -> tuple[Floats, Floats]:
+def _exact(pairs: EveryPair, weights: Weights, far_targets: Sequence[float]) -> tuple[Floats, Floats]:
     """Return ROC AUC, EER, and TAR and FAR of each target, (2 + 2 targets,), and on the resamples."""
     found = people_alike(all_pairs(pairs.unit, pairs.person))
     point = np.stack(metrics.rates(found, None, far_targets))[:, 0]
-    return point, np.stack(metrics.rates(found, rows.astype(np.int64), far_targets))
+    return point, np.stack(metrics.rates(found, weights, far_targets))
 
 
 def _rates(scores: SortedScores, threshold: float, side: Literal["left", "right"]) -> tuple[float, float]:
@@ -163,17 +151,17 @@ def _rates(scores: SortedScores, threshold: float, side: Literal["left", "right"
 # --- resamples, from a grid of thresholds ---
 
 
-def _on_grid(pairs: EveryPair, weights: Floats, far_targets: Sequence[float]) -> tuple[Floats, Floats]:
+def _on_grid(pairs: EveryPair, weights: Weights, far_targets: Sequence[float]) -> tuple[Floats, Floats]:
     """Return the exact values (2 + 2 targets,) and those on the resamples (2 + 2 targets, R)."""
     scores = pairs.scores
     at_far = [value for far in far_targets for value in tar_at_far(scores, far)]
     point = np.array([roc_auc(scores), equal_error_rate(scores), *at_far])
     thresholds = _grid(scores.impostor, float(point[1]), far_targets)
-    rows = np.vstack([np.ones(weights.shape[1]), weights])  # the images themselves come first
+    rows = with_everyone(weights)  # the images themselves come first
     own = rows / np.maximum(1, pairs.own_pairs)  # of each genuine pair
     far = _curve(pairs.accepted_impostors(thresholds, rows), pairs.impostor_weight(rows))
     tar = _curve(*_true_accepts(scores, thresholds, own))
-    curves = _Curves.over(scores, thresholds, own, far, tar)
+    curves = _Curves(scores, thresholds, own, far, tar)
     found = [curves.areas(), curves.equal_errors()]
     for target in far_targets:
         reached = curves.tars(target)
@@ -183,7 +171,6 @@ def _on_grid(pairs: EveryPair, weights: Floats, far_targets: Sequence[float]) ->
     return point, np.clip(point[:, None] + on_grid[:, 1:] - on_grid[:, :1], 0.0, 1.0)
 
 
-@dataclass(frozen=True)
 class _Curves:
     """The curves of all resamples, at the grid's cuts and at the genuine scores between them.
 
@@ -191,36 +178,27 @@ class _Curves:
     times their ratio, which changes slowly and is interpolated over the logarithm of the rate.
     """
 
-    rows: Floats
-    """What each genuine pair of a person weighs, `(R, P)`."""
-    far: Floats
-    tar: Floats
-    """Rates `(R, K + 2)` at the cuts, from nothing accepted to all."""
-    ratio: Floats
-    """The false accept rates over those of the images themselves, `(R, K + 2)`."""
-    owner: Integers
-    genuine_far: Floats
-    """The images' own false accept rate at each genuine score, falling scores, `(G,)`."""
-    place: Floats
-    """Where among the cuts a genuine score lies, `(G,)`."""
-    first: Integers
-    """How many genuine scores each cut accepts, `(K + 2,)`."""
+    def __init__(
+        self, scores: SortedScores, thresholds: Scores, rows: Floats, far: Floats, tar: Floats
+    ) -> None:
+        """Place the genuine scores among the cuts, from nothing accepted to all; the first row is the images.
 
-    @staticmethod
-    def over(scores: SortedScores, thresholds: Scores, rows: Floats, far: Floats, tar: Floats) -> _Curves:
-        """Place the genuine scores among the cuts; the first row is the images themselves."""
+        `rows` (R, P) is what each genuine pair of a person weighs, `far` and `tar` (R, K + 2) at the cuts.
+        """
         genuine, impostors = scores.genuine[::-1], len(scores.impostor)
-        above = impostors - np.searchsorted(scores.impostor, genuine, side="right")
-        upto = impostors - np.searchsorted(scores.impostor, genuine, side="left")
+        upto, above = (
+            impostors - np.searchsorted(scores.impostor, genuine, end) for end in ("left", "right")
+        )
         own = np.maximum(far[0], 0.5 / impostors)  # also where nothing is accepted
-        ratio = far / own
-        ratio[:, 0] = ratio[:, 1]
-        genuine_far = (above + upto) / (2 * impostors)
-        logarithm = np.log(np.maximum(genuine_far, 0.5 / impostors))
-        place = np.interp(logarithm, np.log(own), np.arange(len(own)))
+        self.rows, self.far, self.tar, self.ratio = rows, far, tar, far / own
+        self.ratio[:, 0] = self.ratio[:, 1]
+        self.owner = scores.owner[::-1]
+        self.pairs = np.bincount(self.owner, minlength=rows.shape[1]).astype(np.float64)
+        self.genuine_far = (above + upto) / (2 * impostors)  # of the images, falling scores, (G,)
+        logarithm = np.log(np.maximum(self.genuine_far, 0.5 / impostors))
+        self.place = np.interp(logarithm, np.log(own), np.arange(len(own)))  # among the cuts, (G,)
         accepted = len(genuine) - np.searchsorted(scores.genuine, thresholds)[::-1]
-        first = np.concatenate([[0], accepted, [len(genuine)]])
-        return _Curves(rows, far, tar, ratio, scores.owner[::-1], genuine_far, place, first)
+        self.first = np.concatenate([[0], accepted, [len(genuine)]])  # genuine scores above each cut
 
     def areas(self) -> Floats:
         """Return each resample's ROC AUC, one less the mean false accept rate at its genuine scores."""
@@ -231,44 +209,36 @@ class _Curves:
         rates = np.bincount(at, self.genuine_far * (1 - share), people * cuts)
         rates += np.bincount(at + 1, self.genuine_far * share, people * cuts)
         missed = ((self.rows @ rates.reshape(people, cuts)) * self.ratio).sum(axis=1)
-        return np.asarray(1 - ratio(missed, self.rows @ self._pairs))
+        return np.asarray(1 - ratio(missed, self.rows @ self.pairs))
 
     def equal_errors(self) -> Floats:
         """Return each resample's equal error rate, where its steps meet the diagonal."""
-        before = np.argmax(self.far + self.tar >= 1, axis=1) - 1
-        values = np.full(len(self.rows), np.nan)
-        for number in self._measurable():
-            far, tar = self._between(number, int(before[number]))
+
+        def met(far: Floats, tar: Floats) -> float:
             crossed = np.append(far[1:] + tar[1:] >= 1, True)
             step = int(np.argmax(crossed))  # the last cut that is still before the crossing
             rise = far[step + 1] if step + 1 < len(far) else 1.0
-            values[number] = min(rise, 1 - tar[step])
-        return values
+            return float(min(rise, 1 - tar[step]))
+
+        return self._after(np.argmax(self.far + self.tar >= 1, axis=1) - 1, met)
 
     def tars(self, target: float) -> Floats:
         """Return each resample's true accept rate at a false accept rate of at most `target`."""
         before = np.minimum((self.far <= target).sum(axis=1), self.far.shape[1] - 1) - 1
+        return self._after(before, lambda far, tar: tar[np.flatnonzero(far <= target)[-1]])
+
+    def _after(self, cuts: Integers, value: Callable[[Floats, Floats], float]) -> Floats:
+        """Return a value of each resample's rates at its cut and at the genuine scores up to the next one."""
         values = np.full(len(self.rows), np.nan)
-        for number in self._measurable():
-            far, tar = self._between(number, int(before[number]))
-            values[number] = tar[np.flatnonzero(far <= target)[-1]]
+        for number in np.flatnonzero(np.isfinite(self.far[:, 0] + self.tar[:, 0])).tolist():
+            cut, weight = int(cuts[number]), self.rows[number]
+            chosen = slice(self.first[cut], self.first[cut + 1])
+            ratio = np.interp(self.place[chosen], np.arange(self.far.shape[1]), self.ratio[number])
+            gained = np.cumsum(weight[self.owner[chosen]]) / (weight @ self.pairs)
+            far, tar = self.far[number, cut], self.tar[number, cut]
+            rates = np.append(far, self.genuine_far[chosen] * ratio), np.append(tar, tar + gained)
+            values[number] = value(*rates)
         return values
-
-    def _between(self, number: int, cut: int) -> tuple[Floats, Floats]:
-        """Return a resample's rates at a cut and at the genuine scores from there to the next cut."""
-        chosen = slice(self.first[cut], self.first[cut + 1])
-        ratio = np.interp(self.place[chosen], np.arange(self.far.shape[1]), self.ratio[number])
-        weight = self.rows[number]
-        gained = np.cumsum(weight[self.owner[chosen]]) / (weight @ self._pairs)
-        far, tar = self.far[number, cut], self.tar[number, cut]
-        return np.append(far, self.genuine_far[chosen] * ratio), np.append(tar, tar + gained)
-
-    @cached_property
-    def _pairs(self) -> Floats:  # everyone's genuine ones
-        return np.bincount(self.owner, minlength=self.rows.shape[1]).astype(np.float64)
-
-    def _measurable(self) -> list[int]:
-        return np.flatnonzero(np.isfinite(self.far[:, 0] + self.tar[:, 0])).tolist()
 
 
 def _grid(impostors: Scores, eer: float, far_targets: Sequence[float]) -> Scores:

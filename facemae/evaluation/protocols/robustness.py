@@ -23,7 +23,7 @@ from facemae.core.progress import Progress
 from facemae.evaluation import metrics
 from facemae.evaluation.baselines.controls import EmbedByPart
 from facemae.evaluation.corruptions.lighting import relight
-from facemae.evaluation.corruptions.occlusion import occluders
+from facemae.evaluation.corruptions.occlusion import occlude
 from facemae.evaluation.pairs import Comparisons, Floats, Integers, with_everyone
 from facemae.evaluation.protocols import pair_list
 from facemae.evaluation.records import Measurement
@@ -36,8 +36,6 @@ LEAST_ABOVE_CHANCE = 0.05
 CHUNK_BYTES = 2**26  # of changed images at a time
 
 Images = NDArray[np.uint8]
-Change = Callable[[Images, float], Images]
-"""From images (B, H, H, 3) and how far to change them to changed ones."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,15 @@ class Trial:
         """Return the pairs with their scores (N,), NaN where a photo has no embedding."""
         return pair_list.comparisons(score, self.first_person, self.second_person, self.genuine)
 
+    @property
+    def parts(self) -> dict[int, Integers]:
+        """Return the pairs of each part."""
+        return {part: np.flatnonzero(self.part == part) for part in np.unique(self.part).tolist()}
+
     def splits(self, pairs: Comparisons) -> metrics.Splits:
         """Return for each fold, rising, the pairs of its part's other folds and its own."""
-        parts = [np.flatnonzero(self.part == part) for part in np.unique(self.part)]
-        return [split for part in parts for split in metrics.split_by_pair(pairs.take(part), self.fold[part])]
+        parts = self.parts.values()
+        return [split for own in parts for split in metrics.split_by_pair(pairs.take(own), self.fold[own])]
 
 
 def choose_pairs(pairs: pd.DataFrame, faces: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
@@ -173,27 +176,21 @@ class Family:
     """What its two values of all conditions are called after."""
     kinds: Sequence[str]
     amounts: Sequence[float]
-    change: Callable[[str, int, Integers, int], Change]
-    """From a kind, the images' side, the pairs (B,) and a seed to the change of their second images."""
+    change: Callable[[Images, str, float, Noise], Images]
+    """From images (B, H, H, 3), a kind, an amount and fresh noise of B samples to changed images."""
 
 
 def families_of(settings: config.Robustness) -> list[Family]:
     """Return the families of changes that a configuration names."""
     families = [
         Family("occlusion", "occlusion", settings.occlusions, sorted(settings.areas), _covered),
-        Family("lighting", "light", settings.lights, sorted(settings.strengths), _relit),
+        Family("lighting", "light", settings.lights, sorted(settings.strengths), relight),
     ]
     return [each for each in families if each.kinds and each.amounts]
 
 
-def _covered(kind: str, size: int, pairs: Integers, seed: int) -> Change:
-    drawn = occluders(kind, size, Noise(torch.from_numpy(pairs), seed, "occlusion", kind))
-    return lambda images, area: drawn.cover(images, area)[0]
-
-
-def _relit(kind: str, size: int, pairs: Integers, seed: int) -> Change:
-    places = torch.from_numpy(pairs)
-    return lambda images, strength: relight(images, kind, strength, Noise(places, seed, "lighting", kind))
+def _covered(images: Images, kind: str, area: float, noise: Noise) -> Images:
+    return occlude(images, kind, area, noise)[0]
 
 
 def measure(
@@ -214,58 +211,49 @@ def measure(
     return measured
 
 
-def enrol(trial: Trial, recognise: EmbedByPart) -> tuple[list[Floats], Floats]:
-    """Return for each unchanged pair the unit vector (D,) of its first photo, and its cosine, (N,).
+def enrol(trial: Trial, recognise: EmbedByPart) -> tuple[dict[int, Floats], Floats]:
+    """Return each part's unit vectors of its pairs' first photos, and all unchanged pairs' cosines, (N,).
 
     An IntegrityError: an embedding is zero or not finite.
     """
-    vectors: list[Floats] = [np.empty(0)] * len(trial.first)
-    clean = np.empty(len(trial.first))
-    for part in np.unique(trial.part).tolist():
-        pairs = np.flatnonzero(trial.part == part)
-        used, where = np.unique(
-            np.concatenate([trial.first[pairs], trial.second[pairs]]), return_inverse=True
-        )
+    vectors, clean = {}, np.empty(len(trial.first))
+    for part, pairs in trial.parts.items():
+        shown = np.concatenate([trial.first[pairs], trial.second[pairs]])
+        used, where = np.unique(shown, return_inverse=True)
         unit = directions(recognise(trial.images[used], part))
         if not np.isfinite(unit).all():
             raise IntegrityError(
                 "An unchanged face has an embedding that is zero or not finite; run the stages before again."
             )
-        first, second = unit[where[: len(pairs)]], unit[where[len(pairs) :]]
-        clean[pairs] = (first * second).sum(axis=1)
-        for pair, vector in zip(pairs.tolist(), first, strict=True):
-            vectors[pair] = vector
+        vectors[part], second = np.split(unit[where], 2)
+        clean[pairs] = (vectors[part] * second).sum(axis=1)
     return vectors, clean
 
 
 def changed_scores(
-    trial: Trial, family: Family, enrolled: list[Floats], recognise: EmbedByPart, label: str
+    trial: Trial, family: Family, enrolled: dict[int, Floats], recognise: EmbedByPart, label: str
 ) -> dict[tuple[str, float], Floats]:
     """Return the cosines (N,) of each kind and amount; NaN where the changed photo has no embedding."""
-    size, amounts = trial.images.shape[1], list(family.amounts)
+    amounts = list(family.amounts)
     scores = {(kind, amount): np.empty(len(trial.first)) for amount in amounts for kind in family.kinds}
     progress = Progress(label, len(trial.first) * len(scores), f"faces of {family.protocol}")
+    size = max(1, CHUNK_BYTES // (math.prod(trial.images.shape[1:]) * len(amounts)))
+    starts = [(part, n) for part, pairs in trial.parts.items() for n in range(0, len(pairs), size)]
     done = 0
-    for part, pairs in _chunks(trial, len(amounts)):
-        images, own = trial.images[trial.second[pairs]], np.stack([enrolled[pair] for pair in pairs])
+    for part, start in starts:
+        some = slice(start, start + size)
+        pairs, own = trial.parts[part][some], enrolled[part][some]
+        images, places = trial.images[trial.second[pairs]], torch.from_numpy(pairs)
         for kind in family.kinds:
-            change = family.change(kind, size, pairs, trial.seed)
-            vectors = recognise(np.concatenate([change(images, amount) for amount in amounts]), part)
+            noise = (Noise(places, trial.seed, family.protocol, kind) for _ in amounts)
+            changed = [family.change(images, kind, *each) for each in zip(amounts, noise, strict=True)]
+            vectors = recognise(np.concatenate(changed), part)
             unit = directions(vectors).reshape(len(amounts), len(pairs), -1)
             for amount, cosines in zip(amounts, (unit * own).sum(axis=2), strict=True):
                 scores[kind, amount][pairs] = cosines
             done += len(vectors)
             progress.update(done)
     return scores
-
-
-def _chunks(trial: Trial, copies: int) -> list[tuple[int, Integers]]:
-    """Return parts and some of their pairs, few enough to hold so many copies of their images in memory."""
-    count = max(1, CHUNK_BYTES // (math.prod(trial.images.shape[1:]) * copies))
-    parts = [(part, np.flatnonzero(trial.part == part)) for part in np.unique(trial.part).tolist()]
-    return [
-        (part, pairs[start : start + count]) for part, pairs in parts for start in range(0, len(pairs), count)
-    ]
 
 
 def directions(vectors: NDArray[np.floating]) -> Floats:
