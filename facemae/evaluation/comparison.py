@@ -114,20 +114,16 @@ def _judge(
 
 
 def _difference(a: Measured, b: Measured, chances: Chances, level: float) -> tuple[Estimate, str]:
-    """Compare two runs seed by seed, and say why that may not be judged, if it may not.
-
-    A baseline without chance is the same for every seed.
-    """
-    repeats = max(len(one.values) for _, one in (a, b))
-    values, evidence = zip(*(_repeated(one, repeats) for _, one in (a, b)), strict=True)
-    key = key_of(a[1].entry)
-    training = chances.between(a[0], b[0], key) if repeats > 1 else NO_CHANCE
+    """Compare two runs seed by seed, and say why that may not be judged, if it may not."""
+    values, evidence = a[1] - b[1]
+    key, several = key_of(a[1].entry), len(values) > 1
+    training = chances.between(a[0], b[0], key) if several else NO_CHANCE
     refusal = a[0].refusal(key) or b[0].refusal(key)
     try:
-        return estimate(values[0] - values[1], evidence[0] - evidence[1], training, level), refusal
+        return estimate(values, evidence, training, level), refusal
     except RefusedError as error:
-        value = float((values[0] - values[1]).mean())
-        return Estimate(value, np.nan, np.inf, repeats > 1, level), refusal or f"no interval: {error}"
+        found = Estimate(float(values.mean()), np.nan, np.inf, several, level)
+        return found, refusal or f"no interval: {error}"
 
 
 def noise(scored: list[Scored], chances: Chances, experiment: config.Experiment) -> dict[str, float]:
@@ -143,19 +139,13 @@ def noise(scored: list[Scored], chances: Chances, experiment: config.Experiment)
     pairs = [(known[a], known[b]) for a, b in experiment.primary_pairs if a in known and b in known]
     if not pairs:
         return {}
-    evidence = [_repeated(a, 1)[1] - _repeated(b, 1)[1] for (_, a), (_, b) in pairs]
+    evidence = [(a - b)[1] for (_, a), (_, b) in pairs]
     training = [chances.between(a, b, key_of(one.entry)) for (a, one), (b, _) in pairs]
     return {
         "people": pairs[0][0][1].people,
         "people_variance": float(np.mean([people_variance(each).value for each in evidence])),
         "training_variance": float(np.mean([each.value for each in training])),
     }
-
-
-def _repeated(one: Series, repeats: int) -> tuple[np.ndarray, Any]:
-    times = repeats if len(one.values) == 1 else 1
-    assert one.evidence is not None
-    return np.tile(one.values, times), one.evidence.repeated(times)
 
 
 def budget_note(a: Scored, b: Scored) -> str:

@@ -64,46 +64,44 @@ def read_embeddings(path: Path) -> Embeddings:
         IntegrityError: it is damaged, lacks a column, or holds what no single model can have made.
         DataError: it holds nothing.
     """
-    readers = {".parquet": _read_parquet, ".npz": _read_npz}
-    if path.suffix not in readers:
+    kinds = {".parquet": ("Parquet", _read_parquet), ".npz": ("NumPy's .npz", _read_npz)}
+    if path.suffix not in kinds:
         raise UsageError(f"{path} is neither .parquet nor .npz; write the embeddings as one of the two.")
-    return from_table(readers[path.suffix](path), str(path), _read_sidecar(path))
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
+    kind, read = kinds[path.suffix]
     with open(path, "rb") as file:
         try:
-            metadata, size = parquet.read_metadata(file), path.stat().st_size
-            if metadata.num_rows > size:  # each row has a name of its own, which takes more than a byte
-                raise ValueError(f"it claims {metadata.num_rows} rows in {size} bytes")
-            if metadata.num_columns > MOST_COLUMNS:
-                raise ValueError(f"over {MOST_COLUMNS} columns, the limit")
-            cells = product(range(metadata.num_row_groups), range(metadata.num_columns))
-            values = sum(metadata.row_group(group).column(each).num_values for group, each in cells)
-            if 8 * values > max(MOST_UNCHECKED, MOST_RATIO * size):
-                raise ValueError(f"it claims {values} values in {size} bytes")
-            # As floating point, numbers of people beside an empty one would change, and large ones be merged.
-            table: pd.DataFrame = parquet.read_table(file).to_pandas(integer_object_nulls=True)
-            return table
-        except Exception as error:  # pyarrow has no common base class for damaged files
-            raise _unreadable(path, "Parquet", error) from error
+            table = read(file, path.stat().st_size)
+        except Exception as error:  # pyarrow, `zipfile` and NumPy raise nearly anything
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            raise IntegrityError(f"{path} cannot be read as {kind} ({reason}); write it again.") from error
+    return from_table(table, str(path), _read_sidecar(path))
 
 
-def _read_npz(path: Path) -> pd.DataFrame:
-    with open(path, "rb") as file:
-        try:
-            _check_sizes(file, path.stat().st_size)
-            file.seek(0)
-            content = np.load(file)  # refuses pickled objects, which could run code
-            if not isinstance(content, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            arrays = {name: content[name] for name in content.files}
-            if any(not isinstance(each, np.ndarray) for each in arrays.values()):
-                raise ValueError("what it holds are no arrays")
-            columns = {name: list(each) if name == "embedding" else each for name, each in arrays.items()}
-            return pd.DataFrame(columns)
-        except Exception as error:  # `zipfile` and NumPy raise nearly anything
-            raise _unreadable(path, "NumPy's .npz", error) from error
+def _read_parquet(file: BinaryIO, size: int) -> pd.DataFrame:
+    metadata = parquet.read_metadata(file)
+    if metadata.num_rows > size:  # each row has a name of its own, which takes more than a byte
+        raise ValueError(f"it claims {metadata.num_rows} rows in {size} bytes")
+    if metadata.num_columns > MOST_COLUMNS:
+        raise ValueError(f"over {MOST_COLUMNS} columns, the limit")
+    cells = product(range(metadata.num_row_groups), range(metadata.num_columns))
+    values = sum(metadata.row_group(group).column(each).num_values for group, each in cells)
+    if 8 * values > max(MOST_UNCHECKED, MOST_RATIO * size):
+        raise ValueError(f"it claims {values} values in {size} bytes")
+    # As floating point, numbers of people beside an empty one would change, and large ones be merged.
+    table: pd.DataFrame = parquet.read_table(file).to_pandas(integer_object_nulls=True)
+    return table
+
+
+def _read_npz(file: BinaryIO, size: int) -> pd.DataFrame:
+    _check_sizes(file, size)
+    file.seek(0)
+    content = np.load(file)  # refuses pickled objects, which could run code
+    if not isinstance(content, np.lib.npyio.NpzFile):
+        raise ValueError("it holds a single array")
+    arrays = {name: content[name] for name in content.files}
+    if any(not isinstance(each, np.ndarray) for each in arrays.values()):
+        raise ValueError("what it holds are no arrays")
+    return pd.DataFrame({name: list(each) if name == "embedding" else each for name, each in arrays.items()})
 
 
 def _check_sizes(file: BinaryIO, size: int) -> None:
@@ -123,11 +121,6 @@ def _check_sizes(file: BinaryIO, size: int) -> None:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > max(MOST_UNCHECKED, MOST_RATIO * size):
         raise ValueError(f"it unpacks to {unpacked} bytes, more than {MOST_RATIO} times the file")
-
-
-def _unreadable(path: Path, kind: str, error: Exception) -> IntegrityError:
-    reason = " ".join(str(error).split())[:200].rstrip(".")
-    return IntegrityError(f"{path} cannot be read as {kind} ({reason}); write it again.")
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
@@ -159,7 +152,10 @@ def from_table(table: pd.DataFrame, source: str, known: Mapping[str, Any] | None
     Of what the file beside it says, `plain_names` makes only what is null or empty no name. Errors as
     `read_embeddings`.
     """
-    _check_columns(table, source)
+    for name in ("sample_id", "embedding"):
+        if name not in table:
+            shown = ", ".join(map(str, table.columns)) or "none"
+            raise IntegrityError(f"{source} lacks the column {name}; its columns are {shown}.")
     known, grouped = known or {}, "group" in table
     plain = known.get("plain_names", False)
     texts = {name: _texts(table, name, source, plain) for name in ("sample_id", "person", "model", "group")}
@@ -177,13 +173,6 @@ def from_table(table: pd.DataFrame, source: str, known: Mapping[str, Any] | None
         known.get("without_face", {}) | dict(zip(lost["sample_id"], lost["person"], strict=True)),
         frozenset(known.get("trained_on", [])),
     )
-
-
-def _check_columns(table: pd.DataFrame, source: str) -> None:
-    for name in ("sample_id", "embedding"):
-        if name not in table:
-            shown = ", ".join(map(str, table.columns)) or "none"
-            raise IntegrityError(f"{source} lacks the column {name}; its columns are {shown}.")
 
 
 def _check_one_model(table: pd.DataFrame, source: str) -> None:

@@ -96,8 +96,7 @@ def best_thresholds(splits: Splits, weights: Weights | None = None) -> Floats:
 
 def balanced_accuracies(splits: Splits, thresholds: Floats, weights: Weights | None = None) -> Floats:
     """Return (TAR + 1 - FAR) / 2 of each fold's tested pairs, `(R, K)`; NaN where a kind is missing."""
-    folds = [_balanced(tested, thresholds[:, k], weights) for k, (_, tested) in enumerate(splits)]
-    return np.stack(folds, axis=1)
+    return np.stack([_balanced(inside, thresholds[:, k], weights) for k, (_, inside) in enumerate(splits)], 1)
 
 
 def mean_of_defined(values: Floats) -> Floats:

@@ -51,6 +51,11 @@ class Series:
     evidence: Evidence | None
     people: int
 
+    def __sub__(self, other: Series) -> tuple[Floats, Evidence]:
+        """Return the differences seed by seed; a baseline without chance is the same for every seed."""
+        own: Any = self.evidence
+        return self.values - other.values, own - other.evidence
+
 
 @dataclass(frozen=True)
 class Scored:

@@ -40,12 +40,8 @@ class _Networks:
     rows: Floats
 
     def __sub__(self, other: Self) -> Self:
-        """Return the same of the differences, network by network."""
+        """Return the same of the differences, network by network, or of each from a single one."""
         return replace(self, rows=self.rows - other.rows)
-
-    def repeated(self, times: int) -> Self:
-        """Return the same networks several times."""
-        return replace(self, rows=np.tile(self.rows, (times, 1)))
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,9 @@ class _Probes:
     """What a search of the gallery finds for each probe, `(probes,)` each."""
 
     person: Integers
-    mated: Booleans
-    """Whether the probe's person is enrolled."""
-    rank: Integers
-    """Of the probe's person, from 1; of a non-mated probe 0."""
-    top: Floats
-    """The highest similarity to anybody enrolled."""
+    mated: Booleans  # whether the probe's person is enrolled
+    rank: Integers  # of the probe's person, from 1; of a non-mated probe 0
+    top: Floats  # the highest similarity to anybody enrolled
 
 
 def rank1(
