@@ -25,7 +25,6 @@ from facemae.evaluation.protocols import (
     fairness,
     identification,
     pair_list,
-    verification,
 )
 from facemae.evaluation.records import Measurement, refused
 
@@ -88,10 +87,8 @@ def on_few_faces(faces: EmbeddedFaces, far_targets: Sequence[float]) -> tuple[Co
     pairs = one_by_one(faces.vectors, faces.identity)
     fold = faces.table.groupby("person")["fold"].first().loc[list(faces.people)].to_numpy(int)
     return pairs, [
-        *verification.measure(pairs, far_targets),
-        *or_refused(
-            "accuracy", "", lambda: [verification.fold_accuracy(metrics.split_by_person(pairs, fold))]
-        ),
+        *pair_list.measure_rates(pairs, far_targets),
+        *or_refused("accuracy", "", lambda: [pair_list.fold_accuracy(metrics.split_by_person(pairs, fold))]),
         identification.rank1(faces.vectors, faces.identity, faces.enrolled, faces.weights),
     ]
 

@@ -5,7 +5,7 @@ import pytest
 
 from facemae.evaluation import influence, metrics
 from facemae.evaluation.pairs import Comparisons
-from facemae.evaluation.protocols.verification import fold_accuracy
+from facemae.evaluation.protocols.pair_list import fold_accuracy
 from facemae.evaluation.variance import Dyads, people_variance
 
 

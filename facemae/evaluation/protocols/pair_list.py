@@ -1,12 +1,14 @@
-"""Verification on a list of pairs in folds, as LFW, CALFW, CPLFW, CFP-FP and AgeDB-30 are measured.
+"""Verification on pairs that are compared one by one: of a list in folds, or every two of few faces.
 
-Of ten folds nine choose a threshold and the tenth is tested with it, in turn (LFW's View 2; Huang et al.,
-2007). The fold is the pair's own: a list says which pairs belong together. Evaluation is exact, N pairs of
-P people in K folds.
+So are LFW, CALFW, CPLFW, CFP-FP and AgeDB-30 measured: of ten folds nine choose a threshold and the tenth
+is tested with it, in turn (LFW's View 2; Huang et al., 2007). The fold is the pair's own: a list says which
+pairs belong together. With each value comes the influence of each two people's pairs on it. Evaluation is
+exact, N pairs of P people in K folds.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,11 +17,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from facemae.core.errors import RefusedError
-from facemae.evaluation import metrics
-from facemae.evaluation.pairs import Booleans, Comparisons, Integers
-from facemae.evaluation.protocols import verification
-from facemae.evaluation.records import Measurement
+from facemae.evaluation import influence, metrics
+from facemae.evaluation.pairs import Booleans, Comparisons, Floats, Integers
+from facemae.evaluation.records import Measurement, refused
 
+PROTOCOL = "verification"
 FOLDS = 5  # that a list in one fold, such as LFW's View 1, is cut into
 
 
@@ -32,10 +34,52 @@ def measure(pairs: Comparisons, fold: ArrayLike, far_targets: Sequence[float]) -
     rejected at every threshold: right if it is an impostor pair, wrong if it is genuine. A RefusedError:
     there is no genuine or no impostor pair.
     """
-    measured = [*verification.measure(pairs, far_targets), _accuracy(pairs, fold)]
+    measured = [*measure_rates(pairs, far_targets), _accuracy(pairs, fold)]
     missing = int(np.isneginf(pairs.score).sum())
     note = f"pairs rejected since a face was not found: {missing}" if missing else ""
     return [_noted(each, note) for each in measured]
+
+
+def measure_rates(comparisons: Comparisons, far_targets: Sequence[float]) -> list[Measurement]:
+    """Measure ROC AUC, EER and TAR at FAR, which need no folds; a RefusedError without both kinds of pairs.
+
+    The false accept rate that a target achieves is what the threshold was chosen for, and has no interval.
+    """
+    impostors = len(comparisons.impostors)
+    refusals = {far: metrics.too_few(impostors, far) for far in far_targets}
+    allowed = [far for far, refusal in refusals.items() if not refusal]
+    area, equal_error, *at_far = metrics.rates(comparisons, None, allowed)
+    measured = [
+        _of_pairs(comparisons, "roc_auc", area[0], influence.area(comparisons), len(comparisons)),
+        _of_pairs(comparisons, "eer", equal_error[0], influence.equal_error(comparisons), len(comparisons)),
+    ]
+    achieved = iter(at_far)
+    for far, refusal in refusals.items():
+        names = metrics.far_names(far)
+        if refusal:
+            measured += refused(PROTOCOL, names, impostors, refusal)
+            continue
+        moved = influence.true_accepts(comparisons, far)
+        measured.append(_of_pairs(comparisons, names[0], next(achieved)[0], moved, impostors))
+        measured.append(Measurement(PROTOCOL, names[1], float(next(achieved)[0]), impostors))
+    return measured
+
+
+def fold_accuracy(splits: metrics.Splits) -> Measurement:
+    """Measure the mean over folds of the balanced accuracy at the threshold of the other folds' pairs."""
+    thresholds = metrics.best_thresholds(splits)
+    by_fold = metrics.balanced_accuracies(splits, thresholds)[0]
+    tested = [inside for _, inside in splits]
+    columns = ("score", "first", "second", "genuine", "counted")
+    pairs = Comparisons(*(np.concatenate([getattr(each, name) for each in tested]) for name in columns))
+    fold = np.repeat(np.arange(len(tested)), [len(each) for each in tested])
+    moved = influence.balanced(pairs, metrics.accepts(pairs, thresholds[0][fold]), fold)
+    error = float(by_fold.std(ddof=1)) / math.sqrt(len(by_fold))
+    note = (
+        f"standard error {error:.4f} over {len(by_fold)} folds; "
+        f"thresholds {thresholds.min():.3f} to {thresholds.max():.3f}"
+    )
+    return _of_pairs(pairs, "accuracy", by_fold.mean(), moved, len(pairs), note)
 
 
 def comparisons(score: ArrayLike, first: ArrayLike, second: ArrayLike, genuine: ArrayLike) -> Comparisons:
@@ -74,8 +118,8 @@ def _accuracy(pairs: Comparisons, fold: ArrayLike) -> Measurement:
         folds = pair_folds(fold, pairs.genuine)
         splits = metrics.split_by_pair(pairs, folds)
     except RefusedError as error:
-        return Measurement("verification", "accuracy", None, len(pairs), str(error))
-    return _noted(verification.fold_accuracy(splits), _in_several(pairs, folds))
+        return Measurement(PROTOCOL, "accuracy", None, len(pairs), str(error))
+    return _noted(fold_accuracy(splits), _in_several(pairs, folds))
 
 
 def _in_several(pairs: Comparisons, fold: Integers) -> str:
@@ -88,3 +132,10 @@ def _in_several(pairs: Comparisons, fold: Integers) -> str:
 
 def _noted(measured: Measurement, note: str) -> Measurement:
     return replace(measured, note="; ".join(part for part in (measured.note, note) if part))
+
+
+def _of_pairs(
+    pairs: Comparisons, name: str, value: float, moved: Floats, n: int, note: str = ""
+) -> Measurement:
+    people = influence.by_people(pairs.first, pairs.second, moved)
+    return Measurement(PROTOCOL, name, float(value), n, note, influence=people)
