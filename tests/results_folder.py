@@ -33,6 +33,7 @@ from facemae.models.build import build_embedder, build_mae
 from facemae.models.weights import save_weights
 from facemae.stages import compare, evaluate
 from facemae.stages.label_curve import points
+from facemae.stages.task import Task
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "<script>alert(1)</script>"
@@ -253,7 +254,7 @@ def _write_evaluation(paths: Results, experiment: config.Experiment, name: str, 
         energy_joules=dict.fromkeys(seconds), inputs={},
     )  # fmt: skip
     out = paths.stage(name, seed, "evaluate")
-    evaluate.evaluate(experiment, name, seed, embeddings, paths.data, out)
+    evaluate.evaluate(Task(experiment, name, seed, paths.data, out), embeddings)
 
 
 def _write_protocols(paths: Results, experiment: config.Experiment, name: str) -> None:

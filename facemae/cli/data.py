@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from facemae import config
 from facemae.cli.options import ComputeOption, CropOption, RawOption, WorkersOption, app
 from facemae.core import layout
 
@@ -54,10 +53,9 @@ def prepare_data(
     from facemae.stages import data as prepare
 
     wanted = find(source, layout.SET_UNLABELLED if unlabelled else layout.SET_LABELLED, raw_dir(raw))
-    data = config.Data(
-        labelled=source, unlabelled=[], tested=[], raw_dir=raw, image_size=size, align=mode, faces=faces,
-        min_score=min_score, max_skipped=max_skipped,
-    )  # fmt: skip
+    data = prepare.one_source(
+        source, raw, image_size=size, align=mode, faces=faces, min_score=min_score, max_skipped=max_skipped
+    )
     folder = layout.DataFolder(out)
     prepare.fetch([wanted], raw_dir(raw), folder)
     prepare.align(data, folder, device, workers)

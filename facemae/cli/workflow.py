@@ -233,9 +233,9 @@ def _task(
 ) -> Task:
     experiment = config.load(config_files)
     experiment.check_name(run)
-    if os.environ.get("RANK", "0") == "0":  # torchrun starts several, of which one speaks
-        stage = f"{out.parent.name}-{out.name}" if out.name.isdigit() else out.name
-        say(f"{stage} {run}/{seed}", "starting")  # loading PyTorch takes seconds
     from facemae.stages.task import Task
 
-    return Task(experiment, run, seed, DataFolder(folder), out, threads, workers)
+    task = Task(experiment, run, seed, DataFolder(folder), out, threads, workers)
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts several, of which one speaks
+        say(task.label, "starting")  # loading PyTorch takes seconds
+    return task

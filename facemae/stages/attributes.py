@@ -24,7 +24,7 @@ from torch import Tensor
 from facemae import config
 from facemae.compute.device import Compute
 from facemae.compute.distributed import world
-from facemae.core import files, layout, records
+from facemae.core import layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import say
 from facemae.core.seeds import seed_of
@@ -40,7 +40,7 @@ from facemae.evaluation.protocols.attributes import (
     measure,
     predictions,
 )
-from facemae.evaluation.records import Measurement, write_measured
+from facemae.evaluation.records import Measurement
 from facemae.models.attribute_heads import AGES, UNKNOWN
 from facemae.models.embedder import Frozen, in_batches
 from facemae.stages.finetune import encoder_input, start_embedder
@@ -354,12 +354,9 @@ def _write(
     ]
     table = pd.concat(tables, ignore_index=True).astype({"fold": "int64"})
     records.write_table(task.out / PREDICTIONS, table, PREDICTION_COLUMNS)
-    files.write_json(task.out / layout.CONFIG, _settings(task))
-    write_measured(
-        task.out,
+    task.write(
         measured,
-        task.experiment.evaluate.level,
-        seed=task.seed,
+        _settings(task),
         device=device,
         seconds=before.get("seconds", {}) | {PROTOCOL: round(seconds, 3)},
         precision=before.get("precision", {}) | {PROTOCOL: device.rpartition(", ")[2]},

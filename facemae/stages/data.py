@@ -36,6 +36,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 SUMMARY_LINES = 10
 NAMED_EXAMPLES = 3
+MIN_SCORE = 0.9  # of the detector, for a data set that is prepared by itself
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,14 @@ def wanted_sources(data: config.Data) -> list[ChosenSource]:
     wanted += [find(text, part, raw, number) for number, (text, part) in enumerate(more)]
     check_distinct(wanted)
     return wanted
+
+
+def one_source(text: str, raw: str, **settings: Any) -> config.Data:
+    """Return the settings of a data set that is prepared by itself; photos without a face do not matter."""
+    usual = {"unlabelled": [], "tested": [], "align": "auto", "faces": "auto", "min_score": MIN_SCORE}
+    return config.Data.model_validate(
+        usual | {"max_skipped": 1.0, "labelled": text, "raw_dir": raw} | settings
+    )
 
 
 def check_distinct(wanted: list[ChosenSource]) -> None:
@@ -307,11 +316,13 @@ def _seen(experiment: config.Experiment, faces: pd.DataFrame) -> set[str]:
 def _embeddings(experiment: config.Experiment, folder: DataFolder, faces: pd.DataFrame) -> np.ndarray:
     """Return the embeddings (N, D) that `split.embedder` gives the faces."""
     from facemae.compute import device
-    from facemae.stages.embed import embed_images
+    from facemae.models.embedder import embed_faces
+    from facemae.models.weights import load_embedder
 
     compute = device.choose(experiment.device, experiment.precision, threads=1)
-    images = load_faces(folder, faces).images
-    return embed_images(Path(str(experiment.split.embedder)), images, compute, "split")
+    embedder = load_embedder(Path(str(experiment.split.embedder)))
+    compute.place(embedder)
+    return embed_faces(embedder, load_faces(folder, faces).images, compute, "split")
 
 
 def check_people(folder: DataFolder, data: config.Data) -> None:

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from facemae import config
-from facemae.compute.device import Compute
 from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
@@ -46,7 +44,7 @@ def embed_people(task: Task, finetuned: Path | None) -> None:
     recognise = recogniser(task, finetuned)
     tables = []
     for part in task.wanted_parts:
-        faces = task.load_rows(task.evaluated(part))
+        faces = task.load(task.evaluated(part))
         say(task.label, f"{len(faces.images)} faces, part {part + 1} of {task.rotations}")
         vectors = recognise(faces.images, part).astype(np.float32)
         found = {"sample_id": faces.sample_ids, "person": faces.people, "part": part}
@@ -68,18 +66,9 @@ def recogniser(task: Task, finetuned: Path | None) -> EmbedByPart:
     def of_part(part: int) -> Embed:
         if finetuned is None:
             rows = learnt_from(task.name, task.training(part), task.experiment.defaults.finetune.labels)
-            return baseline(task.name, task.load_rows(rows), task.experiment, task.seed)
+            return baseline(task.name, task.load(rows), task.experiment, task.seed)
         network = load_embedder(finetuned, part)
         compute.place(network)
         return lambda images: embed_faces(network, images, compute, task.label)
 
     return lambda images, part: of_part(part)(images)
-
-
-def embed_images(
-    finetuned: Path, faces: NDArray[np.uint8], compute: Compute, label: str
-) -> NDArray[np.floating]:
-    """Return the embeddings (N, D) of aligned faces (N, H, H, 3) uint8 by the embedder in a folder."""
-    embedder = load_embedder(finetuned)
-    compute.place(embedder)
-    return embed_faces(embedder, faces, compute, label)

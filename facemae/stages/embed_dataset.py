@@ -23,14 +23,13 @@ from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.progress import Progress, say
 from facemae.data.faces import shards, split
 from facemae.data.images import ImageError, open_image
-from facemae.data.sources.locate import ChosenSource, find, raw_dir
+from facemae.data.sources.locate import raw_dir
 from facemae.evaluation.baselines.controls import LEARNERS
 from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, Embed, OffTheShelf, find_recogniser
 from facemae.evaluation.pairs import cosines, pair_rows, unit_rows
 from facemae.stages import data as prepare
 
 BATCH = 64
-MIN_SCORE = 0.9  # of the detector
 SPLIT = config.Split(
     pairs=None, pair_folds=None, rotations=1, evaluation_fraction=0.5, folds=2, seed=0, overlap="exclude",
     hash_bits=31, embedder=None, same_cosine=0.9,
@@ -52,8 +51,8 @@ def embeddings_of(
         raw_dir: Folder of the raw data; the variable FACEMAE_RAW_DIR goes before it.
         cache: Folder to write to.
         protocol: Whose pairs, such as "lfw-view2"; None: all that the data set lists.
-        everybody: Embed all faces, not those of the pairs alone; not for a control.
         workers: Processes that align.
+        everybody: Embed all faces, not those of the pairs alone; not for a control.
 
     Returns:
         The embeddings with the columns sample_id, person and embedding, without a row for a photo that no
@@ -93,29 +92,27 @@ def _scored_by_fold(
     faces = records.read_table(folder.faces, columns)
     features = _features(learner.features, faces, folder, name)
     known = dict(zip(photos["sample_id"], photos["person"], strict=True))
-    place, embedded = pd.Index(faces["sample_id"]), []
-    score = pd.Series(np.nan, pairs.index)
+    place, embedded, score = pd.Index(faces["sample_id"]), [], pd.Series(np.nan, pairs.index)
     for fold, rows in pairs.groupby("fold"):
-        learnt = place.get_indexer(pd.Series(_learnt_from(faces, rows, known)))
+        learnt = place.get_indexer(_learnt_from(faces, rows, known))
         head = learner.fit(features[learnt], faces["person"].iloc[learnt].to_list(), name)
         say(name, f"fold {fold}: {len(learnt)} faces, {head}")
         shown = faces[faces["sample_id"].isin({*rows["first"], *rows["second"]})]
         vectors = head(features[shown.index])
-        # Models of two folds differ in their dimensions.
-        vectors = np.pad(vectors, ((0, 0), (0, learner.components - vectors.shape[1])))
-        table = shown[["sample_id", "person"]].assign(embedding=list(vectors))
-        embedded.append(table)
-        score[rows.index] = head.calibration.logit(pair_cosines(rows, table))
+        missing = learner.components - vectors.shape[1]  # models of two folds differ in their dimensions
+        vectors = np.pad(vectors, ((0, 0), (0, missing)))
+        embedded.append(shown[["sample_id", "person"]].assign(embedding=list(vectors)))
+        score[rows.index] = head.calibration.logit(pair_cosines(rows, embedded[-1]))
     table = pd.concat(embedded).drop_duplicates("sample_id").reset_index(drop=True)
     return table, pairs.assign(score=score)
 
 
-def _learnt_from(faces: pd.DataFrame, pairs: pd.DataFrame, known: Mapping[str, str | None]) -> list[str]:
+def _learnt_from(faces: pd.DataFrame, pairs: pd.DataFrame, known: Mapping[str, str | None]) -> pd.Series:
     """Return the sample_ids of the faces that a model may learn from which is tested on some pairs."""
     named = SPLIT.model_copy(update={"pairs": pairs["protocol"].iloc[0]})
     roles, _ = split.split_people(faces, named, listed=split.listed_people(pairs, known, named))
     split.check_split(roles)
-    return list(roles.loc[roles["role"] == layout.ROLE_TRAIN, "sample_id"])
+    return roles.loc[roles["role"] == layout.ROLE_TRAIN, "sample_id"]
 
 
 def _features(
@@ -141,23 +138,16 @@ def _prepared(
     data: str, raw: str, cache: Path, workers: int, protocol: str | None
 ) -> tuple[layout.DataFolder, pd.DataFrame]:
     """Return the folder with a data set's aligned faces, which are made if need be, and the pairs."""
-    place = raw_dir(raw)
-    wanted = find(data, layout.SET_LABELLED, place)
-    settings = config.Data(
-        labelled=data, unlabelled=[], tested=[], raw_dir=raw, image_size=IMAGE_SIZE, align="auto",
-        faces="auto", min_score=MIN_SCORE, max_skipped=1.0,  # a face that is not found counts as an error
-    )  # fmt: skip
-    folder = layout.DataFolder(cache / _folder_name(wanted))
-    prepare.fetch([wanted], place, folder)
+    settings = prepare.one_source(data, raw, image_size=IMAGE_SIZE)
+    wanted = prepare.wanted_sources(settings)
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", wanted[0].source.name)
+    if wanted[0].path:  # two folders may be called the same
+        name += f"-{records.digest(str(wanted[0].path.resolve()))[:8]}"
+    folder = layout.DataFolder(cache / name)
+    prepare.fetch(wanted, raw_dir(raw), folder)
     pairs = _pairs(folder, data, protocol)  # before the minutes that aligning takes
     prepare.align(settings, folder, "auto", workers)
     return folder, pairs
-
-
-def _folder_name(wanted: ChosenSource) -> str:
-    """Return a name that no other data set has; two folders may be called the same."""
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", wanted.source.name)
-    return f"{name}-{records.digest(str(wanted.path.resolve()))[:8]}" if wanted.path else name
 
 
 def _pairs(folder: layout.DataFolder, data: str, protocol: str | None) -> pd.DataFrame:
@@ -180,9 +170,8 @@ def _embedded(
     """Return the embeddings of `faces` by sample_id and sha256; those that are not stored yet are made."""
     columns = ["sample_id", "sha256", "embedding"]
     known = records.read_table(stored, columns) if stored.exists() else pd.DataFrame(columns=columns)
-    have = set(zip(known["sample_id"], known["sha256"], strict=True))
-    wanted = zip(faces["sample_id"], faces["sha256"], strict=True)
-    missing = faces[[each not in have for each in wanted]]
+    keys = [pd.MultiIndex.from_frame(each[columns[:2]]) for each in (faces, known)]
+    missing = faces[~keys[0].isin(keys[1])]
     if missing.empty:
         say(label, f"{len(faces)} faces are embedded already")
         return known

@@ -10,7 +10,6 @@ from typing import Literal, Protocol
 import numpy as np
 import pandas as pd
 
-from facemae import config
 from facemae.compute import device
 from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
@@ -19,7 +18,7 @@ from facemae.core.progress import Progress, say
 from facemae.data.faces.cache import build_cache, load_faces
 from facemae.data.faces.overlaps import normal_name
 from facemae.data.faces.split import learnt_from
-from facemae.data.sources.locate import find, raw_dir
+from facemae.data.sources.locate import raw_dir
 from facemae.evaluation.baselines.off_the_shelf import Embed
 from facemae.evaluation.embedding_file import sidecar
 from facemae.models import shipped_models
@@ -94,24 +93,18 @@ def embed_photos(photos: Photos, model: NamedModel, out: Path) -> pd.DataFrame:
     network = model.load(photos.device)  # what is wrong with it is reported before minutes of aligning
     folder = DataFolder(out.with_name(f".{out.name}.faces"))
     prefix = _aligned(photos, model.image_size, folder)
-    table = _embedded(network, folder)
+    table = _embedded(network, folder).assign(model=model.fingerprint)
     table["sample_id"] = table["sample_id"].str.removeprefix(prefix)
     _write(table, folder, prefix, model, out, str(compute))
     pairs = records.read_table(folder.listed_pairs)
-    for side in ("first", "second"):
-        pairs[side] = pairs[side].str.removeprefix(prefix)
-    return pairs
+    return pairs.assign(**{side: pairs[side].str.removeprefix(prefix) for side in ("first", "second")})
 
 
 def _aligned(photos: Photos, size: int, folder: DataFolder) -> str:
     """Align the photos into a folder, and return what their names begin with there and need not."""
-    raw = raw_dir(photos.raw_dir)
-    wanted = find(photos.images, layout.SET_LABELLED, raw)
-    data = config.Data(
-        labelled=photos.images, unlabelled=[], tested=[], raw_dir=photos.raw_dir, image_size=size,
-        align=photos.align, faces="auto", min_score=0.9, max_skipped=1.0,
-    )  # fmt: skip
-    prepare.fetch([wanted], raw, folder)
+    data = prepare.one_source(photos.images, photos.raw_dir, image_size=size, align=photos.align)
+    (wanted,) = prepare.wanted_sources(data)
+    prepare.fetch([wanted], raw_dir(photos.raw_dir), folder)
     prepare.align(data, folder, photos.device, photos.workers)
     build_cache(folder)
     own = not wanted.source.folder and wanted.source.name == layout.SET_LABELLED
@@ -133,15 +126,13 @@ def _embedded(network: Embed, folder: DataFolder) -> pd.DataFrame:
 def _write(
     table: pd.DataFrame, folder: DataFolder, prefix: str, model: NamedModel, out: Path, where: str
 ) -> None:
-    rejected = [
-        {"sample_id": row["sample_id"].removeprefix(prefix)}
-        | {n: row[n] for n in ("person", "code", "reason")}
-        for row in records.iterate_log(folder.rejected)
-    ]
+    kept = ("sample_id", "person", "code", "reason")
+    rejected = [{name: row[name] for name in kept} for row in records.iterate_log(folder.rejected)]
+    for row in rejected:
+        row["sample_id"] = row["sample_id"].removeprefix(prefix)
     people = set(table["person"].dropna()) | {row["person"] for row in rejected if row["person"]}
     known = sorted(_trained_on(model, people))
-    columns = ["sample_id", "person", "embedding", "model"]
-    records.write_table(out, table.assign(model=model.fingerprint), columns)
+    records.write_table(out, table, ["sample_id", "person", "embedding", "model"])
     content = {"model": model.fingerprint, "name": model.name, "device": where, "faces": len(table)}
     listed = {"without_face": rejected, "trained_on": known, "plain_names": True}
     files.write_json(sidecar(out), content | listed)

@@ -25,8 +25,9 @@ from facemae.data.faces.pairs import GENERATED
 from facemae.evaluation import battery
 from facemae.evaluation.battery import EmbeddedFaces
 from facemae.evaluation.pairs import Comparisons, cosines, pair_rows, unit_rows
-from facemae.evaluation.records import Measurement, refused, write_measured
+from facemae.evaluation.records import Measurement, refused
 from facemae.evaluation.statistics import identity_weights
+from facemae.stages.task import Task
 
 MOST_PAIRS = 500_000  # that are compared one by one; with more, a list of pairs is what accuracy rests on
 GROUPED_BY = "gender"  # column of the faces, where a source has it
@@ -37,64 +38,42 @@ def evaluate_all(experiment: config.Experiment, paths: Results) -> None:
     """Evaluate every run and baseline with each of its seeds (see `evaluate`)."""
     for name in experiment.names:
         for seed in experiment.seeds_of(name):
-            embedded = paths.stage(name, seed, experiment.embedding_stage(name))
-            evaluate(experiment, name, seed, embedded, paths.data, paths.stage(name, seed, "evaluate"))
+            task = Task(experiment, name, seed, paths.data, paths.stage(name, seed, "evaluate"))
+            evaluate(task, paths.stage(name, seed, experiment.embedding_stage(name)))
 
 
-def evaluate(
-    experiment: config.Experiment, name: str, seed: int, embeddings: Path, data: DataFolder, out: Path
-) -> None:
+def evaluate(task: Task, embeddings: Path) -> None:
     """Write metrics, pair scores and the values of every metric on the shared resamples of people.
 
     The resamples depend on the evaluation people and the configuration alone, so all runs are scored on
-    the same ones and can be compared pair by pair.
-
-    Args:
-        experiment: The configuration.
-        name, seed: The run or baseline, and its seed.
-        embeddings: Folder of the stage that embedded: `finetune`, of a baseline `embed`.
-        data: Role and fold of every face, and the pairs.
-        out: The stage's folder.
+    the same ones and can be compared pair by pair. `embeddings` is the folder of the stage that embedded:
+    `finetune`, of a baseline `embed`.
 
     Raises:
         IntegrityError: the embeddings are not those of the evaluation people, each once.
         DataError: there are too few people to measure anything.
     """
-    experiment.check_name(name)
-    found = records.read_table(embeddings / layout.EMBEDDINGS)
-    faces = evaluated_faces(found, str(embeddings), data, experiment)
-    source = records.read_metrics(embeddings)
+    experiment, source = task.experiment, records.read_metrics(embeddings)
+    faces = _evaluated_faces(task, embeddings / layout.EMBEDDINGS)
     try:
-        measured, scores = _measure(experiment, faces, data)
-        measured += _probed(experiment, embeddings / layout.PROBE, source, data)
+        measured, scores = _verify(task, faces)
+        if not _are_few(task, faces):
+            measured += battery.mean_over_parts(
+                [faces.part(number) for number in sorted(faces.table["part"].unique())],
+                lambda part: battery.on_faces(
+                    part, part.enrolled & (part.identity % 2 == 0), experiment.evaluate.far_targets
+                ),
+            )
+        measured += _probed(task, embeddings / layout.PROBE, source)
     except RefusedError as error:
         raise DataError(
             f"{len(faces.people)} people cannot be evaluated: {error}; add people or lower split.folds."
         ) from error
-    files.write_json(out / layout.CONFIG, {"run": name, "seed": seed} | experiment.evaluate.model_dump())
-    records.write_table(out / layout.SCORES, scores, layout.SCORE_COLUMNS)
-    _write(experiment, seed, measured, faces, source, data, out)
-    primary = next(each for each in measured if each.name == experiment.evaluate.primary)
-    text = "not measured" if primary.value is None else f"{primary.value:.3f}"
-    say(f"evaluate {name}/{seed}", f"{primary.name} {text} on {len(faces.people)} unseen people")
-
-
-def _write(
-    experiment: config.Experiment,
-    seed: int,
-    measured: list[Measurement],
-    faces: EmbeddedFaces,
-    source: dict[str, Any],
-    data: DataFolder,
-    out: Path,
-) -> None:
-    """Write the measurements, with what the stage that embedded says of the training."""
-    write_measured(
-        out,
+    records.write_table(task.out / layout.SCORES, scores, layout.SCORE_COLUMNS)
+    task.write(
         measured,
-        experiment.evaluate.level,
+        experiment.evaluate.model_dump(),
         tables=[layout.SCORES],
-        seed=seed,
         device=source["device"],
         processor=source.get("processor", "unknown"),
         **{name: source[name] for name in records.SPENT},
@@ -106,8 +85,11 @@ def _write(
         dataset=experiment.dataset,
         setting=setting(experiment),
         inputs=source["inputs"]
-        | {"split": files.sha256_of(data.split), "pairs": files.sha256_of(data.pairs)},
+        | {name: files.sha256_of(getattr(task.data, name)) for name in ("split", "pairs")},
     )
+    primary = next(each for each in measured if each.name == experiment.evaluate.primary)
+    text = "not measured" if primary.value is None else f"{primary.value:.3f}"
+    say(task.label, f"{primary.name} {text} on {len(faces.people)} unseen people")
 
 
 def setting(experiment: config.Experiment) -> str:
@@ -127,60 +109,55 @@ def setting(experiment: config.Experiment) -> str:
     )
 
 
-def evaluated_faces(
-    found: pd.DataFrame, where: str, data: DataFolder, experiment: config.Experiment, part: int | None = None
-) -> EmbeddedFaces:
+def _evaluated_faces(task: Task, path: Path, part: int | None = None) -> EmbeddedFaces:
     """Return the embedded faces of the evaluation people, or of one part of them, ready to be compared.
 
     The resamples are of all evaluation people, so that those of a part belong to those of the whole.
 
     Args:
-        found: EMBEDDING_COLUMNS.
-        where: What an error calls them.
-        data: Role and fold of every face.
-        experiment: The configuration.
+        task: The evaluation.
+        path: A table of EMBEDDING_COLUMNS.
         part: Which part; None: all.
 
     Raises:
         IntegrityError: they are not the embeddings of just these people's faces, each once.
         DataError: there are too few people.
     """
-    roles = records.read_table(data.split)
+    roles = records.read_table(task.data.split)
     roles = roles[roles["role"] == layout.ROLE_EVALUATION]
     everyone = np.unique(roles["person"].to_numpy(str))
     if len(everyone) < 2:
         raise DataError(f"{len(everyone)} people cannot be evaluated, 2 are needed; check the data section.")
-    weights = identity_weights(len(everyone), experiment.evaluate.resamples, experiment.split.seed)
-    table = _checked(found, where, roles if part is None else roles[roles["part"] == part])
+    found = records.read_table(path, layout.EMBEDDING_COLUMNS)
+    if part is not None:
+        found, roles = found[found["part"] == part], roles[roles["part"] == part]
+    weights = identity_weights(len(everyone), task.experiment.evaluate.resamples, task.experiment.split.seed)
+    table = _checked(found, path, roles)
     people, identity = np.unique(table["person"].to_numpy(str), return_inverse=True)
     vectors = np.stack(table.pop("embedding").to_list())
     weights = weights[:, np.searchsorted(everyone, people)]
-    return EmbeddedFaces(table, vectors, people, identity, weights, _groups(table, people, data))
+    return EmbeddedFaces(table, vectors, people, identity, weights, _groups(table, people, task.data))
 
 
-def accuracy(experiment: config.Experiment, faces: EmbeddedFaces, data: DataFolder) -> Measurement:
-    """Return the verification accuracy alone, as `evaluate` measures it."""
-    pairs = _listed_pairs(faces, data, experiment.split.pairs or GENERATED)
-    measured = _on_list(pairs, faces, experiment.evaluate)
+def accuracy(task: Task, path: Path, part: int) -> Measurement:
+    """Return the verification accuracy of a part alone, as `evaluate` measures it on a list of pairs."""
+    faces = _evaluated_faces(task, path, part)
+    measured = _on_list(task, _listed_pairs(task, faces), faces)
     return next(each for each in measured if each.name == "accuracy")
 
 
-def _checked(found: pd.DataFrame, embeddings: str, roles: pd.DataFrame) -> pd.DataFrame:
+def _checked(found: pd.DataFrame, path: Path, roles: pd.DataFrame) -> pd.DataFrame:
     """Return the embeddings with fold, part and enrolment, checked against the split."""
     if sorted(found["sample_id"]) != sorted(roles["sample_id"]):
-        raise IntegrityError(f"{embeddings} was made for another split; make it again.")
+        raise IntegrityError(f"{path} was made for another split; make it again.")
     if not all(np.isfinite(vector).all() and vector.any() for vector in found["embedding"]):
-        raise IntegrityError(f"{embeddings} holds an embedding that is zero or not finite; make it again.")
-    found = found.sort_values("sample_id", ignore_index=True)
-    table = found.drop(columns="person").merge(
-        roles, on="sample_id", validate="one_to_one", suffixes=("_embedded", "")
-    )
+        raise IntegrityError(f"{path} holds an embedding that is zero or not finite; make it again.")
+    table = found.drop(columns="person").merge(roles, on="sample_id", suffixes=("_embedded", ""))
     if (table["part_embedded"] != table["part"]).any():
         raise IntegrityError(
-            f"{embeddings} holds faces that a model embedded which may have been trained on them; make "
-            "it again."
+            f"{path} holds faces that a model embedded which may have been trained on them; make it again."
         )
-    return table.drop(columns="part_embedded")
+    return table.drop(columns="part_embedded").sort_values("sample_id", ignore_index=True)
 
 
 def _groups(table: pd.DataFrame, people: NDArray[np.str_], data: DataFolder) -> NDArray[np.str_]:
@@ -192,70 +169,57 @@ def _groups(table: pd.DataFrame, people: NDArray[np.str_], data: DataFolder) -> 
     return first.reindex(list(people)).fillna("").to_numpy(str)
 
 
-def _measure(
-    experiment: config.Experiment, faces: EmbeddedFaces, data: DataFolder
-) -> tuple[list[Measurement], pd.DataFrame]:
-    far_targets = experiment.evaluate.far_targets
-    if _are_few(faces, experiment):
-        compared, measured = battery.on_few_faces(faces, far_targets)
-        return measured, _scores(faces.people, compared).assign(part=0)
-    pairs = _listed_pairs(faces, data, experiment.split.pairs or GENERATED)
-    parts = [faces.part(number) for number in sorted(faces.table["part"].unique())]
-    measured = _on_list(pairs, faces, experiment.evaluate)
-    measured += battery.mean_over_parts(
-        parts, lambda part: battery.on_faces(part, part.enrolled & (part.identity % 2 == 0), far_targets)
-    )
-    compared = Comparisons(*(pairs[name].to_numpy() for name in ("score", "one", "other", "genuine")))
-    return measured, _scores(np.append(faces.people, ""), compared).assign(part=pairs["part"].to_numpy(int))
-
-
-def _are_few(faces: EmbeddedFaces, experiment: config.Experiment) -> bool:
+def _are_few(task: Task, faces: EmbeddedFaces) -> bool:
     """Tell whether every pair of faces is compared, and accuracy does not rest on a list."""
-    compared = len(faces.table) * (len(faces.table) - 1) // 2
-    return experiment.split.pairs is None and experiment.split.rotations == 1 and compared <= MOST_PAIRS
+    compared, split = len(faces.table) * (len(faces.table) - 1) // 2, task.experiment.split
+    return split.pairs is None and split.rotations == 1 and compared <= MOST_PAIRS
 
 
-def _probed(
-    experiment: config.Experiment, path: Path, source: dict[str, Any], data: DataFolder
-) -> list[Measurement]:
+def _verify(task: Task, faces: EmbeddedFaces) -> tuple[list[Measurement], pd.DataFrame]:
+    """Measure verification, on every two faces where they are few, and return SCORE_COLUMNS beside."""
+    if _are_few(task, faces):
+        compared, measured = battery.on_few_faces(faces, task.experiment.evaluate.far_targets)
+        return measured, _scores(faces.people, compared).assign(part=0)
+    pairs = _listed_pairs(task, faces)
+    compared = Comparisons(*(pairs[name].to_numpy() for name in ("score", "one", "other", "genuine")))
+    scores = _scores(np.append(faces.people, ""), compared).assign(part=pairs["part"].to_numpy(int))
+    return _on_list(task, pairs, faces), scores
+
+
+def _probed(task: Task, path: Path, source: dict[str, Any]) -> list[Measurement]:
     """Measure the closed-form head of a run as the run itself; a baseline has none."""
     if not path.exists():
         return []
-    found = records.read_table(path, layout.EMBEDDING_COLUMNS)
-    if found.empty:
+    if records.read_table(path, ["sample_id"]).empty:
         why = next(each["note"] for each in source["metrics"] if each["name"] == layout.PROBE_AUC)
         return refused("verification", [f"probe_{name}" for name in PROBED], 0, why)
-    faces, settings = evaluated_faces(found, str(path), data, experiment), experiment.evaluate
-    measured = (
-        battery.on_few_faces(faces, settings.far_targets)[1]
-        if _are_few(faces, experiment)
-        else _on_list(_listed_pairs(faces, data, experiment.split.pairs or GENERATED), faces, settings)
-    )
+    measured, _ = _verify(task, _evaluated_faces(task, path))
     return [replace(each, name=f"probe_{each.name}") for each in measured if each.name in PROBED]
 
 
-def _on_list(pairs: pd.DataFrame, faces: EmbeddedFaces, settings: config.Evaluate) -> list[Measurement]:
+def _on_list(task: Task, pairs: pd.DataFrame, faces: EmbeddedFaces) -> list[Measurement]:
     """Measure each part's pairs by themselves: a threshold, and a curve, belongs to one network's scores."""
     lost = np.ones((len(faces.weights), 1), np.int64)  # whoever has no face at all is in every resample
-    weights = np.hstack([faces.weights, lost])
+    weights, targets = np.hstack([faces.weights, lost]), task.experiment.evaluate.far_targets
     parts = [part for _, part in pairs.groupby("part")]
-    return battery.mean_over_parts(parts, lambda part: battery.on_list(part, weights, settings.far_targets))
+    return battery.mean_over_parts(parts, lambda part: battery.on_list(part, weights, targets))
 
 
-def _listed_pairs(faces: EmbeddedFaces, data: DataFolder, protocol: str) -> pd.DataFrame:
+def _listed_pairs(task: Task, faces: EmbeddedFaces) -> pd.DataFrame:
     """Return the list's pairs with score and people; the score of a pair without one of its faces is NaN."""
-    pairs: pd.DataFrame = records.read_table(data.pairs)
+    protocol = task.experiment.split.pairs or GENERATED
+    pairs: pd.DataFrame = records.read_table(task.data.pairs)
     pairs = pairs[pairs["protocol"] == protocol].reset_index(drop=True)
     if pairs.empty:
-        raise DataError(f"{data.pairs} holds no pair of {protocol}; run the split stage again.")
+        raise DataError(f"{task.data.pairs} holds no pair of {protocol}; run the split stage again.")
     rows = pair_rows(pairs, faces.table["sample_id"])
     there = (rows >= 0).all(axis=0)
-    one, other = _people_of(pairs, faces, data)
+    one, other = _people_of(pairs, faces, task.data)
     part = faces.table["part"].to_numpy(int)[rows]
     of_fold = pairs["fold"].map(faces.table.groupby("fold")["part"].first()).fillna(faces.table["part"].min())
     score, own = cosines(unit_rows(faces.vectors), rows), np.where(there, part[0], of_fold.astype(int))
     pairs = pairs.assign(score=score, one=one, other=other, part=own)
-    elsewhere = ~there & _in_another_part(pairs, faces, data)
+    elsewhere = ~there & _in_another_part(pairs, faces, task.data)
     kept: pd.DataFrame = pairs[~elsewhere & (~there | (part[0] == part[1]))]
     return kept.reset_index(drop=True)
 
@@ -266,18 +230,16 @@ def _in_another_part(pairs: pd.DataFrame, faces: EmbeddedFaces, data: DataFolder
     others = roles[roles["role"] == layout.ROLE_EVALUATION]
     others = others[~others["sample_id"].isin(faces.table["sample_id"])]
     folds = set(others["fold"]) - set(faces.table["fold"])
-    shown = pairs["first"].isin(others["sample_id"]) | pairs["second"].isin(others["sample_id"])
+    shown = pairs[["first", "second"]].isin(others["sample_id"].to_list()).any(axis=1)
     return (shown | pairs["fold"].isin(folds)).to_numpy(bool)
 
 
 def _people_of(pairs: pd.DataFrame, faces: EmbeddedFaces, data: DataFolder) -> NDArray[np.int64]:
     """Return the numbers of both photos' people, (2, N); everyone without any face is number P."""
     photos = records.read_table(data.photos, ["sample_id", "person"]).set_index("sample_id")["person"]
-    known = dict(zip(faces.table["sample_id"], faces.identity, strict=True))
-    names = {name: number for number, name in enumerate(faces.people)}
-    sides = pairs["first"], pairs["second"]
-    numbers = [[known.get(each, names.get(str(photos[each]), len(names))) for each in side] for side in sides]
-    return np.array(numbers, np.int64)
+    number = photos.map(pd.Series(range(len(faces.people)), faces.people)).fillna(len(faces.people))
+    number.update(pd.Series(faces.identity, faces.table["sample_id"]))
+    return np.stack([pairs[side].map(number).to_numpy(np.int64) for side in ("first", "second")])
 
 
 def _scores(people: NDArray[np.str_], pairs: Comparisons) -> pd.DataFrame:

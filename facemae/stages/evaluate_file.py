@@ -16,7 +16,7 @@ from facemae.data.faces.pairs import in_spelling_of
 from facemae.data.sources import listing
 from facemae.evaluation.baselines.off_the_shelf import RECOGNISERS
 from facemae.evaluation.embedding_file import Embeddings, from_table, read_embeddings, read_pairs
-from facemae.evaluation.embedding_report import Report, Settings, as_json, as_text, evaluate
+from facemae.evaluation.embedding_report import Settings, as_json, as_text, evaluate
 from facemae.models import shipped_models
 
 if TYPE_CHECKING:
@@ -28,34 +28,24 @@ CARD = "threshold_card.csv"
 
 @dataclass(frozen=True)
 class Options:
-    """What to evaluate: a file of embeddings, or a model and its photos.
-
-    Attributes:
-        embeddings: A file of embeddings.
-        photos: Photos to embed.
-        data: Or a data set with a list of pairs.
-        model: What embeds them, or the name of a control that learns.
-        pairs: A list of pairs.
-        protocol: Which of the lists that come with the photos or the data set.
-        cache: Folder that keeps aligned faces and embeddings for the next time.
-    """
+    """What to evaluate: a file of embeddings, or a model and its photos."""
 
     embeddings: Path | None = None
     photos: Photos | None = None
     data: str | None = None
+    """Or a data set with a list of pairs."""
     model: NamedModel | str | None = None
+    """What embeds them, or the name of a control that learns."""
     pairs: Path | None = None
     protocol: str | None = None
+    """Which of the lists that come with the photos or the data set."""
     raw_dir: str = "data/raw"
     cache: Path = Path("data/evaluated")
+    """Folder that keeps aligned faces and embeddings for the next time."""
     workers: int = 1
 
     def check(self) -> None:
-        """Stop unless the options go together.
-
-        Raises:
-            UsageError: they do not.
-        """
+        """Stop with a UsageError unless the options go together."""
         if sum(each is not None for each in (self.embeddings, self.photos, self.data)) != 1:
             raise UsageError(
                 "Give one of --embeddings, --images and --data: a file, photos, or a data set with a list of "
@@ -80,13 +70,6 @@ def inputs(options: Options) -> tuple[Embeddings, pd.DataFrame | None]:
         UsageError: the options do not go together, or name what is not there.
         DataError, IntegrityError: what they name cannot be used.
     """
-    embeddings, pairs = _inputs(options)
-    if pairs is not None:
-        pairs = in_spelling_of(pairs, [*embeddings.sample_ids, *embeddings.without_face])
-    return embeddings, pairs
-
-
-def _inputs(options: Options) -> tuple[Embeddings, pd.DataFrame | None]:
     options.check()
     pairs = read_pairs(options.pairs) if options.pairs else None
     if options.embeddings:
@@ -113,20 +96,8 @@ def of_recogniser(
     """Return the embeddings that a recogniser makes of a data set, and its list of pairs.
 
     Without a protocol a model that comes with the package is evaluated on the people of its card, on pairs
-    drawn from them.
-
-    Args:
-        name: "dlib" or "inception", a recogniser that comes with the package, or a control that learns:
-            "pca", "fisherfaces", "hog_lda".
-        data: A data set, such as "lfw".
-        protocol: A list of pairs; "view1" and "view2" are LFW's; None: the only one there is.
-        raw_dir: Folder of the data sets.
-        cache: Folder that keeps aligned faces and embeddings for the next time.
-        workers: Processes that align.
-
-    Raises:
-        UsageError: there is no such recogniser, data set or list.
-        DataError: the data set shows nobody of a shipped model's card.
+    drawn from them. "view1" and "view2" are LFW's lists. Arguments and errors are those of `embeddings_of`; a
+    DataError also where the data set shows nobody of a shipped model's card.
     """
     from facemae.stages import embed_dataset
 
@@ -167,20 +138,19 @@ def of_protocol(pairs: pd.DataFrame, protocol: str | None) -> pd.DataFrame:
     return pairs[pairs["protocol"] == wanted]
 
 
-def write(report: Report, level: float, out: Path) -> None:
-    """Write `metrics.json` and the threshold card as CSV into a folder."""
-    content = {"schema_version": records.SCHEMA_VERSION, "versions": records.versions()}
-    files.write_json(out / layout.METRICS, content | as_json(report, level))
-    files.atomic_write(out / CARD, report.card.to_csv(index=False).encode())
-    say("evaluate", f"{out / layout.METRICS}, {out / CARD}")
-
-
 def run(options: Options, settings: Settings, out: Path | None, ends_with_json: bool) -> None:
-    """Evaluate what was asked for, and print and write the report."""
+    """Evaluate what was asked for, print the report, and write it and the threshold card as CSV."""
     settings.check()
-    report = evaluate(*inputs(options), settings)
+    embeddings, pairs = inputs(options)
+    if pairs is not None:
+        pairs = in_spelling_of(pairs, [*embeddings.sample_ids, *embeddings.without_face])
+    report = evaluate(embeddings, pairs, settings)
+    content = as_json(report, settings.level)
     print(as_text(report, settings.level))
     if out:
-        write(report, settings.level, out)
+        known = {"schema_version": records.SCHEMA_VERSION, "versions": records.versions()}
+        files.write_json(out / layout.METRICS, known | content)
+        files.atomic_write(out / CARD, report.card.to_csv(index=False).encode())
+        say("evaluate", f"{out / layout.METRICS}, {out / CARD}")
     if ends_with_json:
-        print(json.dumps(as_json(report, settings.level), allow_nan=False))
+        print(json.dumps(content, allow_nan=False))

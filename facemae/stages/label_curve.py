@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from facemae import config
-from facemae.core import files, layout, records
+from facemae.core import layout, records
 from facemae.core.errors import DataError
 from facemae.core.progress import say
 from facemae.evaluation import influence
-from facemae.evaluation.records import Measurement, write_measured
-from facemae.stages.evaluate import accuracy, evaluated_faces
+from facemae.evaluation.records import Measurement
+from facemae.stages.evaluate import accuracy
 from facemae.stages.finetune import encoder_input, finetune
 from facemae.stages.task import Task
 
@@ -56,7 +56,7 @@ def label_curve(task: Task, subset: int, pretrained: Path | None, finetuned: Pat
         pretrained: Folder of the run's `pretrain` stage; None trains from scratch.
         finetuned: Folder of its `finetune` stage, which saw all labels.
     """
-    whole = _accuracy(task, finetuned)
+    whole = accuracy(task, finetuned / layout.EMBEDDINGS, PART)
     measured, trained = [_at(Point("share", 1.0), whole, note=_note(task, finetuned))], [finetuned]
     for point in points(task.experiment.label_curve):
         fewer = replace(task, experiment=_with_labels(task, point.labels(subset)), parts=(PART,))
@@ -68,13 +68,22 @@ def label_curve(task: Task, subset: int, pretrained: Path | None, finetuned: Pat
         except DataError as error:  # too few to train on
             measured.append(_at(point, whole, value=None, n=0, note=str(error), influence=None))
             continue
-        found = _accuracy(fewer, folder)
+        found = accuracy(fewer, folder / layout.EMBEDDINGS, PART)
         measured.append(_at(point, found, note=_note(task, folder)))
         trained.append(folder)
         shown = "None" if found.value is None else f"{found.value:.3f}"
         say(task.label, f"{point.condition} {point.amount:g}: accuracy {shown}")
     measured.append(_area(measured, next(filter(None, map(_not_learnt, trained)), "")))
-    _write(task, measured, finetuned)
+    source = records.read_metrics(finetuned)
+    task.write(
+        measured,
+        {},
+        device=source["device"],
+        seconds={},
+        precision=source["precision"],
+        people=task.rows(layout.ROLE_EVALUATION)["person"].nunique(),
+        inputs=task.inputs(),
+    )
     shutil.rmtree(task.out.with_name(f".{task.out.name}"), ignore_errors=True)
 
 
@@ -91,13 +100,6 @@ def _with_labels(task: Task, labels: dict[str, float]) -> config.Experiment:
     runs = dict(task.experiment.runs)
     runs[task.name] = config.merge(runs[task.name] or {}, changed)
     return task.experiment.model_copy(update={"runs": runs})
-
-
-def _accuracy(task: Task, finetuned: Path) -> Measurement:
-    table = records.read_table(finetuned / layout.EMBEDDINGS, layout.EMBEDDING_COLUMNS)
-    table = table[table["part"] == PART]
-    found = evaluated_faces(table, str(finetuned), task.data, task.experiment, PART)
-    return accuracy(task.experiment, found, task.data)
 
 
 def _at(point: Point, measured: Measurement, **changes: Any) -> Measurement:
@@ -132,19 +134,3 @@ def _area(measured: list[Measurement], not_learnt: str) -> Measurement:
     influences = [each.influence for each in measured if each.influence is not None]
     note = f"mean over {len(measured)} numbers of labels"
     return replace(whole, value=float(np.mean(values)), influence=influence.mean(influences), note=note)
-
-
-def _write(task: Task, measured: list[Measurement], finetuned: Path) -> None:
-    source = records.read_metrics(finetuned)
-    files.write_json(task.out / layout.CONFIG, {"run": task.name, "seed": task.seed})
-    write_measured(
-        task.out,
-        measured,
-        task.experiment.evaluate.level,
-        seed=task.seed,
-        device=source["device"],
-        seconds={},
-        precision=source["precision"],
-        people=task.rows(layout.ROLE_EVALUATION)["person"].nunique(),
-        inputs=task.inputs(),
-    )

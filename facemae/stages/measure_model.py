@@ -36,12 +36,8 @@ SCORE_COLUMNS = ["fold", "first", "second", "genuine", "score"]  # people by num
 def measure(name: str, raw_dir: str, cache: Path, workers: int, out: Path) -> None:
     """Write the card of a model as JSON; of a model that comes with the package, into the card it has.
 
-    Args:
-        name: A key of `RECOGNISERS`, or a recogniser that comes with the package.
-        raw_dir: Folder with LFW.
-        cache: Folder that keeps aligned faces and embeddings for the next time.
-        workers: Processes that align.
-        out: File to write; scores of View 2's pairs go beside the card of a shipped model.
+    `name` is a key of `RECOGNISERS`, or a recogniser that comes with the package. Scores of View 2's pairs go
+    beside the card of a shipped model. The other arguments are those of `embeddings_of`.
 
     Raises:
         DataError: nobody of LFW is among those that a shipped model's card is about.
@@ -56,20 +52,15 @@ def measure(name: str, raw_dir: str, cache: Path, workers: int, out: Path) -> No
 
 
 def card(name: str, table: pd.DataFrame, people: set[str], drawn: str, pairs: pd.DataFrame) -> dict[str, Any]:
-    """Return what is measured of a model.
+    """Return what is measured of a model, its thresholds on some people of LFW and, given pairs, View 2.
 
-    Args:
-        name: Of the model.
-        table: Columns sample_id, person and embedding, of all photos of LFW.
-        people: Those whom thresholds are measured on.
-        drawn: How these were chosen, to follow the words "people of LFW".
-        pairs: Of View 2, those to measure; none leave it out.
+    `table` has sample_id, person and embedding of all photos of LFW; `drawn` says how the people were chosen.
     """
     chosen = table[table["person"].isin(people)]
     names, identity = np.unique(chosen["person"], return_inverse=True)
     everybody = EveryPair.of(np.stack(chosen["embedding"].to_list()), identity.astype(np.int64))
     weights = identity_weights(len(names), RESAMPLES, SEED)
-    rows = calibration.threshold_card(everybody, weights, LEVEL)
+    thresholds = calibration.threshold_card(everybody, weights, LEVEL).astype(object)
     model = find_recogniser(name)
     return {
         "model": name, "weights": files.sha256_of(model.weights()), "framing": model.framing,
@@ -77,7 +68,7 @@ def card(name: str, table: pd.DataFrame, people: set[str], drawn: str, pairs: pd
         "people": len(names), "photos": len(chosen),
         "lfw_view2": _accuracy(table, pairs, "lfw_view2") if len(pairs) else None,
         "faces_per_second": _speed(name),
-        "thresholds": [_plain(row) for row in rows.to_dict("records")],
+        "thresholds": thresholds.where(thresholds.notna(), None).to_dict("records"),
     }  # fmt: skip
 
 
@@ -128,7 +119,3 @@ def _speed(name: str) -> float:
     before = time.process_time()  # on one core, whatever else the machine does
     embed(faces)
     return round(TIMED / (time.process_time() - before), 1)
-
-
-def _plain(row: dict[Any, Any]) -> dict[str, Any]:
-    return {str(name): None if pd.isna(value) else value for name, value in row.items()}

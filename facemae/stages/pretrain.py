@@ -20,17 +20,18 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import say
 from facemae.core.seeds import seed_of
-from facemae.data.faces.cache import load_faces
 from facemae.data.faces.subsets import evenly
 from facemae.models.base import Encoder
 from facemae.models.build import build_encoder, build_mae
+from facemae.models.interop.load import start_encoder
+from facemae.models.mae import MaskedAutoencoder
 from facemae.models.shipped_models import encoder_file, started_from
 from facemae.models.weights import save_weights
 from facemae.stages import pretrain_mae
 from facemae.stages.task import Task
 from facemae.training import checkpoint, memory
 from facemae.training.objective import HELD_OUT, LOSS, Trained, Validation
-from facemae.training.objectives.contrastive import METHODS, Contrastive
+from facemae.training.objectives.contrastive import METHODS, Contrastive, ContrastiveModel
 from facemae.training.objectives.mae import MaskedPretraining
 from facemae.training.objectives.probe import MOST_FACES, probe
 from facemae.training.optimizer import adamw
@@ -56,7 +57,11 @@ def pretrain(task: Task) -> None:
     compute = task.compute()
     with world(compute.device) as processes, memory.told_before(task.label):
         processes.parts(settings.batch_size, settings.grad_accumulation)  # refused before anything is read
-        _check_processes(settings, processes)
+        if settings.method != "mae" and processes.size > 1:
+            raise UsageError(
+                f"pretrain.method: {settings.method} compares the faces of the whole batch, which "
+                f"{processes.size} processes do not see; run it in one process (without torchrun)."
+            )
         _pretrain(task, settings, compute, processes)
 
 
@@ -68,17 +73,16 @@ def _pretrain(task: Task, settings: config.Pretrain, compute: Compute, processes
         training, held_out = _rows(task, settings)
         if settings.validate_every:
             objective.validation = _validation(task, settings, objective, held_out)
-        if processes.is_first and isinstance(objective, MaskedPretraining):
-            pretrain_mae.keep_progress(objective, task, job.state)
         if processes.is_first:
+            if isinstance(objective, MaskedPretraining):
+                pretrain_mae.keep_progress(objective, task, job.state)
             kept = f", {len(held_out)} held out" if len(held_out) else ""
             how = f"{settings.mask} mask" if settings.method == "mae" else settings.method
             say(task.label, f"{len(training)} faces{kept}, {how}, {compute}")
-        optimizer = adamw(objective.network, settings)
-        faces = task.open(training)
+        optimizer, faces = adamw(objective.network, settings), task.open(training)
         trained = fit_faces(objective, optimizer, faces, settings, job, task.workers, processes)
         if processes.is_first:
-            _write(task, settings, objective, trained, processes, job.state)
+            _write(task, settings, objective, trained, processes.size * trained.seconds, job.state)
             checkpoint.remove(job.state)
         processes.wait()
 
@@ -86,35 +90,22 @@ def _pretrain(task: Task, settings: config.Pretrain, compute: Compute, processes
 def _objective(task: Task, settings: config.Pretrain, compute: Compute) -> MaskedPretraining | Contrastive:
     """Return what is trained, from random weights of the seed or those of a file."""
     torch.manual_seed(seed_of(task.seed, "weights"))
+    network: MaskedAutoencoder | ContrastiveModel
     if settings.method == "mae":
         pretrain_mae.check_template(task, settings)
-        mae = build_mae(task.run.model, settings, task.image_size)
-        _start(mae.encoder, settings)
-        return MaskedPretraining(mae, settings, compute, task.seed)
-    method = METHODS[settings.method]
-    model = method.build(build_encoder(task.run.model, task.image_size), settings, task.seed)
-    _start(model.encoder, settings)
-    return method(model, settings, compute, task.seed)
-
-
-def _start(encoder: Encoder, settings: config.Pretrain) -> None:
+        network = build_mae(task.run.model, settings, task.image_size)
+    else:
+        encoder = build_encoder(task.run.model, task.image_size)
+        network = METHODS[settings.method].build(encoder, settings, task.seed)
     if settings.init:
-        from facemae.models.interop.load import start_encoder
-
-        start_encoder(encoder, settings.init)
-
-
-def _encoder(model: nn.Module) -> Encoder:
-    return cast(Encoder, model.encoder)
+        start_encoder(network.encoder, settings.init)
+    if isinstance(network, MaskedAutoencoder):
+        return MaskedPretraining(network, settings, compute, task.seed)
+    return METHODS[settings.method](network, settings, compute, task.seed)
 
 
-def _check_processes(settings: config.Pretrain, processes: World) -> None:
-    """Refuse several processes to a method that compares the faces of a batch, of which each sees a part."""
-    if settings.method != "mae" and processes.size > 1:
-        raise UsageError(
-            f"pretrain.method: {settings.method} compares the faces of the whole batch, which "
-            f"{processes.size} processes do not see; run it in one process (without torchrun)."
-        )
+def _encoder(objective: MaskedPretraining | Contrastive) -> Encoder:
+    return cast(Encoder, objective.result.encoder)
 
 
 def _check_norms(model: nn.Module, processes: World) -> None:
@@ -166,18 +157,18 @@ def _validation(
     task: Task, settings: config.Pretrain, objective: MaskedPretraining | Contrastive, held_out: pd.DataFrame
 ) -> Validation:
     """Return how the training is judged: by its loss on faces held out, and by a probe of the encoder."""
-    faces = load_faces(task.data, evenly(held_out, HELD_OUT_FACES))
+    faces = task.load(evenly(held_out, HELD_OUT_FACES))
     rows = task.rows(layout.ROLE_TRAIN, layout.ROLE_UNLABELLED)
     known = _shown_twice(rows[(rows["role"] == layout.ROLE_TRAIN) & settings.probe])
-    probed = load_faces(task.data, known) if len(known) else None
-    if settings.probe and probed is None:
+    if settings.probe and known.empty:
         say(task.label, "no probe: nobody in training has two photos")
+    probed = task.load(known) if len(known) else None
 
     def measure(step: int) -> dict[str, float]:
         found = {HELD_OUT: objective.score(objective.result, faces)}
         if probed is not None:
-            people = [str(person) for person in probed.people]
-            found |= probe(_encoder(objective.result), probed.images, people, objective.compute)
+            people = list(map(str, probed.people))
+            found |= probe(_encoder(objective), probed.images, people, objective.compute)
         return found
 
     return Validation(settings.validate_every, settings.patience, measure)
@@ -188,17 +179,15 @@ def _write(
     settings: config.Pretrain,
     objective: MaskedPretraining | Contrastive,
     trained: Trained,
-    processes: World,
+    seconds: float,
     state: Path,
 ) -> None:
-    """Write all outputs; seconds and joules are all processes' together."""
+    """Write all outputs; the seconds, and the joules, are all processes' together."""
     objective.network.eval()
-    out, seconds = task.out, trained.seconds * processes.size
-    files.write_json(out / layout.CONFIG, task.settings("model", "pretrain"))
-    save_weights(_encoder(objective.result).trunk, out / layout.ENCODER)
-    metrics = [
-        records.metric("training_loss", trained.log[-1][LOSS], n=len(trained.log), note="end of the log")
-    ]
+    files.write_json(task.out / layout.CONFIG, task.settings("model", "pretrain"))
+    save_weights(_encoder(objective).trunk, task.out / layout.ENCODER)
+    lines = len(trained.log)
+    metrics = [records.metric("training_loss", trained.log[-1][LOSS], n=lines, note="end of the log")]
     if isinstance(objective, MaskedPretraining):
         metrics += pretrain_mae.write(objective, task, state)
     if trained.best_step is not None:
@@ -206,7 +195,7 @@ def _write(
         note = f"best, at step {step}"
         metrics.append(records.metric("held_out_loss", loss, n=len(trained.held_out), note=note))
     records.write_metrics(
-        out,
+        task.out,
         metrics,
         seed=task.seed,
         device=str(objective.compute),
@@ -217,4 +206,4 @@ def _write(
         images_seen=trained.step * settings.batch_size * objective.views,
         energy_joules=joules(objective.watts, seconds),
     )
-    records.write_lines(out / layout.LOG, trained.log)
+    records.write_lines(task.out / layout.LOG, trained.log)

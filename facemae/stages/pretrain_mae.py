@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from facemae.config.masks import MASK_GUIDES, PIXEL_MASKS, REGION_MASKS
 from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.data.faces.cache import Faces
+from facemae.data.faces.subsets import evenly
 from facemae.masking.coverage import measures
 from facemae.masking.mask import PatchMask
 from facemae.masking.regions import region_map
@@ -47,12 +49,12 @@ def keep_progress(objective: MaskedPretraining, task: Task, state: Path) -> None
     settings, validation = objective.settings, objective.validation
     if not validation or task.seed != task.experiment.seeds[0] or settings.mask in MASK_GUIDES:
         return
-    shown = _shown(task.load(layout.ROLE_EVALUATION, most=UNSEEN_FACES), PROGRESS_FACES)
+    shown = _shown(_unseen(task), PROGRESS_FACES)
     apart = validation.every * math.ceil(settings.steps / validation.every / PROGRESS_STEPS)
 
     def measure(step: int) -> dict[str, float]:
         if step % apart == 0 or step == settings.steps:
-            picture = _completed(objective, cast(MaskedAutoencoder, objective.result), shown)[2]
+            picture = _completed(objective, shown)[2]
             content = safetensors.torch.save({"reconstruction": to_faces(picture).cpu().contiguous()})
             files.atomic_write(state / f"{COMPLETED}{step:08d}.safetensors", content, private=True)
         return validation.measure(step)
@@ -78,17 +80,22 @@ def write(objective: MaskedPretraining, task: Task, state: Path) -> list[dict[st
     """Write decoder and reconstructions of unseen people, and return what is measured on these."""
     mae = cast(MaskedAutoencoder, objective.result)
     save_weights(mae.decoder, task.out / layout.DECODER)
-    unseen = task.load(layout.ROLE_EVALUATION, most=UNSEEN_FACES)
-    own, count = objective.settings.mask, len(unseen.images)
-    note = "hidden patches of unseen people's faces under the {} mask".format
-    error = objective.score(mae, unseen, own_mask=True)
-    metrics = [records.metric("reconstruction_error", error, n=count, note=note(own))]
+    unseen, own = _unseen(task), objective.settings.mask
+    scored = {"reconstruction_error": own}
     if own not in PIXEL_MASKS:  # single pixels follow from their neighbours: an easier task
-        error = objective.score(mae, unseen)
-        metrics.append(records.metric(layout.COMMON_ERROR, error, n=count, note=note(COMMON_MASK)))
-    _write_reconstructions(objective, mae, unseen, task)
+        scored[layout.COMMON_ERROR] = COMMON_MASK
+    metrics = []
+    for name, mask in scored.items():
+        error = objective.score(mae, unseen, own_mask=name == "reconstruction_error")
+        note = f"hidden patches of unseen people's faces under the {mask} mask"
+        metrics.append(records.metric(name, error, n=len(unseen.images), note=note))
+    _write_reconstructions(objective, unseen, task)
     _write_progress(task, state)
     return metrics
+
+
+def _unseen(task: Task) -> Faces:
+    return task.load(evenly(task.rows(layout.ROLE_EVALUATION), UNSEEN_FACES))
 
 
 def check_template(task: Task, settings: config.Pretrain) -> None:
@@ -114,19 +121,17 @@ def check_template(task: Task, settings: config.Pretrain) -> None:
         )
 
 
-def _write_reconstructions(
-    objective: MaskedPretraining, mae: MaskedAutoencoder, unseen: Faces, task: Task
-) -> None:
+def _write_reconstructions(objective: MaskedPretraining, unseen: Faces, task: Task) -> None:
     """Write the first face of some people: original, what was hidden, and what the network made of it."""
     shown = _shown(unseen, SHOWN_FACES)
-    images, mask, picture = _completed(objective, mae, shown)
+    images, mask, picture = _completed(objective, shown)
     tensors = {
         "face": to_faces(images).cpu().contiguous(),
         "hidden": mask.hidden.cpu(),
         "reconstruction": to_faces(picture).cpu().contiguous(),
     }
     aligned = task.experiment.data.align != "crop"  # else nobody knows where the regions are
-    measured = _measured(objective, mae, unseen, aligned=aligned)
+    measured = _measured(objective, unseen, aligned=aligned)
     facts = json.dumps({"sample_ids": shown.sample_ids, "mask": measured})
     content = safetensors.torch.save(tensors, {layout.FACTS: facts})  # of several keys the order varies
     files.atomic_write(task.out / layout.RECONSTRUCTIONS, content, private=True)
@@ -134,15 +139,13 @@ def _write_reconstructions(
 
 def _shown(unseen: Faces, count: int) -> Faces:
     """Return the first face of each of the first people."""
-    firsts = {person: place for place, person in reversed(list(enumerate(unseen.people)))}
-    places = sorted(firsts.values())[:count]
+    places = np.sort(np.unique(np.array(unseen.people, str), return_index=True)[1])[:count]
     return Faces(unseen.images[places], [unseen.sample_ids[place] for place in places], [])
 
 
-def _completed(
-    objective: MaskedPretraining, mae: MaskedAutoencoder, shown: Faces
-) -> tuple[Tensor, PatchMask, Tensor]:
+def _completed(objective: MaskedPretraining, shown: Faces) -> tuple[Tensor, PatchMask, Tensor]:
     """Return faces as images, what the run's own mask hides, and the images completed, in float32."""
+    mae = cast(MaskedAutoencoder, objective.result)
     images, mask, prediction = objective.predict(mae, shown, 0, own_mask=True)
     normalised = objective.settings.normalise_target
     picture = reconstruct(prediction, images, mae.encoder.patch_size, normalised=normalised)
@@ -151,23 +154,14 @@ def _completed(
     return images, mask, picture.float()
 
 
-def _measured(
-    objective: MaskedPretraining, mae: MaskedAutoencoder, unseen: Faces, *, aligned: bool
-) -> dict[str, Any]:
+def _measured(objective: MaskedPretraining, unseen: Faces, *, aligned: bool) -> dict[str, Any]:
     """Return what the run's masks of all unseen faces are like."""
-    masks = [
-        objective.predict(mae, unseen, start, own_mask=True)[1]
-        for start in range(0, len(unseen.images), BATCH)
-    ]
-    mask = PatchMask(
-        *(
-            torch.cat([getattr(each, name) for each in masks])
-            for name in ("hidden", "visible_ids", "hidden_ids")
-        )
-    )
+    mae = cast(MaskedAutoencoder, objective.result)
+    starts = range(0, len(unseen.images), BATCH)
+    masks = [objective.predict(mae, unseen, start, own_mask=True)[1] for start in starts]
+    parts = zip(*((each.hidden, each.visible_ids, each.hidden_ids) for each in masks), strict=True)
+    mask = PatchMask(*map(torch.cat, parts))
     if mae.hides_pixels(mask):
         return measures(mask, None) | {"visible_tokens": mae.encoder.side**2}  # it reads them all
-    if not aligned:
-        return measures(mask, None)
-    regions = region_map(mae.encoder.side).to(mask.hidden.device)
-    return measures(mask, regions.expand(len(mask.hidden), -1))
+    regions = region_map(mae.encoder.side).to(mask.hidden.device).expand(len(mask.hidden), -1)
+    return measures(mask, regions if aligned else None)

@@ -15,7 +15,7 @@ from facemae.evaluation.baselines.controls import EmbedByPart
 from facemae.evaluation.pairs import pair_rows
 from facemae.evaluation.protocols import illumination
 from facemae.evaluation.protocols.robustness import Trial, choose_pairs, families_of, measure
-from facemae.evaluation.records import Measurement, write_measured
+from facemae.evaluation.records import Measurement
 from facemae.evaluation.statistics import identity_weights
 from facemae.stages.embed import recogniser
 from facemae.stages.evaluate import setting
@@ -32,7 +32,7 @@ def robustness(task: Task, finetuned: Path | None) -> None:
         DataError: a fold has no pair of a kind, or no photo has the wanted light.
         IntegrityError: an embedding of an unchanged photo is zero or not finite.
     """
-    settings = task.experiment.robustness
+    experiment, settings = task.experiment, task.experiment.robustness
     families = families_of(settings)
     if not families and settings.illumination is None:
         raise UsageError("robustness: there is no occlusion, light or illumination to test; name one.")
@@ -40,10 +40,22 @@ def robustness(task: Task, finetuned: Path | None) -> None:
     measured: list[Measurement] = []
     trial = load_trial(task)
     if families:
-        measured += measure(trial, families, recognise, task.experiment.evaluate.level, task.label)
+        measured += measure(trial, families, recognise, experiment.evaluate.level, task.label)
     if settings.illumination is not None:
         measured += real_light(task, settings.illumination, recognise)
-    _write(task, finetuned, trial, measured)
+    trained = records.read_metrics(finetuned) if finetuned else {}
+    task.write(
+        measured,
+        settings.model_dump(exclude={"runs"})
+        | experiment.evaluate.model_dump(include={"resamples", "level"}),
+        device=str(task.compute()) if finetuned else "cpu, float32",
+        **{name: trained.get(name, {}) for name in records.SPENT},
+        people=trial.weights.shape[1],
+        evaluated=records.digest(trial.names),
+        dataset=experiment.dataset,
+        setting=setting(experiment),
+        inputs=task.inputs() | {"pairs": files.sha256_of(task.data.pairs)},
+    )
     for each in measured:
         if each.value is not None and not each.condition:
             say(task.label, f"{each.name} {each.value:.3f}")
@@ -61,7 +73,7 @@ def load_trial(task: Task) -> Trial:
     chosen = rows[rows["sample_id"].isin({*pairs["first"], *pairs["second"]})]
     people, (first, second) = np.unique(rows["person"].to_numpy(str)), pair_rows(pairs, chosen["sample_id"])
     return Trial(
-        task.load_rows(chosen).images,
+        task.load(chosen).images,
         first,
         second,
         pairs["part"].to_numpy(int),
@@ -85,7 +97,7 @@ def real_light(task: Task, source: str, recognise: EmbedByPart) -> list[Measurem
         UsageError: its photos do not say where the light is.
     """
     rows = lit_rows(task, source)
-    vectors = recognise(task.load_rows(rows).images, 0)
+    vectors = recognise(task.load(rows).images, 0)
     people, identity = np.unique(rows["person"].to_numpy(str), return_inverse=True)
     if len(people) < 2:
         raise DataError(f"robustness.illumination: {source} shows {len(people)} person, and 2 are needed.")
@@ -105,40 +117,18 @@ def lit_rows(task: Task, source: str) -> pd.DataFrame:
         DataError: nothing of it is tested.
         UsageError: its photos do not say where the light is.
     """
-    name = source.partition(":")[0]
+    name, light = source.partition(":")[0], ["light_azimuth", "light_elevation"]
     faces = records.read_table(task.data.faces)
-    rows = task.rows(layout.ROLE_TESTED).merge(faces[faces["source"] == name][["sample_id"]], on="sample_id")
+    known = faces[faces["source"] == name].reindex(columns=["sample_id", *light])
+    rows = task.rows(layout.ROLE_TESTED).merge(known, on="sample_id")
     if rows.empty:
         raise DataError(
             f"robustness.illumination: no face of {name} is there to be tested only; name it in data.tested."
         )
-    light = ["light_azimuth", "light_elevation"]
-    known = faces.set_index("sample_id").reindex(rows["sample_id"]).reindex(columns=light)
-    if known.isna().any(axis=None):
+    if rows[light].isna().any(axis=None):
         raise UsageError(
             f"robustness.illumination: the photos of {name} do not name the direction of their light; "
             "take yaleb or null."
         )
-    azimuth, elevation = (known[each].to_numpy(float) for each in light)
+    azimuth, elevation = (rows[each].to_numpy(float) for each in light)
     return rows.assign(subset=illumination.light_subset(azimuth, elevation))
-
-
-def _write(task: Task, finetuned: Path | None, trial: Trial, measured: list[Measurement]) -> None:
-    experiment = task.experiment
-    trained = records.read_metrics(finetuned) if finetuned else {}
-    settings = {"run": task.name, "seed": task.seed} | experiment.robustness.model_dump(exclude={"runs"})
-    settings |= experiment.evaluate.model_dump(include={"resamples", "level"})
-    files.write_json(task.out / layout.CONFIG, settings)
-    write_measured(
-        task.out,
-        measured,
-        experiment.evaluate.level,
-        seed=task.seed,
-        device=str(task.compute()) if finetuned else "cpu, float32",
-        **{name: trained.get(name, {}) for name in records.SPENT},
-        people=trial.weights.shape[1],
-        evaluated=records.digest(trial.names),
-        dataset=experiment.dataset,
-        setting=setting(experiment),
-        inputs=task.inputs() | {"pairs": files.sha256_of(task.data.pairs)},
-    )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from facemae import config
-from facemae.compute import device
 from facemae.core import files, layout, records
 from facemae.core.errors import DataError, IntegrityError
-from facemae.data.faces.cache import Faces, OpenFaces, load_faces, open_faces
-from facemae.data.faces.subsets import evenly
+from facemae.data.faces.cache import Faces, OpenFaces, open_faces
+from facemae.evaluation.records import Measurement, write_measured
 from facemae.models import shipped_models
-from facemae.training.trainer import Job
+
+if TYPE_CHECKING:  # PyTorch takes seconds to load
+    from facemae.compute.device import Compute
+    from facemae.training.trainer import Job
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,10 @@ class Task:
         """Return the side of an aligned face in pixels."""
         return self.experiment.data.image_size
 
-    def compute(self) -> device.Compute:
+    def compute(self) -> Compute:
         """Return where to compute, with PyTorch set up for it."""
+        from facemae.compute import device
+
         asked = self.experiment
         return device.choose(asked.device, asked.precision, self.threads, asked.compile)
 
@@ -113,31 +118,26 @@ class Task:
         rows = self.rows(layout.ROLE_EVALUATION)
         return rows[rows["part"] == part]
 
-    def load(self, *roles: str, most: int | None = None) -> Faces:
-        """Return the faces with one of `roles` in memory, or `most` of them, evenly chosen."""
-        return self.load_rows(evenly(self.rows(*roles), most))
-
-    def load_rows(self, rows: pd.DataFrame) -> Faces:
+    def load(self, rows: pd.DataFrame) -> Faces:
         """Return the faces of some rows in memory; an IntegrityError if damaged, or of another size."""
-        faces = load_faces(self.data, rows)
-        self._check_size(faces.images.shape[1])
-        return faces
+        faces = self.open(rows)
+        return Faces(faces[:], faces.sample_ids, faces.people)
 
     def open(self, rows: pd.DataFrame) -> OpenFaces:
-        """Return the faces of some rows, left on disk; errors as `load_rows`."""
+        """Return the faces of some rows, left on disk; errors as `load`."""
         faces = open_faces(self.data, rows)
-        self._check_size(faces.file.shape[1])
+        size, wanted = faces.file.shape[1], self.image_size
+        if size != wanted:
+            raise IntegrityError(
+                f"{self.data.root} holds faces of {size} x {size} pixels, and data.image_size is {wanted}; "
+                f"align them again, or set data.image_size to {size}."
+            )
         return faces
 
-    def _check_size(self, size: int) -> None:
-        if size != self.image_size:
-            raise IntegrityError(
-                f"{self.data.root} holds faces of {size} x {size} pixels, and data.image_size is "
-                f"{self.image_size}; align them again, or set data.image_size to {size}."
-            )
-
-    def job(self, settings: dict[str, Any], compute: device.Compute, **inputs: Path) -> Job:
+    def job(self, settings: dict[str, Any], compute: Compute, **inputs: Path) -> Job:
         """Return the training's identity: its settings, its precision and the content of its inputs."""
+        from facemae.training.trainer import Job
+
         identity = {
             **settings,
             "device": f"{compute.device.type}, {compute.dtype}",
@@ -151,3 +151,8 @@ class Task:
         run = self.run.shaping()
         named = {"run": self.name, "seed": self.seed, "image_size": self.image_size}
         return named | {section: run[section] for section in sections}
+
+    def write(self, measured: Sequence[Measurement], settings: Mapping[str, Any], **more: Any) -> None:
+        """Write what was measured, with the settings beside; `more` is for `core.records.write_metrics`."""
+        files.write_json(self.out / layout.CONFIG, {"run": self.name, "seed": self.seed, **settings})
+        write_measured(self.out, measured, self.experiment.evaluate.level, seed=self.seed, **more)

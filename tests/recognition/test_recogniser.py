@@ -20,6 +20,8 @@ from facemae.data.sources.base import Photo as Listed
 from facemae.data.sources.manifest import enter
 from facemae.data.sources.orl import orl_photos
 from facemae.evaluation.protocols import identification, operating_point
+from facemae.models.embedder import embed_faces
+from facemae.models.weights import load_embedder
 from facemae.recognition.enrolment import Shot, Terms, enrol, until
 from facemae.recognition.gallery.schema import Candidate, Person, Template
 from facemae.recognition.gallery.store import GalleryModelError
@@ -33,7 +35,6 @@ from facemae.recognition.recogniser import (  # fmt: skip
 )
 from facemae.recognition.threshold import Threshold
 from facemae.recognition.trained_models import model_at, models
-from facemae.stages import embed
 
 
 def test_faces_are_aligned_as_the_pipeline_aligns_them(photos, finder, tmp_path):
@@ -58,7 +59,7 @@ def test_several_photos_at_once_give_what_each_gives_alone(photos, finder):
 def test_embeddings_are_those_of_evaluation(recogniser, photos, finder):
     faces = np.stack([each.faces[0].image for each in finder.find_all(list(photos.values())[:5])])
     compute = Compute(torch.device("cpu"), torch.float32)
-    expected = embed.embed_images(recogniser.model.finetuned, faces, compute, "test")
+    expected = embed_faces(load_embedder(recogniser.model.finetuned), faces, compute)
     np.testing.assert_allclose(recogniser.embed(faces), expected, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(recogniser.embed(faces), axis=1), 1, atol=1e-6)
     one_by_one = np.concatenate([recogniser.embed([face]) for face in faces])
@@ -233,7 +234,7 @@ def evaluated(paths, recogniser):
     outcomes = list(align_photos(entries, MtcnnDetector(thorough=True), settings))
     faces = np.stack([each.faces[0].image for each in outcomes])
     compute = Compute(torch.device("cpu"), torch.float32)
-    return embed.embed_images(recogniser.model.finetuned, faces, compute, "test")
+    return embed_faces(load_embedder(recogniser.model.finetuned), faces, compute)
 
 
 def test_the_counts_are_the_evaluations(recogniser, gallery):

@@ -5,13 +5,14 @@ import pandas as pd
 import pytest
 
 from facemae.core import files, layout, records
-from facemae.core.errors import DataError, FaceMAEError, IntegrityError, UsageError
+from facemae.core.errors import DataError, FaceMAEError, IntegrityError
 from facemae.core.records import read_json, read_table
 from facemae.data.faces.pairs import table as pairs_table
 from facemae.data.sources.base import Pair
 from facemae.evaluation.protocols import identification
 from facemae.evaluation.statistics import identity_weights
-from facemae.stages.evaluate import accuracy, evaluate, evaluated_faces
+from facemae.stages.evaluate import accuracy, evaluate
+from facemae.stages.task import Task
 
 PEOPLE, FACES, FOLDS = 12, 4, 2
 
@@ -67,7 +68,7 @@ def write(folder, vectors, table=None):
 
 
 def run(experiment, folder, out="evaluate"):
-    evaluate(experiment, "random", 1, folder / "embed", layout.DataFolder(folder), folder / out)
+    evaluate(Task(experiment, "random", 1, layout.DataFolder(folder), folder / out), folder / "embed")
     content = read_json(folder / out / layout.METRICS)
     return content, {entry["name"]: entry for entry in content["metrics"]}
 
@@ -276,12 +277,6 @@ def test_people_without_a_second_photo_are_told(experiment, folder):
     assert caught.value.exit_code == 3
 
 
-def test_only_runs_and_baselines_of_the_configuration_are_scored(experiment, folder):
-    write(folder, noise())
-    with pytest.raises(UsageError, match=r"^runs\.blok: there is no such run"):
-        evaluate(experiment, "blok", 0, folder / "embed", layout.DataFolder(folder), folder / "evaluate")
-
-
 # --- on a list of pairs, in parts ---
 
 
@@ -411,12 +406,10 @@ def test_the_accuracy_alone_is_that_of_the_whole_evaluation(by_list):
     experiment, folder, table = by_list
     write(folder, noise(), table)
     content, _ = run(experiment, folder)
-    found = read_table(folder / "embed" / layout.EMBEDDINGS)
-    data = layout.DataFolder(folder)
-    faces = evaluated_faces(found, "here", data, experiment)
-    assert accuracy(experiment, faces, data).value == by_name(content)["accuracy", ""]["value"]
-    part = evaluated_faces(found[found["part"] == 0], "here", data, experiment, 0)
-    assert accuracy(experiment, part, data).n == PEOPLE  # half of the pairs
+    task = Task(experiment, "random", 1, layout.DataFolder(folder), folder / "evaluate")
+    parts = [accuracy(task, folder / "embed" / layout.EMBEDDINGS, part) for part in range(2)]
+    assert np.mean([each.value for each in parts]) == by_name(content)["accuracy", ""]["value"]
+    assert parts[0].n == PEOPLE  # half of the pairs
 
 
 def test_many_people_are_measured_on_the_generated_pairs(experiment, folder, monkeypatch):
