@@ -30,7 +30,6 @@ from facemae.core.progress import say
 from facemae.core.seeds import seed_of
 from facemae.data.faces.cache import OpenFaces
 from facemae.data.faces.subsets import evenly
-from facemae.data.sources.manifest import opened
 from facemae.evaluation.pairs import Floats, Integers
 from facemae.evaluation.protocols.attributes import (
     AGE,
@@ -76,7 +75,14 @@ def attributes(task: Task, pretrained: Path | None) -> None:
         DataError: a label cannot be used.
         IntegrityError: the pretrained weights do not fit.
     """
-    tested = [read_labelled(task, source, names) for source, names in _by_source(task).items()]
+    sources: dict[str, list[str]] = {}
+    for name, source in task.experiment.attributes.tasks.items():
+        sources.setdefault(source, []).append(name)
+    if not sources:
+        raise UsageError(
+            "attributes.tasks names none; name a task and its data set, such as gender: utkface."
+        )
+    tested = [read_labelled(task, source, names) for source, names in sources.items()]
     compute = task.compute()
     with world(compute.device) as processes:
         if processes.size > 1:
@@ -84,32 +90,21 @@ def attributes(task: Task, pretrained: Path | None) -> None:
     inputs = encoder_input(task, pretrained)
     job = task.job(_settings(task), compute, **inputs)
     with lock(job), memory.told_before(task.label):
-        start = "pretrained encoder" if inputs else "untrained encoder"
         encoder = Frozen(start_embedder(task, pretrained).encoder)
-        seconds, measured, tables, resamples = 0.0, [], [], task.experiment.evaluate.resamples
+        seconds, measured, tables = 0.0, [], []
         for labelled in tested:
-            faces = task.open(labelled.rows)
-            say(task.label, f"{labelled.source}: {len(faces)} faces, {start}, {compute}")
+            faces, start = task.open(labelled.rows), "pretrained" if inputs else "untrained"
+            say(task.label, f"{labelled.source}: {len(faces)} faces, {start} encoder, {compute}")
             predict = _probed if task.experiment.attributes.mode == "probe" else _trained
             predicted, taken = predict(task, labelled, faces, encoder, compute, job)
             seconds += taken
             tables.append(predictions(labelled, predicted))
-            note = _note(task, labelled, bool(inputs))
-            measured += measure(labelled, predicted, note, resamples, task.experiment.split.seed)
-        _write(task, pretrained, tested, measured, tables, str(compute), seconds)
+            resamples, seed = task.experiment.evaluate.resamples, task.experiment.split.seed
+            measured += measure(labelled, predicted, _note(task, labelled, bool(inputs)), resamples, seed)
+        table = pd.concat(tables, ignore_index=True).astype({"fold": "int64"})
+        records.write_table(task.out / PREDICTIONS, table, PREDICTION_COLUMNS)
+        _write(task, pretrained, tested, measured, compute, seconds)
         checkpoint.remove(job.state)
-
-
-def _by_source(task: Task) -> dict[str, list[str]]:
-    tasks = task.experiment.attributes.tasks
-    if not tasks:
-        raise UsageError(
-            "attributes.tasks names none; name a task and its data set, such as gender: utkface."
-        )
-    found: dict[str, list[str]] = {}
-    for name, source in tasks.items():
-        found.setdefault(source, []).append(name)
-    return found
 
 
 def _training(task: Task) -> config.Training:
@@ -150,36 +145,28 @@ def read_labelled(task: Task, source: str, tasks: list[str]) -> Labelled:
             f"No face of {source} has a label for {' or '.join(tasks)}; take that out of attributes.tasks."
         )
     subject = pd.factorize(table["person"].fillna("\0" + table["sha256"].astype(str)), sort=True)[0]
-    truth, classes, refused = {}, {}, {}
-    folds = task.experiment.attributes.folds
-    for name in tasks:
-        truth[name], classes[name] = _read_task(table, name)
-        refused[name] = _too_few(name, truth[name], classes[name], subject, folds)
+    read, folds = {name: _read_task(table, name) for name in tasks}, task.experiment.attributes.folds
+    refused = {name: _too_few(name, *read[name], subject, folds) for name in tasks}
     fine = [name for name in tasks if not refused[name]]
     fold = _folds(table, fine, subject, folds, task.experiment.split.seed)
     for name in fine:
-        alone = [c for k, c in enumerate(classes[name]) if len(np.unique(fold[truth[name] == k])) < 2]
-        why = "the class {} fell into one fold, beside which none is left to train on"
-        refused[name] = why.format(alone[0]) if alone else ""
-    fine = [name for name in fine if not refused[name]]
+        truth, classes = read[name]
+        if alone := [c for k, c in enumerate(classes) if len(np.unique(fold[truth == k])) < 2]:
+            refused[name] = f"the class {alone[0]} fell into one fold, beside which none is left to train on"
     return Labelled(
         source=source,
         rows=table[["sample_id"]],
         subject=subject.astype(np.int64),
         fold=fold,
-        truth={name: truth[name] for name in fine},
-        classes={name: classes[name] for name in fine},
+        truth={name: read[name][0] for name in tasks if not refused[name]},
+        classes={name: read[name][1] for name in tasks if not refused[name]},
         refused={name: reason for name, reason in refused.items() if reason},
         group=_groups(table),
     )
 
 
 def _faces_of(task: Task, source: str, tasks: list[str]) -> pd.DataFrame:
-    """Return sample_id, person, sha256 and attributes of a source's faces."""
-    with opened(task.data.faces) as file:
-        known = file.schema_arrow.names
-    wanted = [name for name in dict.fromkeys([*tasks, *GROUPING]) if name in known]
-    index = records.read_table(task.data.faces, ["sample_id", "person", "source", "sha256", *wanted])
+    index = records.read_table(task.data.faces)
     name = source if source in set(index["source"]) else source.partition(":")[0]
     faces = index[index["source"] == name]
     if faces.empty:
@@ -188,7 +175,7 @@ def _faces_of(task: Task, source: str, tasks: list[str]) -> pd.DataFrame:
             f"attributes.tasks: {source} is not among the data, which are {there}; add it to data.tested."
         )
     for each in tasks:
-        if each not in wanted or faces[each].isna().all():
+        if each not in faces or faces[each].isna().all():
             raise UsageError(
                 f"attributes.tasks: {source} says nothing of {each}; name a data set that does, or take the "
                 "task out."
@@ -239,13 +226,12 @@ def _folds(table: pd.DataFrame, tasks: list[str], subject: Integers, folds: int,
     What is spread is the classes of all tasks together; a combination that fewer faces have than there are
     folds counts as the most common one. Where age is the only task, decades are spread.
     """
-    by_class = [name for name in tasks if name != AGE]
     if not tasks:
         return np.zeros(len(table), np.int64)
-    labels = [table[name].astype(object).fillna("").astype(str) for name in by_class] or [
-        table[AGE].floordiv(10).astype(str)
-    ]
-    strata = pd.concat(labels, axis=1).agg(" ".join, axis=1)
+    if tasks == [AGE]:
+        strata = table[AGE].floordiv(10).astype(str)
+    else:
+        strata = _together(table, [name for name in tasks if name != AGE])
     counts = strata.value_counts()
     strata = strata.where(strata.map(counts) >= folds, counts.index[0])
     fold = np.full(len(table), -1)
@@ -261,9 +247,12 @@ def _groups(table: pd.DataFrame) -> NDArray[np.str_]:
     columns = [name for name in GROUPING if name in table and table[name].notna().any()]
     if not columns:
         return np.full(len(table), "")
-    known = table[columns].notna().all(axis=1)
-    texts = table[columns].astype(object).fillna("").astype(str).agg(" ".join, axis=1)
-    return texts.where(known, "").to_numpy(np.str_)
+    return _together(table, columns).where(table[columns].notna().all(axis=1), "").to_numpy(np.str_)
+
+
+def _together(table: pd.DataFrame, columns: list[str]) -> pd.Series:
+    """Return the values of some columns as one text a row."""
+    return table[columns].astype(object).fillna("").astype(str).agg(" ".join, axis=1)
 
 
 # --- predictions, each fold's by what the others taught ---
@@ -346,22 +335,22 @@ def _note(task: Task, labelled: Labelled, pretrained: bool) -> str:
 
 def _write(
     task: Task, pretrained: Path | None, tested: list[Labelled], measured: list[Measurement],
-    tables: list[pd.DataFrame], device: str, seconds: float,
+    compute: Compute, seconds: float,
 ) -> None:  # fmt: skip
     before = records.read_metrics(pretrained) if pretrained else {}
-    evaluated = [
-        [each.source, each.rows["sample_id"].to_list(), each.fold.tolist(), each.tasks] for each in tested
-    ]
-    table = pd.concat(tables, ignore_index=True).astype({"fold": "int64"})
-    records.write_table(task.out / PREDICTIONS, table, PREDICTION_COLUMNS)
     task.write(
         measured,
         _settings(task),
-        device=device,
+        device=str(compute),
         seconds=before.get("seconds", {}) | {PROTOCOL: round(seconds, 3)},
-        precision=before.get("precision", {}) | {PROTOCOL: device.rpartition(", ")[2]},
+        precision=before.get("precision", {}) | {PROTOCOL: compute.precision},
         people=min(each.subjects for each in tested),  # the cautious number, should the sources differ
-        evaluated=records.digest(evaluated),
+        evaluated=records.digest(
+            [
+                [each.source, each.rows["sample_id"].to_list(), each.fold.tolist(), each.tasks]
+                for each in tested
+            ]
+        ),
         dataset=", ".join(each.source for each in tested),
         inputs=task.inputs(),
     )

@@ -60,12 +60,13 @@ def compare(experiment: config.Experiment, root: Path) -> None:
     records.write_table(paths.summary, summary.astype({"amount": float}), layout.SUMMARY_COLUMNS)
     records.write_table(paths.leaderboard, leaderboard, layout.LEADERBOARD_COLUMNS)
     records.write_table(paths.verdicts, judged, layout.VERDICT_COLUMNS)
-    words = verdict_in_words(experiment, leaderboard, judged)
-    words["setting"] = scored[0].main[0].content["setting"]
-    words["claims"] = [asdict(each) for each in claims(experiment, leaderboard, judged)]
     trained = [each.content for one in scored if one.kind == "run" for each in one.main]
-    words["trained_on"] = sorted({f"{each['processor']} ({each['device']})" for each in trained})
-    words["noise"] = noise(scored, chances, experiment)
+    words = verdict_in_words(experiment, leaderboard, judged) | {
+        "setting": scored[0].main[0].content["setting"],
+        "claims": [asdict(each) for each in claims(experiment, leaderboard, judged)],
+        "trained_on": sorted({f"{each['processor']} ({each['device']})" for each in trained}),
+        "noise": noise(scored, chances, experiment),
+    }
     files.write_json(paths.verdict, words)
     say("compare", words["headline"])
 
@@ -92,11 +93,10 @@ def _load(experiment: config.Experiment, name: str, paths: Results) -> Scored:
     def of_stage(stage: str) -> list[Repeat]:
         return _alike([_repeat(paths.stage(name, seed, stage), seed) for seed in seeds], name)
 
-    more = []
-    if name in experiment.chosen(experiment.robustness.runs):
-        more.append(of_stage("robustness"))
-    if kind == "run" and name in experiment.chosen(experiment.attributes.runs):
-        more.append(of_stage("attributes"))
+    asked = {"robustness": experiment.robustness.runs}
+    if kind == "run":
+        asked["attributes"] = experiment.attributes.runs
+    more = [of_stage(stage) for stage, runs in asked.items() if name in experiment.chosen(runs)]
     if kind == "run" and name in experiment.chosen(experiment.label_curve.runs):
         subsets = range(experiment.label_curve.subsets)
         folders = [paths.labels(name, experiment.label_seed(subset), subset) for subset in subsets]

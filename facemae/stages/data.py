@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -40,31 +41,35 @@ MIN_SCORE = 0.9  # of the detector, for a data set that is prepared by itself
 
 
 @dataclass(frozen=True)
-class ListedSource:
-    """A source with its place on this machine, and what was counted while it was listed.
-
-    `deep` holds an example of the photos that lie one folder too deep to name a person, for each folder at
-    the top.
-    """
+class _Listed:
+    """A source with its place on this machine, and what was counted while it was listed."""
 
     wanted: ChosenSource
     place: Place
     counted: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
     deep: dict[str, str] = field(default_factory=dict)
+    """For each folder at the top an example of the photos too deep below it to name a person."""
 
 
 def wanted_sources(data: config.Data) -> list[ChosenSource]:
     """Return the sources that the configuration names, the labelled one first.
 
     Raises:
-        UsageError: one is not there, or two would give their photos the same names.
+        UsageError: one is not there, or two are the same, forms of the same, or give photos the same names.
     """
     raw = raw_dir(data.raw_dir)
     wanted = [find(data.labelled, SET_LABELLED, raw)]
     more = [(text, SET_UNLABELLED) for text in data.unlabelled] + [(text, SET_TESTED) for text in data.tested]
     wanted += [find(text, part, raw, number) for number, (text, part) in enumerate(more)]
-    check_distinct(wanted)
+    for other, each in itertools.combinations(wanted, 2):
+        same_form = each.source.folder and each.source.photos is other.source.photos
+        same_path = each.path and other.path and each.path.resolve() == other.path.resolve()
+        if each.source.name == other.source.name or same_form or same_path:
+            raise UsageError(
+                f"{each.source.name} and {other.source.name} hold the same photos or give them the same "
+                "names; name each data set only once, and rename one of two packs of the same name."
+            )
     return wanted
 
 
@@ -76,34 +81,20 @@ def one_source(text: str, raw: str, **settings: Any) -> config.Data:
     )
 
 
-def check_distinct(wanted: list[ChosenSource]) -> None:
-    """Stop with a UsageError if two sources are the same, or forms of the same."""
-    for place, each in enumerate(wanted):
-        for other in wanted[:place]:
-            same_form = each.source.folder and each.source.photos is other.source.photos
-            same_path = each.path and other.path and each.path.resolve() == other.path.resolve()
-            if each.source.name == other.source.name or same_form or same_path:
-                raise UsageError(
-                    f"{each.source.name} and {other.source.name} hold the same photos or give them the same "
-                    "names; name each data set only once, and rename one of two packs of the same name."
-                )
-
-
-def fetch(wanted: list[ChosenSource], raw: Path, folder: DataFolder) -> list[ListedSource]:
+def fetch(wanted: list[ChosenSource], raw: Path, folder: DataFolder) -> None:
     """List every photo of the sources, downloading and unpacking what has to be.
 
     Raises:
         UsageError, DataError: a source is missing or empty.
         IntegrityError: a file is not what it should be.
     """
-    listed = [ListedSource(each, locate(each, raw, folder.unpacked)) for each in wanted]
+    listed = [_Listed(each, locate(each, raw, folder.unpacked)) for each in wanted]
     clear_unused([each.place for each in listed], folder.unpacked)
     _check_apart(listed, folder)
     with _alone(folder):
         _list(listed, _attributes(wanted), folder)
     for one in listed:
         _say_listed(one)
-    return listed
 
 
 def _alone(folder: DataFolder) -> contextlib.AbstractContextManager[None]:
@@ -111,7 +102,7 @@ def _alone(folder: DataFolder) -> contextlib.AbstractContextManager[None]:
     return files.exclusive(files.private_folder(folder.shards) / ".lock")
 
 
-def _list(listed: list[ListedSource], attributes: dict[str, Attribute], folder: DataFolder) -> None:
+def _list(listed: list[_Listed], attributes: dict[str, Attribute], folder: DataFolder) -> None:
     manifest.write(folder.photos, (entry for one in listed for entry in _entries(one)), attributes)
     lists = [pair for one in listed if one.wanted.source.pairs for pair in one.wanted.source.pairs(one.place)]
     table = pairs.table(lists)
@@ -125,7 +116,7 @@ def _list(listed: list[ListedSource], attributes: dict[str, Attribute], folder: 
     files.write_json(folder.sources, [_described(one, attributes) for one in listed])
 
 
-def _check_apart(listed: list[ListedSource], folder: DataFolder) -> None:
+def _check_apart(listed: list[_Listed], folder: DataFolder) -> None:
     """Stop if what is written would be listed as photos the next time."""
     out = folder.root.resolve()
     for each in listed:
@@ -153,7 +144,7 @@ def _attributes(wanted: list[ChosenSource]) -> dict[str, Attribute]:
     return found
 
 
-def _entries(listed: ListedSource) -> Iterator[Entry]:
+def _entries(listed: _Listed) -> Iterator[Entry]:
     source, set_name = listed.wanted.source, listed.wanted.set
     people: set[str] = set()
     photos = source.photos(listed.place, listed.ignored)
@@ -171,7 +162,7 @@ def _entries(listed: ListedSource) -> Iterator[Entry]:
     listed.counted["people"] = len(people)
 
 
-def _too_deep(listed: ListedSource) -> str:
+def _too_deep(listed: _Listed) -> str:
     """Return a sentence about photos that lie one folder too deep, if there are some."""
     if not listed.deep:
         return ""
@@ -183,22 +174,23 @@ def _too_deep(listed: ListedSource) -> str:
     )
 
 
-def _say_listed(listed: ListedSource) -> None:
+def _say_listed(listed: _Listed) -> None:
     source, counted = listed.wanted.source, listed.counted
     text = f"{counted['photos']} photos, {counted['people']} people"
     left_out = ", ".join(f"{count} {reason}" for reason, count in listed.ignored.most_common())
-    say("fetch", f"{source.name}: {text}" + (f"; no photos of it: {left_out}" if left_out else ""))
-    labelled = listed.wanted.set == SET_LABELLED
-    if counted["unnamed"] and counted["people"] and labelled:
-        unnamed = f"{counted['unnamed']} photos name nobody (not directly in a person's folder)"
-        say("fetch", f"{source.name}: {unnamed} and are used for nothing")
-    if listed.deep and labelled:
-        say("fetch", f"{source.name}: {_too_deep(listed)}")
+    lines = [text + (f"; no photos of it: {left_out}" if left_out else "")]
+    if listed.wanted.set == SET_LABELLED:
+        if counted["unnamed"] and counted["people"]:
+            unnamed = f"{counted['unnamed']} photos name nobody (not directly in a person's folder)"
+            lines.append(f"{unnamed} and are used for nothing")
+        lines.append(_too_deep(listed))
     if source.published_images not in (None, counted["photos"]):
-        say("fetch", f"{source.name}: {source.published_images} photos were expected")
+        lines.append(f"{source.published_images} photos were expected")
+    for line in filter(None, lines):
+        say("fetch", f"{source.name}: {line}")
 
 
-def _described(listed: ListedSource, attributes: dict[str, Attribute]) -> dict[str, Any]:
+def _described(listed: _Listed, attributes: dict[str, Attribute]) -> dict[str, Any]:
     source = listed.wanted.source
     own = ("name", "title", "licence", "credit", "address", "align", "subject")
     return {name: getattr(source, name) for name in own} | {
@@ -240,8 +232,9 @@ def align(data: config.Data, folder: DataFolder, device: Device, workers: int) -
 
 def _settings(data: config.Data, sources: list[dict[str, Any]]) -> Settings:
     modes = {each["name"]: each["align"] if data.align == "auto" else data.align for each in sources}
-    cropped = [each for each in sources if modes[each["name"]] == "crop"]
-    crops = {each["name"]: cast(Box, tuple(each["crop"])) for each in cropped}
+    crops = {
+        each["name"]: cast(Box, tuple(each["crop"])) for each in sources if modes[each["name"]] == "crop"
+    }
     faces = {each["name"]: each["subject"] if data.faces == "auto" else data.faces for each in sources}
     # Which face is the most central, or which faces there are, small ones decide too.
     thorough = data.faces in ("central", "all")
@@ -260,8 +253,8 @@ def _summarise(counts: Counter[str], folder: DataFolder) -> None:
     for code, count in shown:
         named = examples.get(code, [])
         say("align", f"{code}: {count}" + (f" ({', '.join(named)})" if named else ""))
-    others = counts.total() - sum(count for _, count in shown)
-    if others:
+    if len(counts) > len(shown):
+        others = counts.total() - sum(count for _, count in shown)
         say("align", f"{others} photos of {len(counts) - len(shown)} other outcomes")
     say("align", f"{counts.total()} photos; {folder.outcomes} has a line for each")
 
@@ -273,8 +266,7 @@ def split(experiment: config.Experiment, folder: DataFolder) -> None:
         DataError: there are too few people.
         IntegrityError: the split leaks.
     """
-    columns = ["sample_id", "person", "source", "set", "sha256", "hash"]
-    faces = records.read_table(folder.faces, columns)
+    faces = records.read_table(folder.faces, ["sample_id", "person", "source", "set", "sha256", "hash"])
     embeddings = _embeddings(experiment, folder, faces) if experiment.split.embedder else None
     lists, seen = records.read_table(folder.listed_pairs), _seen(experiment, faces)
     listed = None
@@ -299,11 +291,7 @@ def split(experiment: config.Experiment, folder: DataFolder) -> None:
 
 
 def _seen(experiment: config.Experiment, faces: pd.DataFrame) -> set[str]:
-    """Return the people of faces whom shipped models have seen that the runs start from; it is said.
-
-    Raises:
-        UsageError, IntegrityError: such a model is not there, or damaged.
-    """
+    """Return the people of faces whom shipped models have seen that the runs start from; it is said."""
     people, seen = faces.loc[faces["set"] != SET_UNLABELLED, "person"].dropna().unique(), set()
     for name in shipped_models.used_by(experiment):
         found = shipped_models.known_among(people, shipped_models.people(name).training)
@@ -326,11 +314,7 @@ def _embeddings(experiment: config.Experiment, folder: DataFolder, faces: pd.Dat
 
 
 def check_people(folder: DataFolder, data: config.Data) -> None:
-    """Stop unless the labelled photos name enough people to train on some and evaluate on others.
-
-    Raises:
-        DataError: they name fewer than two.
-    """
+    """Stop with a DataError unless the labelled photos name people to train on and others to evaluate on."""
     labelled = [each for each in records.read_json(folder.sources) if each["set"] == SET_LABELLED]
     people = sum(each["people"] for each in labelled)
     if people < 2:

@@ -60,18 +60,13 @@ def finetune(task: Task, pretrained: Path | None) -> None:
                 "Fine-tuning normalises over its whole batch, which several processes do not see; run it "
                 "in one process (without torchrun)."
             )
-        with memory.told_before(task.label):
-            _finetune(task, pretrained, compute)
-
-
-def _finetune(task: Task, pretrained: Path | None, compute: Compute) -> None:
-    job = task.job(task.settings("model", "finetune"), compute, **encoder_input(task, pretrained))
-    with lock(job):
-        jobs = {part: _job_of(job, part) for part in task.wanted_parts}
-        done = [_trained(task, part, own, pretrained, compute) for part, own in jobs.items()]
-        _write(task, jobs, done, pretrained, compute)
-        for own in jobs.values():
-            checkpoint.remove(own.state)
+        job = task.job(task.settings("model", "finetune"), compute, **encoder_input(task, pretrained))
+        with memory.told_before(task.label), lock(job):
+            jobs = {part: _job_of(job, part) for part in task.wanted_parts}
+            done = [_trained(task, part, own, pretrained, compute) for part, own in jobs.items()]
+            _write(task, jobs, done, pretrained, compute)
+            for own in jobs.values():
+                checkpoint.remove(own.state)
 
 
 def encoder_input(task: Task, pretrained: Path | None) -> dict[str, Path]:

@@ -9,9 +9,9 @@ Where the evaluation people are in several parts, the curve is that of the first
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,17 +28,11 @@ from facemae.stages.task import Task
 PART = 0
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A number of labels: a share of them, or a most per person."""
 
     condition: str
     amount: float
-
-    def labels(self, subset: int) -> dict[str, float]:
-        """Return the changed settings of fine-tuning."""
-        amount = self.amount if self.condition == "share" else int(self.amount)
-        return {"fraction" if self.condition == "share" else self.condition: amount, "subset": subset}
 
 
 def points(curve: config.LabelCurve) -> list[Point]:
@@ -59,18 +53,16 @@ def label_curve(task: Task, subset: int, pretrained: Path | None, finetuned: Pat
     whole = accuracy(task, finetuned / layout.EMBEDDINGS, PART)
     measured, trained = [_at(Point("share", 1.0), whole, note=_note(task, finetuned))], [finetuned]
     for point in points(task.experiment.label_curve):
-        fewer = replace(task, experiment=_with_labels(task, point.labels(subset)), parts=(PART,))
-        folder = _folder(fewer, point, pretrained)
-        fewer = replace(fewer, out=folder)
+        fewer = _with_fewer(task, point, subset, pretrained)
         try:
-            if not (folder / layout.METRICS).exists():
+            if not (fewer.out / layout.METRICS).exists():
                 finetune(fewer, pretrained)
         except DataError as error:  # too few to train on
             measured.append(_at(point, whole, value=None, n=0, note=str(error), influence=None))
             continue
-        found = accuracy(fewer, folder / layout.EMBEDDINGS, PART)
-        measured.append(_at(point, found, note=_note(task, folder)))
-        trained.append(folder)
+        found = accuracy(fewer, fewer.out / layout.EMBEDDINGS, PART)
+        measured.append(_at(point, found, note=_note(task, fewer.out)))
+        trained.append(fewer.out)
         shown = "None" if found.value is None else f"{found.value:.3f}"
         say(task.label, f"{point.condition} {point.amount:g}: accuracy {shown}")
     measured.append(_area(measured, next(filter(None, map(_not_learnt, trained)), "")))
@@ -87,19 +79,16 @@ def label_curve(task: Task, subset: int, pretrained: Path | None, finetuned: Pat
     shutil.rmtree(task.out.with_name(f".{task.out.name}"), ignore_errors=True)
 
 
-def _folder(task: Task, point: Point, pretrained: Path | None) -> Path:
-    """Return where a point is trained: another place for other settings, faces or encoders."""
-    inputs = encoder_input(task, pretrained)
-    identity = task.job(task.settings("model", "finetune"), task.compute(), **inputs).identity
-    name = f"{point.condition}-{point.amount:g}-{records.digest(identity)}"
-    return task.out.with_name(f".{task.out.name}") / name / "finetune"
-
-
-def _with_labels(task: Task, labels: dict[str, float]) -> config.Experiment:
-    changed = {"finetune": {"labels": labels}}
-    runs = dict(task.experiment.runs)
+def _with_fewer(task: Task, point: Point, subset: int, pretrained: Path | None) -> Task:
+    """Return the fine-tuning on so many labels; with other settings, faces or encoders in another folder."""
+    amount = {"fraction": point.amount} if point.condition == "share" else {"per_person": int(point.amount)}
+    runs, changed = dict(task.experiment.runs), {"finetune": {"labels": {**amount, "subset": subset}}}
     runs[task.name] = config.merge(runs[task.name] or {}, changed)
-    return task.experiment.model_copy(update={"runs": runs})
+    fewer = replace(task, experiment=task.experiment.model_copy(update={"runs": runs}), parts=(PART,))
+    inputs = encoder_input(fewer, pretrained)
+    identity = fewer.job(fewer.settings("model", "finetune"), fewer.compute(), **inputs).identity
+    name = f"{point.condition}-{point.amount:g}-{records.digest(identity)}"
+    return replace(fewer, out=task.out.with_name(f".{task.out.name}") / name / "finetune")
 
 
 def _at(point: Point, measured: Measurement, **changes: Any) -> Measurement:

@@ -19,7 +19,7 @@ from facemae.core import files, records
 from facemae.core.errors import DataError
 from facemae.core.progress import say
 from facemae.evaluation import records as measured
-from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, find_recogniser
+from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, find_recogniser, recogniser
 from facemae.evaluation.embedding_file import from_table
 from facemae.evaluation.embedding_report import Settings, evaluate
 from facemae.evaluation.pairs import EveryPair
@@ -112,8 +112,7 @@ def card_people(people: pd.Series) -> set[str]:
 
 
 def _speed(name: str) -> float:
-    model = find_recogniser(name)
-    embed = model.load(model.weights())
+    embed = recogniser(name)
     faces: NDArray[np.uint8] = np.zeros((TIMED, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     embed(faces[:1])
     before = time.process_time()  # on one core, whatever else the machine does

@@ -62,29 +62,25 @@ def pretrain(task: Task) -> None:
                 f"pretrain.method: {settings.method} compares the faces of the whole batch, which "
                 f"{processes.size} processes do not see; run it in one process (without torchrun)."
             )
-        _pretrain(task, settings, compute, processes)
-
-
-def _pretrain(task: Task, settings: config.Pretrain, compute: Compute, processes: World) -> None:
-    job = task.job(task.settings("model", "pretrain"), compute, **_files(settings))
-    with lock(job, processes):  # before the seconds that building and measuring take
-        objective = _objective(task, settings, compute)
-        _check_norms(objective.model, processes)
-        training, held_out = _rows(task, settings)
-        if settings.validate_every:
-            objective.validation = _validation(task, settings, objective, held_out)
-        if processes.is_first:
-            if isinstance(objective, MaskedPretraining):
-                pretrain_mae.keep_progress(objective, task, job.state)
-            kept = f", {len(held_out)} held out" if len(held_out) else ""
-            how = f"{settings.mask} mask" if settings.method == "mae" else settings.method
-            say(task.label, f"{len(training)} faces{kept}, {how}, {compute}")
-        optimizer, faces = adamw(objective.network, settings), task.open(training)
-        trained = fit_faces(objective, optimizer, faces, settings, job, task.workers, processes)
-        if processes.is_first:
-            _write(task, settings, objective, trained, processes.size * trained.seconds, job.state)
-            checkpoint.remove(job.state)
-        processes.wait()
+        job = task.job(task.settings("model", "pretrain"), compute, **_files(settings))
+        with lock(job, processes):  # before the seconds that building and measuring take
+            objective = _objective(task, settings, compute)
+            _check_norms(objective.model, processes)
+            training, held_out = _rows(task, settings)
+            if settings.validate_every:
+                objective.validation = _validation(task, settings, objective, held_out)
+            if processes.is_first:
+                if isinstance(objective, MaskedPretraining):
+                    pretrain_mae.keep_progress(objective, task, job.state)
+                kept = f", {len(held_out)} held out" if len(held_out) else ""
+                how = f"{settings.mask} mask" if settings.method == "mae" else settings.method
+                say(task.label, f"{len(training)} faces{kept}, {how}, {compute}")
+            optimizer, faces = adamw(objective.network, settings), task.open(training)
+            trained = fit_faces(objective, optimizer, faces, settings, job, task.workers, processes)
+            if processes.is_first:
+                _write(task, settings, objective, trained, processes.size * trained.seconds, job.state)
+                checkpoint.remove(job.state)
+            processes.wait()
 
 
 def _objective(task: Task, settings: config.Pretrain, compute: Compute) -> MaskedPretraining | Contrastive:
@@ -120,9 +116,10 @@ def _check_norms(model: nn.Module, processes: World) -> None:
 
 def _files(settings: config.Pretrain) -> dict[str, Path]:
     """Return the files besides the faces that shape the result, by setting."""
-    compared = settings.perceptual.weights if settings.perceptual.weight else None
     found = {"init": encoder_file(settings.init)} if settings.init else {}
-    return found | ({"perceptual": Path(compared)} if compared else {})
+    if settings.perceptual.weight and settings.perceptual.weights:
+        found["perceptual"] = Path(settings.perceptual.weights)
+    return found
 
 
 def _rows(task: Task, settings: config.Pretrain) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -28,8 +28,9 @@ def robustness(task: Task, finetuned: Path | None) -> None:
     `finetuned` is the folder of the run's `finetune` stage; None: `task.name` is a baseline.
 
     Raises:
-        UsageError: there is nothing to test, or there are fewer pairs than folds.
-        DataError: a fold has no pair of a kind, or no photo has the wanted light.
+        UsageError: there is nothing to test, there are fewer pairs than folds, or the photos that show real
+            light do not say where it is.
+        DataError: a fold has no pair of a kind, or too few faces are there to test the light on.
         IntegrityError: an embedding of an unchanged photo is zero or not finite.
     """
     experiment, settings = task.experiment, task.experiment.robustness
@@ -42,7 +43,7 @@ def robustness(task: Task, finetuned: Path | None) -> None:
     if families:
         measured += measure(trial, families, recognise, experiment.evaluate.level, task.label)
     if settings.illumination is not None:
-        measured += real_light(task, settings.illumination, recognise)
+        measured += _real_light(task, settings.illumination, recognise)
     trained = records.read_metrics(finetuned) if finetuned else {}
     task.write(
         measured,
@@ -65,36 +66,32 @@ def load_trial(task: Task) -> Trial:
     """Return the pairs that everything is tested on, with their photos; errors as `choose_pairs`."""
     split = task.experiment.split
     rows = task.rows(layout.ROLE_EVALUATION)
-    table = records.read_table(task.data.pairs, layout.PAIR_COLUMNS)
-    protocol = split.pairs or GENERATED
-    pairs = choose_pairs(
-        table[table["protocol"] == protocol], rows, task.experiment.robustness.pairs, split.seed
-    )
+    listed = records.read_table(task.data.pairs, layout.PAIR_COLUMNS)
+    listed = listed[listed["protocol"] == (split.pairs or GENERATED)]
+    pairs = choose_pairs(listed, rows, task.experiment.robustness.pairs, split.seed)
     chosen = rows[rows["sample_id"].isin({*pairs["first"], *pairs["second"]})]
     people, (first, second) = np.unique(rows["person"].to_numpy(str)), pair_rows(pairs, chosen["sample_id"])
+    sides = (pairs[f"{side}_person"].to_numpy(str) for side in ("first", "second"))
+    one, other = (np.searchsorted(people, side) for side in sides)
     return Trial(
-        task.load(chosen).images,
-        first,
-        second,
-        pairs["part"].to_numpy(int),
-        np.searchsorted(people, pairs["first_person"].to_numpy(str)),
-        np.searchsorted(people, pairs["second_person"].to_numpy(str)),
-        pairs["genuine"].to_numpy(bool),
-        pairs["fold"].to_numpy(int),
-        identity_weights(len(people), task.experiment.evaluate.resamples, split.seed),
-        split.seed,
-        pairs[["first", "second"]].to_numpy().tolist(),
+        images=task.load(chosen).images,
+        first=first,
+        second=second,
+        part=pairs["part"].to_numpy(int),
+        first_person=one,
+        second_person=other,
+        genuine=pairs["genuine"].to_numpy(bool),
+        fold=pairs["fold"].to_numpy(int),
+        weights=identity_weights(len(people), task.experiment.evaluate.resamples, split.seed),
+        seed=split.seed,
+        names=pairs[["first", "second"]].to_numpy().tolist(),
     )
 
 
-def real_light(task: Task, source: str, recognise: EmbedByPart) -> list[Measurement]:
+def _real_light(task: Task, source: str, recognise: EmbedByPart) -> list[Measurement]:
     """Return how photos of a tested source are recognised by the direction of their light.
 
     With rotations the first part's model recognises them, since none of the models knows these people.
-
-    Raises:
-        DataError: nothing of the source is tested, or too little to measure.
-        UsageError: its photos do not say where the light is.
     """
     rows = lit_rows(task, source)
     vectors = recognise(task.load(rows).images, 0)
@@ -111,12 +108,7 @@ def real_light(task: Task, source: str, recognise: EmbedByPart) -> list[Measurem
 
 
 def lit_rows(task: Task, source: str) -> pd.DataFrame:
-    """Return the split's rows of a tested source with their `subset` by the angle of the light.
-
-    Raises:
-        DataError: nothing of it is tested.
-        UsageError: its photos do not say where the light is.
-    """
+    """Return the split's rows of a tested source with their `subset` by the angle of the light."""
     name, light = source.partition(":")[0], ["light_azimuth", "light_elevation"]
     faces = records.read_table(task.data.faces)
     known = faces[faces["source"] == name].reindex(columns=["sample_id", *light])

@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import Progress, say
 from facemae.data.faces.cache import OpenFaces
 from facemae.data.faces.workers import follow_parent
-from facemae.evaluation.baselines.off_the_shelf import Embed, find_recogniser
+from facemae.evaluation.baselines.off_the_shelf import Embed, find_recogniser, recogniser
 from facemae.evaluation.pairs import unit_rows
 from facemae.stages.task import Task
 from facemae.training import checkpoint
@@ -39,25 +40,17 @@ COMPARED = 1024  # faces at a time
 def taught(task: Task, part: int, held_out: set[str]) -> tuple[pd.DataFrame, torch.Tensor, int]:
     """Return the rows that a student may learn from, their teacher's embeddings, and how many are left out.
 
-    These are all faces that pretraining may see, but for the people who are held out, and for faces without
-    a name that the teacher takes for an evaluation person's.
-
-    Args:
-        task: The stage of a run with a teacher.
-        part: Of the evaluation people, who are in none of these rows.
-        held_out: Training people.
-
-    Returns:
-        Rows of the split, embeddings (N, M), and the number of unlabelled faces left out.
+    The rows (N) of the split are all faces that pretraining may see, but for the training people who are held
+    out, and for faces without a name that the teacher takes for an evaluation person's: those are counted.
+    None of them shows the evaluation people of the part. The embeddings are (N, M).
 
     Raises:
         UsageError: there is no such teacher, or its embedding has other dimensions than the student's.
         DataError: no face is left.
     """
-    settings, others = task.run.finetune, task.rotations > 1
-    compares = settings.teacher_apart < 1
-    roles = [layout.ROLE_TRAIN, layout.ROLE_UNLABELLED]
-    rows = task.rows(*roles, *([layout.ROLE_EVALUATION] if compares or others else []))
+    settings = task.run.finetune
+    compares, roles = settings.teacher_apart < 1, [layout.ROLE_TRAIN, layout.ROLE_UNLABELLED]
+    rows = task.rows(*roles, *([layout.ROLE_EVALUATION] if compares or task.rotations > 1 else []))
     vectors = _embeddings(task, rows)
     evaluated = ((rows["role"] == layout.ROLE_EVALUATION) & (rows["part"] == part)).to_numpy()
     learnt = rows["role"].isin(roles) | (rows["trainable"].astype(bool) & ~evaluated)
@@ -79,8 +72,7 @@ def _embeddings(task: Task, rows: pd.DataFrame) -> Floats:
     They lie beside the aligned faces for all runs and seeds; a call that was cut off goes on.
     """
     name, faces = str(task.run.finetune.teacher), task.open(rows)
-    teacher = find_recogniser(name)
-    key = records.digest([teacher.key(), task.inputs()["faces"], faces.sample_ids])
+    key = records.digest([find_recogniser(name).key(), task.inputs()["faces"], faces.sample_ids])
     folder = task.data.root / f".teacher-{name}-{key}"
     with files.exclusive(folder.with_name(f"{folder.name}.lock"), waits=True):
         found = checkpoint.newest(folder)
@@ -92,12 +84,7 @@ def _embeddings(task: Task, rows: pd.DataFrame) -> Floats:
 
 
 def _embedded(task: Task, embed: EmbedAll, faces: OpenFaces, known: Floats | None, folder: Path) -> Floats:
-    """Return the embeddings of all faces, `known` being those of the first ones; `folder` keeps them.
-
-    Raises:
-        UsageError: they have other dimensions than the student's.
-        PreemptedError: a signal asked to stop; what is done is kept.
-    """
+    """Return the embeddings of all faces, `known` being those of the first ones; `folder` keeps them."""
     label = f"{task.label} teacher"
     parts = [embed([faces[:1]])[0][:0] if known is None else known]
     if (width := parts[0].shape[1]) != task.run.model.embedding:
@@ -109,9 +96,9 @@ def _embedded(task: Task, embed: EmbedAll, faces: OpenFaces, known: Floats | Non
     progress = Progress(label, len(faces), "faces", done)
     with stop_signal() as stop:
         while done < len(faces):
-            starts = range(done, min(done + task.threads * BATCH, len(faces)), BATCH)
-            parts += embed([faces[start : start + BATCH] for start in starts])
-            done = min(done + task.threads * BATCH, len(faces))
+            end = min(done + task.threads * BATCH, len(faces))
+            parts += embed([faces[start : start + BATCH] for start in range(done, end, BATCH)])
+            done = end
             progress.update(done)
             if stop.requested or done == len(faces) or len(parts) > SAVED_EVERY:
                 parts = [np.concatenate(parts)]
@@ -125,30 +112,23 @@ def _embedded(task: Task, embed: EmbedAll, faces: OpenFaces, known: Floats | Non
 def _embedding(name: str, processes: int) -> Iterator[EmbedAll]:
     """Give the embedding of several batches by a teacher, which computes one batch a process at a time."""
     if processes == 1:
-        _start(name)
-        yield lambda batches: [_with_mirror(each) for each in batches]
+        embed = recogniser(name)
+        yield lambda batches: [_with_mirror(embed, each) for each in batches]
         return
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(processes, context, _start_process, (name,)) as pool:
-        yield lambda batches: list(pool.map(_with_mirror, batches))
+    with ProcessPoolExecutor(processes, context, follow_parent) as pool:
+        yield lambda batches: list(pool.map(partial(_in_process, name), batches))
 
 
-_teacher: dict[str, Embed] = {}  # of this process
+_loaded = cache(recogniser)
 
 
-def _start_process(name: str) -> None:
-    follow_parent()
-    _start(name)
+def _in_process(name: str, faces: NDArray[np.uint8]) -> Floats:
+    return _with_mirror(_loaded(name), faces)
 
 
-def _start(name: str) -> None:
-    teacher = find_recogniser(name)
-    _teacher.update(embed=teacher.load(teacher.weights()))
-
-
-def _with_mirror(faces: NDArray[np.uint8]) -> Floats:
+def _with_mirror(embed: Embed, faces: NDArray[np.uint8]) -> Floats:
     """Return the mean embedding (N, M) of faces (N, H, H, 3) and their mirror images."""
-    embed = _teacher["embed"]
     both = embed(faces) + embed(np.ascontiguousarray(faces[:, :, ::-1]))
     return np.asarray(both / 2, np.float32)
 
