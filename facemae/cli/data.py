@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from facemae.cli.options import ComputeOption, CropOption, RawOption, WorkersOption, app
+from facemae.cli.options import (
+    ComputeOption,
+    CropOption,
+    JsonOption,
+    RawOption,
+    WorkersOption,
+    app,
+    print_json,
+)
 from facemae.core import layout
 
 data_app = typer.Typer(help="Data sets: what is known, and preparing one by itself.", no_args_is_help=True)
@@ -16,16 +23,16 @@ app.add_typer(data_app, name="data")
 
 
 @data_app.command("list")
-def list_data(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    raw: RawOption = "data/raw",
-) -> None:
+def list_data(as_json: JsonOption = False, raw: RawOption = "data/raw") -> None:
     """Show the known data sets: people, images, licence, source and whether they are on this machine."""
     from facemae.data.sources.catalogue import as_table, catalogue
     from facemae.data.sources.locate import raw_dir
 
     entries = catalogue(raw_dir(raw))
-    typer.echo(json.dumps(entries, indent=2) if as_json else as_table(entries))
+    if as_json:
+        print_json(entries)
+    else:
+        typer.echo(as_table(entries))
 
 
 @data_app.command("prepare")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facemae.cli.options import ComputeOption, agreed
+from facemae.cli.options import ComputeOption, JsonOption, agreed, print_json
 from facemae.cli.recognition import (
-    JsonOption,
     ModelOption,
     ResultsOption,
     UrlOption,
@@ -160,8 +158,7 @@ def list_people(
         limit = chosen_threshold(recogniser.model, None, None)
         found = kept.lookalikes(recogniser.fingerprint, limit.score)
     if as_json:
-        pairs = [{"first": one.name, "second": other.name, "score": score} for one, other, score in found]
-        typer.echo(json.dumps(pairs, indent=2))
+        print_json([{"first": one.name, "second": other.name, "score": score} for one, other, score in found])
         return
     if not found:
         typer.echo("Nobody looks like anybody else.")
@@ -182,7 +179,7 @@ def find(
 
 def _show(people: list[Person], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([_row(person) for person in people], indent=2))
+        print_json([_row(person) for person in people])
         return
     if not people:
         typer.echo("Nobody: enrol someone with facemae gallery add.")
@@ -197,14 +194,10 @@ def _row(person: Person) -> dict[str, str | int]:
         "name": person.name,
         "photos": person.photos,
         "templates": person.templates,
-        "created": _text(person.created),
-        "consent": _text(person.consent),
+        "created": person.created.isoformat(timespec="seconds"),
+        "consent": person.consent.isoformat(timespec="seconds"),
         "retain_until": person.retain_until.isoformat(),
     }
-
-
-def _text(moment: datetime.datetime) -> str:
-    return moment.isoformat(timespec="seconds")
 
 
 @gallery_app.command()

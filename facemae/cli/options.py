@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,11 @@ def agreed(question: str) -> bool:
         return typer.confirm(question)
     except typer.Abort:
         return False
+
+
+def print_json(content: object) -> None:
+    """Print plain values as JSON, indented."""
+    typer.echo(json.dumps(content, indent=2))
 
 
 STAGES = "Stages of the workflow, which calls them"
@@ -50,6 +56,8 @@ WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write, named after the stage.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of results to read and write into.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+LastJsonOption = Annotated[bool, typer.Option("--json", help="End with a line of JSON.")]
 CropOption = Annotated[
     Literal["auto", "landmarks", "crop"],
     typer.Option("--align", help="Find the face, or take photos that are faces already."),

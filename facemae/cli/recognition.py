@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import warnings
 from collections import Counter
@@ -13,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from facemae.cli.options import CacheOption, ComputeOption, RawOption, WorkersOption
+from facemae.cli.options import (
+    CacheOption,
+    ComputeOption,
+    JsonOption,
+    RawOption,
+    WorkersOption,
+    print_json,
+)
 from facemae.core import files
 from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import say, track
@@ -48,7 +54,6 @@ ThresholdOption = Annotated[
 RateOption = Annotated[
     float | None, typer.Option("--fmr", min=0, max=1, help="False match rate that sets the threshold.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -83,8 +88,8 @@ def identify(
             return
         found = recogniser.identify(_faces(recogniser, photo).faces, kept, limit, top)
     if as_json:
-        content: dict[str, Any] = {"photo": str(photo), "threshold": limit.as_json(), "enrolled": people}
-        typer.echo(json.dumps(content | _named(recogniser) | {"faces": plain(found)}, indent=2))
+        content = {"photo": str(photo), "threshold": limit.as_json(), "enrolled": people}
+        print_json(content | _named(recogniser) | {"faces": plain(found)})
         return
     _say_who(found, limit, people, templates)
     typer.echo(f"Model: {recogniser.model.name}.")
@@ -114,22 +119,17 @@ def _identify_all(
             rows += rows_of(as_text(str(path)), found, limit, note)
         table = pd.DataFrame(rows, columns=COLUMNS).assign(model=recogniser.model.name)
         file.write(csv_text(table))
-    counts = table["decision"].value_counts()
-    without = int(table["decision"].isna().sum())
+    counts, faces = table["decision"].value_counts(), table["decision"].count()
     say(
         "identify",
-        f"{len(paths)} photos, {len(table) - without} faces: {counts.get('match', 0)} named, "
-        f"{counts.get('unknown', 0)} unknown; {without} photos without a face; written: {out}",
+        f"{len(paths)} photos, {faces} faces: {counts.get('match', 0)} named, "
+        f"{counts.get('unknown', 0)} unknown; {len(table) - faces} photos without a face; written: {out}",
     )
     typer.echo(f"Model: {recogniser.model.name}.")
 
 
 def _photos(place: Path) -> list[Path]:
-    """Return the photos of a folder at any depth, or the one that is named.
-
-    Raises:
-        DataError: the folder holds none.
-    """
+    """Return the photos of a folder at any depth, or the one that is named; a DataError if there is none."""
     from facemae.data.sources.base import Place
     from facemae.data.sources.folder import folder_source
 
@@ -159,9 +159,8 @@ def verify(
     faces = [_only_face(recogniser, each, "verification") for each in (first, second)]
     found = recogniser.verify(faces[0], faces[1], limit)
     if as_json:
-        content: dict[str, Any] = {"first": str(first), "second": str(second)}
-        content |= {"score": found.score, "match": found.match, "threshold": limit.as_json()}
-        typer.echo(json.dumps(content | _named(recogniser), indent=2))
+        content = {"first": str(first), "second": str(second), "score": found.score, "match": found.match}
+        print_json(content | {"threshold": limit.as_json()} | _named(recogniser))
         return
     answer = "the same person" if found.match else "not shown to be the same person"
     typer.echo(f"{answer}: score {found.score:.3f}, needed {limit.score:.3f}")
@@ -182,13 +181,11 @@ def explain(
 
     _check_pictures(first, second)
     recogniser = open_recogniser(model, results, device)
-    faces = [
-        recogniser.model.as_seen(_only_face(recogniser, each, "an explanation")) for each in (first, second)
-    ]
+    photos = (_only_face(recogniser, each, "an explanation") for each in (first, second))
+    faces = [recogniser.model.as_seen(photo) for photo in photos]
     whole, table = score(recogniser.network, *faces), leave_out(recogniser.network, *faces)
     if as_json:
-        content = {"score": whole, "regions": table.to_dict("records")} | _named(recogniser)
-        typer.echo(json.dumps(content, indent=2))
+        print_json({"score": whole, "regions": table.to_dict("records")} | _named(recogniser))
         return
     typer.echo(f"score {whole:.3f}; without a region of one photo, below 0 it spoke for a match:")
     for row in table.to_dict("records"):
@@ -205,7 +202,7 @@ def list_models(context: typer.Context, as_json: JsonOption = False, results: Re
         return
     found = named_models.list_models(_results(results))
     if as_json:
-        typer.echo(json.dumps([each.as_json() for each in found], indent=2))
+        print_json([each.as_json() for each in found])
         return
     typer.echo("model               View 2 of LFW           faces/s    MB  trained on; licence")
     for each in found:

@@ -12,13 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from facemae import config
-from facemae.cli.options import (
-    DEFAULT_CONFIG,
-    ConfigOption,
-    RunOption,
-    SeedOption,
-    app,
-)
+from facemae.cli.options import DEFAULT_CONFIG, ConfigOption, LastJsonOption, RunOption, SeedOption, app
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say
@@ -31,7 +25,7 @@ def plan(
     root: Annotated[
         Path | None, typer.Option("--results", help="Results to plan with; the configuration's if not given.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="End with a line of JSON.")] = False,
+    as_json: LastJsonOption = False,
 ) -> None:
     """Say before a run what difference its people and seeds can decide, and what it costs."""
     from facemae.report import plan as planning
@@ -119,9 +113,7 @@ def card(
 
 
 @app.command()
-def doctor(
-    config_files: ConfigOption = DEFAULT_CONFIG,
-) -> None:
+def doctor(config_files: ConfigOption = DEFAULT_CONFIG) -> None:
     """Tell whether the main job can run here: versions, device, disk, data, locks."""
     from facemae.cli.doctor import doctor as check
 

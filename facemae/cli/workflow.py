@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +20,7 @@ from facemae.cli.options import (
     ThreadsOption,
     WorkersOption,
     app,
+    print_json,
 )
 from facemae.core import files
 from facemae.core.layout import DataFolder, Results
@@ -59,7 +59,7 @@ def show_config(
 @app.command(rich_help_panel=STAGES)
 def schema() -> None:
     """Print the JSON schema of the configuration."""
-    typer.echo(json.dumps(config.json_schema(), indent=2))
+    print_json(config.json_schema())
 
 
 @app.command(rich_help_panel=STAGES)

@@ -132,11 +132,7 @@ def read_labelled(task: Task, source: str, tasks: list[str]) -> Labelled:
     """Return the faces of a source with the labels of some tasks, at most `MOST_FACES`, evenly chosen.
 
     They are the faces that the split holds for anything but the evaluation of identity: the folds here are
-    their own. Photos with the same bytes are one subject.
-
-    Raises:
-        UsageError: the source is not among the data, or does not have the attribute.
-        DataError: none of the faces has a label, or an age is out of range.
+    their own. Photos with the same bytes are one subject. Errors are those of `attributes`.
     """
     table = _faces_of(task, source, tasks)
     table = evenly(table[table[tasks].notna().any(axis=1)], MOST_FACES).reset_index(drop=True)

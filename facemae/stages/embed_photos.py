@@ -15,7 +15,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import DataFolder
 from facemae.core.progress import Progress, say
-from facemae.data.faces.cache import build_cache, load_faces
+from facemae.data.faces.cache import build_cache, open_faces
 from facemae.data.faces.overlaps import normal_name
 from facemae.data.faces.split import learnt_from
 from facemae.data.sources.locate import raw_dir
@@ -77,11 +77,6 @@ def embed_photos(photos: Photos, model: NamedModel, out: Path) -> pd.DataFrame:
     Writes `out`, a Parquet file of sample_id, person, embedding and model, and what is known of it beside.
     The aligned faces stay in a hidden folder beside `out`, so that the same command goes on after a kill.
 
-    Args:
-        photos: The photos.
-        model: Embeds them.
-        out: File to write.
-
     Raises:
         UsageError: the folder is not there.
         DataError: no photo has a face.
@@ -113,14 +108,11 @@ def _aligned(photos: Photos, size: int, folder: DataFolder) -> str:
 
 def _embedded(network: Embed, folder: DataFolder) -> pd.DataFrame:
     index = records.read_table(folder.faces, ["sample_id", "person"])
-    parts, progress = [], Progress("embed", len(index), "faces")
-    for start in range(0, len(index), FACES_AT_A_TIME):
-        faces = load_faces(folder, index.iloc[start : start + FACES_AT_A_TIME])
-        vectors = network(faces.images).astype(np.float32)
-        columns = {"sample_id": faces.sample_ids, "person": faces.people, "embedding": list(vectors)}
-        parts.append(pd.DataFrame(columns))
-        progress.update(start + len(vectors))
-    return pd.concat(parts, ignore_index=True)
+    faces, parts, progress = open_faces(folder, index), [], Progress("embed", len(index), "faces")
+    for start in range(0, len(faces), FACES_AT_A_TIME):
+        parts.append(network(faces[start : start + FACES_AT_A_TIME]).astype(np.float32))
+        progress.update(start + len(parts[-1]))
+    return index.assign(embedding=list(np.concatenate(parts)))
 
 
 def _write(

@@ -113,15 +113,6 @@ def _evaluated_faces(task: Task, path: Path, part: int | None = None) -> Embedde
     """Return the embedded faces of the evaluation people, or of one part of them, ready to be compared.
 
     The resamples are of all evaluation people, so that those of a part belong to those of the whole.
-
-    Args:
-        task: The evaluation.
-        path: A table of EMBEDDING_COLUMNS.
-        part: Which part; None: all.
-
-    Raises:
-        IntegrityError: they are not the embeddings of just these people's faces, each once.
-        DataError: there are too few people.
     """
     roles = records.read_table(task.data.split)
     roles = roles[roles["role"] == layout.ROLE_EVALUATION]

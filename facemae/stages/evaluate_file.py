@@ -125,11 +125,7 @@ def of_recogniser(
 
 
 def of_protocol(pairs: pd.DataFrame, protocol: str | None) -> pd.DataFrame:
-    """Return the pairs of one list; without a name there has to be one list alone.
-
-    Raises:
-        UsageError: there is no such list, or several to choose from.
-    """
+    """Return the pairs of one list; without a name one list alone, else a UsageError names them."""
     names = pd.unique(pairs["protocol"]).tolist()
     wanted = PROTOCOLS.get(protocol, protocol) if protocol else (names[0] if len(names) == 1 else None)
     if wanted not in names:

@@ -76,7 +76,7 @@ def label_curve(task: Task, subset: int, pretrained: Path | None, finetuned: Pat
         people=task.rows(layout.ROLE_EVALUATION)["person"].nunique(),
         inputs=task.inputs(),
     )
-    shutil.rmtree(task.out.with_name(f".{task.out.name}"), ignore_errors=True)
+    shutil.rmtree(task.state, ignore_errors=True)
 
 
 def _with_fewer(task: Task, point: Point, subset: int, pretrained: Path | None) -> Task:
@@ -88,7 +88,7 @@ def _with_fewer(task: Task, point: Point, subset: int, pretrained: Path | None) 
     inputs = encoder_input(fewer, pretrained)
     identity = fewer.job(fewer.settings("model", "finetune"), fewer.compute(), **inputs).identity
     name = f"{point.condition}-{point.amount:g}-{records.digest(identity)}"
-    return replace(fewer, out=task.out.with_name(f".{task.out.name}") / name / "finetune")
+    return replace(fewer, out=task.state / name / "finetune")
 
 
 def _at(point: Point, measured: Measurement, **changes: Any) -> Measurement:

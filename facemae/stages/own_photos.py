@@ -162,12 +162,7 @@ def expectation(chosen: Mapping[str, Any], found: Found) -> str:
 def free_folder(wanted: Path, photos: Path) -> Path:
     """Return the folder for the results of these photos: theirs of an earlier start, or a new one.
 
-    Args:
-        wanted: An absolute path.
-        photos: The photos.
-
-    Raises:
-        UsageError: it lies among the photos.
+    A UsageError where `wanted`, an absolute path, lies among the photos.
     """
     if wanted.resolve().is_relative_to(photos.resolve()):
         raise UsageError(f"{shown(wanted)} lies inside the photos' folder; name another one with --out.")
@@ -192,7 +187,6 @@ def earlier(folder: Path) -> dict[str, Any]:
     return found | {"results": str(folder.absolute())}
 
 
-def write(folder: Path, chosen: Mapping[str, Any]) -> Path:
-    """Write the settings into the results folder and return the file."""
+def write(folder: Path, chosen: Mapping[str, Any]) -> None:
+    """Write the settings into the results folder."""
     files.write_json(folder / SETTINGS, chosen, sort_keys=False)
-    return folder / SETTINGS

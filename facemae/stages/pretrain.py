@@ -6,7 +6,7 @@ The methods are in training/objectives: mae.py and contrastive.py.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import pandas as pd
 import torch
@@ -40,6 +40,8 @@ from facemae.training.trainer import fit_faces, lock
 HELD_OUT_FACES = 1000  # enough for a mean, and little memory
 PROBED_PHOTOS = 5  # of a person
 
+Pretraining: TypeAlias = MaskedPretraining | Contrastive
+
 
 def pretrain(task: Task) -> None:
     """Train and write encoder, log, metrics and what else the method leaves.
@@ -68,22 +70,22 @@ def pretrain(task: Task) -> None:
             _check_norms(objective.model, processes)
             training, held_out = _rows(task, settings)
             if settings.validate_every:
-                objective.validation = _validation(task, settings, objective, held_out)
+                objective.validation = _validation(task, objective, held_out)
             if processes.is_first:
                 if isinstance(objective, MaskedPretraining):
-                    pretrain_mae.keep_progress(objective, task, job.state)
+                    pretrain_mae.keep_progress(objective, task)
                 kept = f", {len(held_out)} held out" if len(held_out) else ""
                 how = f"{settings.mask} mask" if settings.method == "mae" else settings.method
                 say(task.label, f"{len(training)} faces{kept}, {how}, {compute}")
             optimizer, faces = adamw(objective.network, settings), task.open(training)
             trained = fit_faces(objective, optimizer, faces, settings, job, task.workers, processes)
             if processes.is_first:
-                _write(task, settings, objective, trained, processes.size * trained.seconds, job.state)
+                _write(task, objective, trained, processes.size * trained.seconds)
                 checkpoint.remove(job.state)
             processes.wait()
 
 
-def _objective(task: Task, settings: config.Pretrain, compute: Compute) -> MaskedPretraining | Contrastive:
+def _objective(task: Task, settings: config.Pretrain, compute: Compute) -> Pretraining:
     """Return what is trained, from random weights of the seed or those of a file."""
     torch.manual_seed(seed_of(task.seed, "weights"))
     network: MaskedAutoencoder | ContrastiveModel
@@ -100,7 +102,7 @@ def _objective(task: Task, settings: config.Pretrain, compute: Compute) -> Maske
     return METHODS[settings.method](network, settings, compute, task.seed)
 
 
-def _encoder(objective: MaskedPretraining | Contrastive) -> Encoder:
+def _encoder(objective: Pretraining) -> Encoder:
     return cast(Encoder, objective.result.encoder)
 
 
@@ -150,44 +152,35 @@ def _shown_twice(rows: pd.DataFrame) -> pd.DataFrame:
     return some[some["person"].isin(chosen)]
 
 
-def _validation(
-    task: Task, settings: config.Pretrain, objective: MaskedPretraining | Contrastive, held_out: pd.DataFrame
-) -> Validation:
+def _validation(task: Task, objective: Pretraining, held_out: pd.DataFrame) -> Validation:
     """Return how the training is judged: by its loss on faces held out, and by a probe of the encoder."""
-    faces = task.load(evenly(held_out, HELD_OUT_FACES))
+    settings, faces = objective.settings, task.load(evenly(held_out, HELD_OUT_FACES))
     rows = task.rows(layout.ROLE_TRAIN, layout.ROLE_UNLABELLED)
     known = _shown_twice(rows[(rows["role"] == layout.ROLE_TRAIN) & settings.probe])
     if settings.probe and known.empty:
         say(task.label, "no probe: nobody in training has two photos")
-    probed = task.load(known) if len(known) else None
+    probed = task.load(known)
+    people = list(map(str, probed.people))
 
     def measure(step: int) -> dict[str, float]:
         found = {HELD_OUT: objective.score(objective.result, faces)}
-        if probed is not None:
-            people = list(map(str, probed.people))
-            found |= probe(_encoder(objective), probed.images, people, objective.compute)
-        return found
+        return found | (
+            probe(_encoder(objective), probed.images, people, objective.compute) if people else {}
+        )
 
     return Validation(settings.validate_every, settings.patience, measure)
 
 
-def _write(
-    task: Task,
-    settings: config.Pretrain,
-    objective: MaskedPretraining | Contrastive,
-    trained: Trained,
-    seconds: float,
-    state: Path,
-) -> None:
+def _write(task: Task, objective: Pretraining, trained: Trained, seconds: float) -> None:
     """Write all outputs; the seconds, and the joules, are all processes' together."""
     objective.network.eval()
     files.write_json(task.out / layout.CONFIG, task.settings("model", "pretrain"))
     save_weights(_encoder(objective).trunk, task.out / layout.ENCODER)
-    lines = len(trained.log)
-    metrics = [records.metric("training_loss", trained.log[-1][LOSS], n=lines, note="end of the log")]
+    loss, lines, settings = trained.log[-1][LOSS], len(trained.log), objective.settings
+    metrics = [records.metric("training_loss", loss, n=lines, note="end of the log")]
     if isinstance(objective, MaskedPretraining):
-        metrics += pretrain_mae.write(objective, task, state)
-    if trained.best_step is not None:
+        metrics += pretrain_mae.write(objective, task)
+    if trained.held_out:
         loss, step = min(trained.held_out)
         note = f"best, at step {step}"
         metrics.append(records.metric("held_out_loss", loss, n=len(trained.held_out), note=note))

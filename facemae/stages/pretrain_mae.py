@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -40,7 +39,7 @@ PROGRESS_FACES, PROGRESS_STEPS = 2, 6  # of which completions are kept while the
 COMPLETED = "completed_"  # how their files begin, in the state folder
 
 
-def keep_progress(objective: MaskedPretraining, task: Task, state: Path) -> None:
+def keep_progress(objective: MaskedPretraining, task: Task) -> None:
     """Let some validations keep, in the state folder, what the network makes of a few unseen faces.
 
     Only the first seed's are shown anywhere. A guided mask moves while its guide learns, so that pictures of
@@ -56,18 +55,19 @@ def keep_progress(objective: MaskedPretraining, task: Task, state: Path) -> None
         if step % apart == 0 or step == settings.steps:
             picture = _completed(objective, shown)[2]
             content = safetensors.torch.save({"reconstruction": to_faces(picture).cpu().contiguous()})
-            files.atomic_write(state / f"{COMPLETED}{step:08d}.safetensors", content, private=True)
+            files.atomic_write(task.state / f"{COMPLETED}{step:08d}.safetensors", content, private=True)
         return validation.measure(step)
 
     objective.validation = replace(validation, measure=measure)
 
 
-def _write_progress(task: Task, state: Path) -> None:
+def _write_progress(task: Task) -> None:
     """Write the completions that were kept on the way as one file, by their step; without any there is none.
 
     It is no output of the workflow's rule, which would delete that of an earlier training.
     """
-    kept = {int(path.stem.removeprefix(COMPLETED)): path for path in sorted(state.glob(f"{COMPLETED}*"))}
+    paths = sorted(task.state.glob(f"{COMPLETED}*"))
+    kept = {int(path.stem.removeprefix(COMPLETED)): path for path in paths}
     if kept:
         pictures = [safetensors.torch.load_file(path)["reconstruction"] for path in kept.values()]
         content = {"step": torch.tensor(list(kept)), "reconstruction": torch.stack(pictures)}
@@ -76,7 +76,7 @@ def _write_progress(task: Task, state: Path) -> None:
         (task.out / layout.PROGRESS).unlink(missing_ok=True)
 
 
-def write(objective: MaskedPretraining, task: Task, state: Path) -> list[dict[str, Any]]:
+def write(objective: MaskedPretraining, task: Task) -> list[dict[str, Any]]:
     """Write decoder and reconstructions of unseen people, and return what is measured on these."""
     mae = cast(MaskedAutoencoder, objective.result)
     save_weights(mae.decoder, task.out / layout.DECODER)
@@ -90,7 +90,7 @@ def write(objective: MaskedPretraining, task: Task, state: Path) -> list[dict[st
         note = f"hidden patches of unseen people's faces under the {mask} mask"
         metrics.append(records.metric(name, error, n=len(unseen.images), note=note))
     _write_reconstructions(objective, unseen, task)
-    _write_progress(task, state)
+    _write_progress(task)
     return metrics
 
 
@@ -99,12 +99,9 @@ def _unseen(task: Task) -> Faces:
 
 
 def check_template(task: Task, settings: config.Pretrain) -> None:
-    """Refuse masks over face regions where faces were taken as they are, off the template.
+    """Stop with a UsageError at a mask over face regions where faces are off the template.
 
     A source that is known comes with the box that puts its faces on it.
-
-    Raises:
-        UsageError: the run's mask is one, and a source has no such box.
     """
     if settings.mask not in REGION_MASKS or task.experiment.data.align == "landmarks":
         return

@@ -46,6 +46,11 @@ class Task:
         return f"{stage} {self.name}/{self.seed}"
 
     @property
+    def state(self) -> Path:
+        """Where the stage keeps what it needs to go on after a kill."""
+        return self.out.with_name(f".{self.out.name}")
+
+    @property
     def run(self) -> config.Run:
         """Return the run with its defaults filled in."""
         return self.experiment.run(self.name)
@@ -80,9 +85,7 @@ class Task:
     def check_unseen(self, init: str | None) -> None:
         """Stop if the model that a training starts from has seen somebody whom it would be evaluated on.
 
-        Raises:
-            IntegrityError: it has; the split was made before the run started from it.
-            UsageError: the model is not there.
+        That is an IntegrityError: the split was made before the run started from it.
         """
         if init not in shipped_models.WEIGHTS:
             return
@@ -144,7 +147,7 @@ class Task:
             "inputs": self.inputs() | {name: files.sha256_of(path) for name, path in inputs.items()},
             "versions": records.versions(),  # another version need not compute the same bits
         }
-        return Job(self.label, self.seed, self.out.with_name(f".{self.out.name}"), identity)
+        return Job(self.label, self.seed, self.state, identity)
 
     def settings(self, *sections: str) -> dict[str, Any]:
         """Return the resolved configuration that shapes this stage, to keep beside its result."""
