@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from facemae.core import files, records
 from facemae.core.errors import DataError
 from facemae.core.progress import say
-from facemae.evaluation import records as measured
 from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, find_recogniser, recogniser
 from facemae.evaluation.embedding_file import from_table
-from facemae.evaluation.embedding_report import Settings, evaluate
+from facemae.evaluation.embedding_report import Settings, as_json, evaluate
 from facemae.evaluation.pairs import EveryPair
 from facemae.evaluation.protocols import calibration
 from facemae.evaluation.statistics import identity_weights
@@ -88,10 +87,12 @@ def _add_to_card(name: str, table: pd.DataFrame, pairs: pd.DataFrame, out: Path)
     found["card_people"] = _accuracy(table[table["person"].isin(people)], None, "accuracy")
     files_of = dict(shipped_models.card(name)["files"])
     if len(listed):
-        number = {each: place for place, each in enumerate(sorted(everybody))}
-        sides = {"first": one[unseen].map(number), "second": other[unseen].map(number)}
-        scores = {name: each.to_numpy() for name, each in sides.items()}
-        written = listed[["fold", "genuine"]].assign(score=pair_cosines(listed, table), **scores)
+        number = pd.Series(range(len(everybody)), sorted(everybody))
+        written = listed.assign(
+            first=one[unseen].map(number).to_numpy(),
+            second=other[unseen].map(number).to_numpy(),
+            score=pair_cosines(listed, table),
+        )
         records.write_table(out.with_name(shipped_models.SCORES), written, SCORE_COLUMNS)
         files_of[shipped_models.SCORES] = files.sha256_of(out.with_name(shipped_models.SCORES))
     files.write_json(out, shipped_models.card(name) | found | {"files": files_of}, sort_keys=False)
@@ -99,10 +100,8 @@ def _add_to_card(name: str, table: pd.DataFrame, pairs: pd.DataFrame, out: Path)
 
 def _accuracy(table: pd.DataFrame, pairs: pd.DataFrame | None, name: str) -> dict[str, Any]:
     """Return the accuracy, under a name, with its interval over people."""
-    report = evaluate(from_table(table, name, {"plain_names": True}), pairs, Settings())
-    accuracy = next(each for each in report.measured if each.name == "accuracy")
-    entry = measured.entry(accuracy, LEVEL)
-    return {name: entry["value"], "ci_low": entry["ci_low"], "ci_high": entry["ci_high"]}
+    found = as_json(evaluate(from_table(table, name, {"plain_names": True}), pairs, Settings()), LEVEL)
+    return {name: found["accuracy"], "ci_low": found["ci_low"], "ci_high": found["ci_high"]}
 
 
 def card_people(people: pd.Series) -> set[str]:

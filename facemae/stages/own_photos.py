@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from facemae.core import files, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import SET_LABELLED, DataFolder
@@ -64,21 +62,18 @@ def look(folder: Path) -> Found:
         UsageError, DataError: there is no such folder, or no photo in it.
     """
     ignored: Counter[str] = Counter()
-    wanted = find(str(folder), SET_LABELLED, Path())
-    photos = list(wanted.source.photos(Place(folder, {}), ignored))
-    people = Counter(photo.person for photo in photos)
-    unnamed = people.pop(None, 0)
-    places = [photo.sample_id.split("/")[1:] for photo in photos if photo.person is None]
-    deep = sorted({place[0] for place in places if len(place) == 3})
-    return Found({str(name): count for name, count in people.items()}, unnamed, ignored, deep)
+    photos = list(find(str(folder), SET_LABELLED, Path()).source.photos(Place(folder, {}), ignored))
+    people = Counter(photo.person for photo in photos if photo.person is not None)
+    unnamed = [photo.sample_id.split("/")[1:] for photo in photos if photo.person is None]
+    deep = sorted({place[0] for place in unnamed if len(place) == 3})
+    return Found(people, len(unnamed), ignored, deep)
 
 
 def usable(folder: DataFolder) -> Found:
     """Return the photos that have a usable face, once they are aligned, and why others have none."""
     people = records.read_table(folder.faces, ["person"])["person"].dropna().value_counts()
-    refused: pd.DataFrame = pd.DataFrame(records.read_log(folder.rejected))
-    reasons = Counter(refused["reason"]) if len(refused) else Counter()
-    return Found({str(name): int(count) for name, count in people.items()}, 0, Counter(reasons))
+    reasons = Counter(each["reason"] for each in records.iterate_log(folder.rejected))
+    return Found({str(name): int(count) for name, count in people.items()}, 0, reasons)
 
 
 def require_enough(found: Found, folder: Path, what: str) -> None:

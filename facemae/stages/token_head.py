@@ -39,13 +39,12 @@ def write_probe(task: Task, encoder: Encoder, compute: Compute) -> dict[str, Any
     """
     try:
         tables, values = _embedded(task, encoder, compute)
+        note = "closed-form head on the encoder's tokens, training people held out"
+        entry = records.metric(layout.PROBE_AUC, float(np.mean(values)), n=len(values), note=note)
     except DataError as error:
         say(task.label, f"no closed-form head: {error}")
         tables = [pd.DataFrame(columns=layout.EMBEDDING_COLUMNS)]
         entry = records.metric(layout.PROBE_AUC, None, n=0, note=str(error).rstrip("."))
-    else:
-        note = "closed-form head on the encoder's tokens, training people held out"
-        entry = records.metric(layout.PROBE_AUC, float(np.mean(values)), n=len(values), note=note)
     records.write_table(task.out / layout.PROBE, pd.concat(tables), layout.EMBEDDING_COLUMNS)
     return entry
 

@@ -224,43 +224,24 @@ def evaluated(filename):
 
 def measured(filename):
     """Return a file of every stage that measures something."""
-    trained = set(EXPERIMENT.run_names)
-    curves = [
-        str(RESULTS.labels(name, EXPERIMENT.label_seed(subset), subset) / filename)
-        for name in EXPERIMENT.chosen(EXPERIMENT.label_curve.runs)
-        if name in trained
-        for subset in range(EXPERIMENT.label_curve.subsets)
-    ]
-    robust = EXPERIMENT.chosen(EXPERIMENT.robustness.runs)
-    attributes = [
-        name
-        for name in EXPERIMENT.chosen(EXPERIMENT.attributes.runs)
-        if name in trained
-    ]
+
+    def trained(chosen):
+        return [
+            name for name in EXPERIMENT.chosen(chosen) if name in EXPERIMENT.run_names
+        ]
+
     return [
         *evaluated(filename),
-        *of_stage("robustness", filename, robust),
-        *of_stage("attributes", filename, attributes),
-        *curves,
+        *of_stage(
+            "robustness", filename, EXPERIMENT.chosen(EXPERIMENT.robustness.runs)
+        ),
+        *of_stage("attributes", filename, trained(EXPERIMENT.attributes.runs)),
+        *(
+            str(RESULTS.labels(name, EXPERIMENT.label_seed(subset), subset) / filename)
+            for name in trained(EXPERIMENT.label_curve.runs)
+            for subset in range(EXPERIMENT.label_curve.subsets)
+        ),
     ]
-
-
-def masked_files(filename):
-    """Return a file of the pretrain stage of every masked autoencoder, for every seed."""
-    masked = [
-        name for name in EXPERIMENT.run_names if EXPERIMENT.run(name).masked is not None
-    ]
-    return of_stage("pretrain", filename, masked)
-
-
-def pretrain_files(filename):
-    """Return a file of the pretrain stage of every run that has one, for every seed."""
-    pretrained = [
-        name
-        for name in EXPERIMENT.run_names
-        if EXPERIMENT.run(name).pretrain is not None
-    ]
-    return of_stage("pretrain", filename, pretrained)
 
 
 def finetuned(wildcards):

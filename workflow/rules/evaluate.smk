@@ -260,8 +260,8 @@ rule report:
         faces=RESULTS.data.faces,
         overlaps=RESULTS.data.overlaps,
         scores=evaluated("scores.parquet"),
-        logs=pretrain_files("log.jsonl"),
-        reconstructions=masked_files("reconstructions.safetensors"),
+        logs=of_stage("pretrain", "log.jsonl", PRETRAINED),
+        reconstructions=of_stage("pretrain", "reconstructions.safetensors", MASKED),
     output:
         report(
             RESULTS.overview,

@@ -5,12 +5,9 @@ A signal to stop is for the training alone: its shell (trap) and its log stay un
 one GPU is shared out by torchrun, which would take --run for an option of its own.
 """
 
-MASKED = [name for name in EXPERIMENT.run_names if EXPERIMENT.run(name).masked]
-CONTRASTIVE = [
-    name
-    for name in EXPERIMENT.run_names
-    if EXPERIMENT.run(name).pretrain and name not in MASKED
-]
+PRETRAINED = [name for name in EXPERIMENT.run_names if EXPERIMENT.run(name).pretrain]
+MASKED = [name for name in PRETRAINED if EXPERIMENT.run(name).masked]
+CONTRASTIVE = [name for name in PRETRAINED if name not in MASKED]
 EMBEDDERS = [
     f"{STAGE}/finetune/{embedder_file(part)}"
     for part in range(EXPERIMENT.split.rotations)
