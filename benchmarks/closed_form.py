@@ -40,9 +40,9 @@ def measure(
     experiment = config.load([CONFIG, *paths])
     with tempfile.TemporaryDirectory() as folder:
         task = Task(experiment, run, seed, layout.DataFolder(data), Path(folder) / "finetune", threads)
-        compute, encoder = task.compute(), started_from(task, pretrained)
+        compute, encoder = task.compute, started_from(task, pretrained)
         began, used = time.perf_counter(), time.process_time()
-        found = write_probe(task, encoder, compute)
+        found = write_probe(task, encoder)
         taken = time.perf_counter() - began, time.process_time() - used
         faces = len(records.read_table(task.out / layout.PROBE, ["sample_id"]))
     return {

@@ -170,9 +170,8 @@ def test_another_configuration_does_not_resume_this_ones_state(experiment, store
     )
     attempt(run_pretrain, task, 0.0)
     state = tmp_path / ".pretrain"
-    compute = task.compute()
     files.write_json(state / "step_00000005.0.safetensors", {})  # something to lose: its checkpoint
-    files.write_json(state / "job.json", task.job(task.settings("model", "pretrain"), compute).identity)
+    files.write_json(state / "job.json", task.job(task.settings("model", "pretrain")).identity)
     with pytest.raises(UsageError, match=r"pretrain\.mask_ratio: 0\.75 -> 0\.5\)"):
         run_pretrain(replace(task, experiment=other))
     # What does not shape the result may change: where it goes, other runs, another strategy's settings.

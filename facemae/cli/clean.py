@@ -38,21 +38,19 @@ class Place:
         return sum(each.lstat().st_size for each in below) / 1e6
 
 
-def places(experiment: config.Experiment, gallery: Path | None, here: Path = Path()) -> list[Place]:
-    """Return every place below `here` that holds what was made from faces, hidden ones too, and the gallery.
+def places(experiment: config.Experiment, gallery: Path | None) -> list[Place]:
+    """Return every place here that holds what was made from faces, hidden ones too, and the gallery.
 
     They are results folders and data sets prepared by themselves (with the photos unpacked for them, crops,
     checkpoints and what a kill left unfinished), the cache of evaluated files, logs, which name people, and
     the gallery. The photos themselves and downloaded archives are not among them.
     """
-    found = [*_made(here, DEPTH), Place(here / CACHE, "faces and embeddings of evaluated files")]
-    named = here / experiment.results
+    found = [*_made(Path(), DEPTH), Place(CACHE, "faces and embeddings of evaluated files")]
+    named = Path(experiment.results)
     if _is_results(named) and named not in {each.path for each in found}:
         found.append(Place(named, RESULTS))
-    found += [
-        Place(here / "logs", "logs, which name people"),
-        Place(here / ".snakemake", "the workflow's records"),
-    ]
+    found.append(Place(Path("logs"), "logs, which name people"))
+    found.append(Place(Path(".snakemake"), "the workflow's records"))
     if gallery is not None:
         enrolled = [gallery.parent / f"{gallery.name}{end}" for end in ("", "-wal", "-shm", "-journal")]
         found += [Place(path, "people enrolled for recognition", gallery=True) for path in enrolled]
@@ -116,18 +114,18 @@ def clean(
         typer.echo("There is nothing to delete.")
     elif yes or agreed("Delete all of these?"):
         for each in chosen:
-            _remove(each.path)
+            with files.storage_errors(each.path):
+                if each.path.is_dir():
+                    shutil.rmtree(each.path.resolve())  # what a link leads to, which is where the faces are
+                if each.path.is_symlink() or each.path.is_file():
+                    each.path.unlink(missing_ok=True)
         typer.echo(f"Deleted: {len(chosen)} places.")
     else:
         raise UsageError("Nothing was deleted; answer y, or say --yes.")
 
 
 def _check_kept(experiment: config.Experiment, chosen: list[Place], gallery: Path | None) -> None:
-    """Stop where photos, archives or the gallery that is to stay lie inside what is to go.
-
-    Raises:
-        UsageError: they do.
-    """
+    """Stop with a UsageError where photos, archives or a gallery that stays lie inside what is to go."""
     data = experiment.data
     named = [each.partition(":")[2] or each for each in (data.labelled, *data.unlabelled, *data.tested)]
     kept = [*map(Path, (data.raw_dir, *named)), *([] if gallery is None else [gallery])]
@@ -137,11 +135,3 @@ def _check_kept(experiment: config.Experiment, chosen: list[Place], gallery: Pat
                 raise UsageError(
                     f"{each.path} holds {path}, which is to stay; move it out first. Nothing was deleted."
                 )
-
-
-def _remove(path: Path) -> None:
-    with files.storage_errors(path):
-        if path.is_dir():
-            shutil.rmtree(path.resolve())  # what a link leads to, which is where the faces are
-        if path.is_symlink() or path.is_file():
-            path.unlink(missing_ok=True)

@@ -69,12 +69,7 @@ def where(config_files: ConfigOption = DEFAULT_CONFIG) -> None:
 
 
 def show_verdict(paths: Results) -> None:
-    """Print the verdict of a results folder, and where its page and the app are.
-
-    Raises:
-        UsageError: there is none yet.
-        IntegrityError: it is damaged.
-    """
+    """Print the verdict of a results folder, and where its page and the app are; a UsageError without one."""
     if not paths.verdict.exists():
         raise UsageError(f"There is no verdict in {shown(paths.root)} yet; run: snakemake --cores all")
     from facemae.report import tables  # loads pandas

@@ -22,7 +22,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from facemae import config
-from facemae.compute.device import Compute
 from facemae.compute.distributed import world
 from facemae.core import layout, records
 from facemae.core.errors import DataError, UsageError
@@ -83,27 +82,26 @@ def attributes(task: Task, pretrained: Path | None) -> None:
             "attributes.tasks names none; name a task and its data set, such as gender: utkface."
         )
     tested = [read_labelled(task, source, names) for source, names in sources.items()]
-    compute = task.compute()
-    with world(compute.device) as processes:
+    with world(task.compute.device) as processes:
         if processes.size > 1:
             raise UsageError("The attributes stage runs in one process; start it without torchrun.")
     inputs = encoder_input(task, pretrained)
-    job = task.job(_settings(task), compute, **inputs)
+    job = task.job(_settings(task), **inputs)
     with lock(job), memory.told_before(task.label):
         encoder = Frozen(start_embedder(task, pretrained).encoder)
         seconds, measured, tables = 0.0, [], []
         for labelled in tested:
             faces, start = task.open(labelled.rows), "pretrained" if inputs else "untrained"
-            say(task.label, f"{labelled.source}: {len(faces)} faces, {start} encoder, {compute}")
+            say(task.label, f"{labelled.source}: {len(faces)} faces, {start} encoder, {task.compute}")
             predict = _probed if task.experiment.attributes.mode == "probe" else _trained
-            predicted, taken = predict(task, labelled, faces, encoder, compute, job)
+            predicted, taken = predict(task, labelled, faces, encoder, job)
             seconds += taken
             tables.append(predictions(labelled, predicted))
             resamples, seed = task.experiment.evaluate.resamples, task.experiment.split.seed
             measured += measure(labelled, predicted, _note(task, labelled, bool(inputs)), resamples, seed)
         table = pd.concat(tables, ignore_index=True).astype({"fold": "int64"})
         records.write_table(task.out / PREDICTIONS, table, PREDICTION_COLUMNS)
-        _write(task, pretrained, tested, measured, compute, seconds)
+        _write(task, pretrained, tested, measured, seconds)
         checkpoint.remove(job.state)
 
 
@@ -256,23 +254,21 @@ def _together(table: pd.DataFrame, columns: list[str]) -> pd.Series:
 Predicted = tuple[dict[str, Floats], float]  # each task's prediction (N,) of the faces, and seconds
 
 
-def _probed(
-    task: Task, labelled: Labelled, faces: OpenFaces, encoder: Frozen, compute: Compute, job: Job
-) -> Predicted:
+def _probed(task: Task, labelled: Labelled, faces: OpenFaces, encoder: Frozen, job: Job) -> Predicted:
     """Predict from the frozen encoder, by a linear model of scikit-learn on what it makes of a face.
 
     That is the mean of the pooled tokens of a face and of its mirror image, standardised: He et al., CVPR
     2022, appendix A.1. Classes by logistic regression, age by ridge regression.
     """
-    before = compute.seconds()
+    before = task.compute.seconds()
     network = copy.deepcopy(encoder).eval()
-    compute.place(network)
+    task.compute.place(network)
 
     def both(images: Tensor) -> Tensor:
         mean: Tensor = (network(images).float() + network(images.flip(-1)).float()) / 2
         return mean
 
-    features = in_batches(both, faces, compute, task.label)
+    features = in_batches(both, faces, task.compute, task.label)
     predicted = {name: np.full(len(faces), np.nan) for name in labelled.tasks}
     for name, values in predicted.items():
         truth = labelled.truth[name]
@@ -280,7 +276,7 @@ def _probed(
             tested = labelled.fold == fold
             learnt = ~tested & (truth != UNKNOWN)
             values[tested] = _linear(name).fit(features[learnt], truth[learnt]).predict(features[tested])
-    return predicted, compute.seconds() - before
+    return predicted, task.compute.seconds() - before
 
 
 def _linear(name: str) -> Pipeline:
@@ -291,9 +287,7 @@ def _linear(name: str) -> Pipeline:
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS, class_weight=balance))
 
 
-def _trained(
-    task: Task, labelled: Labelled, faces: OpenFaces, encoder: Frozen, compute: Compute, job: Job
-) -> Predicted:
+def _trained(task: Task, labelled: Labelled, faces: OpenFaces, encoder: Frozen, job: Job) -> Predicted:
     """Predict by encoder and heads that are trained beside each fold.
 
     A training that was done before a kill is taken from its last checkpoint, the one that was under way goes
@@ -305,7 +299,7 @@ def _trained(
         learnt, tested = (np.flatnonzero(each) for each in (labelled.fold != fold, labelled.fold == fold))
         seed = seed_of(task.seed, "attributes", fold)
         objective = AttributeLearning(
-            encoder, labelled.truth, labelled.classes, learnt, WEIGHTED, settings, compute, seed
+            encoder, labelled.truth, labelled.classes, learnt, WEIGHTED, settings, task.compute, seed
         )
         # Other settings start from the beginning; what was under way with the old ones stays until the end.
         state = f"{labelled.source.replace('/', '-')}-{fold}-{records.digest(job.identity)}"
@@ -330,16 +324,15 @@ def _note(task: Task, labelled: Labelled, pretrained: bool) -> str:
 
 
 def _write(
-    task: Task, pretrained: Path | None, tested: list[Labelled], measured: list[Measurement],
-    compute: Compute, seconds: float,
-) -> None:  # fmt: skip
+    task: Task, pretrained: Path | None, tested: list[Labelled], measured: list[Measurement], seconds: float
+) -> None:
     before = records.read_metrics(pretrained) if pretrained else {}
     task.write(
         measured,
         _settings(task),
-        device=str(compute),
+        device=str(task.compute),
         seconds=before.get("seconds", {}) | {PROTOCOL: round(seconds, 3)},
-        precision=before.get("precision", {}) | {PROTOCOL: compute.precision},
+        precision=before.get("precision", {}) | {PROTOCOL: task.compute.precision},
         people=min(each.subjects for each in tested),  # the cautious number, should the sources differ
         evaluated=records.digest(
             [

@@ -56,7 +56,7 @@ def embed_people(task: Task, finetuned: Path | None) -> None:
 
 def recogniser(task: Task, finetuned: Path | None) -> EmbedByPart:
     """Return the embedding of a run, by its `finetune` stage, or of the baseline `task.name`."""
-    compute = task.compute()
+    compute = task.compute  # which sets up PyTorch for a baseline too
     if finetuned is None and task.name in task.experiment.run_names:
         raise UsageError(f"{task.name} is a run; name the folder of its finetune stage with --finetuned.")
     if finetuned is None and task.name not in BASELINES:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from facemae import config
-from facemae.compute.device import Compute, joules
+from facemae.compute.device import joules
 from facemae.compute.distributed import world
 from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
@@ -53,18 +53,17 @@ def finetune(task: Task, pretrained: Path | None) -> None:
     """
     task.check_unseen(task.run.finetune.init)
     task.check_unseen(task.run.finetune.teacher)
-    compute = task.compute()
-    with world(compute.device) as processes:
+    with world(task.compute.device) as processes:
         if processes.size > 1:
             raise UsageError(
                 "Fine-tuning normalises over its whole batch, which several processes do not see; run it "
                 "in one process (without torchrun)."
             )
-        job = task.job(task.settings("model", "finetune"), compute, **encoder_input(task, pretrained))
+        job = task.job(task.settings("model", "finetune"), **encoder_input(task, pretrained))
         with memory.told_before(task.label), lock(job):
             jobs = {part: _job_of(job, part) for part in task.wanted_parts}
-            done = [_trained(task, part, own, pretrained, compute) for part, own in jobs.items()]
-            _write(task, jobs, done, pretrained, compute)
+            done = [_trained(task, part, own, pretrained) for part, own in jobs.items()]
+            _write(task, jobs, done, pretrained)
             for own in jobs.values():
                 checkpoint.remove(own.state)
 
@@ -102,7 +101,7 @@ class _PartResult:
     """Unlabelled faces that a teacher takes for an evaluation person's."""
 
 
-def _trained(task: Task, part: int, job: Job, pretrained: Path | None, compute: Compute) -> _PartResult:
+def _trained(task: Task, part: int, job: Job, pretrained: Path | None) -> _PartResult:
     """Train a part, or return what an attempt that ended in a later part has left of it."""
     path, weights = job.state / layout.PART, job.state / layout.EMBEDDER
     identity = json.loads(json.dumps(job.identity))
@@ -115,7 +114,7 @@ def _trained(task: Task, part: int, job: Job, pretrained: Path | None, compute: 
         return _PartResult(**records.read_json(path))
     embedder = start_embedder(task, pretrained)
     start = "pretrained encoder" if pretrained else task.run.finetune.init or "scratch"
-    done, network = _train(task, part, job, embedder, start, compute)
+    done, network = _train(task, part, job, embedder, start)
     save_weights(merged(network), weights)
     files.write_json(job.state / layout.JOB, identity)
     files.write_json(path, asdict(done), sort_keys=False)  # so that its log reads as one that was not cut off
@@ -124,9 +123,7 @@ def _trained(task: Task, part: int, job: Job, pretrained: Path | None, compute: 
     return done
 
 
-def _train(
-    task: Task, part: int, job: Job, embedder: Embedder, start: str, compute: Compute
-) -> tuple[_PartResult, nn.Module]:
+def _train(task: Task, part: int, job: Job, embedder: Embedder, start: str) -> tuple[_PartResult, nn.Module]:
     """Train a part, from its newest checkpoint on, on labelled faces or those that a teacher has embedded."""
     settings = task.run.finetune
     if settings.mode == "knn":
@@ -136,7 +133,7 @@ def _train(
     named = task.training(part)
     named = named if settings.teacher else labelled_subset(named, settings.labels)
     rows, held_out = people_apart(named, settings.held_out)
-    known, given = task.load(known_faces(rows)), (settings, compute, task.seed)
+    known, given = task.load(known_faces(rows)), (settings, task.compute, task.seed)
     objective: FaceEmbedding
     if settings.teacher:
         rows, vectors, left_out = taught(task, part, set(named["person"]) - set(rows["person"]))
@@ -148,7 +145,7 @@ def _train(
     if settings.held_out:
         objective.validate_on(task.load(held_out))
     faces, source = task.open(rows), f"of {people} people" if people else "their teacher's embeddings"
-    say(job.label, f"{len(faces)} faces, {source}, from {start}, {compute}")
+    say(job.label, f"{len(faces)} faces, {source}, from {start}, {task.compute}")
     trunk = embedder.encoder.trunk
     optimizer = adamw(objective.network, settings, encoder=trunk, layer_decay=settings.layer_decay)
     trained = fit_faces(objective, optimizer, faces, settings, job, task.workers)
@@ -188,9 +185,7 @@ def start_embedder(task: Task, pretrained: Path | None) -> Embedder:
     return embedder
 
 
-def _write(
-    task: Task, jobs: dict[int, Job], done: list[_PartResult], pretrained: Path | None, compute: Compute
-) -> None:
+def _write(task: Task, jobs: dict[int, Job], done: list[_PartResult], pretrained: Path | None) -> None:
     """Write all outputs, among them a closed-form head on the encoder that fine-tuning starts from."""
     settings = task.settings("model", "finetune") | {"model": _model(task).model_dump()}
     files.write_json(task.out / layout.CONFIG, settings)
@@ -199,7 +194,7 @@ def _write(
     embed_people(task, task.out)
     metrics = _metrics(task, done)
     if task.parts is None:  # a curve over labels wants one part, fine-tuned
-        metrics.append(write_probe(task, start_embedder(task, pretrained).encoder, compute))
+        metrics.append(write_probe(task, start_embedder(task, pretrained).encoder))
     before = records.read_metrics(pretrained) if pretrained else {}
     spent = {name: {"pretrain": before[name]} for name in ("images_seen", "energy_joules") if name in before}
     seen = sum(each.steps for each in done) * task.run.finetune.batch_size
@@ -209,9 +204,9 @@ def _write(
         task.out,
         metrics,
         seed=task.seed,
-        device=str(compute),
+        device=str(task.compute),
         seconds=before.get("seconds", {}) | {"finetune": round(sum(each.seconds for each in done), 3)},
-        precision=before.get("precision", {}) | {"finetune": compute.precision},
+        precision=before.get("precision", {}) | {"finetune": task.compute.precision},
         inputs=task.inputs(),
         started_from=before.get("started_from") or started_from(task.run.finetune.init),
         images_seen=spent.get("images_seen", {}) | {"finetune": seen},

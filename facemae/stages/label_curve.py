@@ -86,7 +86,7 @@ def _with_fewer(task: Task, point: Point, subset: int, pretrained: Path | None) 
     runs[task.name] = config.merge(runs[task.name] or {}, changed)
     fewer = replace(task, experiment=task.experiment.model_copy(update={"runs": runs}), parts=(PART,))
     inputs = encoder_input(fewer, pretrained)
-    identity = fewer.job(fewer.settings("model", "finetune"), fewer.compute(), **inputs).identity
+    identity = fewer.job(fewer.settings("model", "finetune"), **inputs).identity
     name = f"{point.condition}-{point.amount:g}-{records.digest(identity)}"
     return replace(fewer, out=task.state / name / "finetune")
 

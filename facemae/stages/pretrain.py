@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from facemae import config
-from facemae.compute.device import Compute, joules
+from facemae.compute.device import joules
 from facemae.compute.distributed import World, world
 from facemae.compute.seeding import generator
 from facemae.core import files, layout, records
@@ -56,17 +56,16 @@ def pretrain(task: Task) -> None:
             f"runs.{task.name}.pretrain is null: this run trains from scratch, without pretraining."
         )
     task.check_unseen(settings.init)
-    compute = task.compute()
-    with world(compute.device) as processes, memory.told_before(task.label):
+    with world(task.compute.device) as processes, memory.told_before(task.label):
         processes.parts(settings.batch_size, settings.grad_accumulation)  # refused before anything is read
         if settings.method != "mae" and processes.size > 1:
             raise UsageError(
                 f"pretrain.method: {settings.method} compares the faces of the whole batch, which "
                 f"{processes.size} processes do not see; run it in one process (without torchrun)."
             )
-        job = task.job(task.settings("model", "pretrain"), compute, **_files(settings))
+        job = task.job(task.settings("model", "pretrain"), **_files(settings))
         with lock(job, processes):  # before the seconds that building and measuring take
-            objective = _objective(task, settings, compute)
+            objective = _objective(task, settings)
             _check_norms(objective.model, processes)
             training, held_out = _rows(task, settings)
             if settings.validate_every:
@@ -76,7 +75,7 @@ def pretrain(task: Task) -> None:
                     pretrain_mae.keep_progress(objective, task)
                 kept = f", {len(held_out)} held out" if len(held_out) else ""
                 how = f"{settings.mask} mask" if settings.method == "mae" else settings.method
-                say(task.label, f"{len(training)} faces{kept}, {how}, {compute}")
+                say(task.label, f"{len(training)} faces{kept}, {how}, {task.compute}")
             optimizer, faces = adamw(objective.network, settings), task.open(training)
             trained = fit_faces(objective, optimizer, faces, settings, job, task.workers, processes)
             if processes.is_first:
@@ -85,7 +84,7 @@ def pretrain(task: Task) -> None:
             processes.wait()
 
 
-def _objective(task: Task, settings: config.Pretrain, compute: Compute) -> Pretraining:
+def _objective(task: Task, settings: config.Pretrain) -> Pretraining:
     """Return what is trained, from random weights of the seed or those of a file."""
     torch.manual_seed(seed_of(task.seed, "weights"))
     network: MaskedAutoencoder | ContrastiveModel
@@ -98,8 +97,8 @@ def _objective(task: Task, settings: config.Pretrain, compute: Compute) -> Pretr
     if settings.init:
         start_encoder(network.encoder, settings.init)
     if isinstance(network, MaskedAutoencoder):
-        return MaskedPretraining(network, settings, compute, task.seed)
-    return METHODS[settings.method](network, settings, compute, task.seed)
+        return MaskedPretraining(network, settings, task.compute, task.seed)
+    return METHODS[settings.method](network, settings, task.compute, task.seed)
 
 
 def _encoder(objective: Pretraining) -> Encoder:

@@ -49,7 +49,7 @@ def robustness(task: Task, finetuned: Path | None) -> None:
         measured,
         settings.model_dump(exclude={"runs"})
         | experiment.evaluate.model_dump(include={"resamples", "level"}),
-        device=str(task.compute()) if finetuned else "cpu, float32",
+        device=str(task.compute) if finetuned else "cpu, float32",
         **{name: trained.get(name, {}) for name in records.SPENT},
         people=trial.weights.shape[1],
         evaluated=records.digest(trial.names),

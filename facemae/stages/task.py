@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,9 @@ class Task:
         """Return the side of an aligned face in pixels."""
         return self.experiment.data.image_size
 
+    @cached_property
     def compute(self) -> Compute:
-        """Return where to compute, with PyTorch set up for it."""
+        """Where to compute; PyTorch is set up for it at the first look."""
         from facemae.compute import device
 
         asked = self.experiment
@@ -137,13 +139,13 @@ class Task:
             )
         return faces
 
-    def job(self, settings: dict[str, Any], compute: Compute, **inputs: Path) -> Job:
+    def job(self, settings: dict[str, Any], **inputs: Path) -> Job:
         """Return the training's identity: its settings, its precision and the content of its inputs."""
         from facemae.training.trainer import Job
 
         identity = {
             **settings,
-            "device": f"{compute.device.type}, {compute.dtype}",
+            "device": f"{self.compute.device.type}, {self.compute.dtype}",
             "inputs": self.inputs() | {name: files.sha256_of(path) for name, path in inputs.items()},
             "versions": records.versions(),  # another version need not compute the same bits
         }

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facemae.compute.device import Compute, fused_attention
+from facemae.compute.device import fused_attention
 from facemae.core import layout, records
 from facemae.core.errors import DataError
 from facemae.core.progress import say
@@ -31,14 +31,14 @@ MOST_BYTES = 2e9  # of all faces' tokens
 Floats = NDArray[np.floating]
 
 
-def write_probe(task: Task, encoder: Encoder, compute: Compute) -> dict[str, Any]:
+def write_probe(task: Task, encoder: Encoder) -> dict[str, Any]:
     """Write the evaluation people's embeddings by closed-form heads on an encoder into the stage's folder.
 
     The encoder is as fine-tuning finds it, pretrained or not. Where the faces allow no head, the table is
     empty. Returns the entry of `metrics.json`: ROC AUC on held-out training people, or why there is none.
     """
     try:
-        tables, values = _embedded(task, encoder, compute)
+        tables, values = _embedded(task, encoder)
         note = "closed-form head on the encoder's tokens, training people held out"
         entry = records.metric(layout.PROBE_AUC, float(np.mean(values)), n=len(values), note=note)
     except DataError as error:
@@ -49,13 +49,13 @@ def write_probe(task: Task, encoder: Encoder, compute: Compute) -> dict[str, Any
     return entry
 
 
-def _embedded(task: Task, encoder: Encoder, compute: Compute) -> tuple[list[pd.DataFrame], list[float]]:
+def _embedded(task: Task, encoder: Encoder) -> tuple[list[pd.DataFrame], list[float]]:
     """Return each part's EMBEDDING_COLUMNS and the AUC of its head."""
     labels = task.run.finetune.labels
     learnt = [_some(labelled_subset(task.training(part), labels)) for part in task.wanted_parts]
     evaluated = [task.evaluated(part) for part in task.wanted_parts]
     rows = pd.concat([*learnt, *evaluated]).drop_duplicates("sample_id")
-    tokens, place = _tokens(task, rows, encoder, compute), pd.Index(rows["sample_id"])
+    tokens, place = _tokens(task, rows, encoder), pd.Index(rows["sample_id"])
     tables, values = [], []
     for part, known, asked in zip(task.wanted_parts, learnt, evaluated, strict=True):
         features = tokens[place.get_indexer(known["sample_id"])].astype(np.float32)
@@ -75,18 +75,18 @@ def _some(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["person"].isin(drawn.index[drawn <= MOST_FACES])]
 
 
-def _tokens(task: Task, rows: pd.DataFrame, encoder: Encoder, compute: Compute) -> NDArray[np.float16]:
+def _tokens(task: Task, rows: pd.DataFrame, encoder: Encoder) -> NDArray[np.float16]:
     """Return all tokens of each face side by side, (N, D); without patches there is one vector."""
     if (size := 2 * len(rows) * token_count(encoder) * encoder.width) > MOST_BYTES:
         raise DataError(
             f"{size / 1e9:.1f} GB of tokens are more than the {MOST_BYTES / 1e9:g} GB that a closed-form "
             "head takes; use fewer faces, larger patches or a narrower encoder."
         )
-    compute.place(encoder.eval())
+    task.compute.place(encoder.eval())
 
     def look(images: Tensor) -> Tensor:
         with fused_attention(encoder):
             encoding = encoder(images)
         return torch.cat([encoding.prefix, encoding.tokens], dim=1).flatten(1).half()
 
-    return in_batches(look, task.open(rows), compute, f"{task.label} tokens")
+    return in_batches(look, task.open(rows), task.compute, f"{task.label} tokens")

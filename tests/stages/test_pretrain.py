@@ -267,16 +267,15 @@ def test_a_finished_stage_that_was_not_written_is_written(stage, small, store, t
 
 def test_other_inputs_are_another_training(small, store, tmp_path):
     task = Task(small(), "random", 0, store, tmp_path / "pretrain")
-    compute = task.compute()
     extra = tmp_path / "weights.safetensors"
     extra.write_bytes(b"1")
-    first = task.job(task.settings("model", "pretrain"), compute, init=extra)
+    first = task.job(task.settings("model", "pretrain"), init=extra)
     extra.write_bytes(b"2")
-    second = task.job(task.settings("model", "pretrain"), compute, init=extra)
+    second = task.job(task.settings("model", "pretrain"), init=extra)
     assert first.identity != second.identity
     assert first.state == second.state == tmp_path / ".pretrain"
     busier = replace(task, workers=2, threads=2)
-    assert busier.job(task.settings("model", "pretrain"), compute, init=extra) == second
+    assert busier.job(task.settings("model", "pretrain"), init=extra) == second
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import pytest
 import torch
 from stages import make_folder
 
-from facemae.compute.device import Compute
 from facemae.compute.seeding import seed_of
 from facemae.core import layout, records
 from facemae.evaluation.baselines import closed_form
@@ -34,16 +33,16 @@ def task(small, store, tmp_path):
 
 
 @pytest.fixture
-def probed(task, compute):
+def probed(task):
     def run(**asked):
         made = task(**asked)
-        entry = write_probe(made, start_embedder(made, None).encoder, compute)
+        entry = write_probe(made, start_embedder(made, None).encoder)
         return records.read_table(made.out / layout.PROBE), entry
 
     return run
 
 
-def tokens(model, images, compute):
+def tokens(model, images):
     torch.manual_seed(seed_of(0, "weights"))
     encoder = build_encoder(model, SIZE).eval()
     with torch.inference_mode():
@@ -57,24 +56,22 @@ def cosines(vectors):
 
 
 @pytest.mark.parametrize("encoder", ["vit", "cnn", "mlp"])
-def test_the_head_is_fitted_to_the_tokens_of_the_training_people_alone(
-    probed, task, compute, orl_images, encoder
-):
+def test_the_head_is_fitted_to_the_tokens_of_the_training_people_alone(probed, task, orl_images, encoder):
     table, entry = probed(encoder=encoder)
     assert list(table.columns) == layout.EMBEDDING_COLUMNS
     assert table["sample_id"].tolist() == [f"p{person}/{shot}" for person in range(4, 8) for shot in range(2)]
-    features = tokens(task(encoder=encoder).run.model, orl_images, compute)
+    features = tokens(task(encoder=encoder).run.model, orl_images)
     people = [f"p{number // 2}" for number in range(8)]
     head = closed_form.fit(features[:8], people, COMPONENTS, "head")
     np.testing.assert_allclose(cosines(table["embedding"]), cosines(head(features[8:])), atol=0.02)
     assert entry["value"] == pytest.approx(head.held_out_auc, abs=0.1)
 
 
-def test_twice_is_the_same_to_the_byte(task, compute):
+def test_twice_is_the_same_to_the_byte(task):
     written = []
     for out in ("a", "b"):
         made = task(out=out)
-        write_probe(made, start_embedder(made, None).encoder, compute)
+        write_probe(made, start_embedder(made, None).encoder)
         written.append((made.out / layout.PROBE).read_bytes())
     assert written[0] == written[1]
 
@@ -130,8 +127,8 @@ def test_fine_tuning_writes_it_but_not_for_a_curve_over_labels(task):
     assert layout.PROBE_AUC in names
 
 
-def test_an_encoder_is_looked_at_without_dropping_paths(task, compute: Compute):
+def test_an_encoder_is_looked_at_without_dropping_paths(task):
     made = task(drop_path=0.5)
     encoder = start_embedder(made, None).encoder.train()
-    write_probe(made, encoder, compute)
+    write_probe(made, encoder)
     assert not encoder.training
