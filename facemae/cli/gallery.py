@@ -23,6 +23,7 @@ from facemae.cli.recognition import (
 from facemae.core import files
 from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import say, track
+from facemae.recognition.settings import settings
 
 if TYPE_CHECKING:
     from facemae.recognition.enrolment import Outcome, Terms
@@ -66,7 +67,6 @@ def add(
 ) -> None:
     """Enrol a person from photos, or everybody in a folder; the photos themselves are not kept."""
     from facemae.recognition.enrolment import Terms, enrol, until
-    from facemae.recognition.settings import settings
 
     wanted = _wanted(name, photos or [], folder, consent)
     terms = Terms(True, until(days or settings().retention_days), thumbnail)

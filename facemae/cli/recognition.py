@@ -22,14 +22,15 @@ from facemae.cli.options import (
 )
 from facemae.core import files
 from facemae.core.errors import DataError, UsageError
+from facemae.core.layout import Results
 from facemae.core.progress import say, track
 from facemae.core.text import percent
+from facemae.recognition.settings import settings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from facemae.core.layout import Results
     from facemae.recognition.gallery.store import Gallery
     from facemae.recognition.model import Facts, Model
     from facemae.recognition.recogniser import Identified, Photo, Recogniser
@@ -313,8 +314,6 @@ def _about(photo: Path) -> Iterator[None]:
 
 
 def _results(folder: Path | None) -> Results:
-    from facemae.core.layout import Results
-
     return Results(folder or Path(os.environ.get("FACEMAE_RESULTS", "results")))
 
 
@@ -370,7 +369,6 @@ def open_gallery(url: str | None, **how: bool) -> Iterator[Gallery]:
     from facemae.recognition.gallery.database import ResidueWarning
     from facemae.recognition.gallery.retention import ClockWarning
     from facemae.recognition.gallery.store import Gallery
-    from facemae.recognition.settings import settings
 
     with warnings.catch_warnings():
         for each in (ResidueWarning, ClockWarning):

@@ -4,6 +4,9 @@
 RESAMPLED = verbatim(
     EXPERIMENT.split.model_dump_json(include={"pairs", "rotations", "seed"})
 )
+INTERVALS = verbatim(
+    EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"})
+)
 
 
 # One process for all of them, since each takes longer to start than to embed or to evaluate.
@@ -106,9 +109,7 @@ rule robustness:
         model=verbatim(EXPERIMENT.defaults.model.model_dump_json()),
         labels=verbatim(EXPERIMENT.defaults.finetune.labels.model_dump_json()),
         settings=verbatim(EXPERIMENT.robustness.model_dump_json(exclude={"runs"})),
-        evaluate=verbatim(
-            EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"})
-        ),
+        evaluate=INTERVALS,
         resamples=RESAMPLED,
     shell:
         """
@@ -150,9 +151,7 @@ rule attributes:
         pretrained=pretrained_option,
         section=section("model", "finetune"),
         settings=verbatim(EXPERIMENT.attributes.model_dump_json(exclude={"runs"})),
-        evaluate=verbatim(
-            EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"})
-        ),
+        evaluate=INTERVALS,
         resamples=RESAMPLED,
     shell:
         """
@@ -201,9 +200,7 @@ rule label_curve:
         settings=verbatim(
             EXPERIMENT.label_curve.model_dump_json(include={"fractions", "per_person"})
         ),
-        evaluate=verbatim(
-            EXPERIMENT.evaluate.model_dump_json(include={"resamples", "level"})
-        ),
+        evaluate=INTERVALS,
         resamples=RESAMPLED,
     shell:
         """
