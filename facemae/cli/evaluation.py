@@ -44,9 +44,10 @@ def embed(
     device: ComputeOption = "auto",
 ) -> None:
     """Find, align and embed the faces of a folder of photos (docs/evaluating.md)."""
-    from facemae.stages.embed_photos import Photos, embed_photos
+    from facemae.stages.embed_photos import embed_photos
 
-    embed_photos(Photos(images, mode, raw, workers, threads, device), named_model(model, results), out)
+    chosen = named_model(model, results)
+    embed_photos(images, chosen, out, align=mode, raw=raw, workers=workers, threads=threads, where=device)
 
 
 @app.command()
@@ -78,13 +79,13 @@ def evaluate(
     """Score embeddings of any model: on a list of pairs, or all faces against all (docs/evaluating.md)."""
     from facemae.evaluation.embedding_report import Settings
     from facemae.stages import evaluate_file
-    from facemae.stages.embed_photos import Photos
 
-    photos = None if images is None else Photos(images, mode, raw, workers)
     chosen: Any = model
     if images is not None or data is not None:
         from facemae.evaluation.baselines.controls import LEARNERS
 
         chosen = model if model in LEARNERS else named_model(model, results)
-    options = evaluate_file.Options(embeddings, photos, data, chosen, pairs, protocol, raw, cache, workers)
+    options = evaluate_file.Options(
+        embeddings, images, data, chosen, pairs, protocol, raw, cache, workers, mode
+    )
     evaluate_file.run(options, Settings(tuple(far), resamples, level), out, as_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -50,32 +49,31 @@ class NamedModel(Protocol):
         """Return its embedding."""
 
 
-@dataclass(frozen=True)
-class Photos:
-    """A folder of photos to embed, and how.
-
-    Attributes:
-        images: A folder of person/photo.jpg, an archive, a pack or a data set's name.
-        align: Find the face, or take photos that are faces already; "auto" knows the data sets.
-        raw_dir: Folder of the named data sets.
-        workers: Processes that align at a time.
-        threads: Processor threads of the network.
-        device: Where to compute.
-    """
-
-    images: str
-    align: Literal["auto", "landmarks", "crop"] = "auto"
-    raw_dir: str = "data/raw"
-    workers: int = 1
-    threads: int = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-def embed_photos(photos: Photos, model: NamedModel, out: Path) -> pd.DataFrame:
+def embed_photos(
+    images: str,
+    model: NamedModel,
+    out: Path,
+    *,
+    align: Literal["auto", "landmarks", "crop"] = "auto",
+    raw: str = "data/raw",
+    workers: int = 1,
+    threads: int = 1,
+    where: Literal["auto", "cpu", "cuda"] = "auto",
+) -> pd.DataFrame:
     """Find, align and embed the faces of a folder of photos, and return the pairs that the folder lists.
 
     Writes `out`, a Parquet file of sample_id, person, embedding and model, and what is known of it beside.
     The aligned faces stay in a hidden folder beside `out`, so that the same command goes on after a kill.
+
+    Args:
+        images: A folder of person/photo.jpg, an archive, a pack or a data set's name.
+        model: Embeds them.
+        out: File to write.
+        align: Find the face, or take photos that are faces already; "auto" knows the data sets.
+        raw: Folder of the named data sets.
+        workers: Processes that align at a time.
+        threads: Processor threads of the network.
+        where: Where to compute.
 
     Raises:
         UsageError: the folder is not there.
@@ -84,26 +82,21 @@ def embed_photos(photos: Photos, model: NamedModel, out: Path) -> pd.DataFrame:
     """
     if out.suffix != ".parquet":
         raise UsageError(f"--out {out} does not end in .parquet; embeddings are written as Parquet.")
-    compute = device.choose(photos.device, "float32", photos.threads)
-    network = model.load(photos.device)  # what is wrong with it is reported before minutes of aligning
+    compute = device.choose(where, "float32", threads)
+    network = model.load(where)  # what is wrong with it is reported before minutes of aligning
     folder = DataFolder(out.with_name(f".{out.name}.faces"))
-    prefix = _aligned(photos, model.image_size, folder)
+    data = prepare.one_source(images, raw, image_size=model.image_size, align=align)
+    (wanted,) = prepare.wanted_sources(data)
+    prepare.fetch([wanted], raw_dir(raw), folder)
+    prepare.align(data, folder, where, workers)
+    build_cache(folder)
+    own = not wanted.source.folder and wanted.source.name == layout.SET_LABELLED
+    prefix = f"{layout.SET_LABELLED}/" if own else ""  # what names begin with in that folder and need not
     table = _embedded(network, folder).assign(model=model.fingerprint)
     table["sample_id"] = table["sample_id"].str.removeprefix(prefix)
     _write(table, folder, prefix, model, out, str(compute))
     pairs = records.read_table(folder.listed_pairs)
     return pairs.assign(**{side: pairs[side].str.removeprefix(prefix) for side in ("first", "second")})
-
-
-def _aligned(photos: Photos, size: int, folder: DataFolder) -> str:
-    """Align the photos into a folder, and return what their names begin with there and need not."""
-    data = prepare.one_source(photos.images, photos.raw_dir, image_size=size, align=photos.align)
-    (wanted,) = prepare.wanted_sources(data)
-    prepare.fetch([wanted], raw_dir(photos.raw_dir), folder)
-    prepare.align(data, folder, photos.device, photos.workers)
-    build_cache(folder)
-    own = not wanted.source.folder and wanted.source.name == layout.SET_LABELLED
-    return f"{layout.SET_LABELLED}/" if own else ""
 
 
 def _embedded(network: Embed, folder: DataFolder) -> pd.DataFrame:

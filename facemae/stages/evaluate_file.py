@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pandas as pd
 
@@ -20,7 +20,7 @@ from facemae.evaluation.embedding_report import Settings, as_json, as_text, eval
 from facemae.models import shipped_models
 
 if TYPE_CHECKING:
-    from facemae.stages.embed_photos import NamedModel, Photos
+    from facemae.stages.embed_photos import NamedModel
 
 PROTOCOLS = {"view1": "lfw-view1-test", "view2": "lfw-view2"}
 CARD = "threshold_card.csv"
@@ -31,7 +31,7 @@ class Options:
     """What to evaluate: a file of embeddings, or a model and its photos."""
 
     embeddings: Path | None = None
-    photos: Photos | None = None
+    images: str | None = None
     data: str | None = None
     """Or a data set with a list of pairs."""
     model: NamedModel | str | None = None
@@ -43,10 +43,12 @@ class Options:
     cache: Path = Path("data/evaluated")
     """Folder that keeps aligned faces and embeddings for the next time."""
     workers: int = 1
+    align: Literal["auto", "landmarks", "crop"] = "auto"
+    """Whether photos are faces already (`embed_photos`)."""
 
     def check(self) -> None:
         """Stop with a UsageError unless the options go together."""
-        if sum(each is not None for each in (self.embeddings, self.photos, self.data)) != 1:
+        if sum(each is not None for each in (self.embeddings, self.images, self.data)) != 1:
             raise UsageError(
                 "Give one of --embeddings, --images and --data: a file, photos, or a data set with a list of "
                 "pairs; the last two with --model."
@@ -74,17 +76,18 @@ def inputs(options: Options) -> tuple[Embeddings, pd.DataFrame | None]:
     pairs = read_pairs(options.pairs) if options.pairs else None
     if options.embeddings:
         return read_embeddings(options.embeddings), pairs
-    model = options.model if isinstance(options.model, str) else getattr(options.model, "name", "")
-    if options.data and (model == options.model or model in {*RECOGNISERS, *shipped_models.WEIGHTS}):
+    name = options.model if isinstance(options.model, str) else getattr(options.model, "name", "")
+    if options.data and (name == options.model or name in {*RECOGNISERS, *shipped_models.WEIGHTS}):
         return of_recogniser(
-            model, options.data, options.protocol, options.raw_dir, options.cache, options.workers
+            name, options.data, options.protocol, options.raw_dir, options.cache, options.workers
         )
-    from facemae.stages.embed_photos import Photos, embed_photos  # PyTorch takes seconds to load
+    from facemae.stages.embed_photos import embed_photos  # PyTorch takes seconds to load
 
-    photos = options.photos or Photos(str(options.data), raw_dir=options.raw_dir, workers=options.workers)
-    name = listing.as_text(str(Path(photos.images).absolute()))
-    path = options.cache / records.digest(name) / layout.EMBEDDINGS
-    lists = embed_photos(photos, cast("NamedModel", options.model), path)
+    images = str(options.data) if options.images is None else options.images
+    place = listing.as_text(str(Path(images).absolute()))
+    path = options.cache / records.digest(place) / layout.EMBEDDINGS
+    model, align = cast("NamedModel", options.model), "auto" if options.images is None else options.align
+    lists = embed_photos(images, model, path, align=align, raw=options.raw_dir, workers=options.workers)
     if pairs is None and (len(lists) or options.protocol):
         pairs = of_protocol(lists, options.protocol)
     return read_embeddings(path), pairs

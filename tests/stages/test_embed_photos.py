@@ -14,7 +14,7 @@ from facemae.models.build import build_embedder
 from facemae.models.weights import load_embedder, save_weights
 from facemae.recognition.trained_models import model_at
 from facemae.stages import embed_photos as module
-from facemae.stages.embed_photos import Photos, embed_photos
+from facemae.stages.embed_photos import embed_photos
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def photos(tmp_path, orl_images):
 
 def test_photos_become_embeddings_that_can_be_read(stage, photos, tmp_path, orl_images, compute, capsys):
     out = tmp_path / "e.parquet"
-    lists = embed_photos(Photos(str(photos), align="crop", device="cpu"), model_at(stage), out)
+    lists = embed_photos(str(photos), model_at(stage), out, align="crop", where="cpu")
     assert lists.empty
     written = pd.read_parquet(out)
     assert written.columns.to_list() == ["sample_id", "person", "embedding", "model"]
@@ -66,7 +66,7 @@ def test_photos_become_embeddings_that_can_be_read(stage, photos, tmp_path, orl_
 def test_a_folder_may_have_a_name_that_looks_like_nobody(stage, photos, tmp_path):
     for number, name in enumerate(["null", "nan", "None", "N_A"]):
         (photos / f"p{number}").rename(photos / name)
-    embed_photos(Photos(str(photos), align="crop"), model_at(stage), tmp_path / "e.parquet")
+    embed_photos(str(photos), model_at(stage), tmp_path / "e.parquet", align="crop")
     found = read_embeddings(tmp_path / "e.parquet")
     assert set(found.people) == {"null", "nan", "None", "N_A", "p4", "p5", "p6", "p7"}
     assert found.without_face == {"null/bad.jpg": "null"}
@@ -80,7 +80,7 @@ def module_tensor(images):
 
 def test_a_list_of_pairs_in_the_folder_goes_by_the_same_names(stage, photos, tmp_path):
     (photos / "pairs.csv").write_text("first,second,same\np0/0.png,p0/1.png,1\np0/0.png,p1/0.png,0\n")
-    lists = embed_photos(Photos(str(photos), align="crop"), model_at(stage), tmp_path / "e.parquet")
+    lists = embed_photos(str(photos), model_at(stage), tmp_path / "e.parquet", align="crop")
     assert lists[["first", "second", "genuine"]].to_numpy().tolist() == [
         ["p0/0.png", "p0/1.png", True], ["p0/0.png", "p1/0.png", False],
     ]  # fmt: skip
@@ -95,23 +95,23 @@ def test_people_that_the_model_was_trained_on_are_known(stage, photos, tmp_path,
     })  # fmt: skip
     (tmp_path / "results" / "data").mkdir()
     split.to_parquet(layout.DataFolder(tmp_path / "results" / "data").split)
-    embed_photos(Photos(str(photos), align="crop"), model_at(stage), tmp_path / "e.parquet")
+    embed_photos(str(photos), model_at(stage), tmp_path / "e.parquet", align="crop")
     assert read_embeddings(tmp_path / "e.parquet").trained_on == {"p1", "p3"}
     assert "2 people are named like some that the model was trained on: p1" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_the_model_is_told_before_the_faces_are_looked_for(stage, photos, tmp_path):
-    asked, out = Photos(str(photos), align="crop"), tmp_path / "e.parquet"
+    out = tmp_path / "e.parquet"
     with pytest.raises(UsageError, match=r"does not end in \.parquet"):
-        embed_photos(asked, model_at(stage), tmp_path / "e.csv")
+        embed_photos(str(photos), model_at(stage), tmp_path / "e.csv")
     with pytest.raises(UsageError, match="nothing"):
-        embed_photos(Photos(str(tmp_path / "nothing")), model_at(stage), out)
+        embed_photos(str(tmp_path / "nothing"), model_at(stage), out)
     (stage / layout.EMBEDDER).write_bytes(b"no weights")
     with pytest.raises(IntegrityError, match="cannot be read as weights"):
-        embed_photos(asked, model_at(stage), out)
+        embed_photos(str(photos), model_at(stage), out, align="crop")
     (stage / layout.CONFIG).write_text(json.dumps({"image_size": 32}))
     with pytest.raises(IntegrityError, match="not the configuration of a trained run"):
-        embed_photos(asked, model_at(stage), out)
+        embed_photos(str(photos), model_at(stage), out, align="crop")
     assert not any(path.name.endswith(".faces") for path in tmp_path.iterdir())
 
 
@@ -119,15 +119,14 @@ def test_a_folder_without_a_single_face_ends_with_the_reason(stage, tmp_path):
     (tmp_path / "photos" / "p").mkdir(parents=True)
     (tmp_path / "photos" / "p" / "a.jpg").write_text("no picture")
     with pytest.raises(DataError, match=r"1 of 1 photos \(100.0%\) have no usable face"):
-        embed_photos(Photos(str(tmp_path / "photos")), model_at(stage), tmp_path / "e.parquet")
+        embed_photos(str(tmp_path / "photos"), model_at(stage), tmp_path / "e.parquet")
     assert not (tmp_path / "e.parquet").exists()
 
 
 def test_many_faces_are_embedded_in_pieces(stage, photos, tmp_path, monkeypatch):
-    asked = Photos(str(photos), align="crop")
-    embed_photos(asked, model_at(stage), tmp_path / "one.parquet")
+    embed_photos(str(photos), model_at(stage), tmp_path / "one.parquet", align="crop")
     monkeypatch.setattr(module, "FACES_AT_A_TIME", 5)
-    embed_photos(asked, model_at(stage), tmp_path / "other.parquet")
+    embed_photos(str(photos), model_at(stage), tmp_path / "other.parquet", align="crop")
     one, other = (read_embeddings(tmp_path / f"{name}.parquet") for name in ("one", "other"))
     assert one.sample_ids == other.sample_ids
     np.testing.assert_allclose(one.vectors, other.vectors, atol=0.02)
