@@ -67,12 +67,9 @@ def embed_photos(
 
     Args:
         images: A folder of person/photo.jpg, an archive, a pack or a data set's name.
-        model: Embeds them.
-        out: File to write.
         align: Find the face, or take photos that are faces already; "auto" knows the data sets.
         raw: Folder of the named data sets.
-        workers: Processes that align at a time.
-        threads: Processor threads of the network.
+        workers, threads: Processes that align at a time, and processor threads of the network.
         where: Where to compute.
 
     Raises:

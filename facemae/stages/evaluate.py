@@ -58,12 +58,7 @@ def evaluate(task: Task, embeddings: Path) -> None:
     try:
         measured, scores = _verify(task, faces)
         if not _are_few(task, faces):
-            measured += battery.mean_over_parts(
-                [faces.part(number) for number in sorted(faces.table["part"].unique())],
-                lambda part: battery.on_faces(
-                    part, part.enrolled & (part.identity % 2 == 0), experiment.evaluate.far_targets
-                ),
-            )
+            measured += _on_faces(task, faces)
         measured += _probed(task, embeddings / layout.PROBE, source)
     except RefusedError as error:
         raise DataError(
@@ -194,6 +189,15 @@ def _on_list(task: Task, pairs: pd.DataFrame, faces: EmbeddedFaces) -> list[Meas
     weights, targets = np.hstack([faces.weights, lost]), task.experiment.evaluate.far_targets
     parts = [part for _, part in pairs.groupby("part")]
     return battery.mean_over_parts(parts, lambda part: battery.on_list(part, weights, targets))
+
+
+def _on_faces(task: Task, faces: EmbeddedFaces) -> list[Measurement]:
+    """Measure what needs all faces of a part; in the open set every second person stays enrolled."""
+    parts = [faces.part(number) for number in sorted(faces.table["part"].unique())]
+    targets = task.experiment.evaluate.far_targets
+    return battery.mean_over_parts(
+        parts, lambda part: battery.on_faces(part, part.enrolled & (part.identity % 2 == 0), targets)
+    )
 
 
 def _listed_pairs(task: Task, faces: EmbeddedFaces) -> pd.DataFrame:
