@@ -96,6 +96,11 @@ def _check_size(model: config.Model, image_size: int, path: Path) -> None:
     tokens = (image_size // model.patch_size) ** 2 * (model.embedding if model.head == "flatten" else 1)
     least = {"vit": width * (width * depth + tokens), "mlp": width * width * (depth - 1), "cnn": 0}
     if path.exists() and path.stat().st_size < 2 * least[model.encoder]:
+        try:
+            check_header(path)
+            safetensors.torch.load_file(path)
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
+            raise _unreadable(path, error) from error
         raise IntegrityError(f"{path} does not fit its configuration (it is too short for the network).")
 
 
