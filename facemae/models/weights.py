@@ -80,27 +80,32 @@ def load_embedder(folder: Path, part: int = 0) -> Embedder:
     """Return the face embedder of a `finetune` stage for a part of the folds, as `load_autoencoder`."""
     model, _, size = _settings(folder, pretrained=False)
     path = folder / layout.embedder_file(part)
-    _check_size(model, size, path)
+    if model.encoder == "vit":
+        _check_size(model, size, path)
+    else:
+        with torch.device("meta"):
+            planned = build_embedder(model, size)
+        _check_fit(planned, path)
     embedder = build_embedder(model, size)
     load_weights(embedder, path)
     return embedder.eval()
 
 
 def _check_size(model: config.Model, image_size: int, path: Path) -> None:
-    """Stop where a file is too short for the network, before one that may be a giant is built.
+    """Stop where a file is too short for a vision Transformer, before one that may be a giant is built.
 
-    Of a vision Transformer those weights are counted whose number grows with its settings, at two bytes each.
-    To build it without memory and compare names takes seconds more: PyTorch then loads torch.compile.
+    Those weights are counted whose number grows with its settings, at two bytes each. To build it without
+    memory and compare names, as of other networks, takes seconds more: PyTorch then loads torch.compile.
     """
     width, depth, _ = model.shape
     tokens = (image_size // model.patch_size) ** 2 * (model.embedding if model.head == "flatten" else 1)
-    least = {"vit": width * (width * depth + tokens), "mlp": width * width * (depth - 1), "cnn": 0}
-    if path.exists() and path.stat().st_size < 2 * least[model.encoder]:
-        try:
-            check_header(path)
-            safetensors.torch.load_file(path)
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
-            raise _unreadable(path, error) from error
+    try:
+        check_header(path)
+        with safetensors.safe_open(path, "pt"):
+            short = path.stat().st_size < 2 * width * (width * depth + tokens)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    if short:
         raise IntegrityError(f"{path} does not fit its configuration (it is too short for the network).")
 
 

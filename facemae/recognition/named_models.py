@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from facemae.core import records
-from facemae.core.errors import DataError, FaceMAEError, UsageError
+from facemae.core.errors import DataError, FaceMAEError, IntegrityError, UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say
 from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, RECOGNISERS, recogniser
@@ -57,6 +57,8 @@ class _CardedModel(Model):
         return View2(**(self.stated.get("lfw_view2") or {}))
 
     def card(self) -> Card:
+        if missing := self.missing:
+            raise IntegrityError(missing)
         stated = self.stated
         if "thresholds" not in stated:
             raise DataError(

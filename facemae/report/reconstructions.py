@@ -88,7 +88,7 @@ def _read(file: Path, *names: str) -> tuple[list[NDArray[Any]], dict[str, str]]:
     try:
         with safe_open(file, framework="numpy") as content:
             return [content.get_tensor(name) for name in names], content.metadata() or {}
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise IntegrityError(unreadable(file, str(error))) from error
 
 

@@ -92,11 +92,21 @@ def test_a_configuration_out_of_bounds(stage, changes):
     refused(lambda: load_embedder(stage), r"config\.json is not the configuration of a trained run")
 
 
-def test_a_giant_that_is_within_bounds_is_compared_before_it_is_built(stage):
+@pytest.mark.parametrize(
+    "giant",
+    [
+        {"width": 4096, "depth": 64, "heads": 64},
+        {"encoder": "cnn", "network": "resnet50", "patch_size": 4},
+        {"encoder": "mlp", "width": 4096, "depth": 1},
+    ],
+)
+def test_a_giant_that_is_within_bounds_is_compared_before_it_is_built(stage, giant):
     settings = json.loads((stage / layout.CONFIG).read_text())
-    settings["model"] |= {"width": 4096, "depth": 64, "heads": 64, "embedding": 4096, "head": "flatten"}
-    files.write_json(stage / layout.CONFIG, settings)
+    settings["model"] |= giant | {"embedding": 4096, "head": "flatten"}
+    files.write_json(stage / layout.CONFIG, settings | {"image_size": 448})
     refused(lambda: load_embedder(stage), "does not fit its configuration")
+    (stage / layout.EMBEDDER).unlink()
+    refused(lambda: load_embedder(stage), "cannot be read as weights")
 
 
 @pytest.mark.parametrize("size", [-32, 0, 31, 4480, 10**30, "32", None, [32], 32.0])

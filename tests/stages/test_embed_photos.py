@@ -107,7 +107,7 @@ def test_what_is_wrong_with_the_model_is_told_before_the_faces_are_looked_for(st
     with pytest.raises(UsageError, match="nothing"):
         embed_photos(str(tmp_path / "nothing"), model_at(stage), out)
     (stage / layout.EMBEDDER).write_bytes(b"no weights")
-    with pytest.raises(IntegrityError, match=r"does not fit its configuration|cannot be read as weights"):
+    with pytest.raises(IntegrityError, match="cannot be read as weights"):
         embed_photos(str(photos), model_at(stage), out, align="crop")
     (stage / layout.CONFIG).write_text(json.dumps({"image_size": 32}))
     with pytest.raises(IntegrityError, match="not the configuration of a trained run"):

@@ -137,6 +137,9 @@ def _import(models: list[Model], shots: Sequence[Shot], terms: Terms, add: bool)
     if not people:
         st.warning("The folder holds no folders with photos: arrange them as person/photo.jpg.")
         return
+    for each in models:  # a damaged one is told once, not of everybody
+        session.recogniser(each)
+    session.threshold(models[0])
     bar = st.progress(0.0, "Enrolling…")
     for count, (name, own) in enumerate(people.items(), 1):
         try:

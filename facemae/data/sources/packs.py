@@ -232,22 +232,32 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, file: _Bounded, size: int) -> None:
         super().__init__(file, encoding="bytes")
-        self._encodable = size
+        self._copied = size  # bytes at most: what is in the file once
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a name."""
         full = f"{module.replace('numpy._core', 'numpy.core')} {name}"
         if full == "_codecs encode":
             return self._encode
+        if full == "numpy.core.numeric _frombuffer":
+            return self._frombuffer
         if full not in _KNOWN:
             raise ValueError(f"{full!a:.80} is none of the names that a pack needs")
         return _KNOWN[full]
 
     def _encode(self, text: str, encoding: str) -> bytes:
-        self._encodable -= len(text)
-        if encoding not in ("latin1", "latin-1") or self._encodable < 0:
+        self._copied -= len(text)
+        if encoding not in ("latin1", "latin-1") or self._copied < 0:
             raise ValueError("a text that a pack does not need")
         return text.encode("latin-1")
+
+    def _frombuffer(self, content: Any, kind: Any, *_: Any) -> bytes:
+        if isinstance(content, bytearray):
+            self._copied -= len(content)
+            if self._copied < 0:
+                raise ValueError("copies of an array that a pack does not need")
+            content = bytes(content)
+        return _content(content, kind)
 
 
 class _ByteType:
@@ -270,10 +280,10 @@ class _Array:
         self.content = _content(content, kind)
 
 
-def _content(content: Any, kind: Any, *_: Any) -> bytes:
-    if kind is not _BYTE or not isinstance(content, bytes | bytearray):
+def _content(content: Any, kind: Any) -> bytes:
+    if kind is not _BYTE or not isinstance(content, bytes):
         raise ValueError("an array of something else than bytes")
-    return bytes(content)
+    return content
 
 
 def _dtype(code: Any, *_: Any) -> _ByteType:
@@ -293,7 +303,6 @@ _KNOWN: dict[str, Any] = {
     "numpy ndarray": _Array,
     "numpy.core.multiarray _reconstruct": _reconstruct,
     "numpy.core.multiarray scalar": lambda kind, content: _content(content, kind)[0],
-    "numpy.core.numeric _frombuffer": _content,
 }
 _OPCODES = {
     "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2",

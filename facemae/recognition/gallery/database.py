@@ -71,8 +71,11 @@ class Database:
     @contextlib.contextmanager
     def _transaction(self, *, writes: bool = False) -> Iterator[Connection]:
         options: dict[str, bool] = {"gallery_writes": writes}
-        connected = self._backend.engine.connect
-        with self._told(), connected().execution_options(**options) as connection, connection.begin():
+        with (
+            self._told(),  # which may open the file again, with another engine
+            self._backend.engine.connect().execution_options(**options) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     @contextlib.contextmanager

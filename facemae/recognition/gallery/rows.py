@@ -136,12 +136,22 @@ def expired(connection: Connection, today: date) -> NDArray[np.int64]:
 
 def check_template(row: RowMapping) -> None:
     """Check a template's row as `TEMPLATE` asks for it, and its thumbnail where it is among the columns."""
-    whole = row["digest"] == _digest(row, _TEMPLATE)
-    if not whole or ("thumbnail" in row and row["thumbnail_digest"] != _of_picture(row["thumbnail"])):
-        raise IntegrityError(
-            f"A template of person {row['person']} is damaged: its checksum is wrong; remove them "
-            f"(facemae gallery remove --number {row['person']}) and enrol them again."
-        )
+    if row["digest"] != _digest(row, _TEMPLATE):
+        raise _damaged(row)
+    if "thumbnail" in row:
+        _check_picture(row)
+
+
+def _check_picture(row: RowMapping) -> None:
+    if row["thumbnail_digest"] != _of_picture(row["thumbnail"]):
+        raise _damaged(row)
+
+
+def _damaged(row: RowMapping) -> IntegrityError:
+    return IntegrityError(
+        f"A template of person {row['person']} is damaged: its checksum is wrong; remove them "
+        f"(facemae gallery remove --number {row['person']}) and enrol them again."
+    )
 
 
 def _of_picture(thumbnail: bytes | None) -> str | None:
@@ -199,10 +209,13 @@ def dimension(connection: Connection, model: str) -> int | None:
 
 
 def thumbnails(connection: Connection, owners: list[int]) -> dict[int, bytes]:
-    """Return the thumbnail (PNG) of the best photo of each of these people who has one."""
+    """Return the thumbnail (PNG) of the best photo of each of these people who has one, and check no more."""
     mine = TEMPLATES.c.person.in_(owners) & TEMPLATES.c.thumbnail.is_not(None)
     order = func.coalesce(TEMPLATES.c.quality, -1e300), TEMPLATES.c.id.desc()
-    rows = template_rows(connection, _PICTURED.where(mine).order_by(*order))
+    columns = TEMPLATES.c.person, TEMPLATES.c.thumbnail, TEMPLATES.c.thumbnail_digest
+    rows = connection.execute(select(*columns).where(mine).order_by(*order)).mappings().all()
+    for row in rows:
+        _check_picture(row)
     return {row["person"]: row["thumbnail"] for row in rows}  # the best comes last
 
 

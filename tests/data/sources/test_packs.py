@@ -436,6 +436,15 @@ def test_an_image_of_several_pairs_is_written_once(tmp_path):
     assert unpacked(tmp_path / "unpacked")[0].read_bytes() == IMAGES[0] + IMAGES[1]
 
 
+def test_an_array_that_is_named_often_takes_its_memory_once(tmp_path):
+    content = b"\xff\xd8" + bytes(2**20)
+    called = b"cnumpy.core.numeric\n_frombuffer\n\x94"
+    kind = b"cnumpy\ndtype\n\x8c\x02u1\x85R\x94"
+    held = b"\x96" + struct.pack("<Q", len(content)) + content + b"\x94"  # as numpy pickles in protocol 5
+    path = write_bin(tmp_path, b"\x80\x05(" + called + kind + held + b"h\x00h\x02h\x01\x86R" * 500 + b"l.")
+    assert peak_bytes(lambda: refused(path, "copies of an array")) < 50 * 2**20
+
+
 def test_png_images_are_images(tmp_path):
     images = [b"\x89PNG\r\n\x1a\n" + bytes([number]) for number in range(2)]
     check_bin(tmp_path, pickle.dumps((images, [True])), images, [True])

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from PIL import Image
 
 from facemae.core.errors import IntegrityError, UsageError
+from facemae.data.images import encode_png
 from facemae.recognition.gallery import retention
 from facemae.recognition.gallery.database import ResidueWarning
 from facemae.recognition.gallery.retention import ClockWarning
@@ -291,6 +292,19 @@ def test_a_damaged_template_is_told_with_its_person(gallery, enrol):
             attempt()
     gallery.remove("Bob")
     assert names(each.person for each in gallery.search(np.eye(2), "model-a")[1]) == ["Ada"]
+
+
+def test_a_picture_is_shown_though_the_vector_beside_it_is_damaged(gallery, until):
+    png = encode_png(np.zeros((8, 8, 3), np.uint8))
+    template = Template(np.array([1, 0], np.float32), "model-a", thumbnail=png)
+    person = gallery.enrol("Ada", [template], consent=True, retain_until=until)
+    with gallery._backend.engine.begin() as connection:
+        connection.execute(sqlalchemy.update(TEMPLATES).values(vector=np.array([1, 0.5], np.float32)))
+    assert gallery.thumbnails([person]) == {person.id: png}  # or a page could not offer the removal
+    with gallery._backend.engine.begin() as connection:
+        connection.execute(sqlalchemy.update(TEMPLATES).values(thumbnail=png + b" "))
+    with pytest.raises(IntegrityError, match=f"A template of person {person.id} is damaged"):
+        gallery.thumbnails([person])
 
 
 # Retention
