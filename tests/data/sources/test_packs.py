@@ -1,5 +1,6 @@
 """Packs are written here byte by byte from the formats' descriptions, and read back."""
 
+import codecs
 import io
 import os
 import pickle
@@ -622,6 +623,7 @@ def _watch(event, arguments):
 
 
 sys.addaudithook(_watch)
+codecs.lookup("raw_unicode_escape")  # which pickletools reads a text with, loaded at its first use
 BENIGN = [
     python_2(IMAGES[:2], SAME[:1]),
     python_3_for_2(IMAGES[:2], SAME[:1]),
