@@ -76,8 +76,6 @@ def wanted_sources(data: config.Data) -> list[ChosenSource]:
 def one_source(text: str, raw: str, **settings: Any) -> config.Data:
     """Return the settings of a data set that is prepared by itself; photos without a face do not matter."""
     usual = {"unlabelled": [], "tested": [], "align": "auto", "faces": "auto", "min_score": MIN_SCORE}
-    if not text or not text.isprintable():
-        find(text, SET_LABELLED, raw_dir(raw))  # which says in a sentence that this is nothing
     return config.Data.model_validate(
         usual | {"max_skipped": 1.0, "labelled": text, "raw_dir": raw} | settings
     )

@@ -23,7 +23,7 @@ from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.progress import Progress, say
 from facemae.data.faces import shards, split
 from facemae.data.images import ImageError, open_image
-from facemae.data.sources.locate import raw_dir
+from facemae.data.sources.locate import find, raw_dir
 from facemae.evaluation.baselines.controls import LEARNERS
 from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, Embed, OffTheShelf, find_recogniser
 from facemae.evaluation.pairs import cosines, pair_rows, unit_rows
@@ -138,13 +138,13 @@ def _prepared(
     data: str, raw: str, cache: Path, workers: int, protocol: str | None
 ) -> tuple[layout.DataFolder, pd.DataFrame]:
     """Return the folder with a data set's aligned faces, which are made if need be, and the pairs."""
+    wanted = find(data, layout.SET_LABELLED, raw_dir(raw))
     settings = prepare.one_source(data, raw, image_size=IMAGE_SIZE)
-    wanted = prepare.wanted_sources(settings)
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", wanted[0].source.name)
-    if wanted[0].path:  # two folders may be called the same
-        name += f"-{records.digest(str(wanted[0].path.resolve()))[:8]}"
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", wanted.source.name)
+    if wanted.path:  # two folders may be called the same
+        name += f"-{records.digest(str(wanted.path.resolve()))[:8]}"
     folder = layout.DataFolder(cache / name)
-    prepare.fetch(wanted, raw_dir(raw), folder)
+    prepare.fetch([wanted], raw_dir(raw), folder)
     pairs = _pairs(folder, data, protocol)  # before the minutes that aligning takes
     prepare.align(settings, folder, "auto", workers)
     return folder, pairs

@@ -17,7 +17,7 @@ from facemae.core.progress import Progress, say
 from facemae.data.faces.cache import build_cache, open_faces
 from facemae.data.faces.overlaps import normal_name
 from facemae.data.faces.split import learnt_from
-from facemae.data.sources.locate import raw_dir
+from facemae.data.sources.locate import find, raw_dir
 from facemae.evaluation.baselines.off_the_shelf import Embed
 from facemae.evaluation.embedding_file import sidecar
 from facemae.models import shipped_models
@@ -82,8 +82,8 @@ def embed_photos(
     compute = device.choose(where, "float32", threads)
     network = model.load(where)  # what is wrong with it is reported before minutes of aligning
     folder = DataFolder(out.with_name(f".{out.name}.faces"))
+    wanted = find(images, layout.SET_LABELLED, raw_dir(raw))
     data = prepare.one_source(images, raw, image_size=model.image_size, align=align)
-    (wanted,) = prepare.wanted_sources(data)
     prepare.fetch([wanted], raw_dir(raw), folder)
     prepare.align(data, folder, where, workers)
     build_cache(folder)
