@@ -286,7 +286,9 @@ def test_photos_that_are_added_are_listed_by_the_next_run(tmp_path):
         shutil.copy(photo.path, home)
     write_config(tmp_path, {"data": {"labelled": "photos"}})
     assert snakemake(tmp_path, "data").returncode == 0
+    assert planned(tmp_path, "data") == set()
     shutil.copy(orl_photos()[40].path, tmp_path / "photos" / "s01" / "more.pgm")
+    assert {rule for rule, _ in planned(tmp_path, "data")} == {"fetch", "align", "cache", "data"}
     done = snakemake(tmp_path, "data")
     assert "40 of 41 photos are aligned already" in (tmp_path / "logs" / "align.log").read_text()
     lines = [line for line in done.stderr.splitlines() if line.startswith("[")]
