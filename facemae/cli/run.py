@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,9 +26,19 @@ ROOT = Path(__file__).parents[2]
 OVERHEAD_MINUTES = 2  # to embed, evaluate and report
 
 
+def _random() -> list[str]:
+    return ["random"]
+
+
 @app.command()
 def run(
     photos: Annotated[Path, typer.Option("--photos", help="Folder of person/photo.jpg.")],
+    mask: Annotated[
+        list[str],
+        typer.Option(
+            help="To pretrain with; several are compared.", default_factory=_random, show_default="random"
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("results-mine"),
     minutes: Annotated[float, typer.Option("--minutes", min=1, help="That the trainings may take.")] = 30,
     cores: Annotated[int, typer.Option("--cores", min=1, help="Processor cores.")] = os.cpu_count() or 1,
@@ -38,6 +49,8 @@ def run(
     photos = photos.expanduser()
     if not photos.is_dir():
         raise UsageError(f"{shown(photos)} is no folder; name one that has a folder for each person.")
+    if unknown := set(mask) - set(config.STRATEGIES):
+        raise UsageError(f"There is no mask {shown(min(unknown))}; known are {', '.join(config.STRATEGIES)}.")
     found = own_photos.look(photos)
     say("run", f"{shown(photos)}: {found}")
     own_photos.require_enough(found, photos, "photos")
@@ -48,16 +61,16 @@ def run(
         say("run", f"{shown(out)} holds other results, so these go to {shown(folder)}")
     chosen = own_photos.earlier(folder)
     if "split" in chosen:
-        say("run", f"going on in {shown(folder)} with the settings and minutes of its first start")
+        say("run", f"going on in {shown(folder)} with the settings, masks and minutes of its first start")
         own_photos.write(folder, chosen)
     else:
-        _prepare(photos, folder, minutes, cores)
+        _prepare(photos, folder, mask, minutes, cores)
     _snakemake(folder, cores)
     typer.echo("")
     show_verdict(Results(folder))
 
 
-def _prepare(photos: Path, folder: Path, minutes: float, cores: int) -> None:
+def _prepare(photos: Path, folder: Path, masks: Sequence[str], minutes: float, cores: int) -> None:
     """Find the faces, choose the settings that fit them and say what will be done."""
     from facemae.stages import own_photos
 
@@ -67,23 +80,24 @@ def _prepare(photos: Path, folder: Path, minutes: float, cores: int) -> None:
     found = own_photos.usable(Results(folder).data)
     say("run", f"with a usable face: {found}")
     own_photos.require_enough(found, photos, "usable photos")
-    chosen = own_photos.settings(photos, folder, found)
-    seconds = _step_seconds(chosen)
+    chosen = own_photos.settings(photos, folder, found, masks)
+    seconds = _step_seconds(chosen, masks[0])
     needed = own_photos.scaled(chosen, seconds, minutes, cores)
-    say("run", "2 ways are compared, 2 seeds each: from scratch, and pretrained as a masked autoencoder")
+    ways = [f"pretrained with the mask {name}" for name in list(chosen["runs"])[1:]]
+    say("run", f"{len(ways) + 1} ways are compared, 2 seeds each: from scratch, {', '.join(ways)}")
     say("run", f"this takes about {needed + OVERHEAD_MINUTES:.0f} min on this machine")
     say("run", own_photos.expectation(chosen, found))
     own_photos.write(folder, chosen)
 
 
-def _step_seconds(chosen: dict[str, Any]) -> dict[str, float]:
+def _step_seconds(chosen: dict[str, Any], run: str) -> dict[str, float]:
     say("run", "timing a few steps of training")
     from facemae.compute import device
     from facemae.training.speed import step_seconds
 
     experiment = config.parse(config.merge(config.content_of([]), chosen))
     compute = device.choose(experiment.device, experiment.precision, threads=1)
-    return step_seconds(experiment.run("random"), experiment.data.image_size, compute)
+    return step_seconds(experiment.run(run), experiment.data.image_size, compute)
 
 
 def _snakemake(folder: Path, cores: int, *targets: str) -> None:

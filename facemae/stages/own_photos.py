@@ -95,11 +95,11 @@ def require_enough(found: Found, folder: Path, what: str) -> None:
     )
 
 
-def settings(photos: Path, results: Path, found: Found) -> dict[str, Any]:
+def settings(photos: Path, results: Path, found: Found, masks: Sequence[str]) -> dict[str, Any]:
     """Return the settings, laid over the defaults, that fit so many people with so many photos.
 
-    Half of the people are evaluated on. The steps grow with the faces to train on; the rest are those of
-    config/defaults.yaml.
+    A run from scratch and one for each of the masks. Half of the people are evaluated on. The steps grow with
+    the faces to train on; the rest are those of config/defaults.yaml.
     """
     people = len(found.people)
     evaluated = people // 2
@@ -114,9 +114,9 @@ def settings(photos: Path, results: Path, found: Found) -> dict[str, Any]:
             "pretrain": {"steps": round(STEPS["pretrain"] * factor), **validation},
             "finetune": {"steps": round(STEPS["finetune"] * factor)},
         },
-        "runs": {"scratch": {"pretrain": None}, "random": {}},
+        "runs": {"scratch": {"pretrain": None}, **{mask: {"pretrain": {"mask": mask}} for mask in masks}},
         "baselines": CONTROLS + LEARNING_CONTROLS * (people - evaluated >= LEARNING_PEOPLE),
-        "evaluate": {"against": ["scratch"]},
+        "evaluate": {"against": ["scratch", *masks[:1]] if len(masks) > 1 else ["scratch"]},
     }
 
 
@@ -137,7 +137,7 @@ def scaled(chosen: dict[str, Any], seconds: Mapping[str, float], minutes: float,
     """
     defaults = chosen["defaults"]
     work = {stage: defaults[stage]["steps"] * seconds[stage] for stage in STEPS}
-    trained = {"pretrain": 1, "finetune": 2}  # runs that have the stage
+    trained = {"pretrain": len(chosen["runs"]) - 1, "finetune": len(chosen["runs"])}  # runs with the stage
     side_by_side = min(cores, len(SEEDS) * trained["finetune"])
     needed = len(SEEDS) * sum(work[stage] * trained[stage] for stage in STEPS) / side_by_side / 60
     for stage in STEPS if needed > minutes else ():

@@ -54,6 +54,12 @@ def test_what_is_no_folder_of_people_is_refused(name, tmp_path):
     assert "is no folder; name one that has a folder for each person" in str(done.exception)
 
 
+def test_an_unknown_mask_is_told_before_the_photos_are_looked_at(tmp_path):
+    done = run("--photos", people(tmp_path / "faces", 4, 3), "--out", tmp_path / "out", "--mask", "blok")
+    assert "There is no mask blok; known are random, block" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
 def test_results_in_use_are_refused_at_once(tmp_path):
     with exclusive(tmp_path / "out" / ".workflow.lock"):
         (tmp_path / "out" / "settings.json").write_text(

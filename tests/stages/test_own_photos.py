@@ -19,9 +19,9 @@ def folder(home, people, photos):
     return home / "faces"
 
 
-def experiment(people, photos, tmp_path):
+def experiment(people, photos, tmp_path, masks=("random",)):
     found = Found({f"p{number}": photos for number in range(people)})
-    chosen = own_photos.settings(tmp_path / "faces", tmp_path / "out", found)
+    chosen = own_photos.settings(tmp_path / "faces", tmp_path / "out", found, masks)
     content = config.merge(config.content_of([]), chosen)
     return config.parse(content), chosen, found
 
@@ -69,6 +69,16 @@ def test_more_faces_get_more_steps_and_a_limit_of_minutes_shortens_them(tmp_path
     assert 2 * (steps["pretrain"] + 2 * steps["finetune"]) / 2 / 60 == pytest.approx(10, rel=0.05)
     assert "52 people evaluated on weighs 2%" in own_photos.expectation(chosen, many[2])
     assert "expect the verdict undecided" in own_photos.expectation(*few[1:])
+
+
+def test_several_masks_are_compared_with_scratch_and_the_first_in_the_same_minutes(tmp_path):
+    made, chosen, _ = experiment(20, 10, tmp_path, ["block", "region"])
+    assert made.run_names == ["scratch", "block", "region"]
+    assert [made.run(name).pretrain.mask for name in ("block", "region")] == ["block", "region"]
+    assert made.primary_pairs == [("block", "scratch"), ("region", "scratch"), ("region", "block")]
+    own_photos.scaled(chosen, {"pretrain": 1.0, "finetune": 1.0}, minutes=10, cores=1)
+    steps = {stage: chosen["defaults"][stage]["steps"] for stage in ("pretrain", "finetune")}
+    assert 2 * (2 * steps["pretrain"] + 3 * steps["finetune"]) / 60 == pytest.approx(10, rel=0.05)
 
 
 def test_results_go_beside_those_of_other_photos_and_on_with_their_own(tmp_path):
