@@ -6,6 +6,7 @@
 VENV := .venv
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+EXTRAS := $(VENV)/.installed-extras
 REPORT := results/report.html
 PHOTOS ?=
 HALF := $(addprefix tests/,app cli compute docs evaluation masking models recognition report)  # of the tests, by time
@@ -13,7 +14,7 @@ OUT ?= results-mine
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := all
-.PHONY: all run install dev test test-all app check lint types format lock schema readme tiny clean help
+.PHONY: all run install extras dev test test-all app check lint types format lock schema readme tiny clean help
 
 all: install ## Run the workflow and write the report
 	@[ -e results/verdict.json ] || facemae estimate --config config.yaml
@@ -28,6 +29,12 @@ install: $(STAMP) ## Set up .venv from requirements.lock
 
 $(STAMP): requirements.lock requirements-uv.lock setup.sh
 	sh setup.sh $(VENV)
+	@touch $@
+
+extras: $(EXTRAS) ## Add what ONNX, a gallery on PostgreSQL, clusters, login and UMAP take
+
+$(EXTRAS): $(STAMP) requirements-extras.lock
+	sh setup.sh $(VENV) requirements-extras.lock
 	@touch $@
 
 dev: $(DEV) ## Add what tests and checks take
@@ -71,6 +78,7 @@ tiny: install ## Run the whole workflow in about a minute; its numbers mean noth
 COMPILE := uv pip compile --quiet --universal --generate-hashes --custom-compile-command "make lock"
 lock: ## Write the lock files again from pyproject.toml (needs uv)
 	$(COMPILE) --group default pyproject.toml --output-file requirements.lock
+	$(COMPILE) --group extras --constraint requirements.lock pyproject.toml --output-file requirements-extras.lock
 	$(COMPILE) --group dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
 	$(COMPILE) --group uv --output-file requirements-uv.lock
 

@@ -58,7 +58,9 @@ def sqlite_vec(folder: Path, vectors: np.ndarray, each: int) -> Search:
         import pysqlite3
         import sqlite_vec as extension
     except ImportError as error:
-        raise UsageError(f"{error.name} is missing; pip install 'facemae[bench]'.") from error
+        raise UsageError(
+            f"{error.name} is missing; docs/performance.md says how to add the peers."
+        ) from error
     connection = pysqlite3.connect(str(folder / "vec.sqlite"))
     connection.enable_load_extension(True)
     extension.load(connection)
@@ -82,7 +84,9 @@ def lance(folder: Path, vectors: np.ndarray, each: int) -> Search:
         import lancedb
         import pyarrow as pa
     except ImportError as error:
-        raise UsageError(f"{error.name} is missing; pip install 'facemae[bench]'.") from error
+        raise UsageError(
+            f"{error.name} is missing; docs/performance.md says how to add the peers."
+        ) from error
     flat = pa.array(vectors.ravel())
     columns = {
         "id": pa.array(range(len(vectors))),

@@ -104,7 +104,7 @@ def test_the_strategies_take_their_turns():
 @pytest.fixture
 def pretrain():
     for peer in ("lightly", "transformers"):
-        pytest.importorskip(peer, reason=f"the peer {peer} is not installed: pip install '.[bench]'")
+        pytest.importorskip(peer, reason=f"the peer {peer} is not installed: docs/performance.md")
     from benchmarks import pretrain
 
     return pretrain

@@ -15,9 +15,17 @@ ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 GROUPS = PYPROJECT["dependency-groups"]
 DEFAULT = [Requirement(line) for line in PYPROJECT["project"]["dependencies"] + GROUPS["default"]]
-DEV = DEFAULT + [Requirement(line) for line in GROUPS["dev"] if isinstance(line, str)]
+TESTED_EXTRAS = [Requirement(line) for line in GROUPS["tested-extras"]]
+
+
+def with_own(group: str) -> list[Requirement]:
+    return DEFAULT + TESTED_EXTRAS + [Requirement(line) for line in GROUPS[group] if isinstance(line, str)]
+
+
+DEV = with_own("dev")
 LOCKS = {
     "requirements.lock": DEFAULT,
+    "requirements-extras.lock": with_own("extras"),
     "requirements-dev.lock": DEV,
     "requirements-uv.lock": [Requirement(line) for line in GROUPS["uv"]],
 }
@@ -46,7 +54,7 @@ def test_everything_is_pinned_by_hash(name):
     assert [entry.splitlines()[0] for entry in entries if "--hash=sha256:" not in entry] == []
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("name", [name for name in LOCKS if name != "requirements-uv.lock"])
 def test_every_direct_import_is_a_declared_dependency(name):
     """A locked package that pyproject.toml no longer names would go unnoticed until the next lock."""
     wanted_by = re.findall(
@@ -56,9 +64,13 @@ def test_every_direct_import_is_a_declared_dependency(name):
     assert roots == {canonicalize_name(each.name) for each in LOCKS[name]} | (roots & {"facemae"})
 
 
-def test_both_locks_hold_the_same_versions_and_tests_are_not_in_the_first():
-    small, large = locked("requirements.lock"), locked("requirements-dev.lock")
+def test_the_locks_hold_the_same_versions_and_tests_are_not_in_the_first():
+    small, extras, large = map(
+        locked, ("requirements.lock", "requirements-extras.lock", "requirements-dev.lock")
+    )
     assert small.items() <= large.items()
+    assert small.items() <= extras.items()
+    assert all(extras[name] == large[name] for name in extras.keys() & large.keys())
     assert not small.keys() & {"pytest", "mypy", "ruff", "playwright", "transformers", "import-linter"}
 
 

@@ -30,7 +30,7 @@ def profile(name: str) -> dict:
 @pytest.fixture(params=PLUGINS)
 def cluster(request) -> str:
     if not importlib.util.find_spec(f"snakemake_executor_plugin_{PLUGINS[request.param]}"):
-        pytest.skip(f"the executor of profiles/{request.param} is not installed: pip install '.[cluster]'")
+        pytest.skip(f"the executor of profiles/{request.param} is not installed: make dev")
     return request.param
 
 

@@ -58,7 +58,7 @@ def embedding_map(paths: Results, run: str, seed: int, method: str, most: int = 
     if method not in METHODS:
         raise UsageError(f"There is no map {method!r}; known are {', '.join(METHODS)}.")
     if method not in methods():
-        raise UsageError("UMAP is not installed; pip install 'facemae[map]' adds it, or choose t-SNE.")
+        raise UsageError("UMAP is not installed; make extras adds it, or choose t-SNE.")
     found = records.read_table(
         paths.stage(run, seed, "finetune") / layout.EMBEDDINGS, layout.EMBEDDING_COLUMNS
     )

@@ -203,7 +203,7 @@ def test_an_encoder_without_attention_is_explained_by_covering(own: Path) -> Non
 def test_without_umap_its_command_is_shown(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_map, "methods", lambda: ["PCA", "t-SNE"])
     page = open_page("explain", tab="All faces", map="UMAP")
-    assert [each.value for each in page.code] == ["pip install 'facemae[map]'"]
+    assert [each.value for each in page.code] == ["make extras"]
     assert not page.get("bidi_component")
 
 

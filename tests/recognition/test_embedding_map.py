@@ -85,7 +85,7 @@ def test_maps_that_cannot_be_made_say_why(tmp_path: Path, monkeypatch: pytest.Mo
     known = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "umap" else known(name))
     assert methods() == [PCA, TSNE]
-    with pytest.raises(UsageError, match=r"pip install 'facemae\[map\]'"):
+    with pytest.raises(UsageError, match=r"make extras adds it"):
         embedding_map(paths, "random", 0, UMAP)
 
 

@@ -302,7 +302,7 @@ def _map(model: Model) -> None:
     )
     if method not in embedding_map.methods():
         st.info("UMAP is not installed here. One command adds it:", icon=":material/info:")
-        st.code("pip install 'facemae[map]'", language="bash")
+        st.code("make extras", language="bash")
         return
     wait = "Laying out the faces; the first time UMAP takes some ten seconds…"
     with frame.refusals_shown(), st.spinner(wait):

