@@ -72,7 +72,7 @@ format: dev ## Format the code
 	ruff format .
 	snakefmt .
 
-tiny: install ## Run the whole workflow in about a minute; its numbers mean nothing
+tiny: install ## Run the whole workflow in about two minutes; its numbers mean nothing
 	snakemake --configfile config/tiny.yaml --cores all
 
 COMPILE := uv pip compile --quiet --universal --generate-hashes --custom-compile-command "make lock"

@@ -52,16 +52,22 @@ def data_sets_block() -> str:
 
 
 def answer_block(pages: Path) -> str:
-    """Return the verdict and the runs of each page in `ANSWERS` as Markdown.
+    """Return the verdict of each page in `ANSWERS` as Markdown, and the runs of the first.
 
     Args:
         pages: The folder of the pages, with a JSON file each.
     """
-    return "\n\n".join(_answer(records.read_json(pages / f"{name}.json")) for name in ANSWERS)
+    first, *others = (records.read_json(pages / f"{name}.json") for name in ANSWERS)
+    parts = [_headline(first), _table(first), _measured(first)]
+    return "\n\n".join([*parts, *(part for page in others for part in (_headline(page), _measured(page)))])
 
 
-def _answer(page: dict[str, Any]) -> str:
-    facts, metric = page["facts"], metric_label(page["primary"])
+def _headline(page: dict[str, Any]) -> str:
+    return f"> **{page['headline']}**"
+
+
+def _table(page: dict[str, Any]) -> str:
+    """Return a line per run: its value, against training from scratch, and its training's time."""
     verdicts = {
         row["run_a"]: row
         for row in page["verdicts"]
@@ -72,30 +78,24 @@ def _answer(page: dict[str, Any]) -> str:
         for row in page["numbers"]
         if row["metric"] == page["primary"] and row["protocol"] == "verification" and not row["condition"]
     }
+    seconds = {run["run"]: _seconds(run) for run in page["runs"]}
     rows = [
-        f"| `{name}` | {_interval(values.get(name))} | {_difference(verdicts.get(name))} |"
+        f"| `{name}` | {_interval(values.get(name))} | {_difference(verdicts.get(name))} | {seconds[name]} |"
         for name in _shown(page["runs"], values, page["primary"])
     ]
+    metric = metric_label(page["primary"])
+    head = f"| run | {metric} (95% interval) | against training from scratch | seconds a training |"
+    return "\n".join([head, "| --- | --- | --- | --- |", *rows])
+
+
+def _measured(page: dict[str, Any]) -> str:
+    """Return on whom and how the runs of a page were measured."""
+    facts = page["facts"]
     trainings = len(facts["Seeds"].split(","))
-    where = (
-        f"{page['name']}: {facts['People evaluated on']} unseen people, {trainings} "
-        f"training{'s' * (trainings > 1)} of each run, on {facts['Device']}"
-    )
-    return "\n".join(
-        [
-            f"> **{page['headline']}**",
-            "",
-            f"| run | {metric} (95% interval) | against training from scratch |",
-            "| --- | --- | --- |",
-            *rows,
-            "",
-            # How it does stands in the table.
-            *[
-                f"{sentence.partition(' (exploratory)')[0].rstrip('.')}.\n"
-                for sentence in page.get("started", [])
-            ],
-            f"{where}. {MEANT[page['primary']]} [Every number](docs/results/{page['name']}.md).",
-        ]
+    return (
+        f"{page['name']}: {facts['People evaluated on']} people kept out of training, {trainings} "
+        f"training{'s' * (trainings > 1)} of each run, on {facts['Device']}. {MEANT[page['primary']]} "
+        f"[Every number](docs/results/{page['name']}.md)."
     )
 
 
@@ -115,7 +115,14 @@ def _interval(row: dict[str, Any] | None) -> str:
 def _difference(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
-    return f"{row['difference']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f}), **{row['verdict']}**"
+    aside = " (exploratory)" * (row["family"] == "exploratory")
+    interval = f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}"
+    return f"{row['difference']:+.3f} ({interval}), **{row['verdict']}**{aside}"
+
+
+def _seconds(run: dict[str, Any]) -> str:
+    """Return how long one training of a run takes; nothing for a control, which trains no network."""
+    return f"{run['seconds_pretrain'] + run['seconds_finetune']:.0f}" if run["kind"] == "run" else ""
 
 
 if __name__ == "__main__":

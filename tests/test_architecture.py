@@ -227,7 +227,7 @@ def test_packages_are_at_most_two_deep():
 def test_every_test_file_mirrors_a_module():
     """A module that is renamed takes its tests along."""
     own_tests = {
-        "architecture", "attribute_scores", "benchmarks", "cli", "decisions", "extending", "golden",
+        "api", "architecture", "attribute_scores", "benchmarks", "cli", "decisions", "extending", "golden",
         "hostile", "house", "install", "mae_objective", "malformed_files", "profiles", "resume",
         "workflow",
     }  # fmt: skip
