@@ -16,7 +16,6 @@ from facemae.evaluation.baselines.off_the_shelf import RECOGNISERS
 from facemae.evaluation.records import higher_is_better
 from facemae.models import shipped_models
 from facemae.report.phrases import (
-    DIGITS,
     METRIC_NAMES,
     OPPOSITE,
     Comparison,
@@ -149,7 +148,7 @@ def _numbers(made: Comparison, runs: list[str], control: str) -> str:
     """Return how often networks are right with pretraining and without it, in a thousand."""
     value = made.values["value"].dropna().astype(float)
     share = value if higher_is_better(made.primary) else 1 - value
-    count = (1000 * share).round().astype(int)
+    count = (1000 * share.map("{:.3f}".format).astype(float)).round().astype(int)  # as tables round it
     right = count[runs]
     most = f"{right.min():,}" if right.min() == right.max() else f"{right.min()} to {right.max():,}"
     other = "without it" if _plain(made.experiment, control) else f"with {control}"
@@ -175,8 +174,7 @@ def _told(rows: list[Row]) -> str:
     """Return the runs by verdict, with their differences where it counts."""
     parts = []
     for verdict, found in by_verdict(rows).items():
-        # Rounded to what pages keep of it first: they round that, and a tie has to fall the same way.
-        shown = [f" ({round(row['difference'], DIGITS):+.3f})" * (verdict in OPPOSITE) for row in found]
+        shown = [f" ({row['difference']:+.3f})" * (verdict in OPPOSITE) for row in found]
         names = [row["run_a"] + difference for row, difference in zip(found, shown, strict=True)]
         parts.append(f"{some_names(names)} {'is' if len(names) == 1 else 'are'} {verdict}")
     return "; ".join(parts)

@@ -226,13 +226,18 @@ def by_verdict(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
     return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class Comparison:
     """The tables of a comparison, and the configuration that it was made by."""
 
     experiment: config.Experiment
     leaderboard: pd.DataFrame
     verdicts: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        # To what pages keep of them: words and tables round those again, and a tie has to fall the same way.
+        kept = dict.fromkeys(("value", "difference", "ci_low", "ci_high"), DIGITS)
+        self.leaderboard, self.verdicts = self.leaderboard.round(kept), self.verdicts.round(kept)
 
     @property
     def primary(self) -> str:
