@@ -109,7 +109,7 @@ def _content(
     paths: Results, setup: config.Experiment, leaderboard: pd.DataFrame, name: str
 ) -> dict[str, Any]:
     """Return everything the page tells, as JSON values."""
-    headline, details, verdicts = tables.verdict(paths), tables.details(paths), tables.verdicts(paths)
+    headline, details, verdicts = tables.headline(paths), tables.details(paths), tables.verdicts(paths)
     scratch = tables.run_names(setup)[0] if scratch_runs(setup) else ""
     against = verdicts[(verdicts["family"] == layout.PRIMARY) | (verdicts["run_b"] == scratch)]
     used = {run: origin(setup.run(run)) for run in setup.run_names}

@@ -74,7 +74,7 @@ def show_verdict(paths: Results) -> None:
         raise UsageError(f"There is no verdict in {shown(paths.root)} yet; run: snakemake --cores all")
     from facemae.report import tables  # loads pandas
 
-    typer.echo(f"Verdict  {shown(tables.verdict(paths).headline, MAX_LINE)}")
+    typer.echo(f"Verdict  {shown(tables.headline(paths).headline, MAX_LINE)}")
     typer.echo(f"Page     {shown(paths.overview)}")
     typer.echo(f"Results  {shown(paths.summary)}")
     usual = paths.root == Path("results")

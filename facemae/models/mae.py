@@ -1,6 +1,7 @@
 """The masked autoencoder: an encoder that sees the visible patches, a light decoder that fills in the rest.
 
 He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022.
+Its loss is taken in training/objectives/mae.py, on the errors of models/reconstruction.py.
 Shapes: B batch, N patches, V visible, M hidden, Q predicted, D encoder width, P pixel values per patch.
 """
 

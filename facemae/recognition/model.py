@@ -19,7 +19,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import FaceMAEError
 from facemae.core.layout import DataFolder, Results
 from facemae.data.images import in_grey, is_grey
-from facemae.recognition.threshold import Card, threshold_card
+from facemae.recognition.threshold import Card, card_of
 from facemae.report import tables
 from facemae.report.phrases import origin, scalars
 
@@ -156,7 +156,7 @@ class Model:
             DataError: there is none.
             IntegrityError: they belong to other weights, or are damaged.
         """
-        return threshold_card(self.finetuned / layout.EMBEDDINGS, self.weights_sha256)
+        return card_of(self.finetuned / layout.EMBEDDINGS, self.weights_sha256)
 
     @property
     def view2(self) -> View2:

@@ -20,7 +20,7 @@ import pandas as pd
 from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import Results
-from facemae.recognition.threshold import LEVEL, threshold_card
+from facemae.recognition.threshold import LEVEL, card_of
 from facemae.report import faces, known_errors, phrases, tables
 from facemae.report.phrases import metric_label, rows_of
 
@@ -199,7 +199,7 @@ def _groups(rows: pd.DataFrame) -> dict[str, list[Any]]:
 
 def _thresholds(paths: Results, run: str, seed: int) -> tuple[list[dict[str, Any]], int] | None:
     try:
-        card, people = threshold_card(paths.stage(run, seed, "finetune") / layout.EMBEDDINGS)
+        card, people = card_of(paths.stage(run, seed, "finetune") / layout.EMBEDDINGS)
     except DataError:
         return None
     return rows_of(card), people

@@ -68,7 +68,7 @@ class Threshold:
         }  # fmt: skip
 
 
-def threshold_card(embeddings: Path, weights: str | None = None) -> Card:
+def card_of(embeddings: Path, weights: str | None = None) -> Card:
     """Return the thresholds that follow from a `finetune` stage's embeddings of the evaluation people.
 
     Of several parts it is the first, since the others have networks of their own. `weights` is the SHA-256 of

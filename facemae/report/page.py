@@ -84,7 +84,7 @@ def _content(experiment: config.Experiment, paths: Results) -> dict[str, Any]:
     details, primary, runs = tables.details(paths), experiment.evaluate.primary, tables.run_names(experiment)
     by_metric = verdicts.sort_values("metric", key=lambda name: name != primary, kind="stable")
     return {
-        "verdict": tables.verdict(paths),
+        "verdict": tables.headline(paths),
         "alignment": _alignment(paths),
         "credits": faces.credits(paths),
         "primary": metric_label(primary),

@@ -142,7 +142,7 @@ class _Comparison:
 
 def _of_folder(experiment: config.Experiment, root: Path) -> Pilot | None:
     paths = Results(root)
-    found = tables.verdict(paths) if paths.verdict.exists() else None
+    found = tables.headline(paths) if paths.verdict.exists() else None
     if found is None or found.metric != experiment.evaluate.primary:
         return None
     return Pilot(str(root), _noise(found.noise), rows_of(tables.leaderboard(paths).drop_duplicates("run")))

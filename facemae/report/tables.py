@@ -105,7 +105,7 @@ def _experiment(paths: Results) -> tuple[config.Experiment, list[str]]:
         raise IntegrityError(unreadable(paths.config, str(error).rstrip("."))) from error
 
 
-def verdict(paths: Results) -> Headline:
+def headline(paths: Results) -> Headline:
     """Return the verdict in words."""
     return records.read_record(paths.verdict, Headline)
 

@@ -19,7 +19,7 @@ from facemae.app.views import fairness
 from facemae.core import layout, records
 from facemae.core.layout import Results
 from facemae.recognition import model_card
-from facemae.recognition.threshold import threshold_card
+from facemae.recognition.threshold import card_of
 from facemae.report import curves, known_errors, tables
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +129,7 @@ def test_runs_without_the_primary_metric_come_last(shown: Path) -> None:
 
 def test_thresholds_are_those_of_the_threshold_card(shown: Path) -> None:
     page = open_page("fairness", model="random/1")
-    card, people = threshold_card(Results(shown).stage("random", 1, "finetune") / layout.EMBEDDINGS)
+    card, people = card_of(Results(shown).stage("random", 1, "finetune") / layout.EMBEDDINGS)
     rows = table(page, "Threshold")
     assert rows["Threshold"].tolist() == [
         "refused" if each["note"] else f"{each['threshold']:.3f}" for each in card.to_dict("records")

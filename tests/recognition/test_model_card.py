@@ -19,7 +19,7 @@ from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.layout import Results
 from facemae.evaluation import pairs as pairs_of
 from facemae.recognition import model_card
-from facemae.recognition.threshold import threshold_card
+from facemae.recognition.threshold import card_of
 from facemae.report import faces, known_errors, tables
 from facemae.report.phrases import metric_label
 
@@ -187,7 +187,7 @@ def test_groups_that_were_measured_have_a_table_and_the_others_their_reason(own:
 
 def test_thresholds_are_those_of_the_threshold_card(made: Results, card: str) -> None:
     text = section(card, "Thresholds")
-    wanted, people = threshold_card(made.stage("random", 0, "finetune") / layout.EMBEDDINGS)
+    wanted, people = card_of(made.stage("random", 0, "finetune") / layout.EMBEDDINGS)
     rows = cells(text)
     assert [float(row[0]) for row in rows] == wanted["target_fmr"].tolist()
     for row, known in zip(rows, wanted.to_dict("records"), strict=True):

@@ -167,7 +167,7 @@ def test_a_folder_of_results_tells_noise_people_and_cost(tmp_path):
     experiment = make_results(tmp_path / "results")
     found = plan.plan(experiment, tmp_path / "results", tmp_path)
     assert found.source == str(tmp_path / "results")
-    assert found.people == tables.verdict(Results(tmp_path / "results")).people
+    assert found.people == tables.headline(Results(tmp_path / "results")).people
     assert found.detectable > 0
     assert found.minutes > 0
     halved = plan.plan(make_experiment(tmp_path, seeds=[0, 1, 2, 3]), tmp_path / "results", tmp_path)

@@ -55,7 +55,7 @@ def test_a_column_of_another_kind_is_one_sentence(
 
 
 def test_the_verdict_has_its_claims(paths: Results) -> None:
-    found = tables.verdict(paths)
+    found = tables.headline(paths)
     assert len(found.claims) > 5
     assert all(claim.sentence.startswith(claim.finding.capitalize() + ": ") for claim in found.claims)
     assert found.setting
@@ -65,7 +65,7 @@ def test_a_verdict_of_an_older_version_has_none(paths: Results, tmp_path: Path) 
     content = records.read_json(paths.verdict)
     del content["claims"], content["setting"]
     files.write_json(Results(tmp_path).verdict, content)
-    assert tables.verdict(Results(tmp_path)).claims == []
+    assert tables.headline(Results(tmp_path)).claims == []
 
 
 @pytest.mark.parametrize("damage", [{"finding": "<b>"}, {"difference": "much"}, None])
@@ -76,7 +76,7 @@ def test_a_claim_that_cannot_be_understood_is_one_sentence(
     content["claims"] = [content["claims"][0] | damage] if damage else [3]
     files.write_json(Results(tmp_path).verdict, content)
     with pytest.raises(IntegrityError, match=r"cannot be read|not as this version writes it"):
-        tables.verdict(Results(tmp_path))
+        tables.headline(Results(tmp_path))
 
 
 def test_runs_are_in_the_order_they_are_held_against_each_other(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def _ranking(
         st.subheader("What the extra seconds bought")
         elements.chart(curves.cost(leaderboard, metric, looks), form)
     _verdicts(setup, metric, chosen, form)
-    elements.claims(frame.load(tables.verdict).claims)
+    elements.claims(frame.load(tables.headline).claims)
 
 
 def _metric(setup: config.Experiment, leaderboard: pd.DataFrame) -> str | None:

@@ -15,7 +15,7 @@ from facemae.app import elements, frame
 from facemae.core import layout
 from facemae.core.layout import Results
 from facemae.recognition import model_card
-from facemae.recognition.threshold import Card, threshold_card
+from facemae.recognition.threshold import Card, card_of
 from facemae.recognition.trained_models import best_first
 from facemae.report import charts, faces, known_errors, phrases, tables
 from facemae.report.chart_spec import MORE_COLOURS
@@ -135,7 +135,7 @@ def _thresholds(run: str, seed: int) -> None:
 
 
 def _thresholds_of(paths: Results, run: str, seed: int) -> Card:
-    return threshold_card(paths.stage(run, seed, "finetune") / layout.EMBEDDINGS)
+    return card_of(paths.stage(run, seed, "finetune") / layout.EMBEDDINGS)
 
 
 def _in_words(row: dict[Any, Any]) -> dict[str, str]:
@@ -172,7 +172,7 @@ def _failures(run: str, seed: int) -> None:
 
 
 def _limits(setup: config.Experiment) -> None:
-    found = frame.load(tables.verdict)
+    found = frame.load(tables.headline)
     st.subheader("What this evaluation cannot tell")
     elements.words(*phrases.limits(setup, found.people))
     elements.claims(found.claims)

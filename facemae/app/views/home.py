@@ -49,7 +49,7 @@ def render(others: Sequence[StreamlitPage] = ()) -> None:
         if note := frame.load(tables.earlier_settings):
             elements.words(note, tag="small")
         live_training.notice(setup)
-        found = frame.load(tables.verdict)
+        found = frame.load(tables.headline)
         elements.words(found.headline, tag="h3")
         _ways(others)
         _pictures(setup)

@@ -2,7 +2,8 @@
 
 A clock that is far ahead would delete everybody. So the gallery holds the newest day that it has seen: where
 the clock is more than `JUMP` days off it, nobody is deleted or enrolled until somebody has said that it is
-right. A clock that is a little behind prolongs nothing: then the newest day counts.
+right. A clock that is a little behind prolongs nothing: then the newest day counts. Who is removed, and how,
+stands in `store.py` (`purge`, `remove`) and `database.py`.
 """
 
 from __future__ import annotations
