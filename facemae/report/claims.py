@@ -1,9 +1,9 @@
 """What masked autoencoders are said to be good for, held against what was measured.
 
 Each claim is judged by one metric, on one run and against one control that are chosen before any number is
-seen: the run with random masks, or else the first masked autoencoder of the configuration; and the control
-that `evaluate.against` names, or else the first of the configuration. Choosing what came out best would find
-a winner among equals. The claims are a family of comparisons, and corrected as one.
+seen: the run with random masks, or else the first masked autoencoder of the configuration; and the first
+control that `evaluate.against` names, or else the first of the configuration. Choosing what came out best
+would find a winner among equals. The claims are a family of comparisons, and corrected as one.
 """
 
 from __future__ import annotations
@@ -153,15 +153,19 @@ def _answers(made: Comparison, question: Question) -> list[_Compared | Claim]:
         return judged or [_unmeasured(claim, metric, reason)]
     hiding = [name for name in scratch_runs(experiment) if hides(experiment.run(name))]
     first = hiding if question.against == "hiding" else []
+    named = experiment.controls
     scratch = sorted(
-        scratch_runs(experiment), key=lambda name: (name not in first, name not in experiment.controls)
+        scratch_runs(experiment),
+        key=lambda name: (name not in first, named.index(name) if name in named else len(named)),
     )
     controls = made.measured(metric, scratch)
     if not controls:
         return [_unmeasured(claim, metric, "no run without pretraining was measured")]
-    more = []
-    if question.against == "hiding":
-        more = _beside_hiding(made, metric, masked[0], controls, hiding)
+    more = _beside(made, metric, masked[0], controls[1:])
+    if question.against == "hiding" and not set(controls) & set(hiding):
+        more.append(
+            "No run with patch_drop or erasing, which hide without pretraining, was there to compare."
+        )
     if metric == "labels_accuracy":
         more.append(_labels_saved(made, masked[0], controls[0]))
     if question.needs.startswith("attributes") and experiment.attributes.mode == "probe":
@@ -169,18 +173,11 @@ def _answers(made: Comparison, question: Question) -> list[_Compared | Claim]:
     return [_judged(made, claim, metric, masked, controls[0], more)]
 
 
-def _beside_hiding(
-    made: Comparison, metric: str, run: str, controls: list[str], hiding: list[str]
-) -> list[str]:
-    """Return how the run does against the other controls, and whether one that hides patches is missing."""
-    rows = made.rows(metric, [(run, name) for name in controls[1:]])
+def _beside(made: Comparison, metric: str, run: str, controls: list[str]) -> list[str]:
+    """Return how the run does against other runs without pretraining, a sentence if there are any."""
+    rows = made.rows(metric, [(run, name) for name in controls])
     counted = ", ".join(f"{row['run_b']}: {row['verdict']} ({row['difference']:+.3f})" for row in rows)
-    words = [f"Against the other runs without pretraining: {counted}."] if rows else []
-    if not set(controls) & set(hiding):
-        words.append(
-            "No run with patch_drop or erasing, which hide without pretraining, was there to compare."
-        )
-    return words
+    return [f"Against the other runs without pretraining: {counted}."] if rows else []
 
 
 def _judged(

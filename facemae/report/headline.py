@@ -57,6 +57,7 @@ DID = {
     "equivalent": "made no difference that matters",
     "undecided": "is shown neither to help nor to hurt",
 }
+SAME_TIME = 0.1
 UNKNOWN = "Whether pretraining with masks helps cannot be told yet"
 
 
@@ -73,13 +74,16 @@ def verdict_in_words(
     against: dict[str, list[Row]] = {}
     for row in rows:
         against.setdefault(row["run_b"], []).append(row)
+    plain = [each for each in against if _plain(experiment, each)]
     if against:
-        headline = _answer(made, *next(iter(against.items())))
+        (first, judged), *others = against.items()
+        more = [_against(made, control, part) for control, part in others if control in plain]
+        headline = " ".join([_answer(made, first, judged), *more])
     elif experiment.primary_pairs:
         headline = f"No verdict: {name} was not measured; the tables say why."
     else:
         headline = NO_FAMILY
-    controls = ["training from scratch" if _plain(experiment, each) else each for each in against]
+    controls = ["training from scratch" if [each] == plain else each for each in against]
     controls[:1] = [f"{first} on {made.people} unseen people, by {name}" for first in controls[:1]]
     sentences = [
         MEANT[made.primary] if against else "",
@@ -125,6 +129,16 @@ def _answer(made: Comparison, control: str, rows: list[Row]) -> str:
     return f"Pretraining with masks {', '.join(words)} and {last}: {numbers}{sure}."
 
 
+def _against(made: Comparison, control: str, rows: list[Row]) -> str:
+    """Return what pretraining did against a further run from scratch, such as one of fewer steps."""
+    found = {verdict: [row["run_a"] for row in part] for verdict, part in by_verdict(rows).items()}
+    did = [DID[verdict] + f" with {some_names(names)}" * (len(found) > 1) for verdict, names in found.items()]
+    runs = [row["run_a"] for row in rows]
+    return (
+        f"Against {control}, with {_count(made, [control])}{_time(made, runs, control)}, it {names_of(did)}."
+    )
+
+
 def _failure(made: Comparison, name: str) -> str:
     """Return why a run has learnt nothing of faces, "" where it has."""
     found, verdicts = made.values, made.verdicts
@@ -146,13 +160,30 @@ def _failure(made: Comparison, name: str) -> str:
 
 def _numbers(made: Comparison, runs: list[str], control: str) -> str:
     """Return how often networks are right with pretraining and without it, in a thousand."""
-    value = made.values["value"].dropna().astype(float)
-    share = value if higher_is_better(made.primary) else 1 - value
-    count = (1000 * share.map("{:.3f}".format).astype(float)).round().astype(int)  # as tables round it
-    right = count[runs]
-    most = f"{right.min():,}" if right.min() == right.max() else f"{right.min()} to {right.max():,}"
     other = "without it" if _plain(made.experiment, control) else f"with {control}"
-    return f"with it networks {PLAIN[made.primary].format(f'{most} of 1,000')}, {other} {count[control]:,}"
+    right = PLAIN[made.primary].format(f"{_count(made, runs)} of 1,000")
+    return f"with it networks {right}, {other} {_count(made, [control])}{_time(made, runs, control)}"
+
+
+def _count(made: Comparison, runs: list[str]) -> str:
+    value = made.values["value"][runs].astype(float)
+    share = value if higher_is_better(made.primary) else 1 - value
+    right = (1000 * share.map("{:.3f}".format).astype(float)).round().astype(int)  # as tables round it
+    return f"{right.min():,}" if right.min() == right.max() else f"{right.min()} to {right.max():,}"
+
+
+def _time(made: Comparison, runs: list[str], control: str) -> str:
+    """Return how long a control trained, as a share of the runs' time; nothing where that is not known."""
+    seconds = made.values["seconds_pretrain"] + made.values["seconds_finetune"]
+    own = seconds[runs].mean()
+    if not (own > 0 and seconds[control] > 0):
+        return ""
+    share = seconds[control] / own
+    return (
+        " in as much training time"
+        if abs(share - 1) <= SAME_TIME
+        else f" in {share:.0%} of the training time"
+    )
 
 
 def _how_sure(made: Comparison, verdict: str) -> str:

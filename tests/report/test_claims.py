@@ -163,6 +163,17 @@ def test_the_run_judged_does_not_depend_on_who_won(small):
     assert found(without, leaderboard, verdicts, "more accurate").run == "block"
 
 
+def test_the_first_control_that_is_named_decides_and_the_others_are_told_beside_it(small):
+    """So a run from scratch for as long as pretraining and fine-tuning take comes before a shorter one."""
+    runs = ONLY_RANDOM | {"long": {"pretrain": None, "finetune": {"steps": 9}}}
+    experiment = small(runs=runs, evaluate={"against": ["long", "scratch"]})
+    leaderboard = rows({"scratch": 0.8, "long": 0.83, "random": 0.83})
+    verdicts = judged(("random", "scratch", "better"), ("random", "long", "undecided"))
+    claim = found(experiment, leaderboard, verdicts, "more accurate")
+    assert (claim.finding, claim.against) == ("undecided", "long")
+    assert claim.sentence.endswith("Against the other runs without pretraining: scratch: better (+0.030).")
+
+
 def test_a_mask_may_have_any_name(small):
     experiment = small(
         runs={"random": None, "region": None, "grid": None, "mine": {"pretrain": {"mask": "random"}}}

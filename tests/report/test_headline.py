@@ -25,10 +25,11 @@ def words(small):
 
     def make(
         against, more=(), primary="roc_auc", values=None, note="", controls=("scratch",), low=0.7, high=0.9,
+        seconds=None, beside=None,
     ):  # fmt: skip
         dropped = {name: None for name in STRATEGIES if name not in against}
         experiment = small(
-            runs=dropped | {name: {} for name in against},
+            runs=dropped | {name: {} for name in against} | (beside or {}),
             evaluate={"primary": primary, "against": list(controls)},
             baselines=[name for name in values or {} if name in get_args(config.Baseline)],
         )
@@ -41,9 +42,10 @@ def words(small):
             + [{"metric": "other", "run_a": "random", "run_b": "scratch", "verdict": "worse"}]
         )  # fmt: skip
         runs = [
-            {"run": name, "kind": "run", "value": 0.8, "ci_low": low, "ci_high": high}
+            {"run": name, "kind": "run", "value": 0.8, "ci_low": low, "ci_high": high,
+             "seconds_pretrain": 0.0, "seconds_finetune": (seconds or {}).get(name, 0.0)}
             for name in experiment.run_names
-        ]
+        ]  # fmt: skip
         runs += [{"run": name, "kind": "baseline", "value": value} for name, value in (values or {}).items()]
         runs += [row | {"condition": "mask", "value": 0.9} for row in runs]  # which no sentence is about
         rows = [{"metric": primary, "people": 20, "condition": ""} | row for row in runs]
@@ -102,6 +104,38 @@ def test_each_control_of_the_primary_family_has_its_sentence(words):
         "Against random: block (-0.050) and grid (-0.050) are worse.",
         MEANS.format("scratch and random"),
     ]
+
+
+def test_how_long_the_control_trained_is_part_of_the_answer(words):
+    def answer(scratch, random):
+        return words({"random": "better"}, seconds={"scratch": scratch, "random": random})["headline"]
+
+    told = (
+        "Pretraining with masks helped: with it networks get 800 of 1,000 comparisons of faces right, "
+        "without it 800{}; "
+    )
+    assert answer(100.0, 250.0).startswith(told.format(" in 40% of the training time"))
+    assert answer(95.0, 100.0).startswith(told.format(" in as much training time"))
+    assert answer(0.0, 0.0).startswith(told.format(""))
+
+
+def test_a_control_of_equal_time_answers_first_and_the_shorter_one_beside_it(words):
+    """Better than a short training, and no better than one as long: the second is the answer."""
+    found = words(
+        {"random": "better", "block": "better"},
+        more=[("random", "long", "undecided"), ("block", "long", "undecided")],
+        controls=("long", "scratch"),
+        beside={"long": {"pretrain": None, "finetune": {"steps": 9}}},
+        seconds={"scratch": 50.0, "long": 100.0, "random": 100.0, "block": 100.0},
+    )
+    assert found["headline"].startswith("Whether pretraining with masks helps cannot be told yet: with it ")
+    assert "without it 800 in as much training time; with 20 people" in found["headline"]
+    assert found["headline"].endswith("Against scratch, with 800 in 50% of the training time, it helped.")
+    assert (
+        found["sentences"][1]
+        == "Against long on 20 unseen people, by ROC AUC: random and block are undecided."
+    )
+    assert found["sentences"][2] == "Against scratch: random (+0.050) and block (+0.050) are better."
 
 
 def test_a_reason_is_told_once(words):
@@ -202,7 +236,7 @@ def test_a_rival_is_no_masking_strategy_of_the_headline(small):
     )
     names = experiment.run_names
     leaderboard = pd.DataFrame({"run": names, "kind": "run", "metric": "roc_auc", "people": 9, "value": 0.7})
-    leaderboard = leaderboard.assign(ci_low=0.6, ci_high=0.8)
+    leaderboard = leaderboard.assign(ci_low=0.6, ci_high=0.8, seconds_pretrain=0.0, seconds_finetune=0.0)
     words = verdict_in_words(experiment, leaderboard.assign(condition=""), verdicts)
     assert words["sentences"][1].endswith("by ROC AUC: random (+0.100) is worse.")
     assert not any("views" in text for text in [words["headline"], *words["sentences"]])
@@ -287,7 +321,8 @@ def test_a_run_from_finished_weights_is_told_apart_and_decides_nothing(small, mo
     row |= {"ci_low": 0.0, "ci_high": 0.0, "seconds_difference": 0.0}
     verdicts = pd.DataFrame([row | {"run_a": name} for name in ("random", "face_mae")])
     board = [{"run": name, "kind": "run", "value": 0.8, "ci_low": 0.7, "ci_high": 0.9, "metric": "roc_auc",
-              "people": 20, "condition": ""} for name in experiment.run_names]  # fmt: skip
+              "people": 20, "condition": "", "seconds_pretrain": 0.0, "seconds_finetune": 0.0}
+             for name in experiment.run_names]  # fmt: skip
     said = verdict_in_words(experiment, pd.DataFrame(board), verdicts)
     assert "face_mae" not in said["headline"]
     (told,) = [each for each in said["sentences"] if each.startswith("face_mae starts from face-mae")]
@@ -311,7 +346,8 @@ def test_a_teacher_and_a_start_of_pretraining_are_told(small, monkeypatch):
     row |= {"difference": 0.0315 - 1e-12, "ci_low": 0.0, "ci_high": 0.0, "seconds_difference": 0.0}
     verdicts = pd.DataFrame([row | {"run_a": name} for name in ("random", "taught", "further")])
     board = [{"run": name, "kind": "run", "value": 0.8, "ci_low": 0.7, "ci_high": 0.9, "metric": "roc_auc",
-              "people": 20, "condition": ""} for name in experiment.run_names]  # fmt: skip
+              "people": 20, "condition": "", "seconds_pretrain": 0.0, "seconds_finetune": 0.0}
+             for name in experiment.run_names]  # fmt: skip
     said = verdict_in_words(experiment, pd.DataFrame(board), verdicts)
     assert [each for each in said["sentences"] if each.startswith(("taught is", "further starts"))] == [
         "taught is taught by dlib, which has seen 3,000,000 other faces: it shows what a finished network "
