@@ -6,13 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from facemae.core import files, records
 from facemae.core.errors import UsageError
 from facemae.data.sources import SOURCES
 from facemae.data.sources.locate import archive
 from facemae.evaluation.records import higher_is_better
 from facemae.report.headline import MEANT
-from facemae.report.phrases import metric_label, with_interval
+from facemae.report.phrases import compared, metric_label, with_interval
 
 BEGIN, END = "<!-- made by `make readme`, do not edit -->", "<!-- /made -->"
 ANSWERS = ("lfw-small", "orl")  # pages whose verdict the README shows, the larger data set first
@@ -58,7 +60,7 @@ def answer_block(pages: Path) -> str:
         pages: The folder of the pages, with a JSON file each.
     """
     first, *others = (records.read_json(pages / f"{name}.json") for name in ANSWERS)
-    parts = [_headline(first), _table(first), _measured(first)]
+    parts = [_headline(first), _table(first), f"{_measured(first)} {MEANT[first['primary']]}"]
     return "\n\n".join([*parts, *(part for page in others for part in (_headline(page), _measured(page)))])
 
 
@@ -67,11 +69,10 @@ def _headline(page: dict[str, Any]) -> str:
 
 
 def _table(page: dict[str, Any]) -> str:
-    """Return a line per run: its value, against training from scratch, and its training's time."""
+    """Return a line per run: its value, against the control that decides, and its training's time."""
+    pairs = [(run["run"], page["control"]) for run in page["runs"]]
     verdicts = {
-        row["run_a"]: row
-        for row in page["verdicts"]
-        if row["metric"] == page["primary"] and row["run_b"] == page["scratch"]
+        row["run_a"]: row for row in compared(pd.DataFrame(page["verdicts"]), page["primary"], pairs) if row
     }
     values = {
         row["run"]: row
@@ -84,7 +85,7 @@ def _table(page: dict[str, Any]) -> str:
         for name in _shown(page["runs"], values, page["primary"])
     ]
     metric = metric_label(page["primary"])
-    head = f"| run | {metric} (95% interval) | against training from scratch | seconds a training |"
+    head = f"| run | {metric} (95% interval) | against `{page['control']}` | seconds a training |"
     return "\n".join([head, "| --- | --- | --- | --- |", *rows])
 
 
@@ -94,7 +95,7 @@ def _measured(page: dict[str, Any]) -> str:
     trainings = len(facts["Seeds"].split(","))
     return (
         f"{page['name']}: {facts['People evaluated on']} people kept out of training, {trainings} "
-        f"training{'s' * (trainings > 1)} of each run, on {facts['Device']}. {MEANT[page['primary']]} "
+        f"training{'s' * (trainings > 1)} of each run, on {facts['Device']}. "
         f"[Every number](docs/results/{page['name']}.md)."
     )
 

@@ -94,7 +94,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
         _numbers(content, MAIN_PROTOCOLS, budget=True),
         *_grouped(content),
         "## The verdicts that decide",
-        "Fixed before the run, and corrected as one family.",
+        "Each masked run against the runs of `evaluate.against`, corrected as one family.",
         _verdicts(content, layout.PRIMARY),
         f"## Exploratory verdicts against {_text(content['scratch'])}",
         _verdicts(content, layout.EXPLORATORY),
@@ -111,7 +111,8 @@ def _content(
     """Return everything the page tells, as JSON values."""
     headline, details, verdicts = tables.headline(paths), tables.details(paths), tables.verdicts(paths)
     scratch = tables.run_names(setup)[0] if scratch_runs(setup) else ""
-    against = verdicts[(verdicts["family"] == layout.PRIMARY) | (verdicts["run_b"] == scratch)]
+    control = next((name for name in setup.controls if name in scratch_runs(setup)), scratch)
+    against = verdicts[(verdicts["family"] == layout.PRIMARY) | verdicts["run_b"].isin([scratch, control])]
     used = {run: origin(setup.run(run)) for run in setup.run_names}
     charted = leaderboard["protocol"].isin(conditions.CHARTED) & (leaderboard["condition"] != "")
     return {
@@ -129,6 +130,7 @@ def _content(
         "primary": setup.evaluate.primary,
         "level": setup.evaluate.level,
         "scratch": scratch,
+        "control": control,
         "runs": [
             row | ({"origin": used[row["run"]]} if used.get(row["run"]) else {})
             for row in _records(leaderboard.drop_duplicates("run"), _RUN)

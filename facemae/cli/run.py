@@ -84,7 +84,10 @@ def _prepare(photos: Path, folder: Path, masks: Sequence[str], minutes: float, c
     seconds = _step_seconds(chosen, masks[0])
     needed = own_photos.scaled(chosen, seconds, minutes, cores)
     ways = [f"pretrained with the mask {name}" for name in list(chosen["runs"])[1:]]
-    say("run", f"{len(ways) + 1} ways are compared, 2 seeds each: from scratch, {', '.join(ways)}")
+    say(
+        "run",
+        f"{len(ways) + 1} ways are compared, 2 seeds each, of equal time: from scratch, {', '.join(ways)}",
+    )
     say("run", f"this takes about {needed + OVERHEAD_MINUTES:.0f} min on this machine")
     say("run", own_photos.expectation(chosen, found))
     own_photos.write(folder, chosen)

@@ -84,7 +84,7 @@ def verdict_in_words(
     else:
         headline = NO_FAMILY
     controls = ["training from scratch" if [each] == plain else each for each in against]
-    controls[:1] = [f"{first} on {made.people} unseen people, by {name}" for first in controls[:1]]
+    controls[:1] = [f"{first} on {made.people:,} unseen people, by {name}" for first in controls[:1]]
     sentences = [
         MEANT[made.primary] if against else "",
         *[f"Against {each}: {_told(part)}." for each, part in zip(controls, against.values(), strict=True)],
@@ -111,7 +111,7 @@ def _answer(made: Comparison, control: str, rows: list[Row]) -> str:
     failed = {name: _failure(made, name) for name in (control, *(row["run_a"] for row in rows))}
     learnt = [row for row in rows if not failed[row["run_a"]]]
     if not learnt:
-        reason = f"{failed[rows[0]['run_a']]} ({made.people} unseen people)"
+        reason = f"{failed[rows[0]['run_a']]} ({made.people:,} unseen people)"
         if failed[control]:
             return f"Nothing was learnt: the networks {reason}, so this says nothing about pretraining."
         return (
@@ -188,7 +188,7 @@ def _time(made: Comparison, runs: list[str], control: str) -> str:
 
 def _how_sure(made: Comparison, verdict: str) -> str:
     count, margin = len(made.experiment.seeds), 1000 * made.experiment.evaluate.equivalence
-    trainings = f"with {made.people} people and {count} training{'s' * (count > 1)} of each network"
+    trainings = f"with {made.people:,} people and {count} training{'s' * (count > 1)} of each network"
     if verdict == "equivalent":
         return f"{trainings}, more than {margin:.0f} in 1,000 either way is ruled out"
     return f"{trainings}, chance alone {'hardly does' if verdict in OPPOSITE else 'can do'} that"
@@ -273,8 +273,8 @@ def _what_verdicts_mean(experiment: config.Experiment) -> str:
         "tell, which is no proof of equality."
     )
     if not experiment.primary_pairs:
-        return f"{words} No comparison was fixed beforehand, so all are exploratory."
+        return f"{words} evaluate.against names no run, so all comparisons are exploratory."
     return (
-        f"{words} The comparisons against {names_of(experiment.controls)} were fixed before the run and are "
-        "corrected together; all others are exploratory."
+        f"{words} The comparisons against {names_of(experiment.controls)} decide and are corrected "
+        "together; all others are exploratory."
     )

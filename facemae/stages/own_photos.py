@@ -133,15 +133,17 @@ def scaled(chosen: dict[str, Any], seconds: Mapping[str, float], minutes: float,
     """Shorten the trainings of `chosen` (`settings`) in place to so many minutes; return those they take.
 
     `seconds` are those of a step of pretraining and of fine-tuning, as a trial measured them on this machine;
-    so many cores train side by side.
+    so many cores train side by side. Training from scratch goes on for as long as the others take in all:
+    less would show what training longer buys, and call it pretraining.
     """
-    defaults = chosen["defaults"]
-    work = {stage: defaults[stage]["steps"] * seconds[stage] for stage in STEPS}
-    trained = {"pretrain": len(chosen["runs"]) - 1, "finetune": len(chosen["runs"])}  # runs with the stage
-    side_by_side = min(cores, len(SEEDS) * trained["finetune"])
-    needed = len(SEEDS) * sum(work[stage] * trained[stage] for stage in STEPS) / side_by_side / 60
+    defaults, runs = chosen["defaults"], chosen["runs"]
+    work = sum(defaults[stage]["steps"] * seconds[stage] for stage in STEPS)
+    trainings = len(SEEDS) * len(runs)
+    needed = trainings * work / min(cores, trainings) / 60
     for stage in STEPS if needed > minutes else ():
         defaults[stage]["steps"] = max(20, round(defaults[stage]["steps"] * minutes / needed))
+    instead = defaults["pretrain"]["steps"] * seconds["pretrain"] / seconds["finetune"]
+    runs["scratch"]["finetune"] = {"steps": defaults["finetune"]["steps"] + round(instead)}
     return float(min(needed, minutes))
 
 

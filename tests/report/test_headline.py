@@ -14,8 +14,8 @@ STRATEGIES = ["random", "block", "grid", "region"]
 
 MEANS = (
     "Equivalent means that the interval of the difference lies within 0.01 either way; undecided means that "
-    "these people and seeds cannot tell, which is no proof of equality. The comparisons against {} were "
-    "fixed before the run and are corrected together; all others are exploratory."
+    "these people and seeds cannot tell, which is no proof of equality. The comparisons against {} "
+    "decide and are corrected together; all others are exploratory."
 )
 
 
@@ -153,7 +153,9 @@ def test_a_run_that_has_not_learnt_is_named(words):
 def test_without_a_family_there_is_no_verdict_and_all_is_exploratory(words):
     for found in (words({"random": "better"}, controls=()), words({})):
         assert found["headline"] == NO_FAMILY
-        assert found["sentences"][-1].endswith("No comparison was fixed beforehand, so all are exploratory.")
+        assert found["sentences"][-1].endswith(
+            "evaluate.against names no run, so all comparisons are exploratory."
+        )
 
 
 def test_a_family_without_numbers_has_no_verdict(words):

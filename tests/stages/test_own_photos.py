@@ -66,7 +66,7 @@ def test_more_faces_get_more_steps_and_a_limit_of_minutes_shortens_them(tmp_path
     needed = own_photos.scaled(chosen, {"pretrain": 1.0, "finetune": 1.0}, minutes=10, cores=2)
     assert needed == 10
     steps = {stage: chosen["defaults"][stage]["steps"] for stage in ("pretrain", "finetune")}
-    assert 2 * (steps["pretrain"] + 2 * steps["finetune"]) / 2 / 60 == pytest.approx(10, rel=0.05)
+    assert 2 * 2 * (steps["pretrain"] + steps["finetune"]) / 2 / 60 == pytest.approx(10, rel=0.05)
     assert "52 people evaluated on weighs 2%" in own_photos.expectation(chosen, many[2])
     assert "expect the verdict undecided" in own_photos.expectation(*few[1:])
 
@@ -78,7 +78,18 @@ def test_several_masks_are_compared_with_scratch_and_the_first_in_the_same_minut
     assert made.primary_pairs == [("block", "scratch"), ("region", "scratch"), ("region", "block")]
     own_photos.scaled(chosen, {"pretrain": 1.0, "finetune": 1.0}, minutes=10, cores=1)
     steps = {stage: chosen["defaults"][stage]["steps"] for stage in ("pretrain", "finetune")}
-    assert 2 * (2 * steps["pretrain"] + 3 * steps["finetune"]) / 60 == pytest.approx(10, rel=0.05)
+    assert 2 * 3 * (steps["pretrain"] + steps["finetune"]) / 60 == pytest.approx(10, rel=0.05)
+
+
+def test_from_scratch_is_trained_for_as_long_as_pretraining_and_fine_tuning_take(tmp_path):
+    _, chosen, _ = experiment(20, 10, tmp_path)
+    seconds = {"pretrain": 0.5, "finetune": 2.0}
+    own_photos.scaled(chosen, seconds, minutes=60, cores=2)
+    made = config.parse(config.merge(config.content_of([]), chosen))
+    pretrained, scratch = made.run("random"), made.run("scratch")
+    whole = pretrained.pretrain.steps * 0.5 + pretrained.finetune.steps * 2.0
+    assert scratch.pretrain is None
+    assert scratch.finetune.steps * 2.0 == pytest.approx(whole, abs=2.0)
 
 
 def test_results_go_beside_those_of_other_photos_and_on_with_their_own(tmp_path):
