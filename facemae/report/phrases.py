@@ -71,8 +71,8 @@ HOW_TO_READ = {
     "verdicts": (
         "Read down a column: that run is better than, worse than or equivalent to the row's, or undecided, "
         "which is no proof of equality. Verdicts allow for the number of comparisons, so an interval may "
-        "leave out zero and still be undecided. What is marked primary decides, as evaluate.against asks; all "
-        "else is exploratory."
+        "leave out zero and still be undecided. What is marked primary decides, as evaluate.against asks; "
+        "all else is exploratory."
     ),
     "masks": (
         "Grey patches are hidden from the encoder; every strategy with the same ratio hides equally many, "
