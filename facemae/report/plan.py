@@ -27,6 +27,7 @@ from facemae.report.headline import NO_FAMILY
 from facemae.report.phrases import metric_label, names_of, rows_of
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
+OVERLAID = "facemae plan --config config.yaml --config FILE"
 POWER = 0.8
 # Where there is no difference, equivalence is missed on either side.
 POWER_OF_EQUIVALENCE = 1 - (1 - POWER) / 2
@@ -105,7 +106,7 @@ def plan(experiment: config.Experiment, root: Path, published: Path = PUBLISHED)
         UsageError: no run is held against another, so there is nothing to decide.
     """
     if not experiment.primary_pairs:
-        raise UsageError(NO_FAMILY)
+        raise UsageError(f"{NO_FAMILY} Most files of config/ come after the main one: {OVERLAID}")
     settings, seeds = experiment.evaluate, len(experiment.seeds)
     pilot = _of_folder(experiment, root) or _documented(experiment, published)
     people = _people(experiment, root, pilot)
