@@ -50,6 +50,15 @@ def test_runs_are_filtered_by_text_mask_and_kind() -> None:
     assert "No run fits these filters" in written(run(page))
 
 
+def test_the_metric_that_decides_is_shown_first(own: Path) -> None:
+    path = Results(own).config
+    content = records.read_json(path)
+    files.write_json(path, content | {"evaluate": content["evaluate"] | {"primary": "eer"}})
+    page = open_page("results")
+    assert page.selectbox(key="metric").value == "eer"
+    assert open_page("results", metric="ROC AUC").selectbox(key="metric").value == "roc_auc"
+
+
 @pytest.mark.usefixtures("shown")
 def test_a_link_restores_the_filters() -> None:
     assert runs(open_page("results", kind="controls")) == ["pixels"]

@@ -35,7 +35,7 @@ def render() -> None:
         leaderboard = frame.load(tables.leaderboard)
         frame.tabs(
             {
-                "Numbers": lambda: _numbers(leaderboard),
+                "Numbers": lambda: _numbers(leaderboard, setup.evaluate.primary),
                 "ROC and DET": lambda: _roc(leaderboard, looks),
                 "Training": lambda: _learning(looks),
                 "Settings": lambda: _settings(setup),
@@ -45,9 +45,10 @@ def render() -> None:
 
 
 @frame.part
-def _numbers(leaderboard: pd.DataFrame) -> None:
+def _numbers(leaderboard: pd.DataFrame, primary: str) -> None:
     names = leaderboard["metric"].unique().tolist()
-    metric = elements.choose("Metric", names, "metric", format_func=metric_label)
+    first = names.index(primary) if primary in names else 0
+    metric = elements.choose("Metric", names, "metric", first, format_func=metric_label)
     table = leaderboard[leaderboard["metric"] == metric]
     conditions = sorted(table["condition"].unique())
     condition = conditions[0]
