@@ -190,8 +190,8 @@ def download(label: str, content: Any, name: str, kind: str, **more: Any) -> Non
 
 
 def words(*sentences: str, tag: str = "p") -> None:
-    """Write sentences that came from a file, literally, each in a paragraph of its own."""
-    st.html("".join(f"<div><{tag}>{html.escape(sentence)}</{tag}></div>" for sentence in sentences))
+    """Write sentences that came from a file, literally; each in a paragraph of its own, where `tag` is one."""
+    st.html("".join(f"<{tag}>{html.escape(sentence)}</{tag}>" for sentence in sentences))
 
 
 def claims(found: Sequence[Claim]) -> None:

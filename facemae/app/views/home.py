@@ -62,7 +62,8 @@ def render(others: Sequence[StreamlitPage] = ()) -> None:
             _experiment(setup)
         with st.expander("What this evaluation cannot tell"):
             elements.words(*phrases.limits(setup, found.people))
-        elements.words(*frame.load(faces.credits), tag="small")
+        for credit in frame.load(faces.credits):
+            elements.words(credit, tag="small")
         return
     _ways(others)  # some pages do without results
 
