@@ -190,7 +190,7 @@ def download(label: str, content: Any, name: str, kind: str, **more: Any) -> Non
 
 
 def words(*sentences: str, tag: str = "p") -> None:
-    """Write sentences that came from a file, literally; each in a paragraph of its own, where `tag` is one."""
+    """Write sentences that came from a file, literally; each in a paragraph of its own if `tag` is one."""
     st.html("".join(f"<{tag}>{html.escape(sentence)}</{tag}>" for sentence in sentences))
 
 
