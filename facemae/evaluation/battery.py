@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from facemae.core.errors import RefusedError
 from facemae.evaluation import influence, metrics
-from facemae.evaluation.pairs import Booleans, Comparisons, Integers, Weights, one_by_one
+from facemae.evaluation.pairs import Booleans, Comparisons, EveryPair, Integers, Weights, one_by_one
 from facemae.evaluation.protocols import (
     all_pairs,
     calibration,
@@ -50,6 +51,11 @@ class EmbeddedFaces:
     identity: Integers
     weights: Weights
     group: NDArray[np.str_]
+
+    @cached_property
+    def pairs(self) -> EveryPair:
+        """Return every two of the faces."""
+        return EveryPair.of(self.vectors, self.identity)
 
     @property
     def enrolled(self) -> Booleans:
@@ -99,15 +105,15 @@ def on_faces(faces: EmbeddedFaces, half: Booleans, far_targets: Sequence[float])
     `half` (N,) marks which of the enrolled photos stay enrolled in the open set.
     """
     vectors, identity, weights = faces.vectors, faces.identity, faces.weights
-    known = vectors, identity
+    known, every = (vectors, identity), faces.pairs
     return [
-        *or_refused("roc_auc", all_pairs.CONDITION, lambda: all_pairs.measure(*known, weights, far_targets)),
+        *or_refused("roc_auc", all_pairs.CONDITION, lambda: all_pairs.measure(every, weights, far_targets)),
         *or_refused("blufr_tar=0.001", "", lambda: identification.low_far(*known)),
         *or_refused("rank1", "", lambda: identification.closed_set(*known, faces.enrolled, weights)),
         *or_refused(
             "tpir_at_fpir=0.1", "", lambda: identification.open_set(*known, half, weights, FPIR_TARGETS)
         ),
-        *or_refused("fdr", "", lambda: fairness.measure(*known, faces.group, weights)),
+        *or_refused("fdr", "", lambda: fairness.measure(every, faces.group, weights)),
     ]
 
 

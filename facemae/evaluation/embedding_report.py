@@ -19,7 +19,7 @@ from facemae.data.faces import pairs as drawn_pairs
 from facemae.evaluation import battery
 from facemae.evaluation.battery import EmbeddedFaces
 from facemae.evaluation.embedding_file import Embeddings
-from facemae.evaluation.pairs import EveryPair, cosines, pair_rows, unit_rows
+from facemae.evaluation.pairs import cosines, pair_rows, unit_rows
 from facemae.evaluation.protocols import calibration, pair_list
 from facemae.evaluation.records import Measurement, entry
 from facemae.evaluation.statistics import identity_weights, samples_needed
@@ -39,7 +39,7 @@ class Settings:
     resamples: int = 1000
     level: float = 0.95
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Stop with a UsageError unless these settings can be used."""
         if wrong := [far for far in self.far_targets if not 0 < far < 1]:
             raise UsageError(f"--far {wrong[0]:g} is no rate between 0 and 1.")
@@ -72,11 +72,10 @@ def evaluate(embeddings: Embeddings, pairs: pd.DataFrame | None, settings: Setti
     A list has the columns first, second, genuine and fold, and where several models share it score.
 
     Raises:
-        UsageError: the settings cannot be used, or there is neither a list nor a name.
+        UsageError: there is neither a list nor a name.
         DataError: there are too few pairs or people, or pairs of one kind alone.
         IntegrityError: a pair names a photo that is not there, or a person was trained on.
     """
-    settings.check()
     return _on_people(embeddings, settings) if pairs is None else _on_list(embeddings, pairs, settings)
 
 
@@ -171,8 +170,7 @@ def _on_people(embeddings: Embeddings, settings: Settings) -> Report:
     half = np.random.default_rng(SEED).permuted(np.arange(len(faces.people)) % 2 == 0) & (sizes > 1)
     measured = battery.or_refused("accuracy", "", lambda: _on_drawn(faces))
     measured += battery.on_faces(faces, faces.enrolled & half[faces.identity], settings.far_targets)
-    pairs = EveryPair.of(faces.vectors, faces.identity)
-    card = calibration.threshold_card(pairs, faces.weights, settings.level)
+    card = calibration.threshold_card(faces.pairs, faces.weights, settings.level)
     return Report(measured, card, len(faces.people), len(faces.table), notes)
 
 

@@ -125,12 +125,9 @@ def split_by_person(comparisons: Comparisons, fold: Integers) -> Splits:
 def split_by_pair(comparisons: Comparisons, fold: Integers) -> Splits:
     """Return for each fold of the pairs themselves, `(N,)`, all pairs outside it and all inside it.
 
-    A RefusedError: there is one fold alone, or one of the two has no genuine or no impostor pair.
+    A RefusedError: one of the two has no genuine or no impostor pair, as where there is one fold alone.
     """
-    numbers = np.unique(fold)
-    if len(numbers) < 2:
-        raise RefusedError(f"a threshold comes from other folds, and there are {len(numbers)} folds in all")
-    return [_split(comparisons, number, fold != number, fold == number) for number in numbers]
+    return [_split(comparisons, each, fold != each, fold == each) for each in np.unique(fold)]
 
 
 def accepts(comparisons: Comparisons, thresholds: Floats) -> Booleans:

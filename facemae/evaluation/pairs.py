@@ -159,12 +159,9 @@ class EveryPair:
 
     @staticmethod
     def of(embeddings: NDArray[np.floating], identity: Integers) -> EveryPair:
-        """Compare embeddings (N, D) of people (N,) 0 to P - 1; more than `MOST_PAIRS` are refused."""
+        """Return the pairs of embeddings (N, D) of people (N,) 0 to P - 1."""
         unit, order = unit_rows(embeddings), np.argsort(identity, kind="stable")
-        found = EveryPair(unit[order].astype(np.float32), identity[order], np.bincount(identity))
-        if (pairs := found.genuine_count + found.impostor_count) > MOST_PAIRS:
-            raise RefusedError(f"{len(unit)} images make {pairs} pairs, at most {MOST_PAIRS} are compared")
-        return found
+        return EveryPair(unit[order].astype(np.float32), identity[order], np.bincount(identity))
 
     def of_people(self, chosen: Booleans) -> EveryPair:
         """Return the pairs among the chosen people (P,), who are numbered from 0."""
@@ -198,7 +195,10 @@ class EveryPair:
 
     @cached_property
     def scores(self) -> SortedScores:
-        """Return the scores of all pairs."""
+        """Compare all pairs and return their scores; more than `MOST_PAIRS` are refused (RefusedError)."""
+        images, pairs = len(self.unit), self.genuine_count + self.impostor_count
+        if pairs > MOST_PAIRS:
+            raise RefusedError(f"{images} images make {pairs} pairs, at most {MOST_PAIRS} are compared")
         own, others = np.empty(self.genuine_count, np.float32), np.empty(self.impostor_count, np.float32)
         ends = np.cumsum(self.images)
         own_at = others_at = 0

@@ -56,8 +56,6 @@ def labels_saved(curve: pd.DataFrame, control: pd.DataFrame) -> Saved | None:
     more. Columns: amount (share of the labels, rising), value, ci_low and ci_high. None where there is no
     such accuracy, and where one end of the intervals reaches it nowhere: an open end is no saving.
     """
-    if curve.empty or control.empty:
-        return None
     target = min(float(curve["value"].max()), float(control["value"].max()))
     ratios = [
         share_needed(curve["amount"], curve[ours], target)

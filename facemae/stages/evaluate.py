@@ -193,11 +193,13 @@ def _on_list(task: Task, pairs: pd.DataFrame, faces: EmbeddedFaces) -> list[Meas
 
 def _on_faces(task: Task, faces: EmbeddedFaces) -> list[Measurement]:
     """Measure what needs all faces of a part; in the open set every second person stays enrolled."""
-    parts = [faces.part(number) for number in sorted(faces.table["part"].unique())]
-    targets = task.experiment.evaluate.far_targets
-    return battery.mean_over_parts(
-        parts, lambda part: battery.on_faces(part, part.enrolled & (part.identity % 2 == 0), targets)
-    )
+
+    def measure(number: int) -> list[Measurement]:
+        part = faces.part(number)
+        half = part.enrolled & (part.identity % 2 == 0)
+        return battery.on_faces(part, half, task.experiment.evaluate.far_targets)
+
+    return battery.mean_over_parts(sorted(faces.table["part"].unique()), measure)
 
 
 def _listed_pairs(task: Task, faces: EmbeddedFaces) -> pd.DataFrame:

@@ -139,7 +139,6 @@ def of_protocol(pairs: pd.DataFrame, protocol: str | None) -> pd.DataFrame:
 
 def run(options: Options, settings: Settings, out: Path | None, ends_with_json: bool) -> None:
     """Evaluate what was asked for, print the report, and write it and the threshold card as CSV."""
-    settings.check()
     embeddings, pairs = inputs(options)
     if pairs is not None:
         pairs = in_spelling_of(pairs, [*embeddings.sample_ids, *embeddings.without_face])

@@ -140,7 +140,7 @@ def test_what_cannot_be_compared_is_refused():
 def test_more_pairs_than_memory_holds_are_refused(monkeypatch):
     monkeypatch.setattr(module, "MOST_PAIRS", 200)
     with pytest.raises(RefusedError, match="24 images make 276 pairs, at most 200 are compared"):
-        EveryPair.of(*faces())
+        EveryPair.of(*faces()).scores  # noqa: B018
 
 
 def test_memory_is_that_of_the_scores():

@@ -162,6 +162,19 @@ def test_all_faces_of_named_people_are_measured():
     assert (report.people, report.photos) == (24, 96)
 
 
+def test_more_pairs_than_memory_holds_refuse_the_thresholds_and_not_the_rest(monkeypatch):
+    monkeypatch.setattr("facemae.evaluation.pairs.MOST_PAIRS", 1000)
+    monkeypatch.setattr("facemae.evaluation.protocols.all_pairs.EXACT_PAIRS", 1000)
+    report = embedding_report.evaluate(made(people=24), None, QUICK)
+    found, why = named(report), "96 images make 4560 pairs, at most 1000 are compared"
+    assert found["roc_auc"].note == why
+    assert found["rank1"].value is not None
+    assert set(report.card["note"]) == {why}
+    text = embedding_report.as_text(report, 0.95)
+    assert f"0.1         {why}" in text
+    assert json.loads(json.dumps(embedding_report.as_json(report, 0.95), allow_nan=False))
+
+
 def test_the_open_set_enrols_half_of_those_who_are_shown_twice(monkeypatch):
     seen = []
     monkeypatch.setattr(

@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
@@ -50,17 +49,14 @@ EXACT_PAIRS = 250_000
 _AROUND = np.array([0.5, 0.75, 1.0, 1.33, 2.0])  # thresholds at these multiples of a rate
 
 
-def measure(
-    embeddings: NDArray[np.floating], identity: Integers, weights: Weights, far_targets: Sequence[float]
-) -> list[Measurement]:
-    """Measure ROC AUC, EER and TAR at FAR on every pair of images (N, D) of people (N,) 0 to P - 1.
+def measure(pairs: EveryPair, weights: Weights, far_targets: Sequence[float]) -> list[Measurement]:
+    """Measure ROC AUC, EER and TAR at FAR on every pair of images.
 
     Values are exact. Resamples (R, P) are exact up to `EXACT_PAIRS` pairs, and beyond that as exact as the
     module says; each then keeps to the false accept rate that the images themselves achieve. A target that
     has too few impostor pairs by the rule of 30 is refused: its measurements have no value, but a note. A
     RefusedError: there is no genuine or no impostor pair, or there are more than `pairs.MOST_PAIRS`.
     """
-    pairs = EveryPair.of(embeddings, identity)
     genuine, impostors = pairs.genuine_count, pairs.impostor_count
     if not genuine or not impostors:
         missing = "impostor" if genuine else "genuine"

@@ -134,9 +134,13 @@ def threshold_card(
     The threshold is the lowest that keeps to the target on all these pairs; the intervals are for the rates
     at this threshold, from resamples of the people. Where not one error was seen, the upper end is the one
     under which none among so many people has the chance (1 - level) / 2. A rate with fewer than 30 expected
-    false matches is refused: the row says what it needs. `weights` (R, P) are resamples of the people.
+    false matches is refused: the row says what it needs. So is every rate where there are more pairs than can
+    be compared. `weights` (R, P) are resamples of the people.
     """
-    impostors = pairs.impostors
+    try:
+        impostors = pairs.impostors
+    except RefusedError as error:
+        return pd.DataFrame({"target_fmr": targets, "note": str(error)}, columns=CARD_COLUMNS)
     rows: list[dict[str, Any]] = [
         {
             "target_fmr": target, "impostors_needed": metrics.impostors_needed(target),

@@ -8,11 +8,11 @@ the geometric mean of the rates, as NIST reports it (IR 8429; FRTE Part 8). N fa
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
-from facemae.evaluation.pairs import EveryPair, Floats, Integers, Weights
+from facemae.evaluation.pairs import EveryPair, Floats, Weights
 from facemae.evaluation.protocols import operating_point
 from facemae.evaluation.protocols.all_pairs import LEAST_PEOPLE
 from facemae.evaluation.records import Measurement, refused
@@ -25,9 +25,8 @@ LARGEST_FNMR = 0.5  # of everyone: where most genuine pairs are rejected, those 
 
 
 def measure(
-    embeddings: NDArray[np.floating], identity: Integers, group: ArrayLike, weights: Weights,
-    fmr_target: float = FMR_TARGET,
-) -> list[Measurement]:  # fmt: skip
+    pairs: EveryPair, group: ArrayLike, weights: Weights, fmr_target: float = FMR_TARGET
+) -> list[Measurement]:
     """Measure each group's FMR and FNMR at one threshold, and how far the groups lie apart.
 
     The threshold keeps to `fmr_target` over all impostor pairs of all people, those of no known group ("" in
@@ -44,7 +43,6 @@ def measure(
     names = sorted(set(groups.tolist()) - {""})
     if not names:
         return []
-    pairs = EveryPair.of(embeddings, identity)
     parts = {name: pairs.of_people(groups == name) for name in names}
     try:
         target, threshold = _common_threshold(pairs, parts, fmr_target)
@@ -115,12 +113,12 @@ def _useless(fnmr: float, target: float) -> str:
     )
 
 
-def discrepancy(fmr: Floats, fnmr: Floats, alpha: float = ALPHA) -> Floats:
+def discrepancy(fmr: Floats, fnmr: Floats) -> Floats:
     """Return the FDR (R,) of rates (G, R) of G groups: 1 is fair, 0 is as unfair as can be.
 
-    1 - (alpha * A + (1 - alpha) * B), A and B the greatest difference of two groups' FMR and FNMR.
+    1 - (ALPHA * A + (1 - ALPHA) * B), A and B the greatest difference of two groups' FMR and FNMR.
     """
-    return np.asarray(1 - (alpha * np.ptp(fmr, axis=0) + (1 - alpha) * np.ptp(fnmr, axis=0)))
+    return np.asarray(1 - (ALPHA * np.ptp(fmr, axis=0) + (1 - ALPHA) * np.ptp(fnmr, axis=0)))
 
 
 def over_mean(rates: Floats) -> Floats:

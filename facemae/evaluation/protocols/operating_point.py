@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from facemae.core.errors import RefusedError
 from facemae.evaluation import metrics
 from facemae.evaluation.pairs import Floats, Pairs, Scores, Weights, with_everyone
 
@@ -18,13 +17,9 @@ def threshold_at(impostors: Scores, fmr_target: float) -> float:
     """Return the lowest threshold that accepts at most a share of impostor scores (N,).
 
     It lies half way between the lowest score that is accepted and the highest that is not; where none may be
-    accepted, just above the highest. A RefusedError: there are too few scores (`refusal`).
+    accepted, just above the highest.
     """
-    if note := refusal(len(impostors), fmr_target):
-        raise RefusedError(note)
     allowed = int(round(fmr_target * len(impostors), 6))
-    if allowed >= len(impostors):
-        return -np.inf
     top = np.partition(impostors, len(impostors) - allowed - 1)[len(impostors) - allowed - 1 :]
     rejected, higher = top.min(), top[top > top.min()]
     if not len(higher):

@@ -102,7 +102,7 @@ def test_a_million_pairs_as_scikit_learn_sees_them():
 def test_few_pairs_are_measured_by_metrics():
     embeddings, identity = faces()
     weights = identity_weights(60, 50, 0)
-    found = all_pairs.measure(embeddings, identity, weights, TARGETS)
+    found = all_pairs.measure(EveryPair.of(embeddings, identity), weights, TARGETS)
     pairs = pair_core.all_pairs(embeddings, identity)
     exact = pair_list.measure_rates(pairs, TARGETS)
     samples = iter(metrics.rates(pairs, weights, TARGETS[:2]))
@@ -115,18 +115,18 @@ def test_few_pairs_are_measured_by_metrics():
             assert ours.note == "60 people weigh alike in genuine pairs, and as 60 in impostor pairs"
 
 
-def photographed_often(way):
+def photographed_often():
     """Nine people whose two photos are alike, and one whose ten photos are as unlike as strangers'."""
     embeddings = np.vstack([np.repeat(np.eye(19)[:9], 2, axis=0), np.eye(19)[9:]])
-    identity = np.repeat(np.arange(10), [2] * 9 + [10])
-    return {each.name: each for each in way(embeddings, identity, np.ones((1, 10), int), [0.1, 0.5])}
+    pairs = EveryPair.of(embeddings, np.repeat(np.arange(10), [2] * 9 + [10]))
+    return {each.name: each for each in all_pairs.measure(pairs, np.ones((1, 10), int), [0.1, 0.5])}
 
 
 @pytest.mark.parametrize("most", [0, 10**6])
 def test_a_person_of_many_photos_weighs_as_much_as_any_other(monkeypatch, most):
     """By hand: 9 genuine pairs of 54 score 1, all others 0; nine people of ten, not a sixth of the pairs."""
     monkeypatch.setattr(all_pairs, "EXACT_PAIRS", most)
-    found = photographed_often(all_pairs.measure)
+    found = photographed_often()
     assert found["roc_auc"].value == pytest.approx(0.9 + 0.1 / 2)
     assert found["tar_at_far=0.5"].value == pytest.approx(0.9)
     assert found["roc_auc"].samples == pytest.approx(found["roc_auc"].value)
@@ -139,7 +139,9 @@ def test_a_person_of_many_photos_weighs_as_much_as_any_other(monkeypatch, most):
 
 
 def test_a_target_with_too_few_impostors_is_refused(on_a_grid):
-    found = {each.name: each for each in all_pairs.measure(*faces(), np.ones((1, 60), int), TARGETS)}
+    found = {
+        each.name: each for each in all_pairs.measure(EveryPair.of(*faces()), np.ones((1, 60), int), TARGETS)
+    }
     refused = found["tar_at_far=0.001"]
     assert refused.value is None
     assert refused.note == "needs 30000 impostor pairs, this evaluation has 28320"
@@ -150,7 +152,7 @@ def test_a_target_with_too_few_impostors_is_refused(on_a_grid):
 def test_the_grid_follows_the_exact_bootstrap(on_a_grid):
     embeddings, identity = faces((2, 5, 3) * 80, noise=1.2)
     weights = identity_weights(240, 60, 0)
-    found = all_pairs.measure(embeddings, identity, weights, TARGETS)
+    found = all_pairs.measure(EveryPair.of(embeddings, identity), weights, TARGETS)
     pairs = weighed(pair_core.all_pairs(embeddings, identity))
     values, exact = metrics.rates(pairs, None, TARGETS), metrics.rates(pairs, weights, TARGETS)
     for ours, value, samples in zip(found, values, exact, strict=True):
@@ -164,7 +166,7 @@ def test_the_grid_follows_the_exact_bootstrap(on_a_grid):
 
 
 def test_the_resample_of_everyone_once_is_the_point(on_a_grid):
-    found = all_pairs.measure(*faces(), np.ones((1, 60), int), TARGETS)
+    found = all_pairs.measure(EveryPair.of(*faces()), np.ones((1, 60), int), TARGETS)
     for each in found[:6]:
         assert each.samples[0] == pytest.approx(each.value, abs=1e-12), each.name
 
@@ -174,12 +176,12 @@ def test_a_resample_without_pairs_of_a_kind_has_no_value(on_a_grid):
     weights = np.ones((3, 42), int)
     weights[1, 2:] = 0  # two people of one image: no genuine pair
     weights[2] = np.eye(42, dtype=int)[5]  # one person: no impostor pair
-    for each in all_pairs.measure(embeddings, identity, weights, [0.1]):
+    for each in all_pairs.measure(EveryPair.of(embeddings, identity), weights, [0.1]):
         assert np.isfinite(each.samples).tolist() == [True, False, False], each.name
 
 
 def test_people_told_apart_without_error(on_a_grid):
-    found = all_pairs.measure(*faces(noise=0.01), identity_weights(60, 20, 0), [0.01])
+    found = all_pairs.measure(EveryPair.of(*faces(noise=0.01)), identity_weights(60, 20, 0), [0.01])
     values = {each.name: each for each in found}
     assert values["roc_auc"].value == 1.0
     assert values["eer"].value == 0.0
@@ -191,20 +193,20 @@ def test_people_told_apart_without_error(on_a_grid):
 def test_the_order_of_the_images_does_not_matter(on_a_grid):
     embeddings, identity = faces()
     weights, order = identity_weights(60, 5, 0), np.random.default_rng(1).permutation(240)
-    found = all_pairs.measure(embeddings, identity, weights, [0.01])
-    shuffled = all_pairs.measure(embeddings[order], identity[order], weights, [0.01])
+    found = all_pairs.measure(EveryPair.of(embeddings, identity), weights, [0.01])
+    shuffled = all_pairs.measure(EveryPair.of(embeddings[order], identity[order]), weights, [0.01])
     for one, other in zip(found, shuffled, strict=True):
         assert one.value == pytest.approx(other.value, abs=1e-4)
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
-    (lambda e, i, w: (np.where(np.arange(240)[:, None] == 7, np.nan, e), i, w), "embedding 7 is not finite"),
-    (lambda e, i, w: (np.where(np.arange(240)[:, None] == 7, 0, e), i, w), "embedding 7 is zero"),
-    (lambda e, i, w: (e[0], i, w), r"must be \(images, features\)"),
-    (lambda e, i, w: (e[:0], i[:0], w), r"must be \(images, features\)"),
-    (lambda e, i, w: (e, np.zeros_like(i), w), "no impostor pair"),
-    (lambda e, i, w: (e, np.arange(240), w), "no genuine pair"),
+    (lambda e, i: (np.where(np.arange(240)[:, None] == 7, np.nan, e), i), "embedding 7 is not finite"),
+    (lambda e, i: (np.where(np.arange(240)[:, None] == 7, 0, e), i), "embedding 7 is zero"),
+    (lambda e, i: (e[0], i), r"must be \(images, features\)"),
+    (lambda e, i: (e[:0], i[:0]), r"must be \(images, features\)"),
+    (lambda e, i: (e, np.zeros_like(i)), "no impostor pair"),
+    (lambda e, i: (e, np.arange(240)), "no genuine pair"),
 ])  # fmt: skip
 def test_what_cannot_be_measured_is_named(spoil, message):
     with pytest.raises((ValueError, RefusedError), match=message):
-        all_pairs.measure(*spoil(*faces(), np.ones((3, 60))), [0.1])
+        all_pairs.measure(EveryPair.of(*spoil(*faces())), np.ones((3, 60)), [0.1])

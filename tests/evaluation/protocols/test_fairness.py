@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from facemae.evaluation.pairs import all_pairs
+from facemae.evaluation.pairs import EveryPair, all_pairs
 from facemae.evaluation.protocols import fairness
 from facemae.evaluation.statistics import identity_weights
 
@@ -21,7 +21,7 @@ def halves(people=80):
 
 def run(embeddings, identity, group, target=0.01, resamples=100):
     weights = identity_weights(len(group), resamples, 0)
-    found = fairness.measure(embeddings, identity, group, weights, target)
+    found = fairness.measure(EveryPair.of(embeddings, identity), group, weights, target)
     return {(each.name, each.condition): each for each in found}
 
 
@@ -66,7 +66,6 @@ def test_impostor_pairs_across_groups_do_not_count():
 def test_sums_by_hand():
     fmr, fnmr = np.array([[0.01], [0.04]]), np.array([[0.1], [0.3]])
     assert fairness.discrepancy(fmr, fnmr) == pytest.approx([1 - (0.5 * 0.03 + 0.5 * 0.2)])
-    assert fairness.discrepancy(fmr, fnmr, alpha=1.0) == pytest.approx([0.97])
     assert fairness.over_mean(fmr) == pytest.approx([0.04 / 0.02])
     assert fairness.over_mean(np.array([[0.2], [0.2], [0.2]])) == pytest.approx([1])
     assert np.isnan(fairness.over_mean(np.array([[0.0], [0.1]]))).all()
@@ -120,7 +119,7 @@ def test_a_group_with_too_few_impostors_or_too_few_people_with_a_pair_is_refused
     assert found["fnmr", "single"].note == (
         "this group has 29 people with two faces or more, and 30 are needed"
     )
-    refused = fairness._refusal(fairness.EveryPair.of(*faces(people=31, images=2)), 0.01)
+    refused = fairness._refusal(EveryPair.of(*faces(people=31, images=2)), 0.01)
     assert refused == "a false match rate of 0.01 needs 3000 impostor pairs, this group has 1860"
 
 
@@ -166,8 +165,3 @@ def test_people_of_no_known_group_set_the_threshold_and_are_no_group():
     expected = expected_rates(embeddings, identity, group, 0.01)
     assert found["fmr", "men"].value == pytest.approx(expected["men"][0], abs=1e-12)
     assert run(embeddings, identity, np.full(80, "")) == {}
-
-
-def test_an_embedding_without_direction_is_refused():
-    with pytest.raises(ValueError, match="embedding 0 is zero"):
-        run(np.zeros((320, 8)), faces()[1], halves())
