@@ -262,7 +262,7 @@ def test_no_task_is_refused(make_task, store_folder):
 
 @pytest.mark.parametrize(
     ("tasks", "message"),
-    [({"gender": "lfw"}, "lfw is not among the data, which are made"),
+    [({"gender": "lfw"}, "lfw says nothing of gender"),
      ({"expression": "made"}, "made says nothing of expression")],
 )  # fmt: skip
 def test_a_source_that_cannot_say_is_refused(make_task, store_folder, tasks, message):

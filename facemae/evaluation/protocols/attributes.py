@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from facemae.evaluation import metrics
-from facemae.evaluation.pairs import Booleans, Floats, Integers, ratio
+from facemae.evaluation.pairs import Booleans, Floats, Integers, ratio, with_everyone
 from facemae.evaluation.records import Measurement, refused
 from facemae.evaluation.statistics import identity_weights
 from facemae.models.attribute_heads import UNKNOWN
@@ -123,26 +122,18 @@ def _measure_classes(
     known, classes = labelled.truth[name] != UNKNOWN, len(labelled.classes[name])
     truth, guess, subject = labelled.truth[name][known], predicted[known], labelled.subject[known]
     of_subjects = confusion_per_subject(subject, truth, guess, weights.shape[1], classes)
-    drawn = (weights @ of_subjects.reshape(len(of_subjects), -1)).reshape(-1, classes, classes)
-    samples = confusion_scores(drawn)
-    points = {
-        "accuracy": accuracy_score(truth, guess),
-        "balanced": balanced_accuracy_score(truth, guess),
-        "f1": f1_score(truth, guess, average="macro"),
-    }
+    drawn = with_everyone(weights) @ of_subjects.reshape(len(of_subjects), -1)
+    scores = confusion_scores(drawn.reshape(-1, classes, classes))
     most = int(np.bincount(truth).argmax())
     always, share = labelled.classes[name][most], float((truth == most).mean())
     trivial = {"accuracy": share, "balanced": 1 / classes, "f1": 2 * share / (1 + share) / classes}
     text = f"{note}; always {always} would give"
     found = [
-        Measurement(
-            PROTOCOL, f"{name}_{score}", float(points[score]), len(truth), f"{text} {trivial[score]:.3f}",
-            samples[score],
-        )
-        for score in SCORES
-    ]  # fmt: skip
-    values = tuple((labelled.truth[name] == each).astype(float) for each in (predicted, most))
-    return found + _by_group(labelled, known, f"{name}_accuracy", values, text, weights)
+        Measurement.of(PROTOCOL, f"{name}_{score}", values, len(truth), f"{text} {trivial[score]:.3f}")
+        for score, values in scores.items()
+    ]
+    right = tuple((labelled.truth[name] == each).astype(float) for each in (predicted, most))
+    return found + _by_group(labelled, known, f"{name}_accuracy", right, text, weights)
 
 
 def _measure_age(labelled: Labelled, predicted: Floats, note: str, weights: Floats) -> list[Measurement]:
