@@ -12,9 +12,9 @@ from facemae.core import files, records
 from facemae.core.errors import UsageError
 from facemae.data.sources import SOURCES
 from facemae.data.sources.locate import archive
-from facemae.evaluation.records import higher_is_better
+from facemae.evaluation.records import higher_is_better, metric_label
 from facemae.report.headline import MEANT
-from facemae.report.phrases import compared, metric_label, with_interval
+from facemae.report.phrases import compared, difference, with_interval
 
 BEGIN, END = "<!-- made by `make readme`, do not edit -->", "<!-- /made -->"
 ANSWERS = ("lfw-small", "orl")  # pages whose verdict the README shows, the larger data set first
@@ -117,8 +117,7 @@ def _difference(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
     aside = " (exploratory)" * (row["family"] == "exploratory")
-    interval = f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}"
-    return f"{row['difference']:+.3f} ({interval}), **{row['verdict']}**{aside}"
+    return f"{difference(row)}, **{row['verdict']}**{aside}"
 
 
 def _seconds(run: dict[str, Any]) -> str:

@@ -18,12 +18,13 @@ from facemae.core import files, layout
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say
+from facemae.evaluation.records import metric_label
 from facemae.report import chart_spec, conditions, curves, faces, static_charts, tables
 from facemae.report.phrases import (
     DIGITS,
     MAIN_PROTOCOLS,
     PROTOCOLS,
-    metric_label,
+    difference,
     origin,
     origins,
     rows_of,
@@ -264,7 +265,7 @@ def _verdicts(content: Mapping[str, Any], family: str) -> str:
         [
             metric_label(row["metric"]),
             f"`{row['run_a']}` against `{row['run_b']}`",
-            f"{row['difference']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})",
+            difference(row),
             f"{row['p_adjusted']:.3f}" if row["p_adjusted"] >= 0.001 else "< 0.001",
             f"**{row['verdict']}**" + (f": {row['note']}" if row["note"] else ""),
             f"{row['seconds_difference']:+.0f}",

@@ -140,10 +140,14 @@ def noise(scored: list[Scored], chances: Chances, experiment: config.Experiment)
     if not pairs:
         return {}
     evidence = [(a - b)[1] for (_, a), (_, b) in pairs]
+    try:
+        people = [people_variance(each).value for each in evidence]
+    except RefusedError:
+        return {}
     training = [chances.between(a, b, key_of(one.entry)) for (a, one), (b, _) in pairs]
     return {
         "people": pairs[0][0][1].people,
-        "people_variance": float(np.mean([people_variance(each).value for each in evidence])),
+        "people_variance": float(np.mean(people)),
         "training_variance": float(np.mean([each.value for each in training])),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,16 +17,53 @@ from facemae.evaluation.pairs import Floats
 from facemae.evaluation.statistics import estimate, percentile_interval
 from facemae.evaluation.variance import Dyads
 
-_HIGHER = (
-    "roc_auc", "accuracy", "tar_at_far", "rank1", "rank5", "rank20", "tpir_at_fpir", "blufr_tar", "blufr_dir",
-    "occlusion_accuracy", "light_accuracy", "illumination_rank1", "labels_accuracy", "probe_accuracy",
-    "probe_roc_auc", "fdr", "gender_accuracy", "gender_balanced", "gender_f1", "race_accuracy",
-    "race_balanced", "race_f1", "expression_accuracy", "expression_balanced", "expression_f1",
-)  # fmt: skip
-_LOWER = (
-    "eer", "far_at_target", "fpir_at_target", "fmr", "fnmr", "fmr_ratio", "fnmr_ratio", "brier", "ece",
-    "occlusion_drop", "light_drop", "age_error",
-)  # fmt: skip
+
+class Metric(NamedTuple):
+    """What readers call a metric, {} for the rate of an operating point, and its better direction."""
+
+    words: str
+    higher_is_better: bool = True
+
+
+METRICS = {
+    "roc_auc": Metric("ROC AUC"),
+    "eer": Metric("equal error rate", False),
+    "accuracy": Metric("verification accuracy"),
+    "rank1": Metric("rank-1 identification"),
+    "rank5": Metric("rank-5 identification"),
+    "rank20": Metric("rank-20 identification"),
+    "occlusion_accuracy": Metric("accuracy on covered faces"),
+    "occlusion_drop": Metric("loss of accuracy on covered faces", False),
+    "light_accuracy": Metric("accuracy in changed light"),
+    "light_drop": Metric("loss of accuracy in changed light", False),
+    "illumination_rank1": Metric("rank-1 identification in real light from the side"),
+    "labels_accuracy": Metric("accuracy over the label curve"),
+    "probe_accuracy": Metric("accuracy of the closed-form head on the encoder"),
+    "probe_roc_auc": Metric("ROC AUC of the closed-form head on the encoder"),
+    "fdr": Metric("fairness discrepancy rate"),
+    "fmr": Metric("false match rate", False),
+    "fnmr": Metric("false non-match rate", False),
+    "fmr_ratio": Metric("false match rate, worst group by the groups' geometric mean", False),
+    "fnmr_ratio": Metric("false non-match rate, worst group by the groups' geometric mean", False),
+    "brier": Metric("Brier score", False),
+    "ece": Metric("expected calibration error", False),
+    "age_error": Metric("error of the age in years", False),
+    **{
+        f"{task}_{measure}": Metric(f"{task}: {words}")
+        for task in ("gender", "race", "expression")
+        for measure, words in (
+            ("accuracy", "accuracy"),
+            ("balanced", "balanced accuracy"),
+            ("f1", "macro F1"),
+        )
+    },
+    "tar_at_far": Metric("true accept rate at a FAR of {}"),
+    "far_at_target": Metric("FAR achieved for {}", False),
+    "tpir_at_fpir": Metric("true identification rate at an FPIR of {}"),
+    "fpir_at_target": Metric("FPIR achieved for {}", False),
+    "blufr_tar": Metric("BLUFR verification rate at a FAR of {}"),
+    "blufr_dir": Metric("BLUFR identification rate at a FAR of {}"),
+}
 # Metrics that are no share, so that an interval may leave 0 to 1.
 BEYOND_ONE = ("age_error", "occlusion_drop", "light_drop", "fmr_ratio", "fnmr_ratio")
 
@@ -68,16 +105,15 @@ def refused(protocol: str, names: Iterable[str], n: int, note: str, condition: s
     return [Measurement(protocol, name, None, n, note, condition=condition) for name in names]
 
 
-def higher_is_better(name: str) -> bool:
-    """Tell which direction of a measurement is an improvement.
+def metric_label(name: str) -> str:
+    """Return a metric's name in words; a name that is not known stands for itself."""
+    kind, _, target = name.partition("=")
+    return METRICS[kind].words.format(target) if kind in METRICS else name
 
-    `far_at_target=...`, which says what the data allowed, counts as an error rate. A ValueError: no
-    measurement has this name.
-    """
-    metric = name.partition("=")[0]
-    if metric in _HIGHER or metric in _LOWER:
-        return metric in _HIGHER
-    raise ValueError(f"no measurement is called {name!r}; there are {', '.join((*_HIGHER, *_LOWER))}")
+
+def higher_is_better(name: str) -> bool:
+    """Tell which direction of a metric is an improvement; a KeyError: there is no such metric."""
+    return METRICS[name.partition("=")[0]].higher_is_better
 
 
 def entry(measured: Measurement, level: float) -> dict[str, Any]:

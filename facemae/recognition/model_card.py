@@ -20,9 +20,10 @@ import pandas as pd
 from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import Results
+from facemae.evaluation.records import metric_label
 from facemae.recognition.threshold import LEVEL, card_of
 from facemae.report import faces, known_errors, phrases, tables
-from facemae.report.phrases import metric_label, rows_of
+from facemae.report.phrases import rows_of
 
 INTENDED = (
     "To compare ways of pretraining on the same data with the same evaluation, as research and teaching.",

@@ -13,8 +13,9 @@ from plotly.subplots import make_subplots
 
 from facemae.core import layout
 from facemae.data.images import encode_png
+from facemae.evaluation.records import metric_label
 from facemae.report.chart_spec import GUIDE_COLOUR, Axis, Chart, Series
-from facemae.report.phrases import metric_label
+from facemae.report.phrases import difference
 from facemae.report.reconstructions import PatchErrors
 from facemae.report.tables import verdict_cells
 
@@ -160,7 +161,7 @@ def _cell_text(cell: dict[str, Any]) -> str:
 def _cell_hover(cell: dict[str, Any], metric: str) -> str:
     return (
         f"<b>{cell['run_a']} against {cell['run_b']}: {cell['verdict']}</b><br>"
-        f"{metric_label(metric)}: {cell['difference']:+.3f} ({cell['ci_low']:+.3f} to {cell['ci_high']:+.3f})"
+        f"{metric_label(metric)}: {difference(cell)}"
         f"<br>adjusted p: {cell['p_adjusted']:.3f}, {cell['family']}"
         + (f"<br>{cell['note']}" if cell["note"] else "")
     )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from facemae import config
+from facemae.evaluation.records import metric_label
 from facemae.evaluation.savings import label_curve, labels_saved
 from facemae.evaluation.verdict import holm
 from facemae.report.phrases import (
@@ -24,9 +25,9 @@ from facemae.report.phrases import (
     Comparison,
     by_verdict,
     contrastive_runs,
+    difference,
     hides,
     masked_runs,
-    metric_label,
     names_of,
     scalars,
     scratch_runs,
@@ -209,12 +210,11 @@ def _claim(each: _Compared, p_adjusted: float, settings: config.Evaluate) -> Cla
     finding, how, why = _finding(each, p_adjusted, settings)
     low, high = float(row["ci_low"]), float(row["ci_high"])
     known = math.isfinite(low) and math.isfinite(high)
-    interval = f"{low:+.3f} to {high:+.3f}" if known else "no interval"
     seconds = round(float(row["seconds_difference"]))
     spent = f", for {seconds:+d} s of training" if seconds else ""
     sentence = (
-        f"{finding.capitalize()}: {row['run_a']} {how} {row['run_b']}, {label} {row['difference']:+.3f} "
-        f"({interval}){spent}{why}. {each.more}"
+        f"{finding.capitalize()}: {row['run_a']} {how} {row['run_b']}, {label} {difference(row)}{spent}"
+        f"{why}. {each.more}"
     )
     return Claim(
         each.claim, finding, sentence.strip(), each.metric, str(row["run_a"]), str(row["run_b"]),

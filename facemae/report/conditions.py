@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from facemae.evaluation.records import metric_label
 from facemae.evaluation.savings import label_curve
 from facemae.report.chart_spec import Axis, Chart, Looks, Series
 from facemae.report.curves import along
-from facemae.report.phrases import metric_label, rows_of, with_interval
+from facemae.report.phrases import rows_of, with_interval
 
 CLEAN = "none"  # the condition of unchanged faces
 ALL_PAIRS = "all pairs"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from facemae.evaluation.metrics import impostors_needed
-from facemae.evaluation.records import higher_is_better
+from facemae.evaluation.records import higher_is_better, metric_label
 from facemae.report.chart_spec import (
     GUIDE_COLOUR,
     MARKERS,
@@ -21,7 +21,7 @@ from facemae.report.chart_spec import (
     Series,
 )
 from facemae.report.faces import Measure, histogram, on_axis, ticks
-from facemae.report.phrases import HOW_TO_READ, metric_label, rows_of, scalars, with_interval
+from facemae.report.phrases import HOW_TO_READ, rows_of, scalars, with_interval
 
 CHANCE, ENOUGH = "chance", "30 false accepts"
 FAR, SECONDS, FACES = "false accept rate (FAR, logarithmic)", "seconds of training", "faces (logarithmic)"

@@ -13,10 +13,9 @@ import pandas as pd
 
 from facemae import config
 from facemae.evaluation.baselines.off_the_shelf import RECOGNISERS
-from facemae.evaluation.records import higher_is_better
+from facemae.evaluation.records import higher_is_better, metric_label
 from facemae.models import shipped_models
 from facemae.report.phrases import (
-    METRIC_NAMES,
     OPPOSITE,
     Comparison,
     by_verdict,
@@ -70,7 +69,7 @@ def verdict_in_words(
     runs and controls that hide patches in fine-tuning are judged with the claims (claims.py).
     """
     made = Comparison(experiment, leaderboard, verdicts)
-    rows, name = made.rows(made.primary, experiment.primary_pairs), METRIC_NAMES[made.primary]
+    rows, name = made.rows(made.primary, experiment.primary_pairs), metric_label(made.primary)
     against: dict[str, list[Row]] = {}
     for row in rows:
         against.setdefault(row["run_b"], []).append(row)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from facemae.evaluation.records import higher_is_better
-from facemae.report.phrases import metric_label, rows_of, scalars
+from facemae.evaluation.records import higher_is_better, metric_label
+from facemae.report.phrases import rows_of, scalars
 
 _SPECIAL = re.compile(r"([&%$#_{}])|([~^\\])")
 _NAMED = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}

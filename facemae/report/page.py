@@ -22,8 +22,9 @@ from facemae.data.alignment import quality
 from facemae.data.images import ImageError, open_image
 from facemae.data.sources.base import Photo
 from facemae.data.sources.manifest import read_photo
+from facemae.evaluation.records import metric_label
 from facemae.report import chart_spec, charts, conditions, curves, faces, phrases, reconstructions, tables
-from facemae.report.phrases import MAIN_PROTOCOLS, PROTOCOLS, metric_label, primary_first, rows_of, scalars
+from facemae.report.phrases import MAIN_PROTOCOLS, PROTOCOLS, primary_first, rows_of, scalars
 from facemae.report.static_charts import svg
 
 TEMPLATE = "page.html.jinja"
@@ -67,6 +68,7 @@ def report(experiment: config.Experiment, root: Path, out: Path) -> None:
         "table_of": conditions.table_of,
         "numbers": conditions.numbers,
         "metric_label": metric_label,
+        "difference": phrases.difference,
         "score": _score,
         "budget": BUDGET,
         "missing": pd.isna,

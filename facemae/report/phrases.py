@@ -13,43 +13,6 @@ import pandas as pd
 from facemae import config
 from facemae.core import layout
 
-METRIC_NAMES = {
-    "roc_auc": "ROC AUC",
-    "eer": "equal error rate",
-    "accuracy": "verification accuracy",
-    "rank1": "rank-1 identification",
-    "rank5": "rank-5 identification",
-    "rank20": "rank-20 identification",
-    "occlusion_accuracy": "accuracy on covered faces",
-    "occlusion_drop": "loss of accuracy on covered faces",
-    "light_accuracy": "accuracy in changed light",
-    "light_drop": "loss of accuracy in changed light",
-    "illumination_rank1": "rank-1 identification in real light from the side",
-    "labels_accuracy": "accuracy over the label curve",
-    "probe_accuracy": "accuracy of the closed-form head on the encoder",
-    "probe_roc_auc": "ROC AUC of the closed-form head on the encoder",
-    "fdr": "fairness discrepancy rate",
-    "fmr": "false match rate",
-    "fnmr": "false non-match rate",
-    "fmr_ratio": "false match rate, worst group by the groups' geometric mean",
-    "fnmr_ratio": "false non-match rate, worst group by the groups' geometric mean",
-    "brier": "Brier score",
-    "ece": "expected calibration error",
-    "age_error": "error of the age in years",
-} | {
-    f"{task}_{measure}": f"{task}: {words}"
-    for task in ("gender", "race", "expression")
-    for measure, words in (("accuracy", "accuracy"), ("balanced", "balanced accuracy"), ("f1", "macro F1"))
-}
-# A metric at an operating point, by what stands before its "=".
-_AT = {
-    "tar_at_far": "true accept rate at a FAR of {}",
-    "far_at_target": "FAR achieved for {}",
-    "tpir_at_fpir": "true identification rate at an FPIR of {}",
-    "fpir_at_target": "FPIR achieved for {}",
-    "blufr_tar": "BLUFR verification rate at a FAR of {}",
-    "blufr_dir": "BLUFR identification rate at a FAR of {}",
-}
 VERDICTS = ("better", "worse", "equivalent", "undecided")
 OPPOSITE = {"better": "worse", "worse": "better"}
 MAIN_PROTOCOLS = ("verification", "identification")
@@ -126,12 +89,6 @@ ALT = {
 }
 
 
-def metric_label(name: str) -> str:
-    """Return a metric's name in words; a name that is not known stands for itself."""
-    kind, _, target = name.partition("=")
-    return _AT[kind].format(target) if kind in _AT else METRIC_NAMES.get(name, name)
-
-
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of a table as dictionaries by column."""
     return cast(list[dict[str, Any]], table.to_dict("records"))
@@ -143,6 +100,13 @@ def with_interval(row: Mapping[str, Any]) -> str:
         return "refused"
     known = pd.notna(row["ci_low"]) and pd.notna(row["ci_high"])
     return f"{row['value']:.3f}" + (f" ({row['ci_low']:.3f} to {row['ci_high']:.3f})" if known else "")
+
+
+def difference(row: Mapping[str, Any]) -> str:
+    """Return the difference of a comparison with its interval, as text."""
+    known = pd.notna(row["ci_low"]) and pd.notna(row["ci_high"])
+    interval = f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}" if known else "no interval"
+    return f"{row['difference']:+.3f} ({interval})"
 
 
 def scalars(leaderboard: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:

@@ -19,12 +19,13 @@ from facemae.core import layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.data.sources.locate import find, raw_dir
+from facemae.evaluation.records import metric_label
 from facemae.evaluation.statistics import Estimate
 from facemae.evaluation.variance import Variance, added
 from facemae.evaluation.verdict import detectable
 from facemae.report import tables
 from facemae.report.headline import NO_FAMILY
-from facemae.report.phrases import metric_label, names_of, rows_of
+from facemae.report.phrases import names_of, rows_of
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
 OVERLAID = "facemae plan --config config.yaml --config FILE"

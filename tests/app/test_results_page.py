@@ -66,6 +66,16 @@ def test_a_link_restores_the_filters() -> None:
     assert runs(open_page("results", mask=HOSTILE, kind=HOSTILE)) == ["scratch", "random", "region", "pixels"]
 
 
+@pytest.mark.usefixtures("everything")
+def test_faces_as_they_are_stand_once_though_two_protocols_change_them() -> None:
+    page = open_page("results")
+    page.selectbox(key="metric").set_value("accuracy")
+    run(page).selectbox(key="condition").set_value("none")
+    names, seeds = runs(run(page)), page.dataframe[1].value[["run", "seed"]]
+    assert len(names) == len(set(names)) > 2
+    assert not seeds.duplicated().any()
+
+
 @pytest.mark.usefixtures("shown")
 def test_tables_are_offered_in_both_forms() -> None:
     labels = [each.proto.label for each in open_page("results").get("download_button")]

@@ -49,5 +49,5 @@ def test_every_measurement_has_a_direction():
         "tar_at_far=0.1",
         "blufr_dir=0.01",
     ]
-    with pytest.raises(ValueError, match="no measurement is called 'f1'"):
+    with pytest.raises(KeyError, match="f1"):
         higher_is_better("f1")

@@ -18,10 +18,10 @@ from facemae.core import files, layout, records
 from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.layout import Results
 from facemae.evaluation import pairs as pairs_of
+from facemae.evaluation.records import metric_label
 from facemae.recognition import model_card
 from facemae.recognition.threshold import card_of
 from facemae.report import faces, known_errors, tables
-from facemae.report.phrases import metric_label
 
 NASTY = (
     "<script>alert(1)</script>",

@@ -8,10 +8,9 @@ import pytest
 
 from facemae import config
 from facemae.core import layout
-from facemae.evaluation.records import higher_is_better
+from facemae.evaluation.records import METRICS, higher_is_better
 from facemae.report import claims
 from facemae.report.claims import Claim
-from facemae.report.phrases import METRIC_NAMES
 from facemae.stages import compare
 
 CONTROLS = {
@@ -73,7 +72,7 @@ def test_every_claim_is_judged_by_a_metric_that_is_compared():
     for question in claims.QUESTIONS:
         metric = "roc_auc" if question.metric == claims.PRIMARY else question.metric
         assert metric in compare.COMPARED
-        assert metric in METRIC_NAMES
+        assert metric in METRICS
         assert higher_is_better(metric) in (True, False)
 
 

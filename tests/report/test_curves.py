@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facemae.evaluation.records import higher_is_better
+from facemae.evaluation.records import METRICS, higher_is_better, metric_label
 from facemae.report import chart_spec, curves, static_charts
 from facemae.report.chart_spec import Look
-from facemae.report.phrases import METRIC_NAMES, metric_label
 
 RUNS = {"scratch": "none", "random": "random", "block": "block", "random-50": "random"}
 LOOKS = {"random": Look("#0072B2"), "pixels": Look("#9E9E9E", "dot")}
@@ -56,7 +55,7 @@ def test_metrics_have_names_in_words(name: str, label: str) -> None:
     assert metric_label(name) == label
 
 
-@pytest.mark.parametrize("name", METRIC_NAMES)
+@pytest.mark.parametrize("name", METRICS)
 def test_every_named_metric_has_a_direction(name: str) -> None:
     assert higher_is_better(name) in (True, False)
     assert ("higher" in curves.axis_title(name)) == higher_is_better(name)

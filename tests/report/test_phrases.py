@@ -1,10 +1,12 @@
 """Words for metrics and lists, and rows told from either side."""
 
+import numpy as np
 import pandas as pd
 
 from facemae.report import page, tables
 from facemae.report.phrases import (
     contrastive_runs,
+    difference,
     hides,
     masked_runs,
     origin,
@@ -18,6 +20,12 @@ from facemae.report.phrases import (
 def test_what_decides_is_told_first():
     table = pd.DataFrame({"run_a": list("abcd"), "family": ["exploratory", "primary"] * 2})
     assert primary_first(table)["run_a"].tolist() == ["b", "d", "a", "c"]
+
+
+def test_a_difference_without_an_interval_says_so():
+    row = {"difference": 0.0124, "ci_low": -0.01, "ci_high": 0.02}
+    assert difference(row) == "+0.012 (-0.010 to +0.020)"
+    assert difference(row | {"ci_low": np.nan, "ci_high": np.nan}) == "+0.012 (no interval)"
 
 
 def test_runs_are_told_apart_by_how_they_learn(small):

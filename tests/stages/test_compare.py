@@ -428,8 +428,9 @@ def test_what_a_seed_refused_has_no_value(made, tmp_path):
     assert row["note"] == "too few"
 
 
-def test_a_metric_without_two_finite_resamples_is_not_judged(made, tmp_path):
-    experiment = made({"scratch": 0.0, "random": 0.1})
+@pytest.mark.parametrize("primary", ["roc_auc", "rank1"])
+def test_a_metric_without_two_finite_resamples_is_not_judged(made, tmp_path, primary):
+    experiment = made({"scratch": 0.0, "random": 0.1}, primary=primary)
     folder = Results(tmp_path).stage("random", 0, "evaluate")
     table = read_table(folder / layout.RESAMPLES)
     table.loc[1:, "rank1"] = np.nan
@@ -440,6 +441,7 @@ def test_a_metric_without_two_finite_resamples_is_not_judged(made, tmp_path):
     assert row.note == "no interval: a variance needs 2 resamples with a value for every seed, got 1"
     assert row.difference == pytest.approx(0.1, abs=0.01)
     assert np.isnan(row.ci_low)
+    assert bool(read_json(Results(tmp_path).verdict)["noise"]) == (primary != "rank1")
 
 
 def test_a_head_on_the_encoder_is_judged_whether_or_not_the_fine_tuning_has_learnt(made, tmp_path):

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from facemae import config
 from facemae.app import elements, frame
 from facemae.app.parts import completion, photo_input
+from facemae.evaluation.records import METRICS, metric_label
 from facemae.report import chart_spec, charts, conditions, curves, faces, phrases, reconstructions, tables
-from facemae.report.phrases import ALT, HOW_TO_READ, METRIC_NAMES, masked_runs, metric_label
+from facemae.report.phrases import ALT, HOW_TO_READ, masked_runs
 
 SHOWN = 2  # faces of a strip, so that each can be seen on a telephone
 STRIP = {"narrowest": 270, "widest": 400}  # pixels, of which a telephone shows one
@@ -88,7 +89,7 @@ def _metric(setup: config.Experiment, leaderboard: pd.DataFrame) -> str | None:
     """Let the reader choose one of the metrics that the runs have a value of; None where there is none."""
     table = phrases.scalars(leaderboard)
     found = set(table.loc[table["value"].notna(), "metric"])
-    names = [name for name in METRIC_NAMES if name in found]
+    names = [name for name in METRICS if name in found]
     if not names:
         return None
     primary = setup.evaluate.primary

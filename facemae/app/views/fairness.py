@@ -14,12 +14,12 @@ from facemae import config
 from facemae.app import elements, frame
 from facemae.core import layout
 from facemae.core.layout import Results
+from facemae.evaluation.records import metric_label
 from facemae.recognition import model_card
 from facemae.recognition.threshold import Card, card_of
 from facemae.recognition.trained_models import best_first
 from facemae.report import charts, faces, known_errors, phrases, tables
 from facemae.report.chart_spec import MORE_COLOURS
-from facemae.report.phrases import metric_label
 
 RATES = {"fmr": "False matches", "fnmr": "False non-matches"}
 HOW_TO_READ = {

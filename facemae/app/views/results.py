@@ -10,9 +10,10 @@ from facemae.app import elements, frame
 from facemae.app.parts import live_training
 from facemae.app.views import alignment
 from facemae.core import records
+from facemae.evaluation.records import metric_label
 from facemae.report import chart_spec, curves, tables
 from facemae.report.latex import latex
-from facemae.report.phrases import HOW_TO_READ, metric_label
+from facemae.report.phrases import HOW_TO_READ
 
 KINDS = {"all": "", "runs": "run", "controls": "baseline"}
 ANY_MASK = "any mask"
@@ -56,7 +57,8 @@ def _numbers(leaderboard: pd.DataFrame, primary: str) -> None:
         condition = st.selectbox(
             "Measured on", conditions, format_func=lambda name: name or "faces as they are", key="condition"
         )
-    table = table[table["condition"] == condition]
+    # Faces as they are stand in every protocol that changes them.
+    table = table[table["condition"] == condition].drop_duplicates(["run", "amount"])
     if table["value"].isna().all():
         st.info("This metric is refused: the evaluation is too small for it.", icon=":material/block:")
         st.text(str(table["note"].iloc[0]))
@@ -74,7 +76,7 @@ def _numbers(leaderboard: pd.DataFrame, primary: str) -> None:
     with st.expander("Every seed"):
         each = frame.load(tables.summary)
         each = each[(each["metric"] == metric) & (each["condition"] == condition)]
-        each = each[each["run"].isin(found["run"])]
+        each = each[each["run"].isin(found["run"])].drop_duplicates(["run", "seed", "amount"])
         elements.results_table(each, f"Table: {metric_label(metric)} of every seed.", OF_A_SEED)
         st.caption("One seed's interval is for new people only and says nothing of how much training varies.")
     _downloads(found)
