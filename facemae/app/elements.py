@@ -120,13 +120,15 @@ def results_table(rows: pd.DataFrame, alt: str, names: Iterable[str] = COLUMNS, 
 
 def pictures(
     shown: Mapping[str, NDArray[np.uint8] | bytes],
-    alt: str = "{}",
+    before: str = "",
+    after: str = "",
     narrowest: int = NARROWEST,
     widest: int = WIDEST,
 ) -> None:
     """Show pictures, (H, W, 3 or 4) or PNG, with their names, as many side by side as fit.
 
-    None is narrower than can be seen on a telephone. In the alternative text, {} stands for the name.
+    None is narrower than can be seen on a telephone. The alternative text is the name with what stands
+    `before` and `after` it.
     """
     if not shown:
         return
@@ -136,7 +138,7 @@ def pictures(
         with grid.cell(), st.container(gap="xxsmall"):
             png = picture if isinstance(picture, bytes) else encode_png(picture)
             # As PNG, since a JPEG blurs the edges of patches, and of a moving picture it makes a still.
-            st.image(png, width="stretch", output_format="PNG", alt=alt.format(name))
+            st.image(png, width="stretch", output_format="PNG", alt=f"{before}{name}{after}")
             st.caption(name, text_alignment="center")
 
 

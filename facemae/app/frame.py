@@ -30,7 +30,7 @@ WAIT, QUEUE = 10.0, 9  # seconds that a visitor waits for a turn, and how many m
 _turn, _waiting = threading.Lock(), threading.BoundedSemaphore(QUEUE + 1)
 
 
-class BusyError(Exception):
+class BusyError(FaceMAEError):
     """Too many visitors are waiting; the message is for the visitor."""
 
 

@@ -9,15 +9,15 @@ variants of a face with something hidden, M dimensions of an embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from facemae.compute.compiler import without_compiler
 from facemae.compute.device import fused_attention, set_fused_attention
 from facemae.core.errors import UsageError
 from facemae.masking.mask import hide_highest
@@ -25,8 +25,13 @@ from facemae.masking.regions import REGIONS, region_map
 from facemae.models.base import Encoder, Encoding
 from facemae.models.embedder import Embedder, embed
 from facemae.models.patches import to_faces, to_input
-from facemae.models.vit import Vit
 from facemae.recognition.model import Embed
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import Block
+
+with without_compiler():
+    from facemae.models.vit import Vit
 
 Face = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -92,7 +97,7 @@ def attention_weights(encoder: Vit, images: Tensor) -> list[Tensor]:
     found: list[Tensor] = []
     # Without its fused kernel timm passes the weights through a dropout, which drops nothing here.
     hooks = [
-        cast(nn.Module, cast(Block, block).attn.attn_drop).register_forward_hook(
+        cast(nn.Module, cast("Block", block).attn.attn_drop).register_forward_hook(
             lambda *passed: found.append(passed[-1])
         )
         for block in encoder.trunk.blocks

@@ -21,6 +21,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import Results
 from facemae.evaluation.records import metric_label
+from facemae.models.shipped_models import WEIGHTS
 from facemae.recognition.threshold import LEVEL, card_of
 from facemae.report import faces, known_errors, phrases, tables
 from facemae.report.phrases import rows_of
@@ -102,7 +103,7 @@ def write_card(paths: Results, run: str, seed: int, out: Path) -> None:
 
 def shipped_card(card: dict[str, Any]) -> str:
     """Return the card of a model that comes with the package, its README, from its card.json alone."""
-    return _written("shipped_card.md.jinja", card=card, unmeasured=_unmeasured())
+    return _written("shipped_card.md.jinja", card=card, packaged=list(WEIGHTS), unmeasured=_unmeasured())
 
 
 def _unmeasured() -> list[str]:

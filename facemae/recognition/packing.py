@@ -6,6 +6,7 @@ the model. What takes a data set to measure, `facemae models measure` adds.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -167,9 +168,34 @@ def _facts(stage: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
         "made": {
             key: made.get(key)
             for key in ("seed", "device", "seconds", "images_seen", "commit", "versions", "started_from")
-        } | {"teacher": taught},
+        } | {"teacher": taught} | _with_its_start(made),
     }  # fmt: skip
     return facts, {side: sorted(each) for side, each in people.items()}
+
+
+def _with_its_start(made: dict[str, Any]) -> dict[str, Any]:
+    """Return what a training took with all that it started from, if that is known, and whether it is.
+
+    There is nothing to add to a training from random weights, or from a model that has a card of its own.
+    """
+    start = made.get("started_from") or {}
+    if start.get("init") is None or start["init"] in WEIGHTS:
+        return {}
+    weights = Path(start["init"])
+    known = weights.is_file() and (weights.parent / layout.METRICS).is_file()
+    if not known or files.sha256_of(weights) != start["sha256"]:
+        return {"start_counted": False}
+    earlier = records.read_metrics(weights.parent)
+    earlier |= _with_its_start(earlier)
+    if not earlier.get("start_counted", True):
+        return {"start_counted": False}
+    summed = {key: _by_stage(made, key) + _by_stage(earlier, key) for key in ("seconds", "images_seen")}
+    return summed | {"start_counted": True}
+
+
+def _by_stage(made: dict[str, Any], key: str) -> Counter[str]:
+    found = made.get(key) or {}
+    return Counter(found if isinstance(found, dict) else {"pretrain": found})
 
 
 def _names(rows: pd.DataFrame) -> set[str]:

@@ -15,7 +15,7 @@ from PIL import Image
 from results_folder import HOSTILE
 from streamlit.testing.v1 import AppTest
 
-from facemae.app import session
+from facemae.app import frame, session
 from facemae.app.parts import enrol_people
 from facemae.core.layout import Results
 from facemae.data.sources.orl import orl_photos
@@ -375,6 +375,21 @@ def test_what_was_refused_stays_until_it_is_cleared_and_a_face_can_be_chosen(pla
     assert "1 photo was not used:" in written(page)
     run(page.button(key="refused_clear").click())
     assert "not used" not in written(page)
+
+
+def test_a_face_that_is_chosen_while_others_are_served_stays_in_the_list(place, faces, monkeypatch):
+    page = enrol(open_page("gallery"), "Ann", together(faces, 1, 2))
+    run(next(each for each in page.segmented_control if each.label == "Which face is it?").set_value(2))
+    monkeypatch.setattr(frame, "WAIT", 0.01)
+    assert frame._turn.acquire(timeout=1)
+    try:
+        run(next(each for each in page.button if each.label == "Enrol this face").click())
+        assert "Busy: your turn did not come within 0.01 seconds. Try again." in written(page)
+    finally:
+        frame._turn.release()
+    assert "1 photo was not used:" in written(run(page))
+    run(next(each for each in page.button if each.label == "Enrol this face").click())
+    assert names(place) == ["Ann"]
 
 
 def together(faces, *people):

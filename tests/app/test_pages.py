@@ -252,3 +252,15 @@ def test_no_page_writes_unsafe_html() -> None:
     sources = [path.read_text() for path in (ROOT / "facemae" / "app").rglob("*.py")]
     assert len(sources) > 20
     assert not any("unsafe_allow" in source for source in sources)
+
+
+def test_a_picture_may_have_braces_in_its_name() -> None:
+    def page() -> None:
+        import numpy as np
+
+        from facemae.app import elements
+
+        elements.pictures({"{x}": np.zeros((8, 8, 3), np.uint8)}, "{y}: ", " {}")
+
+    found = run(AppTest.from_function(page))
+    assert [each.alt for block in found.get("image") for each in block.proto.imgs] == ["{y}: {x} {}"]

@@ -25,6 +25,11 @@ def test_a_shipped_recogniser_does_not_load_the_compiler():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_what_explains_a_score_does_not_load_the_compiler():
+    code = "import sys; import facemae.recognition.explanation; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 IN_THE_MEANTIME = """
 import sys, threading
 from facemae.compute import compiler

@@ -168,6 +168,32 @@ def test_a_workflow_sets_nobody_apart_whom_the_start_of_a_run_has_seen(made, tmp
         evaluated(split={"overlap": "stop"})
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_run_took_counts_in_the_runs_that_it_started_from_where_they_are_known(made, tmp_path, known):
+    folder = tmp_path / "results"
+    shutil.copytree(made, folder)
+    stages = [folder / each for each in ("random/0/pretrain", "scratch/1/finetune", "scratch/0/finetune")]
+    starts = [stages[0] / layout.ENCODER, stages[1] / layout.EMBEDDER]
+    spent = [
+        {"seconds": {"pretrain": 5.0}, "images_seen": 100},
+        {"seconds": {"finetune": 2.0}, "images_seen": {"finetune": 20}},
+        {"seconds": {"finetune": 1.0}, "images_seen": {"finetune": 3}},
+    ]
+    for place, start, took in zip(stages, (None, *starts), spent, strict=True):
+        origin = start and {"init": str(start), "sha256": files.sha256_of(start)}
+        written = records.read_json(place / layout.METRICS) | took | {"started_from": origin}
+        files.write_json(place / layout.METRICS, written)
+    if not known:
+        starts[0].unlink()
+    packing.pack(stages[2], "face-tiny", tmp_path / "packed", [])
+    card = records.read_json(tmp_path / "packed" / CARD)["made"]
+    assert card["seconds"] == ({"pretrain": 5.0, "finetune": 3.0} if known else {"finetune": 1.0})
+    assert card["images_seen"] == ({"pretrain": 100, "finetune": 23} if known else {"finetune": 3})
+    readme = (tmp_path / "packed" / README).read_text()
+    assert ("Both numbers are of this training and of those" in readme) == known
+    assert ("Both numbers are of this training alone" in readme) != known
+
+
 # --- known by name ---
 
 

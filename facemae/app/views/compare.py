@@ -17,7 +17,7 @@ from facemae.report import chart_spec, charts, conditions, curves, faces, phrase
 from facemae.report.phrases import ALT, HOW_TO_READ, masked_runs
 
 SHOWN = 2  # faces of a strip, so that each can be seen on a telephone
-STRIP = {"narrowest": 270, "widest": 400}  # pixels, of which a telephone shows one
+NARROWEST, WIDEST = 270, 400  # pixels of a strip, of which a telephone shows one
 MAP_WIDTH = 222
 MOVING = "Let them change every second"  # off at first: not everybody bears motion
 MATRIX, ROW_NAMES, CELL = ".st-key-verdict_matrix", 130, 78  # pixels of the names, and least of a verdict
@@ -140,7 +140,7 @@ def _masks(setup: config.Experiment, masked: list[str]) -> None:
             for name in chosen
         }
         alt = ALT["animated"] if moving else "one face under a mask."
-        elements.pictures(drawn, f"{{}} mask: {alt}")
+        elements.pictures(drawn, after=f" mask: {alt}")
         st.caption(HOW_TO_READ["animated" if moving else "masks"])
     if masked:
         st.subheader("What masks are like")
@@ -183,7 +183,8 @@ def _completions(setup: config.Experiment, masked: list[str]) -> None:
         run = setup.run(name)
         title = f"{name} ({run.strategy} mask, {run.mask_ratio:.0%} hidden)"
         strips[title] = reconstructions.reconstruction_strip(*strip)
-    elements.pictures(strips, f"{{}}: {ALT['reconstructions']}", **STRIP)
+    alt = f": {ALT['reconstructions']}"
+    elements.pictures(strips, after=alt, narrowest=NARROWEST, widest=WIDEST)
     _errors(setup, masked)
 
 

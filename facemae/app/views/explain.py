@@ -224,7 +224,7 @@ def _overlays(found: Explained, first: Chosen, second: Chosen) -> None:
         title = f"{SIDES[side].capitalize()}: {chosen.name}"
         with column:
             st.text(title)
-            elements.pictures(shown, f"{title}; {{}}")
+            elements.pictures(shown, f"{title}; ")
 
 
 def enlarged(face: Pixels) -> Pixels:

@@ -90,12 +90,12 @@ def _pictures(setup: config.Experiment) -> None:
     shown = {name: frame.load(reconstructions.reconstructions, name, setup.seeds[0]) for name in masked}
     seen = {name: reconstructions.masked(each.face[:1], each.hidden[:1])[0] for name, each in shown.items()}
     st.subheader("What each strategy hides")
-    elements.pictures(seen, "The same face under the mask of {}")
+    elements.pictures(seen, "The same face under the mask of ")
     best = frame.load(reconstructions.best)
     face, completion = shown[best].face[0], shown[best].reconstruction[0]
     st.subheader("What a network makes of it")
     steps = {"the face": face, "what it sees": seen[best], "its completion": completion}
-    elements.pictures(steps, f"A face and {best}: {{}}")
+    elements.pictures(steps, f"A face and {best}: ")
     elements.words(f"By {best}, of a person whom it has never seen.", tag="small")
 
 

@@ -238,10 +238,10 @@ def _pictures(chosen: Chosen, done: list[tuple[Model, Completion]], *, beside: b
         shown = seen | {"its reconstruction": each.completed, "the error": error}
         row, column = divmod(int(np.nanargmax(each.errors)), round(len(each.errors) ** 0.5))
         alt = (
-            f"{{}}. {model.name}: the face as it sees and completes it, and the error per patch; the worst, "
+            f". {model.name}: the face as it sees and completes it, and the error per patch; the worst, "
             f"{each.worst:.2f}, is that of the patch in row {row + 1}, column {column + 1}."
         )
-        elements.pictures(shown, alt)
+        elements.pictures(shown, after=alt)
         if not comparable:
             _scale(top)
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):

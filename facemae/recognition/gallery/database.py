@@ -25,14 +25,18 @@ class ResidueWarning(UserWarning):
 
 
 class Database:
-    """An SQLite file or a PostgreSQL database with the tables of a gallery."""
+    """An SQLite file or a PostgreSQL database with the tables of a gallery.
+
+    Attributes:
+        residue: Why the last removal may have left something behind, as a sentence; None if it has not.
+    """
 
     def __init__(self, url: str | Path, create: bool) -> None:
         """Open a database, or make its tables if `create` is set; `url` as `store.Gallery` takes it."""
         self._create = create
         self._backend = _backend(url, create)
         self._opening = threading.RLock()
-        self._residue: str | None = None
+        self.residue: str | None = None
         try:
             self._open()
             self._wipe()  # what a process that was killed had no time for
@@ -47,13 +51,8 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Close all connections; in a file, the last one to close empties the write-ahead log."""
-        self._backend.engine.dispose()
-
-    @property
-    def residue(self) -> str | None:
-        """Return why the last removal may have left something behind, as a sentence; None if it has not."""
-        return self._residue
+        """Close all connections and forget all templates; the last to close a file empties its log."""
+        self._backend.close()
 
     def _open(self) -> None:
         """Make the tables where they are missing, and bring those of an earlier FaceMAE up to this one's."""
@@ -106,11 +105,11 @@ class Database:
             older = (COUNTERS.c.name == "wiped") & (COUNTERS.c.value < held["removals"])
             with self._transaction(writes=True) as connection:
                 connection.execute(update(COUNTERS).where(older).values(value=held["removals"]))
-        self._residue = None
+        self.residue = None
         if reason is not None:
             retry = "" if done else ", which is tried again with the next removal or opening"
-            self._residue = f"It is removed, and bytes of it may be left on the disk: {reason}{retry}."
-            warnings.warn(self._residue, ResidueWarning, stacklevel=4)
+            self.residue = f"It is removed, and bytes of it may be left on the disk: {reason}{retry}."
+            warnings.warn(self.residue, ResidueWarning, stacklevel=4)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

@@ -57,6 +57,10 @@ class Postgres:
         )
         sa.event.listen(self.engine, "connect", _settle)
 
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
     def create(self, connection: sa.Connection) -> None:
         """Make the tables of a new gallery, inside a transaction that writes; refuse what has no pgvector."""
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING)))

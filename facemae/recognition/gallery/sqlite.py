@@ -62,6 +62,12 @@ class Sqlite:
         event.listen(self.engine, "connect", _settle)
         event.listen(self.engine, "begin", _begin)
 
+    def close(self) -> None:
+        """Close all connections, and let go of the templates in memory."""
+        self.engine.dispose()
+        with self._lock:
+            self._matrices.clear()
+
     def create(self, connection: Connection) -> None:
         """Make the tables of a new gallery, inside a transaction that writes; refuse other files."""
         held = inspect(connection).get_table_names()

@@ -417,3 +417,12 @@ def test_few_models_are_held_in_memory(gallery, enrol):
         gallery.search(np.eye(2), f"model-{number}")
     assert isinstance(gallery._backend, Sqlite)
     assert list(gallery._backend._matrices) == ["model-3", "model-4"]
+
+
+def test_a_closed_gallery_holds_no_templates_in_memory(gallery, enrol):
+    enrol(gallery, "Ada", [1, 0])
+    gallery.search(np.eye(2), "model-a")
+    assert isinstance(gallery._backend, Sqlite)
+    assert gallery._backend._matrices
+    gallery.close()
+    assert not gallery._backend._matrices
