@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from facemae.app import elements, frame
 from facemae.app.parts import photo_input
 from facemae.core.errors import UsageError
-from facemae.core.layout import Results
-from facemae.core.text import percent
 from facemae.data.images import in_grey, is_grey, open_image
 from facemae.recognition import enrolment, named_models
 from facemae.recognition.gallery.store import Gallery
@@ -27,15 +25,10 @@ MAX_MODELS = 4
 
 def every_model() -> list[Model]:
     """Return the models that are installed and the runs of the results shown, the most accurate first."""
-    found, damage = frame.load(_every_model)
-    for error in damage:
-        frame.say_damaged(error)
+    found, damage = frame.load(named_models.every_model)
+    if damage:
+        frame.say_damaged(damage)
     return [each for each in found if not each.missing]
-
-
-def _every_model(paths: Results) -> tuple[list[Model], list[Exception]]:
-    damage: list[Exception] = []
-    return named_models.every_model(paths, damage.append), damage
 
 
 def choose_model(key: str, label: str = "Model", first: Model | None = None) -> Model:
@@ -124,28 +117,6 @@ def choose_threshold(model: Model, key: str) -> Threshold:
         help="Stricter rates need more evaluation people than these results have.",
     )  # fmt: skip
     return known[rate]
-
-
-def stands_for(threshold: Threshold, people: int, templates: int) -> str:
-    """Return in words what a threshold stands for with so many people enrolled by so many templates."""
-    text = f"Needed for a match: {threshold.score:.3f}."
-    if threshold.fmr is not None:
-        text += f" {percent(threshold.fmr)} of comparisons of two people reach it"
-        if threshold.fmr_low is not None and threshold.fmr_high is not None:
-            text += (
-                f" ({percent(threshold.fmr_low)} to {percent(threshold.fmr_high)}, measured on "
-                f"{threshold.people:,} people that it was not trained on; other photos may behave otherwise)"
-            )
-        text += "."
-    if threshold.fnmr is not None:
-        text += f" {percent(threshold.fnmr)} of comparisons of one person miss it."
-    alarm = threshold.false_alarm(templates)
-    if templates > 1 and alarm is not None:
-        text += (
-            f" With {people} people enrolled by {templates} templates, a stranger is taken for one of them "
-            f"in about {percent(alarm)}."
-        )
-    return text
 
 
 def gallery() -> Gallery:

@@ -36,7 +36,7 @@ def embed(
     images: ImagesOption,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
     model: ModelOption = None,
-    results: ResultsOption = None,
+    results: ResultsOption = Path("results"),
     mode: CropOption = "auto",
     workers: WorkersOption = 1,
     threads: ThreadsOption = 1,
@@ -64,7 +64,7 @@ def evaluate(
             help="A name that facemae models lists, or with --data fisherfaces, hog_lda or pca.",
         ),
     ] = None,
-    results: ResultsOption = None,
+    results: ResultsOption = Path("results"),
     protocol: Annotated[str | None, typer.Option("--protocol", help="List: view1, view2, ...")] = None,
     far: FarOption = [0.1, 0.01, 0.001],  # noqa: B006 - typer copies it
     resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap resamples of the people.")] = 1000,

@@ -16,7 +16,6 @@ from facemae.cli.recognition import (
     ModelOption,
     ResultsOption,
     UrlOption,
-    chosen_threshold,
     open_gallery,
     open_recogniser,
 )
@@ -28,8 +27,6 @@ from facemae.recognition.settings import settings
 if TYPE_CHECKING:
     from facemae.recognition.enrolment import Outcome, Terms
     from facemae.recognition.gallery.schema import Person
-    from facemae.recognition.gallery.store import Gallery
-    from facemae.recognition.recogniser import Recogniser
 
 gallery_app = typer.Typer(
     help="The people enrolled for recognition: add, list, find, rename, merge, remove, erase, purge, export.",
@@ -61,7 +58,7 @@ def add(
         bool, typer.Option("--anyway", help="Enrol a face that is taken for somebody else.")
     ] = False,
     model: ModelOption = None,
-    results: ResultsOption = None,
+    results: ResultsOption = Path("results"),
     gallery: UrlOption = None,
     device: ComputeOption = "auto",
 ) -> None:
@@ -69,31 +66,28 @@ def add(
     from facemae.recognition.enrolment import Terms, enrol, until
 
     wanted = _wanted(name, photos or [], folder, consent)
-    terms = Terms(True, until(days or settings().retention_days), thumbnail)
+    terms = Terms(True, until(days or settings().retention_days), thumbnail, more)
     recogniser = open_recogniser(model, results, device)
-    limit, whole = chosen_threshold(recogniser.model, None, None), folder is not None
+    limit, whole = recogniser.threshold(), folder is not None
     with open_gallery(gallery) as kept:
         if more and name is not None:
             kept.person(name)  # a name that is misspelt would be another person
         people = track(wanted.items(), len(wanted), "gallery", "people") if whole else wanted.items()
-        how = partial(enrol, threshold=limit, add=more, anyway=anyway or whole)
-        outcomes = [_enrolled(how, recogniser, kept, who, paths, terms, whole) for who, paths in people]
+        how = partial(enrol, [recogniser], kept, terms=terms, threshold=limit, anyway=anyway or whole)
+        outcomes = [_enrolled(how, who, paths, whole) for who, paths in people]
     _tell(outcomes, terms, whole)
 
 
-def _enrolled(
-    how: Callable[..., Outcome], recogniser: Recogniser, kept: Gallery, who: str, paths: list[Path],
-    terms: Terms, whole: bool,
-) -> Outcome:  # fmt: skip
+def _enrolled(how: Callable[..., Outcome], who: str, paths: list[Path], whole: bool) -> Outcome:
     """Enrol one person; of a whole folder, who cannot be enrolled does not keep the others out."""
-    from facemae.recognition.enrolment import Outcome, Refused, Shot
+    from facemae.recognition.enrolment import Shot, not_enrolled
 
     try:
-        return how([recogniser], kept, who, [Shot(str(path), path) for path in paths], terms)
+        return how(who, shots=[Shot(str(path), path) for path in paths])
     except UsageError as error:
         if not whole:
             raise
-        return Outcome(who, None, [Refused(Shot(who, b""), str(error))])
+        return not_enrolled(who, error)
 
 
 def _wanted(
@@ -145,7 +139,7 @@ def list_people(
         bool, typer.Option("--alike", help="Pairs of people who may be one: the best run decides.")
     ] = False,
     model: ModelOption = None,
-    results: ResultsOption = None,
+    results: ResultsOption = Path("results"),
     gallery: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -155,8 +149,7 @@ def list_people(
             _show(kept.people(), as_json)
             return
         recogniser = open_recogniser(model, results, "auto")
-        limit = chosen_threshold(recogniser.model, None, None)
-        found = kept.lookalikes(recogniser.fingerprint, limit.score)
+        found = kept.lookalikes(recogniser.fingerprint, recogniser.threshold().score)
     if as_json:
         print_json([{"first": one.name, "second": other.name, "score": score} for one, other, score in found])
         return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,7 +24,6 @@ from facemae.core import files
 from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say, track
-from facemae.core.text import percent
 from facemae.recognition.settings import settings
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from facemae.recognition.gallery.store import Gallery
     from facemae.recognition.model import Facts, Model
-    from facemae.recognition.recogniser import Identified, Photo, Recogniser
+    from facemae.recognition.recogniser import Found, Identified, Recogniser
     from facemae.recognition.threshold import Threshold
 
 models_app = typer.Typer(help="The models that recognition can use.")
@@ -42,8 +41,7 @@ ModelOption = Annotated[
     typer.Option("--model", help="A name that facemae models lists; not given: the most accurate one."),
 ]
 ResultsOption = Annotated[
-    Path | None,
-    typer.Option("--results", help="Folder of results; FACEMAE_RESULTS, or else results, if not given."),
+    Path, typer.Option("--results", envvar="FACEMAE_RESULTS", help="Folder of results.")
 ]
 UrlOption = Annotated[
     str | None, typer.Option("--gallery", help="SQLite file or PostgreSQL address; gallery.url if not given.")
@@ -64,7 +62,7 @@ def identify(
         Path | None, typer.Option("--csv", help="File to write, a row per face; for a folder.")
     ] = None,
     model: ModelOption = None,
-    results: ResultsOption = None,
+    results: ResultsOption = Path("results"),
     gallery: UrlOption = None,
     threshold: ThresholdOption = None,
     fmr: RateOption = None,
@@ -80,14 +78,14 @@ def identify(
     if csv is None:
         _check_pictures(photo)
     recogniser = open_recogniser(model, results, device)
-    limit = chosen_threshold(recogniser.model, threshold, fmr)
+    limit = _chosen_threshold(recogniser, threshold, fmr)
     with open_gallery(gallery) as kept:
         people = len(kept.people(recogniser.fingerprint))
         templates = kept.models().get(recogniser.fingerprint, 0)
         if csv is not None:
             _identify_all(recogniser, kept, limit, photo, csv)
             return
-        found = recogniser.identify(_faces(recogniser, photo).faces, kept, limit, top)
+        found = recogniser.identify(_faces(recogniser, photo), kept, limit, top)
     if as_json:
         content = {"photo": str(photo), "threshold": limit.as_json(), "enrolled": people}
         print_json(content | _named(recogniser) | {"faces": plain(found)})
@@ -147,7 +145,7 @@ def verify(
     first: Annotated[Path, typer.Argument(help="A photo that shows one face.")],
     second: Annotated[Path, typer.Argument(help="Another one.")],
     model: ModelOption = None,
-    results: ResultsOption = None,
+    results: ResultsOption = Path("results"),
     threshold: ThresholdOption = None,
     fmr: RateOption = None,
     as_json: JsonOption = False,
@@ -156,16 +154,17 @@ def verify(
     """Say whether two photos show the same person."""
     _check_pictures(first, second)
     recogniser = open_recogniser(model, results, device)
-    limit = chosen_threshold(recogniser.model, threshold, fmr)
+    limit = _chosen_threshold(recogniser, threshold, fmr)
     faces = [_only_face(recogniser, each, "verification") for each in (first, second)]
-    found = recogniser.verify(faces[0], faces[1], limit)
+    score = recogniser.similarity(faces[0], faces[1])
+    match = limit.matches(score)
     if as_json:
-        content = {"first": str(first), "second": str(second), "score": found.score, "match": found.match}
+        content = {"first": str(first), "second": str(second), "score": score, "match": match}
         print_json(content | {"threshold": limit.as_json()} | _named(recogniser))
         return
-    answer = "the same person" if found.match else "not shown to be the same person"
-    typer.echo(f"{answer}: score {found.score:.3f}, needed {limit.score:.3f}")
-    typer.echo(_stands_for(limit, 1, 1))
+    answer = "the same person" if match else "not shown to be the same person"
+    typer.echo(f"{answer}: score {score:.3f}, needed {limit.score:.3f}")
+    typer.echo(limit.in_words(1, 1))
     typer.echo(f"Model: {recogniser.model.name}.")
 
 
@@ -173,7 +172,7 @@ def explain(
     first: Annotated[Path, typer.Argument(help="A photo that shows one face.")],
     second: Annotated[Path, typer.Argument(help="Another one.")],
     model: ModelOption = None,
-    results: ResultsOption = None,
+    results: ResultsOption = Path("results"),
     as_json: JsonOption = False,
     device: ComputeOption = "auto",
 ) -> None:
@@ -195,15 +194,17 @@ def explain(
 
 
 @models_app.callback(invoke_without_command=True)
-def list_models(context: typer.Context, as_json: JsonOption = False, results: ResultsOption = None) -> None:
+def list_models(
+    context: typer.Context, as_json: JsonOption = False, results: ResultsOption = Path("results")
+) -> None:
     """List the models that --model can name: how accurate they are on LFW, trained on what, how fast."""
     from facemae.recognition import named_models
 
     if context.invoked_subcommand is not None:
         return
-    found = named_models.list_models(_results(results))
+    found = named_models.list_models(Results(results))
     if as_json:
-        print_json([each.as_json() for each in found])
+        print_json([asdict(each) for each in found])
         return
     typer.echo("model               View 2 of LFW           faces/s    MB  trained on; licence")
     for each in found:
@@ -272,7 +273,7 @@ def _say_who(found: list[Identified], limit: Threshold, people: int, templates: 
             f"face {each.found.number} at {left},{top_edge} to {right},{bottom}: {who} "
             f"({best}, needed {limit.score:.3f})"
         )
-    typer.echo(_stands_for(limit, people, templates))
+    typer.echo(limit.in_words(people, templates))
 
 
 def _check_pictures(*photos: Path) -> None:
@@ -284,15 +285,11 @@ def _check_pictures(*photos: Path) -> None:
             open_image(photo)
 
 
-def _faces(recogniser: Recogniser, photo: Path) -> Photo:
-    from facemae.data.alignment.align import BETTER_PHOTO
-    from facemae.data.images import ImageError
+def _faces(recogniser: Recogniser, photo: Path) -> list[Found]:
+    from facemae.recognition.recogniser import some_faces
 
     with _about(photo):
-        found = recogniser.align(photo)
-        if not found.faces:
-            raise ImageError("NO_FACE", "No face found.", BETTER_PHOTO)
-    return found
+        return some_faces(recogniser.align(photo))
 
 
 def _only_face(recogniser: Recogniser, photo: Path, purpose: str) -> NDArray[np.uint8]:
@@ -313,51 +310,32 @@ def _about(photo: Path) -> Iterator[None]:
         raise DataError(f"{photo}: {error}") from error
 
 
-def _results(folder: Path | None) -> Results:
-    return Results(folder or Path(os.environ.get("FACEMAE_RESULTS", "results")))
-
-
-def open_recogniser(name: str | None, results: Path | None, device: Device) -> Recogniser:
+def open_recogniser(name: str | None, results: Path, device: Device) -> Recogniser:
     """Load the model that the options name."""
     from facemae.recognition.recogniser import Recogniser
 
     return Recogniser(named_model(name, results), device)
 
 
-def named_model(name: str | None, results: Path | None) -> Model:
+def named_model(name: str | None, results: Path) -> Model:
     """Return the model that the options name, or else the most accurate one; say what a user has to know."""
     from facemae.recognition.named_models import find_model
 
-    model = find_model(name, _results(results))
+    model = find_model(name, Results(results))
     if model.warning:
         say("warning", model.warning)
     return model
 
 
-def chosen_threshold(model: Model, score: float | None, rate: float | None) -> Threshold:
+def _chosen_threshold(recogniser: Recogniser, score: float | None, rate: float | None) -> Threshold:
     """Return the threshold that the options set: a score, or a false match rate, or the settings' rate."""
-    from facemae.recognition import threshold
+    from facemae.recognition.threshold import Threshold
 
     if score is None:
-        return threshold.of_model(model, rate)
+        return recogniser.threshold(rate)
     if rate is not None:
         raise UsageError("--threshold and --fmr both set the threshold; give one of them.")
-    return threshold.Threshold(score)
-
-
-def _stands_for(limit: Threshold, people: int, templates: int) -> str:
-    if limit.fmr is None:
-        return "The threshold was given, so its false match rate is not known."
-    text = f"At this threshold {percent(limit.fmr)} of comparisons of two people match"
-    if limit.fmr_low is not None and limit.fmr_high is not None:
-        text += (
-            f" ({percent(limit.fmr_low)} to {percent(limit.fmr_high)}, measured on {limit.people:,} people)"
-        )
-    alarm = limit.false_alarm(templates)
-    if templates > 1 and alarm is not None:
-        enrolled = f"{people} {'person' if people == 1 else 'people'} enrolled by {templates} templates"
-        text += f"; with {enrolled}, a stranger would be named in about {percent(alarm)} of cases"
-    return f"{text}."
+    return Threshold(score)
 
 
 @contextlib.contextmanager

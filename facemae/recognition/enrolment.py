@@ -25,23 +25,26 @@ from facemae.data.sources.base import Place
 from facemae.data.sources.folder import folder_source
 from facemae.data.sources.orl import orl_photos
 from facemae.recognition.gallery.names import normalised
-from facemae.recognition.gallery.schema import Candidate, Person, Template
+from facemae.recognition.gallery.schema import THUMBNAIL, Candidate, Person, Template
 from facemae.recognition.gallery.store import Gallery
 from facemae.recognition.recogniser import MIN_ENROLLED_PX, Found, Photo, Recogniser, face_to_enrol
 from facemae.recognition.threshold import Threshold
 from facemae.report import faces
 
-THUMBNAIL = 64  # pixels a side
 DEMO_PEOPLE = 20
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a person was enrolled under: consent, until when, and whether a thumbnail is kept."""
+    """What a person is enrolled under: consent, until when, and whether a thumbnail is kept.
+
+    With `add` the person may be enrolled already, and gets these photos too.
+    """
 
     consent: bool
     retain_until: datetime.date
     thumbnail: bool = False
+    add: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class Outcome:
     person: Person | None
     refused: list[Refused]
     known_as: Candidate | None = None
+
+
+def not_enrolled(name: str, error: Exception) -> Outcome:
+    """Return that somebody was not enrolled, for a reason that is not one photo's."""
+    return Outcome(name, None, [Refused(Shot(name, b""), str(error))])
 
 
 def until(days: int) -> datetime.date:
@@ -153,7 +161,7 @@ def known_as(
 
 def enrol(
     recognisers: Sequence[Recogniser], gallery: Gallery, name: str, shots: Sequence[Shot], terms: Terms,
-    threshold: Threshold, *, add: bool = False, anyway: bool = False,
+    threshold: Threshold, *, anyway: bool = False,
 ) -> Outcome:  # fmt: skip
     """Enrol a person from photos that show one face each; each model gives a template of each photo.
 
@@ -161,7 +169,6 @@ def enrol(
         recognisers, gallery: The models, and where their templates go.
         name, shots, terms: Who is enrolled, from which photos, and what was agreed.
         threshold: Of the first model, from which the face is taken for somebody else who is enrolled.
-        add: The person may be enrolled already, and gets these photos too.
         anyway: Enrol although the face is taken for somebody else; without it, nothing is enrolled then.
 
     Raises:
@@ -173,7 +180,9 @@ def enrol(
     same = known_as(gallery, templates, name, threshold)
     if same is not None and not anyway:
         return Outcome(name, None, refused, same)
-    person = gallery.enrol(name, templates, consent=terms.consent, retain_until=terms.retain_until, add=add)
+    person = gallery.enrol(
+        name, templates, consent=terms.consent, retain_until=terms.retain_until, add=terms.add
+    )
     return Outcome(person.name, person, refused, same)
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -92,10 +92,6 @@ class Facts:
     missing: str = ""
     warning: str = ""
     default: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """Return them as plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ makes both from LFW.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,7 @@ class _OffTheShelfModel(_CardedModel):
     def missing(self) -> str:
         try:
             RECOGNISERS[self.run].weights()
-        except UsageError as error:
+        except (IntegrityError, UsageError) as error:
             return str(error)
         return ""
 
@@ -167,28 +166,27 @@ def _shipped(name: str) -> ShippedModel:
     )
 
 
-def _left_out(error: Exception) -> None:
-    say("models", f"the runs of these results are left out: {error}")
+def every_model(paths: Results | None = None) -> tuple[list[Model], Exception | None]:
+    """Return all models that have a name, the installed ones first, of these the most accurate first.
 
-
-def every_model(
-    paths: Results | None = None, damaged: Callable[[Exception], None] = _left_out
-) -> list[Model]:
-    """Return all models that have a name: those that are installed first, the most accurate first.
-
-    Args:
-        paths: The results whose runs are among them; None, or where there are none: no runs.
-        damaged: Told why where these results cannot be read; then none of their runs is among the models.
+    The runs of the results are among them; where these cannot be read they are not, and why not is returned.
     """
     known: list[Model] = [_OffTheShelfModel(name) for name in RECOGNISERS]
     known += [_shipped(name) for name in shipped_models.present() if shipped_models.is_recogniser(name)]
     if paths is not None and paths.config.is_file():
         try:
             # A stable sort: without a figure on LFW the runs stay in the order of their own results.
-            return sorted([*known, *models(paths)], key=_rank)
+            return sorted([*known, *models(paths)], key=_rank), None
         except (FaceMAEError, OSError) as error:
-            damaged(error)
-    return sorted(known, key=_rank)
+            return sorted(known, key=_rank), error
+    return sorted(known, key=_rank), None
+
+
+def _usable(paths: Results | None) -> list[Model]:
+    found, damage = every_model(paths)
+    if damage:
+        say("models", f"the runs of these results are left out: {damage}")
+    return found
 
 
 def _rank(model: Model) -> tuple[bool, float]:
@@ -197,7 +195,7 @@ def _rank(model: Model) -> tuple[bool, float]:
 
 def list_models(paths: Results | None = None) -> list[Facts]:
     """Return what is known of every model, in the order of `every_model`; the first is the default."""
-    found = [each.facts() for each in every_model(paths)]
+    found = [each.facts() for each in _usable(paths)]
     found = [replace(each, default=place == 0 and not each.missing) for place, each in enumerate(found)]
     others = [name for name in shipped_models.present() if not shipped_models.is_recogniser(name)]
     return found + [replace(_shipped(name).facts(), warning=NO_RECOGNISER.format(name)) for name in others]
@@ -214,7 +212,7 @@ def find_model(name: str | None = None, paths: Results | None = None) -> Model:
         UsageError: there is none, or it is not installed; the message says how to get it.
     """
     if name is None:
-        name = every_model(paths)[0].name
+        name = _usable(paths)[0].name
     if name in RECOGNISERS:
         RECOGNISERS[name].weights()
         return _OffTheShelfModel(name)
@@ -223,13 +221,12 @@ def find_model(name: str | None = None, paths: Results | None = None) -> Model:
         if not shipped_models.is_recogniser(name):
             raise UsageError(f"{NO_RECOGNISER.format(name)[:-1]}; choose another of facemae models.")
         return _shipped(name)
-    problems: list[Exception] = []
-    known = {each.name: each for each in every_model(paths, problems.append)}
-    if name in known:
-        return known[name]
+    found, damage = every_model(paths)
+    if named := [each for each in found if each.name == name]:
+        return named[0]
     try:
         return model_at(Path(name))
     except UsageError:
-        if problems:  # it may be a run of these results
-            raise problems[0] from None
+        if damage:  # it may be a run of these results
+            raise damage from None
         raise

@@ -10,7 +10,7 @@ Shapes: N faces, H their side in pixels, P patches of a face, D dimensions of an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -196,7 +196,6 @@ def _alike(
 def measure(
     embedder: Embedder, autoencoder: Autoencoder | None, faces: Pixels, people: Sequence[str],
     kind: str, area: float, threshold: float, seed: int = 0,
-    progress: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Measure what an occluder costs this one network, and what each mitigation gives back.
 
@@ -209,7 +208,6 @@ def measure(
         kind, area: As of `cover`.
         threshold: Cosine from which on two faces are taken for one person's.
         seed: Of the occluders, the choice of faces and the resamples.
-        progress: Called with the share that is done, 0 to 1.
 
     Returns:
         Rows `CLEAN` and `MITIGATIONS`: tar and far at the threshold and roc_auc, each with `*_low`, `*_high`,
@@ -226,14 +224,12 @@ def measure(
     reference = embed_covered(embedder, faces[chosen], np.zeros_like(hidden), "none")
     scored: dict[str, _Scores] = {CLEAN: _score(reference, reference, identity, threshold, weights)}
     rows: dict[str, dict[str, Any]] = {name: {"note": ""} for name in (CLEAN, *MITIGATIONS)}
-    for step, name in enumerate(MITIGATIONS, start=1):
+    for name in MITIGATIONS:
         try:
             vectors = embed_covered(embedder, covered, hidden, name, autoencoder)
             scored[name] = _score(vectors, reference, identity, threshold, weights)
         except UsageError as error:
             rows[name]["note"] = str(error)
-        if progress:
-            progress(step / len(MITIGATIONS))
     for way, own in scored.items():
         rows[way] |= _row(own, scored["none"], len(names))
     return pd.DataFrame.from_dict(rows, orient="index").assign(probes=len(chosen), people=len(names))

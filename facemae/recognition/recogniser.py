@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,11 @@ from PIL import Image
 from facemae import config
 from facemae.core.errors import UsageError
 from facemae.data.alignment.align import BETTER_PHOTO, Aligned, align_face
-from facemae.data.alignment.detect import Face, FaceDetector
+from facemae.data.alignment.detect import Face, MtcnnDetector
 from facemae.data.images import ImageError, Picture, followed, open_picture
 from facemae.recognition.model import Device, Embed, Model, TrainedEmbedder
-from facemae.recognition.threshold import Threshold, of_model
+from facemae.recognition.settings import settings
+from facemae.recognition.threshold import Threshold, at_rate
 
 if TYPE_CHECKING:
     from facemae.models.embedder import Embedder
@@ -80,23 +81,12 @@ class Identified:
     match: Candidate | None
 
 
-class Verified(NamedTuple):
-    """Two faces compared: their cosine similarity and whether it is a match."""
-
-    score: float
-    match: bool
-
-
 class FaceFinder:
     """Finds and aligns the faces of photos; an ImageError tells of a file that is no picture."""
 
-    def __init__(self, size: int, detector: FaceDetector | None = None, device: str = "cpu") -> None:
-        """Prepare for aligned faces of side `size`; without a detector MTCNN looks for everybody."""
-        if detector is None:
-            from facemae.data.alignment.detect import MtcnnDetector
-
-            detector = MtcnnDetector(device, thorough=True)
-        self._detector, self.size = detector, size
+    def __init__(self, size: int, device: str = "cpu") -> None:
+        """Prepare for aligned faces of side `size`."""
+        self._detector, self.size = MtcnnDetector(device, thorough=True), size
 
     def find(self, source: Path | bytes) -> Photo:
         """Return a photo's faces, the largest first; `Photo.faces` is empty where there is none."""
@@ -118,11 +108,16 @@ class FaceFinder:
         return Photo(picture.image, picture.size, kept)
 
 
-def only_face(photo: Photo, purpose: str) -> Found:
-    """Return the face of a photo that has to show exactly one; else an ImageError tells."""
+def some_faces(photo: Photo) -> list[Found]:
+    """Return the faces of a photo that has to show one at least; else an ImageError tells."""
     if not photo.faces:
         raise ImageError("NO_FACE", "No face found.", BETTER_PHOTO)
-    if len(photo.faces) > 1:
+    return photo.faces
+
+
+def only_face(photo: Photo, purpose: str) -> Found:
+    """Return the face of a photo that has to show exactly one; else an ImageError tells."""
+    if len(some_faces(photo)) > 1:
         reason = f"{len(photo.faces)} faces found; {purpose} needs exactly one."
         raise ImageError("SEVERAL_FACES", reason, "Crop the photo.")
     return photo.faces[0]
@@ -161,7 +156,7 @@ class Recogniser:
     @cached_property
     def finder(self) -> FaceFinder:
         """Return what finds and aligns faces, loaded at the first use."""
-        return self._finder or FaceFinder(self.size, device=self.device)
+        return self._finder or FaceFinder(self.size, self.device)
 
     @property
     def device(self) -> str:
@@ -208,8 +203,14 @@ class Recogniser:
         return self._embed(np.stack(list(faces))) if len(faces) else np.zeros((0, 0), np.float32)
 
     def threshold(self, rate: float | None = None) -> Threshold:
-        """Return the model's threshold at a false match rate, as `threshold.of_model`."""
-        return of_model(self.model, rate)
+        """Return the threshold at a false match rate; None: at the configured one, or the nearest known.
+
+        Raises:
+            UsageError: the people behind the model's thresholds can tell of no rate, or not of this one.
+            DataError, IntegrityError: the model has no thresholds of its own.
+        """
+        wanted = settings().false_match_rate if rate is None else rate
+        return at_rate(*self.model.card(), wanted, strictly=rate is not None)
 
     def identify(
         self, faces: Sequence[Found], gallery: Gallery, threshold: Threshold, top: int = TOP
@@ -224,11 +225,10 @@ class Recogniser:
             for face, candidates in zip(faces, found, strict=True)
         ]
 
-    def verify(self, first: NDArray[np.uint8], second: NDArray[np.uint8], threshold: Threshold) -> Verified:
-        """Compare two aligned faces (H, H, 3)."""
+    def similarity(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+        """Return the cosine similarity of two aligned faces (H, H, 3)."""
         one, other = self.embed([first, second])
-        score = float(one @ other)
-        return Verified(score, threshold.matches(score))
+        return float(one @ other)
 
 
 def decide(candidates: Sequence[Candidate], threshold: Threshold) -> Candidate | None:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from facemae.core import layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
-from facemae.recognition.settings import settings
-
-if TYPE_CHECKING:
-    from facemae.recognition.model import Model
+from facemae.core.text import percent
 
 RESAMPLES, SEED, LEVEL = 200, 0, 0.95
 
@@ -59,6 +56,26 @@ class Threshold:
         Those of one person are not, so it is rather too high where people have several.
         """
         return None if self.fmr is None else 1 - (1 - self.fmr) ** templates
+
+    def in_words(self, people: int, templates: int) -> str:
+        """Return what it stands for where so many people are enrolled by so many templates."""
+        text = f"Needed for a match: {self.score:.3f}."
+        if self.fmr is None:
+            return f"{text} It was given, so its false match rate is not known."
+        text += f" {percent(self.fmr)} of comparisons of two people reach it"
+        if self.fmr_low is not None and self.fmr_high is not None:
+            text += (
+                f" ({percent(self.fmr_low)} to {percent(self.fmr_high)}, measured on {self.people:,} people "
+                "that it was not trained on; other photos may behave otherwise)"
+            )
+        text += "."
+        if self.fnmr is not None:
+            text += f" {percent(self.fnmr)} of comparisons of one person miss it."
+        alarm = self.false_alarm(templates)
+        if templates > 1 and alarm is not None:
+            enrolled = f"{people} {'person' if people == 1 else 'people'} enrolled by {templates} templates"
+            text += f" With {enrolled}, a stranger is taken for one of them in about {percent(alarm)}."
+        return text
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -153,14 +170,3 @@ def at_rate(card: pd.DataFrame, people: int, target: float, *, strictly: bool = 
             f"{min(known):g} or more."
         )
     return known[max(strict, default=min(known))]
-
-
-def of_model(model: Model, rate: float | None = None) -> Threshold:
-    """Return a model's threshold at a false match rate; None: at the configured one, or the nearest known.
-
-    Raises:
-        UsageError: the people behind the model's thresholds can tell of no rate, or not of this one.
-        DataError, IntegrityError: the model has no thresholds of its own.
-    """
-    wanted = settings().false_match_rate if rate is None else rate
-    return at_rate(*model.card(), wanted, strictly=rate is not None)

@@ -44,8 +44,8 @@ def test_identify_says_what_it_found_and_what_the_threshold_stands_for(facemae, 
     code, out, err = facemae("identify", group, "--fmr", 0.1, *RUN)
     assert code == 0
     assert [line.split(" at ")[0] for line in out.splitlines()[:3]] == ["face 1", "face 2", "face 3"]
-    assert "of comparisons of two people match (" in out
-    assert "with 1 person enrolled by 2 templates, a stranger would be named" in out
+    assert "of comparisons of two people reach it (" in out
+    assert "With 1 person enrolled by 2 templates, a stranger is taken for one of them in about" in out
     assert "measured on 12 people" in out
     assert "Model: region/1." in out
     assert "region/1 was trained on" in err

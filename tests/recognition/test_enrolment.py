@@ -27,6 +27,7 @@ from facemae.recognition.trained_models import models
 
 NEVER, ALWAYS = Threshold(2.0), Threshold(-1.0)
 TERMS = Terms(True, until(30))
+ADDED = Terms(True, until(30), add=True)
 
 
 def shots(photos, person, *numbers):
@@ -95,7 +96,7 @@ def test_more_photos_of_a_person_are_no_double(recogniser, gallery, photos):
     enrol([recogniser], gallery, "Ann", shots(photos, 1, 1), TERMS, NEVER)
     with pytest.raises(UsageError, match="enrolled already"):
         enrol([recogniser], gallery, "Ann", shots(photos, 1, 2), TERMS, ALWAYS)
-    done = enrol([recogniser], gallery, "Ann", shots(photos, 1, 2), TERMS, ALWAYS, add=True)
+    done = enrol([recogniser], gallery, "Ann", shots(photos, 1, 2), ADDED, ALWAYS)
     assert done.person.photos == 2
     templates, _ = read_templates([recogniser], shots(photos, 1, 1), thumbnail=False)
     assert known_as(gallery, templates, "Ann", ALWAYS) is None
@@ -104,7 +105,7 @@ def test_more_photos_of_a_person_are_no_double(recogniser, gallery, photos):
 def test_a_name_is_the_same_however_it_is_typed(recogniser, gallery, photos):
     enrol([recogniser], gallery, "José", shots(photos, 1, 1), TERMS, NEVER)
     for typed in ("Jose\u0301", " José "):
-        done = enrol([recogniser], gallery, typed, shots(photos, 1, 2), TERMS, ALWAYS, add=True)
+        done = enrol([recogniser], gallery, typed, shots(photos, 1, 2), ADDED, ALWAYS)
         assert done.known_as is None
     assert gallery.person("José").photos == 3
 

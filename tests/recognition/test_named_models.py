@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 
 from facemae.core import records
-from facemae.core.errors import FaceMAEError, UsageError
+from facemae.core.errors import FaceMAEError, IntegrityError, UsageError
 from facemae.core.layout import Results
+from facemae.evaluation.baselines import off_the_shelf
 from facemae.recognition.enrolment import Shot, Terms, enrol, until
 from facemae.recognition.named_models import CARDS, find_model, list_models
 from facemae.recognition.recogniser import Recogniser
-from facemae.recognition.threshold import Threshold, of_model
+from facemae.recognition.threshold import Threshold
 from facemae.stages.measure_model import card_people
 
 ENROLLED, PROBES, SAMPLE = 50, 200, 150
@@ -35,6 +36,16 @@ def test_the_default_is_the_most_accurate_of_the_models_that_are_there():
 def test_a_model_that_does_not_exist_is_refused_with_those_that_do():
     with pytest.raises(UsageError, match="facemae models lists"):
         find_model("nobody")
+
+
+def test_a_damaged_model_by_others_keeps_no_other_from_being_found(monkeypatch):
+    monkeypatch.setattr(off_the_shelf, "DLIB_SHA256", "0" * 64)
+    listed = {each.name: each for each in list_models()}
+    assert "does not hold the published weights" in listed["dlib"].missing
+    assert not listed["dlib"].default
+    assert find_model().name != "dlib"
+    with pytest.raises(IntegrityError, match="does not hold the published weights"):
+        find_model("dlib")
 
 
 @pytest.mark.parametrize("damaged", ["config.json", "leaderboard.parquet"])
@@ -151,7 +162,7 @@ def test_the_default_model_names_the_enrolled_and_not_strangers(
 ):
     """Fifty people, 200 other photos and 200 strangers: the same by functions, command and protocol."""
     recogniser, enrolled, probes = trial
-    threshold = of_model(recogniser.model)
+    threshold = recogniser.threshold()
 
     for name, photos in enrolled.items():
         shots = [Shot(path.name, path) for path in photos]

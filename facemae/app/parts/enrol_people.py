@@ -16,13 +16,14 @@ from facemae.app import frame, session
 from facemae.app.parts import photo_input
 from facemae.core.errors import FaceMAEError
 from facemae.core.text import shown
-from facemae.recognition.enrolment import Outcome, Refused, Shot, Terms, enrol, until
+from facemae.recognition.enrolment import Outcome, Refused, Shot, Terms, enrol, not_enrolled, until
+from facemae.recognition.gallery import names
 from facemae.recognition.gallery.schema import Candidate
 from facemae.recognition.gallery.store import LONGEST_RETENTION
 from facemae.recognition.model import Model
 from facemae.recognition.settings import settings
 
-NAME_LENGTH = 100
+NAME_LENGTH = names.LONGEST
 SOURCES = UPLOAD, WEBCAM, FOLDER, UNSORTED = "Photos", "Webcam", "Folder of people", "Unsorted photos"
 PENDING = "gallery_pending"  # who waits for an answer, and whom they are taken for; of this visitor alone
 REFUSED = "gallery_refused"  # photos that were not used, until the visitor has seen to them
@@ -30,12 +31,11 @@ SAID, TURN = "gallery_said", "gallery_turn"  # what was done last, and how often
 
 
 class Enrolment(NamedTuple):
-    """Whom to enrol, from which photos, under which terms, and whether to add to somebody enrolled."""
+    """Whom to enrol, from which photos and under which terms."""
 
     name: str
     shots: Sequence[Shot]
     terms: Terms
-    add: bool = False
 
 
 def key(name: str) -> str:
@@ -58,16 +58,15 @@ def render(models: list[Model], source: str) -> None:
     name = "" if source == FOLDER else st.text_input("Name", max_chars=NAME_LENGTH, key=key("name"))
     shots = _shots(source)
     terms = choose_terms()
-    add = st.checkbox("Add to a person who is enrolled already", key=key("add"))
     ready = bool(shots) and terms.consent and (source == FOLDER or bool(name.strip()))
     if st.button("Enrol", type="primary", disabled=not ready, key="gallery_enrol"):
         with frame.refusals_shown():
             if source == FOLDER:
-                _import(models, shots, terms, add)
+                _import(models, shots, terms)
             else:
-                if add:
+                if terms.add:
                     session.gallery().person(name)  # a name that is misspelt would be another person
-                _enrol(models, Enrolment(name, shots, terms, add))
+                _enrol(models, Enrolment(name, shots, terms))
     elif not ready:
         st.caption("Needed: a photo, a name, and consent.")
 
@@ -91,7 +90,7 @@ def uploaded(label: str, name: str, several: Literal[True, "directory"]) -> list
 
 
 def choose_terms() -> Terms:
-    """Let the visitor say until when people are kept, whether with a picture, and that they agreed."""
+    """Let the visitor say that people agreed, until when they are kept, and whether they may be known."""
     with st.container(border=True):
         st.markdown(
             "**What is stored**: the name, and for every photo a list of numbers by which a model can tell "
@@ -103,7 +102,8 @@ def choose_terms() -> Terms:
         last = st.date_input("Keep until", usual, until(1), longest, key=key("until"))
         thumbnail = st.checkbox("Keep a picture of 64 pixels to recognise the entry by", key=key("thumbnail"))
         consent = st.checkbox("The people shown have agreed to this", key=key("consent"))
-    return Terms(consent, last, thumbnail)
+    add = st.checkbox("Add to a person who is enrolled already", key=key("add"))
+    return Terms(consent, last, thumbnail, add)
 
 
 def _enrol(models: list[Model], asked: Enrolment, *, anyway: bool = False) -> None:
@@ -114,7 +114,7 @@ def _enrol(models: list[Model], asked: Enrolment, *, anyway: bool = False) -> No
         st.session_state[PENDING] = (asked, outcome.known_as)
         st.rerun()
     st.session_state.pop(PENDING, None)
-    keep_refused(outcome, asked.terms, asked.add)
+    keep_refused(outcome, asked.terms)
     if outcome.person is None:
         st.rerun()
     used = len(asked.shots) - len(outcome.refused)
@@ -125,13 +125,12 @@ def _enrol(models: list[Model], asked: Enrolment, *, anyway: bool = False) -> No
 
 def _outcome(models: list[Model], asked: Enrolment, anyway: bool) -> Outcome:
     recognisers = [session.recogniser(each) for each in models]
-    name, shots, terms, add = asked
     threshold = session.threshold(models[0])
     with frame.turn():
-        return enrol(recognisers, session.gallery(), name, shots, terms, threshold, add=add, anyway=anyway)
+        return enrol(recognisers, session.gallery(), *asked, threshold, anyway=anyway)
 
 
-def _import(models: list[Model], shots: Sequence[Shot], terms: Terms, add: bool) -> None:
+def _import(models: list[Model], shots: Sequence[Shot], terms: Terms) -> None:
     """Enrol everybody of a folder of person/photo.jpg, one after the other, with a bar."""
     people, enrolled = people_of(shots), 0
     if not people:
@@ -143,10 +142,10 @@ def _import(models: list[Model], shots: Sequence[Shot], terms: Terms, add: bool)
     bar = st.progress(0.0, "Enrolling…")
     for count, (name, own) in enumerate(people.items(), 1):
         try:
-            outcome = _outcome(models, Enrolment(name, own, terms, add), anyway=True)
+            outcome = _outcome(models, Enrolment(name, own, terms), anyway=True)
         except FaceMAEError as error:
-            outcome = Outcome(name, None, [Refused(Shot(name, b""), str(error))])
-        keep_refused(outcome, terms, add)
+            outcome = not_enrolled(name, error)
+        keep_refused(outcome, terms)
         enrolled += outcome.person is not None
         bar.progress(count / len(people), f"{count} of {len(people)} people")
     left = len(shots) - sum(map(len, people.values()))
@@ -176,20 +175,21 @@ def _ask(models: list[Model], asked: Enrolment, known: Candidate) -> None:
     with st.container(horizontal=True), frame.refusals_shown():
         if st.button("Add the photos to the enrolled person", key="pending_add"):
             session.gallery().person(other)  # who may be gone by now
-            _enrol(models, asked._replace(name=other, add=True), anyway=True)
+            _enrol(models, asked._replace(name=other, terms=replace(asked.terms, add=True)), anyway=True)
         if st.button("Enrol as another person", key="pending_new"):
-            _enrol(models, asked._replace(name=name, add=False), anyway=True)
+            _enrol(models, asked._replace(name=name, terms=replace(asked.terms, add=False)), anyway=True)
         if st.button("Do nothing", key="pending_none"):
             st.session_state.pop(PENDING, None)
             st.rerun()
 
 
-def keep_refused(outcome: Outcome, terms: Terms, add: bool = False) -> None:
+def keep_refused(outcome: Outcome, terms: Terms) -> None:
     """Show photos that were not used, and why, until the list is cleared.
 
     A face that is chosen on one of them joins the person, where somebody of that name is enrolled.
     """
-    asked = Enrolment(outcome.name, [], terms, add or outcome.person is not None)
+    terms = replace(terms, add=terms.add or outcome.person is not None)
+    asked = Enrolment(outcome.name, [], terms)
     st.session_state.setdefault(REFUSED, []).extend((each, asked) for each in outcome.refused)
 
 

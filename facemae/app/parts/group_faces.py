@@ -17,7 +17,7 @@ from facemae.app.parts import enrol_people
 from facemae.app.parts.enrol_people import NAME_LENGTH, key
 from facemae.core.errors import FaceMAEError
 from facemae.data.images import ImageError
-from facemae.recognition.enrolment import Outcome, Refused, Shot, Terms, every_face
+from facemae.recognition.enrolment import Outcome, Refused, Shot, Terms, every_face, not_enrolled
 from facemae.recognition.gallery.schema import Template
 from facemae.recognition.model import Model
 
@@ -102,11 +102,10 @@ def _show(found: Grouped) -> None:
         with st.expander(f"{len(alone)} faces are like no other and are left out"):
             _pictures(found.faces[row] for row in alone[: 4 * PICTURES])
     terms = enrol_people.choose_terms()
-    add = st.checkbox("Add to people who are enrolled already", key=key("add"))
     with st.container(horizontal=True), frame.refusals_shown():
         ready = bool(names) and terms.consent
         if st.button("Enrol the named people", type="primary", disabled=not ready, key="groups_enrol"):
-            _enrol(found, names, terms, add)
+            _enrol(found, names, terms)
         if st.button("Drop all faces", key="groups_drop"):
             del st.session_state[GROUPS]
             enrol_people.done("The faces are dropped; nothing was stored.")
@@ -122,7 +121,7 @@ def _pictures(faces: Iterable[Sequence[Template]]) -> None:
     st.html(f'<div style="display:flex;flex-wrap:wrap;gap:6px">{shown}</div>')
 
 
-def _enrol(found: Grouped, names: dict[str, list[int]], terms: Terms, add: bool) -> None:
+def _enrol(found: Grouped, names: dict[str, list[int]], terms: Terms) -> None:
     """Enrol everybody who was named; who cannot be enrolled does not keep the others out."""
     gallery, enrolled, refused = session.gallery(), 0, list(found.refused)
     for name, rows in names.items():
@@ -130,10 +129,10 @@ def _enrol(found: Grouped, names: dict[str, list[int]], terms: Terms, add: bool)
         if not terms.thumbnail:
             kept = [replace(each, thumbnail=None) for each in kept]
         try:
-            gallery.enrol(name, kept, consent=terms.consent, retain_until=terms.retain_until, add=add)
+            gallery.enrol(name, kept, consent=terms.consent, retain_until=terms.retain_until, add=terms.add)
             enrolled += 1
         except FaceMAEError as error:
-            refused.append(Refused(Shot(name, b""), str(error)))
+            refused += not_enrolled(name, error).refused
     enrol_people.keep_refused(Outcome("", None, refused), terms)
     del st.session_state[GROUPS]
     enrol_people.done(f"{enrolled} of {len(names)} people are enrolled; look below for those who may be one.")

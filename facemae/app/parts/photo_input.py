@@ -18,10 +18,9 @@ from PIL import Image, ImageDraw
 
 from facemae.app import elements, frame
 from facemae.data.alignment import quality
-from facemae.data.alignment.align import BETTER_PHOTO
-from facemae.data.images import ImageError, encode_png, is_animated, open_image
+from facemae.data.images import encode_png, is_animated, open_image
 from facemae.data.sources.orl import orl_photos
-from facemae.recognition.recogniser import FaceFinder, Found, Photo
+from facemae.recognition.recogniser import FaceFinder, Found, Photo, some_faces
 from facemae.report import faces
 
 SOURCES = SAMPLE, UPLOAD, WEBCAM = "Sample", "Your photo", "Webcam"
@@ -146,8 +145,7 @@ def photo_from(key: str, size: int, source: str) -> Photo | None:
         photo = frame.kept(f"{key}_found", token, lambda: _searched(data, size))
         if is_animated(data):
             st.caption("This picture moves; its first frame is used.")
-        if not photo.faces:
-            raise ImageError("NO_FACE", "No face found.", BETTER_PHOTO)
+        some_faces(photo)
         return photo
     return None
 

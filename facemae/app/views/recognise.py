@@ -60,7 +60,7 @@ def _identify(model: Model, threshold: Threshold) -> None:
     with st.container(horizontal=True, gap="medium"):
         for each in found:
             _show(model, each, threshold)
-    st.caption(session.stands_for(threshold, enrolled, gallery.models().get(model.fingerprint, 0)))
+    st.caption(threshold.in_words(enrolled, gallery.models().get(model.fingerprint, 0)))
     occlusion.render(model, threshold, [each.found for each in found])
 
 
@@ -149,13 +149,13 @@ def _verify(model: Model, threshold: Threshold) -> None:
         return
     first, second = (each.image for each in pair)
     with frame.turn():
-        found = session.recogniser(model).verify(first, second, threshold)
+        score = session.recogniser(model).similarity(first, second)
     with st.container(horizontal=True, gap="small"):
         _crop(model, first, "The first face, aligned")
         _crop(model, second, "The second face, aligned")
-    scores = f"score {found.score:.3f}, needed {threshold.score:.3f}."
-    if found.match:
+    scores = f"score {score:.3f}, needed {threshold.score:.3f}."
+    if threshold.matches(score):
         st.success(f"A match: {scores}", icon=":material/check:")
     else:
         st.info(f"No match: {scores} They may still be one person.", icon=":material/question_mark:")
-    st.caption(session.stands_for(threshold, 1, 1))
+    st.caption(threshold.in_words(1, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
+from facemae.core import text
 from facemae.core.errors import UsageError
 
 LONGEST = 100  # characters, after normalisation
@@ -54,8 +55,4 @@ def normalised(name: str) -> str:
 
 def shown(name: str) -> str:
     """Return a name for a message: one line, quoted, cut where it is long."""
-    plain = "".join(
-        each if each.isprintable() or (unicodedata.category(each) == "Cf" and each not in _BIDI) else "?"
-        for each in name[: _SHOWN + 1]
-    )
-    return f'"{plain[:_SHOWN]}…"' if len(name) > _SHOWN else f'"{plain}"'
+    return f'"{text.shown(name, _SHOWN)}"'

@@ -62,6 +62,6 @@ def test_a_fit_name_stays_as_it_is_and_any_text_can_be_shown(text):
 
 
 def test_a_long_name_is_shown_cut():
-    assert names.shown("a" * 41) == '"' + "a" * 40 + '…"'
+    assert names.shown("a" * 41) == '"' + "a" * 18 + "..." + "a" * 19 + '"'
     assert names.shown("a" * 40) == '"' + "a" * 40 + '"'
-    assert names.shown("a\nb\u202ec") == '"a?b?c"'
+    assert names.shown("a\nb\u202ec") == '"a\\nb\\u202ec"'
