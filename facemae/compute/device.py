@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import re
 import resource
 import sys
@@ -23,9 +22,6 @@ from facemae.core.errors import UsageError
 # Dense bfloat16 products per second, from NVIDIA's data sheets, by a part of the device's name.
 GPU_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-# Side and number of the products that measure a device whose speed is not listed, by type: so many that the
-# time to start and to wait for them is small beside them.
-PRODUCTS = {"cpu": (1024, 1), "cuda": (8192, 8)}
 METERED_EVERY = 20  # steps on a GPU between looks at the power that it draws
 
 
@@ -83,11 +79,14 @@ class Compute:
         return torch.compile(network, dynamic=False if one_shape else None)  # type: ignore[return-value]
 
     def utilisation(self, flops: float) -> float:
-        """Return the share of the device's matrix products per second that `flops` per second is (MFU).
+        """Return the share of a listed GPU's matrix products per second that `flops` per second is (MFU).
 
-        0 where `flops` is 0, unknown. The device's own figure is from its data sheet, or measured.
+        0 on any other device, whose speed is not known, and where `flops` is 0, unknown.
         """
-        return flops / _peak_flops(self.device, self.dtype) if flops else 0.0
+        if not self.on_gpu or self.dtype != torch.bfloat16:
+            return 0.0
+        name = re.split("[ -]", torch.cuda.get_device_name(self.device))
+        return next((flops / peak for part, peak in GPU_FLOPS.items() if part in name), 0.0)
 
     def memory_mb(self) -> int:
         """Return the most memory so far in MiB: of the GPU by tensors, else this process's."""
@@ -140,25 +139,6 @@ def _keep_freed_memory() -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-@functools.cache
-def _peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    if device.type == "cuda" and dtype == torch.bfloat16:
-        name = torch.cuda.get_device_name(device)
-        known = [flops for part, flops in GPU_FLOPS.items() if part in re.split("[ -]", name)]
-        if known:
-            return known[0]
-    side, count = PRODUCTS[device.type]
-    matrix = torch.ones(side, side, device=device, dtype=dtype)
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        for _ in range(count):
-            product = torch.mm(matrix, matrix)
-        product.sum().item()  # waits for the result
-        seconds.append(time.perf_counter() - started)
-    return 2 * count * side**3 / min(seconds)
 
 
 def _native_dtype(on_gpu: bool) -> torch.dtype:

@@ -80,16 +80,20 @@ def test_on_a_processor_networks_are_compiled_only_where_that_is_asked_for(asked
     assert (compute.compiled(layer, one_shape=True) is layer) is not compiles
 
 
-def test_utilisation_is_a_share_of_what_a_product_reaches(compute, monkeypatch):
-    monkeypatch.setattr(device, "_peak_flops", lambda *ignored: 4e9)
-    assert compute.utilisation(1e9) == 0.25
-    assert compute.utilisation(0.0) == 0.0
-
-
-def test_the_speed_of_a_processor_is_measured():
-    found = device._peak_flops(torch.device("cpu"), torch.float32)
-    assert 1e8 < found < 1e14
-    assert device._peak_flops(torch.device("cpu"), torch.float32) == found  # once
+@pytest.mark.parametrize(
+    ("name", "dtype", "share"),
+    [
+        ("NVIDIA H200", torch.bfloat16, 0.25),
+        ("NVIDIA A100-SXM4-80GB", torch.bfloat16, 989 / 312 / 4),
+        ("NVIDIA H200", torch.float32, 0.0),
+        ("NVIDIA of tomorrow", torch.bfloat16, 0.0),
+    ],
+)
+def test_utilisation_is_known_of_listed_gpus_alone(monkeypatch, name, dtype, share):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert Compute(torch.device("cuda"), dtype).utilisation(989e12 / 4) == pytest.approx(share)
+    assert Compute(torch.device("cuda"), dtype).utilisation(0.0) == 0.0
+    assert Compute(torch.device("cpu"), dtype).utilisation(1e9) == 0.0
 
 
 def test_memory_is_this_processes():
