@@ -17,14 +17,14 @@ PIECE = 1 << 14
 class FaultServer:
     """Serve `body`: the first requests by `faults`, one each, and those after them by `then`."""
 
-    def __init__(self, body, *faults, then=None, host="127.0.0.1", etag='"one"', modified=None):
-        self.body, self.etag, self.modified = body, etag, modified
+    def __init__(self, body, *faults, then=None):
+        self.body = body
         self.faults, self.then = deque(faults), then or plain
         self.asked = []  # the Range of each request, or None
         self.headers = []
         self.served = 0  # bytes of bodies
         self.over = threading.Event()
-        self.http = http.server.ThreadingHTTPServer((host, 0), Handler)
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         self.http.block_on_close = False
         self.http.owner = self
@@ -78,16 +78,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def proper(handler, ranges=True):
-    """Return the status, headers and bytes of a right answer, Range and If-Range included."""
+    """Return the status, headers and bytes of a right answer, Range included."""
     owner = handler.owner
-    headers = {
-        "ETag": owner.etag,
-        "Last-Modified": owner.modified,
-        "Content-Type": "application/octet-stream",
-    }
+    headers = {"Content-Type": "application/octet-stream"}
     asked = re.fullmatch(r"bytes=(\d+)-", handler.headers["Range"] or "")
-    condition = handler.headers["If-Range"]
-    if not ranges or not asked or condition not in (None, owner.etag, owner.modified):
+    if not ranges or not asked:
         return 200, headers | {"Content-Length": len(owner.body)}, owner.body
     start, size = int(asked[1]), len(owner.body)
     if start >= size:
@@ -225,28 +220,22 @@ def from_elsewhere(handler):
     """Answer a Range with another one: a hundred bytes further."""
     start, size = int(handler.headers["Range"][6:-1]) + 100, len(handler.owner.body)
     headers = {"Content-Range": f"bytes {start}-{size - 1}/{size}", "Content-Length": size - start}
-    handler.start(206, headers | {"ETag": handler.owner.etag})
+    handler.start(206, headers)
     handler.pour(handler.owner.body[start:])
 
 
-def becomes(body, etag, then=plain):
+def becomes(body, then=plain):
     """Put another version of the file in place, then answer."""
 
     def fault(handler):
-        handler.owner.body, handler.owner.etag = body, etag
+        handler.owner.body = body
         then(handler)
 
     return fault
 
 
-def regardless(handler):
-    """Answer a Range without looking at If-Range, as some servers do."""
-    del handler.headers["If-Range"]
-    plain(handler)
-
-
 def endless(handler):
     """Send far more than was announced, which is nothing."""
-    handler.start(200, {"ETag": handler.owner.etag})
+    handler.start(200, {})
     while not handler.owner.over.is_set():
         handler.pour(bytes(1 << 20))
