@@ -236,7 +236,7 @@ def training_faces(folder: DataFolder, *, unlabelled: bool = False) -> TrainingF
 
 def all_grey(folder: DataFolder, learnt: pd.DataFrame) -> bool:
     """Tell by some faces of a split's rows whether all are grey, as those of ORL; none are not."""
-    from facemae.data.faces.cache import load_faces
+    from facemae.data.faces.cache import open_faces
 
     some = learnt.iloc[:: max(1, len(learnt) // LOOKED_AT)]
-    return len(some) > 0 and is_grey(load_faces(folder, some).images)
+    return len(some) > 0 and is_grey(open_faces(folder, some)[:])

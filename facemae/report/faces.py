@@ -17,7 +17,7 @@ from facemae.core.errors import IntegrityError
 from facemae.core.layout import Results
 from facemae.data.alignment import quality as face_quality
 from facemae.data.faces import shards
-from facemae.data.images import encode_png, open_image
+from facemae.data.images import encode_png
 from facemae.data.sources.base import Photo
 from facemae.report.phrases import rows_of
 from facemae.report.tables import experiment, lines_of, unreadable
@@ -167,14 +167,8 @@ def aligned(paths: Results, sample_ids: list[str]) -> dict[str, bytes]:
     index = records.read_table(paths.data.faces, ["sample_id", "shard", "row"])
     found: dict[str, bytes] = {}
     for shard, rows in index[index["sample_id"].isin(sample_ids)].groupby("shard"):
-        images = shards.read_images(paths.data, str(shard))
-        for name, row in zip(rows["sample_id"], rows["row"], strict=True):
-            image = images[row]
-            if image is None:
-                raise IntegrityError(
-                    f"{paths.data.faces} names a row of {shard} that has no image; align the photos again."
-                )
-            found[name] = encode_png(np.asarray(open_image(image)))
+        pictures = shards.read_faces(paths.data, str(shard), rows["row"])
+        found |= zip(rows["sample_id"], map(encode_png, pictures), strict=True)
     return found
 
 

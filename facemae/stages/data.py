@@ -24,7 +24,7 @@ from facemae.data.alignment.detect import mtcnn_version
 from facemae.data.faces import pairs
 from facemae.data.faces import shards as store
 from facemae.data.faces import workers as pool
-from facemae.data.faces.cache import load_faces
+from facemae.data.faces.cache import open_faces
 from facemae.data.faces.split import check_split, evaluated_pairs, listed_people, split_people
 from facemae.data.sources import manifest
 from facemae.data.sources.base import Attribute, Box, Place
@@ -82,12 +82,7 @@ def one_source(text: str, raw: str, **settings: Any) -> config.Data:
 
 
 def fetch(wanted: list[ChosenSource], raw: Path, folder: DataFolder) -> None:
-    """List every photo of the sources, downloading and unpacking what has to be.
-
-    Raises:
-        UsageError, DataError: a source is missing or empty.
-        IntegrityError: a file is not what it should be.
-    """
+    """List every photo of the sources, downloading and unpacking what has to be."""
     listed = [_Listed(each, locate(each, raw, folder.unpacked)) for each in wanted]
     clear_unused([each.place for each in listed], folder.unpacked)
     _check_apart(listed, folder)
@@ -260,12 +255,7 @@ def _summarise(counts: Counter[str], folder: DataFolder) -> None:
 
 
 def split(experiment: config.Experiment, folder: DataFolder) -> None:
-    """Give every face its role, and stop if anyone is both trained on and evaluated on.
-
-    Raises:
-        DataError: there are too few people.
-        IntegrityError: the split leaks.
-    """
+    """Give every face its role, and stop if anyone is both trained on and evaluated on."""
     faces = records.read_table(folder.faces, ["sample_id", "person", "source", "set", "sha256", "hash"])
     embeddings = _embeddings(experiment, folder, faces) if experiment.split.embedder else None
     lists, seen = records.read_table(folder.listed_pairs), _seen(experiment, faces)
@@ -309,8 +299,13 @@ def _embeddings(experiment: config.Experiment, folder: DataFolder, faces: pd.Dat
 
     compute = device.choose(experiment.device, experiment.precision, threads=1)
     embedder = load_embedder(Path(str(experiment.split.embedder)))
+    if (side := embedder.encoder.image_size) != experiment.data.image_size:
+        raise UsageError(
+            f"split.embedder: {experiment.split.embedder} takes faces of {side} x {side} pixels, and "
+            f"data.image_size is {experiment.data.image_size}; name another model, or set the size to {side}."
+        )
     compute.place(embedder)
-    return embed_faces(embedder, load_faces(folder, faces).images, compute, "split")
+    return embed_faces(embedder, open_faces(folder, faces), compute, "split")
 
 
 def check_people(folder: DataFolder, data: config.Data) -> None:

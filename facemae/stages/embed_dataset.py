@@ -9,6 +9,7 @@ person.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,10 +20,9 @@ from numpy.typing import NDArray
 
 from facemae import config
 from facemae.core import files, layout, records
-from facemae.core.errors import DataError, IntegrityError, UsageError
+from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import Progress, say
 from facemae.data.faces import shards, split
-from facemae.data.images import ImageError, open_image
 from facemae.data.sources.locate import find, raw_dir
 from facemae.evaluation.baselines.controls import LEARNERS
 from facemae.evaluation.baselines.off_the_shelf import IMAGE_SIZE, Embed, OffTheShelf, find_recogniser
@@ -57,11 +57,6 @@ def embeddings_of(
     Returns:
         The embeddings with the columns sample_id, person and embedding, without a row for a photo that no
         face was found in; and the pairs: first, second, genuine, fold and protocol, of a control also score.
-
-    Raises:
-        UsageError: there is no such recogniser, data set or list of pairs.
-        DataError: the data set lists no pairs, or no photo of them has a usable face.
-        IntegrityError: a file is not what it should be.
     """
     if name in LEARNERS:
         return _scored_by_fold(name, *_prepared(data, raw_dir, cache, workers, protocol))
@@ -189,12 +184,6 @@ def _embedded(
 def _blocks(faces: pd.DataFrame, folder: layout.DataFolder) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
     """Yield rows of the index with their faces (N, H, H, 3) uint8, at most `BATCH` at a time."""
     for shard, rows in faces.groupby("shard"):
-        encoded = shards.read_images(folder, str(shard))
+        images = shards.read_faces(folder, str(shard), rows["row"])
         for start in range(0, len(rows), BATCH):
-            block = rows.iloc[start : start + BATCH]
-            try:
-                images = [np.asarray(open_image(encoded[row] or b"")) for row in block["row"]]
-            except ImageError as error:
-                why = f"{folder.shards} holds a damaged face ({error}); align again."
-                raise IntegrityError(why) from error
-            yield block, np.stack(images)
+            yield rows.iloc[start : start + BATCH], np.stack(list(itertools.islice(images, BATCH)))

@@ -71,11 +71,6 @@ def embed_photos(
         raw: Folder of the named data sets.
         workers, threads: Processes that align at a time, and processor threads of the network.
         where: Where to compute.
-
-    Raises:
-        UsageError: the folder is not there.
-        DataError: no photo has a face.
-        IntegrityError: the model is damaged.
     """
     if out.suffix != ".parquet":
         raise UsageError(f"--out {out} does not end in .parquet; embeddings are written as Parquet.")

@@ -14,6 +14,7 @@ from facemae import config
 from facemae.core import files, layout, records
 from facemae.core.errors import DataError, IntegrityError
 from facemae.data.faces.cache import Faces, OpenFaces, open_faces
+from facemae.data.faces.split import learnt_from
 from facemae.evaluation.records import Measurement, write_measured
 from facemae.models import shipped_models
 
@@ -111,9 +112,7 @@ class Task:
 
     def training(self, part: int) -> pd.DataFrame:
         """Return the split's labelled rows that a part's model may learn from; a DataError without any."""
-        table = records.read_table(self.data.split, layout.SPLIT_COLUMNS)
-        others = (table["role"] == layout.ROLE_EVALUATION) & (table["part"] != part) & table["trainable"]
-        rows = table[(table["role"] == layout.ROLE_TRAIN) | others]
+        rows = learnt_from(records.read_table(self.data.split, layout.SPLIT_COLUMNS), part)
         if rows.empty:
             raise DataError(f"{self.data.split} holds no face to train on; check the data section.")
         return rows
@@ -125,8 +124,7 @@ class Task:
 
     def load(self, rows: pd.DataFrame) -> Faces:
         """Return the faces of some rows in memory; an IntegrityError if damaged, or of another size."""
-        faces = self.open(rows)
-        return Faces(faces[:], faces.sample_ids, faces.people)
+        return self.open(rows).loaded()
 
     def open(self, rows: pd.DataFrame) -> OpenFaces:
         """Return the faces of some rows, left on disk; errors as `load`."""

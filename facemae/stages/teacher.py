@@ -21,7 +21,8 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import Progress, say
 from facemae.data.faces.cache import OpenFaces
-from facemae.data.faces.workers import follow_parent
+from facemae.data.faces.split import learnt_from
+from facemae.data.faces.workers import follow_parent, kill_explained
 from facemae.evaluation.baselines.off_the_shelf import Embed, find_recogniser, recogniser
 from facemae.evaluation.pairs import unit_rows
 from facemae.stages.task import Task
@@ -43,24 +44,20 @@ def taught(task: Task, part: int, held_out: set[str]) -> tuple[pd.DataFrame, tor
     The rows (N) of the split are all faces that pretraining may see, but for the training people who are held
     out, and for faces without a name that the teacher takes for an evaluation person's: those are counted.
     None of them shows the evaluation people of the part. The embeddings are (N, M).
-
-    Raises:
-        UsageError: there is no such teacher, or its embedding has other dimensions than the student's.
-        DataError: no face is left.
     """
     settings = task.run.finetune
     compares, roles = settings.teacher_apart < 1, [layout.ROLE_TRAIN, layout.ROLE_UNLABELLED]
     rows = task.rows(*roles, *([layout.ROLE_EVALUATION] if compares or task.rotations > 1 else []))
     vectors = _embeddings(task, rows)
     evaluated = ((rows["role"] == layout.ROLE_EVALUATION) & (rows["part"] == part)).to_numpy()
-    learnt = rows["role"].isin(roles) | (rows["trainable"].astype(bool) & ~evaluated)
-    learnt &= ~rows["person"].isin(held_out)
+    learnt = rows.index.isin(learnt_from(rows, part, unlabelled=True).index)
+    learnt &= ~rows["person"].isin(held_out).to_numpy()
     unnamed = (rows["role"] == layout.ROLE_UNLABELLED).to_numpy()
     shown = np.zeros(len(rows), bool)
     if compares:
         shown[unnamed] = _nearest(vectors[unnamed], vectors[evaluated]) >= settings.teacher_apart
         say(task.label, f"{shown.sum()} of {unnamed.sum()} unlabelled faces look like an evaluation person")
-    chosen = learnt.to_numpy() & ~shown
+    chosen = learnt & ~shown
     if not chosen.any():
         raise DataError("finetune.teacher_apart leaves out every face; raise it.")
     return rows[chosen], torch.from_numpy(vectors[chosen]), int(shown.sum())
@@ -116,7 +113,7 @@ def _embedding(name: str, processes: int) -> Iterator[EmbedAll]:
         yield lambda batches: [_with_mirror(embed, each) for each in batches]
         return
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(processes, context, follow_parent) as pool:
+    with kill_explained("threads"), ProcessPoolExecutor(processes, context, follow_parent) as pool:
         yield lambda batches: list(pool.map(partial(_in_process, name), batches))
 
 

@@ -9,13 +9,15 @@ from PIL import Image
 
 from facemae.core import layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
-from facemae.core.files import exclusive, sha256
+from facemae.core.files import exclusive, sha256, write_json
 from facemae.core.layout import DataFolder
-from facemae.data.faces.cache import build_cache, load_faces
+from facemae.data.faces.cache import build_cache, open_faces
 from facemae.data.images import open_image
 from facemae.data.sources import manifest
 from facemae.data.sources.locate import raw_dir
 from facemae.data.sources.orl import orl_photos
+from facemae.models.build import build_embedder
+from facemae.models.weights import save_weights
 from facemae.stages import data as prepare
 
 PEOPLE = 8
@@ -140,7 +142,7 @@ def test_align_says_what_became_of_every_photo(prepared):
 
 def test_the_cache_holds_the_faces_of_the_size_asked_for(prepared):
     index = records.read_table(prepared.faces)
-    faces = load_faces(prepared, index)
+    faces = open_faces(prepared, index).loaded()
     assert faces.images.shape == (2 * PEOPLE + 2, 64, 64, 3)
     assert (faces.images.reshape(len(index), -1).std(axis=1) > 10).all()
     same, again = (
@@ -159,6 +161,23 @@ def test_split_gives_every_face_a_role_and_leaves_out_the_copy(prepared, capsys,
     prepare.split(configured(), prepared)
     assert prepared.split.read_bytes() == before
     assert "evaluation: 8 faces of 4 people" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", [64, 32])
+def test_split_compares_faces_by_an_embedder_of_their_size_alone(prepared, configured, tmp_path, side):
+    experiment, folder = configured(), DataFolder(tmp_path / "data")
+    shutil.copytree(prepared.root, folder.root)
+    model = experiment.defaults.model
+    save_weights(build_embedder(model, side), tmp_path / layout.EMBEDDER)
+    write_json(tmp_path / layout.CONFIG, {"model": model.model_dump(), "image_size": side})
+    split = experiment.split.model_copy(update={"embedder": str(tmp_path), "same_cosine": 0.999999})
+    asked = experiment.model_copy(update={"split": split})
+    if side == 64:
+        prepare.split(asked, folder)
+        assert (records.read_table(folder.split)["role"] == "evaluation").sum() == PEOPLE
+    else:
+        with pytest.raises(UsageError, match="takes faces of 32 x 32 pixels"):
+            prepare.split(asked, folder)
 
 
 def test_split_draws_pairs_of_evaluation_people(prepared):
@@ -202,7 +221,7 @@ def test_other_settings_make_other_faces_and_the_old_ones_go(configured, prepare
     (new,) = folder.shards.rglob("*.parquet")
     assert new.parent != old.parent
     build_cache(folder)
-    assert load_faces(folder, records.read_table(folder.faces)).images.shape[1] == 96
+    assert open_faces(folder, records.read_table(folder.faces)).loaded().images.shape[1] == 96
 
 
 def test_too_many_photos_without_a_face_stop_the_run_and_are_listed(configured, prepared, tmp_path):

@@ -8,7 +8,7 @@ from facemae.compute.seeding import Noise
 from facemae.core import files, layout, records
 from facemae.core.errors import DataError, IntegrityError, UsageError
 from facemae.core.seeds import seed_of
-from facemae.data.faces.cache import Faces, load_faces
+from facemae.data.faces.cache import Faces, open_faces
 from facemae.data.faces.subsets import people_apart
 from facemae.evaluation.metrics import roc_auc_score
 from facemae.evaluation.pairs import all_pairs
@@ -217,7 +217,7 @@ def test_knn_gives_the_encoder_as_it_is(stage, small, store, head):
     assert metrics["metrics"][0]["value"] is None
     assert metrics["images_seen"] == {"finetune": 0}
     embedder = load_embedder(out)
-    images = to_input(torch.from_numpy(load_faces(store, records.read_table(store.split)).images))
+    images = to_input(torch.from_numpy(open_faces(store, records.read_table(store.split)).loaded().images))
     pooled = embedder.encoder.pool(embedder.encoder(images))
     cosine = torch.nn.functional.normalize(embedder(images), dim=1)
     torch.testing.assert_close(cosine @ cosine.T, torch.corrcoef(pooled), rtol=0, atol=1e-3)
@@ -314,7 +314,7 @@ def test_each_part_of_the_evaluation_people_is_embedded_by_its_own_model(stage, 
         zip(rows["sample_id"], rows["part"], strict=True)
     )
     for part, table in found.groupby("part"):
-        faces = load_faces(rotating, rows[rows["part"] == part])
+        faces = open_faces(rotating, rows[rows["part"] == part]).loaded()
         expected = embed(load_embedder(out, part), to_input(torch.from_numpy(faces.images))).numpy()
         by_name = table.set_index("sample_id").loc[faces.sample_ids, "embedding"]
         np.testing.assert_allclose(np.stack(by_name.to_list()), expected, atol=1e-5)
@@ -346,7 +346,7 @@ def test_the_best_weights_on_people_held_out_become_the_result(stage, store):
     assert len(errors) == 6
     rows = records.read_table(store.split)
     learnt, held_out = people_apart(rows[rows["role"] == layout.ROLE_TRAIN], 0.5)
-    faces = load_faces(store, held_out)
+    faces = open_faces(store, held_out).loaded()
     people = np.unique(faces.people, return_inverse=True)[1]
     vectors = embed(load_embedder(out), to_input(torch.from_numpy(faces.images))).numpy()
     assert 1 - roc_auc_score(all_pairs(vectors, people))[0] == pytest.approx(min(errors), abs=1e-6)

@@ -8,8 +8,8 @@ import torch
 from stages import make_folder
 
 from facemae.core import layout, records
-from facemae.core.errors import PreemptedError, UsageError
-from facemae.data.faces.cache import load_faces
+from facemae.core.errors import PreemptedError, StorageError, UsageError
+from facemae.data.faces.cache import open_faces
 from facemae.evaluation.baselines import off_the_shelf
 from facemae.models.weights import load_embedder
 from facemae.stages import teacher
@@ -17,6 +17,19 @@ from facemae.stages.finetune import finetune
 from facemae.stages.task import Task
 
 SIZE, WIDTH = 32, 16
+
+
+def _die(name, faces):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_told_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(teacher, "_in_process", _die)
+    with (
+        pytest.raises(StorageError, match="A worker was killed, most likely"),
+        teacher._embedding("toy", 2) as embed,
+    ):
+        embed([np.zeros((1, SIZE, SIZE, 3), np.uint8)])
 
 
 class Toy:
@@ -71,7 +84,7 @@ def test_a_student_learns_from_all_faces_but_an_evaluation_persons(task, toy):
     rows, vectors, left_out = teacher.taught(task(), 0, set())
     assert list(rows["role"].value_counts().items()) == [("train", 4), ("unlabelled", 4)]
     assert left_out == 0
-    faces = load_faces(task().data, rows).images
+    faces = open_faces(task().data, rows).loaded().images
     torch.testing.assert_close(
         vectors, torch.from_numpy((toy.embed(faces) + toy.embed(faces[:, :, ::-1])) / 2)
     )

@@ -115,7 +115,6 @@ class MtcnnDetector:
         # how many others there are. On a CPU no other of 1, 2, 4, ... 256 is much faster.
         self._crops = 16 if self._device.type == "cpu" else 256
         self._searches = _searches(thorough)
-        self.version = mtcnn_version(thorough=thorough)
 
     def detect(self, images: Sequence[Image.Image]) -> list[list[Face]]:
         """Return the faces of each image, the largest in view first; an empty list where there is none."""

@@ -28,7 +28,6 @@ from facemae.core.errors import DataError, IntegrityError
 from facemae.core.layout import DataFolder
 from facemae.core.progress import Progress, say
 from facemae.data.faces import shards
-from facemae.data.images import ImageError, open_image
 
 BLOCK = 512  # faces behind one checksum: 19 MB at 112 px
 SILENT_SECONDS = 5.0  # a check that takes longer shows its progress
@@ -116,14 +115,7 @@ def _decoded(
     """Yield the faces that rows of the index name, (H, H, 3), all of one shape if that is given."""
     places = zip(index["shard"], index["row"], strict=True)
     for shard, rows in itertools.groupby(places, key=lambda place: place[0]):
-        images = shards.read_images(folder, shard)
-        for _, row in rows:
-            try:
-                face = np.asarray(open_image(images[row] or b""))
-            except ImageError as error:
-                raise IntegrityError(
-                    f"{folder.shards} holds a damaged face ({error}); align again."
-                ) from error
+        for face in shards.read_faces(folder, shard, (row for _, row in rows)):
             if face.shape != (shape or face.shape):
                 raise IntegrityError(f"{folder.root / shard} holds a face of another size; align again.")
             yield face
@@ -199,6 +191,10 @@ class OpenFaces:
         self.file.read(places, images)
         return images
 
+    def loaded(self) -> Faces:
+        """Return them in memory."""
+        return Faces(self[:], self.sample_ids, self.people)
+
     def some(self, ids: NDArray[np.integer]) -> OpenFaces:
         """Return the chosen faces `ids` (B,), from 0 to N - 1."""
         names, people = ([each[place] for place in ids] for each in (self.sample_ids, self.people))
@@ -207,12 +203,6 @@ class OpenFaces:
     def read(self, ids: NDArray[np.integer], out: NDArray[np.uint8]) -> None:
         """Read the chosen faces `ids` (B,), from 0 to N - 1, into `out` (B, H, H, 3)."""
         self.file.read(self.places[ids], out)
-
-
-def load_faces(folder: DataFolder, rows: pd.DataFrame) -> Faces:
-    """Return the faces that `rows` (with a column sample_id) names, in its order, in memory."""
-    faces = open_faces(folder, rows)
-    return Faces(faces[:], faces.sample_ids, faces.people)
 
 
 def open_faces(folder: DataFolder, rows: pd.DataFrame) -> OpenFaces:

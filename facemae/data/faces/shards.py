@@ -12,7 +12,7 @@ import io
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from facemae.core.errors import IntegrityError
 from facemae.core.layout import DataFolder
 from facemae.data.alignment.align import Outcome
 from facemae.data.faces.duplicates import perceptual_hash
+from facemae.data.images import ImageError, open_image
 from facemae.data.sources import manifest
 
 ROWS = 512  # photos per shard: some 8 MB of faces at 112 px, and what a kill can cost at most
@@ -188,10 +189,15 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     return table.rename_columns([layout.RENAMED_COLUMNS.get(name, name) for name in table.column_names])
 
 
-def read_images(folder: DataFolder, shard: str) -> list[bytes | None]:
-    """Return the encoded images of one shard, by row; an IntegrityError where it is missing or damaged."""
+def read_faces(folder: DataFolder, shard: str, rows: Iterable[int]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the faces (H, H, 3) in some rows of a shard; an IntegrityError where one is gone or damaged."""
     path = (folder.root / shard).resolve()
     if not path.is_relative_to(folder.root.resolve()):
         raise IntegrityError(f"{folder.faces} names a shard outside its folder ({shard}); align again.")
     images: list[bytes | None] = _read(path, ["image"])["image"].to_pylist()
-    return images
+    for row in rows:
+        try:
+            face = np.asarray(open_image(images[row] or b""))
+        except (ImageError, IndexError) as error:
+            raise IntegrityError(f"{folder.shards} holds a damaged face ({error}); align again.") from error
+        yield face

@@ -176,12 +176,12 @@ def _trainable(roles: pd.DataFrame, twice: pd.DataFrame, split: config.Split) ->
     return ~(evaluated & lost) & (roles["set"] != SET_TESTED)
 
 
-def learnt_from(roles: pd.DataFrame, *, unlabelled: bool = False) -> pd.DataFrame:
-    """Return the rows of a split that a model may have learnt from; `unlabelled`: or been pretrained on.
+def learnt_from(roles: pd.DataFrame, part: int = 0, *, unlabelled: bool = False) -> pd.DataFrame:
+    """Return the rows of a split that a part's model may learn from; `unlabelled`: or be pretrained on.
 
-    A model of several is that of the first part: it has seen the others' people.
+    Of the evaluation people those of the other parts are among them.
     """
-    others = (roles["role"] == ROLE_EVALUATION) & (roles["part"] != 0) & roles["trainable"]
+    others = (roles["role"] == ROLE_EVALUATION) & (roles["part"] != part) & roles["trainable"]
     trained = [ROLE_TRAIN, ROLE_UNLABELLED] if unlabelled else [ROLE_TRAIN]
     return roles[roles["role"].isin(trained) | others]
 

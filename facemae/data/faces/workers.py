@@ -6,6 +6,7 @@ photos are in it follows from the manifest alone.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -105,22 +106,30 @@ def _together(plan: Plan, tasks: Iterator[Task], progress: Progress, done: int, 
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(plan, count))
     waiting: set[Future[None]] = set()
     try:
-        while True:
-            room = _AHEAD * workers - len(waiting)
-            waiting |= {pool.submit(_work, task) for task in itertools.islice(tasks, room)}
-            if not waiting:
-                break
-            finished, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
-            progress.update(count.value)
-            for future in finished:
-                future.result()
-    except BrokenProcessPool as error:
-        raise StorageError(
-            "A worker was killed, most likely because memory ran out; give fewer workers and run the same "
-            "command again, it goes on where it was."
-        ) from error
+        with kill_explained("workers"):
+            while True:
+                room = _AHEAD * workers - len(waiting)
+                waiting |= {pool.submit(_work, task) for task in itertools.islice(tasks, room)}
+                if not waiting:
+                    break
+                finished, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
+                progress.update(count.value)
+                for future in finished:
+                    future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def kill_explained(what: str) -> Iterator[None]:
+    """Turn the sudden end of a pool's process into a StorageError, which asks for fewer `what`."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise StorageError(
+            f"A worker was killed, most likely because memory ran out; give fewer {what} and run the same "
+            "command again, it goes on where it was."
+        ) from error
 
 
 _worker: dict[str, Any] = {}  # what this process keeps, if it is a worker

@@ -297,9 +297,7 @@ def test_the_name_of_the_results_changes_with_what_changes_them(monkeypatch):
     assert "facenet-pytorch 9.9" in mtcnn_version()
 
 
-def test_a_detector_has_the_name_that_is_known_without_loading_it(detector, thorough):
-    assert detector.version == mtcnn_version()
-    assert thorough.version == mtcnn_version(thorough=True)
+def test_the_name_of_a_detector_is_known_without_loading_it():
     code = (
         "import sys, facemae.data.alignment.detect as d; d.mtcnn_version(); "
         "assert not {'torch', 'facenet_pytorch'} & set(sys.modules)"

@@ -129,7 +129,7 @@ def test_the_size_of_a_block_changes_no_pixel(folder, images, replaced, block):
     with replaced(cache, "BLOCK", block):
         cache.build_cache(folder)
         assert np.array_equal(np.load(folder.cache), images)
-        assert np.array_equal(cache.load_faces(folder, rows(10, 0)).images, images[[10, 0]])
+        assert np.array_equal(cache.open_faces(folder, rows(10, 0)).loaded().images, images[[10, 0]])
 
 
 def test_what_is_built_is_not_built_again(folder, capsys):
@@ -153,7 +153,7 @@ def test_damaged_checksums_are_made_again(folder, images, damage):
     cache.build_cache(folder)
     folder.cache_hashes.write_bytes(damage)
     cache.build_cache(folder)
-    assert np.array_equal(cache.load_faces(folder, rows(3)).images, images[[3]])
+    assert np.array_equal(cache.open_faces(folder, rows(3)).loaded().images, images[[3]])
 
 
 def test_an_index_without_faces_is_told(tmp_path, images):
@@ -195,13 +195,13 @@ def test_a_shard_that_is_damaged_is_told(folder, damage):
 def test_a_build_goes_on_after_its_last_whole_block(folder, images, partial, replaced, blocks, tmp_path):
     stopped(folder, replaced, blocks)
     decoded = []
-    decode = cache.open_image
+    decode = shards.open_image
 
     def counted(*args):
         decoded.append(1)
         return decode(*args)
 
-    with replaced(cache, "open_image", counted):
+    with replaced(shards, "open_image", counted):
         cache.build_cache(folder)
     assert len(decoded) - 1 == max(COUNT - blocks * BLOCK, 0)  # one is decoded for its size
     np.save(tmp_path / "numpy.npy", images)
@@ -219,7 +219,7 @@ def test_whatever_a_crash_cuts_off_is_made_again(folder, images, partial, replac
     partial[which].write_bytes(data[: kept if which == 0 else len(data) * kept // (128 + 5 * FACE_BYTES)])
     cache.build_cache(folder)
     assert np.array_equal(np.load(folder.cache), images)
-    assert np.array_equal(cache.load_faces(folder, rows(*range(COUNT))).images, images)
+    assert np.array_equal(cache.open_faces(folder, rows(*range(COUNT))).loaded().images, images)
 
 
 @pytest.mark.parametrize("place", [0, 128, 128 + BLOCK * FACE_BYTES, 128 + 3 * BLOCK * FACE_BYTES - 1])
@@ -347,7 +347,7 @@ def test_kills_at_random_moments_end_in_the_same_bytes(folder, images, tmp_path,
 @pytest.mark.parametrize("places", [range(COUNT), (10, 0, 5), (4,), (2, 2, 9), ()])
 def test_faces_come_back_to_the_bit_in_the_order_asked_for(folder, images, places):
     cache.build_cache(folder)
-    faces = cache.load_faces(folder, rows(*places))
+    faces = cache.open_faces(folder, rows(*places)).loaded()
     assert faces.images.dtype == np.uint8
     assert faces.images.shape == (len(places), SIDE, SIDE, 3)
     assert np.array_equal(faces.images, images[list(places)])
@@ -357,14 +357,14 @@ def test_faces_come_back_to_the_bit_in_the_order_asked_for(folder, images, place
 
 def test_a_changed_face_in_memory_does_not_reach_the_file(folder, images):
     cache.build_cache(folder)
-    cache.load_faces(folder, rows(0)).images[:] = 0
+    cache.open_faces(folder, rows(0)).loaded().images[:] = 0
     assert np.array_equal(np.load(folder.cache), images)
 
 
 def test_a_face_that_is_not_in_the_index(folder):
     cache.build_cache(folder)
     with pytest.raises(IntegrityError, match=r"faces\.parquet lacks the face a/eve of the split"):
-        cache.load_faces(folder, pd.DataFrame({"sample_id": ["a/00", "a/eve"]}))
+        cache.open_faces(folder, pd.DataFrame({"sample_id": ["a/00", "a/eve"]}))
 
 
 def test_a_cache_of_another_index_is_refused(folder):
@@ -372,14 +372,13 @@ def test_a_cache_of_another_index_is_refused(folder):
     index = records.read_table(folder.faces)
     records.write_table(folder.faces, index.iloc[::-1], list(index.columns))
     with pytest.raises(IntegrityError, match=r"faces\.npy was made for other faces; delete it and run again"):
-        cache.load_faces(folder, rows(0))
+        cache.open_faces(folder, rows(0))
     cache.build_cache(folder)
-    assert cache.load_faces(folder, rows(0)).sample_ids == ["a/00"]
+    assert cache.open_faces(folder, rows(0)).loaded().sample_ids == ["a/00"]
 
 
-@pytest.mark.parametrize("take", [cache.load_faces, cache.open_faces])
 @pytest.mark.parametrize("face", [0, 4, 10])
-def test_one_turned_bit_is_told_with_its_block_when_it_is_read(folder, images, face, take):
+def test_one_turned_bit_is_told_with_its_block_when_it_is_read(folder, images, face):
     cache.build_cache(folder)
     data = bytearray(folder.cache.read_bytes())
     data[128 + face * FACE_BYTES + 7] ^= 4
@@ -387,13 +386,12 @@ def test_one_turned_bit_is_told_with_its_block_when_it_is_read(folder, images, f
     with pytest.raises(
         IntegrityError, match=rf"wrong checksum of block {face // BLOCK}\); delete it and run"
     ):
-        take(folder, rows(face))
+        cache.open_faces(folder, rows(face))
     elsewhere = (face + BLOCK) % COUNT
-    take(folder, rows(elsewhere))
-    assert np.array_equal(cache.load_faces(folder, rows(elsewhere)).images, images[[elsewhere]])
+    assert np.array_equal(cache.open_faces(folder, rows(elsewhere)).loaded().images, images[[elsewhere]])
     folder.cache.unlink()  # as the message says
     cache.build_cache(folder)
-    assert np.array_equal(cache.load_faces(folder, rows(face)).images, images[[face]])
+    assert np.array_equal(cache.open_faces(folder, rows(face)).loaded().images, images[[face]])
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "header", "another array", "text"])
@@ -411,14 +409,14 @@ def test_a_file_that_is_no_such_array_is_told(folder, images, damage):
         }
         folder.cache.write_bytes(replacement[damage])
     with pytest.raises(IntegrityError, match="delete it and run again"):
-        cache.load_faces(folder, rows(10))
+        cache.open_faces(folder, rows(10))
 
 
 def test_an_array_of_objects_is_never_unpickled(folder):
     cache.build_cache(folder)
     np.save(folder.cache, np.array([print], dtype=object), allow_pickle=True)
     with pytest.raises(IntegrityError, match="delete it and run again"):
-        cache.load_faces(folder, rows(0))
+        cache.open_faces(folder, rows(0)).loaded()
 
 
 # --- left on disk ---
@@ -426,7 +424,8 @@ def test_an_array_of_objects_is_never_unpickled(folder):
 
 def test_open_faces_are_those_that_would_be_loaded(folder):
     cache.build_cache(folder)
-    loaded, opened = (read(folder, rows(10, 0, 5, 0)) for read in (cache.load_faces, cache.open_faces))
+    opened = cache.open_faces(folder, rows(10, 0, 5, 0))
+    loaded = opened.loaded()
     assert (opened.sample_ids, opened.people) == (loaded.sample_ids, loaded.people)
     assert opened.size == loaded.images.nbytes
     out = np.zeros((3, SIDE, SIDE, 3), np.uint8)
@@ -459,7 +458,7 @@ def test_short_reads_are_gone_on_with(folder, images, monkeypatch):
     cache.build_cache(folder)
     read = os.preadv
     monkeypatch.setattr(os, "preadv", lambda file, parts, start: read(file, [parts[0][:1000]], start))
-    assert np.array_equal(cache.load_faces(folder, rows(*range(COUNT))).images, images)
+    assert np.array_equal(cache.open_faces(folder, rows(*range(COUNT))).loaded().images, images)
 
 
 def test_a_missing_file_is_told(folder):
