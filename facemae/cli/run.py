@@ -81,8 +81,8 @@ def _prepare(photos: Path, folder: Path, masks: Sequence[str], minutes: float, c
     say("run", f"with a usable face: {found}")
     own_photos.require_enough(found, photos, "usable photos")
     chosen = own_photos.settings(photos, folder, found, masks)
-    seconds = _step_seconds(chosen, masks[0])
-    needed = own_photos.scaled(chosen, seconds, minutes, cores)
+    seconds, on_gpu = _step_seconds(chosen, masks[0])
+    needed = own_photos.scaled(chosen, seconds, minutes, 1 if on_gpu else cores)
     ways = [f"pretrained with the mask {name}" for name in list(chosen["runs"])[1:]]
     say(
         "run",
@@ -93,14 +93,15 @@ def _prepare(photos: Path, folder: Path, masks: Sequence[str], minutes: float, c
     own_photos.write(folder, chosen)
 
 
-def _step_seconds(chosen: dict[str, Any], run: str) -> dict[str, float]:
+def _step_seconds(chosen: dict[str, Any], run: str) -> tuple[dict[str, float], bool]:
+    """Return the seconds of a step of a run's stages, and whether it is a GPU that takes them."""
     say("run", "timing a few steps of training")
     from facemae.compute import device
     from facemae.training.speed import step_seconds
 
     experiment = config.parse(config.merge(config.content_of([]), chosen))
     compute = device.choose(experiment.device, experiment.precision, threads=1)
-    return step_seconds(experiment.run(run), experiment.data.image_size, compute)
+    return step_seconds(experiment.run(run), experiment.data.image_size, compute), compute.on_gpu
 
 
 def _snakemake(folder: Path, cores: int, *targets: str) -> None:

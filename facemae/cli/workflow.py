@@ -37,7 +37,7 @@ FinetunedOption = Annotated[
 ]
 PretrainedOption = Annotated[
     Path | None,
-    typer.Option("--pretrained", help="Folder of the run's pretrain stage; not given: from scratch."),
+    typer.Option("--pretrained", help="Folder of the run's pretrain stage; not given: without one."),
 ]
 
 
@@ -194,10 +194,7 @@ def attributes(
     seed: SeedOption,
     folder: DataOption,
     out: OutOption,
-    pretrained: Annotated[
-        Path | None,
-        typer.Option("--pretrained", help="Folder of the run's pretrain stage; not given: untrained."),
-    ] = None,
+    pretrained: PretrainedOption = None,
     threads: ThreadsOption = 1,
     workers: LoadersOption = 0,
 ) -> None:

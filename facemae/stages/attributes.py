@@ -87,7 +87,7 @@ def attributes(task: Task, pretrained: Path | None) -> None:
             raise UsageError("The attributes stage runs in one process; start it without torchrun.")
     inputs = encoder_input(task, pretrained)
     job = task.job(_settings(task), **inputs)
-    with lock(job), memory.told_before(task.label):
+    with lock(job), memory.explained(task.label):
         encoder = Frozen(start_embedder(task, pretrained).encoder)
         seconds, measured, tables = 0.0, [], []
         for labelled in tested:

@@ -13,7 +13,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.layout import Results
 from facemae.core.progress import say
-from facemae.evaluation.baselines.controls import BASELINES, EmbedByPart, baseline, learnt_from
+from facemae.evaluation.baselines.controls import EmbedByPart, baseline, learnt_from
 from facemae.evaluation.baselines.off_the_shelf import Embed
 from facemae.models.embedder import embed_faces
 from facemae.models.weights import load_embedder
@@ -38,8 +38,7 @@ def embed_baselines(experiment: config.Experiment, paths: Results, threads: int)
 def embed_people(task: Task, finetuned: Path | None) -> None:
     """Write the evaluation people's embeddings, each part's by its own model, into the stage's folder.
 
-    `finetuned` is the folder of a run's embedders; None: `task.name` is a baseline. A UsageError says where
-    there is no such one.
+    `finetuned` is the folder of a run's embedders; None: `task.name` is a baseline.
     """
     recognise = recogniser(task, finetuned)
     tables = []
@@ -59,8 +58,6 @@ def recogniser(task: Task, finetuned: Path | None) -> EmbedByPart:
     compute = task.compute  # which sets up PyTorch for a baseline too
     if finetuned is None and task.name in task.experiment.run_names:
         raise UsageError(f"{task.name} is a run; name the folder of its finetune stage with --finetuned.")
-    if finetuned is None and task.name not in BASELINES:
-        raise UsageError(f"There is no baseline {task.name!r}; known are {', '.join(BASELINES)}.")
 
     @functools.cache
     def of_part(part: int) -> Embed:

@@ -44,12 +44,6 @@ def finetune(task: Task, pretrained: Path | None) -> None:
     """Write the embedders, one for each part of the evaluation people, their embeddings, log and metrics.
 
     `pretrained` is the folder of the run's `pretrain` stage; None trains from scratch.
-
-    Raises:
-        UsageError: the run is being trained by another process, or several share the work, or the settings
-            need more memory than there is, or another network.
-        DataError: there are too few labels to learn from, or to validate on.
-        IntegrityError: the pretrained weights do not fit.
     """
     task.check_unseen(task.run.finetune.init)
     task.check_unseen(task.run.finetune.teacher)
@@ -60,7 +54,7 @@ def finetune(task: Task, pretrained: Path | None) -> None:
                 "in one process (without torchrun)."
             )
         job = task.job(task.settings("model", "finetune"), **encoder_input(task, pretrained))
-        with memory.told_before(task.label), lock(job):
+        with memory.explained(task.label), lock(job):
             jobs = {part: _job_of(job, part) for part in task.wanted_parts}
             done = [_trained(task, part, own, pretrained) for part, own in jobs.items()]
             _write(task, jobs, done, pretrained)

@@ -56,11 +56,7 @@ class Found:
 
 
 def look(folder: Path) -> Found:
-    """Return what a folder of person/photo.jpg holds; no picture is read.
-
-    Raises:
-        UsageError, DataError: there is no such folder, or no photo in it.
-    """
+    """Return what a folder of person/photo.jpg holds; no picture is read."""
     ignored: Counter[str] = Counter()
     photos = list(find(str(folder), SET_LABELLED, Path()).source.photos(Place(folder, {}), ignored))
     people = Counter(photo.person for photo in photos if photo.person is not None)
@@ -129,17 +125,17 @@ def data_settings(photos: Path, results: Path) -> dict[str, Any]:
     }
 
 
-def scaled(chosen: dict[str, Any], seconds: Mapping[str, float], minutes: float, cores: int) -> float:
+def scaled(chosen: dict[str, Any], seconds: Mapping[str, float], minutes: float, side_by_side: int) -> float:
     """Shorten the trainings of `chosen` (`settings`) in place to so many minutes; return those they take.
 
     `seconds` are those of a step of pretraining and of fine-tuning, as a trial measured them on this machine;
-    so many cores train side by side. Training from scratch goes on for as long as the others take in all:
+    so many trainings run side by side. Training from scratch goes on for as long as the others take in all:
     less would show what training longer buys, and call it pretraining.
     """
     defaults, runs = chosen["defaults"], chosen["runs"]
     work = sum(defaults[stage]["steps"] * seconds[stage] for stage in STEPS)
     trainings = len(SEEDS) * len(runs)
-    needed = trainings * work / min(cores, trainings) / 60
+    needed = trainings * work / min(side_by_side, trainings) / 60
     for stage in STEPS if needed > minutes else ():
         defaults[stage]["steps"] = max(20, round(defaults[stage]["steps"] * minutes / needed))
     instead = defaults["pretrain"]["steps"] * seconds["pretrain"] / seconds["finetune"]

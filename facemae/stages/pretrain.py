@@ -44,19 +44,14 @@ Pretraining: TypeAlias = MaskedPretraining | Contrastive
 
 
 def pretrain(task: Task) -> None:
-    """Train and write encoder, log, metrics and what else the method leaves.
-
-    Raises:
-        UsageError: the run has no pretraining, or is being trained by another process, or the settings
-            need more memory than there is.
-    """
+    """Train and write encoder, log, metrics and what else the method leaves."""
     settings = task.run.pretrain
     if settings is None:
         raise UsageError(
             f"runs.{task.name}.pretrain is null: this run trains from scratch, without pretraining."
         )
     task.check_unseen(settings.init)
-    with world(task.compute.device) as processes, memory.told_before(task.label):
+    with world(task.compute.device) as processes, memory.explained(task.label):
         processes.parts(settings.batch_size, settings.grad_accumulation)  # refused before anything is read
         if settings.method != "mae" and processes.size > 1:
             raise UsageError(

@@ -37,11 +37,7 @@ def step_of(path: Path) -> int:
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write the state after `step` steps, then drop all but the newest `KEPT` checkpoints.
-
-    Raises:
-        StorageError: the disk is full; the previous checkpoint is untouched.
-    """
+    """Write the state after `step` steps, then drop all but the newest `KEPT` checkpoints."""
     contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
     data = safetensors.torch.save(contiguous, {layout.FACTS: json.dumps({"step": step, **facts})})
     path = folder / f"{layout.CHECKPOINT}{step:08d}.{files.sha256(data)[:DIGITS]}.safetensors"

@@ -64,41 +64,24 @@ def check(cost: Cost, training: config.Training, compute: Compute, label: str, w
         UsageError: says how much is needed and free, and which setting to change.
     """
     images = training.batch_size // (training.grad_accumulation * world.size)
-    needed, free = cost.bytes(images), free_bytes(compute)
-    if needed > free:
-        raise UsageError(f"{label} {_advice(cost, training, free, world)}")
-
-
-def told_before(label: str) -> contextlib.AbstractContextManager[None]:
-    """Say in a sentence that not even the network fits, before there is an estimate.
-
-    Raises:
-        UsageError: it does not.
-    """
-    return _out_of_memory(lambda: f"{label} ran out of memory before its first step; {SMALLER}")
-
-
-def explained(
-    cost: Cost, training: config.Training, compute: Compute, label: str, world: World = ALONE
-) -> contextlib.AbstractContextManager[None]:
-    """Say in a sentence what PyTorch says when the memory does not do after all.
-
-    Raises:
-        UsageError: it did not.
-    """
-    return _out_of_memory(
-        lambda: f"{label} ran out of memory: it {_advice(cost, training, free_bytes(compute), world)}"
-    )
+    if cost.bytes(images) > free_bytes(compute):
+        raise UsageError(f"{label} {advice(cost, training, compute, world)}")
 
 
 @contextlib.contextmanager
-def _out_of_memory(sentence: Callable[[], str]) -> Iterator[None]:
+def explained(
+    label: str, why: Callable[[], str] = lambda: f" before its first step; {SMALLER}"
+) -> Iterator[None]:
+    """Turn what PyTorch says when the memory does not do into a UsageError that ends with `why`.
+
+    By default that not even the network fits, of which there is no estimate yet.
+    """
     try:
         yield
     except RuntimeError as error:
         if not any(text in str(error) for text in OUT_OF_MEMORY):
             raise
-        raise UsageError(sentence()) from error
+        raise UsageError(f"{label} ran out of memory{why()}") from error
 
 
 def free_bytes(compute: Compute) -> float:
@@ -127,8 +110,9 @@ def _cgroup_free() -> float:
         return float("inf")
 
 
-def _advice(cost: Cost, training: config.Training, free: float, world: World) -> str:
-    share = training.batch_size // world.size
+def advice(cost: Cost, training: config.Training, compute: Compute, world: World = ALONE) -> str:
+    """Return how much memory a training needs and what is free, and which setting to change."""
+    free, share = free_bytes(compute), training.batch_size // world.size
     images = share // training.grad_accumulation
     fits = int((free / MARGIN - cost.fixed_bytes) // cost.image_bytes) if cost.image_bytes else images
     needs = f"needs about {cost.bytes(images) / GIB:.1f} GiB for {images} images at a time, and "

@@ -124,7 +124,3 @@ class Objective:
     def noise(self, purpose: str, step: int, part: slice) -> Noise:
         """Return the noise for a purpose and a part of a step's batch."""
         return Noise(range(part.start, part.stop), self.seed, purpose, step, device=self.compute.device)
-
-    def samples(self, step: int) -> list[str]:
-        """Return the names of the faces of a step, for the dump of one that diverged."""
-        return self.feed.names(step)

@@ -91,9 +91,6 @@ def fit_faces(
     """Train on faces in shuffled epochs, after a look at the memory that this takes; see `fit`.
 
     The objective's feed is set here; `workers` threads read batches ahead.
-
-    Raises:
-        UsageError: besides `fit`'s reasons, there is less memory than it takes.
     """
     compute, label = objective.compute, job.label
     cost = memory.measure(objective.model, objective.trial, compute)
@@ -106,7 +103,7 @@ def fit_faces(
     taken = cost.bytes(training.batch_size // (training.grad_accumulation * world.size))
     with Feed(faces, ids_at, compute, workers, taken) as feed:
         objective.feed = feed
-        with memory.explained(cost, training, compute, label, world):
+        with memory.explained(label, lambda: f": it {memory.advice(cost, training, compute, world)}"):
             return fit(objective, optimizer, training, compute, job, world)
 
 
@@ -230,7 +227,7 @@ class _Loop:
             "learning_rate": optim.learning_rate(step, self.training),
             "losses": {name: repr(value) for name, value in losses.items()},
             "not_finite": bad[:SHOWN_NAMES],
-            "samples": self.objective.samples(step),
+            "samples": self.objective.feed.names(step),
         }
         if self.world.is_first:
             files.write_json(self.job.state / layout.DUMP, dump)

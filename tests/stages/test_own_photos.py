@@ -63,7 +63,7 @@ def test_more_faces_get_more_steps_and_a_limit_of_minutes_shortens_them(tmp_path
     few, many = (experiment(people, 50, tmp_path) for people in (4, 105))
     assert few[0].defaults.pretrain.steps < many[0].defaults.pretrain.steps
     chosen = many[1]
-    needed = own_photos.scaled(chosen, {"pretrain": 1.0, "finetune": 1.0}, minutes=10, cores=2)
+    needed = own_photos.scaled(chosen, {"pretrain": 1.0, "finetune": 1.0}, minutes=10, side_by_side=2)
     assert needed == 10
     steps = {stage: chosen["defaults"][stage]["steps"] for stage in ("pretrain", "finetune")}
     assert 2 * 2 * (steps["pretrain"] + steps["finetune"]) / 2 / 60 == pytest.approx(10, rel=0.05)
@@ -76,7 +76,7 @@ def test_several_masks_are_compared_with_scratch_and_the_first_in_the_same_minut
     assert made.run_names == ["scratch", "block", "region"]
     assert [made.run(name).pretrain.mask for name in ("block", "region")] == ["block", "region"]
     assert made.primary_pairs == [("block", "scratch"), ("region", "scratch"), ("region", "block")]
-    own_photos.scaled(chosen, {"pretrain": 1.0, "finetune": 1.0}, minutes=10, cores=1)
+    own_photos.scaled(chosen, {"pretrain": 1.0, "finetune": 1.0}, minutes=10, side_by_side=1)
     steps = {stage: chosen["defaults"][stage]["steps"] for stage in ("pretrain", "finetune")}
     assert 2 * 3 * (steps["pretrain"] + steps["finetune"]) / 60 == pytest.approx(10, rel=0.05)
 
@@ -84,7 +84,7 @@ def test_several_masks_are_compared_with_scratch_and_the_first_in_the_same_minut
 def test_from_scratch_is_trained_for_as_long_as_pretraining_and_fine_tuning_take(tmp_path):
     _, chosen, _ = experiment(20, 10, tmp_path)
     seconds = {"pretrain": 0.5, "finetune": 2.0}
-    own_photos.scaled(chosen, seconds, minutes=60, cores=2)
+    own_photos.scaled(chosen, seconds, minutes=60, side_by_side=2)
     made = config.parse(config.merge(config.content_of([]), chosen))
     pretrained, scratch = made.run("random"), made.run("scratch")
     whole = pretrained.pretrain.steps * 0.5 + pretrained.finetune.steps * 2.0

@@ -471,7 +471,7 @@ def test_what_diverged_is_written_down(make, compute, job, kind, parts):
     assert dump["learning_rate"] == pytest.approx(trainer.optim.learning_rate(6, made.training))
     assert dump["losses"].keys() == {LOSS}
     assert kind == "gradient" or dump["losses"][LOSS] in ("nan", "inf")
-    assert dump["samples"] == made.objective.samples(6)
+    assert dump["samples"] == made.objective.feed.names(6)
     assert len(dump["samples"]) == made.training.batch_size
     first = next(name for name, each in made.network.named_parameters() if each.requires_grad)
     assert first in dump["not_finite"]
@@ -525,7 +525,7 @@ def test_on_a_gpu_the_weights_stay_as_they_are_until_it_is_noticed(make, like_gp
     assert all(torch.equal(weights[name], seen[name]) for name in trained)
     dump = json.loads((job.state / layout.DUMP).read_text())
     assert dump["step"] == bad + 1  # of the first bad step, not of those after it
-    assert dump["samples"] == made.objective.samples(bad)
+    assert dump["samples"] == made.objective.feed.names(bad)
     assert checkpoints(job) == []
 
 

@@ -30,18 +30,7 @@ EPSILON = 1e-6  # bounds the gradient of a unit length where all channels are ne
 UNUSED = "num_batches_tracked"  # counted in training only, and missing in old files
 
 
-class Features(nn.Module):
-    """What sees the pictures: a network with its weights frozen."""
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the features of images (B, 3, H, H) in [-1, 1] at each depth, (B, L, C) each."""
-        raise NotImplementedError
-
-    def update(self, mae: MaskedAutoencoder) -> None:
-        """Follow the autoencoder after a step of the optimiser."""
-
-
-class OwnFeatures(Features):
+class OwnFeatures(nn.Module):
     """The run's own encoder, averaged over the steps: the tokens of a vit, all maps of a cnn."""
 
     def __init__(self, mae: MaskedAutoencoder, decay: float) -> None:
@@ -49,17 +38,13 @@ class OwnFeatures(Features):
         self.encoder = averaged(mae.encoder, decay)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the features of images (B, 3, H, H)."""
+        """Return the features of images (B, 3, H, H) in [-1, 1] at each depth, (B, L, C) each."""
         encoding = cast(Encoding, self.encoder(images))
         return [_by_place(each) for each in encoding.maps] or [encoding.tokens]
 
-    def update(self, mae: MaskedAutoencoder) -> None:
-        """Move the average towards the encoder."""
-        self.encoder.update_parameters(mae.encoder)
 
-
-class TimmFeatures(Features):
-    """A network of timm's, at the size and with the colours that it was trained with."""
+class TimmFeatures(nn.Module):
+    """A frozen network of timm's, at the size and with the colours that it was trained with."""
 
     mean: Tensor
     std: Tensor
@@ -73,7 +58,7 @@ class TimmFeatures(Features):
         self.side: int | None = trained["input_size"][-1] if trained.get("fixed_input_size") else None
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the features of images (B, 3, H, H)."""
+        """Return the features of images (B, 3, H, H) in [-1, 1] at each depth, (B, L, C) each."""
         if self.side is not None and self.side != images.shape[-1]:
             images = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
         colours = ((images + 1) / 2 - self.mean) / self.std
@@ -84,7 +69,7 @@ class TimmFeatures(Features):
 class Perceptual(nn.Module):
     """The distance of two pictures in a network's features; the gradient flows into the first alone."""
 
-    def __init__(self, features: Features) -> None:
+    def __init__(self, features: OwnFeatures | TimmFeatures) -> None:
         super().__init__()
         self.features = features.eval()
 
@@ -96,8 +81,9 @@ class Perceptual(nn.Module):
         return torch.stack([distance(seen, original) for seen, original in pairs]).mean()
 
     def update(self, mae: MaskedAutoencoder) -> None:
-        """Follow the autoencoder after a step of the optimiser."""
-        self.features.update(mae)
+        """Let the run's own features follow the autoencoder after a step of the optimiser."""
+        if isinstance(self.features, OwnFeatures):
+            self.features.encoder.update_parameters(mae.encoder)
 
     def train(self, mode: bool = True) -> Self:
         """Stay as it is: nothing here is trained, and nothing may be normalised by a batch."""
@@ -105,12 +91,7 @@ class Perceptual(nn.Module):
 
 
 def build_perceptual(mae: MaskedAutoencoder, pretrain: config.Pretrain) -> Perceptual:
-    """Return the loss that a run asks for.
-
-    Raises:
-        UsageError: timm has no such network, or none that shows its features.
-        IntegrityError: the file is not one of this network's weights.
-    """
+    """Return the loss that a run asks for; errors as `load_network`."""
     chosen = pretrain.perceptual
     if chosen.network == OWN:
         return Perceptual(OwnFeatures(mae, pretrain.teacher_decay))
