@@ -18,8 +18,8 @@ from facemae.core import files
 from facemae.core.errors import DataError, FaceMAEError, UsageError
 from facemae.core.layout import Results
 from facemae.data.sources.locate import MISSING, availability, raw_dir
-from facemae.models.starts import check_starts
 from facemae.stages.data import wanted_sources
+from facemae.stages.starts import check_starts
 
 PYTHON_FLOOR = "3.11"
 # Below these stand known holes: torch's checkpoint loading, Pillow's decoders, Streamlit's uploads.
@@ -119,7 +119,7 @@ def _data(experiment: config.Experiment) -> str:
 
 def _start(experiment: config.Experiment) -> str:
     check_starts(experiment)
-    return "the weights that runs start from fit them"
+    return "weights to start from fit, recognisers are installed"
 
 
 def _locks(experiment: config.Experiment) -> str:

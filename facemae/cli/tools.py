@@ -55,7 +55,7 @@ def estimate(
 
 def _startable(config_files: list[Path]) -> config.Experiment:
     """Return the configuration, if the weights that its runs start from fit."""
-    from facemae.models.starts import check_starts
+    from facemae.stages.starts import check_starts
 
     experiment = config.load(config_files)
     check_starts(experiment)

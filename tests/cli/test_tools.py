@@ -71,6 +71,26 @@ def test_weights_that_no_run_can_start_from_are_told_before_anything_is_timed(he
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"runs": {"taught": {"finetune": {"teacher": "face-tinyy"}}}},
+            r"runs\.taught\.finetune\.teacher: There is no recogniser face-tinyy; known are dlib",
+        ),
+        ({"baselines": ["inception"]}, "baselines: The recogniser inception needs facenet-pytorch's weights"),
+    ],
+)
+def test_a_recogniser_that_is_missing_is_told_before_anything_is_timed(
+    here, command_line, monkeypatch, changes, told
+):
+    monkeypatch.delenv("FACEMAE_INCEPTION", raising=False)
+    here(**changes)
+    code, out, said = command_line("estimate")
+    assert (code, out) == (2, "")
+    assert re.search(told, said)
+
+
 @pytest.mark.parametrize("content", ["{}", "[]", "{", "[" * 100_000])
 def test_a_damaged_verdict_is_a_sentence(tmp_path, content):
     (tmp_path / "verdict.json").write_text(content)

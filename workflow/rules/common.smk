@@ -17,7 +17,7 @@ from facemae.core.errors import FaceMAEError, UsageError
 from facemae.core.files import check_free, exclusive, sha256_of, write_json
 from facemae.models.shipped_models import PEOPLE, used_by
 from facemae.models.shipped_models import find as find_shipped
-from facemae.models.starts import check_starts
+from facemae.stages.starts import check_starts
 from facemae.stages.data import wanted_sources
 from facemae.core.layout import Results, embedder_file
 
