@@ -67,12 +67,12 @@ def faces(images: np.ndarray, features: int = FEATURES) -> tuple[np.ndarray, np.
 
 def _values(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:
     drawn_once = np.ones((1, int(identity.max()) + 1), np.int64)
-    all_pairs.measure(embeddings, identity, drawn_once, FAR_TARGETS)
+    all_pairs.measure(EveryPair.of(embeddings, identity), drawn_once, FAR_TARGETS)
 
 
 def _bootstrap(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:
     weights = identity_weights(int(identity.max()) + 1, resamples, 0)
-    all_pairs.measure(embeddings, identity, weights, FAR_TARGETS)
+    all_pairs.measure(EveryPair.of(embeddings, identity), weights, FAR_TARGETS)
 
 
 def _identification(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:
@@ -87,7 +87,6 @@ def _identification(embeddings: np.ndarray, identity: np.ndarray, resamples: int
 def _everything(embeddings: np.ndarray, identity: np.ndarray, resamples: int) -> None:
     _bootstrap(embeddings, identity, resamples)
     _identification(embeddings, identity, resamples)
-    all_pairs.det(embeddings, identity)
 
 
 PARTS: dict[str, Callable[[np.ndarray, np.ndarray, int], None]] = {

@@ -67,8 +67,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def pour(self, body, pause=0.0):
         for start in range(0, len(body), PIECE):
             piece = body[start : start + PIECE]
+            self.owner.served += len(piece)  # first: who has it all may ask at once how much was served
             self.connection.sendall(piece)
-            self.owner.served += len(piece)
             time.sleep(pause)
 
     def break_off(self):

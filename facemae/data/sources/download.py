@@ -31,10 +31,8 @@ HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"FaceMAE/{__version__}"
 # A server may ask for a longer wait, up to backoff_max seconds.
 RETRY = urllib3.Retry(3, backoff_factor=1, backoff_jitter=0.5, backoff_max=60)
 TIMEOUT = (10.0, 30.0)  # seconds for a connection, and for the next bytes
-SLOWEST, PATIENCE = (
-    1000.0,
-    60.0,
-)  # bytes per second; below, on average over so many seconds, it counts as stalled
+SLOWEST = 1000.0  # bytes per second; below, on average over so many seconds, it counts as stalled
+PATIENCE = 60.0
 
 
 class _RefusedError(Exception):
