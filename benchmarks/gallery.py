@@ -1,4 +1,4 @@
-"""Search in a gallery: `python -m benchmarks.gallery --json`, with the packages of the extra `bench`.
+"""Search in a gallery: `python -m benchmarks.gallery --json`, with the peers that docs/performance.md names.
 
 Random templates, several for each person. How long does the search for the five people most like one face
 take in ours, and for the five nearest rows in sqlite-vec and LanceDB, both without an index, so that all are

@@ -82,6 +82,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
     claims = [[each["claim"], f"**{each['finding']}**", each["sentence"]] for each in content["claims"]]
     facts = [f"- {_text(fact)}: {_text(value)}" for fact, value in content["facts"].items()]
     credits = [f"- {_text(credit)}" for credit in content["credits"]]
+    controls = dict.fromkeys([content["scratch"], content["control"]])
     parts = [
         f"# Results: {_text(name)}",
         MADE,
@@ -97,7 +98,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
         "## The verdicts that decide",
         "Each masked run against the runs of `evaluate.against`, corrected as one family.",
         _verdicts(content, layout.PRIMARY),
-        f"## Exploratory verdicts against {_text(content['scratch'])}",
+        f"## Exploratory verdicts against {_text(' and '.join(controls))}",
         _verdicts(content, layout.EXPLORATORY),
         *[part for protocol in _others(content) for part in _protocol(content, protocol)],
         "## How it was measured",
@@ -112,7 +113,7 @@ def _content(
     """Return everything the page tells, as JSON values."""
     headline, details, verdicts = tables.headline(paths), tables.details(paths), tables.verdicts(paths)
     scratch = tables.run_names(setup)[0] if scratch_runs(setup) else ""
-    control = next((name for name in setup.controls if name in scratch_runs(setup)), scratch)
+    control = next(iter(setup.controls), scratch)
     against = verdicts[(verdicts["family"] == layout.PRIMARY) | verdicts["run_b"].isin([scratch, control])]
     used = {run: origin(setup.run(run)) for run in setup.run_names}
     charted = leaderboard["protocol"].isin(conditions.CHARTED) & (leaderboard["condition"] != "")

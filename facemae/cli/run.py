@@ -49,13 +49,16 @@ def run(
     photos = photos.expanduser()
     if not photos.is_dir():
         raise UsageError(f"{shown(photos)} is no folder; name one that has a folder for each person.")
-    if unknown := set(mask) - set(config.STRATEGIES):
-        raise UsageError(f"There is no mask {shown(min(unknown))}; known are {', '.join(config.STRATEGIES)}.")
+    if unknown := set(mask) - set(own_photos.MASKS):
+        raise UsageError(
+            f"{shown(min(unknown))} is none of the masks that take the time of random "
+            f"({', '.join(own_photos.MASKS)}); compare others by a configuration (docs/masking.md)."
+        )
     found = own_photos.look(photos)
     say("run", f"{shown(photos)}: {found}")
     own_photos.require_enough(found, photos, "photos")
     wanted = out.expanduser().resolve()
-    folder = own_photos.free_folder(wanted, photos)
+    folder = own_photos.free_folder(wanted, photos, mask)
     files.check_free(folder / ".workflow.lock")
     if folder != wanted:
         say("run", f"{shown(out)} holds other results, so these go to {shown(folder)}")
@@ -84,10 +87,8 @@ def _prepare(photos: Path, folder: Path, masks: Sequence[str], minutes: float, c
     seconds, on_gpu = _step_seconds(chosen, masks[0])
     needed = own_photos.scaled(chosen, seconds, minutes, 1 if on_gpu else cores)
     ways = [f"pretrained with the mask {name}" for name in list(chosen["runs"])[1:]]
-    say(
-        "run",
-        f"{len(ways) + 1} ways are compared, 2 seeds each, of equal time: from scratch, {', '.join(ways)}",
-    )
+    say("run", f"{len(ways) + 1} ways are compared, 2 seeds each: from scratch, {', '.join(ways)}")
+    say("run", "each takes about the same time in all, so from scratch is trained for longer")
     say("run", f"this takes about {needed + OVERHEAD_MINUTES:.0f} min on this machine")
     say("run", own_photos.expectation(chosen, found))
     own_photos.write(folder, chosen)

@@ -38,7 +38,7 @@ class EmbeddingMap(NamedTuple):
 
 
 def methods() -> list[str]:
-    """Return the methods that are installed: UMAP comes with the extra `map`."""
+    """Return the methods that are installed: UMAP comes with `make extras`."""
     return [name for name in METHODS if name != UMAP or importlib.util.find_spec("umap")]
 
 

@@ -76,8 +76,10 @@ def verdict_in_words(
     plain = [each for each in against if _plain(experiment, each)]
     if against:
         (first, judged), *others = against.items()
+        missing = [name for name in experiment.controls[:1] if name != first]
         more = [_against(made, control, part) for control, part in others if control in plain]
-        headline = " ".join([_answer(made, first, judged), *more])
+        said = [f"{name}, which decides, was not measured." for name in missing]
+        headline = " ".join(filter(None, [*said, _answer(made, first, judged), *more]))
     elif experiment.primary_pairs:
         headline = f"No verdict: {name} was not measured; the tables say why."
     else:
@@ -130,6 +132,9 @@ def _answer(made: Comparison, control: str, rows: list[Row]) -> str:
 
 def _against(made: Comparison, control: str, rows: list[Row]) -> str:
     """Return what pretraining did against a further run from scratch, such as one of fewer steps."""
+    rows = [row for row in rows if not _failure(made, row["run_a"])]
+    if not rows or _failure(made, control):
+        return ""
     found = {verdict: [row["run_a"] for row in part] for verdict, part in by_verdict(rows).items()}
     did = [DID[verdict] + f" with {some_names(names)}" * (len(found) > 1) for verdict, names in found.items()]
     runs = [row["run_a"] for row in rows]
@@ -165,7 +170,9 @@ def _numbers(made: Comparison, runs: list[str], control: str) -> str:
 
 
 def _count(made: Comparison, runs: list[str]) -> str:
-    value = made.values["value"][runs].astype(float)
+    value = made.values["value"][runs].dropna().astype(float)
+    if value.empty:
+        return "none"
     share = value if higher_is_better(made.primary) else 1 - value
     right = (1000 * share.map("{:.3f}".format).astype(float)).round().astype(int)  # as tables round it
     return f"{right.min():,}" if right.min() == right.max() else f"{right.min()} to {right.max():,}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from facemae import config
+from facemae.config.masks import MASK_GUIDES, PIXEL_MASKS
 from facemae.core import files, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.layout import SET_LABELLED, DataFolder
@@ -24,6 +27,8 @@ STEPS = {"pretrain": 400, "finetune": 160}
 KNOWN_FACES, MAX_FACTOR = 200, 6.0
 SETTINGS = "settings.json"
 SEEDS = [0, 1]
+# Masks that cost what random costs, by which the time is reckoned that training from scratch gets.
+MASKS = [name for name in config.STRATEGIES if name not in {*MASK_GUIDES, *PIXEL_MASKS, "ratio_curriculum"}]
 CONTROLS = ["pixels", "pca", "random_weights"]
 LEARNING_CONTROLS, LEARNING_PEOPLE = ["fisherfaces", "hog_lda"], 4  # which learn from so many people or more
 FEW_PEOPLE = 10  # evaluated on, below which a verdict is rarely decided
@@ -135,7 +140,7 @@ def scaled(chosen: dict[str, Any], seconds: Mapping[str, float], minutes: float,
     defaults, runs = chosen["defaults"], chosen["runs"]
     work = sum(defaults[stage]["steps"] * seconds[stage] for stage in STEPS)
     trainings = len(SEEDS) * len(runs)
-    needed = trainings * work / min(side_by_side, trainings) / 60
+    needed = math.ceil(trainings / side_by_side) * work / 60
     for stage in STEPS if needed > minutes else ():
         defaults[stage]["steps"] = max(20, round(defaults[stage]["steps"] * minutes / needed))
     instead = defaults["pretrain"]["steps"] * seconds["pretrain"] / seconds["finetune"]
@@ -152,8 +157,8 @@ def expectation(chosen: Mapping[str, Any], found: Found) -> str:
     return f"{weight}: differences much smaller than that stay undecided"
 
 
-def free_folder(wanted: Path, photos: Path) -> Path:
-    """Return the folder for the results of these photos: theirs of an earlier start, or a new one.
+def free_folder(wanted: Path, photos: Path, masks: Sequence[str]) -> Path:
+    """Return the folder for the results of these photos and masks: theirs of an earlier start, or a new one.
 
     A UsageError where `wanted`, an absolute path, lies among the photos.
     """
@@ -163,7 +168,9 @@ def free_folder(wanted: Path, photos: Path) -> Path:
         folder = wanted if number == 1 else wanted.parent / f"{wanted.name}-{number}"
         if not folder.exists() or not any(folder.iterdir()):
             break
-        if earlier(folder).get("data", {}).get("labelled") == str(photos.absolute()):
+        known = earlier(folder)
+        compared = known.get("runs", {}).keys() - {"scratch"} or set(masks)  # none before the faces are found
+        if known.get("data", {}).get("labelled") == str(photos.absolute()) and compared == set(masks):
             break
     return folder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 
 import torch
@@ -15,7 +14,7 @@ from facemae.compute.seeding import Noise
 from facemae.masking.strategies import draw_mask
 from facemae.models.build import build_embedder, build_mae
 
-TIMED = 3  # steps, after one that warms up; the quickest counts, since other work may slow some
+WARM_UP, TIMED = 2, 5  # steps; the quickest of the latter counts, since other work may slow some
 VIEWS = 2  # of a face, that contrastive methods compare
 
 
@@ -73,13 +72,13 @@ def _timed(
     images = torch.zeros(training.batch_size // training.grad_accumulation, 3, image_size, image_size)
     images = images.to(compute.device)
     found = []
-    for _ in range(TIMED + 1):
-        start = time.perf_counter()
+    for _ in range(WARM_UP + TIMED):
+        start = compute.seconds()
         with compute.autocast():
             value = loss(network, images)
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         value.item()  # waits for a GPU
-        found.append(time.perf_counter() - start)
-    return min(found[1:]) * training.grad_accumulation
+        found.append(compute.seconds() - start)
+    return min(found[WARM_UP:]) * training.grad_accumulation

@@ -138,6 +138,18 @@ def test_a_control_of_equal_time_answers_first_and_the_shorter_one_beside_it(wor
     assert found["sentences"][2] == "Against scratch: random (+0.050) and block (+0.050) are better."
 
 
+def test_a_control_beside_the_first_says_nothing_of_networks_that_have_not_learnt(words):
+    """And where the control that decides was not measured, that comes first."""
+    more, beside = [("random", "long", "better")], {"long": {"pretrain": None, "finetune": {"steps": 9}}}
+    found = words({"random": "better"}, more=more, controls=("long", "scratch"), beside=beside, low=0.4)
+    assert found["headline"].startswith("Nothing was learnt")
+    assert "Against" not in found["headline"]
+    found = words({"random": "better"}, controls=("long", "scratch"), beside=beside)
+    assert found["headline"].startswith(
+        "long, which decides, was not measured. Pretraining with masks helped"
+    )
+
+
 def test_a_reason_is_told_once(words):
     note = "one seed cannot separate a run from chance in its training; use two or more"
     found = words({"random": "undecided", "block": "undecided"}, note=note)

@@ -8,6 +8,7 @@ from facemae.stages import own_photos
 from facemae.stages.own_photos import Found
 
 PICTURE = b"\xff\xd8\xff\xe0"
+RANDOM = ["random"]
 
 
 def folder(home, people, photos):
@@ -94,19 +95,29 @@ def test_from_scratch_is_trained_for_as_long_as_pretraining_and_fine_tuning_take
 
 def test_results_go_beside_those_of_other_photos_and_on_with_their_own(tmp_path):
     mine, others, wanted = tmp_path / "mine", tmp_path / "others", tmp_path / "results-mine"
-    assert own_photos.free_folder(wanted, mine) == wanted
+    assert own_photos.free_folder(wanted, mine, RANDOM) == wanted
     own_photos.write(wanted, own_photos.data_settings(mine, wanted))
-    assert own_photos.free_folder(wanted, mine) == wanted
-    assert own_photos.free_folder(wanted, others) == tmp_path / "results-mine-2"
+    assert own_photos.free_folder(wanted, mine, RANDOM) == wanted
+    assert own_photos.free_folder(wanted, others, RANDOM) == tmp_path / "results-mine-2"
+
+
+def test_other_masks_go_to_results_of_their_own(tmp_path):
+    _, chosen, _ = experiment(20, 10, tmp_path)
+    wanted = tmp_path / "out"
+    own_photos.write(wanted, chosen)
+    assert own_photos.free_folder(wanted, tmp_path / "faces", RANDOM) == wanted
+    assert own_photos.free_folder(wanted, tmp_path / "faces", ["random", "block"]) == tmp_path / "out-2"
+    own_photos.write(wanted, own_photos.data_settings(tmp_path / "faces", wanted))  # killed before it chose
+    assert own_photos.free_folder(wanted, tmp_path / "faces", ["block"]) == wanted
 
 
 def test_an_earlier_start_is_found_also_where_its_folder_was_moved(tmp_path):
     place = tmp_path / "faces"
     own_photos.write(tmp_path / "out", own_photos.data_settings(place, tmp_path / "out"))
     (tmp_path / "out").rename(tmp_path / "moved")
-    assert own_photos.free_folder(tmp_path / "moved", place) == tmp_path / "moved"
+    assert own_photos.free_folder(tmp_path / "moved", place, RANDOM) == tmp_path / "moved"
     assert own_photos.earlier(tmp_path / "moved")["results"] == str(tmp_path / "moved")
-    assert own_photos.free_folder(tmp_path / "moved", tmp_path / "others") == tmp_path / "moved-2"
+    assert own_photos.free_folder(tmp_path / "moved", tmp_path / "others", RANDOM) == tmp_path / "moved-2"
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"data": 3}'])
@@ -114,7 +125,7 @@ def test_settings_that_are_not_ours_are_left_alone(tmp_path, content):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "settings.json").write_text(content)
     assert own_photos.earlier(tmp_path / "out") == {}
-    assert own_photos.free_folder(tmp_path / "out", tmp_path / "faces") == tmp_path / "out-2"
+    assert own_photos.free_folder(tmp_path / "out", tmp_path / "faces", RANDOM) == tmp_path / "out-2"
 
 
 def test_folders_of_people_that_lie_too_deep_are_said_to(tmp_path):

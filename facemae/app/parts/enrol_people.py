@@ -143,6 +143,8 @@ def _import(models: list[Model], shots: Sequence[Shot], terms: Terms) -> None:
     for count, (name, own) in enumerate(people.items(), 1):
         try:
             outcome = _outcome(models, Enrolment(name, own, terms), anyway=True)
+        except frame.BusyError:
+            raise  # the folder stays, and the same button goes on with those who are missing
         except FaceMAEError as error:
             outcome = not_enrolled(name, error)
         keep_refused(outcome, terms)
