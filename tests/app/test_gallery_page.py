@@ -249,6 +249,24 @@ def test_a_folder_is_imported_person_by_person(place, faces):
     assert "y.jpg: This file is not a picture we can read." in text
 
 
+def test_a_folder_that_is_imported_while_others_are_served_stays(place, faces, monkeypatch):
+    page = open_page("gallery")
+    run(page.segmented_control(key="gallery_from").set_value(enrol_people.FOLDER))
+    page.file_uploader[0].set_value([("all/Ann/1.pgm", faces(1)[1], "image/pgm")])
+    next(each for each in page.checkbox if each.label.startswith("The people")).set_value(True)
+    run(page)
+    monkeypatch.setattr(frame, "WAIT", 0.01)
+    assert frame._turn.acquire(timeout=1)
+    try:
+        run(page.button(key="gallery_enrol").click())
+        assert "Busy: your turn did not come within 0.01 seconds. Try again." in written(page)
+    finally:
+        frame._turn.release()
+    assert names(place) == []
+    run(page.button(key="gallery_enrol").click())
+    assert names(place) == ["Ann"]
+
+
 def test_only_photos_directly_in_a_persons_folder_are_somebodys():
     paths = ["all/Ann/1.jpg", "all/Ann/2019/2.jpg", "all/3.jpg", "4.jpg", "all/Bob/5.jpg"]
     found = enrol_people.people_of([Shot(path, b"") for path in paths])
