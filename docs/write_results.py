@@ -113,7 +113,7 @@ def _content(
     """Return everything the page tells, as JSON values."""
     headline, details, verdicts = tables.headline(paths), tables.details(paths), tables.verdicts(paths)
     scratch = tables.run_names(setup)[0] if scratch_runs(setup) else ""
-    control = next(iter(setup.controls), scratch)
+    control = setup.primary_pairs[0][1] if setup.primary_pairs else scratch  # as the headline has it
     against = verdicts[(verdicts["family"] == layout.PRIMARY) | verdicts["run_b"].isin([scratch, control])]
     used = {run: origin(setup.run(run)) for run in setup.run_names}
     charted = leaderboard["protocol"].isin(conditions.CHARTED) & (leaderboard["condition"] != "")

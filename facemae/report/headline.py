@@ -56,7 +56,7 @@ DID = {
     "equivalent": "made no difference that matters",
     "undecided": "is shown neither to help nor to hurt",
 }
-SAME_TIME = 0.1
+SAME_TIME = 0.1  # share by which the times of two trainings may differ to be called the same
 UNKNOWN = "Whether pretraining with masks helps cannot be told yet"
 
 
@@ -76,9 +76,9 @@ def verdict_in_words(
     plain = [each for each in against if _plain(experiment, each)]
     if against:
         (first, judged), *others = against.items()
-        missing = [name for name in experiment.controls[:1] if name != first]
+        decides = experiment.primary_pairs[0][1]
+        said = [f"{decides}, which decides, was not measured."] if decides != first else []
         more = [_against(made, control, part) for control, part in others if control in plain]
-        said = [f"{name}, which decides, was not measured." for name in missing]
         headline = " ".join(filter(None, [*said, _answer(made, first, judged), *more]))
     elif experiment.primary_pairs:
         headline = f"No verdict: {name} was not measured; the tables say why."

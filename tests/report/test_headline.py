@@ -150,6 +150,12 @@ def test_a_control_beside_the_first_says_nothing_of_networks_that_have_not_learn
     )
 
 
+def test_a_masked_run_that_is_named_first_is_not_missed_where_it_is_the_only_one(words):
+    """There is nothing that it could be compared with, so the next control decides."""
+    found = words({"random": "better"}, controls=("random", "scratch"))
+    assert found["headline"].startswith("Pretraining with masks helped")
+
+
 def test_a_reason_is_told_once(words):
     note = "one seed cannot separate a run from chance in its training; use two or more"
     found = words({"random": "undecided", "block": "undecided"}, note=note)
