@@ -19,7 +19,7 @@ from benchmarks.common import cores, finish
 from benchmarks.ours import CONFIG
 from facemae import config
 from facemae.core import layout, records
-from facemae.stages.finetune import started_from
+from facemae.stages.finetune import start_embedder
 from facemae.stages.task import Task
 from facemae.stages.token_head import write_probe
 
@@ -40,7 +40,7 @@ def measure(
     experiment = config.load([CONFIG, *paths])
     with tempfile.TemporaryDirectory() as folder:
         task = Task(experiment, run, seed, layout.DataFolder(data), Path(folder) / "finetune", threads)
-        compute, encoder = task.compute, started_from(task, pretrained)
+        compute, encoder = task.compute, start_embedder(task, pretrained).encoder
         began, used = time.perf_counter(), time.process_time()
         found = write_probe(task, encoder)
         taken = time.perf_counter() - began, time.process_time() - used

@@ -113,7 +113,8 @@ def play(name: str, precision: str, batch: int, baton: Baton) -> None:
     side = SIDES["peer" if name.startswith(PEER) else "ours"]
     faces = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
     if name in (DLIB, *NAMED.values()):
-        network, step = torch.nn.Identity(), _named(name)
+        network: torch.nn.Module = torch.nn.Identity()
+        step = _named(name)
     else:
         network, step = _peer(name, compute) if name.startswith(PEER) else _ours(name, compute)
     baton.begin(network)

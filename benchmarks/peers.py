@@ -143,7 +143,7 @@ class PlainLightly(Lightly):
         super().__init__(size)
         for module in self.modules():
             if hasattr(module, "fused_attn"):
-                module.fused_attn = False
+                module.fused_attn = False  # type: ignore[assignment]
 
 
 PEERS: dict[str, Callable[[str], nn.Module]] = {"huggingface": HuggingFace, "lightly": Lightly}

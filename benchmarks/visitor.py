@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import connect
-from websockets.typing import Subprotocol
+from websockets.typing import Origin, Subprotocol
 
 from facemae.core.errors import DataError, UsageError
 
@@ -112,7 +112,7 @@ class Visitor:
         self._socket = self._open.enter_context(
             connect(
                 f"ws://{place.netloc}/_stcore/stream",
-                origin=self._address,  # type: ignore[arg-type]
+                origin=Origin(self._address),
                 subprotocols=[Subprotocol("streamlit"), Subprotocol(token or "none")],
                 additional_headers=self._headers | {"Cookie": cookies},
                 max_size=LARGEST,
@@ -218,7 +218,7 @@ class Visitor:
                 received = self._socket.recv(LONGEST)
             except TimeoutError:
                 raise DataError(f"The server said nothing for {LONGEST:g} seconds.") from None
-            message.ParseFromString(received)  # type: ignore[arg-type]
+            message.ParseFromString(received)
             found = message.WhichOneof("type")
             if found == "new_session":
                 self._session = message.new_session.initialize.session_id or self._session
