@@ -205,6 +205,7 @@ class Finetune(Training):
     scale: Annotated[float, Field(gt=0)] | Literal["auto"]
     margin_warmup_fraction: Annotated[float, Field(ge=0, le=1)]
     subcenters: Positive
+    whiten: bool
     head_steps: Annotated[int, Field(ge=0)]
     patch_drop: Annotated[float, Field(ge=0, lt=1)]
     patch_drop_until: Fraction

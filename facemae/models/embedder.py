@@ -97,15 +97,20 @@ def pass_through(embedder: Embedder) -> None:
 
 
 @torch.inference_mode()
-def embed(embedder: nn.Module, images: Tensor, mask: PatchMask | None = None) -> Tensor:
-    """Return unit embeddings (B, M) in float32: the sum of an image's and its mirror image's.
+def with_mirror(embedder: nn.Module, images: Tensor, mask: PatchMask | None = None) -> Tensor:
+    """Return the sum (B, M), in float32, of the embeddings of images and of their mirror images.
 
     With a mask the network sees what it leaves of an image, and its mirror image leaves of the other.
     """
     own, other = ((), ()) if mask is None else ((mask,), (mirrored(mask),))
     with fused_attention(embedder):
-        both = embedder(images, *own).float() + embedder(images.flip(-1), *other).float()
-    return F.normalize(both, dim=1)
+        both: Tensor = embedder(images, *own).float() + embedder(images.flip(-1), *other).float()
+    return both
+
+
+def embed(embedder: nn.Module, images: Tensor, mask: PatchMask | None = None) -> Tensor:
+    """Return unit embeddings (B, M): `with_mirror` at length 1."""
+    return F.normalize(with_mirror(embedder, images, mask), dim=1)
 
 
 def embed_faces(

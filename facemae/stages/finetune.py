@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import UsageError
 from facemae.core.progress import say
 from facemae.core.seeds import seed_of
-from facemae.data.faces.subsets import known_faces, labelled_subset, people_apart
+from facemae.data.faces.subsets import known_faces, labelled_subset, people_apart, shown_twice
 from facemae.models.build import build_embedder, build_encoder
 from facemae.models.embedder import Embedder, pass_through
 from facemae.models.interop.load import start_encoder
@@ -38,6 +38,9 @@ from facemae.training.objectives.distillation import Distillation
 from facemae.training.objectives.identity import FaceEmbedding, Recognition
 from facemae.training.optimizer import adamw
 from facemae.training.trainer import Job, fit_faces, lock
+from facemae.training.whitening import whiten
+
+WHITENED_PHOTOS, MOST_WHITENED = 8, 4000  # of a person, and in all, that the embedding is whitened by
 
 
 def finetune(task: Task, pretrained: Path | None) -> None:
@@ -146,6 +149,9 @@ def _train(task: Task, part: int, job: Job, embedder: Embedder, start: str) -> t
     spent = joules(objective.watts, trained.seconds)
     checked = objective.judged(trained.log, aligned=task.experiment.data.align != "crop")
     say(job.label, _in_words(checked))
+    if settings.whiten and not settings.teacher:
+        some, network = shown_twice(rows, WHITENED_PHOTOS, MOST_WHITENED), cast(Embedder, objective.result)
+        whiten(network, task.open(some), some["person"], task.compute, f"{job.label} whitening")
     found = trained.step, trained.seconds, trained.held_out, trained.log
     return _PartResult(*found, len(faces), people, spent, checked, left_out), objective.result
 

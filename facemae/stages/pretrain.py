@@ -20,7 +20,7 @@ from facemae.core import files, layout, records
 from facemae.core.errors import DataError, UsageError
 from facemae.core.progress import say
 from facemae.core.seeds import seed_of
-from facemae.data.faces.subsets import evenly
+from facemae.data.faces.subsets import evenly, shown_twice
 from facemae.models.base import Encoder
 from facemae.models.build import build_encoder, build_mae
 from facemae.models.interop.load import start_encoder
@@ -136,21 +136,11 @@ def _rows(task: Task, settings: config.Pretrain) -> tuple[pd.DataFrame, pd.DataF
     return rows.iloc[sorted(order[count:])], rows.iloc[sorted(order[:count])]
 
 
-def _shown_twice(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return up to `PROBED_PHOTOS` rows of each of so many people that there are some `MOST_FACES`."""
-    some = rows.groupby("person", sort=False).head(PROBED_PHOTOS)
-    sizes = some.groupby("person", sort=False).size()
-    people = sizes.index[sizes > 1]
-    count = max(1, MOST_FACES // PROBED_PHOTOS)
-    chosen = evenly(pd.DataFrame({"person": people}), count)["person"]
-    return some[some["person"].isin(chosen)]
-
-
 def _validation(task: Task, objective: Pretraining, held_out: pd.DataFrame) -> Validation:
     """Return how the training is judged: by its loss on faces held out, and by a probe of the encoder."""
     settings, faces = objective.settings, task.load(evenly(held_out, HELD_OUT_FACES))
     rows = task.rows(layout.ROLE_TRAIN, layout.ROLE_UNLABELLED)
-    known = _shown_twice(rows[(rows["role"] == layout.ROLE_TRAIN) & settings.probe])
+    known = shown_twice(rows[(rows["role"] == layout.ROLE_TRAIN) & settings.probe], PROBED_PHOTOS, MOST_FACES)
     if settings.probe and known.empty:
         say(task.label, "no probe: nobody in training has two photos")
     probed = task.load(known)

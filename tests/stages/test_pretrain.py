@@ -3,7 +3,6 @@ import json
 import re
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -16,12 +15,11 @@ from facemae.core.errors import DataError, UsageError
 from facemae.masking.strategies import STRATEGIES
 from facemae.models.weights import load_autoencoder
 from facemae.stages import pretrain_mae
-from facemae.stages.pretrain import PROBED_PHOTOS, _shown_twice, pretrain
+from facemae.stages.pretrain import pretrain
 from facemae.stages.task import Task
 from facemae.training import memory
 from facemae.training.objectives import contrastive
 from facemae.training.objectives.mae import MaskedPretraining
-from facemae.training.objectives.probe import MOST_FACES
 
 SIZE = 32
 SHORT = {"steps": 4, "held_out": 0.25, "validate_every": 2, "log_every": 2}
@@ -302,18 +300,6 @@ def test_regions_want_faces_on_the_template(small, store, tmp_path, align, own, 
             assert (task.out / layout.ENCODER).exists()
     finally:
         files.write_json(store.sources, [SOURCE])
-
-
-def test_the_probe_sees_people_more_than_once_however_many_there_are():
-    people = [f"p{number:05}" for number in range(3000)]
-    rows = pd.DataFrame({"person": [name for name in people for _ in range(8)] + ["alone"]})
-    chosen = _shown_twice(rows)
-    counts = chosen["person"].value_counts()
-    assert len(chosen) == MOST_FACES
-    assert set(counts) == {PROBED_PHOTOS}
-    assert {"p00000", "p02999"} <= set(counts.index)  # from all over the table
-    assert _shown_twice(pd.DataFrame({"person": ["a", "b", "a"]}))["person"].tolist() == ["a", "a"]
-    assert _shown_twice(pd.DataFrame({"person": ["a", "b"]})).empty
 
 
 # --- rivals ---

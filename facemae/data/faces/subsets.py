@@ -73,6 +73,14 @@ def known_faces(rows: pd.DataFrame) -> pd.DataFrame:
     return _some_of(rows, list(shown_twice), KNOWN_PHOTOS) if len(shown_twice) >= MIN_PEOPLE else rows[:0]
 
 
+def shown_twice(rows: pd.DataFrame, photos: int, most: int) -> pd.DataFrame:
+    """Return up to `photos` rows of each of so many people with two or more that there are some `most`."""
+    some = rows.groupby("person", sort=False).head(photos)
+    sizes = some.groupby("person", sort=False).size()
+    people = pd.DataFrame({"person": sizes.index[sizes > 1]})
+    return some[some["person"].isin(evenly(people, max(1, most // photos))["person"])]
+
+
 def _some_of(rows: pd.DataFrame, people: list[str], photos: int) -> pd.DataFrame:
     some = evenly(pd.DataFrame({"person": np.sort(people)}), VALIDATED_PEOPLE)["person"]
     return rows[rows["person"].isin(some)].groupby("person", sort=False).head(photos)

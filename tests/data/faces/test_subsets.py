@@ -11,6 +11,7 @@ from facemae.data.faces.subsets import (
     known_faces,
     labelled_subset,
     people_apart,
+    shown_twice,
 )
 
 
@@ -113,3 +114,14 @@ def test_the_faces_to_look_at_are_two_each_of_people_shown_twice(faces):
 @pytest.mark.parametrize("people", [["p0", "p1", "p1"], ["p0", "p1", "p2"]])
 def test_there_is_nobody_to_look_at_where_no_two_people_are_shown_twice(people):
     assert known_faces(pd.DataFrame({"person": people, "sample_id": ["a", "b", "c"]})).empty
+
+
+def test_people_shown_twice_are_drawn_from_all_over_the_table():
+    people = [f"p{number:05}" for number in range(3000)]
+    rows = pd.DataFrame({"person": [name for name in people for _ in range(8)] + ["alone"]})
+    counts = shown_twice(rows, photos=5, most=1000)["person"].value_counts()
+    assert len(counts) == 200
+    assert set(counts) == {5}
+    assert {"p00000", "p02999"} <= set(counts.index)
+    assert shown_twice(pd.DataFrame({"person": ["a", "b", "a"]}), 5, 1000)["person"].tolist() == ["a", "a"]
+    assert shown_twice(pd.DataFrame({"person": ["a", "b"]}), 5, 1000).empty
