@@ -21,14 +21,17 @@ from torch import Tensor, nn
 from facemae.compute.device import Compute
 from facemae.models.embedder import AlignedFaces, Embedder, in_batches, with_mirror
 
-SHRINKAGE = 0.5
-"""Of the covariance towards a sphere: with little, faces that are turned or cut otherwise fare worse."""
+LEAST_SPHERE = 0.5  # with less of it, faces that are turned or cut otherwise are told apart worse
 
 
 def whiten(
     embedder: Embedder, faces: AlignedFaces, people: pd.Series[str], compute: Compute, label: str
 ) -> None:
-    """Whiten an embedder within the people (N,) of faces (N), two or more of each; by none, do nothing."""
+    """Whiten an embedder within the people (N,) of faces (N), two or more of each; by none, do nothing.
+
+    The covariance is mixed with a sphere of its size, half and half. Where there are fewer than M photos
+    beyond one of each person, the sphere weighs as M photos: what few say of many directions is chance.
+    """
     if people.empty:
         return
     vectors = in_batches(partial(with_mirror, embedder.eval()), faces, compute, label).astype(np.float64)
@@ -36,7 +39,9 @@ def whiten(
     variance, axes = np.linalg.eigh(apart.T.to_numpy() @ apart.to_numpy())
     if not (mean := variance.mean()) > 0:
         return  # the photos of each person are the same
-    variance = (1 - SHRINKAGE) * variance + SHRINKAGE * mean
+    freedom = len(people) - people.nunique()
+    sphere = max(LEAST_SPHERE, len(variance) / (len(variance) + freedom))
+    variance = (1 - sphere) * variance + sphere * mean
     _fold(embedder, torch.from_numpy((axes * np.sqrt(mean / variance)) @ axes.T))
 
 

@@ -9,7 +9,7 @@ from facemae.compute.device import choose
 from facemae.models.build import build_embedder
 from facemae.models.embedder import with_mirror
 from facemae.models.patches import to_input
-from facemae.training.whitening import SHRINKAGE, whiten
+from facemae.training.whitening import LEAST_SPHERE, whiten
 
 SIZE, PEOPLE, PHOTOS = 32, 12, 5
 
@@ -59,10 +59,23 @@ def test_the_photos_of_a_person_vary_more_alike_in_all_directions(embedder, comp
     linear_map, *_ = np.linalg.lstsq(before, after, rcond=None)
     np.testing.assert_allclose(before @ linear_map, after, atol=1e-4)  # nothing but a linear map
     varied, size = within(before, names), within(before, names).trace() / before.shape[1]
-    shrunk = (1 - SHRINKAGE) * varied + SHRINKAGE * size * np.eye(len(varied))
+    shrunk = (1 - LEAST_SPHERE) * varied + LEAST_SPHERE * size * np.eye(len(varied))
     np.testing.assert_allclose(linear_map.T @ shrunk @ linear_map / size, np.eye(len(varied)), atol=1e-3)
     spread = [np.linalg.eigvalsh(within(each, names)) for each in (before, after)]
     assert spread[1][-1] / spread[1].mean() < 0.8 * spread[0][-1] / spread[0].mean()
+
+
+def test_few_photos_change_little(embedder, compute, faces, names):
+    """Two people's second photos tell of two directions, which one would be wrong to flatten."""
+    few = [0, 1, PHOTOS, PHOTOS + 1]
+    before = vectors(embedder, faces)
+    whiten(embedder, faces[few], names[few], compute, "whitening")
+    linear_map, *_ = np.linalg.lstsq(before, vectors(embedder, faces), rcond=None)
+    dimensions = len(linear_map)
+    sphere = dimensions / (dimensions + 2)
+    least = np.linalg.svd(linear_map, compute_uv=False)[-1]
+    assert least >= 1 / np.sqrt(sphere + (1 - sphere) * dimensions) - 1e-3
+    assert least > 0.55
 
 
 @pytest.mark.parametrize("case", ["nobody", "no differences"])
