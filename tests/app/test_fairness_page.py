@@ -82,6 +82,14 @@ def test_a_group_that_is_too_small_keeps_its_reason_beside_the_others(own: Path)
     assert len(table(page, "condition")) == 5
 
 
+def test_larger_groups_are_not_asked_for_where_no_group_is_too_small(own: Path) -> None:
+    rejected = "0.59 of the genuine pairs are rejected"
+    with_groups(Results(own), [*GROUPS[:-1], ("fdr", "", np.nan, np.nan, np.nan, rejected)])
+    text = written(open_page("fairness"))
+    assert f"Between groups: {rejected}." in text
+    assert known_errors.WHAT_GROUPS_TAKE.replace("`", "") not in text
+
+
 def test_only_groups_that_are_too_small_have_no_chart(own: Path) -> None:
     with_groups(Results(own), REFUSED)
     page = open_page("fairness")
