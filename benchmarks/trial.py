@@ -7,7 +7,8 @@ of those held out, without names, as it never has an evaluation person's: compar
 pretrained start with one from scratch only if that encoder was pretrained without them. With `--set
 learning_rate=0.001` a key of `finetune` takes another value. The last line is JSON: what health.py says of
 the training, the faces it took in per second, and how well the finished embedder compares every two faces of
-the people held out, as they were aligned and moved as in training.
+the people held out, as they were aligned and moved as in training. `held_out_loss`, 1 - ROC AUC, is of
+the same people before the embedding is whitened, each pair weighing alike.
 """
 
 from __future__ import annotations
@@ -81,13 +82,15 @@ def judge(task: Task) -> dict[str, dict[str, float]]:
     """Return ROC AUC, equal error rate and TAR on all pairs of the people held out; everyone weighs alike."""
     settings, network = task.run.finetune, load_embedder(task.out)
     task.compute.place(network)
-    _, held_out = people_apart(labelled_subset(task.training(0), settings.labels), settings.held_out)
+    device, named = task.compute.device, task.training(0)
+    named = named if settings.teacher else labelled_subset(named, settings.labels)
+    _, held_out = people_apart(named, settings.held_out)
     faces = to_input(torch.from_numpy(task.load(held_out).images))
     moved = random_view(faces, settings, Noise(range(len(faces)), "moved", task.seed))
     people = pd.factorize(held_out["person"])[0]
     found = {}
     for name, images in (("aligned", faces), ("moved", moved)):
-        vectors = torch.cat([embed(network, each) for each in images.split(BATCH)])
+        vectors = torch.cat([embed(network, each.to(device)).cpu() for each in images.split(BATCH)])
         measured = pair_list.measure_rates(one_by_one(vectors.numpy(), people), FAR_TARGETS)
         found[name] = {each.name: round(each.value, 4) for each in measured if each.value is not None}
     return found

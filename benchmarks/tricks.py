@@ -1,13 +1,14 @@
 """What is to be had from finished networks without another label: `python -m benchmarks.tricks --json`.
 
 A run's networks embed the evaluation people of a list of pairs, such as LFW's View 2, in several ways, and
-each way is measured as the evaluation stage measures: accuracy by part, with a fold's threshold from the
-other folds.
+each way is measured as the evaluation stage measures, where every face was found: accuracy by part, with a
+fold's threshold from the other folds.
 
 - one view: the face as it was aligned, without its mirror image
 - mirror: the sum with its mirror image, which is what the package does
 - crops: the sum over the face as it is, four shifts, each with its mirror image
-- plda: two-covariance PLDA on the embeddings, fitted to the people whom the network was fine-tuned on
+- plda: two-covariance PLDA on the embeddings, fitted to the people whom the network was fine-tuned on, whose
+  embeddings are those of `mirror`, also for `crops`
 - seeds: the mean of the scores by the networks of all seeds
 
 Nothing in here was chosen on any result: shifts and the shrinkage by Ledoit and Wolf were fixed before

@@ -5,12 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from contestants import play, run_out_of_memory
+from scipy.stats import multivariate_normal
 from stages import make_folder
 
-from benchmarks import gallery, main_job, protocols, strategies, trial
+from benchmarks import gallery, main_job, protocols, strategies, trial, tricks
 from benchmarks.turns import Baton, Contestant, Order, Turn
 from facemae.core.errors import UsageError
 
@@ -250,6 +252,13 @@ def test_a_trial_is_judged_on_training_people_that_it_did_not_learn_from(tmp_pat
     found = trial.measure([settings], folder.root, "scratch", 0, None, ["steps=2", "margin=0.1"])
     assert (found["steps"], found["margin"], found["learnt"]) == (2, 0.1, False)
     assert 0 <= found["held_out_loss"] <= 1
+    for faces in ("aligned", "moved"):
+        assert 0 <= found[faces]["roc_auc"] <= 1
+    assert found["aligned"] != found["moved"]
+    as_trained = trial.measure(
+        [settings], folder.root, "scratch", 0, None, ["steps=2", "margin=0.1", "whiten=false"]
+    )
+    assert as_trained["aligned"]["roc_auc"] == pytest.approx(1 - as_trained["held_out_loss"], abs=1e-4)
     assert found["faces_per_second"] > 0
     settings.write_text(f"{settings.read_text()}split: {{rotations: 2}}\n")
     assert trial.measure([settings], folder.root, "scratch", 0, None, ["steps=2"])["steps"] == 2
@@ -257,6 +266,26 @@ def test_a_trial_is_judged_on_training_people_that_it_did_not_learn_from(tmp_pat
     assert (still["mode"], still["training_loss"], still["faces_per_second"]) == ("knn", None, 0.0)
     with pytest.raises(UsageError, match="write key=value"):
         trial.measure([settings], folder.root, "scratch", 0, None, ["steps"])
+
+
+def test_two_covariance_plda_is_the_likelihood_ratio_of_one_person_against_two():
+    """Of people and photos drawn as the model has it, with known covariances."""
+    drawn, people = np.random.default_rng(0), np.repeat(np.arange(3000), 4)
+    within, between = np.diag([0.5, 0.2, 1.0]), np.array([[1.0, 0.4, 0.0], [0.4, 2.0, 0.0], [0.0, 0.0, 0.3]])
+    centres = drawn.multivariate_normal(np.ones(3), between, 3000)
+    vectors = centres[people] + drawn.multivariate_normal(np.zeros(3), within, len(people))
+    score = tricks.two_covariance(pd.DataFrame({"person": people}), vectors)
+    first, second = vectors[:2000], vectors[4001:6001]
+    total = within + between
+    same, other = (
+        multivariate_normal(np.ones(6), np.block([[total, shared], [shared, total]])).logpdf(
+            np.hstack([first, second])
+        )
+        for shared in (between, np.zeros((3, 3)))
+    )
+    slope, _ = np.polyfit(same - other, score(first, second), 1)
+    assert slope == pytest.approx(1.0, abs=0.1)
+    assert np.corrcoef(same - other, score(first, second))[0, 1] > 0.995
 
 
 def test_two_versions_of_the_main_job_train_the_same(monkeypatch, tmp_path):

@@ -19,6 +19,7 @@ RENAMED = {
     "shares": "fractions",
     "warmup_share": "warmup_fraction",
 }  # keys of earlier versions, and what they are called now
+BEFORE = {"whiten": False}  # keys whose default is not what earlier versions did without them
 REMOVED = ("adversarial", "people_per_step")  # keys of earlier versions whose feature is gone
 
 

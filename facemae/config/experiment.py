@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from facemae.config import compatibility
-from facemae.config.earlier import renamed
+from facemae.config.earlier import BEFORE, renamed
 from facemae.config.messages import sentence
 from facemae.config.sections import (
     ALL,
@@ -183,7 +183,8 @@ def parse_earlier(content: Mapping[str, Any]) -> tuple[Experiment, list[str]]:
             *parents, last = place = problem["loc"]
             with contextlib.suppress(LookupError, TypeError):
                 if problem["type"] == "missing":
-                    _at(current, parents)[last] = copy.deepcopy(_at(_defaults(), place))
+                    default = copy.deepcopy(_at(_defaults(), place))
+                    _at(current, parents)[last] = BEFORE.get(str(last), default)
                     changed.append(".".join(map(str, place)))
     return parse(current), changed
 

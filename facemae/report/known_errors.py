@@ -39,8 +39,10 @@ def groups(measured: pd.DataFrame) -> Groups:
         return Groups(rows, ["The evaluated photos name no group of people.", WHAT_GROUPS_TAKE])
     refused = rows[rows["value"].isna()].drop_duplicates(["condition", "note"])
     reasons = [f"{row['condition'] or 'Between groups'}: {row['note']}." for row in rows_of(refused)]
-    too_few = (refused["condition"] != "").any()  # in a group; what lies between groups lacks something else
-    return Groups(rows[rows["value"].notna()], [*reasons, WHAT_GROUPS_TAKE] if too_few else reasons)
+    known = rows[rows["value"].notna()]
+    compared = known.loc[known["condition"] != "", "condition"].nunique()
+    too_few = compared < 2 or (refused["condition"] != "").any()
+    return Groups(known, [*reasons, WHAT_GROUPS_TAKE] if reasons and too_few else reasons)
 
 
 def failures(paths: Results, run: str, seed: int, count: int = FAILURES) -> pd.DataFrame:

@@ -40,7 +40,7 @@ from facemae.training.optimizer import adamw
 from facemae.training.trainer import Job, fit_faces, lock
 from facemae.training.whitening import whiten
 
-WHITENED_PHOTOS, MOST_WHITENED = 8, 4000  # of a person, and in all, that the embedding is whitened by
+WHITENED_PHOTOS, MOST_WHITENED = 8, 4000  # of a person, and of 500 people with as many, to whiten by
 
 
 def finetune(task: Task, pretrained: Path | None) -> None:

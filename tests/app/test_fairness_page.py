@@ -90,6 +90,15 @@ def test_larger_groups_are_not_asked_for_where_no_group_is_too_small(own: Path) 
     assert known_errors.WHAT_GROUPS_TAKE.replace("`", "") not in text
 
 
+@pytest.mark.parametrize("measured", [GROUPS[:1], []], ids=["one group", "none"])
+def test_groups_are_asked_for_where_there_are_no_two_to_compare(own: Path, measured: list) -> None:
+    with_groups(Results(own), [*measured, ("fdr", "", np.nan, np.nan, np.nan, "two are needed to compare")])
+    text = written(open_page("fairness"))
+    assert (
+        f"Between groups: two are needed to compare. {known_errors.WHAT_GROUPS_TAKE}".replace("`", "") in text
+    )
+
+
 def test_only_groups_that_are_too_small_have_no_chart(own: Path) -> None:
     with_groups(Results(own), REFUSED)
     page = open_page("fairness")

@@ -134,14 +134,16 @@ def test_settings_under_earlier_keys_are_read_and_told(paths: Results, tmp_path:
     finetune["people_per_step"] = 4
     content["runs"]["share"] = content["runs"].pop("region")  # a name, not a key
     content["runs"]["share"]["finetune"] = {"clip_norm": 0.5}
-    del content["robustness"]
+    del content["robustness"], finetune["whiten"]
     files.write_json(Results(tmp_path).config, content, sort_keys=False)
     found = tables.experiment(Results(tmp_path))
-    assert found.defaults == wanted.defaults
+    assert not found.defaults.finetune.whiten  # which was unheard of then
+    trained = found.defaults.finetune.model_copy(update={"whiten": True})
+    assert found.defaults.model_copy(update={"finetune": trained}) == wanted.defaults
     assert found.run("share").finetune.max_grad_norm == 0.5
     assert found.run("share").pretrain == wanted.run("region").pretrain
     told = tables.earlier_settings(Results(tmp_path))
-    assert told.endswith("otherwise: clip_norm, people_per_step, robustness.")
+    assert told.endswith("otherwise: clip_norm, defaults.finetune.whiten, people_per_step, robustness.")
 
 
 def test_settings_of_an_older_version_are_one_sentence(paths: Results, tmp_path: Path) -> None:

@@ -353,6 +353,15 @@ def test_at_the_end_the_embedding_is_whitened_within_the_people_it_learnt_from(s
     assert evenness(out) > 1.2 * evenness(before)
 
 
+def test_nobody_held_out_and_nobody_evaluated_on_is_whitened_by(stage, store, monkeypatch):
+    seen = []
+    monkeypatch.setattr(stages, "whiten", lambda embedder, faces, people, compute, label: seen.extend(people))
+    stage(held_out=0.5, validate_every=2)
+    rows = records.read_table(store.split)
+    learnt, _ = people_apart(rows[rows["role"] == layout.ROLE_TRAIN], 0.5)
+    assert sorted(seen) == sorted(learnt["person"])
+
+
 # --- validation ---
 
 

@@ -12,6 +12,7 @@ from facemae.core.errors import PreemptedError, StorageError, UsageError
 from facemae.data.faces.cache import open_faces
 from facemae.evaluation.baselines import off_the_shelf
 from facemae.models.weights import load_embedder
+from facemae.stages import finetune as stages
 from facemae.stages import teacher
 from facemae.stages.finetune import finetune
 from facemae.stages.task import Task
@@ -141,6 +142,12 @@ def test_a_stage_is_distilled_and_says_of_how_many_faces(task, toy):
     assert metrics["labels"] == [{"faces": 0, "people": 0}]
     assert metrics["health"][0]["people"] == 2
     assert load_embedder(stage.out)(torch.zeros(2, 3, SIZE, SIZE)).shape == (2, WIDTH)
+
+
+def test_a_student_stays_as_its_teacher_taught_it(task, toy, monkeypatch):
+    monkeypatch.setattr(stages, "whiten", lambda *_: pytest.fail("whitened"))
+    finetune(stage := task(), None)
+    assert (stage.out / layout.EMBEDDER).exists()
 
 
 def test_a_student_of_other_dimensions_is_refused_before_the_work(task, toy, monkeypatch, small):

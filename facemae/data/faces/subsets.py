@@ -74,7 +74,7 @@ def known_faces(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown_twice(rows: pd.DataFrame, photos: int, most: int) -> pd.DataFrame:
-    """Return up to `photos` rows of each of so many people with two or more that there are some `most`."""
+    """Return up to `photos` rows of each of at most `most // photos` people with two or more."""
     some = rows.groupby("person", sort=False).head(photos)
     sizes = some.groupby("person", sort=False).size()
     people = pd.DataFrame({"person": sizes.index[sizes > 1]})
