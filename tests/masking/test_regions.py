@@ -85,6 +85,9 @@ def painted():
     return layers
 
 
+TIE = 1e-4  # of a patch; a box in float32 moves an edge of a small crop by a tenth of that
+
+
 @settings(max_examples=150)
 @given(data=st.data(), side=st.sampled_from([4, 7, 8, 14, 16]), flipped=st.booleans())
 def test_regions_move_with_the_pixels_of_a_crop(painted, data, side, flipped):
@@ -96,10 +99,10 @@ def test_regions_move_with_the_pixels_of_a_crop(painted, data, side, flipped):
     cut = painted[:, top : top + height, left : left + width]
     cut = cut.flip(-1) if flipped else cut
     shares = cut.reshape(len(REGIONS), side, height // side, side, width // side).mean(dim=(2, 4)).flatten(1)
-    none = torch.full_like(shares[:1], REGION_OVERLAP)
-    expected = torch.cat([none, shares]).round(decimals=5).argmax(dim=0)
+    shares = torch.cat([torch.full_like(shares[:1], REGION_OVERLAP), shares])
     box = [left / PAINTED, top / PAINTED, (left + width) / PAINTED, (top + height) / PAINTED]
-    assert region_maps(side, crops_of([box], [flipped]))[0].tolist() == expected.tolist()
+    labels = region_maps(side, crops_of([box], [flipped]))
+    assert (shares.gather(0, labels)[0] > shares.amax(dim=0) - TIE).all()
 
 
 def test_each_crop_of_a_batch_is_labelled_for_itself():
