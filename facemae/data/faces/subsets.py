@@ -51,12 +51,12 @@ def people_apart(rows: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.Dat
     if not share:
         return rows, rows[:0]
     sizes = rows.groupby("person", sort=True).size()
-    shown_twice = sizes.index[sizes > 1]
-    order = torch.randperm(len(shown_twice), generator=generator("held out people")).numpy()
-    held_out = shown_twice[order[: round(share * len(shown_twice))]]
+    several = sizes.index[sizes > 1]
+    order = torch.randperm(len(several), generator=generator("held out people")).numpy()
+    held_out = several[order[: round(share * len(several))]]
     if len(held_out) < MIN_PEOPLE or len(sizes) - len(held_out) < MIN_PEOPLE:
         raise DataError(
-            f"finetune.held_out {share} of {len(shown_twice)} people with two photos leaves fewer than two "
+            f"finetune.held_out {share} of {len(several)} people with two photos leaves fewer than two "
             "to learn from or to validate on; change it, or set held_out and validate_every to 0."
         )
     apart = rows[rows["person"].isin(held_out)]
@@ -69,8 +69,8 @@ def known_faces(rows: pd.DataFrame) -> pd.DataFrame:
     Of nobody where fewer than two people are shown twice, since there would be no impostor pair.
     """
     sizes = rows.groupby("person", sort=True).size()
-    shown_twice = sizes.index[sizes > 1]
-    return _some_of(rows, list(shown_twice), KNOWN_PHOTOS) if len(shown_twice) >= MIN_PEOPLE else rows[:0]
+    several = sizes.index[sizes > 1]
+    return _some_of(rows, list(several), KNOWN_PHOTOS) if len(several) >= MIN_PEOPLE else rows[:0]
 
 
 def shown_twice(rows: pd.DataFrame, photos: int, most: int) -> pd.DataFrame:
