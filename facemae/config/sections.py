@@ -70,7 +70,7 @@ class Split(Section):
     """Which people are kept apart for evaluation."""
 
     pairs: str | None
-    pair_folds: Annotated[int, Field(ge=2)] | None
+    pair_folds: int | None
     rotations: Positive
     evaluation_fraction: OpenFraction
     folds: Positive
@@ -86,6 +86,8 @@ class Split(Section):
             raise ValueError(f"rotations {self.rotations} are more than there are folds, {self.folds}")
         if self.pair_folds is not None and self.pairs is None:
             raise ValueError("pair_folds is about a list of pairs; name one under pairs, or set it to null")
+        if self.pair_folds is not None and abs(self.pair_folds) < 2:
+            raise ValueError(f"pair_folds {self.pair_folds} are too few: at least 2, or -2 for the last")
         return self
 
 

@@ -92,8 +92,9 @@ def setting(experiment: config.Experiment) -> str:
     split = experiment.split
     whom = f"the people of {split.pairs}" if split.pairs else "evaluation people"
     if split.pair_folds is not None:
+        count = f"{'the last ' * (split.pair_folds < 0)}{abs(split.pair_folds)}"
         return (
-            f"no outside labels: evaluated on the people of {split.pair_folds} folds of {split.pairs}, on "
+            f"no outside labels: evaluated on the people of {count} folds of {split.pairs}, on "
             "whom nothing was trained; the people of its other folds are among the training people"
         )
     if split.rotations == 1:

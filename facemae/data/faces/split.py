@@ -150,17 +150,19 @@ def evaluated_pairs(pairs: pd.DataFrame, split: config.Split) -> pd.DataFrame:
         return pairs
     own = pairs["protocol"] == split.pairs
     folds = sorted(pairs.loc[own, "fold"].unique())
-    if own.any() and split.pair_folds > len(folds):
+    if own.any() and abs(split.pair_folds) > len(folds):
         raise UsageError(
-            f"split.pair_folds: {split.pair_folds} are more than {split.pairs} has folds, {len(folds)}."
+            f"split.pair_folds: {abs(split.pair_folds)} are more than {split.pairs} has folds, {len(folds)}."
         )
-    return pairs[~own | pairs["fold"].isin(folds[: split.pair_folds])]
+    chosen = folds[: split.pair_folds] if split.pair_folds > 0 else folds[split.pair_folds :]
+    return pairs[~own | pairs["fold"].isin(chosen)]
 
 
 def _parts(fold: pd.Series, split: config.Split, folds: Mapping[str, int]) -> pd.Series:
     """Return the part of each face's fold: neighbouring folds together, as many in each as can be."""
-    count = max(folds.values(), default=0) + 1
-    return (fold * split.rotations // max(count, split.rotations)).astype("Int64")
+    first, last = min(folds.values(), default=0), max(folds.values(), default=0)
+    count = max(last - first + 1, split.rotations)
+    return ((fold - first) * split.rotations // count).astype("Int64")
 
 
 def _trainable(roles: pd.DataFrame, twice: pd.DataFrame, split: config.Split) -> pd.Series:

@@ -655,6 +655,7 @@ def test_a_planted_person_in_two_parts_stops_the_run():
             "in several",
         ),
         (FOUR, {"pair_folds": 3}, UsageError, "3 are more than list has folds, 2"),
+        (FOUR, {"pair_folds": -3}, UsageError, "3 are more than list has folds, 2"),
         (list_of((0, ("a", 0), ("ghost", 7))), {}, DataError, "own/ghost/7, a photo of nobody known"),
     ],
 )
@@ -676,6 +677,17 @@ def test_people_of_folds_that_are_not_evaluated_on_are_trained_on():
     kept = evaluated_pairs(pd.concat([lists, other]), settings_of(pairs="list", pair_folds=2))
     assert set(kept.loc[kept["protocol"] == "list", "fold"]) == {0, 1}
     assert len(kept[kept["protocol"] == "other"]) == len(other)
+
+
+def test_the_last_folds_can_be_evaluated_on():
+    lists = pd.concat([FOUR, list_of((2, ("e", 0), ("e", 1)), (2, ("e", 0), ("f", 0)))], ignore_index=True)
+    table, _ = listed(faces_of(SIX), lists, pair_folds=-2, rotations=2)
+    check_split(table)
+    assert people_in(table, "train") == {"a", "b"}
+    parts = table[table["role"] == "evaluation"].groupby("part")["person"].agg(set)
+    assert parts.to_list() == [{"c", "d"}, {"e", "f"}]
+    with pytest.raises(ValueError, match="pair_folds -1 are too few: at least 2, or -2 for the last"):
+        settings_of(pairs="list", pair_folds=-1)
 
 
 def test_folds_of_no_list_are_refused():
