@@ -146,13 +146,15 @@ def _train(task: Task, part: int, job: Job, embedder: Embedder, start: str) -> t
     trunk = embedder.encoder.trunk
     optimizer = adamw(objective.network, settings, encoder=trunk, layer_decay=settings.layer_decay)
     trained = fit_faces(objective, optimizer, faces, settings, job, task.workers)
-    spent = joules(objective.watts, trained.seconds)
     checked = objective.judged(trained.log, aligned=task.experiment.data.align != "crop")
     say(job.label, _in_words(checked))
+    started = task.compute.seconds()
     if settings.whiten and not settings.teacher:
         some, network = shown_twice(rows, WHITENED_PHOTOS, MOST_WHITENED), cast(Embedder, objective.result)
         whiten(network, task.open(some), some["person"], task.compute, f"{job.label} whitening")
-    found = trained.step, trained.seconds, trained.held_out, trained.log
+    seconds = trained.seconds + task.compute.seconds() - started
+    spent = joules(objective.watts, seconds)
+    found = trained.step, seconds, trained.held_out, trained.log
     return _PartResult(*found, len(faces), people, spent, checked, left_out), objective.result
 
 

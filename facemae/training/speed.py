@@ -29,7 +29,8 @@ def minutes(experiment: config.Experiment, compute: Compute, side_by_side: int) 
     total = 0.0
     for run in runs:
         seconds = once(run.model_dump_json())
-        total += run.finetune.steps * seconds["finetune"] * experiment.split.rotations
+        if run.finetune.mode != "knn":
+            total += run.finetune.steps * seconds["finetune"] * experiment.split.rotations
         total += run.pretrain.steps * seconds["pretrain"] if run.pretrain else 0.0
     trainings = len(runs) * len(experiment.seeds)
     return total * len(experiment.seeds) / min(side_by_side, trainings) / 60

@@ -22,3 +22,5 @@ def test_the_minutes_are_those_of_all_trainings_side_by_side(small, compute, mon
     experiment = small(runs=drop)  # scratch and random, two seeds, ten steps each
     assert speed.minutes(experiment, compute, 1) == pytest.approx(2 * (10 + 10 + 20) / 60)
     assert speed.minutes(experiment, compute, 2) == pytest.approx(2 * (10 + 10 + 20) / 2 / 60)
+    untrained = small(runs=drop | {"random": {"finetune": {"mode": "knn"}}})
+    assert speed.minutes(untrained, compute, 1) == pytest.approx(2 * (10 + 20) / 60)
