@@ -12,8 +12,10 @@ fold's threshold from the other folds.
 - seeds: the mean of the scores by the networks of all seeds
 
 Nothing in here was chosen on any result: shifts and the shrinkage by Ledoit and Wolf were fixed before
-the first run. The last line is JSON: accuracies in percent, mean over the seeds, and gains over `mirror` with
-95 % intervals over people.
+the first run. With `--weights facemae/models/shipped/face-embedder` a finished network takes the place of
+the run's, which then need not be trained: for that one, `--results results-embedder` after
+`snakemake --configfile config/embedder.yaml --cores all --until split`. The last line is JSON: accuracies in
+percent, mean over the seeds, and gains over `mirror` with 95 % intervals over people.
 """
 
 from __future__ import annotations
@@ -131,9 +133,9 @@ def two_covariance(faces: pd.DataFrame, vectors: Floats) -> Score:
     return score
 
 
-def scored(task: Task, part: int) -> Scores:
+def scored(task: Task, part: int, weights: Path | None) -> Scores:
     """Return the scores that a part's network gives the listed pairs of its evaluation people."""
-    network = load_embedder(task.out, part)
+    network = load_embedder(weights or task.out, part)
     task.compute.place(network)
 
     def embedded(rows: pd.DataFrame, look: str) -> Floats:
@@ -174,7 +176,7 @@ def accuracy(parts: Sequence[pd.DataFrame]) -> Measurement:
     return next(each for each in battery.mean_over_parts(parts, of_part) if each.name == "accuracy")
 
 
-def measure(results: Path, run: str, threads: int) -> dict[str, Any]:
+def measure(results: Path, run: str, threads: int, weights: Path | None) -> dict[str, Any]:
     """Return every way's accuracy, and its gain over `mirror`; a UsageError where no list is evaluated on."""
     paths = layout.Results(results)
     experiment = config.load([paths.config])
@@ -183,7 +185,7 @@ def measure(results: Path, run: str, threads: int) -> dict[str, Any]:
     found = []
     for seed in experiment.seeds_of(run):
         task = Task(experiment, run, seed, paths.data, paths.stage(run, seed, "finetune"), threads)
-        found.append([scored(task, part) for part in task.wanted_parts])
+        found.append([scored(task, part, weights) for part in task.wanted_parts])
     measured = {name: _measured(found, way) for name, way in WAYS.items()}
     told = {name: _told(values, measured["mirror"]) for name, values in measured.items()}
     return {"run": run, "seeds": len(found), "pairs": measured["mirror"][0].n, **told}
@@ -224,9 +226,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results-lfw-small"))
     parser.add_argument("--run", default="face_mae")
     parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--weights", type=Path, help="folder of a finished network, in place of the run's")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    finish(lambda: measure(asked.results, asked.run, asked.threads), asked.json)
+    finish(lambda: measure(asked.results, asked.run, asked.threads, asked.weights), asked.json)
 
 
 if __name__ == "__main__":
