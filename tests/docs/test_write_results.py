@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,11 @@ from PIL import Image
 from results_folder import EVERYTHING, HOSTILE, make_results
 from write_results import as_markdown, document
 
+from facemae import config
 from facemae.core import files
 from facemae.core.errors import IntegrityError, UsageError
 from facemae.core.layout import Results
+from facemae.stages.compare import compare
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "results"
 CURVES = ("occlusion", "occlusion-kinds", "lighting", "illumination", "labels", "labels-per-person")
@@ -147,6 +150,16 @@ def test_the_script_writes_the_page(folder: Path, tmp_path: Path) -> None:
     script = [sys.executable, DOCUMENTED.parent / "write_results.py"]
     subprocess.run([*script, "--results", folder, "--out", tmp_path], check=True, capture_output=True)
     assert (tmp_path / "invented.md").exists()
+
+
+@pytest.mark.parametrize("measured", sorted((DOCUMENTED / "measured").iterdir()), ids=lambda path: path.name)
+def test_a_page_comes_of_the_measurements_that_are_kept(measured: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(measured, tmp_path / f"results-{measured.name}")
+    compare(config.load([Results(root).config]), root)
+    document(root, tmp_path / "docs")
+    for name in ("json", "md"):
+        made = (tmp_path / "docs" / f"{measured.name}.{name}").read_text(encoding="utf-8")
+        assert made == (DOCUMENTED / f"{measured.name}.{name}").read_text(encoding="utf-8")
 
 
 def test_the_documented_results_are_what_their_numbers_say() -> None:
