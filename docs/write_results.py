@@ -30,6 +30,7 @@ from facemae.report.phrases import (
     rows_of,
     scalars,
     scratch_runs,
+    turned,
     with_interval,
 )
 
@@ -111,10 +112,10 @@ def _content(
     paths: Results, setup: config.Experiment, leaderboard: pd.DataFrame, name: str
 ) -> dict[str, Any]:
     """Return everything the page tells, as JSON values."""
-    headline, details, verdicts = tables.headline(paths), tables.details(paths), tables.verdicts(paths)
+    headline, details = tables.headline(paths), tables.details(paths)
     scratch = tables.run_names(setup)[0] if scratch_runs(setup) else ""
     control = setup.primary_pairs[0][1] if setup.primary_pairs else scratch  # as the headline has it
-    against = verdicts[(verdicts["family"] == layout.PRIMARY) | verdicts["run_b"].isin([scratch, control])]
+    against = _against(tables.verdicts(paths), setup.run_names, {scratch, control})
     used = {run: origin(setup.run(run)) for run in setup.run_names}
     charted = leaderboard["protocol"].isin(conditions.CHARTED) & (leaderboard["condition"] != "")
     return {
@@ -154,6 +155,17 @@ def _content(
         "noise": headline.noise,
         "credits": faces.credits(paths),
     }  # fmt: skip
+
+
+def _against(verdicts: pd.DataFrame, runs: Sequence[str], controls: set[str]) -> pd.DataFrame:
+    """Return the comparisons that decide, and each other run's with the controls, from the run's side."""
+    others = set(runs) - controls
+    rows = [
+        turned(row, row["run_b"]) if row["run_a"] in controls and row["run_b"] in others else row
+        for row in rows_of(verdicts)
+    ]
+    kept = [row for row in rows if row["family"] == layout.PRIMARY or row["run_b"] in controls]
+    return pd.DataFrame(kept, columns=verdicts.columns)
 
 
 def _records(table: pd.DataFrame, columns: Iterable[str]) -> list[dict[str, Any]]:

@@ -162,6 +162,15 @@ def test_a_page_comes_of_the_measurements_that_are_kept(measured: Path, tmp_path
         assert made == (DOCUMENTED / f"{measured.name}.{name}").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("page", sorted(DOCUMENTED.glob("*.json")), ids=lambda path: path.stem)
+def test_every_run_is_held_against_the_control_wherever_that_stands_in_the_file(page: Path) -> None:
+    content = json.loads(page.read_text(encoding="utf-8"))
+    runs = {row["run"] for row in content["runs"] if row["kind"] == "run"}
+    runs -= {content["control"], content["scratch"]}
+    rows = [row for row in content["verdicts"] if row["metric"] == content["primary"]]
+    assert runs <= {row["run_a"] for row in rows if row["run_b"] == content["control"]}
+
+
 def test_the_documented_results_are_what_their_numbers_say() -> None:
     files_there = sorted(DOCUMENTED.glob("*.json"))
     if not files_there:
