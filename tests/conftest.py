@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,10 @@ ROOT = Path(__file__).parents[1]
 # Deadlines measure the machine, not the code.
 settings.register_profile("facemae", deadline=None)
 settings.load_profile("facemae")
+
+# A shell's background jobs start deaf to Ctrl-C, and those of nohup to a closed terminal; tests send both.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests end processes, never the machine: nothing needs to be on the disk itself.
 os.fsync = lambda descriptor: None

@@ -185,8 +185,12 @@ def test_people_use_the_app_at_once(server, made, monkeypatch):
 
     monkeypatch.setattr(app_load, "THINK", (0.0, 0.1))
     samples = faces.faces(Results(made))["sample_id"].to_list()
-    found = app_load.crowd(server, samples, 2, 4.0)
-    assert found["faults"] == 0, found["what went wrong"]
-    assert {"all", "first page", "open Recognise", "another sample"} <= set(found)
+    needed = {"all", "first page", "open Recognise", "another sample"}
+    for seconds in (4.0, 30.0):  # the latter where the machine is busy
+        found = app_load.crowd(server, samples, 2, seconds)
+        assert found["faults"] == 0, found["what went wrong"]
+        if needed <= set(found):
+            break
+    assert needed <= set(found)
     assert found["first page"]["n"] == 2
     assert found["all"]["n"] > 6

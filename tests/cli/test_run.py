@@ -109,7 +109,6 @@ def test_a_folder_that_was_moved_is_gone_on_with_where_it_is(tmp_path, monkeypat
 
 STOPPED = '''
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without it
 from facemae.cli.run import _ended
 child = f"""import os, signal, sys
 signal.signal(signal.{sys.argv[1]}, lambda *_: sys.exit(os.write(1, b'saved') - 5))
