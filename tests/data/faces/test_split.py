@@ -686,8 +686,12 @@ def test_the_last_folds_can_be_evaluated_on():
     assert people_in(table, "train") == {"a", "b"}
     parts = table[table["role"] == "evaluation"].groupby("part")["person"].agg(set)
     assert parts.to_list() == [{"c", "d"}, {"e", "f"}]
-    with pytest.raises(ValueError, match="pair_folds -1 are too few: at least 2, or -2 for the last"):
-        settings_of(pairs="list", pair_folds=-1)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 1])
+def test_fewer_than_two_folds_of_a_list_are_refused(count):
+    with pytest.raises(ValueError, match=f"pair_folds {count} are too few: at least 2, or -2 for the last"):
+        settings_of(pairs="list", pair_folds=count)
 
 
 def test_folds_of_no_list_are_refused():
