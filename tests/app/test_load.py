@@ -189,8 +189,8 @@ def test_people_use_the_app_at_once(server, made, monkeypatch):
     for seconds in (4.0, 30.0):  # the latter where the machine is busy
         found = app_load.crowd(server, samples, 2, seconds)
         assert found["faults"] == 0, found["what went wrong"]
-        if needed <= set(found):
+        if needed <= set(found) and found["all"]["n"] > 6:
             break
-    assert needed <= set(found)
+    else:
+        pytest.fail(f"in {seconds:g} s two visitors came no further than {found}")
     assert found["first page"]["n"] == 2
-    assert found["all"]["n"] > 6
