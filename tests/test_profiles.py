@@ -40,7 +40,7 @@ def tiny(folder: Path) -> Path:
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
     with (folder / "config" / "tiny.yaml").open("a") as file:
-        file.write("attributes: {runs: [random], tasks: {gender: orl}}\n")
+        file.write("attributes: {runs: [random, pixels], tasks: {gender: orl}}\n")
     return folder
 
 

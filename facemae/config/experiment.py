@@ -94,6 +94,10 @@ class Experiment(Section):
         """Return the runs and baselines that a list names, where [all] is every one."""
         return self.names if runs == [ALL] else list(runs)
 
+    def trained(self, runs: list[str]) -> list[str]:
+        """Return the runs that a list names, where [all] is every one, and the baselines that it names."""
+        return self.run_names if runs == [ALL] else list(runs)
+
     @property
     def controls(self) -> list[str]:
         """Return the runs that `evaluate.against` names, without those that another file dropped."""
@@ -223,13 +227,13 @@ def _check_chosen(experiment: Experiment) -> None:
     lists = {
         "robustness.runs": (robustness.runs, experiment.names),
         "label_curve.runs": (experiment.label_curve.runs, trained),
-        "attributes.runs": (attributes.runs, trained),
+        "attributes.runs": (attributes.runs, experiment.names),
     }
     for path, (named, known) in lists.items():
         for name in named:
             if name not in known and named != [ALL]:
                 raise UsageError(f"{path}: there is no run {name}; known are {', '.join(known)}, or [all].")
-    for name in trained if experiment.label_curve.runs == [ALL] else experiment.label_curve.runs:
+    for name in experiment.trained(experiment.label_curve.runs):
         own = experiment.run(name).finetune
         if own.mode == "knn" or own.teacher or own.labels.fraction < 1 or own.labels.per_person:
             raise UsageError(

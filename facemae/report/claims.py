@@ -2,8 +2,10 @@
 
 Each claim is judged by one metric, on one run and against one control that are chosen before any number is
 seen: the run with random masks, or else the first masked autoencoder of the configuration; and the first
-control that `evaluate.against` names, or else the first of the configuration. Choosing what came out best
-would find a winner among equals. The claims are a family of comparisons, and corrected as one.
+control that `evaluate.against` names, or else the first of the configuration. What an encoder tells besides
+identity is held against the first baseline that `attributes.runs` names, where it names one: frozen, an
+encoder that is not trained is nobody's alternative. Choosing what came out best would find a winner among
+equals. The claims are a family of comparisons, and corrected as one.
 """
 
 from __future__ import annotations
@@ -153,13 +155,10 @@ def _answers(made: Comparison, question: Question) -> list[_Compared | Claim]:
         judged = [_judged(made, f"MAE pretraining beats {name}", metric, masked, name) for name in names]
         return judged or [_unmeasured(claim, metric, reason)]
     hiding = [name for name in scratch_runs(experiment) if hides(experiment.run(name))]
-    first = hiding if question.against == "hiding" else []
-    named = experiment.controls
-    scratch = sorted(
-        scratch_runs(experiment),
-        key=lambda name: (name not in first, named.index(name) if name in named else len(named)),
-    )
-    controls = made.measured(metric, scratch)
+    scratch = _scratch(experiment, hiding if question.against == "hiding" else [])
+    probed = question.needs.startswith("attributes") and experiment.attributes.mode == "probe"
+    plain = [name for name in experiment.attributes.runs if probed and name in experiment.baselines]
+    controls = made.measured(metric, [*plain, *scratch])
     if not controls:
         return [_unmeasured(claim, metric, "no run without pretraining was measured")]
     more = _beside(made, metric, masked[0], controls[1:])
@@ -169,9 +168,18 @@ def _answers(made: Comparison, question: Question) -> list[_Compared | Claim]:
         )
     if metric == "labels_accuracy":
         more.append(_labels_saved(made, masked[0], controls[0]))
-    if question.needs.startswith("attributes") and experiment.attributes.mode == "probe":
-        more.append(f"Heads stand on frozen encoders, and that of {controls[0]} is untrained.")
+    if probed and (untrained := [name for name in controls if name in scratch]):
+        more.append(f"Heads stand on frozen encoders, and that of {untrained[0]} is untrained.")
     return [_judged(made, claim, metric, masked, controls[0], more)]
+
+
+def _scratch(experiment: config.Experiment, first: list[str]) -> list[str]:
+    """Return the runs from scratch: `first`, then what `evaluate.against` names, then the others."""
+    named = experiment.controls
+    return sorted(
+        scratch_runs(experiment),
+        key=lambda name: (name not in first, named.index(name) if name in named else len(named)),
+    )
 
 
 def _beside(made: Comparison, metric: str, run: str, controls: list[str]) -> list[str]:

@@ -124,11 +124,8 @@ def done(paths: Results, setup: config.Experiment) -> pd.DataFrame:
             paths.stage(name, seed, stage) / layout.METRICS for name in names for seed in setup.seeds_of(name)
         ]
 
-    def trained(names: list[str]) -> list[str]:
-        return [name for name in setup.chosen(names) if name in setup.run_names]
-
     subsets = [(setup.label_seed(subset), subset) for subset in range(setup.label_curve.subsets)]
-    labels = [paths.labels(name, *each) for name in trained(setup.label_curve.runs) for each in subsets]
+    labels = [paths.labels(name, *each) for name in setup.trained(setup.label_curve.runs) for each in subsets]
     files = {
         "photos listed": [paths.data.photos],
         "faces aligned": [paths.data.faces],
@@ -137,7 +134,7 @@ def done(paths: Results, setup: config.Experiment) -> pd.DataFrame:
         "fine-tuning": of("finetune", setup.run_names),
         "evaluation": of("evaluate", setup.names),
         "covered and lit faces": of("robustness", setup.chosen(setup.robustness.runs)),
-        "attributes": of("attributes", trained(setup.attributes.runs)),
+        "attributes": of("attributes", setup.trained(setup.attributes.runs)),
         "fewer labels": [folder / layout.METRICS for folder in labels],
         "verdict": [paths.verdict],
     }

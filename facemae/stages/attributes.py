@@ -1,4 +1,4 @@
-"""The attributes stage: what an encoder tells of gender, race, age and expression, beside identity.
+"""The attributes stage: what an encoder, or a control, tells of gender, race, age and expression.
 
 Heads are trained on the faces of all folds but one and tested on that one; no subject is in two folds. A
 subject is a person where the data set names one, else a photo. Shapes: N faces, P subjects, R resamples, C
@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -29,6 +32,8 @@ from facemae.core.progress import say
 from facemae.core.seeds import seed_of
 from facemae.data.faces.cache import OpenFaces
 from facemae.data.faces.subsets import evenly
+from facemae.evaluation.baselines.controls import features
+from facemae.evaluation.baselines.off_the_shelf import Embed
 from facemae.evaluation.pairs import Floats, Integers
 from facemae.evaluation.protocols.attributes import (
     AGE,
@@ -55,6 +60,7 @@ RIDGES = (1.0, 10.0, 100.0, 1000.0)  # penalties of the age's linear model, one 
 ITERATIONS = 1000
 WEIGHTED = ("expression",)  # tasks whose classes count alike: CK+ shows surprise 5 times per contempt
 GROUPING = ("gender", "race")
+COMPONENTS = 400  # of a control's features, which are thousands: with all, the linear models learn by heart
 HEADS = {  # what is trained, by mode and whether there is a pretrained encoder
     ("probe", True): "linear models on the frozen pretrained encoder",
     ("probe", False): "linear models on an untrained encoder",
@@ -66,7 +72,8 @@ HEADS = {  # what is trained, by mode and whether there is a pretrained encoder
 def attributes(task: Task, pretrained: Path | None) -> None:
     """Train the heads and write metrics, predictions and the values of every metric on resampled subjects.
 
-    `pretrained` is the folder of the run's `pretrain` stage; None tests the untrained encoder of the seed.
+    `pretrained` is the folder of the run's `pretrain` stage; None tests the untrained encoder of the seed, or
+    the features of the baseline `task.name`.
 
     Raises:
         UsageError: no task is named, a data set is not among the experiment's or lacks the attribute, the
@@ -85,24 +92,37 @@ def attributes(task: Task, pretrained: Path | None) -> None:
     with world(task.compute.device) as processes:
         if processes.size > 1:
             raise UsageError("The attributes stage runs in one process; start it without torchrun.")
-    inputs = encoder_input(task, pretrained)
+    if task.name in task.experiment.baselines:
+        see = features(task.name, task.experiment, task.seed)
+        what = f"linear models on what {task.name} makes of a face before it learns"
+        _measure(task, tested, partial(_seen_by_control, task, see), what, None)
+        return
+    inputs, mode = encoder_input(task, pretrained), task.experiment.attributes.mode
     job = task.job(_settings(task), **inputs)
     with lock(job), memory.explained(task.label):
         encoder = Frozen(start_embedder(task, pretrained).encoder)
-        seconds, measured, tables = 0.0, [], []
-        for labelled in tested:
-            faces, start = task.open(labelled.rows), "pretrained" if inputs else "untrained"
-            say(task.label, f"{labelled.source}: {len(faces)} faces, {start} encoder, {task.compute}")
-            predict = _probed if task.experiment.attributes.mode == "probe" else _trained
-            predicted, taken = predict(task, labelled, faces, encoder, job)
-            seconds += taken
-            tables.append(predictions(labelled, predicted))
-            resamples, seed = task.experiment.evaluate.resamples, task.experiment.split.seed
-            measured += measure(labelled, predicted, _note(task, labelled, bool(inputs)), resamples, seed)
-        table = pd.concat(tables, ignore_index=True).astype({"fold": "int64"})
-        records.write_table(task.out / PREDICTIONS, table, PREDICTION_COLUMNS)
-        _write(task, pretrained, tested, measured, seconds)
+        probe, train = partial(_probed, task, encoder), partial(_trained, task, encoder, job)
+        predict: Predict = probe if mode == "probe" else train
+        _measure(task, tested, predict, HEADS[mode, bool(inputs)], pretrained)
         checkpoint.remove(job.state)
+
+
+def _measure(
+    task: Task, tested: list[Labelled], predict: Predict, heads: str, pretrained: Path | None
+) -> None:
+    """Predict each source and write what that is worth; `heads` says by what."""
+    seconds, measured, tables = 0.0, [], []
+    for labelled in tested:
+        faces = task.open(labelled.rows)
+        say(task.label, f"{labelled.source}: {len(faces)} faces, {heads}, {task.compute}")
+        predicted, taken = predict(labelled, faces)
+        seconds += taken
+        tables.append(predictions(labelled, predicted))
+        resamples, seed = task.experiment.evaluate.resamples, task.experiment.split.seed
+        measured += measure(labelled, predicted, _note(task, labelled, heads), resamples, seed)
+    table = pd.concat(tables, ignore_index=True).astype({"fold": "int64"})
+    records.write_table(task.out / PREDICTIONS, table, PREDICTION_COLUMNS)
+    _write(task, pretrained, tested, measured, seconds)
 
 
 def _training(task: Task) -> config.Training:
@@ -116,11 +136,17 @@ def _training(task: Task) -> config.Training:
 
 
 def _settings(task: Task) -> dict[str, Any]:
-    return task.settings("model") | {
-        "attributes": task.experiment.attributes.model_dump(exclude={"runs"}),
-        "training": _training(task).model_dump() | {"layer_decay": task.run.finetune.layer_decay},
-        "folds_seed": task.experiment.split.seed,
-    }
+    asked = {"attributes": task.experiment.attributes.model_dump(exclude={"runs"})}
+    if task.name in task.experiment.baselines:
+        return asked
+    return (
+        task.settings("model")
+        | asked
+        | {
+            "training": _training(task).model_dump() | {"layer_decay": task.run.finetune.layer_decay},
+            "folds_seed": task.experiment.split.seed,
+        }
+    )
 
 
 # --- faces, labels and folds ---
@@ -247,9 +273,10 @@ def _together(table: pd.DataFrame, columns: list[str]) -> pd.Series:
 # --- predictions, each fold's by what the others taught ---
 
 Predicted = tuple[dict[str, Floats], float]  # each task's prediction (N,) of the faces, and seconds
+Predict = Callable[[Labelled, OpenFaces], Predicted]
 
 
-def _probed(task: Task, labelled: Labelled, faces: OpenFaces, encoder: Frozen, job: Job) -> Predicted:
+def _probed(task: Task, encoder: Frozen, labelled: Labelled, faces: OpenFaces) -> Predicted:
     """Predict from the frozen encoder, by a linear model of scikit-learn on what it makes of a face.
 
     That is the mean of the pooled tokens of a face and of its mirror image, standardised: He et al., CVPR
@@ -263,26 +290,42 @@ def _probed(task: Task, labelled: Labelled, faces: OpenFaces, encoder: Frozen, j
         mean: Tensor = (network(images).float() + network(images.flip(-1)).float()) / 2
         return mean
 
-    features = in_batches(both, faces, task.compute, task.label)
-    predicted = {name: np.full(len(faces), np.nan) for name in labelled.tasks}
+    seen = in_batches(both, faces, task.compute, task.label)
+    return _linear_predictions(labelled, seen), task.compute.seconds() - before
+
+
+def _seen_by_control(task: Task, see: Embed, labelled: Labelled, faces: OpenFaces) -> Predicted:
+    """Predict as `_probed` does, from the principal components of a control's features."""
+    before, images = task.compute.seconds(), faces.loaded().images
+    seen = (see(images) + see(images[:, :, ::-1])) / 2
+    most = COMPONENTS if seen.shape[1] > COMPONENTS else None
+    return _linear_predictions(labelled, seen, most), task.compute.seconds() - before
+
+
+def _linear_predictions(labelled: Labelled, seen: Floats, components: int | None = None) -> dict[str, Floats]:
+    """Return each task's prediction (N,) by linear models on features (N, D), or components of these."""
+    predicted = {name: np.full(len(seen), np.nan) for name in labelled.tasks}
     for name, values in predicted.items():
         truth = labelled.truth[name]
         for fold in np.unique(labelled.fold).tolist():
             tested = labelled.fold == fold
             learnt = ~tested & (truth != UNKNOWN)
-            values[tested] = _linear(name).fit(features[learnt], truth[learnt]).predict(features[tested])
-    return predicted, task.compute.seconds() - before
+            model = _linear(name, components and min(components, int(learnt.sum())))
+            values[tested] = model.fit(seen[learnt], truth[learnt]).predict(seen[tested])
+    return predicted
 
 
-def _linear(name: str) -> Pipeline:
+def _linear(name: str, components: int | None) -> Pipeline:
     """Return the untrained model of a task; where classes are very uneven, all count alike."""
+    first = [PCA(components, svd_solver="randomized", random_state=0)] if components else []
     if name == AGE:
-        return make_pipeline(StandardScaler(), RidgeCV(RIDGES))
+        return make_pipeline(*first, StandardScaler(), RidgeCV(RIDGES))
     balance = "balanced" if name in WEIGHTED else None
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS, class_weight=balance))
+    model = LogisticRegression(max_iter=ITERATIONS, class_weight=balance)
+    return make_pipeline(*first, StandardScaler(), model)
 
 
-def _trained(task: Task, labelled: Labelled, faces: OpenFaces, encoder: Frozen, job: Job) -> Predicted:
+def _trained(task: Task, encoder: Frozen, job: Job, labelled: Labelled, faces: OpenFaces) -> Predicted:
     """Predict by encoder and heads that are trained beside each fold.
 
     A training that was done before a kill is taken from its last checkpoint, the one that was under way goes
@@ -308,14 +351,17 @@ def _trained(task: Task, labelled: Labelled, faces: OpenFaces, encoder: Frozen, 
     return predicted, seconds
 
 
-def _note(task: Task, labelled: Labelled, pretrained: bool) -> str:
-    settings = task.experiment.attributes
-    heads = HEADS[settings.mode, pretrained]
+def _note(task: Task, labelled: Labelled, heads: str) -> str:
+    folds = task.experiment.attributes.folds
     rows = records.read_table(task.data.split, ["sample_id", "role"])
     unlabelled = set(rows.loc[rows["role"] == layout.ROLE_UNLABELLED, "sample_id"])
-    seen = task.run.pretrain is not None and not unlabelled.isdisjoint(labelled.rows["sample_id"])
-    before = "; pretraining saw these photos without their labels" if seen else ""
-    return f"{settings.folds} folds of {labelled.subjects} subjects, {heads}{before}"
+    seen, before = not unlabelled.isdisjoint(labelled.rows["sample_id"]), ""
+    run = None if task.name in task.experiment.baselines else task.run
+    if run and run.pretrain and seen:
+        before = "; pretraining saw these photos without their labels"
+    elif run and run.finetune.init:
+        before = f"; {Path(run.finetune.init).name} may have seen these photos"
+    return f"{folds} folds of {labelled.subjects} subjects, {heads}{before}"
 
 
 def _write(

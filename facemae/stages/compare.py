@@ -93,11 +93,12 @@ def _load(experiment: config.Experiment, name: str, paths: Results) -> Scored:
     def of_stage(stage: str) -> list[Repeat]:
         return _alike([_repeat(paths.stage(name, seed, stage), seed) for seed in seeds], name)
 
-    asked = {"robustness": experiment.robustness.runs}
-    if kind == "run":
-        asked["attributes"] = experiment.attributes.runs
-    more = [of_stage(stage) for stage, runs in asked.items() if name in experiment.chosen(runs)]
-    if kind == "run" and name in experiment.chosen(experiment.label_curve.runs):
+    asked = {
+        "robustness": experiment.chosen(experiment.robustness.runs),
+        "attributes": experiment.trained(experiment.attributes.runs),
+    }
+    more = [of_stage(stage) for stage, names in asked.items() if name in names]
+    if name in experiment.trained(experiment.label_curve.runs):
         subsets = range(experiment.label_curve.subsets)
         folders = [paths.labels(name, experiment.label_seed(subset), subset) for subset in subsets]
         more.append(_alike([_repeat(folder, subset) for subset, folder in enumerate(folders)], name))

@@ -25,6 +25,7 @@ from facemae.training.preemption import Stop
 SIZE, PEOPLE, SHOTS = 32, 40, 3
 COLUMNS = {"gender": GENDER, "race": RACE, "age": AGE, "expression": EXPRESSION}
 RACES = ("black", "asian", "white")
+START = {"init": "face-mae"}
 
 
 def picture(draw, labels):
@@ -73,10 +74,11 @@ def make_task(small, tmp_path):
     def make(folder, tasks=("gender",), out="out", name="scratch", **changes):
         sources = tasks if isinstance(tasks, dict) else dict.fromkeys(tasks, "made")
         asked = {"tasks": sources, "folds": 4, "steps": 60, "learning_rate": 0.02}
-        run = {"pretrain": None} if name == "scratch" else {}
+        runs = {"scratch": {"pretrain": None}, "random": {}, "started": {"pretrain": None, "finetune": START}}
         experiment = small(
-            runs={name: run}, baselines=[], attributes={**asked, **changes}, data={"tested": ["made", "lfw"]}
-        )
+            runs=runs, baselines=["pca", "hog_lda", "pixels"], attributes={**asked, **changes},
+            data={"tested": ["made", "lfw"]},
+        )  # fmt: skip
         return Task(experiment, name, 0, folder, tmp_path / out / "attributes")
 
     return make
@@ -115,7 +117,44 @@ def test_what_can_be_read_off_a_picture_is_found(make_task, store_folder):
 def test_a_note_says_what_was_trained_and_from_what(make_task, store_folder, mode, pretrained, told):
     task = make_task(store_folder, mode=mode)
     labelled = module.read_labelled(task, "made", ["gender"])
-    assert module._note(task, labelled, pretrained) == f"4 folds of 40 subjects, {told}"
+    note = module._note(task, labelled, module.HEADS[mode, pretrained])
+    assert note == f"4 folds of 40 subjects, {told}"
+
+
+def test_a_note_says_which_weights_may_have_seen_the_photos(make_task, store_folder):
+    task = make_task(store_folder, name="started")
+    labelled = module.read_labelled(task, "made", ["gender"])
+    assert module._note(task, labelled, "heads") == (
+        "4 folds of 40 subjects, heads; face-mae may have seen these photos"
+    )
+
+
+@pytest.mark.parametrize(("name", "mode"), [("pca", "probe"), ("pca", "full"), ("pixels", "probe")])
+def test_a_controls_features_are_probed_as_an_encoders_are(make_task, store_folder, monkeypatch, name, mode):
+    monkeypatch.setattr(module, "COMPONENTS", 4)  # of 90 faces to learn from
+    task = make_task(store_folder, ("race", "age"), name=name, mode=mode)
+    attributes(task, None)
+    found = found_in(task.out)
+    assert found["race_balanced"]["value"] > 0.9
+    assert name == "pixels" or found["age_error"]["value"] < 10  # which are centred, and age is brightness
+    assert f"linear models on what {name} makes of a face before it learns" in found["race_f1"]["note"]
+    written = records.read_json(task.out / layout.CONFIG)
+    assert written["run"] == name
+    assert written["attributes"]["mode"] == mode
+    assert "model" not in written
+
+
+def test_of_many_features_the_first_components_are_kept(make_task, store_folder, monkeypatch):
+    labelled = module.read_labelled(make_task(store_folder), "made", ["gender"])
+    draw = np.random.default_rng(0)
+    seen = draw.normal(size=(PEOPLE * SHOTS, 50)) * np.r_[100.0, np.ones(49)]
+    seen[:, 0] += 300 * labelled.truth["gender"]
+    accuracy = {}
+    for components in (1, None):
+        predicted = module._linear_predictions(labelled, seen, components)["gender"]
+        accuracy[components] = (predicted == labelled.truth["gender"]).mean()
+    assert accuracy[1] > accuracy[None]  # which learns the 49 others by heart
+    assert module._linear("gender", 7).steps[0][1].n_components == 7
 
 
 def test_the_numbers_follow_from_the_predictions(make_task, store_folder):

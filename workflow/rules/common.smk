@@ -127,19 +127,27 @@ def verbatim(text):
     return lambda wildcards: text
 
 
+def settings_of(name):
+    """Return the settings of a run, or those that a baseline has of them: the runs' defaults."""
+    return EXPERIMENT.defaults if name in EXPERIMENT.baselines else EXPERIMENT.run(name)
+
+
 def section(*names):
     """Return a function of a rule's wildcards: the run's sections, which re-run the rule when they change."""
 
     def of_run(wildcards):
-        run = EXPERIMENT.run(wildcards.run).shaping()
+        run = settings_of(wildcards.run).shaping()
         return json.dumps([run[name] for name in names])
 
     return of_run
 
 
 def pretrained(wildcards):
-    """Return the encoder that a run is fine-tuned from; none for a run from scratch."""
-    if EXPERIMENT.run(wildcards.run).pretrain is None:
+    """Return the encoder that a run is fine-tuned from; none for a run from scratch, or a baseline."""
+    if (
+        wildcards.run in EXPERIMENT.baselines
+        or EXPERIMENT.run(wildcards.run).pretrain is None
+    ):
         return []
     return f"{STAGE}/pretrain/encoder.safetensors".format(**wildcards)
 
@@ -173,7 +181,7 @@ def training_memory(stage):
     """Return a function of the memory in MB that a run's training takes at most, more in later attempts."""
 
     def of_run(wildcards, attempt):
-        run = EXPERIMENT.run(wildcards.run)
+        run = settings_of(wildcards.run)
         estimate = training_mb(run.model, getattr(run, stage))
         return memory(PYTORCH_MB + estimate)(wildcards, attempt)
 
@@ -225,20 +233,17 @@ def evaluated(filename):
 def measured(filename):
     """Return a file of every stage that measures something."""
 
-    def trained(chosen):
-        return [
-            name for name in EXPERIMENT.chosen(chosen) if name in EXPERIMENT.run_names
-        ]
-
     return [
         *evaluated(filename),
         *of_stage(
             "robustness", filename, EXPERIMENT.chosen(EXPERIMENT.robustness.runs)
         ),
-        *of_stage("attributes", filename, trained(EXPERIMENT.attributes.runs)),
+        *of_stage(
+            "attributes", filename, EXPERIMENT.trained(EXPERIMENT.attributes.runs)
+        ),
         *(
             str(RESULTS.labels(name, EXPERIMENT.label_seed(subset), subset) / filename)
-            for name in trained(EXPERIMENT.label_curve.runs)
+            for name in EXPERIMENT.trained(EXPERIMENT.label_curve.runs)
             for subset in range(EXPERIMENT.label_curve.subsets)
         ),
     ]

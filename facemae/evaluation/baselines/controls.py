@@ -89,10 +89,17 @@ def baseline(name: str, training: Faces, experiment: config.Experiment, seed: in
 
     A DataError: the faces do not allow a learner; a UsageError: a recogniser, or its weights, are not there.
     """
+    if name not in LEARNERS:
+        return features(name, experiment, seed)
+    learner = LEARNERS[name]
+    head = learner.fit(learner.features(training.images), training.people, name)
+    return lambda images: head(learner.features(images))
+
+
+def features(name: str, experiment: config.Experiment, seed: int) -> Embed:
+    """Return what a control makes of faces before it learns from them, (N, D); errors as `baseline`."""
     if name in LEARNERS:
-        learner = LEARNERS[name]
-        head = learner.fit(learner.features(training.images), training.people, name)
-        return lambda images: head(learner.features(images))
+        return LEARNERS[name].features
     if name == "pixels":
         return correlated
     if name == "random_weights":  # the mean token of the untrained encoder that every run starts from
