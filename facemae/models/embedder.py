@@ -73,6 +73,13 @@ def token_count(encoder: Encoder) -> int:
     return encoder.prefix_tokens + (0 if isinstance(encoder, Mlp) else encoder.side**2)
 
 
+def all_tokens(encoder: Encoder, images: Tensor) -> Tensor:
+    """Return all tokens of images (B, 3, H, H) side by side, (B, D), so that each keeps its place."""
+    with fused_attention(encoder):
+        encoding = encoder(images)
+    return torch.cat([encoding.prefix, encoding.tokens], dim=1).flatten(1)
+
+
 class Frozen(nn.Module):
     """An encoder without a head, which a probe looks at."""
 

@@ -2,10 +2,8 @@
 
 Each claim is judged by one metric, on one run and against one control that are chosen before any number is
 seen: the run with random masks, or else the first masked autoencoder of the configuration; and the first
-control that `evaluate.against` names, or else the first of the configuration. What an encoder tells besides
-identity is held against the first baseline that `attributes.runs` names, where it names one: frozen, an
-encoder that is not trained is nobody's alternative. Choosing what came out best would find a winner among
-equals. The claims are a family of comparisons, and corrected as one.
+control that `evaluate.against` names, or else the first of the configuration. Choosing what came out best
+would find a winner among equals. The claims are a family of comparisons, and corrected as one.
 """
 
 from __future__ import annotations
@@ -156,20 +154,21 @@ def _answers(made: Comparison, question: Question) -> list[_Compared | Claim]:
         return judged or [_unmeasured(claim, metric, reason)]
     hiding = [name for name in scratch_runs(experiment) if hides(experiment.run(name))]
     scratch = _scratch(experiment, hiding if question.against == "hiding" else [])
-    probed = question.needs.startswith("attributes") and experiment.attributes.mode == "probe"
-    plain = [name for name in experiment.attributes.runs if probed and name in experiment.baselines]
-    controls = made.measured(metric, [*plain, *scratch])
+    controls = made.measured(metric, scratch)
     if not controls:
         return [_unmeasured(claim, metric, "no run without pretraining was measured")]
-    more = _beside(made, metric, masked[0], controls[1:])
+    more = _beside(made, metric, masked[0], controls[1:], "the other runs without pretraining")
     if question.against == "hiding" and not set(controls) & set(hiding):
         more.append(
             "No run with patch_drop or erasing, which hide without pretraining, was there to compare."
         )
     if metric == "labels_accuracy":
         more.append(_labels_saved(made, masked[0], controls[0]))
-    if probed and (untrained := [name for name in controls if name in scratch]):
-        more.append(f"Heads stand on frozen encoders, and that of {untrained[0]} is untrained.")
+    if question.needs.startswith("attributes"):
+        plain = made.measured(metric, experiment.baselines)
+        more += _beside(made, metric, masked[0], plain, "what controls see of a face")
+        if experiment.attributes.mode == "probe":
+            more.append(f"Heads stand on frozen encoders, and that of {controls[0]} is untrained.")
     return [_judged(made, claim, metric, masked, controls[0], more)]
 
 
@@ -182,11 +181,11 @@ def _scratch(experiment: config.Experiment, first: list[str]) -> list[str]:
     )
 
 
-def _beside(made: Comparison, metric: str, run: str, controls: list[str]) -> list[str]:
-    """Return how the run does against other runs without pretraining, a sentence if there are any."""
+def _beside(made: Comparison, metric: str, run: str, controls: list[str], what: str) -> list[str]:
+    """Return how the run does against other controls, a sentence if there are any."""
     rows = made.rows(metric, [(run, name) for name in controls])
     counted = ", ".join(f"{row['run_b']}: {row['verdict']} ({row['difference']:+.3f})" for row in rows)
-    return [f"Against the other runs without pretraining: {counted}."] if rows else []
+    return [f"Against {what}: {counted}."] if rows else []
 
 
 def _judged(

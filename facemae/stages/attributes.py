@@ -20,15 +20,12 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
 from facemae import config
 from facemae.compute.distributed import world
 from facemae.core import layout, records
 from facemae.core.errors import DataError, UsageError
-from facemae.core.progress import say
+from facemae.core.progress import say, track
 from facemae.core.seeds import seed_of
 from facemae.data.faces.cache import OpenFaces
 from facemae.data.faces.subsets import evenly
@@ -45,7 +42,8 @@ from facemae.evaluation.protocols.attributes import (
 )
 from facemae.evaluation.records import Measurement
 from facemae.models.attribute_heads import AGES, UNKNOWN
-from facemae.models.embedder import Frozen, in_batches
+from facemae.models.base import Encoder
+from facemae.models.embedder import BATCH, Frozen, all_tokens, in_batches
 from facemae.stages.finetune import encoder_input, start_embedder
 from facemae.stages.task import Task
 from facemae.training import checkpoint, memory
@@ -60,7 +58,8 @@ RIDGES = (1.0, 10.0, 100.0, 1000.0)  # penalties of the age's linear model, one 
 ITERATIONS = 1000
 WEIGHTED = ("expression",)  # tasks whose classes count alike: CK+ shows surprise 5 times per contempt
 GROUPING = ("gender", "race")
-COMPONENTS = 400  # of a control's features, which are thousands: with all, the linear models learn by heart
+COMPONENTS = 400  # of what is seen of a face, at most, and a third of the faces
+FITTED = 2000  # faces that the components are those of: 0.1 GB of 64 tokens of 192
 HEADS = {  # what is trained, by mode and whether there is a pretrained encoder
     ("probe", True): "linear models on the frozen pretrained encoder",
     ("probe", False): "linear models on an untrained encoder",
@@ -95,14 +94,15 @@ def attributes(task: Task, pretrained: Path | None) -> None:
     if task.name in task.experiment.baselines:
         see = features(task.name, task.experiment, task.seed)
         what = f"linear models on what {task.name} makes of a face before it learns"
-        _measure(task, tested, partial(_seen_by_control, task, see), what, None)
+        _measure(task, tested, partial(_probed, task, see), what, None)
         return
     inputs, mode = encoder_input(task, pretrained), task.experiment.attributes.mode
     job = task.job(_settings(task), **inputs)
     with lock(job), memory.explained(task.label):
-        encoder = Frozen(start_embedder(task, pretrained).encoder)
-        probe, train = partial(_probed, task, encoder), partial(_trained, task, encoder, job)
-        predict: Predict = probe if mode == "probe" else train
+        encoder = start_embedder(task, pretrained).encoder
+        predict: Predict = partial(_trained, task, Frozen(encoder), job)
+        if mode == "probe":
+            predict = partial(_probed, task, _tokens(task, encoder))
         _measure(task, tested, predict, HEADS[mode, bool(inputs)], pretrained)
         checkpoint.remove(job.state)
 
@@ -276,53 +276,57 @@ Predicted = tuple[dict[str, Floats], float]  # each task's prediction (N,) of th
 Predict = Callable[[Labelled, OpenFaces], Predicted]
 
 
-def _probed(task: Task, encoder: Frozen, labelled: Labelled, faces: OpenFaces) -> Predicted:
-    """Predict from the frozen encoder, by a linear model of scikit-learn on what it makes of a face.
-
-    That is the mean of the pooled tokens of a face and of its mirror image, standardised: He et al., CVPR
-    2022, appendix A.1. Classes by logistic regression, age by ridge regression.
-    """
-    before = task.compute.seconds()
-    network = copy.deepcopy(encoder).eval()
-    task.compute.place(network)
-
-    def both(images: Tensor) -> Tensor:
-        mean: Tensor = (network(images).float() + network(images.flip(-1)).float()) / 2
-        return mean
-
-    seen = in_batches(both, faces, task.compute, task.label)
-    return _linear_predictions(labelled, seen), task.compute.seconds() - before
-
-
-def _seen_by_control(task: Task, see: Embed, labelled: Labelled, faces: OpenFaces) -> Predicted:
-    """Predict as `_probed` does, from the principal components of a control's features."""
-    before, images = task.compute.seconds(), faces.loaded().images
-    seen = (see(images) + see(images[:, :, ::-1])) / 2
-    most = COMPONENTS if seen.shape[1] > COMPONENTS else None
-    return _linear_predictions(labelled, seen, most), task.compute.seconds() - before
-
-
-def _linear_predictions(labelled: Labelled, seen: Floats, components: int | None = None) -> dict[str, Floats]:
-    """Return each task's prediction (N,) by linear models on features (N, D), or components of these."""
-    predicted = {name: np.full(len(seen), np.nan) for name in labelled.tasks}
+def _probed(task: Task, see: Embed, labelled: Labelled, faces: OpenFaces) -> Predicted:
+    """Predict by linear models of scikit-learn on what `see` makes of a face, (N, H, H, 3) to (N, D)."""
+    before, seen = task.compute.seconds(), _components(task, see, faces)
+    predicted = {name: np.full(len(faces), np.nan) for name in labelled.tasks}
     for name, values in predicted.items():
         truth = labelled.truth[name]
         for fold in np.unique(labelled.fold).tolist():
             tested = labelled.fold == fold
             learnt = ~tested & (truth != UNKNOWN)
-            model = _linear(name, components and min(components, int(learnt.sum())))
-            values[tested] = model.fit(seen[learnt], truth[learnt]).predict(seen[tested])
-    return predicted
+            values[tested] = _linear(name).fit(seen[learnt], truth[learnt]).predict(seen[tested])
+    return predicted, task.compute.seconds() - before
 
 
-def _linear(name: str, components: int | None) -> Pipeline:
+def _tokens(task: Task, encoder: Encoder) -> Embed:
+    """Return what a frozen encoder makes of faces: all tokens side by side.
+
+    Their mean, which a linear probe often sees (He et al., CVPR 2022, appendix A.1), forgets where on the
+    face something is, and told gender, race and age worse than gradients do.
+    """
+    network = copy.deepcopy(encoder).eval()
+    task.compute.place(network)
+    return lambda images: in_batches(partial(all_tokens, network), images, task.compute)
+
+
+def _components(task: Task, see: Embed, faces: OpenFaces) -> Floats:
+    """Return the first principal components (N, C) of what is seen of each face and of its mirror image.
+
+    Of thousands of numbers the linear models would learn by heart. The components know no labels; they are
+    those of some faces, evenly chosen, of all folds. All are scaled by one number: with a variance of one
+    each, as many as the models can bear would be noise where faces are few.
+    """
+
+    def both(images: NDArray[np.uint8]) -> Floats:
+        return (see(images).astype(np.float32) + see(images[:, :, ::-1])) / 2
+
+    every = math.ceil(len(faces) / FITTED)
+    fitted = both(faces.some(np.arange(0, len(faces), every)).loaded().images)
+    most = min(COMPONENTS, fitted.shape[1], max(1, len(fitted) // 3))
+    model = PCA(most, svd_solver="randomized", random_state=0).fit(fitted)
+    starts = range(0, len(faces), BATCH)
+    tracked = track(starts, len(starts), task.label, "batches")
+    found = np.concatenate([model.transform(both(faces[at : at + BATCH])) for at in tracked])
+    scaled: Floats = found / max(np.sqrt(model.explained_variance_.mean()), np.finfo(np.float32).tiny)
+    return scaled
+
+
+def _linear(name: str) -> RidgeCV | LogisticRegression:
     """Return the untrained model of a task; where classes are very uneven, all count alike."""
-    first = [PCA(components, svd_solver="randomized", random_state=0)] if components else []
     if name == AGE:
-        return make_pipeline(*first, StandardScaler(), RidgeCV(RIDGES))
-    balance = "balanced" if name in WEIGHTED else None
-    model = LogisticRegression(max_iter=ITERATIONS, class_weight=balance)
-    return make_pipeline(*first, StandardScaler(), model)
+        return RidgeCV(RIDGES)
+    return LogisticRegression(max_iter=ITERATIONS, class_weight="balanced" if name in WEIGHTED else None)
 
 
 def _trained(task: Task, encoder: Frozen, job: Job, labelled: Labelled, faces: OpenFaces) -> Predicted:

@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facemae.compute.device import fused_attention
 from facemae.core import layout, records
 from facemae.core.errors import DataError
 from facemae.core.progress import say
 from facemae.data.faces.subsets import labelled_subset
 from facemae.evaluation.baselines import closed_form
 from facemae.models.base import Encoder
-from facemae.models.embedder import in_batches, token_count
+from facemae.models.embedder import all_tokens, in_batches, token_count
 from facemae.stages.task import Task
 
 COMPONENTS = 400
@@ -85,8 +83,6 @@ def _tokens(task: Task, rows: pd.DataFrame, encoder: Encoder) -> NDArray[np.floa
     task.compute.place(encoder.eval())
 
     def look(images: Tensor) -> Tensor:
-        with fused_attention(encoder):
-            encoding = encoder(images)
-        return torch.cat([encoding.prefix, encoding.tokens], dim=1).flatten(1).half()
+        return all_tokens(encoder, images).half()
 
     return in_batches(look, task.open(rows), task.compute, f"{task.label} tokens")
