@@ -12,7 +12,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypeVar
+from typing import Annotated, Any, NotRequired, TypeVar, cast
 
 import pandas as pd
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -96,12 +96,18 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:
 
 def read_record(path: Path, kind: type[T]) -> T:
     """Return the JSON value in `path` as a type that pydantic knows; an IntegrityError where it is none."""
-    return _checked(path, read_json(path), kind)
+    return cast(T, _checked(path, read_json(path), kind))
 
 
-def _checked(path: Path, content: Any, kind: type[T]) -> T:
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return what checks a type; making one takes far longer than the check."""
+    return TypeAdapter(kind)
+
+
+def _checked(path: Path, content: Any, kind: Any) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(content)
+        return _adapter(kind).validate_python(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "as a whole"
