@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 EXTRAS := $(VENV)/.installed-extras
 REPORT := results/report.html
 PHOTOS ?=
-HALF := $(addprefix tests/,app cli compute docs evaluation masking models recognition report)  # of the tests, by time
+HALF := $(addprefix tests/,app cli compute config docs evaluation masking models recognition report training)  # of the tests, by time
 OUT ?= results-mine
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
