@@ -227,7 +227,8 @@ def _check_chosen(experiment: Experiment) -> None:
     lists = {
         "robustness.runs": (robustness.runs, experiment.names),
         "label_curve.runs": (experiment.label_curve.runs, trained),
-        "attributes.runs": (attributes.runs, experiment.names),
+        # A run from scratch has the encoder of random_weights, and all tokens of it are looked at.
+        "attributes.runs": (attributes.runs, [each for each in experiment.names if each != "random_weights"]),
     }
     for path, (named, known) in lists.items():
         for name in named:

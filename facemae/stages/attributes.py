@@ -7,9 +7,9 @@ classes, D encoder width, B batch.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ ITERATIONS = 1000
 WEIGHTED = ("expression",)  # tasks whose classes count alike: CK+ shows surprise 5 times per contempt
 GROUPING = ("gender", "race")
 COMPONENTS = 400  # of what is seen of a face, at most, and a third of the faces
-FITTED = 2000  # faces that the components are those of: 0.1 GB of 64 tokens of 192
+FITTED = 2000  # faces that the components are those of, at most: 0.1 GB of 64 tokens of 192
 HEADS = {  # what is trained, by mode and whether there is a pretrained encoder
     ("probe", True): "linear models on the frozen pretrained encoder",
     ("probe", False): "linear models on an untrained encoder",
@@ -92,6 +92,8 @@ def attributes(task: Task, pretrained: Path | None) -> None:
         if processes.size > 1:
             raise UsageError("The attributes stage runs in one process; start it without torchrun.")
     if task.name in task.experiment.baselines:
+        here = task.experiment.model_copy(update={"device": "cpu", "precision": "float32"})
+        task = replace(task, experiment=here)  # where and how baselines compute
         see = features(task.name, task.experiment, task.seed)
         what = f"linear models on what {task.name} makes of a face before it learns"
         _measure(task, tested, partial(_probed, task, see), what, None)
@@ -278,6 +280,8 @@ Predict = Callable[[Labelled, OpenFaces], Predicted]
 
 def _probed(task: Task, see: Embed, labelled: Labelled, faces: OpenFaces) -> Predicted:
     """Predict by linear models of scikit-learn on what `see` makes of a face, (N, H, H, 3) to (N, D)."""
+    if not labelled.tasks:
+        return {}, 0.0
     before, seen = task.compute.seconds(), _components(task, see, faces)
     predicted = {name: np.full(len(faces), np.nan) for name in labelled.tasks}
     for name, values in predicted.items():
@@ -295,9 +299,8 @@ def _tokens(task: Task, encoder: Encoder) -> Embed:
     Their mean, which a linear probe often sees (He et al., CVPR 2022, appendix A.1), forgets where on the
     face something is, and told gender, race and age worse than gradients do.
     """
-    network = copy.deepcopy(encoder).eval()
-    task.compute.place(network)
-    return lambda images: in_batches(partial(all_tokens, network), images, task.compute)
+    task.compute.place(encoder.eval())
+    return lambda images: in_batches(lambda batch: all_tokens(encoder, batch).float(), images, task.compute)
 
 
 def _components(task: Task, see: Embed, faces: OpenFaces) -> Floats:
@@ -309,17 +312,21 @@ def _components(task: Task, see: Embed, faces: OpenFaces) -> Floats:
     """
 
     def both(images: NDArray[np.uint8]) -> Floats:
-        return (see(images).astype(np.float32) + see(images[:, :, ::-1])) / 2
+        mirrored = np.ascontiguousarray(images[:, :, ::-1])  # PyTorch takes no negative strides
+        return (see(images).astype(np.float32) + see(mirrored).astype(np.float32)) / 2
 
-    every = math.ceil(len(faces) / FITTED)
-    fitted = both(faces.some(np.arange(0, len(faces), every)).loaded().images)
-    most = min(COMPONENTS, fitted.shape[1], max(1, len(fitted) // 3))
+    def seen(some: OpenFaces, change: Callable[[Floats], Floats]) -> Floats:
+        starts = range(0, len(some), BATCH)
+        tracked = track(starts, len(starts), task.label, "batches")
+        return np.concatenate([change(both(some[at : at + BATCH])) for at in tracked])
+
+    count = min(len(faces), FITTED)
+    fitted = seen(faces.some(np.arange(count) * len(faces) // count), lambda each: each)
+    most = min(COMPONENTS, fitted.shape[1], max(1, count // 3))
     model = PCA(most, svd_solver="randomized", random_state=0).fit(fitted)
-    starts = range(0, len(faces), BATCH)
-    tracked = track(starts, len(starts), task.label, "batches")
-    found = np.concatenate([model.transform(both(faces[at : at + BATCH])) for at in tracked])
-    scaled: Floats = found / max(np.sqrt(model.explained_variance_.mean()), np.finfo(np.float32).tiny)
-    return scaled
+    scale = max(float(model.explained_variance_.mean()) ** 0.5, 1e-30)
+    found: Floats = seen(faces, model.transform) / scale
+    return found
 
 
 def _linear(name: str) -> RidgeCV | LogisticRegression:
@@ -363,8 +370,8 @@ def _note(task: Task, labelled: Labelled, heads: str) -> str:
     run = None if task.name in task.experiment.baselines else task.run
     if run and run.pretrain and seen:
         before = "; pretraining saw these photos without their labels"
-    elif run and run.finetune.init:
-        before = f"; {Path(run.finetune.init).name} may have seen these photos"
+    if run and (init := (run.pretrain or run.finetune).init):
+        before += f"; {Path(init).name} may have seen these photos"
     return f"{folds} folds of {labelled.subjects} subjects, {heads}{before}"
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,7 +76,12 @@ def make_task(small, tmp_path):
     def make(folder, tasks=("gender",), out="out", name="scratch", **changes):
         sources = tasks if isinstance(tasks, dict) else dict.fromkeys(tasks, "made")
         asked = {"tasks": sources, "folds": 4, "steps": 60, "learning_rate": 0.02}
-        runs = {"scratch": {"pretrain": None}, "random": {}, "started": {"pretrain": None, "finetune": START}}
+        runs = {
+            "scratch": {"pretrain": None},
+            "random": {},
+            "started": {"pretrain": None, "finetune": START},
+            "further": {"pretrain": START},
+        }
         experiment = small(
             runs=runs, baselines=["pca", "hog_lda", "pixels"], attributes={**asked, **changes},
             data={"tested": ["made", "lfw"]},
@@ -121,12 +128,31 @@ def test_a_note_says_what_was_trained_and_from_what(make_task, store_folder, mod
     assert note == f"4 folds of 40 subjects, {told}"
 
 
-def test_a_note_says_which_weights_may_have_seen_the_photos(make_task, store_folder):
-    task = make_task(store_folder, name="started")
+@pytest.mark.parametrize("name", ["started", "further"])
+def test_a_note_says_which_weights_may_have_seen_the_photos(make_task, store_folder, name):
+    task = make_task(store_folder, name=name)
     labelled = module.read_labelled(task, "made", ["gender"])
     assert module._note(task, labelled, "heads") == (
         "4 folds of 40 subjects, heads; face-mae may have seen these photos"
     )
+
+
+@pytest.mark.parametrize("model", [{"encoder": "mlp"}, {"encoder": "cnn", "patch_size": 16}])
+def test_encoders_of_every_kind_can_be_probed_in_half_precision(make_task, store_folder, small, model):
+    task = make_task(store_folder)
+    experiment = small(
+        runs={"scratch": {"pretrain": None, "model": model}}, baselines=[], precision="bfloat16",
+        attributes=task.experiment.attributes.model_dump(), data={"tested": ["made", "lfw"]},
+    )  # fmt: skip
+    attributes(replace(task, experiment=experiment), None)
+    assert found_in(task.out)["gender_accuracy"]["value"] > 0.4
+
+
+def test_what_no_task_can_be_told_of_is_not_looked_at(make_task, tmp_path):
+    task = make_task(make_faces(tmp_path / "few", people=1))
+    labelled = module.read_labelled(task, "made", ["gender"])
+    assert labelled.refused
+    assert module._probed(task, lambda images: pytest.fail("looked at"), labelled, None) == ({}, 0.0)
 
 
 @pytest.mark.parametrize(("name", "mode"), [("pca", "probe"), ("pca", "full"), ("pixels", "probe")])
@@ -138,6 +164,7 @@ def test_a_controls_features_are_probed_as_an_encoders_are(make_task, store_fold
     assert found["race_balanced"]["value"] > 0.7
     assert name == "pixels" or found["age_error"]["value"] < 10  # which are centred, and age is brightness
     assert f"linear models on what {name} makes of a face before it learns" in found["race_f1"]["note"]
+    assert records.read_json(task.out / layout.METRICS)["device"] == "cpu, float32"
     written = records.read_json(task.out / layout.CONFIG)
     assert written["run"] == name
     assert written["attributes"]["mode"] == mode
@@ -154,6 +181,7 @@ def test_components_are_those_that_differ_most_on_one_scale(make_task, store_fol
     hidden |= {image[:, ::-1].tobytes(): hidden[image.tobytes()] for image in faces[:]}
 
     def see(images):
+        assert images.flags.c_contiguous  # as PyTorch asks
         return np.array([hidden[image.tobytes()] for image in images]) @ mixed + 5
 
     found = module._components(task, see, faces)

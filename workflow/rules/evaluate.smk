@@ -149,6 +149,7 @@ rule attributes:
         config=RESULTS.config,
         out=subpath(output[0], parent=True),
         pretrained=pretrained_option,
+        probe="all tokens",  # what was made of their mean is made again
         section=section("model", "finetune"),
         settings=verbatim(EXPERIMENT.attributes.model_dump_json(exclude={"runs"})),
         evaluate=INTERVALS,
