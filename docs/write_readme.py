@@ -40,7 +40,8 @@ def data_sets_block() -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, source in SOURCES.items():
-        way = "downloaded" if archive(source) else f"by hand, into `{source.folder}/`"
+        wanted = ", ".join(f"`{source.folder}/{each}`" for each in (source.images, *source.sides))
+        way = "downloaded" if archive(source) else f"by hand: {wanted}"
         counts = (f"{each:,}" if each else "" for each in (source.published_people, source.published_images))
         cells = (
             f"`{name}`",
