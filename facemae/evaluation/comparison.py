@@ -105,11 +105,11 @@ def _judge(
             "difference": verdict.estimate.value,
             "ci_low": verdict.estimate.low,
             "ci_high": verdict.estimate.high,
-            "seconds_difference": a.total_seconds - b.total_seconds,
+            "seconds_difference": a.seconds_behind(key_of(of_a.entry)) - b.seconds_behind(key_of(of_b.entry)),
             "budget_note": budget_note(a, b),
         }
         | {name: getattr(verdict, name) for name in judgement}
-        for ((a, _), (b, _)), verdict in zip(pairs, judged, strict=True)
+        for ((a, of_a), (b, of_b)), verdict in zip(pairs, judged, strict=True)
     ]
 
 

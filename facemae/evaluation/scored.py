@@ -24,6 +24,12 @@ def key_of(entry: dict[str, Any]) -> Key:
     return entry["protocol"], entry["name"], entry["condition"], entry["amount"]
 
 
+def before_finetuning(key: Key) -> bool:
+    """Tell whether a metric is of heads (closed-form, attributes) on the encoder as fine-tuning finds it."""
+    protocol, metric, _, _ = key
+    return protocol == "attributes" or metric.startswith("probe_")
+
+
 @dataclass(frozen=True)
 class Repeat:
     """What a stage measured once, for one seed or one subset of the labels: its `metrics.json` and tables."""
@@ -70,12 +76,8 @@ class Scored:
     """The other stages: robustness and attributes by seed, labels by subset."""
 
     def refusal(self, key: Key) -> str:
-        """Return why a metric says nothing of this run: a fine-tuning that has not learnt; "" where all have.
-
-        Heads on the encoder, closed-form or of attributes, do not depend on the fine-tuning.
-        """
-        protocol, metric, _, _ = key
-        if protocol == "attributes" or metric.startswith("probe_"):
+        """Return why a metric says nothing of this run, a fine-tuning that has not learnt; else ""."""
+        if before_finetuning(key):
             return ""
         health = [each for repeat in self.main for each in repeat.content.get("health", [])]
         reason = next((each["reason"] for each in health if not each["learnt"]), "")
@@ -108,6 +110,10 @@ class Scored:
     def total_seconds(self) -> float:
         """Return the mean over seeds of the processor seconds of all training."""
         return self.seconds("pretrain") + self.seconds("finetune")
+
+    def seconds_behind(self, key: Key) -> float:
+        """Return the processor seconds of the training that a metric rests on."""
+        return self.seconds("pretrain") if before_finetuning(key) else self.total_seconds
 
 
 def _series(key: Key, repeats: list[Repeat]) -> Series:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
@@ -167,13 +167,9 @@ def _answers(made: Comparison, question: Question) -> list[_Compared | Claim]:
     if question.needs.startswith("attributes"):
         plain = made.measured(metric, experiment.baselines)
         more += _beside(made, metric, masked[0], plain, "what controls see of a face")
-    frozen = question.needs.startswith("attributes") and experiment.attributes.mode == "probe"
-    if frozen:
-        more.append(f"Heads stand on frozen encoders, and that of {controls[0]} is untrained.")
-    answer = _judged(made, claim, metric, masked, controls[0], more)
-    if frozen and isinstance(answer, _Compared):  # the seconds count fine-tuning, which plays no part
-        answer = replace(answer, row=answer.row | {"seconds_difference": 0.0})
-    return [answer]
+        if experiment.attributes.mode == "probe":
+            more.append(f"Heads stand on frozen encoders, and that of {controls[0]} is untrained.")
+    return [_judged(made, claim, metric, masked, controls[0], more)]
 
 
 def _scratch(experiment: config.Experiment, first: list[str]) -> list[str]:

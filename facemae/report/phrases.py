@@ -127,7 +127,7 @@ def turned(row: Mapping[str, Any], run: str) -> dict[str, Any]:
     return dict(row) | {
         "run_a": run, "run_b": row["run_a"], "verdict": OPPOSITE.get(row["verdict"], row["verdict"]),
         "difference": -row["difference"], "ci_low": -row["ci_high"], "ci_high": -row["ci_low"],
-        "seconds_difference": -row["seconds_difference"],
+        "seconds_difference": 0 - row["seconds_difference"],  # never -0
     }  # fmt: skip
 
 

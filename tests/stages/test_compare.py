@@ -453,6 +453,18 @@ def test_a_head_on_the_encoder_is_judged_whether_or_not_the_fine_tuning_has_lear
         assert verdicts_of(tmp_path, metric)["random", "scratch"].verdict == verdict
 
 
+def test_the_seconds_behind_a_head_on_the_encoder_are_those_of_pretraining(made, tmp_path):
+    experiment = made({"scratch": 0.0, "random": 0.1})
+    for seed in range(3):
+        path = Results(tmp_path).stage("random", seed, "evaluate") / layout.METRICS
+        files.write_json(path, read_json(path) | {"seconds": {"pretrain": 30.0, "finetune": 4.0}})
+        path = Results(tmp_path).stage("scratch", seed, "evaluate") / layout.METRICS
+        files.write_json(path, read_json(path) | {"seconds": {"finetune": 70.0}})
+    compare(experiment, tmp_path)
+    for metric, seconds in (("probe_accuracy", 30.0), ("accuracy", -36.0)):
+        assert verdicts_of(tmp_path, metric)["random", "scratch"].seconds_difference == seconds
+
+
 # --- damaged files ---
 
 ODD = (None, "", "x", "\0", -1, 0, 2**70, 1e308, float("nan"), True, [], {}, [[]], {"a": 1}, ["x"])
