@@ -20,9 +20,7 @@ def filled(vectors, owners, ids=None):
 def by_hand(vectors, owners, query, top):
     best = {}
     for owner, vector in zip(owners, vectors, strict=True):
-        score = min(
-            float(np.dot(vector.astype(float), query.astype(float))), 1.0
-        )  # rounding may exceed it
+        score = min(float(np.dot(vector.astype(float), query.astype(float))), 1.0)  # rounding may exceed it
         best[int(owner)] = max(score, best.get(int(owner), -2.0))
     return sorted(best.items(), key=lambda item: (-item[1], item[0]))[:top]
 
