@@ -266,13 +266,13 @@ def _write_protocols(paths: Results, experiment: config.Experiment, name: str) -
         if name in experiment.chosen(experiment.robustness.runs):
             rows = _robustness(experiment, level)
             _write_stage(experiment, paths.stage(name, seed, "robustness"), rows, random, seed)
-        if name in experiment.trained(experiment.attributes.runs):
+        if name in experiment.chosen_runs(experiment.attributes.runs):
             rows = [
                 ("attributes", f"gender_{kind}", "", None, level) for kind in ("accuracy", "balanced", "f1")
             ]
             rows += [("attributes", "gender_accuracy", group, None, level) for group in ("female", "male")]
             _write_stage(experiment, paths.stage(name, seed, "attributes"), rows, random, seed)
-    if name in experiment.trained(experiment.label_curve.runs):
+    if name in experiment.chosen_runs(experiment.label_curve.runs):
         for subset in range(experiment.label_curve.subsets):
             random = np.random.default_rng([subset, experiment.names.index(name)])
             seed = experiment.label_seed(subset)

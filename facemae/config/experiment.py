@@ -94,8 +94,8 @@ class Experiment(Section):
         """Return the runs and baselines that a list names, where [all] is every one."""
         return self.names if runs == [ALL] else list(runs)
 
-    def trained(self, runs: list[str]) -> list[str]:
-        """Return the runs that a list names, where [all] is every one, and the baselines that it names."""
+    def chosen_runs(self, runs: list[str]) -> list[str]:
+        """Return what a list names, where [all] is every run and no baseline."""
         return self.run_names if runs == [ALL] else list(runs)
 
     @property
@@ -234,7 +234,7 @@ def _check_chosen(experiment: Experiment) -> None:
         for name in named:
             if name not in known and named != [ALL]:
                 raise UsageError(f"{path}: there is no run {name}; known are {', '.join(known)}, or [all].")
-    for name in experiment.trained(experiment.label_curve.runs):
+    for name in experiment.chosen_runs(experiment.label_curve.runs):
         own = experiment.run(name).finetune
         if own.mode == "knn" or own.teacher or own.labels.fraction < 1 or own.labels.per_person:
             raise UsageError(

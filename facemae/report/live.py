@@ -125,7 +125,9 @@ def done(paths: Results, setup: config.Experiment) -> pd.DataFrame:
         ]
 
     subsets = [(setup.label_seed(subset), subset) for subset in range(setup.label_curve.subsets)]
-    labels = [paths.labels(name, *each) for name in setup.trained(setup.label_curve.runs) for each in subsets]
+    labels = [
+        paths.labels(name, *each) for name in setup.chosen_runs(setup.label_curve.runs) for each in subsets
+    ]
     files = {
         "photos listed": [paths.data.photos],
         "faces aligned": [paths.data.faces],
@@ -134,7 +136,7 @@ def done(paths: Results, setup: config.Experiment) -> pd.DataFrame:
         "fine-tuning": of("finetune", setup.run_names),
         "evaluation": of("evaluate", setup.names),
         "covered and lit faces": of("robustness", setup.chosen(setup.robustness.runs)),
-        "attributes": of("attributes", setup.trained(setup.attributes.runs)),
+        "attributes": of("attributes", setup.chosen_runs(setup.attributes.runs)),
         "fewer labels": [folder / layout.METRICS for folder in labels],
         "verdict": [paths.verdict],
     }

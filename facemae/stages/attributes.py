@@ -141,14 +141,9 @@ def _settings(task: Task) -> dict[str, Any]:
     asked = {"attributes": task.experiment.attributes.model_dump(exclude={"runs"})}
     if task.name in task.experiment.baselines:
         return asked
-    return (
-        task.settings("model")
-        | asked
-        | {
-            "training": _training(task).model_dump() | {"layer_decay": task.run.finetune.layer_decay},
-            "folds_seed": task.experiment.split.seed,
-        }
-    )
+    training = _training(task).model_dump() | {"layer_decay": task.run.finetune.layer_decay}
+    own = {"training": training, "folds_seed": task.experiment.split.seed}
+    return task.settings("model") | asked | own
 
 
 # --- faces, labels and folds ---
@@ -325,8 +320,9 @@ def _components(task: Task, see: Embed, faces: OpenFaces) -> Floats:
     most = min(COMPONENTS, fitted.shape[1], max(1, count // 3))
     model = PCA(most, svd_solver="randomized", random_state=0).fit(fitted)
     scale = max(float(model.explained_variance_.mean()) ** 0.5, 1e-30)
-    found: Floats = seen(faces, model.transform) / scale
-    return found
+    found = model.transform(fitted) if count == len(faces) else seen(faces, model.transform)
+    scaled: Floats = found / scale
+    return scaled
 
 
 def _linear(name: str) -> RidgeCV | LogisticRegression:

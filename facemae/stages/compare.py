@@ -95,10 +95,10 @@ def _load(experiment: config.Experiment, name: str, paths: Results) -> Scored:
 
     asked = {
         "robustness": experiment.chosen(experiment.robustness.runs),
-        "attributes": experiment.trained(experiment.attributes.runs),
+        "attributes": experiment.chosen_runs(experiment.attributes.runs),
     }
     more = [of_stage(stage) for stage, names in asked.items() if name in names]
-    if name in experiment.trained(experiment.label_curve.runs):
+    if name in experiment.chosen_runs(experiment.label_curve.runs):
         subsets = range(experiment.label_curve.subsets)
         folders = [paths.labels(name, experiment.label_seed(subset), subset) for subset in subsets]
         more.append(_alike([_repeat(folder, subset) for subset, folder in enumerate(folders)], name))

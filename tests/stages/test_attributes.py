@@ -145,7 +145,7 @@ def test_encoders_of_every_kind_can_be_probed_in_half_precision(make_task, store
         attributes=task.experiment.attributes.model_dump(), data={"tested": ["made", "lfw"]},
     )  # fmt: skip
     attributes(replace(task, experiment=experiment), None)
-    assert found_in(task.out)["gender_accuracy"]["value"] > 0.4
+    assert found_in(task.out)["gender_accuracy"]["value"] > 0.8
 
 
 def test_what_no_task_can_be_told_of_is_not_looked_at(make_task, tmp_path):

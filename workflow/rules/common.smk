@@ -239,11 +239,11 @@ def measured(filename):
             "robustness", filename, EXPERIMENT.chosen(EXPERIMENT.robustness.runs)
         ),
         *of_stage(
-            "attributes", filename, EXPERIMENT.trained(EXPERIMENT.attributes.runs)
+            "attributes", filename, EXPERIMENT.chosen_runs(EXPERIMENT.attributes.runs)
         ),
         *(
             str(RESULTS.labels(name, EXPERIMENT.label_seed(subset), subset) / filename)
-            for name in EXPERIMENT.trained(EXPERIMENT.label_curve.runs)
+            for name in EXPERIMENT.chosen_runs(EXPERIMENT.label_curve.runs)
             for subset in range(EXPERIMENT.label_curve.subsets)
         ),
     ]
